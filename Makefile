@@ -1,0 +1,63 @@
+# Each verb works on a fresh machine by itself: it makes .venv, installs the project into it, and does its one job.
+#   make test ARGS="-k grid"          extra arguments for the tool behind the verb
+#   make install PYTHON=python3.12    the interpreter to build .venv with (3.11 to 3.13)
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+
+# One thread a process: small FFTs and convolutions run steadier so, and pytest runs one process a core.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format types check clean
+
+help:  ## list these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## create .venv and install the project with its development tools
+
+# A shim that exists but does not run (pyenv) and a Python without venv (bare Debian) are both passed over.
+$(STAMP): pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+	    for python in "$(PYTHON)" python3 python3.11 python3.12 python3.13; do \
+	        [ -n "$$python" ] && "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	            2>/dev/null && found="$$python" && break; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "make: no Python 3.11 to 3.13 with the venv module was found. Install one (Debian: apt-get install python3 python3-venv)," >&2; \
+	        echo "      or name it: make $(firstword $(MAKECMDGOALS) install) PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "creating .venv with $$found ($$("$$found" -V))"; \
+	    "$$found" -m venv .venv; \
+	fi
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## train two small models, white and power-law noise, and show them under runs/demo
+	$(BIN)/multisagd demo $(ARGS)
+
+test: $(STAMP)  ## the fast tests
+	$(TEST) -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(TEST) -m slow $(ARGS)
+
+lint: $(STAMP)  ## ruff: rules and format, changing nothing
+	$(BIN)/ruff check $(ARGS)
+	$(BIN)/ruff format --check $(ARGS)
+
+format: $(STAMP)  ## ruff: mend what can be mended, and format
+	$(BIN)/ruff check --fix $(ARGS)
+	$(BIN)/ruff format $(ARGS)
+
+types: $(STAMP)  ## mypy over the packages and the benchmarks
+	$(BIN)/mypy $(ARGS)
+	$(BIN)/mypy benchmarks $(ARGS)
+
+check: lint types test  ## lint, types and fast tests: run it before a commit
+
+clean:  ## remove caches and build leftovers; .venv and runs/ stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
