@@ -1,0 +1,170 @@
+"""What every medium provides (`Modality`), and what every dataset gives to training (`Dataset`).
+
+A modality turns one medium into tensors on a grid and back; a dataset lists examples of it. Nothing here knows images,
+audio or video: another medium needs one class with the six methods of `Modality`, and inherits the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+
+DatasetT = TypeVar("DatasetT", bound="Dataset")
+
+
+@runtime_checkable
+class Modality(Protocol):
+    """One medium and its tensors; `media` is whatever the medium holds in memory, for images uint8 pixels.
+
+    `decode(encode(media))` is `media` again, up to what the modality declares to lose. Nothing keeps state between
+    calls, so a modality is safe to share among threads.
+    """
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an encoded datum."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files it reads, lower case with the dot, for example `(".png", ".jpg")`."""
+
+    def grid(self) -> Grid:
+        """Return the grid of an encoded datum: axes with their physical spacing, unit and corner."""
+
+    def load(self, path: Path, seed: int | None = None) -> Any:
+        """Read one file, cut to the size of the grid.
+
+        What is random in that (crop, flip, start of the excerpt) is a function of `seed` alone; `None` takes the
+        middle and changes nothing else, as validation wants it.
+
+        Raises:
+            Exception: any, with a message that says what is wrong with this file; datasets report it and move on.
+        """
+
+    def encode(self, media: Any) -> Tensor:
+        """Return media as a float32 tensor of shape `(channels, *grid)`, about [-1, 1]."""
+
+    def decode(self, x0: Tensor) -> Any:
+        """Return the media of a tensor of shape `(channels, *grid)`; values outside the medium's range are clipped."""
+
+    def save(self, media: Any, path: Path) -> None:
+        """Write one media file, creating its folder."""
+
+    def save_grid(self, media: Sequence[Any], path: Path) -> None:
+        """Write several media as one picture to look at, creating its folder."""
+
+
+class Example(NamedTuple):
+    """One datum: `x0` (channels, *grid) float32, its class if it has one, and where it is data.
+
+    `mask` is bool, shape `(1, *grid)`, False on padding (which losses and statistics leave out); None: all is data.
+    """
+
+    x0: Tensor
+    label: int | None = None
+    mask: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64, `mask` (batch, 1, *grid)."""
+
+    x0: Tensor
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Dataset(ABC):
+    """A list of examples on one grid, in an order that never changes, with randomness only through the seeds passed in.
+
+    `batch(indices, seeds)` is what training calls; a subclass overrides it where it can beat the loop written here.
+    `classes` names the labels 0, 1, ..., and is None for a set without labels.
+    """
+
+    modality: Modality
+    classes: tuple[str, ...] | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example; its augmentation is a function of `seed` alone, and None means none.
+
+        Raises:
+            IndexError: for an index outside `[0, len(self))`.
+        """
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these examples only, in this order."""
+
+    def __getitem__(self, index: int) -> Example:
+        return self.example(index)
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return the examples at `indices`, each augmented by its own seed (no augmentation without seeds).
+
+        Raises:
+            IndexError: for an index outside `[0, len(self))`.
+            ValueError: for no indices, or another number of seeds than of indices.
+        """
+        return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Files that could not be read so far, path to reason; always empty for a set held in memory."""
+        return {}
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples into a batch; a missing mask counts as all data, and labels are kept if all have one."""
+    labels = [example.label for example in examples if example.label is not None]
+    masks = [example.mask for example in examples]
+    if all(mask is None for mask in masks):
+        mask = None
+    else:
+        full = torch.ones_like(next(m for m in masks if m is not None))
+        mask = torch.stack([full if m is None else m for m in masks])
+    return Batch(
+        torch.stack([example.x0 for example in examples]),
+        torch.tensor(labels) if len(labels) == len(examples) else None,
+        mask,
+    )
+
+
+def pair(indices: Sequence[int], seeds: Sequence[int] | None) -> list[tuple[int, int | None]]:
+    """Return each index with its seed, or with None.
+
+    Raises:
+        ValueError: for no indices, or another number of seeds than of indices.
+    """
+    if len(indices) == 0:
+        raise ValueError("a batch needs at least one index")
+    if seeds is not None and len(seeds) != len(indices):
+        raise ValueError(f"a batch needs one seed per index: got {len(seeds)} seeds for {len(indices)} indices")
+    return [(int(i), None if seeds is None else int(seeds[n])) for n, i in enumerate(indices)]
+
+
+def split(dataset: DatasetT, validation: float | int, seed: int = 0) -> tuple[DatasetT, DatasetT]:
+    """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
+
+    `validation` below 1 is a fraction of the examples, otherwise a number of examples.
+
+    Raises:
+        ValueError: if either part would be empty.
+    """
+    count = round(validation * len(dataset)) if validation < 1 else int(validation)
+    if not 0 < count < len(dataset):
+        raise ValueError(
+            f"validation={validation} of {len(dataset)} examples leaves {len(dataset) - count} to train on and {count} "
+            "to validate on: both need at least one"
+        )
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    return dataset.subset(sorted(order[count:])), dataset.subset(sorted(order[:count]))
