@@ -1,0 +1,1 @@
+"""What the recipes share: configuration, building, checkpoints, tracking, and everything about the machine."""

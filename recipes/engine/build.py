@@ -1,0 +1,172 @@
+"""Turn a configuration into objects, without ever running what a configuration merely names.
+
+A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
+lies under an allowed package AND is of the type expected at that place. The list of packages is extended by the user
+on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.typed import Nested, convert
+
+T = TypeVar("T")
+PACKAGES = ("multisagd", "modalities", "recipes")
+"""Packages whose classes a configuration may always name."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds objects of expected types; `extra` are the packages the user allows beside the project's own."""
+
+    extra: tuple[str, ...] = ()
+
+    def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
+        """Build the object that `node` describes.
+
+        `context` fills in parameters that the node leaves out or null, if the class takes one of that name: so a
+        network learns the channels of the modality without repeating them in its configuration.
+
+        Raises:
+            RecipeError: naming the key, if the target is not allowed or not of the expected type, a parameter is
+                unknown, missing or of the wrong type, or the class itself refuses its arguments.
+        """
+        return cast(T, self._nested(node, (expected,), where, context))
+
+    def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
+        """Fill the dataclass `cls` from a group of plain keys; raise RecipeError as `build` does."""
+        return cast(T, self._construct(cls, node, where, {}, self._nested))
+
+    def _nested(
+        self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any] | None = None
+    ) -> Any:
+        context = context or {}
+
+        def deeper(node: Mapping[str, Any], expected: tuple[type, ...], where: str) -> Any:
+            return self._nested(node, expected, where, context)
+
+        if "_target_" in node:
+            target = self._resolve(node["_target_"], expected, where)
+            built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context, deeper)
+            if not any(_is_instance(built, kind) for kind in expected):
+                raise RecipeError(
+                    f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
+                )
+            return built
+        if len(expected) == 1 and is_dataclass(expected[0]):
+            return self._construct(expected[0], node, where, context, deeper)
+        raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
+
+    def _resolve(self, path: Any, expected: tuple[type, ...], where: str) -> Callable[..., Any]:
+        where = f"{where}._target_"
+        allowed = (*PACKAGES, *self.extra)
+        # The path is judged before anything is imported, and the object again after: a module of ours also holds names
+        # that it imported from elsewhere.
+        if not isinstance(path, str) or not _under(path, allowed):
+            raise RecipeError(_refusal(where, str(path), str(path), allowed))
+        found = _find(path, where, self.extra)
+        owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
+        if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
+            raise RecipeError(f"{where}: {path} is not a class; expected {_names(expected)}")
+        if not _under(owner.__module__, allowed):
+            raise RecipeError(_refusal(where, path, f"{owner.__module__}.{owner.__qualname__}", allowed))
+        if not any(_is_subclass(owner, kind) for kind in expected):
+            raise RecipeError(f"{where}: {path} is not a {_names(expected)}")
+        return cast(Callable[..., Any], found)
+
+    def _construct(
+        self,
+        target: Callable[..., Any],
+        values: Mapping[str, Any],
+        where: str,
+        context: Mapping[str, Any],
+        nested: Nested,
+    ) -> Any:
+        name = getattr(target, "__qualname__", str(target))
+        parameters = inspect.signature(target).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        hints = _hints(target)
+        arguments = {}
+        for key, value in values.items():
+            if key not in parameters and not open_ended:
+                raise RecipeError(f"{where}.{key}: {name} has no such parameter{nearest(str(key), parameters)}")
+            if value is None and context.get(key) is not None:
+                continue
+            arguments[str(key)] = convert(value, hints.get(key, Any), f"{where}.{key}", nested)
+        arguments |= {k: v for k, v in context.items() if k in parameters and k not in arguments}
+        missing = [
+            key for key, p in parameters.items()
+            if key not in arguments and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]  # fmt: skip
+        if missing:
+            raise RecipeError(f"{where}: {name} needs {', '.join(missing)}; for example {where}.{missing[0]}=…")
+        try:
+            return target(**arguments)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{where}: {error}") from error
+
+
+def _find(path: str, where: str, extra: Sequence[str]) -> Any:
+    """Import the longest module prefix of a dotted path and walk the rest by attribute."""
+    here = str(Path.cwd())
+    if extra and here not in sys.path:
+        # A user's own module lies in the working folder, which the console command does not search by itself.
+        sys.path.append(here)
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise RecipeError(f"{where}: importing {module_name} failed: {error}") from error
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                public = [name for name in dir(found) if not name.startswith("_")]
+                raise RecipeError(f"{where}: {path} does not exist{nearest(part, public)}")
+            found = getattr(found, part)
+        return found
+    raise RecipeError(f"{where}: {path} does not exist: there is no module {parts[0]!r}")
+
+
+def _under(path: str, packages: Sequence[str]) -> bool:
+    return any(path == package or path.startswith(f"{package}.") for package in packages)
+
+
+def _refusal(where: str, path: str, real: str, allowed: Sequence[str]) -> str:
+    shown = path if path == real else f"{path} (which is {real})"
+    return (
+        f"{where}: {shown} is not under an allowed package ({', '.join(allowed)}). "
+        f"If it is yours and you trust it, add allow_targets=[{real.split('.')[0]}] to the command"
+    )
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # annotations that exist for the type checker only
+        return {}
+
+
+def _names(kinds: Sequence[type]) -> str:
+    return " or ".join(kind.__name__ for kind in kinds)
+
+
+def _is_subclass(cls: type, kind: type) -> bool:
+    if getattr(kind, "_is_protocol", False):
+        methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
+        return all(callable(getattr(cls, name, None)) for name in methods)
+    return issubclass(cls, kind)
+
+
+def _is_instance(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) if not getattr(kind, "_is_protocol", False) else _is_subclass(type(value), kind)

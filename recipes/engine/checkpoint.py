@@ -1,0 +1,169 @@
+"""Checkpoints: tensors in safetensors, everything else in JSON, nothing that can execute code.
+
+    checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
+
+A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
+or not at all. `checkpoint.json` holds the format version, and size and SHA-256 of every tensor file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from recipes.engine.errors import RecipeError
+
+FORMAT_VERSION = 1
+INDEX = "checkpoint.json"
+log = logging.getLogger("multisagd")
+
+
+@dataclass
+class State:
+    """All that a run needs to continue: named groups of tensors, and a record that JSON can hold.
+
+    `samples` is the number of samples seen in training, the only clock.
+    """
+
+    samples: int
+    tensors: dict[str, dict[str, Tensor]]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class CheckpointError(RecipeError):
+    """A checkpoint that cannot be read; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run, in `folder`; saving keeps the last `keep`."""
+
+    folder: Path
+    keep: int = 2
+
+    def save(self, state: State) -> Path:
+        """Write a checkpoint, drop those beyond the last `keep`, and return its folder."""
+        target = self.folder / f"{state.samples:012d}"
+        temporary = self.folder / f".writing-{target.name}"
+        self._remove_leftovers()
+        temporary.mkdir(parents=True)
+        files = {}
+        for part, tensors in state.tensors.items():
+            path = temporary / f"{part}.safetensors"
+            safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+            files[part] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        index = {"format_version": FORMAT_VERSION, "samples": state.samples, "files": files, "record": state.record}
+        (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        if target.exists():  # an unreadable one that this run fell back from, or the same state again
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _flush(self.folder)
+        for old in self.folders()[: -self.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def folders(self) -> list[Path]:
+        """Return the folders of complete checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+    def latest(self) -> State | None:
+        """Load the newest readable checkpoint; None if there is none at all.
+
+        An unreadable one is passed over with a warning that names it.
+
+        Raises:
+            CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
+        """
+        folders = self.folders()
+        for folder in reversed(folders):
+            try:
+                return load(folder)
+            except VersionError:
+                raise
+            except CheckpointError as error:
+                log.warning("%s; falling back to the checkpoint before it", error)
+        if folders:
+            raise CheckpointError(
+                f"none of the {len(folders)} checkpoints in {self.folder} can be read: remove that folder to start over"
+            )
+        return None
+
+    def _remove_leftovers(self) -> None:
+        """Remove what an earlier process left when it was killed while writing."""
+        if self.folder.is_dir():
+            for path in self.folder.glob(".writing-*"):
+                shutil.rmtree(path)
+
+
+class VersionError(CheckpointError):
+    """A checkpoint of a format this version of the program does not know."""
+
+
+def load(folder: Path) -> State:
+    """Load one checkpoint.
+
+    Raises:
+        VersionError: for an unknown format version.
+        CheckpointError: for a missing, truncated or altered file.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        version, samples, files = index["format_version"], int(index["samples"]), index["files"]
+        record = index["record"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(_unreadable(folder / INDEX, error)) from error
+    if version != FORMAT_VERSION:
+        raise VersionError(
+            f"{folder / INDEX} has format version {version}, this program reads version {FORMAT_VERSION}: "
+            "use the version of multisagd that wrote it, or train anew in another run_dir"
+        )
+    if not isinstance(files, dict) or not isinstance(record, dict):
+        raise CheckpointError(_unreadable(folder / INDEX, "its entries have the wrong form"))
+    return State(samples, {part: _load_part(folder, part, facts) for part, facts in files.items()}, record)
+
+
+def _load_part(folder: Path, part: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = folder / f"{part}.safetensors"
+    if Path(part).name != part:
+        raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a file"))
+    try:
+        if path.stat().st_size != facts["bytes"]:
+            raise CheckpointError(_unreadable(path, f"it has {path.stat().st_size} bytes, expected {facts['bytes']}"))
+        if _digest(path) != facts["sha256"]:
+            raise CheckpointError(_unreadable(path, "its content was altered"))
+        return safetensors.torch.load_file(path)
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, reason: object) -> str:
+    return f"cannot read {path} ({reason}): remove {path.parent} to go on from an earlier checkpoint"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to disk, so that the rename which follows cannot overtake its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

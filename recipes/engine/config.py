@@ -1,0 +1,140 @@
+"""Compose a command's configuration from its groups and the command line.
+
+Hydra composes; its application layer is not used, so that nothing changes the working folder, makes folders of its own
+or puts a clock into a path. The result is a plain dictionary, resolved, which is also what is saved with a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import configs
+from recipes.engine.errors import RecipeError, nearest
+
+Config = dict[str, Any]
+CONFIGS = Path(configs.__file__).resolve().parent
+"""The project's own configuration groups."""
+
+
+def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
+    """Compose `configs/<name>.yaml` with `group=choice` and `key=value` arguments.
+
+    `folder` holds groups of the user's own, searched beside the project's.
+
+    Raises:
+        RecipeError: for a key, group or choice that does not exist (naming the nearest that does), for an argument
+            that cannot be read, and for a key without a value.
+    """
+    overrides = _parse(arguments)
+    for override in overrides:
+        _check_choice(override, folder)
+    extra = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
+    try:
+        composed = _compose(name, [*extra, *arguments])
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or ""
+        raise RecipeError(f"{key} has no value: add {key}=… to the command") from error
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    except HydraException as error:
+        known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
+        for override in overrides:
+            if override.key_or_group not in prefixes(known):
+                raise RecipeError(_unknown(override.key_or_group, [*prefixes(known), *groups(folder)])) from error
+        raise RecipeError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
+    """Return every group with the names of its choices, sorted."""
+    found: dict[str, set[str]] = {}
+    for root in (CONFIGS, *([] if folder is None else [Path(folder)])):
+        for file in root.rglob("*.yaml"):
+            if file.parent != root:
+                found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(choices) for group, choices in sorted(found.items())}
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as dotted keys; lists and empty groups are values."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def prefixes(keys: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys and every group of keys above them."""
+    return {key.rsplit(".", depth)[0] for key in keys for depth in range(key.count(".") + 1)}
+
+
+def write(config: Config, path: Path) -> None:
+    """Save a configuration as YAML."""
+    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read(path: Path) -> Config:
+    """Read a configuration saved by `write`.
+
+    Raises:
+        RecipeError: if the file is missing or is no YAML mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read the run's configuration {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise RecipeError(f"{path} does not hold a configuration")
+    return config
+
+
+def _compose(name: str, arguments: Sequence[str]) -> Any:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(arguments))
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise RecipeError(f"unknown option {argument}; settings are written key=value, and --help explains them")
+        if "=" not in argument and not argument.startswith("~"):
+            raise RecipeError(f"cannot read {argument!r}: settings are written key=value or group=choice")
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"cannot read the command: {reason}. Quote values with spaces: 'key=\"a b\"'") from error
+
+
+def _check_choice(override: Override, folder: str | Path | None) -> None:
+    """Refuse a choice that its group does not have."""
+    options = groups(folder).get(override.key_or_group)
+    choice = override.value()
+    if options is None or override.is_delete() or choice is None:
+        return
+    if not isinstance(choice, str) or choice not in options:
+        raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
+
+
+def _choices(overrides: Sequence[Override], folder: str | Path | None) -> list[str]:
+    """Return the arguments that choose from a group, as they were written."""
+    known = groups(folder)
+    return [override.input_line or "" for override in overrides if override.key_or_group in known]
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    return f"unknown key {key!r}{nearest(key, known)}"

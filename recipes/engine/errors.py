@@ -1,0 +1,48 @@
+"""Errors a person can act on, and the one place that turns them into an exit status."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+USAGE_STATUS = 2
+"""Exit status of a command that was asked for something it cannot do."""
+
+
+class RecipeError(Exception):
+    """A mistake in what was asked for, told in one message without a traceback."""
+
+
+class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no error
+    """A run that stopped because a signal asked it to; its state is saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known word nearest to `word`, or the list of known words if none is near."""
+    options = sorted(set(known))
+    # A person who gets a dotted key wrong mostly has its last part right or nearly so.
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if not close:
+        last = {option.rsplit(".", 1)[-1]: option for option in options}
+        close = [last[match] for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.75)]
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(options)}" if 0 < len(options) <= 40 else ""
+
+
+def run_command(action: Callable[[], object]) -> int:
+    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted."""
+    try:
+        action()
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+    return 0

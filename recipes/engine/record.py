@@ -1,0 +1,110 @@
+"""The record a run keeps in its folder: resolved configuration, versions, revision and seeds.
+
+config.yaml   the resolved configuration
+run.json      classes of the data, and one entry for each time the command was started
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recipes.engine import config as configuration
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+
+PACKAGES = ("multisagd", "torch", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
+FREE = ("run_dir", "training.samples", "every", "keep", "tracking", "engine", "validation", "sampling", "sampler")
+"""Keys, or groups of keys, that may change when a run is continued: none of them alters what is learned, except that
+`engine` may change rounding."""
+
+
+def open_run(run_dir: Path, config: Config) -> None:
+    """Create the run's folder with its configuration, or check that it belongs to the same run.
+
+    Raises:
+        RecipeError: naming the keys that differ, if the folder holds a run of another configuration, or if it holds
+            something else.
+    """
+    path = run_dir / "config.yaml"
+    if path.exists():
+        before, now = (configuration.flatten(c) for c in (configuration.read(path), config))
+        changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
+        if changed:
+            listed = "".join(f"\n  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in sorted(changed))
+            raise RecipeError(
+                f"{run_dir} holds a run with another configuration; these differ:{listed}\n"
+                "Use the same values to continue it, or another run_dir to begin a new run."
+            )
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    configuration.write(config, path)
+
+
+def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:
+    """Add this start to `run.json`, with `facts` about the run that sampling needs (such as the classes)."""
+    path = run_dir / "run.json"
+    starts = read_facts(run_dir)["starts"] if path.exists() else []
+    start = {
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "samples": samples,
+        "command": sys.argv,
+        "device": device,
+        "revision": revision(),
+        "versions": versions(),
+    }
+    content = {"seed": seed, **facts, "starts": [*starts, start]}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_facts(run_dir: Path) -> dict[str, Any]:
+    """Read `run.json`.
+
+    Raises:
+        RecipeError: if it is missing or cannot be read.
+    """
+    path = run_dir / "run.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read {path} ({error}): is {run_dir} the folder of a training run?") from error
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the packages that matter."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def revision() -> str | None:
+    """Return the git revision of the source, marked `+changes` if the tree differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return f"{head}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)

@@ -1,0 +1,148 @@
+"""What a run tells about itself: `metrics.jsonl` always, TensorBoard and Weights & Biases where asked for.
+
+`metrics.jsonl` holds only what is a function of configuration and seed, so that two runs can be compared byte for byte;
+times are in `timing.jsonl`. A resumed run cuts both back to its checkpoint and continues them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.engine.errors import RecipeError
+
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+log = logging.getLogger("multisagd")
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = "multisagd"
+    name: str | None = None
+
+
+class Journal:
+    """A file of JSON lines that can be cut back to an earlier position."""
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        present = path.stat().st_size if path.exists() else 0
+        if present < position:
+            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", path)
+        self._file = path.open("ab")
+        if present > position:
+            os.truncate(path, position)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append one entry and hand it to the operating system."""
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+    @property
+    def position(self) -> int:
+        """Length of the file in bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Tracker:
+    """Writes metrics to the run folder and the services of `settings`; `positions` are a checkpoint's, to resume.
+
+    Raises:
+        RecipeError: if a service is asked for whose package is not installed.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: TrackingSettings,
+        config: Mapping[str, Any],
+        positions: Mapping[str, int] | None = None,
+        samples: int = 0,
+    ) -> None:
+        self._journals = {name: Journal(run_dir / name, (positions or {}).get(name, 0)) for name in (METRICS, TIMING)}
+        self._board = _tensorboard(run_dir, samples) if settings.tensorboard else None
+        self._wandb = _wandb(run_dir, settings, config) if settings.wandb else None
+
+    def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
+        self._journals[METRICS].write({"samples": samples, "kind": kind, **values})
+        scalars = dict(scalar_items(values, kind))
+        for name, value in scalars.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, samples)
+        if self._wandb is not None:
+            self._wandb.log({"samples": samples, **scalars})
+
+    def timing(self, samples: int, values: Mapping[str, float]) -> None:
+        """Record how long things took; kept apart because no two runs agree on it."""
+        self._journals[TIMING].write({"samples": samples, **values})
+
+    def positions(self) -> dict[str, int]:
+        """Return the length of each file, to be saved in a checkpoint."""
+        return {name: journal.position for name, journal in self._journals.items()}
+
+    def close(self) -> None:
+        """Close files and services."""
+        for journal in self._journals.values():
+            journal.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers in nested mappings with their path, `validation/level/t=0.10`, as the services want them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from scalar_items(value, f"{prefix}/{key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}/{key}", float(value)
+
+
+def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the entries of a run's `metrics.jsonl`, those of one kind if given."""
+    lines = (run_dir / METRICS).read_text(encoding="utf-8").splitlines()
+    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [entry for entry in entries if kind is None or entry["kind"] == kind]
+
+
+def _tensorboard(run_dir: Path, samples: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RecipeError("tracking.tensorboard needs a package: pip install tensorboard") from error
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=samples or None)
+
+
+def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise RecipeError("tracking.wandb needs a package: pip install wandb") from error
+    # The service's own name of this run, kept so that a resumed run continues the same curves.
+    identity = run_dir / "wandb_id"
+    if not identity.exists():
+        identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+    run = wandb.init(
+        project=settings.project,
+        name=settings.name or run_dir.name,
+        id=identity.read_text(encoding="utf-8"),
+        resume="allow",
+        dir=str(run_dir),
+        config=dict(config),
+    )
+    run.define_metric("*", step_metric="samples")
+    return run
