@@ -1,0 +1,186 @@
+"""Images: files to tensors (channels, height, width) in [-1, 1] and back, of one size.
+
+The grid is in pixels, so spectra are written in cycles per pixel, and power laws are flat below 1/256 cycles per pixel.
+In memory an image is a uint8 tensor of shape (channels, height, width); colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+from torchvision.utils import make_grid
+
+from multisagd.grid import Grid
+from multisagd.seeds import derive
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is recognised by content; not EPS and the like, which run an interpreter on the file."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """Images of one `size`, a side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
+
+    `resize` says how other sizes come to this one, always with antialiasing (bicubic):
+    "crop" cuts out the largest window of the right aspect ratio, at random (the middle without a seed), and scales it;
+    "center" does so in the middle always; "stretch" scales the whole and may change its aspect ratio;
+    "pad" scales down what is too large, never up, and centres it on black: 28×28 on 32×32 keeps its pixels exactly.
+    `flip` mirrors left and right, with probability one half when there is a seed.
+    Transparent pixels are laid on white. Files of more than `max_pixels` are refused before they are decoded.
+
+    Raises:
+        ValueError: for a size below 1, channels other than 1 or 3, or an unknown `resize`.
+    """
+
+    size: int | Sequence[int] = 32
+    channels: int = 3
+    resize: Literal["crop", "center", "stretch", "pad"] = "crop"
+    flip: bool = False
+    max_pixels: int = 64_000_000
+
+    def __post_init__(self) -> None:
+        sides = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+        if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+            raise ValueError(f"size is one side or (height, width) in whole pixels of at least 1, got {self.size}")
+        object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is 1 (grey) or 3 (RGB), got {self.channels}")
+        if self.resize not in ("crop", "center", "stretch", "pad"):
+            raise ValueError(f"resize is one of crop, center, stretch, pad; got {self.resize!r}")
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that are read."""
+        return (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        assert isinstance(self.size, tuple)
+        return self.size
+
+    def grid(self) -> Grid:
+        """Return the grid (height, width), 1 pixel apart."""
+        height, width = self.sides
+        return Grid.of(height=(height, 1.0, "pixel"), width=(width, 1.0, "pixel"))
+
+    def load(self, path: Path, seed: int | None = None) -> Tensor:
+        """Read one image file, its first frame if it has several: uint8, shape (channels, height, width).
+
+        Raises:
+            ValueError: if it is empty, has more than `max_pixels`, or values without a declared white level.
+            Exception: whatever the decoder raises on a damaged file.
+        """
+        return self.mirror(self.fit(self.read(path), seed), seed)
+
+    def read(self, path: Path) -> Tensor:
+        """Read one image file at its own size, upright, in the channels of this modality; see `load` for errors."""
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty")
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > self.max_pixels:
+                raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={self.max_pixels}")
+            # A JPEG can be decoded at a fraction of its size, much faster; twice the target leaves filtering to `fit`.
+            image.draft(None, (2 * max(self.sides), 2 * max(self.sides)))
+            pixels = np.array(_flatten(PIL.ImageOps.exif_transpose(image), "L" if self.channels == 1 else "RGB"))
+        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1).contiguous()
+
+    def fit(self, pixels: Tensor, seed: int | None = None) -> Tensor:
+        """Bring uint8 pixels (..., channels, any height, any width) to this size by the `resize` rule."""
+        height, width = self.sides
+        high, wide = pixels.shape[-2:]
+        if self.resize == "stretch":
+            return _scale(pixels, height, width)
+        if self.resize == "pad":
+            shrink = min(1.0, height / high, width / wide)
+            pixels = _scale(pixels, max(1, round(high * shrink)), max(1, round(wide * shrink)))
+            return TF.center_crop(pixels, [height, width])
+        # The window is cut before scaling: a 1 × 60,000,000 image scaled first would need terabytes.
+        window = (max(1, min(high, round(wide * height / width))), max(1, min(wide, round(high * width / height))))
+        spare = (high - window[0], wide - window[1])
+        if seed is None or self.resize == "center":
+            top, left = spare[0] // 2, spare[1] // 2
+        else:
+            draw = random.Random(derive(seed, "crop"))
+            top, left = draw.randint(0, spare[0]), draw.randint(0, spare[1])
+        return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
+
+    def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:
+        """Return pixels flipped left to right if this modality flips and the seed says so."""
+        return pixels.flip(-1) if self.flip and seed is not None and derive(seed, "flip") % 2 else pixels
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Return uint8 pixels as float32, 0 to -1 and 255 to 1, any leading dimensions."""
+        return media.to(torch.float32) / 127.5 - 1
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Return values in [-1, 1] as uint8 pixels, rounded, clipped outside; exact inverse of `encode`.
+
+        Raises:
+            ValueError: if a value is not finite.
+        """
+        if not bool(torch.isfinite(x0).all()):
+            raise ValueError("the image to decode has values that are not finite: sampling or training diverged")
+        return ((x0.detach().to("cpu", torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def save(self, media: Tensor, path: Path) -> None:
+        """Write uint8 pixels (channels, height, width) as PNG, which is exact.
+
+        Raises:
+            ValueError: if the path does not end in .png.
+        """
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"images are written as PNG: {path} should end in .png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        TF.to_pil_image(media).save(path, format="PNG")
+
+    def save_grid(self, media: Sequence[Tensor], path: Path, columns: int | None = None) -> None:
+        """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
+
+        Raises:
+            ValueError: for no images, or a path that does not end in .png.
+        """
+        if len(media) == 0:
+            raise ValueError(f"a grid needs at least one image, got none for {path}")
+        columns = columns or math.ceil(math.sqrt(len(media)))
+        self.save(make_grid(torch.stack(list(media)), nrow=columns, padding=2, pad_value=128), path)
+
+
+def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    # In float32: the uint8 kernel rounds differently from one processor to another, and fails on 1×1 results.
+    scaled = TF.resize(pixels.float(), [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """Return any image as 8-bit "L" or "RGB".
+
+    Raises:
+        ValueError: for float pixels, or integers beyond 16 bits.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit integer pixels have no declared white level: convert the file to 8 or 16 bits")
+        # Pillow's own conversion clips at 255.
+        image = PIL.Image.fromarray(np.round(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("float pixels have no declared white level: convert the file to 8 or 16 bits")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)

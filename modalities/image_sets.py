@@ -1,0 +1,205 @@
+"""Well-known image datasets held in memory: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10.
+
+They take the `Image` modality that says size and channels; pixels stay uint8 at their own size until a batch is asked
+for. Cropping, where it applies, is in the middle; flipping follows the seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from modalities.base import Batch, Dataset, Example, pair
+from modalities.image import Image
+
+
+class Pixels(Dataset):
+    """Images in memory: `images` uint8 (count, 1 or 3, height, width), `labels` int64 (count,) or None.
+
+    Raises:
+        ValueError: for other dtypes or shapes, no images, or labels that do not fit `classes`.
+    """
+
+    def __init__(
+        self, modality: Image, images: Tensor, labels: Tensor | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+            raise ValueError(
+                f"expected uint8 images of shape (count, 1 or 3, height, width), got {images.dtype}, "
+                f"shape {tuple(images.shape)}"
+            )
+        if (labels is None) != (classes is None):
+            raise ValueError("labels and classes go together: give both or neither")
+        if labels is not None and classes is not None:
+            if labels.shape != images.shape[:1]:
+                raise ValueError(f"expected {len(images)} labels, got shape {tuple(labels.shape)}")
+            if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+                raise ValueError(
+                    f"labels run from {int(labels.min())} to {int(labels.max())} for {len(classes)} classes"
+                )
+        self.modality: Image = modality
+        self.images = images
+        self.labels = None if labels is None else labels.to(torch.int64)
+        self.classes = None if classes is None else tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example as `Dataset.example` says."""
+        x0, labels, _ = self.batch([index], None if seed is None else [seed])
+        return Example(x0[0], None if labels is None else int(labels[0]))
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return a batch as `Dataset.batch` says, without a loop over its images unless they are flipped."""
+        pairs = pair(indices, seeds)
+        outside = [index for index, _ in pairs if not 0 <= index < len(self)]
+        if outside:
+            raise IndexError(f"index {outside[0]} is outside a dataset of {len(self)} images")
+        chosen = torch.tensor([index for index, _ in pairs])
+        pixels = self.modality.fit(_recolor(self.images[chosen], self.modality.channels))
+        if self.modality.flip and seeds is not None:
+            pixels = torch.stack([self.modality.mirror(p, seed) for p, (_, seed) in zip(pixels, pairs, strict=True)])
+        return Batch(self.modality.encode(pixels), None if self.labels is None else self.labels[chosen])
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these images only."""
+        part = copy.copy(self)
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        part.images = self.images[chosen]
+        part.labels = None if self.labels is None else self.labels[chosen]
+        return part
+
+
+class Digits(Pixels):
+    """Scikit-learn's 1,797 handwritten digits, grey 8×8, embedded in the package: no download.
+
+    They are stretched (bicubic) to the modality's size whatever its `resize` says: 8×8 in a black frame is no use.
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
+    """
+
+    def __init__(self, modality: Image) -> None:
+        from sklearn.datasets import load_digits  # importing scikit-learn takes seconds
+
+        pixels, labels = load_digits(return_X_y=True)
+        images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
+        stretched = dataclasses.replace(modality, resize="stretch")
+        super().__init__(stretched, images, torch.from_numpy(labels), [str(digit) for digit in range(10)])
+
+
+class MNIST(Pixels):
+    """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` puts them on 32×32 unaltered.
+
+    `root` holds the four idx files, packed (.gz) or not, directly or as torchvision lays them out (`MNIST/raw`); it is
+    only read unless `download=True` has to fetch them into it.
+    Source: Y. LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
+
+    Raises:
+        FileNotFoundError: if the files are not there and `download` is off, or cannot be downloaded.
+        ValueError: if a file is damaged.
+    """
+
+    name: ClassVar[str] = "MNIST"
+    names: ClassVar[Sequence[str]] = [str(digit) for digit in range(10)]
+
+    def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
+        part = "train" if train else "t10k"
+        wanted = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+        if download and _idx_files(Path(root), self.name, wanted) is None:
+            _download(self.name, root)
+        found = _idx_files(Path(root), self.name, wanted)
+        if found is None:
+            raise _missing(self.name, root, f"{' and '.join(wanted)} (or .gz), there or in {self.name}/raw")
+        images, labels = (read_idx(path) for path in found)
+        super().__init__(modality, images.unsqueeze(1), labels, self.names)
+
+
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: 60,000 training (or 10,000 test) pictures of clothes, grey 28×28; otherwise as `MNIST`.
+
+    Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
+    """
+
+    name = "FashionMNIST"
+    names = torchvision.datasets.FashionMNIST.classes
+
+
+class CIFAR10(Pixels):
+    """CIFAR-10: 50,000 training (or 10,000 test) photographs in 10 classes, RGB 32×32.
+
+    `root` holds `cifar-10-batches-py` as torchvision lays it out; torchvision verifies its checksums before it reads.
+    Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+
+    Raises:
+        FileNotFoundError: if the files are not there or damaged and `download` is off, or cannot be downloaded.
+    """
+
+    def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
+        if download:
+            _download("CIFAR10", root)
+        try:
+            source = torchvision.datasets.CIFAR10(str(root), train=train)
+        except RuntimeError as error:
+            raise _missing("CIFAR10", root, "the folder cifar-10-batches-py, complete") from error
+        images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
+        super().__init__(modality, images, torch.tensor(source.targets), source.classes)
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read an idx file of bytes, packed (.gz) or not, as a uint8 tensor of the shape in its header.
+
+    Raises:
+        ValueError: if it is no such file, or shorter or longer than its header says.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        kind, dimensions = struct.unpack(">HBB", data[:4])[1:]
+        shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    body = data[4 + 4 * dimensions :]
+    if data[:2] != b"\0\0" or kind != 0x08 or not shape or math.prod(shape) != len(body):
+        raise ValueError(
+            f"{path} is damaged or no idx file of bytes (shape {shape}, {len(body)} bytes): fetch it again"
+        )
+    return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
+
+
+def _idx_files(root: Path, name: str, wanted: Sequence[str]) -> list[Path] | None:
+    for folder in (root, root / name / "raw", root / "raw"):
+        found = [path for stem in wanted for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        if {path.name.removesuffix(".gz") for path in found} == set(wanted):
+            return [next(path for path in found if path.name.startswith(stem)) for stem in wanted]
+    return None
+
+
+def _download(name: str, root: str | Path) -> None:
+    try:
+        getattr(torchvision.datasets, name)(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"{name} could not be downloaded into {Path(root).absolute()}: {error}") from error
+
+
+def _missing(name: str, root: str | Path, wanted: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name} is not in {Path(root).absolute()}: put there {wanted}, set root to where it is, or set download=true"
+    )
+
+
+def _recolor(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == channels:
+        return images
+    return images.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(images)

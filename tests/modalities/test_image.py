@@ -1,0 +1,240 @@
+"""The image modality: formats made on the spot, exact round trips, and what resizing and seeds do."""
+
+import dataclasses
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from modalities.base import Modality
+from modalities.image import Image
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """An RGB picture whose every pixel differs from its neighbours, so that turns and shifts show."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 255 // max(1, height - 1), x * 255 // max(1, width - 1), (y + x) % 256], -1).astype(np.uint8)
+
+
+def write(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    PIL.Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_is_a_modality_on_a_grid_of_pixels() -> None:
+    image = Image(size=(24, 40))
+    assert isinstance(image, Modality)
+    assert image.grid().shape == (24, 40)
+    assert image.grid().names == ("height", "width")
+    assert {axis.unit for axis in image.grid().axes} == {"pixel"}
+    assert image.grid().axis("height").corner_frequency == 1 / 256
+    assert Image(size=[24, 40]) == image
+    assert hash(Image(size=8)) == hash(Image(size=(8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"size": 0}, "size"), ({"size": (1, 2, 3)}, "size"), ({"channels": 4}, "channels"), ({"resize": "zoom"}, "zoom")],
+)
+def test_refuses_impossible_options(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Image(**options)
+
+
+def test_encode_and_decode_are_exact_inverses_and_decode_clips() -> None:
+    image = Image(size=16, channels=1)
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    x0 = image.encode(levels)
+    assert x0.dtype == torch.float32
+    assert (x0.min().item(), x0.max().item()) == (-1.0, 1.0)
+    assert torch.equal(image.decode(x0), levels)
+    assert image.decode(torch.tensor([-1.5, 1.5, 0.999, -0.999])).tolist() == [0, 255, 255, 0]
+    with pytest.raises(ValueError, match="diverged"):
+        image.decode(torch.tensor([0.0, float("nan")]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (7, 12), (32, 32)])
+def test_png_round_trip_is_exact(tmp_path: Path, channels: int, size: tuple[int, int]) -> None:
+    image = Image(size=size, channels=channels)
+    media = torch.randint(0, 256, (channels, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image.save(media, tmp_path / "new" / "a.png")
+    again = image.load(tmp_path / "new" / "a.png", seed=3)
+    assert torch.equal(again, media)
+    assert torch.equal(image.decode(image.encode(again)), media)
+
+
+def test_saves_png_only_and_grids_of_any_count(tmp_path: Path) -> None:
+    image = Image(size=8, channels=1)
+    with pytest.raises(ValueError, match=r"\.png"):
+        image.save(torch.zeros(1, 8, 8, dtype=torch.uint8), tmp_path / "a.jpg")
+    for count in (1, 5):
+        image.save_grid(list(torch.zeros(count, 1, 8, 8, dtype=torch.uint8)), tmp_path / f"{count}.png")
+    assert PIL.Image.open(tmp_path / "5.png").size == (2 + 3 * 10, 2 + 2 * 10)
+    with pytest.raises(ValueError, match="at least one"):
+        image.save_grid([], tmp_path / "0.png")
+
+
+def test_grey_rgb_bilevel_and_cmyk(tmp_path: Path) -> None:
+    pixels = gradient(16, 16)
+    colour, grey = Image(size=16), Image(size=16, channels=1)
+    rgb = write(tmp_path / "rgb.png", pixels)
+    assert torch.equal(colour.load(rgb), torch.from_numpy(pixels).permute(2, 0, 1))
+    luma = torch.from_numpy(pixels @ np.array([0.299, 0.587, 0.114]))
+    assert (grey.load(rgb)[0] - luma).abs().max() <= 1
+    one = write(tmp_path / "grey.png", pixels[..., 0])
+    assert torch.equal(grey.load(one)[0], torch.from_numpy(pixels[..., 0]))
+    assert torch.equal(colour.load(one), grey.load(one).expand(3, -1, -1))
+    PIL.Image.fromarray(pixels[..., 0] > 100).save(tmp_path / "two.png")
+    assert grey.load(tmp_path / "two.png").unique().tolist() == [0, 255]
+    PIL.Image.fromarray(pixels).convert("CMYK").save(tmp_path / "cmyk.tif")
+    assert (colour.load(tmp_path / "cmyk.tif").int() - colour.load(rgb).int()).abs().max() <= 2
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[:2, :, 3] = 255
+    rgba[2, :, 3] = 51
+    write(tmp_path / "a.png", rgba)
+    assert Image(size=4).load(tmp_path / "a.png")[0, :, 0].tolist() == [0, 0, 204, 255]
+    write(tmp_path / "la.png", rgba[..., 2:])
+    assert Image(size=4, channels=1).load(tmp_path / "la.png")[0, :, 0].tolist() == [0, 0, 204, 255]
+
+
+def test_palettes_with_and_without_a_transparent_entry(tmp_path: Path) -> None:
+    palette = PIL.Image.fromarray(np.array([[0, 1], [2, 0]], np.uint8), mode=None).convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "p.png")
+    assert Image(size=2).load(tmp_path / "p.png")[:, 0, 0].tolist() == [255, 0, 0]
+    assert Image(size=2).load(tmp_path / "p.png")[:, 1, 0].tolist() == [0, 0, 255]
+    palette.save(tmp_path / "t.png", transparency=0)
+    assert Image(size=2).load(tmp_path / "t.png")[:, 0, 0].tolist() == [255, 255, 255]
+    palette.save(tmp_path / "p.gif")
+    assert Image(size=2).load(tmp_path / "p.gif")[:, 0, 1].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
+    path = write(tmp_path / f"a.{suffix}", values)
+    assert Image(size=2, channels=1).load(path)[0].tolist() == [[0, 1], [128, 255]]
+    assert Image(size=2, channels=3).load(path)[2].tolist() == [[0, 1], [128, 255]]
+
+
+def test_values_without_a_white_level_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "f.tif", np.full((4, 4), 0.5, np.float32))
+    write(tmp_path / "i.tif", np.full((4, 4), 70_000, np.int32))
+    for name in ("f.tif", "i.tif"):
+        with pytest.raises(ValueError, match="white level"):
+            Image(size=4).load(tmp_path / name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_stands_upright(tmp_path: Path, orientation: int) -> None:
+    upright = PIL.Image.fromarray(gradient(8, 12))
+    methods = PIL.Image.Transpose
+    # The stored pixels are the upright ones under the inverse of what the tag asks for.
+    inverse = {
+        2: methods.FLIP_LEFT_RIGHT,
+        3: methods.ROTATE_180,
+        4: methods.FLIP_TOP_BOTTOM,
+        5: methods.TRANSPOSE,
+        6: methods.ROTATE_90,
+        7: methods.TRANSVERSE,
+        8: methods.ROTATE_270,
+    }
+    stored = upright.transpose(inverse[orientation]) if orientation > 1 else upright
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(
+        Image(size=(8, 12)).load(tmp_path / "a.png"), torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("resize", ["crop", "center", "stretch", "pad"])
+@pytest.mark.parametrize("source", [(1, 1), (1, 50), (50, 1), (5, 7), (33, 20), (32, 48), (300, 200)])
+@pytest.mark.parametrize("size", [(32, 32), (9, 31), (1, 1)])
+def test_any_size_comes_to_the_size_asked_for(resize: str, source: tuple[int, int], size: tuple[int, int]) -> None:
+    image = Image(size=size, resize=resize, flip=True)  # type: ignore[arg-type]
+    pixels = torch.full((3, *source), 200, dtype=torch.uint8)
+    for seed in (None, 0, 1):
+        fitted = image.mirror(image.fit(pixels, seed), seed)
+        assert fitted.shape == (3, *size)
+        assert fitted.dtype == torch.uint8
+        # A constant stays constant, except for the black that padding adds.
+        assert set(fitted.unique().tolist()) <= ({0, 200} if resize == "pad" else {200})
+
+
+def test_padding_keeps_pixels_and_centres_them() -> None:
+    pixels = torch.randint(1, 256, (1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fitted = Image(size=32, channels=1, resize="pad").fit(pixels)
+    assert torch.equal(fitted[:, 2:30, 2:30], pixels)
+    assert fitted.int().sum() == pixels.int().sum()
+
+
+def test_downscaling_is_antialiased() -> None:
+    stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    stripes[..., ::2] = 255
+    inner = Image(size=16, channels=1).fit(stripes)[..., 2:-2].float()
+    assert (inner - 127.5).abs().max() <= 2
+
+
+def test_crop_and_flip_are_functions_of_the_seed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", gradient(20, 60))
+    image = Image(size=20, flip=True)
+    assert torch.equal(image.load(path, 5), image.load(path, 5))
+    views = [image.load(path, seed) for seed in range(64)]
+    assert len({view.numpy().tobytes() for view in views}) > 30
+    mirrored = [bool(view[1, 0, 0] > view[1, 0, -1]) for view in views]
+    assert 16 < sum(mirrored) < 48
+    # Crop and flip are drawn apart: both mirrored and plain views reach both ends of the picture.
+    starts = [int(min(view[1, 0, 0], view[1, 0, -1])) for view in views]
+    for kind in (True, False):
+        reached = [start for start, flipped in zip(starts, mirrored, strict=True) if flipped is kind]
+        assert min(reached) < 50
+        assert max(reached) > 120
+    middle = torch.from_numpy(gradient(20, 60)[:, 20:40]).permute(2, 0, 1)
+    assert torch.equal(image.load(path), middle)
+    centred = dataclasses.replace(image, resize="center", flip=False)
+    assert torch.equal(centred.load(path, 9), middle)
+
+
+def test_large_jpegs_come_out_right(tmp_path: Path) -> None:
+    pixels = gradient(1000, 1500)
+    pixels[..., 2] = 90
+    path = write(tmp_path / "big.jpg", pixels, quality=95)
+    whole = Image(size=(20, 30)).load(path).float()
+    exact = Image(size=(20, 30)).fit(torch.from_numpy(pixels).permute(2, 0, 1)).float()
+    assert (whole - exact).abs().max() <= 4
+
+
+def test_a_huge_header_is_refused_before_decoding(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for side, reason in ((9_000, "max_pixels"), (2_000_000_000, "exceeds limit")):
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        path = tmp_path / f"{side}.png"
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+        )
+        with pytest.raises((ValueError, PIL.Image.DecompressionBombError), match=reason):
+            Image().load(path)
+
+
+def test_a_long_thin_image_does_not_blow_up() -> None:
+    thin = torch.zeros(1, 1, 4_000_000, dtype=torch.uint8)
+    for resize in ("crop", "center", "pad"):
+        assert Image(size=32, channels=1, resize=resize).fit(thin, 0).shape == (1, 32, 32)  # type: ignore[arg-type]
+
+
+def test_an_interpreted_format_in_disguise_is_not_opened(tmp_path: Path) -> None:
+    PIL.Image.fromarray(gradient(8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(PIL.UnidentifiedImageError):
+        Image().load(tmp_path / "a.png")
