@@ -1,0 +1,253 @@
+"""A small classifier trained on a labelled dataset, whose last hidden layer is where generated samples are compared.
+
+No pretrained network is needed: the classifier is trained once per dataset (about two minutes on two cores for MNIST at
+32×32), cached, and states its own accuracy on data it has not seen. Distances on its features compare runs on the same
+dataset with the same cached network, and nothing else: they are not the FID of the Inception network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modalities.base import Dataset
+from multisagd.seeds import derive, derive_many
+
+FORMAT_VERSION = 1
+FINGERPRINT_EXAMPLES = 64
+CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the classifier is trained: AdamW with a one-cycle learning rate over `samples` examples.
+
+    `widths` are the channels of the stages, each of which halves the grid; the last one is the number of features.
+    Training images are shifted by up to `shift` samples along every axis.
+    """
+
+    samples: int = 120_000
+    batch: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    widths: tuple[int, ...] = (32, 64, 64)
+    shift: int = 2
+    seed: int = 0
+
+
+class FeatureNetwork(nn.Module):
+    """Convolutions, a mean over the grid, standardised features, a linear classifier; for 1, 2 or 3 grid dimensions."""
+
+    def __init__(self, channels: int, dimensions: int, classes: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        convolution, norm = CONVOLUTIONS[dimensions], NORMS[dimensions]
+        layers: list[nn.Module] = []
+        for width_in, width in zip((channels, *widths), widths, strict=False):
+            layers += [convolution(width_in, width, 3, stride=2, padding=1, bias=False), norm(width), nn.ReLU()]
+            layers += [convolution(width, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
+        self.stages = nn.Sequential(*layers)
+        # Without scale and shift of its own, this gives every feature zero mean and unit variance on the training data:
+        # distances are then in standard deviations, whatever scale the training happened to end at.
+        self.standardise = nn.BatchNorm1d(widths[-1], affine=False)
+        self.classifier = nn.Linear(widths[-1], classes)
+        # On the CPU the convolutions run 1.5 times faster in this layout.
+        if dimensions == 2:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features `(batch, widths[-1])` and logits `(batch, classes)` of data `(batch, channels, *grid)`."""
+        features = self.standardise(self.stages(x0).flatten(2).mean(2))
+        return features, self.classifier(features)
+
+
+class Readings(NamedTuple):
+    """What the classifier sees: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
+
+    features: Tensor
+    predictions: Tensor
+    labels: Tensor | None
+
+    def accuracy(self) -> float:
+        """Return the share of items recognised as what their label says.
+
+        Raises:
+            ValueError: without labels.
+        """
+        if self.labels is None:
+            raise ValueError("these items have no labels, so there is no accuracy")
+        return float((self.predictions == self.labels).double().mean())
+
+
+@torch.no_grad()
+def read_samples(network: FeatureNetwork, x0: Tensor, labels: Tensor | None = None, batch: int = 500) -> Readings:
+    """Run the classifier over data of shape `(count, channels, *grid)`."""
+    outputs = [network.eval()(part) for part in x0.float().split(batch)]
+    return Readings(
+        torch.cat([features for features, _ in outputs]),
+        torch.cat([logits for _, logits in outputs]).argmax(1),
+        labels,
+    )
+
+
+def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> Readings:
+    """Run the classifier over a labelled dataset as it is, without augmentation (all of it by default)."""
+    order = range(len(dataset)) if indices is None else indices
+    batches = (_labelled(dataset, order[start : start + 500]) for start in range(0, len(order), 500))
+    features, predictions, labels = zip(*(read_samples(network, x0, label) for x0, label in batches), strict=True)
+    return Readings(torch.cat(features), torch.cat(predictions), torch.cat(labels))
+
+
+def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    x0, labels, _ = dataset.batch(indices, seeds)
+    if labels is None or dataset.classes is None:
+        raise ValueError(
+            "the classifier features need a labelled dataset, and this one has no labels: "
+            "for a folder of images, put each class into a subfolder of its own"
+        )
+    return x0, labels
+
+
+def train_network(
+    train: Dataset, training: Training, log: Callable[[str], None] = print, lines: int = 4
+) -> FeatureNetwork:
+    """Train the classifier from scratch; the result is a function of the dataset and `training` (on one machine).
+
+    Raises:
+        ValueError: if the dataset has no labels.
+    """
+    x0, _ = _labelled(train, [0])
+    classes = len(train.classes or ())
+    # The global generator feeds the initial weights and nothing else, and is put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(training.seed, "features/weights"))
+        network = FeatureNetwork(x0.shape[1], x0.ndim - 2, classes, training.widths)
+    steps = max(2, training.samples // training.batch)
+    optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, weight_decay=training.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
+    order = _endless_order(len(train), training.seed)
+    network.train()
+    for step in range(steps):
+        indices = [next(order) for _ in range(training.batch)]
+        seeds = derive_many(training.seed, "features/augment", step, range(training.batch))
+        x0, labels = _labelled(train, indices, seeds)
+        _, logits = network(_shifted(x0, training.shift, derive(training.seed, "features/shift", step)))
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if lines and (step + 1) % max(1, steps // lines) == 0:
+            log(f"  features: {(step + 1) * training.batch:,} of {steps * training.batch:,} samples, loss {loss:.3f}")
+    return network.eval()
+
+
+def _endless_order(count: int, seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(derive(seed, "features/order", epoch))
+        yield from torch.randperm(count, generator=generator).tolist()
+        epoch += 1
+
+
+def _shifted(x0: Tensor, shift: int, seed: int) -> Tensor:
+    """Move a batch by up to `shift` samples along every axis, repeating the border."""
+    if not shift:
+        return x0
+    generator = torch.Generator().manual_seed(seed)
+    padded = F.pad(x0, [shift] * (2 * (x0.ndim - 2)), mode="replicate")
+    for axis in range(2, x0.ndim):
+        start = int(torch.randint(2 * shift + 1, (), generator=generator))
+        padded = padded.narrow(axis, start, x0.shape[axis])
+    return padded
+
+
+def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
+    """Hash what the network depends on: the settings, the sizes and classes, and a few examples of either set.
+
+    The data themselves are hashed rather than their configuration, so that moving a folder keeps the cache and changing
+    its contents, or the size of the images, does not.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(training), train.classes]).encode())
+    for dataset in (train, test):
+        count = min(FINGERPRINT_EXAMPLES, len(dataset))
+        x0, labels = _labelled(dataset, [index * len(dataset) // count for index in range(count)])
+        digest.update(f"{len(dataset)} {tuple(x0.shape)}".encode())
+        digest.update(x0.contiguous().numpy().tobytes() + labels.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cached_network(
+    train: Dataset,
+    test: Dataset,
+    folder: Path | str = ".cache/features",
+    training: Training | None = None,
+    log: Callable[[str], None] = print,
+) -> tuple[FeatureNetwork, dict[str, Any]]:
+    """Return the classifier of a dataset and its record, from `folder` or trained now and kept there.
+
+    The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings.
+
+    Raises:
+        ValueError: if a dataset has no labels or is empty, or the cached files are not readable.
+    """
+    training = training or Training()
+    if not len(train) or not len(test):
+        raise ValueError(f"features need examples to train and to test on, got {len(train)} and {len(test)}")
+    key = fingerprint(train, test, training)
+    weights = Path(folder) / f"features-{key}.safetensors"
+    notes = weights.with_suffix(".json")
+    # The record is written last, so its presence says that the weights are complete.
+    if notes.exists():
+        return _load(weights, notes)
+    log(f"training the feature classifier on {len(train):,} examples (once; kept as {weights})")
+    network = train_network(train, training, log)
+    x0, _ = _labelled(train, [0])
+    record = {
+        "format_version": FORMAT_VERSION,
+        "accuracy": read_dataset(network, test).accuracy(),
+        "test_count": len(test),
+        "train_count": len(train),
+        "classes": list(train.classes or ()),
+        "channels": x0.shape[1],
+        "grid": list(x0.shape[2:]),
+        "features": training.widths[-1],
+        "training": asdict(training),
+        "torch": torch.__version__,
+    }
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    _replace(weights, lambda path: save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path))
+    _replace(notes, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    log(f"  features: accuracy {record['accuracy']:.2%} on {len(test):,} held-out examples")
+    return network, record
+
+
+def _load(weights: Path, notes: Path) -> tuple[FeatureNetwork, dict[str, Any]]:
+    try:
+        record = json.loads(notes.read_text())
+        if record["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {record['format_version']}, expected {FORMAT_VERSION}")
+        widths = record["training"]["widths"]
+        network = FeatureNetwork(record["channels"], len(record["grid"]), len(record["classes"]), widths)
+        network.load_state_dict(load_file(weights))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot read the cached features {weights} ({error}): delete it and {notes.name}") from error
+    return network.eval(), record
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path` and rename, so that an interrupted run leaves no half-written file under that name."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write(part)
+    part.replace(path)
