@@ -47,9 +47,7 @@ class Pixels(Dataset):
             if labels.shape != images.shape[:1]:
                 raise ValueError(f"expected {len(images)} labels, got shape {tuple(labels.shape)}")
             if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-                raise ValueError(
-                    f"labels run from {int(labels.min())} to {int(labels.max())} for {len(classes)} classes"
-                )
+                raise ValueError(f"{len(classes)} classes need labels from 0 to {len(classes) - 1}, got others")
         self.modality: Image = modality
         self.images = images
         self.labels = None if labels is None else labels.to(torch.int64)
@@ -172,9 +170,7 @@ def read_idx(path: Path) -> Tensor:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     body = data[4 + 4 * dimensions :]
     if data[:2] != b"\0\0" or kind != 0x08 or not shape or math.prod(shape) != len(body):
-        raise ValueError(
-            f"{path} is damaged or no idx file of bytes (shape {shape}, {len(body)} bytes): fetch it again"
-        )
+        raise ValueError(f"{path} is damaged, or no idx file of bytes ({shape=}, {len(body)} bytes): fetch it again")
     return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
 
 

@@ -1,0 +1,220 @@
+"""Folders of files: what counts as a dataset, and what becomes of damaged files."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from modalities.base import split
+from modalities.files import FileReport, Folder, UnreadableFilesError
+from modalities.image import Image
+
+IMAGE = Image(size=8)
+
+
+def picture(path: Path, value: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Twenty pictures, each of one grey value: its number."""
+    for value in range(20):
+        picture(tmp_path / f"{value:02}.png", value)
+    return tmp_path
+
+
+def value(x0: torch.Tensor) -> int:
+    return int(IMAGE.decode(x0)[0, 0, 0])
+
+
+def test_a_flat_folder_has_no_classes(flat: Path) -> None:
+    (flat / "notes.txt").write_text("not a picture")
+    picture(flat / ".hidden.png", 200)
+    picture(flat / ".cache" / "thumb.png", 200)
+    dataset = Folder(IMAGE, flat)
+    assert dataset.classes is None
+    assert [value(example.x0) for example in dataset] == list(range(20))
+    assert dataset[3].label is None
+    assert dataset.batch([0, 1]).labels is None
+    for index in (-1, 20):
+        with pytest.raises(IndexError, match=str(index)):
+            dataset.example(index)
+
+
+def test_classes_are_the_first_folders_and_nesting_is_free(tmp_path: Path) -> None:
+    picture(tmp_path / "dog" / "a.PNG", 1)
+    picture(tmp_path / "cat" / "deep" / "er" / "b.jpeg", 2)
+    picture(tmp_path / "cat" / "c.webp", 3)
+    (tmp_path / "empty").mkdir()
+    dataset = Folder(IMAGE, tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.labels == [0, 0, 1]
+    batch = dataset.batch([2, 0])
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [1, 0]
+    assert batch.x0.shape == (2, 3, 8, 8)
+    assert Folder(IMAGE, tmp_path, labelled=False).classes is None
+
+
+def test_labels_are_on_request_where_the_folder_does_not_say(tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "a.png", 1)
+    assert Folder(IMAGE, tmp_path).classes is None
+    assert Folder(IMAGE, tmp_path, labelled=True).classes == ("one",)
+    picture(tmp_path / "stray.png", 1)
+    with pytest.raises(ValueError, match=r"stray\.png .*labelled=false"):
+        Folder(IMAGE, tmp_path, labelled=True)
+
+
+def test_an_empty_or_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"it holds nothing"):
+        Folder(IMAGE, tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"ends in \.png.*1 × \.txt"):
+        Folder(IMAGE, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"missing is not a folder"):
+        Folder(IMAGE, tmp_path / "missing")
+
+
+def test_links_are_followed_once_and_pipes_passed_over(flat: Path) -> None:
+    (flat / "loop").symlink_to(flat, target_is_directory=True)
+    os.mkfifo(flat / "pipe.png")
+    assert len(Folder(IMAGE, flat)) == 20
+
+
+@pytest.mark.timeout(20)
+def test_a_bad_file_is_named_and_replaced_deterministically(flat: Path) -> None:
+    (flat / "05.png").write_bytes(b"")
+    dataset = Folder(IMAGE, flat)
+    seeds = list(range(8))
+    first = dataset.batch([5] * 8, seeds).x0
+    assert dict(dataset.unreadable) == {"05.png": "ValueError: the file is empty"}
+    again = Folder(IMAGE, flat, threads=1)
+    assert torch.equal(again.batch([5] * 8, seeds).x0, first)
+    assert again.unreadable == dataset.unreadable
+    assert torch.equal(dataset.batch([5] * 8, seeds).x0, first)
+    assert 5 not in {value(x0) for x0 in first}
+    assert len({value(x0) for x0 in first}) > 3
+
+
+def test_a_replacement_stays_within_its_part(flat: Path) -> None:
+    for bad in (3, 7):
+        (flat / f"{bad:02}.png").write_bytes(b"x")
+    train, validation = split(Folder(IMAGE, flat, max_unreadable=0.1), 0.3, seed=1)
+    assert len(train) == 14
+    assert len(validation) == 6
+    seen = [
+        {value(part.example(index, seed).x0) for index in range(len(part)) for seed in range(5)}
+        for part in (train, validation)
+    ]
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == set(range(20)) - {3, 7}
+    assert train.unreadable == validation.unreadable
+
+
+def test_beyond_the_limit_is_one_clear_error(flat: Path) -> None:
+    for bad in range(4):
+        (flat / f"{bad:02}.png").write_bytes(b"x")
+    dataset = Folder(IMAGE, flat, max_unreadable=0.15)
+    for index in range(3):
+        dataset.example(index)
+    with pytest.raises(UnreadableFilesError, match=r"4 of 20 files .* allows 3: 00\.png .*02\.png.*max_unreadable"):
+        dataset.example(3)
+    with pytest.raises(UnreadableFilesError, match="allows 0"):
+        Folder(IMAGE, flat, max_unreadable=0).batch([0, 9])
+
+
+def test_nothing_readable_is_an_error_whatever_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(UnreadableFilesError, match="1 of 1"):
+        Folder(IMAGE, tmp_path, max_unreadable=1)[0]
+    picture(tmp_path / "b.png", 1)
+    with pytest.raises(UnreadableFilesError, match="none of the 1 files of this part"):
+        Folder(IMAGE, tmp_path).subset([0])[0]
+
+
+def test_the_report_is_written_as_json(tmp_path: Path) -> None:
+    report = FileReport(total=40, max_unreadable=0.1)
+    report.add("b.png", ValueError("broken"))
+    report.add("a.png", OSError("gone"))
+    report.save(tmp_path / "new" / "files.json")
+    assert json.loads((tmp_path / "new" / "files.json").read_text()) == {
+        "files": 40,
+        "allowed": 4,
+        "unreadable": [{"path": "a.png", "reason": "OSError: gone"}, {"path": "b.png", "reason": "ValueError: broken"}],
+    }
+    with pytest.raises(ValueError, match="fraction"):
+        FileReport(10, 5)
+
+
+def test_a_batch_depends_on_seeds_and_not_on_threads(tmp_path: Path) -> None:
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 24, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    image = Image(size=8, flip=True)
+    many, one = Folder(image, tmp_path, threads=4), Folder(image, tmp_path, threads=1)
+    seeds = [11, 12, 13, 14, 15, 16]
+    batch = many.batch(range(6), seeds).x0
+    assert torch.equal(batch, one.batch(range(6), seeds).x0)
+    assert torch.equal(batch[4], many.example(4, 15).x0)
+    assert not torch.equal(batch, many.batch(range(6), [seed + 100 for seed in seeds]).x0)
+    assert torch.equal(many.batch([2]).x0[0], many[2].x0)
+    with pytest.raises(ValueError, match="one seed per index"):
+        many.batch([0, 1], [5])
+    with pytest.raises(ValueError, match="at least one index"):
+        many.batch([])
+
+
+def damaged(kind: str, data: bytes, draw: random.Random) -> bytes:
+    if kind == "truncated":
+        return data[: draw.randrange(len(data))]
+    if kind == "flipped":
+        bits = bytearray(data)
+        for _ in range(draw.randint(1, 30)):
+            bits[draw.randrange(len(bits))] ^= 1 << draw.randrange(8)
+        return bytes(bits)
+    # A damaged header is where sizes and offsets lie.
+    return bytes(draw.randrange(256) if 4 <= n < 64 and draw.random() < 0.2 else byte for n, byte in enumerate(data))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "header"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp", "bmp"])
+def test_damaged_files_are_read_or_reported_but_never_crash(tmp_path: Path, kind: str, suffix: str) -> None:
+    draw = random.Random(f"{kind} {suffix}")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / f"source.{suffix}")
+    data = (tmp_path / f"source.{suffix}").read_bytes()
+    for number in range(8):
+        (tmp_path / f"{number}.{suffix}").write_bytes(damaged(kind, data, draw))
+    (tmp_path / f"named_wrongly.{suffix}").write_text("this is no picture")
+    dataset = Folder(Image(size=8), tmp_path, max_unreadable=1)
+    batch = dataset.batch(range(len(dataset)), range(len(dataset)))
+    assert batch.x0.shape == (10, 3, 8, 8)
+    assert batch.x0.isfinite().all()
+    assert f"named_wrongly.{suffix}" in dataset.unreadable
+    assert all(reason for reason in dataset.unreadable.values())
+
+
+def test_a_picture_under_another_pictures_name_is_read(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 77).rename(tmp_path / "a.jpg")
+    assert value(Folder(IMAGE, tmp_path)[0].x0) == 77
+
+
+def test_split_is_a_partition_and_follows_its_seed(flat: Path) -> None:
+    dataset = Folder(IMAGE, flat)
+    train, validation = split(dataset, 5, seed=3)
+    assert sorted(train.files + validation.files) == dataset.files
+    assert split(dataset, 0.25, seed=3)[1].files == validation.files
+    assert split(dataset, 5, seed=4)[1].files != validation.files
+    for count in (0, 20, 0.001):
+        with pytest.raises(ValueError, match="at least one"):
+            split(dataset, count)
