@@ -173,11 +173,11 @@ def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
         ValueError: for float pixels, or integers beyond 16 bits.
     """
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit integer pixels have no declared white level: convert the file to 8 or 16 bits")
         # Pillow's own conversion clips at 255.
-        image = PIL.Image.fromarray(np.round(values / 257).astype(np.uint8))
+        image = PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("float pixels have no declared white level: convert the file to 8 or 16 bits")
     elif image.has_transparency_data:
