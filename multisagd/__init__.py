@@ -1,0 +1,76 @@
+"""Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
+
+from multisagd import loss, networks, seeds
+from multisagd.covariance import SpectralCovariance
+from multisagd.denoiser import Denoiser, GaussianDenoiser
+from multisagd.ema import PowerEMA
+from multisagd.grid import Axis, Grid
+from multisagd.guidance import Autoguidance, ClassifierFree
+from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
+from multisagd.modulation import Blur, ColorShift
+from multisagd.multistep import DPMSolver, UniPC
+from multisagd.process import Process
+from multisagd.radial import Band, Exponential, Gaussian, PowerLaw, TwoBand
+from multisagd.samplers import DDIM, Ancestral, Euler, Heun
+from multisagd.sampling import sample, time_steps
+from multisagd.schedule import (
+    CosineSchedule,
+    FlowSchedule,
+    KarrasSchedule,
+    LinearSchedule,
+    Schedule,
+    SigmoidSchedule,
+    TabulatedSchedule,
+)
+from multisagd.spectrum import Autoregressive, Flat, Offset, Spectrum
+from multisagd.statistics import DataStatistics, terminal_snr
+from multisagd.table import Table
+
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Autoguidance",
+    "Autoregressive",
+    "Axis",
+    "Band",
+    "Blur",
+    "ClassifierFree",
+    "ColorShift",
+    "CosineSchedule",
+    "DPMSolver",
+    "DataStatistics",
+    "Denoiser",
+    "Euler",
+    "Exponential",
+    "Flat",
+    "FlowSchedule",
+    "Gaussian",
+    "GaussianDenoiser",
+    "Grid",
+    "Heun",
+    "KarrasSchedule",
+    "LaplaceLogSnrTimes",
+    "LinearSchedule",
+    "LogNormalTimes",
+    "LogitNormalTimes",
+    "Offset",
+    "PowerEMA",
+    "PowerLaw",
+    "Process",
+    "Schedule",
+    "SigmoidSchedule",
+    "SpectralCovariance",
+    "Spectrum",
+    "Table",
+    "TabulatedSchedule",
+    "TwoBand",
+    "UniPC",
+    "UniformTimes",
+    "loss",
+    "networks",
+    "sample",
+    "seeds",
+    "stratified_uniform",
+    "terminal_snr",
+    "time_steps",
+]

@@ -1,0 +1,152 @@
+"""The covariance of the noise: a spectrum on a grid, diagonal in frequency.
+
+`Σ = F⁻¹ diag(W) F` with `F` the unitary discrete Fourier transform over the grid and `W = w²` the power, scaled by one
+number so that its mean over the full spectrum is one. `Σ^{1/2} ξ = F⁻¹(w · Fξ)` turns white noise into coloured noise
+(arXiv 2510.09660). Such a Σ is circulant: the first and last samples of every axis are neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.grid import Grid
+from multisagd.spectrum import Spectrum
+
+SUPPORT_THRESHOLD = 1e-14
+"""Bins with less than this share of the largest power count as empty: float32 cannot resolve their amplitude."""
+
+Gain = Literal["color", "whiten", "apply", "solve", "project"]
+_EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
+
+
+class SpectralCovariance(nn.Module):
+    """Covariance of noise with power `spectrum` on `grid`; tensors are `(..., *grid)`, every channel alike.
+
+    Tensors with other grid sizes than `grid` are served too: the spectrum is evaluated again for their size and kept.
+    Computations run in float32 or wider, outside autocast; results come back in the dtype of the input.
+
+    Raises:
+        ValueError: if the spectrum has no power on the grid, or power that is negative or not finite.
+    """
+
+    def __init__(self, spectrum: Spectrum, grid: Grid) -> None:
+        super().__init__()
+        self.spectrum = spectrum
+        self.grid = grid
+        self._powers: dict[tuple[int, ...], Tensor] = {}
+        self._gains: dict[tuple[Gain, tuple[int, ...], torch.device, torch.dtype], Tensor | None] = {}
+        self.register_buffer("_like", torch.empty(0), persistent=False)  # carries .to(), .double() and .cuda()
+        self._like: Tensor
+        self.power()  # an impossible spectrum is refused here, not at the first draw
+
+    def power(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Return the normalised power W on the half spectrum of a grid shape (the own one by default), CPU float64."""
+        key = self.grid.shape if shape is None else tuple(int(size) for size in shape)
+        if key not in self._powers:
+            self._powers[key] = self._normalised_power(self.grid.resize(key))
+        return self._powers[key]
+
+    def _normalised_power(self, grid: Grid) -> Tensor:
+        power = self.spectrum.power(grid)
+        if not bool(torch.isfinite(power).all() and (power >= 0).all()):
+            raise ValueError(f"{self.spectrum} has negative or non-finite power on a grid of shape {grid.shape}")
+        if not bool((power > 0).any()):
+            raise ValueError(f"{self.spectrum} has no power at any frequency of a grid of shape {grid.shape}")
+        if bool((power == power.flatten()[0]).all()):
+            return torch.ones_like(power)
+        power = torch.where(power > SUPPORT_THRESHOLD * power.max(), power, 0.0)
+        return power / grid.mean(power)
+
+    def support(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Return which bins of the half spectrum carry noise, boolean."""
+        return self.power(shape) > 0
+
+    def sample(
+        self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Draw noise `Σ^{1/2} ξ` of unit mean power, shape `(len(seeds), channels, *grid)`.
+
+        Each item depends on its own seed only. With a flat spectrum it is, bit for bit, `torch.randn` of the item's
+        shape from a generator with that seed (equality holds per kind of device).
+
+        Raises:
+            ValueError: without seeds.
+        """
+        if len(seeds) == 0:
+            raise ValueError("sample needs at least one seed: one per item of the batch")
+        leading = (channels,) if isinstance(channels, int) else tuple(channels)
+        shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
+        device, dtype = self._like.device, torch.promote_types(self._like.dtype, torch.float32)
+        white = torch.empty((len(seeds), *leading, *shape), device=device, dtype=dtype)
+        generator = torch.Generator(device)
+        for item, seed in zip(white, seeds, strict=True):
+            torch.randn(item.shape, generator=generator.manual_seed(int(seed)), out=item)
+        return self.color(white)
+
+    def color(self, x: Tensor) -> Tensor:
+        """Return `Σ^{1/2} x`."""
+        return self._filter(x, "color")
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """Return `Σ^{-1/2} x`, zero where the spectrum is empty (pseudo-inverse)."""
+        return self._filter(x, "whiten")
+
+    def apply(self, x: Any) -> Any:
+        """Return `Σ x`; given a function instead, do what `nn.Module.apply` does, which visits every submodule."""
+        return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
+
+    def solve(self, x: Tensor) -> Tensor:
+        """Return `Σ⁺ x`, the pseudo-inverse applied."""
+        return self._filter(x, "solve")
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the part of x at frequencies that carry noise: the orthogonal projection on the range of Σ."""
+        return self._filter(x, "project")
+
+    def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Return the log-determinant of Σ for one channel (over the range of Σ when singular), float64 scalar."""
+        power = self.power(shape)
+        grid = self.grid if shape is None else self.grid.resize(shape)
+        logs = torch.where(power > 0, power.clamp(min=torch.finfo(power.dtype).tiny).log(), 0.0)
+        return grid.mean(logs) * grid.numel
+
+    def mahalanobis(self, x: Tensor) -> Tensor:
+        """Return the squared Mahalanobis norm `xᵀ Σ⁺ x` of each item, summed over its channels, shape `(batch,)`."""
+        return self.whiten(x).square().flatten(1).sum(1)
+
+    def _filter(self, x: Tensor, gain: Gain) -> Tensor:
+        if x.dim() < self.grid.dimensions:
+            raise ValueError(f"expected (..., {', '.join(self.grid.names)}), got shape {tuple(x.shape)}")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        factor = self._gain(gain, tuple(x.shape[-self.grid.dimensions :]), x.device, wide)
+        return x if factor is None else filter_grid(x.to(wide), factor, self.grid.dimensions).to(x.dtype)
+
+    def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """Return the factor per frequency, or None for white noise, where all five are the identity."""
+        key = (gain, shape, device, dtype)
+        if key not in self._gains:
+            power = self.power(shape)
+            raised = power.clamp(min=torch.finfo(power.dtype).tiny) ** _EXPONENTS[gain]
+            white = bool((power == 1).all())
+            self._gains[key] = None if white else torch.where(power > 0, raised, 0.0).to(device, dtype)
+        return self._gains[key]
+
+    def extra_repr(self) -> str:
+        """Name the spectrum and the grid in `print`."""
+        return f"{self.spectrum}, grid={'×'.join(f'{axis.name} {axis.size}' for axis in self.grid.axes)}"
+
+
+@torch.compiler.disable
+def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
+    """Multiply a real tensor `(..., *grid)` by `gain` in frequency; `gain` broadcasts over the half spectrum.
+
+    Kept out of compiled graphs and of autocast: half-precision transforms do not exist on the CPU, and on CUDA only for
+    powers of two.
+    """
+    dims = tuple(range(-dimensions, 0))
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.fft.irfftn(torch.fft.rfftn(x, dim=dims).mul_(gain), s=x.shape[-dimensions:], dim=dims)

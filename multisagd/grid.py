@@ -1,0 +1,194 @@
+"""The grid a datum lives on: named axes with physical spacing, and the frequencies of its discrete Fourier transform.
+
+Everything here is float64 and on the half spectrum of `torch.fft.rfftn`, the last axis halved. Real data need no more:
+the other half holds complex conjugates, so its bins are counted by `Grid.multiplicity` instead of being stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+DEFAULT_CORNER = 1 / 256
+"""Frequency, in cycles per sample, below which a power law is flat unless the axis declares another."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid: `size` samples, `spacing` units apart.
+
+    `corner` is the frequency in cycles per unit below which power laws are flat; a modality declares it as a physical
+    constant, so that the noise does not change with the size of the grid. It defaults to 1/256 cycles per sample.
+
+    Raises:
+        ValueError: for a size below 1, or a spacing or corner that is not positive.
+    """
+
+    name: str
+    size: int
+    spacing: float = 1.0
+    unit: str = "sample"
+    corner: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or int(self.size) != self.size:
+            raise ValueError(f"axis {self.name!r}: size must be a whole number of at least 1, got {self.size}")
+        for field in ("spacing", "corner"):
+            value = getattr(self, field)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"axis {self.name!r}: {field} must be positive and finite, got {value}")
+
+    @property
+    def nyquist(self) -> float:
+        """Highest frequency the axis can hold, in cycles per unit."""
+        return 0.5 / self.spacing
+
+    @property
+    def corner_frequency(self) -> float:
+        """The declared corner, or 1/256 cycles per sample, in cycles per unit."""
+        return DEFAULT_CORNER / self.spacing if self.corner is None else self.corner
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Named axes in the order of a tensor's last dimensions: `(batch, channels, *grid.shape)`.
+
+    Raises:
+        ValueError: without axes, or with two of the same name.
+    """
+
+    axes: tuple[Axis, ...]
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError("a grid needs at least one axis, for example Grid.of(time=1024)")
+        if len(set(self.names)) != len(self.axes):
+            raise ValueError(f"axis names must differ, got {list(self.names)}")
+
+    @classmethod
+    def of(cls, **axes: int | tuple[int] | tuple[int, float] | tuple[int, float, str]) -> Grid:
+        """Build a grid from `name=size`, `name=(size, spacing)` or `name=(size, spacing, unit)`, in tensor order."""
+        return cls(tuple(Axis(name, *(spec if isinstance(spec, tuple) else (spec,))) for name, spec in axes.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def half_shape(self) -> tuple[int, ...]:
+        """Shape of the half spectrum that `torch.fft.rfftn` returns for this grid."""
+        return (*self.shape[:-1], self.shape[-1] // 2 + 1)
+
+    @property
+    def dimensions(self) -> int:
+        """Number of axes."""
+        return len(self.axes)
+
+    @property
+    def numel(self) -> int:
+        """Number of samples, which is also the number of bins of the full spectrum."""
+        return math.prod(self.shape)
+
+    def axis(self, name: str) -> Axis:
+        """Return the axis of that name.
+
+        Raises:
+            ValueError: if the grid has no such axis.
+        """
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise ValueError(f"the grid has no axis {name!r}; its axes are {', '.join(self.names)}")
+
+    def select(self, names: Sequence[str] | None) -> tuple[Axis, ...]:
+        """Return the named axes, or all for None; raise ValueError for an unknown name."""
+        return self.axes if names is None else tuple(self.axis(name) for name in names)
+
+    def resize(self, shape: Sequence[int]) -> Grid:
+        """Return the same axes with other sizes; spacing, units and corners stay.
+
+        Raises:
+            ValueError: if `shape` has another number of dimensions.
+        """
+        if len(shape) != self.dimensions:
+            raise ValueError(f"expected {self.dimensions} sizes ({', '.join(self.names)}), got {tuple(shape)}")
+        return Grid(tuple(replace(axis, size=int(size)) for axis, size in zip(self.axes, shape, strict=True)))
+
+    def frequencies(self, name: str) -> Tensor:
+        """Signed frequencies of one axis in cycles per unit, shaped to broadcast over the half spectrum."""
+        axis = self.axis(name)
+        place = self.names.index(name)
+        transform = torch.fft.rfftfreq if place == self.dimensions - 1 else torch.fft.fftfreq
+        values = transform(axis.size, d=axis.spacing, dtype=torch.float64)
+        return values.reshape([-1 if i == place else 1 for i in range(self.dimensions)])
+
+    def radius(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> Tensor:
+        """Distance from zero frequency over the named axes (all by default), shape `half_shape`.
+
+        Each axis counts `factor * frequency`; a factor is what makes hertz and cycles per pixel comparable.
+
+        Raises:
+            ValueError: if axes without a factor have different units, or a factor names no such axis.
+        """
+        scale = self.factors(names, factors)
+        squares = sum((scale[name] * self.frequencies(name)) ** 2 for name in scale)
+        return torch.as_tensor(squares).sqrt().expand(self.half_shape)
+
+    def factors(self, names: Sequence[str] | None, factors: Mapping[str, float] | None) -> dict[str, float]:
+        """Return the factor of each selected axis, 1 unless given; see `radius` for what is refused."""
+        axes = self.select(names)
+        given = dict(factors or {})
+        unknown = set(given) - {axis.name for axis in axes}
+        if unknown:
+            raise ValueError(f"factors name {sorted(unknown)}, but the axes are {[axis.name for axis in axes]}")
+        missing = [axis for axis in axes if axis.name not in given]
+        if len({axis.unit for axis in missing}) > 1:
+            units = ", ".join(f"{axis.name} in cycles per {axis.unit}" for axis in missing)
+            raise ValueError(f"a joint radius would mix units ({units}): give factors for them, or restrict the axes")
+        return {axis.name: float(given.get(axis.name, 1.0)) for axis in axes}
+
+    def corner(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> float:
+        """Radius below which a power law over these axes is flat: the largest of their scaled corners."""
+        scale = self.factors(names, factors)
+        return max(scale[axis.name] * axis.corner_frequency for axis in self.select(names))
+
+    @property
+    def multiplicity(self) -> Tensor:
+        """How many bins of the full spectrum each bin of the half spectrum stands for (1 or 2), shape `half_shape`."""
+        counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64)
+        counts[0] = 1.0
+        if self.shape[-1] % 2 == 0:
+            counts[-1] = 1.0
+        return counts.expand(self.half_shape)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the FULL spectrum of values on the half spectrum, shape `(..., *half_shape) -> (...)`.
+
+        The plain mean of the half spectrum counts the self-conjugate planes twice too often: a white field normalised
+        by it has variance other than one.
+
+        Raises:
+            ValueError: if the last dimensions are not `half_shape`.
+        """
+        if tuple(values.shape[-self.dimensions :]) != self.half_shape:
+            raise ValueError(f"expected values on the half spectrum {self.half_shape}, got shape {tuple(values.shape)}")
+        weights = (self.multiplicity / self.numel).to(values.device, values.dtype)
+        return (values * weights).sum(dim=tuple(range(-self.dimensions, 0)))
+
+    def full(self, values: Tensor) -> Tensor:
+        """Spread values on the half spectrum over the full one, `(*half_shape) -> (*shape)`, by W(-k) = W(k)."""
+        dims = tuple(range(-self.dimensions, 0))
+        mirrored = values[..., 1 : (self.shape[-1] + 1) // 2].flip(dims)
+        # Index -k (mod N) is a flip that leaves bin 0 in place; the last axis starts at bin 1, so needs no roll.
+        mirrored = mirrored.roll((1,) * (self.dimensions - 1), dims[:-1]) if self.dimensions > 1 else mirrored
+        return torch.cat([values, mirrored], dim=-1)

@@ -1,0 +1,126 @@
+"""Pure functions of the training loss: metrics, weightings and training times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import SpectralCovariance
+from multisagd.schedule import Schedule
+from multisagd.seeds import derive
+
+Metric = Literal["euclidean", "mahalanobis"]
+Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
+
+
+def squared_error(
+    error: Tensor, covariance: SpectralCovariance, metric: Metric = "euclidean", mask: Tensor | None = None
+) -> Tensor:
+    """Mean square of an error `(batch, channels, *grid)` over each item, shape `(batch,)`.
+
+    `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which
+    weighs every frequency of the noise alike. A mask, true where data are valid, keeps padding out of the mean; in the
+    Mahalanobis metric the masked error is whitened as a whole, so its valid part still feels the gap's edge.
+
+    Raises:
+        ValueError: for an unknown metric.
+    """
+    valid = None if mask is None else mask.to(error.dtype).expand_as(error)
+    if valid is not None:
+        error = error * valid
+    if metric == "mahalanobis":
+        error = covariance.whiten(error)
+    elif metric != "euclidean":
+        raise ValueError(f"unknown metric {metric!r}; choose euclidean or mahalanobis")
+    square = error.float() if error.dtype in (torch.float16, torch.bfloat16) else error
+    square = square.square().flatten(1)
+    if valid is None:
+        return square.mean(1)
+    return square.sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+
+
+def x0_weight(
+    weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
+) -> Tensor | None:
+    """Weight of the squared error of x0 at each log-SNR, or None for `uniform`, the plain error of what is predicted.
+
+    - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
+    - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;
+    - `sigmoid`: `SNR · sigmoid(bias - λ)` (arXiv 2303.00848, 2410.19324).
+
+    Raises:
+        ValueError: for an unknown weighting.
+    """
+    if weighting == "uniform":
+        return None
+    if weighting == "min_snr":
+        return log_snr.exp().clamp(max=gamma)
+    if weighting == "karras":
+        return log_snr.exp() + 1 / sigma_data**2
+    if weighting == "sigmoid":
+        return log_snr.exp() * torch.sigmoid(bias - log_snr)
+    raise ValueError(f"unknown weighting {weighting!r}; choose uniform, min_snr, karras or sigmoid")
+
+
+def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
+    """Uniform numbers for slots `start … start + count` of a global batch, one in each of its `batch` equal strata.
+
+    They depend on (seed, step, slot) only, so ranks that share a batch draw what one rank would have drawn.
+    """
+    slots = range(start, start + (batch - start if count is None else count))
+    draws = [(slot + (derive(seed, "time", step, slot) + 0.5) / 2**32) / batch for slot in slots]
+    return torch.tensor(draws, dtype=torch.float64)
+
+
+TimeDistribution = Callable[[Tensor, Schedule], Tensor]
+"""Maps uniform numbers in (0, 1) to training times under a schedule."""
+
+
+@dataclass(frozen=True)
+class UniformTimes:
+    """Times uniform in t."""
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Return the uniform numbers themselves."""
+        return uniform
+
+
+@dataclass(frozen=True)
+class LogitNormalTimes:
+    """Times with a normal logit, for flow matching (arXiv 2403.03206)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Map quantiles to times."""
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform))
+
+
+@dataclass(frozen=True)
+class LogNormalTimes:
+    """Noise-to-signal ratio σ/α log-normal, whatever the schedule (arXiv 2206.00364: mean -1.2, std 1.2)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Map quantiles of log(σ/α) to the schedule's times, within the schedule's ends."""
+        return schedule.time(-2 * (self.mean + self.std * torch.special.ndtri(uniform)))
+
+
+@dataclass(frozen=True)
+class LaplaceLogSnrTimes:
+    """Log-SNR with a Laplace density about `mean`: most of the budget where structure forms (arXiv 2407.03297)."""
+
+    mean: float = 0.0
+    scale: float = 1.5
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Map quantiles of the log-SNR to the schedule's times."""
+        centered = uniform - 0.5
+        return schedule.time(self.mean + self.scale * centered.sign() * -torch.log1p(-2 * centered.abs()))

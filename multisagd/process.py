@@ -1,0 +1,202 @@
+"""The forward process: a schedule and a covariance, and everything that follows from the two.
+
+`x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. On the fast path `a_t = α_t` and `b_t = σ_t` are scalars, and drawing the
+noise is the only Fourier transform there is. With a `modulation` they are functions of frequency, relative to the
+schedule: `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; blurring, time-varying colour and noise floors are of this kind.
+
+Sources: arXiv 2510.09660 (forward process, posterior, score and Tweedie's formula under a covariance that is diagonal
+in frequency); 2209.05557 and 2402.04930 for coefficients per frequency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.covariance import SpectralCovariance
+from multisagd.grid import Grid
+from multisagd.schedule import Schedule
+
+Quantity = Literal["x0", "noise", "v", "flow", "score"]
+
+Modulation = Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
+"""`(t, grid) -> (m, s)`: factors of signal and noise per frequency, each `(batch, *grid.half_shape)`, s positive."""
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Factors of signal and noise at some times, shaped to multiply what `Process.to_steps` returns."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """`log(a²/b²)`, against noise of unit power."""
+        return 2 * (self.a.log() - self.b.log())
+
+
+class Process(nn.Module):
+    """Forward process of tensors `(batch, channels, *grid)`; t is `(batch,)` in [0, 1], 0 the data and 1 the noise."""
+
+    def __init__(
+        self, schedule: Schedule, covariance: SpectralCovariance, modulation: Modulation | None = None
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.covariance = covariance
+        self.modulation = modulation
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the covariance."""
+        return self.covariance.grid
+
+    def coefficients(self, t: Tensor, like: Tensor) -> Coefficients:
+        """Return the coefficients at times t for a tensor like `like`, computed in float64 and cast to its dtype.
+
+        Scalars per item, `(batch, 1, ..., 1)`, without a modulation; else `(batch, 1, *half_shape)`.
+        """
+        device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
+        t = t.to(device, torch.float64)
+        alpha, sigma = (value.reshape(-1, *(1,) * (like.dim() - 1)) for value in self.schedule.alpha_sigma(t))
+        if self.modulation is not None:
+            grid = self.grid.resize(like.shape[-self.grid.dimensions :])
+            signal, noise = (factor.to(device, torch.float64)[:, None] for factor in self.modulation(t, grid))
+            alpha, sigma = alpha * signal, sigma * noise
+        return Coefficients(alpha.to(dtype), sigma.to(dtype))
+
+    def to_steps(self, x: Tensor) -> Tensor:
+        """Return x where coefficients act by multiplication: x itself, or its half spectrum under a modulation."""
+        if self.modulation is None:
+            return x
+        dims = tuple(range(-self.grid.dimensions, 0))
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.fft.rfftn(x.to(torch.promote_types(x.dtype, torch.float32)), dim=dims, norm="ortho")
+
+    def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `to_steps` for a tensor of this shape."""
+        if self.modulation is None:
+            return x
+        dims = tuple(range(-self.grid.dimensions, 0))
+        return torch.fft.irfftn(x, s=tuple(shape[-self.grid.dimensions :]), dim=dims, norm="ortho")
+
+    def scale(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Multiply x by a coefficient, in frequency where the coefficient is a function of frequency."""
+        return self.from_steps(self.to_steps(x) * factor, x.shape)
+
+    def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+        """Draw noise of the covariance for a batch of this shape, one seed per item.
+
+        Raises:
+            ValueError: if there is not one seed per item, or the shape has too few dimensions.
+        """
+        if len(seeds) != shape[0]:
+            raise ValueError(f"a batch of {shape[0]} needs {shape[0]} seeds, got {len(seeds)}")
+        if len(shape) < self.grid.dimensions + 2:
+            raise ValueError(f"expected (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
+        split = len(shape) - self.grid.dimensions
+        return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
+
+    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return `x_t = a_t x0 + b_t noise`."""
+        at = self.coefficients(t, x0)
+        return self.from_steps(at.a * self.to_steps(x0) + at.b * self.to_steps(noise), x0.shape)
+
+    def prior(self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None) -> Tensor:
+        """Draw `x_1 ~ N(a_1 mean, b_1² Σ)`, where sampling starts; the mean is zero unless given."""
+        noise = self.noise(shape, seeds)
+        t = torch.ones(shape[0], device=noise.device, dtype=noise.dtype)
+        x0 = torch.zeros_like(noise) if mean is None else mean.to(noise).expand_as(noise)
+        return self.add_noise(x0, t, noise)
+
+    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the noise factor of `q(x_s | x_t, x0)` for s < t: `N(mean, factor² Σ)`.
+
+        The scalars are those of DDPM with covariance `β̃ Σ` (arXiv 2510.09660). The factor acts through `scale`.
+        """
+        now, then = self.coefficients(t, x0), self.coefficients(s, x0)
+        of_x0, of_x_t, factor = posterior_step(now, then)
+        return self.from_steps(of_x0 * self.to_steps(x0) + of_x_t * self.to_steps(x_t), x0.shape), factor
+
+    def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor, quantity: Quantity) -> Tensor:
+        """Return the clean datum that a value of `quantity` at x_t stands for; inverse of `from_x0`.
+
+        Raises:
+            ValueError: for an unknown quantity.
+        """
+        if quantity == "score":
+            # ε = -b Σ s: no inverse of Σ is needed in this direction.
+            noise = -self.scale(self.covariance.apply(value), self.coefficients(t, x_t).b)
+            return self.to_x0(noise, x_t, t, "noise")
+        at = self.coefficients(t, x_t)
+        skip, out = x0_weights(at, self.schedule, quantity)
+        return self.from_steps(skip * self.to_steps(x_t) + out * self.to_steps(value), x_t.shape)
+
+    def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor, quantity: Quantity) -> Tensor:
+        """Return the noise, v, flow or score that x0 implies at x_t.
+
+        `v = a ε - b x0`; the flow is the tangent of the schedule's path, `ε - x0` in flow matching; the score is
+        `-Σ⁺ ε/b` (pseudo-inverse where the spectrum is empty).
+
+        Raises:
+            ValueError: for an unknown quantity.
+        """
+        at = self.coefficients(t, x_t)
+        if quantity == "score":
+            noise = self.from_x0(x0, x_t, t, "noise")
+            return -self.covariance.solve(self.scale(noise, 1 / at.b))
+        skip, out = x0_weights(at, self.schedule, quantity)
+        return self.from_steps((self.to_steps(x0) - skip * self.to_steps(x_t)) / out, x_t.shape)
+
+
+def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
+    """Return (skip, out) such that `x0 = skip · x_t + out · value` for a value of `quantity`.
+
+    Raises:
+        ValueError: for an unknown quantity.
+    """
+    a, b = at.a, at.b
+    if quantity == "x0":
+        return torch.zeros_like(a), torch.ones_like(a)
+    if quantity == "noise":
+        return 1 / a, -b / a
+    if quantity == "v":
+        return a / (a**2 + b**2), -b / (a**2 + b**2)
+    if quantity == "flow":
+        signal, noise = schedule.tangent(a, b)
+        determinant = a * noise - b * signal
+        return noise / determinant, -b / determinant
+    raise ValueError(f"unknown quantity {quantity!r}; choose x0, noise, v, flow or score")
+
+
+def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
+    """Return (signal, noise) such that a value of `quantity` is `signal · x0 + noise · ε`: the target of training.
+
+    Raises:
+        ValueError: for an unknown quantity.
+    """
+    zero, one = torch.zeros_like(at.a), torch.ones_like(at.a)
+    if quantity == "x0":
+        return one, zero
+    if quantity == "noise":
+        return zero, one
+    if quantity == "v":
+        return -at.b, at.a
+    if quantity == "flow":
+        return schedule.tangent(at.a, at.b)
+    raise ValueError(f"unknown quantity {quantity!r}; choose x0, noise, v or flow")
+
+
+def posterior_step(now: Coefficients, then: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of x0 and x_t in the mean of `q(x_s | x_t, x0)`, and its noise factor.
+
+    With `r = b_s/b_t` and `ρ = a_t/a_s`: `mean = a_s x0 + r²ρ (x_t - a_t x0)`, `factor² = b_s² (1 - r²ρ²)`.
+    """
+    ratio = (then.b / now.b) * (now.a / then.a)
+    weight = (then.b / now.b) * ratio
+    return then.a - weight * now.a, weight, then.b * (1 - ratio**2).clamp(min=0).sqrt()

@@ -1,0 +1,176 @@
+"""Spectra that depend on the radius in frequency: power laws, blurs and bands.
+
+The radius is taken over all axes or some, each with a factor, so that a spectrum can be isotropic in space alone, or
+joint in space and time. The families are those of arXiv 2510.09660 and its precursor 2502.10236.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+from multisagd.spectrum import Spectrum
+
+BandUnit = Literal["cycles", "nyquist", "diagonal"]
+
+
+@dataclass(frozen=True)
+class Radial(Spectrum):
+    """A function of the radius over `axes` (all by default), in cycles per unit, each axis scaled by its factor."""
+
+    _: KW_ONLY
+    axes: tuple[str, ...] | None = None
+    factors: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.axes is not None:
+            object.__setattr__(self, "axes", tuple(self.axes))
+
+    def power(self, grid: Grid) -> Tensor:
+        """Evaluate the profile at the radius of every bin."""
+        return self.profile(grid.radius(self.axes, self.factors), grid)
+
+    def profile(self, radius: Tensor, grid: Grid) -> Tensor:
+        """Return the power at each radius."""
+        raise NotImplementedError
+
+    def on(self, *axes: str) -> Self:
+        """Restrict the radius to these axes; factors of other axes are dropped."""
+        factors = None if self.factors is None else {k: v for k, v in self.factors.items() if k in axes}
+        return replace(self, axes=axes, factors=factors)
+
+
+@dataclass(frozen=True)
+class PowerLaw(Radial):
+    """Amplitude `w = max(r, corner)^exponent`; negative exponents put the noise at low frequencies.
+
+    `exponent` is the papers' amplitude exponent α. The papers write `w = (r + ε)^α` with ε = 1e-10 (arXiv 2510.09660,
+    Eq. for plw-SAGD), which puts most of the change into the zero-frequency bin: `epsilon=1e-10` reproduces that.
+    The default corner is the one that the grid's axes declare.
+
+    Raises:
+        ValueError: if both `corner` and `epsilon` are given, or either is not positive.
+    """
+
+    exponent: float
+    corner: float | None = None
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corner is not None and self.epsilon is not None:
+            raise ValueError("a power law takes a corner or an epsilon, not both")
+        for name in ("corner", "epsilon"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"a power law's {name} must be positive, got {value}")
+
+    def profile(self, radius: Tensor, grid: Grid) -> Tensor:
+        """Return `w²`."""
+        if self.epsilon is not None:
+            return (radius + self.epsilon) ** (2 * self.exponent)
+        corner = grid.corner(self.axes, self.factors) if self.corner is None else self.corner
+        return radius.clamp(min=corner) ** (2 * self.exponent)
+
+
+@dataclass(frozen=True)
+class Gaussian(Radial):
+    """White noise blurred by a Gaussian kernel of standard deviation `length` (axis units): `w = e^{-2π²ℓ²r²}`."""
+
+    length: float
+
+    def profile(self, radius: Tensor, grid: Grid) -> Tensor:
+        """Return `w²`."""
+        return torch.exp(-((2 * math.pi * self.length * radius) ** 2))
+
+
+@dataclass(frozen=True)
+class Exponential(Radial):
+    """Amplitude `w = e^{-rate·r²}` (arXiv 2502.10236); a negative rate puts the noise at high frequencies."""
+
+    rate: float
+
+    def profile(self, radius: Tensor, grid: Grid) -> Tensor:
+        """Return `w²`."""
+        return torch.exp(-2 * self.rate * radius**2)
+
+
+@dataclass(frozen=True)
+class Band(Radial):
+    """One inside `low <= r <= high`, zero outside: noise that never reaches the other frequencies.
+
+    Units: `cycles` per unit of the axes; `nyquist`, where each axis's Nyquist frequency is 1; `diagonal`, where the
+    corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which of them they use.
+
+    Raises:
+        ValueError: unless 0 <= low <= high and the unit is known.
+    """
+
+    low: float
+    high: float
+    unit: BandUnit = "cycles"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low <= self.high:
+            raise ValueError(f"a band needs 0 <= low <= high, got [{self.low}, {self.high}]")
+        _check_band_unit(self.unit)
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 in the band and 0 elsewhere."""
+        radius = _band_radius(grid, self)
+        return ((radius >= self.low) & (radius <= self.high)).to(torch.float64)
+
+
+@dataclass(frozen=True)
+class TwoBand(Radial):
+    """Two bands with amplitude weights: `W = γ_l²·1[low band] + γ_h²·1[high band]` (arXiv 2510.09660, bpm-SAGD).
+
+    A bin on an edge that both bands share belongs to the low one. Both bands filter one and the same white noise and
+    share the covariance's one normaliser, so equal weights over the whole spectrum are exactly white.
+
+    Raises:
+        ValueError: for bands that are not ordered, negative weights or an unknown unit.
+    """
+
+    low: tuple[float, float] = (0.0, 0.5)
+    high: tuple[float, float] = (0.5, 1.0)
+    weights: tuple[float, float] = (0.5, 0.5)
+    unit: BandUnit = "diagonal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low[0] <= self.low[1] <= self.high[0] <= self.high[1]:
+            raise ValueError(f"two bands must be ordered and not overlap, got {self.low} and {self.high}")
+        if min(self.weights) < 0:
+            raise ValueError(f"band weights must be at least 0, got {self.weights}")
+        _check_band_unit(self.unit)
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the squared weight of the band each bin is in, 0 outside both."""
+        radius = _band_radius(grid, self)
+        low = (radius >= self.low[0]) & (radius <= self.low[1])
+        high = (radius >= self.high[0]) & (radius <= self.high[1]) & ~low
+        return self.weights[0] ** 2 * low.to(torch.float64) + self.weights[1] ** 2 * high.to(torch.float64)
+
+
+def _check_band_unit(unit: str) -> None:
+    if unit not in ("cycles", "nyquist", "diagonal"):
+        raise ValueError(f"unknown band unit {unit!r}; choose cycles, nyquist or diagonal")
+
+
+def _band_radius(grid: Grid, band: Band | TwoBand) -> Tensor:
+    if band.unit == "cycles":
+        return grid.radius(band.axes, band.factors)
+    axes = grid.select(band.axes)
+    given = band.factors or {}
+    factors = {axis.name: given.get(axis.name, 1.0) / axis.nyquist for axis in axes}
+    radius = grid.radius(band.axes, factors)
+    # Float error must not push the corner itself out of a band that ends at 1.
+    return (radius if band.unit == "nyquist" else radius / math.sqrt(len(axes))).round(decimals=12)

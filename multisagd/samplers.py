@@ -1,0 +1,215 @@
+"""Samplers: frozen dataclasses whose pure `step` takes a state from one time to an earlier one.
+
+A step sees the process only through coefficients that multiply, so one code serves scalar coefficients (on tensors) and
+coefficients per frequency (on half spectra). Noise is handed in, already coloured by the process's covariance; a step
+that needs it and got none raises. A deterministic step contains no covariance at all, because with `w > 0` it commutes
+with whitening (arXiv 2510.09660).
+
+Notation: `x = a x0 + b ε`, now (t) and then (s < t); `λ = log(a/b)`, half the log-SNR; `h = λ_s - λ_t`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from multisagd.process import Coefficients, Process, posterior_step, x0_weights
+
+
+@dataclass(frozen=True)
+class Point:
+    """A time of a sampling run with its coefficients (float64); `last` marks the end of the run."""
+
+    t: Tensor
+    at: Coefficients
+    last: bool = False
+
+    @property
+    def half_log_snr(self) -> Tensor:
+        """Return `λ = log(a/b)`."""
+        return self.at.a.log() - self.at.b.log()
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands: x at a point, and the estimates of x0 made so far, the latest last (two are kept)."""
+
+    x: Tensor
+    point: Point
+    estimates: tuple[tuple[Point, Tensor], ...] = ()
+
+    def moved(self, x: Tensor, point: Point, *estimates: tuple[Point, Tensor]) -> State:
+        """Return the state at the next point, these estimates added."""
+        return replace(self, x=x, point=point, estimates=(*self.estimates, *estimates)[-2:])
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a step may ask: an estimate of x0 at a point, the point of another time, and how many steps there are."""
+
+    estimate: Callable[[Tensor, Point], Tensor]
+    point: Callable[[Tensor], Point]
+    process: Process
+    steps: int
+
+
+class Sampler(Protocol):
+    """What `sample` needs; `stochastic` tells whether `step` must be given noise."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps need noise."""
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Return the state at `then`; raise ValueError if noise is needed and missing."""
+
+
+def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum of `factor * tensor`; factors are exact (float64) and take on the precision of their tensor."""
+    return sum((factor.to(tensor.real.dtype) * tensor for factor, tensor in terms[1:]), _scaled(*terms[0]))
+
+
+def _scaled(factor: Tensor, tensor: Tensor) -> Tensor:
+    return factor.to(tensor.real.dtype) * tensor
+
+
+def _required(noise: Tensor | None, sampler: object) -> Tensor:
+    if noise is None:
+        raise ValueError(f"{sampler} needs noise for this step and got none")
+    return noise
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Denoising diffusion implicit steps; `eta` from 0 (deterministic) to 1 (ancestral) (arXiv 2010.02502, Eq. 12).
+
+    `x_s = a_s x0 + √(b_s² - c²) (x_t - a_t x0)/b_t + c z`, `c` = eta times the noise factor of the posterior.
+
+    Raises:
+        ValueError: unless 0 <= eta <= 1.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie between 0 and 1, got {self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps need noise."""
+        return self.eta > 0
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Take one step."""
+        x, now = state.x, state.point
+        x0 = model.estimate(x, now)
+        a, b, a_s, b_s = now.at.a, now.at.b, then.at.a, then.at.b
+        injected = torch.zeros_like(b_s)
+        if self.eta > 0:
+            injected = self.eta * b_s * (1 - (b_s * a / (b * a_s)) ** 2).clamp(min=0).sqrt()
+        keep = (b_s**2 - injected**2).sqrt() / b
+        terms = [(keep, x), (a_s - keep * a, x0)]
+        if self.eta > 0:
+            terms.append((injected, _required(noise, self)))
+        return state.moved(combine(*terms), then, (now, x0))
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """DDPM's ancestral sampling (arXiv 2006.11239) between any two times.
+
+    `variance` is that of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step (`β`).
+    """
+
+    variance: Literal["posterior", "forward"] = "posterior"
+    stochastic = True
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Take one step."""
+        x, now = state.x, state.point
+        x0 = model.estimate(x, now)
+        mean_x0, mean_x, factor = posterior_step(now.at, then.at)
+        if self.variance == "forward":
+            ratio = now.at.a / then.at.a
+            factor = (now.at.b**2 - (ratio * then.at.b) ** 2).clamp(min=0).sqrt()
+        moved = combine((mean_x0, x0), (mean_x, x), (factor, _required(noise, self)))
+        return state.moved(moved, then, (now, x0))
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Euler steps of the probability-flow ODE along the path's own parameter, with optional churn.
+
+    The parameter is σ when exploding or in flow matching, and the angle when preserving (`Schedule.tangent`). Churn
+    first goes back to a noisier time (arXiv 2206.00364, Algorithm 2): σ/α grows by the share `churn/steps`, at most
+    √2 - 1, where it lies in `churn_range`; the added noise is scaled by `noise_scale`.
+
+    Raises:
+        ValueError: for a negative churn; in `step`, for coefficients that depend on frequency.
+    """
+
+    churn: float = 0.0
+    churn_range: tuple[float, float] = (0.0, math.inf)
+    noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.churn < 0:
+            raise ValueError(f"churn must be at least 0, got {self.churn}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps need noise."""
+        return self.churn > 0
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Take one step."""
+        return self._integrate(self._churned(state, model, noise), then, model, corrected=False)
+
+    def _integrate(self, state: State, then: Point, model: Model, *, corrected: bool) -> State:
+        x, now, schedule = state.x, state.point, model.process.schedule
+        if model.process.modulation is not None:
+            raise ValueError(f"{type(self).__name__} needs scalar coefficients; use DDIM, DPMSolver or UniPC instead")
+        x0 = model.estimate(x, now)
+        parameter = [schedule.path_parameter(point.at.a, point.at.b) for point in (now, then)]
+        stride = parameter[1] - parameter[0]
+        slope = self._slope(x, x0, now, model)
+        moved = combine((torch.ones_like(stride), x), (stride, slope))
+        # The last step stays first order: its end has almost no noise, and the slope there divides by it.
+        if corrected and not then.last:
+            end = self._slope(moved, model.estimate(moved, then), then, model)
+            moved = combine((torch.ones_like(stride), x), (stride / 2, slope + end))
+        return state.moved(moved, then, (now, x0))
+
+    def _slope(self, x: Tensor, x0: Tensor, point: Point, model: Model) -> Tensor:
+        skip, out = x0_weights(point.at, model.process.schedule, "flow")
+        return combine((1 / out, x0), (-skip / out, x))
+
+    def _churned(self, state: State, model: Model, noise: Tensor | None) -> State:
+        now = state.point
+        ratio = float((-now.half_log_snr).exp().max())
+        if self.churn == 0 or not self.churn_range[0] <= ratio <= self.churn_range[1]:
+            return state
+        growth = 1 + min(self.churn / model.steps, math.sqrt(2) - 1)
+        schedule = model.process.schedule
+        back = model.point(schedule.time(schedule.log_snr(now.t) - 2 * math.log(growth)))
+        keep = back.at.a / now.at.a
+        added = (back.at.b**2 - (keep * now.at.b) ** 2).clamp(min=0).sqrt() * self.noise_scale
+        return replace(state, x=combine((keep, state.x), (added, _required(noise, self))), point=back)
+
+
+@dataclass(frozen=True)
+class Heun(Euler):
+    """Heun's second-order steps (arXiv 2206.00364, Algorithms 1 and 2): Euler, then the mean of both slopes.
+
+    Two estimates a step, except for the last, which is an Euler step.
+    """
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Take one step."""
+        return self._integrate(self._churned(state, model, noise), then, model, corrected=True)

@@ -1,0 +1,110 @@
+"""The one sampling loop: from the process's prior down to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from multisagd.process import Process
+from multisagd.samplers import Model, Point, Sampler, State
+from multisagd.schedule import Schedule
+from multisagd.seeds import derive
+
+Spacing = Literal["time", "log_snr", "karras"]
+
+Callback = Callable[[int, int, Tensor, Tensor], None]
+"""`callback(step, steps, x, x0)` after each step: steps done, steps in all, the state and the latest estimate."""
+
+
+class AnyDenoiser(Protocol):
+    """What can be sampled: a process, and a call that returns `E[x0 | x_t]`."""
+
+    @property
+    def process(self) -> Process:
+        """The process the denoiser was made for."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return `E[x0 | x_t]`."""
+
+
+def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
+    """Return `steps + 1` falling times from `start` to 0, float64.
+
+    Equal steps in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
+
+    Raises:
+        ValueError: for fewer than one step, a start outside (0, 1] or an unknown spacing.
+    """
+    if steps < 1:
+        raise ValueError(f"sampling takes at least one step, got {steps}")
+    if not 0 < start <= 1:
+        raise ValueError(f"sampling starts at a time in (0, 1], got {start}")
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    if spacing == "time":
+        return start * even
+    first, last = schedule.log_snr(torch.tensor([start, 0.0], dtype=torch.float64))
+    if spacing == "log_snr":
+        log_snr = torch.lerp(last, first, even)
+    elif spacing == "karras":
+        log_snr = -14 * torch.lerp((-last / 14).exp(), (-first / 14).exp(), even).log()
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}; choose time, log_snr or karras")
+    times = schedule.time(log_snr)
+    times[0], times[-1] = start, 0.0
+    return times
+
+
+@torch.no_grad()
+def sample(
+    denoiser: AnyDenoiser,
+    sampler: Sampler,
+    shape: Sequence[int],
+    steps: int,
+    seeds: Sequence[int],
+    condition: Tensor | None = None,
+    *,
+    spacing: Spacing = "time",
+    times: Tensor | None = None,
+    initial: Tensor | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
+
+    `times`, falling, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to go on
+    from a noised datum, give `process.add_noise(x0, t, noise)` with times that start at t.
+
+    Raises:
+        ValueError: if there is not one seed per item, or the times do not fall.
+    """
+    process = denoiser.process
+    seeds = [int(seed) for seed in seeds]
+    times = time_steps(process.schedule, steps, spacing) if times is None else times.to("cpu", torch.float64)
+    if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
+        raise ValueError("sampling needs at least two times, each below the one before")
+    x = process.prior(shape, seeds) if initial is None else initial
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were asked for")
+    reference = torch.empty((1, *shape[1:]), device=x.device, dtype=torch.float64)
+
+    def point(t: Tensor, *, last: bool = False) -> Point:
+        t = t.reshape(1).to(x.device)
+        return Point(t, process.coefficients(t, reference), last)
+
+    def estimate(state: Tensor, at: Point) -> Tensor:
+        return process.to_steps(denoiser(process.from_steps(state, shape), at.t.expand(shape[0]), condition))
+
+    model = Model(estimate, point, process, len(times) - 1)
+    state = State(process.to_steps(x), point(times[0]))
+    for i, t in enumerate(times[1:]):
+        then = point(t, last=i + 2 == len(times))
+        noise = None
+        if sampler.stochastic:
+            noise = process.to_steps(process.noise(shape, [derive(seed, "step", i) for seed in seeds]).to(x))
+        state = sampler.step(state, then, model, noise)
+        if callback is not None:
+            x0 = process.from_steps(state.estimates[-1][1], shape)
+            callback(i + 1, model.steps, process.from_steps(state.x, shape), x0)
+    return process.from_steps(state.x, shape)

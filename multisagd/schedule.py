@@ -1,0 +1,241 @@
+"""Schedules: how signal and noise trade over time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
+
+A schedule is a falling log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve that (α, σ) moves on:
+
+- `preserving`: α² + σ² = 1, so α = √sigmoid(λ);
+- `exploding`: α = 1, so σ = e^{-λ/2};
+- `flow`: α + σ = 1, so σ = sigmoid(-λ/2).
+
+The log-SNR is clamped to `log_snr_range`, because the cosine schedule and flow matching reach α = 0 at t = 1, where no
+network output could be turned into an estimate of the data. `shift` moves every log-SNR by -2·log(shift): more noise
+at each time for larger grids (arXiv 2301.11093, and 2403.03206 for flow matching, where it is σ → sσ/(1+(s-1)σ)).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Path = Literal["preserving", "exploding", "flow"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base of all schedules; a subclass gives `raw_log_snr`, its inverse `raw_time` and the path it is known for.
+
+    Raises:
+        ValueError: if shift is not positive, the range is empty or the path unknown.
+    """
+
+    _: KW_ONLY
+    shift: float = 1.0
+    log_snr_range: tuple[float, float] = (-20.0, 20.0)
+    path: Path = "preserving"
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"a schedule's shift must be positive, got {self.shift}")
+        if not self.log_snr_range[0] < self.log_snr_range[1]:
+            raise ValueError(f"log_snr_range must rise, got {self.log_snr_range}")
+        if self.path not in get_args(Path):
+            raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return λ(t) before shift and clamp."""
+        raise NotImplementedError
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Return the inverse of `raw_log_snr`."""
+        raise NotImplementedError
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return λ(t), shifted and clamped, in the shape and dtype of t."""
+        return (self.raw_log_snr(t) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """Return the time of a log-SNR, in [0, 1]."""
+        return self.raw_time(log_snr.clamp(*self.log_snr_range) + 2 * math.log(self.shift)).clamp(0, 1)
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of signal and noise at t."""
+        return self.from_log_snr(self.log_snr(t))
+
+    def from_log_snr(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the point (α, σ) of the path that has this log-SNR."""
+        if self.path == "preserving":
+            return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+        if self.path == "exploding":
+            return torch.ones_like(log_snr), (-log_snr / 2).exp()
+        return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
+
+    def path_parameter(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the path's own parameter at (α, σ): the angle when preserving, else σ."""
+        return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
+
+    def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the derivative (α̇, σ̇) of the path by its own parameter, everywhere with `α σ̇ - σ α̇ = 1`.
+
+        In flow matching it gives `ε - x0`. Unlike a derivative by t it does not depend on the shift and vanishes
+        nowhere.
+        """
+        if self.path == "preserving":
+            return -sigma, alpha
+        if self.path == "exploding":
+            return torch.zeros_like(sigma), torch.ones_like(sigma)
+        return -torch.ones_like(sigma), torch.ones_like(sigma)
+
+
+@dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    """Cosine in the angle, `α = cos(πt/2)` (arXiv 2102.09672), with their small offset `s` if wanted (s = 0.008)."""
+
+    offset: float = 0.0
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return λ(t) from `ᾱ(t) = f(t)/f(0)`, `f(t) = cos²(π/2 · (t+s)/(1+s))`."""
+        s, dtype = self.offset, t.dtype
+        scale = math.cos(math.pi / 2 * s / (1 + s)) ** 2
+        angle = (math.pi / 2) * (t.double() + s) / (1 + s)
+        # 1 - ᾱ as a product of sines: subtracting from 1 would lose every digit at small t.
+        start = math.pi / 2 * s / (1 + s)
+        noise = torch.sin(angle - start) * torch.sin(angle + start) / scale
+        return ((torch.cos(angle) ** 2 / scale) / noise).log().to(dtype)
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Return t from `cos² = ᾱ·f(0)`."""
+        s, dtype = self.offset, log_snr.dtype
+        scale = math.cos(math.pi / 2 * s / (1 + s)) ** 2
+        level = log_snr.double()
+        # sin² of the angle, written so that it keeps its digits when ᾱ is near one.
+        sine = (torch.sigmoid(-level) * scale + (1 - scale)).sqrt()
+        cosine = (torch.sigmoid(level) * scale).sqrt()
+        return (torch.atan2(sine, cosine) * (2 / math.pi) * (1 + s) - s).to(dtype)
+
+
+@dataclass(frozen=True)
+class LinearSchedule(Schedule):
+    """Linear β of DDPM in continuous time (arXiv 2006.11239, 2011.13456): `log ᾱ = -t²(β1-β0)/2 - tβ0`.
+
+    `beta_min` and `beta_max` are the discrete 1e-4 and 2e-2 times their 1,000 steps.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return λ = -log(e^B - 1) with B = -log ᾱ."""
+        decay = (0.5 * t * (self.beta_max - self.beta_min) + self.beta_min) * t
+        return -torch.expm1(decay).log()
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Solve the quadratic for t, in the form that does not cancel."""
+        decay = F.softplus(-log_snr)
+        rise = self.beta_max - self.beta_min
+        return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * rise * decay).sqrt())
+
+
+@dataclass(frozen=True)
+class SigmoidSchedule(Schedule):
+    """Sigmoid ᾱ between `start` and `end`, scaled to run from 1 to 0 (arXiv 2212.11972, 2301.10972)."""
+
+    start: float = -3.0
+    end: float = 3.0
+    temperature: float = 1.0
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return logit ᾱ(t)."""
+        low, high = self._ends()
+        value = torch.sigmoid((t.double() * (self.end - self.start) + self.start) / self.temperature)
+        return ((high - value) / (value - low)).log().to(t.dtype)
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Invert the sigmoid."""
+        low, high = self._ends()
+        value = high - torch.sigmoid(log_snr.double()) * (high - low)
+        return ((torch.logit(value) * self.temperature - self.start) / (self.end - self.start)).to(log_snr.dtype)
+
+    def _ends(self) -> tuple[float, float]:
+        low, high = (1 / (1 + math.exp(-end / self.temperature)) for end in (self.start, self.end))
+        return low, high
+
+
+@dataclass(frozen=True)
+class KarrasSchedule(Schedule):
+    """Variance exploding with `σ^(1/ρ)` linear in time between `sigma_min` and `sigma_max` (arXiv 2206.00364, Eq. 5).
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    path: Path = field(default="exploding", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return -2 log σ(t)."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return -2 * self.rho * (low + t * (high - low)).log()
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Return where `σ^(1/ρ)` lies between its ends."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return ((-log_snr / (2 * self.rho)).exp() - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class FlowSchedule(Schedule):
+    """Flow matching on the straight path, `α = 1 - t`, `σ = t` (arXiv 2210.02747)."""
+
+    path: Path = field(default="flow", kw_only=True)
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Return 2 log((1-t)/t)."""
+        return -2 * torch.logit(t)
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Return σ, which is the time."""
+        return torch.sigmoid(-log_snr / 2)
+
+
+@dataclass(frozen=True)
+class TabulatedSchedule(Schedule):
+    """Log-SNR linear between knots at equal times, the first at t = 0: a designed schedule.
+
+    Raises:
+        ValueError: unless there are at least two finite knots and they fall strictly.
+    """
+
+    log_snrs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        knots = tuple(float(knot) for knot in self.log_snrs)
+        falling = all(math.isfinite(a) and math.isfinite(b) and a > b for a, b in pairwise(knots))
+        if len(knots) < 2 or not falling:
+            raise ValueError("a tabulated schedule needs at least two log-SNRs, each below the one before")
+        object.__setattr__(self, "log_snrs", knots)
+
+    def raw_log_snr(self, t: Tensor) -> Tensor:
+        """Interpolate the knots."""
+        knots = torch.tensor(self.log_snrs, device=t.device, dtype=t.dtype)
+        place = t.clamp(0, 1) * (len(knots) - 1)
+        left = place.floor().long().clamp(max=len(knots) - 2)
+        return torch.lerp(knots[left], knots[left + 1], place - left)
+
+    def raw_time(self, log_snr: Tensor) -> Tensor:
+        """Find the time between the knots around a log-SNR."""
+        knots = torch.tensor(self.log_snrs, device=log_snr.device, dtype=log_snr.dtype)
+        left = (torch.searchsorted(-knots, -log_snr.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
+        return (left + (knots[left] - log_snr) / (knots[left] - knots[left + 1])) / (len(knots) - 1)

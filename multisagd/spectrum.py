@@ -1,0 +1,180 @@
+"""Spectra: noise power as a function of frequency, composable by `*`, `+` and `**`.
+
+A spectrum is a description, independent of any grid: `power(grid)` evaluates it. The algebra acts on POWER, that is on
+the squared amplitude weight, `W = w²`; overall scale does not matter, because the covariance normalises the mean power
+to one. Frequencies are physical (cycles per unit of the axis), so a spectrum keeps its meaning when the grid changes.
+
+Here are the algebra and the spectra along single axes; those of the radius are in `radial.py`, measured ones in
+`table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offset noise), 2305.10474 (video noise).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+
+
+class Spectrum:
+    """Noise power over frequency; subclasses are frozen dataclasses that implement `power`."""
+
+    def power(self, grid: Grid) -> Tensor:
+        """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`."""
+        raise NotImplementedError
+
+    def on(self, *axes: str) -> Spectrum:
+        """Return this spectrum restricted to some axes: constant along all others.
+
+        Raises:
+            TypeError: if this kind of spectrum cannot be restricted.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be restricted to axes")
+
+    def __mul__(self, other: Spectrum | float) -> Spectrum:
+        return Product(self, _as_spectrum(other))
+
+    def __add__(self, other: Spectrum | float) -> Spectrum:
+        return Sum(self, _as_spectrum(other))
+
+    __rmul__ = __mul__
+    __radd__ = __add__
+
+    def __pow__(self, exponent: float) -> Spectrum:
+        return Power(self, exponent)
+
+
+def _as_spectrum(value: Spectrum | float) -> Spectrum:
+    return value if isinstance(value, Spectrum) else Flat(value)
+
+
+@dataclass(frozen=True)
+class Product(Spectrum):
+    """Product of two powers; over different axes, a separable spectrum."""
+
+    left: Spectrum
+    right: Spectrum
+
+    def power(self, grid: Grid) -> Tensor:
+        """Evaluate both factors and multiply."""
+        return self.left.power(grid) * self.right.power(grid)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Restrict both factors."""
+        return Product(self.left.on(*axes), self.right.on(*axes))
+
+
+@dataclass(frozen=True)
+class Sum(Spectrum):
+    """Sum of two powers: the noise is the sum of two independent noises."""
+
+    left: Spectrum
+    right: Spectrum
+
+    def power(self, grid: Grid) -> Tensor:
+        """Evaluate both terms and add."""
+        return self.left.power(grid) + self.right.power(grid)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Restrict both terms."""
+        return Sum(self.left.on(*axes), self.right.on(*axes))
+
+
+@dataclass(frozen=True)
+class Power(Spectrum):
+    """A power of a power; empty bins stay empty, also for exponents of zero and below."""
+
+    base: Spectrum
+    exponent: float
+
+    def power(self, grid: Grid) -> Tensor:
+        """Evaluate the base and raise it."""
+        base = self.base.power(grid)
+        return torch.where(base > 0, base.clamp(min=torch.finfo(base.dtype).tiny) ** self.exponent, 0.0)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Restrict the base."""
+        return Power(self.base.on(*axes), self.exponent)
+
+
+@dataclass(frozen=True)
+class Flat(Spectrum):
+    """White noise.
+
+    Raises:
+        ValueError: for a negative or non-finite level.
+    """
+
+    level: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.level >= 0 and math.isfinite(self.level)):
+            raise ValueError(f"a spectrum's level must be at least 0 and finite, got {self.level}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return `level` in every bin."""
+        return torch.full(grid.half_shape, float(self.level), dtype=torch.float64)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Return itself: it is constant along every axis."""
+        return self
+
+
+@dataclass(frozen=True)
+class Offset(Spectrum):
+    """Power `strength²·n` at zero frequency along `axes` (all by default), `n` their number of samples.
+
+    `Flat() + Offset(s)` is offset noise: white noise plus one normal number of standard deviation `s` per channel
+    (arXiv 2412.03134). Along time only, it is the shared part of mixed video noise (arXiv 2305.10474).
+    """
+
+    strength: float
+    axes: tuple[str, ...] | None = None
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the power of a constant along the axes."""
+        axes = grid.select(self.axes)
+        zero = torch.ones(grid.half_shape, dtype=torch.bool)
+        for axis in axes:
+            zero = zero & (grid.frequencies(axis.name) == 0)
+        return self.strength**2 * math.prod(axis.size for axis in axes) * zero.to(torch.float64)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Restrict to a constant along these axes only."""
+        return replace(self, axes=axes)
+
+
+@dataclass(frozen=True)
+class Autoregressive(Spectrum):
+    """First-order autoregressive noise along one axis, by lag-one `coefficient` or by `time_constant` in axis units.
+
+    The power is `(1-ρ²)/|1-ρe^{-iω}|²` with `ρ = e^{-spacing/time_constant}`: progressive noise in arXiv 2305.10474.
+    The grid is periodic, so its first and last samples are neighbours too.
+
+    Raises:
+        ValueError: unless exactly one of the two is given, |coefficient| < 1 and time_constant > 0.
+    """
+
+    coefficient: float | None = None
+    time_constant: float | None = None
+    _: KW_ONLY
+    axis: str
+
+    def __post_init__(self) -> None:
+        if (self.coefficient is None) == (self.time_constant is None):
+            raise ValueError("give an autoregressive spectrum either a coefficient or a time_constant")
+        if self.coefficient is not None and not abs(self.coefficient) < 1:
+            raise ValueError(f"the autoregressive coefficient must lie between -1 and 1, got {self.coefficient}")
+        if self.time_constant is not None and not self.time_constant > 0:
+            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the autoregressive power along the axis."""
+        spacing = grid.axis(self.axis).spacing
+        rho = self.coefficient if self.time_constant is None else math.exp(-spacing / self.time_constant)
+        assert rho is not None
+        angle = 2 * math.pi * grid.frequencies(self.axis) * spacing
+        return ((1 - rho**2) / (1 - 2 * rho * torch.cos(angle) + rho**2)).expand(grid.half_shape)

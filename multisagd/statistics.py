@@ -1,0 +1,190 @@
+"""What a dataset looks like to a process: its mean and its power spectrum about the mean.
+
+Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
+one-pass formula would subtract two nearly equal numbers wherever the mean dominates. Padded samples are left out: they
+count for nothing in the mean, and in the power they are set to the mean and the rest is scaled up by the share of
+valid samples (the periodogram of a record with gaps).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from multisagd.grid import Axis, Grid
+from multisagd.process import Process
+from multisagd.table import Table
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class DataStatistics:
+    """Mean `(channels, *grid.shape)` and power about it `(channels, *grid.half_shape)`, float64 on the CPU.
+
+    `power[c, k]` is the expectation of `|F(x - mean)|²` at frequency k with the unitary transform, so its mean over the
+    full spectrum is the variance. `count` is the number of data measured.
+
+    Raises:
+        ValueError: if shapes do not fit the grid or numbers are not finite.
+    """
+
+    mean: Tensor
+    power: Tensor
+    grid: Grid
+    count: int
+
+    def __post_init__(self) -> None:
+        channels = self.mean.shape[0]
+        if self.mean.shape != (channels, *self.grid.shape) or self.power.shape != (channels, *self.grid.half_shape):
+            shapes = f"{tuple(self.mean.shape)} and {tuple(self.power.shape)}"
+            raise ValueError(f"statistics of shapes {shapes} do not fit a grid of shape {self.grid.shape}")
+        if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.power).all()):
+            raise ValueError("the statistics are not finite: some data hold NaN or infinity")
+
+    @classmethod
+    def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
+        """Measure data given as batches `(batch, channels, *grid)`, each alone or with a mask of its valid samples.
+
+        A mask broadcasts against its batch and is true where the data are valid. `batches` is read twice and must be
+        the same each time: a list or a loader, not a generator.
+
+        Raises:
+            ValueError: if there are no data, they change between the passes, are not finite or do not fit the grid.
+        """
+        if iter(batches) is batches:
+            raise ValueError("batches are read twice: pass a list or a loader, not a generator")
+        total, valid, count = torch.zeros(()), torch.zeros(()), 0
+        for x, mask in map(_split, batches):
+            _check(x, grid, count)
+            total = total + (x * mask).sum(0)
+            valid = valid + mask.expand_as(x).sum(0)
+            count += x.shape[0]
+        if count == 0:
+            raise ValueError("there are no data to measure")
+        mean = total / valid.clamp(min=1)
+        dims = tuple(range(-grid.dimensions, 0))
+        energy, again = torch.zeros(()), 0
+        for x, mask in map(_split, batches):
+            share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
+            transform = torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho")
+            energy = energy + (transform.abs().square() / share).sum(0)
+            again += x.shape[0]
+        if again != count:
+            raise ValueError(f"the data changed between two passes: {count} items, then {again}")
+        return cls(mean, energy / max(count - 1, 1), grid, count)
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data about their mean, over all channels and frequencies."""
+        return math.sqrt(float(self.grid.mean(self.power).mean()))
+
+    def spectrum(self) -> Table:
+        """Return the power averaged over channels as a spectrum: `statistics.spectrum() ** p` shapes noise by it."""
+        return Table(self.power.mean(0), self.grid)
+
+    def mean_on(self, shape: Sequence[int]) -> Tensor:
+        """Return the mean on a grid of another shape, interpolated linearly, `(channels, *shape)`."""
+        if tuple(shape) == self.grid.shape:
+            return self.mean
+        mode = ("linear", "bilinear", "trilinear")
+        if self.grid.dimensions > len(mode):
+            raise ValueError(f"the mean can be interpolated on up to 3 dimensions, not {self.grid.dimensions}")
+        return F.interpolate(self.mean[None], size=tuple(shape), mode=mode[self.grid.dimensions - 1])[0]
+
+    def power_on(self, shape: Sequence[int]) -> Tensor:
+        """Return the power on a grid of another shape, interpolated in frequency, `(channels, *half_shape)`."""
+        grid = self.grid.resize(shape)
+        return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
+
+    def save(self, path: str | Path) -> None:
+        """Write the statistics as safetensors, the grid in its metadata."""
+        described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": [asdict(a) for a in self.grid.axes]}
+        tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
+        save_file(tensors, str(path), metadata={"statistics": json.dumps(described)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> DataStatistics:
+        """Read statistics written by `save`.
+
+        Raises:
+            ValueError: if the file is something else or of another version.
+        """
+        with safe_open(str(path), framework="pt") as file:
+            described: dict[str, Any] = json.loads((file.metadata() or {}).get("statistics", "{}"))
+            if described.get("format_version") != FORMAT_VERSION:
+                raise ValueError(f"{path} holds no data statistics of format {FORMAT_VERSION}; measure them again")
+            grid = Grid(tuple(Axis(**axis) for axis in described["axes"]))
+            return cls(file.get_tensor("mean"), file.get_tensor("power"), grid, described["count"])
+
+
+def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
+    x, mask = (batch, None) if isinstance(batch, Tensor) else batch
+    x = x.detach().to("cpu", torch.float64)
+    return (x, torch.ones((1,) * x.dim(), dtype=x.dtype)) if mask is None else (x.nan_to_num(), mask.to("cpu", x.dtype))
+
+
+def _check(x: Tensor, grid: Grid, first: int) -> None:
+    if tuple(x.shape[2:]) != grid.shape:
+        raise ValueError(
+            f"data of shape {tuple(x.shape)} do not fit (batch, channels, {', '.join(map(str, grid.shape))})"
+        )
+    bad = ~torch.isfinite(x).flatten(1).all(1)
+    if bool(bad.any()):
+        raise ValueError(f"item {first + int(bad.nonzero()[0])} of the data holds NaN or infinity")
+
+
+@dataclass(frozen=True)
+class BandSNR:
+    """Signal-to-noise ratio at t = 1 of the frequencies `low <= r < high` (Nyquist on an axis is 1)."""
+
+    low: float
+    high: float
+    snr: float
+
+
+def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01) -> list[BandSNR]:
+    """Return what is left of the data at t = 1 in bands of frequency, the mean included, zero frequency a band alone.
+
+    Sampling starts from noise alone. Where this ratio is not small, the network never saw such a start in training.
+    Empty bands of the spectrum have an infinite ratio: deliberate in selective omission, where they never get noise and
+    are never generated.
+
+    Warns:
+        UserWarning: naming the bands above `limit`.
+    """
+    grid = statistics.grid
+    dims = tuple(range(-grid.dimensions, 0))
+    mean_power = torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho").abs().square()
+    at = process.coefficients(torch.ones(1), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
+    signal = (at.a[0] ** 2 * (statistics.power + mean_power)).mean(0)
+    noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
+    radius = grid.radius(factors={axis.name: 1 / axis.nyquist for axis in grid.axes})
+    edges = [0.0, 1e-9, *torch.linspace(0, math.sqrt(grid.dimensions) + 1e-9, bands + 1).tolist()[1:]]
+    result = []
+    for low, high in pairwise(edges):
+        inside = ((radius >= low) & (radius < high)) * grid.multiplicity
+        if float(inside.sum()) > 0:
+            ratio = (signal * inside).sum() / (noise * inside).sum()
+            result.append(BandSNR(low if low > 1e-9 else 0.0, high if high > 1e-9 else 0.0, float(ratio)))
+    loud = [band for band in result if band.snr > limit]
+    if loud:
+        listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in loud)
+        warnings.warn(
+            f"signal is left at t = 1 (signal-to-noise ratio above {limit:g}) in bands {listed} of Nyquist; "
+            "use a schedule with more noise (shift), or noise with more power there",
+            stacklevel=2,
+        )
+    return result

@@ -1,0 +1,63 @@
+"""A spectrum given by numbers: measured from data, or designed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.interpolate import RegularGridInterpolator
+from torch import Tensor
+
+from multisagd.grid import Axis, Grid
+from multisagd.spectrum import Spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Spectrum):
+    """Power tabulated on the half spectrum of `grid`, shape `grid.half_shape`.
+
+    On the same grid it is returned as it is. On another it is interpolated linearly in frequency (cycles per unit), and
+    held constant beyond the highest tabulated frequency.
+
+    Raises:
+        ValueError: for values of another shape, or that are negative or not finite; in `power`, for a grid with other
+            axis names or units.
+    """
+
+    values: Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        values = self.values.detach().to("cpu", torch.float64)
+        if tuple(values.shape) != self.grid.half_shape:
+            raise ValueError(f"this grid needs a table of shape {self.grid.half_shape}, got {tuple(values.shape)}")
+        if not bool(torch.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError("a table of power must be finite and nowhere negative")
+        object.__setattr__(self, "values", values)
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the table on `grid`, interpolated where the grid differs."""
+        described = [[(axis.name, axis.unit) for axis in g.axes] for g in (grid, self.grid)]
+        if described[0] != described[1]:
+            raise ValueError(f"this table has axes {described[1]} and cannot be evaluated on axes {described[0]}")
+        if [(a.size, a.spacing) for a in grid.axes] == [(a.size, a.spacing) for a in self.grid.axes]:
+            return self.values
+        knots, full = zip(*(_knots(axis) for axis in self.grid.axes), strict=True), self.grid.full(self.values).numpy()
+        positions, order = knots
+        interpolate = RegularGridInterpolator(positions, full[np.ix_(*order)])
+        targets = torch.broadcast_tensors(*(grid.frequencies(name) for name in grid.names))
+        clamped = [f.clamp(float(p[0]), float(p[-1])).numpy().ravel() for f, p in zip(targets, positions, strict=True)]
+        return torch.from_numpy(interpolate(np.stack(clamped, axis=-1))).reshape(grid.half_shape)
+
+
+def _knots(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending frequencies of one axis with the index of each, Nyquist present at both ends when it is a bin."""
+    frequencies = np.fft.fftfreq(axis.size, axis.spacing)
+    order = np.argsort(frequencies, kind="stable")
+    positions = frequencies[order]
+    if axis.size % 2 == 0:
+        return np.append(positions, axis.nyquist), np.append(order, order[0])
+    if axis.size == 1:
+        return np.array([0.0, axis.nyquist]), np.array([0, 0])
+    return positions, order
