@@ -42,7 +42,7 @@ class Builder:
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
-        """Fill the dataclass `cls` from a group of plain keys; raise RecipeError as `build` does."""
+        """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration; errors as in `build`."""
         return cast(T, self._construct(cls, node, where, {}, self._nested))
 
     def _nested(
@@ -56,7 +56,7 @@ class Builder:
         if "_target_" in node:
             target = self._resolve(node["_target_"], expected, where)
             built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context, deeper)
-            if not any(_is_instance(built, kind) for kind in expected):
+            if not any(_is_subclass(type(built), kind) for kind in expected):
                 raise RecipeError(
                     f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
                 )
@@ -96,22 +96,24 @@ class Builder:
         hints = _hints(target)
         arguments = {}
         for key, value in values.items():
+            place = f"{where}.{key}" if where else str(key)
             if key not in parameters and not open_ended:
-                raise RecipeError(f"{where}.{key}: {name} has no such parameter{nearest(str(key), parameters)}")
+                raise RecipeError(f"{place}: {name} has no such parameter{nearest(str(key), parameters)}")
             if value is None and context.get(key) is not None:
                 continue
-            arguments[str(key)] = convert(value, hints.get(key, Any), f"{where}.{key}", nested)
+            arguments[str(key)] = convert(value, hints.get(key, Any), place, nested)
         arguments |= {k: v for k, v in context.items() if k in parameters and k not in arguments}
         missing = [
             key for key, p in parameters.items()
             if key not in arguments and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]  # fmt: skip
         if missing:
-            raise RecipeError(f"{where}: {name} needs {', '.join(missing)}; for example {where}.{missing[0]}=…")
+            example = f"{where}.{missing[0]}" if where else missing[0]
+            raise RecipeError(f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…")
         try:
             return target(**arguments)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"{where}: {error}") from error
+        except (TypeError, ValueError, OSError) as error:
+            raise RecipeError(f"{where}: {error}" if where else str(error)) from error
 
 
 def _find(path: str, where: str, extra: Sequence[str]) -> Any:
@@ -162,11 +164,8 @@ def _names(kinds: Sequence[type]) -> str:
 
 
 def _is_subclass(cls: type, kind: type) -> bool:
-    if getattr(kind, "_is_protocol", False):
-        methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
-        return all(callable(getattr(cls, name, None)) for name in methods)
-    return issubclass(cls, kind)
-
-
-def _is_instance(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) if not getattr(kind, "_is_protocol", False) else _is_subclass(type(value), kind)
+    """Tell whether a class is of a kind; for a protocol, whether it defines the protocol's methods."""
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(cls, kind)
+    methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
+    return all(callable(getattr(cls, name, None)) for name in methods)

@@ -19,12 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import configs
 from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.help import CONFIGS, groups
 
 Config = dict[str, Any]
-CONFIGS = Path(configs.__file__).resolve().parent
-"""The project's own configuration groups."""
 
 
 def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
@@ -56,16 +54,6 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         raise RecipeError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
-    """Return every group with the names of its choices, sorted."""
-    found: dict[str, set[str]] = {}
-    for root in (CONFIGS, *([] if folder is None else [Path(folder)])):
-        for file in root.rglob("*.yaml"):
-            if file.parent != root:
-                found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
-    return {group: sorted(choices) for group, choices in sorted(found.items())}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,12 @@ from typing import TypeVar
 
 import torch
 
+from modalities.base import Batch, Dataset
+from modalities.files import UnreadableFilesError
 from multisagd import seeds
+from recipes.engine.errors import RecipeError
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
 
 T = TypeVar("T")
 
@@ -56,3 +61,28 @@ def prefetch(fetch: Callable[[int], T], keys: Iterable[int], workers: int) -> It
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
+    """Yield the parts of every batch from `samples` seen up to the end of training.
+
+    Raises:
+        RecipeError: when too many files cannot be read.
+    """
+    wishes = settings.training
+    order, share = Order(len(dataset), settings.seed), runtime.share(wishes.batch)
+    size = len(share) // wishes.accumulation
+
+    def fetch(first: int) -> list[Batch]:
+        parts = []
+        for start in range(first + share.start, first + share.stop, size):
+            augmentation = [
+                seeds.derive(settings.seed, "augmentation", number) for number in range(start, start + size)
+            ]
+            parts.append(dataset.batch(order.indices(start, size), augmentation))
+        return parts
+
+    try:
+        yield from prefetch(fetch, range(samples, wishes.samples, wishes.batch), settings.engine.workers)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error

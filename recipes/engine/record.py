@@ -20,7 +20,21 @@ from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 
 PACKAGES = ("multisagd", "torch", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
-FREE = ("run_dir", "training.samples", "every", "keep", "tracking", "engine", "validation", "sampling", "sampler")
+FREE = (
+    "run_dir",
+    "data.root",
+    "training.samples",
+    "every",
+    "keep",
+    "tracking",
+    "engine",
+    "sampling",
+    "sampler",
+    "guidance",
+    "validation.items",
+    "validation.levels",
+    "validation.bands",
+)
 """Keys, or groups of keys, that may change when a run is continued: none of them alters what is learned, except that
 `engine` may change rounding."""
 

@@ -96,10 +96,11 @@ def _sequence(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, 
 
 
 def _mapping(value: Mapping[str, Any], hint: Any, where: str, nested: Nested) -> Any:
-    classes = tuple(option for option in _options(hint) if isinstance(option, type) and option is not type(None))
-    if "_target_" not in value and any((get_origin(option) or option) in (dict, Mapping) for option in _options(hint)):
+    options = [get_origin(option) or option for option in _options(hint)]
+    if any(option in (dict, Mapping, Any) for option in options):
         return dict(value)
-    described = tuple(option for option in classes if option.__module__ != "builtins")
-    if not described:
+    # A function's type asks for an object that can be called.
+    kinds = tuple(option for option in options if isinstance(option, type) and option.__module__ != "builtins")
+    if not kinds:
         raise RecipeError(f"{where}: expected {describe(hint)}, got a group of keys ({', '.join(map(str, value))})")
-    return nested(value, described, where)
+    return nested(value, kinds, where)

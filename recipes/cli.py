@@ -1,0 +1,79 @@
+"""The console command: `multisagd train …` is the same as `python -m recipes.train …`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = {
+    "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
+    "sample": ("recipes.sample", "draw samples from a trained run"),
+    "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
+}
+CONFIGURED = ("train", "sample")
+"""Commands whose help comes from `configs/<name>.yaml` and is printed without importing them."""
+
+
+def usage() -> str:
+    """Return the help of the whole command."""
+    lines = [f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: multisagd COMMAND [group=choice ...] [key=value ...]",
+            "",
+            "Diffusion models whose forward noise is shaped in frequency.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`multisagd COMMAND --help` explains every setting of a command. For example:",
+            "  multisagd demo",
+            "  multisagd train experiment=image_folder data.root=photos run_dir=runs/photos",
+            "  multisagd sample run_dir=runs/photos count=64 steps=20",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        from recipes.engine.help import show
+
+        show(usage())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        from recipes.engine.errors import USAGE_STATUS, nearest
+
+        print(f"error: unknown command {name!r}{nearest(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
+        return USAGE_STATUS
+    if name in CONFIGURED and any(argument in ("-h", "--help") for argument in rest):
+        from recipes.engine.help import command_help, show
+
+        show(command_help(name))
+        return 0
+    if clash := _foreign_package():
+        print(clash, file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
+    return status
+
+
+def _foreign_package() -> str | None:
+    """Return a message if `modalities` is another distribution's: one on the package index has the same name."""
+    spec = importlib.util.find_spec("modalities")
+    ours = Path(__file__).resolve().parents[1]
+    if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parents[1] == ours:
+        return None
+    return (
+        f"error: the package `modalities` found at {None if spec is None else spec.origin} is not multisagd's own, "
+        f"which lies in {ours}. Another distribution has the same name: install multisagd in an environment of its own"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""From a run's configuration to its denoiser: the one way by which training and sampling get the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modalities.base import Modality
+from multisagd import DataStatistics, Denoiser, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
+from recipes.engine.build import Builder
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+
+
+@dataclass(frozen=True, eq=False)
+class DataPower(Spectrum):
+    """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`."""
+
+    statistics: DataStatistics
+    exponent: float = 1.0
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the data's power on `grid`, interpolated where it was measured on another."""
+        return (self.statistics.spectrum() ** self.exponent).power(grid)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Builds the parts of one run; `classes` are the names of the labels that the network learns, if any."""
+
+    config: Config
+    builder: Builder
+    modality: Modality
+    statistics: DataStatistics
+    classes: tuple[str, ...] | None
+
+    def process(self) -> Process:
+        """Return the forward process: schedule, and spectrum on the modality's grid.
+
+        Raises:
+            RecipeError: if the spectrum makes no sense on this grid, or the configuration is wrong.
+        """
+        spectrum = self.builder.build(self.config["spectrum"], Spectrum, "spectrum", statistics=self.statistics)
+        schedule = self.builder.build(self.config["schedule"], Schedule, "schedule")
+        try:
+            covariance = SpectralCovariance(spectrum, self.modality.grid())
+        except ValueError as error:
+            raise RecipeError(f"spectrum: {error}") from error
+        return self.builder.build(self.config["process"], Process, "process", schedule=schedule, covariance=covariance)
+
+    def network(self) -> nn.Module:
+        """Return the network with its first weights, which follow from the run's seed."""
+        torch.manual_seed(seeds.derive(self.config["seed"], "initialisation"))
+        facts: dict[str, Any] = {
+            "channels": self.modality.channels,
+            "dimensions": self.modality.grid().dimensions,
+            "classes": None if self.classes is None else len(self.classes),
+        }
+        return self.builder.build(self.config["network"], nn.Module, "network", **facts)
+
+    def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
+        """Return the denoiser around a network."""
+        parts = {"network": network, "process": process, "statistics": self.statistics}
+        return self.builder.build(self.config["denoiser"], Denoiser, "denoiser", **parts)

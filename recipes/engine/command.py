@@ -1,0 +1,48 @@
+"""What every configured command does before and after its own work: options, help, configuration, errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import yaml
+
+from recipes.engine import config as configuration
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError, run_command
+from recipes.engine.help import command_help, show
+
+
+def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
+    """Compose `configs/<name>.yaml` with the command line (`sys.argv` by default), act on it, return the status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help") for word in words):
+        show(command_help(name))
+        return 0
+
+    def body() -> None:
+        show = "--show" in words
+        settings = [word for word in words if word != "--show"]
+        folder = _take_option(settings, "--config-dir")
+        config = configuration.load(name, settings, folder)
+        if show:
+            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+        else:
+            action(config)
+
+    return run_command(body)
+
+
+def _take_option(words: list[str], option: str) -> str | None:
+    """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
+    for place, word in enumerate(words):
+        if word == option:
+            if place + 1 == len(words):
+                raise RecipeError(f"{option} needs a value")
+            value = words[place + 1]
+            del words[place : place + 2]
+            return value
+        if word.startswith(f"{option}="):
+            del words[place]
+            return word.split("=", 1)[1]
+    return None

@@ -1,0 +1,83 @@
+"""The data of a run: what is held out, which classes are learned, and the statistics that are measured first."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from modalities.base import Dataset, split
+from modalities.files import UnreadableFilesError
+from multisagd import DataStatistics, Process, terminal_snr
+from multisagd.seeds import derive
+from recipes.engine.errors import RecipeError
+from recipes.engine.order import Order
+from recipes.engine.settings import TrainSettings
+
+
+def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:
+    """Split a dataset into (training, held out), the same way each time.
+
+    Raises:
+        RecipeError: if either would be empty.
+    """
+    try:
+        return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"))
+    except ValueError as error:
+        raise RecipeError(f"validation.holdout: {error}") from error
+
+
+def learned_classes(dataset: Dataset, conditional: bool | None) -> tuple[str, ...] | None:
+    """Return the classes to condition on, None for no condition.
+
+    Raises:
+        RecipeError: if a condition is asked for and the data have no classes.
+    """
+    if conditional and dataset.classes is None:
+        raise RecipeError(
+            "training.conditional=true, but the data have no classes: put them into subfolders, or leave it null"
+        )
+    return dataset.classes if conditional is not False else None
+
+
+def measure(run_dir: Path, dataset: Dataset, settings: TrainSettings) -> DataStatistics:
+    """Return the statistics saved with the run, or measure them on up to `training.statistics` examples and save them.
+
+    Raises:
+        RecipeError: if the data cannot be read or are not finite.
+    """
+    path = run_dir / "statistics.safetensors"
+    try:
+        if path.exists():
+            return DataStatistics.load(path)
+        count = min(settings.training.statistics, len(dataset))
+        chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
+        statistics = DataStatistics.measure(Chunks(dataset, chosen), dataset.modality.grid())
+        temporary = path.with_suffix(".partial")
+        statistics.save(temporary)
+        temporary.replace(path)
+    except (ValueError, UnreadableFilesError) as error:
+        raise RecipeError(f"measuring the data: {error}") from error
+    return statistics
+
+
+class Chunks:
+    """Examples in batches, as often as asked for."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int], size: int = 256) -> None:
+        self.dataset, self.indices, self.size = dataset, indices, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self.indices), self.size):
+            batch = self.dataset.batch(self.indices[start : start + self.size])
+            yield batch.x0, batch.mask
+
+
+def terminal_notes(process: Process, statistics: DataStatistics) -> list[str]:
+    """Return what the process warns of: bands of frequency in which data are left at pure noise."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        terminal_snr(process, statistics)
+    return [str(warning.message) for warning in caught]

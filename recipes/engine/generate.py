@@ -1,0 +1,56 @@
+"""Draw samples in batches, for pictures during training and for the `sample` command alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from multisagd.denoiser import Denoiser
+from multisagd.guidance import ClassifierFree
+from multisagd.samplers import Sampler
+from multisagd.sampling import AnyDenoiser, Spacing, sample
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import Guidance
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    shape: Sequence[int],
+    steps: int,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    runtime: Runtime,
+    guidance: Guidance | None = None,
+    spacing: Spacing = "time",
+    batch: int = 64,
+    report: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
+
+    `labels` are class numbers, one per seed, or None. `report` hears the number of samples done so far.
+
+    Raises:
+        ValueError: if there is not one label per seed.
+    """
+    if labels is not None and len(labels) != len(seeds):
+        raise ValueError(f"{len(seeds)} samples need as many labels, got {len(labels)}")
+    guided: AnyDenoiser = denoiser
+    if guidance is not None and guidance.scale != 1.0 and labels is not None:
+        guided = ClassifierFree(denoiser, guidance.scale, guidance.interval)
+    parts = []
+    for start in range(0, len(seeds), batch):
+        chosen = seeds[start : start + batch]
+        condition = None if labels is None else runtime.put(torch.tensor(labels[start : start + batch]))
+        with runtime.autocast():
+            x0 = sample(
+                guided, sampler, shape=(len(chosen), *shape), steps=steps, seeds=chosen, condition=condition,
+                spacing=spacing,
+            )  # fmt: skip
+        parts.append(x0.float().cpu())
+        if report is not None:
+            report(start + len(chosen))
+    return torch.cat(parts)

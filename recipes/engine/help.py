@@ -1,0 +1,102 @@
+"""Help texts, made from the comments of the configuration files: what is explained there is explained once.
+
+Nothing heavy is imported here, so that help appears at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import configs
+
+CONFIGS = Path(configs.__file__).resolve().parent
+"""The project's own configuration groups."""
+
+USAGE = """usage: multisagd {name} {required}[group=choice ...] [key=value ...]
+
+{about}
+
+options:
+  --help              this text
+  --show              print the resolved configuration and stop
+  --config-dir DIR    also look for groups' choices in DIR, laid out like the project's configs
+
+groups, each with its choices (the default is marked *):
+{groups}
+
+keys, with their defaults:
+{keys}
+"""
+
+
+def command_help(name: str, required: str = "run_dir=FOLDER ") -> str:
+    """Return the help of a command that is configured by `configs/<name>.yaml`."""
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    about, defaults, keys = _parts(text)
+    listed = groups()
+    sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in _defaults(defaults)]
+    return USAGE.format(name=name, required=required, about=about, groups="\n".join(sections), keys=_indent(keys, 2))
+
+
+def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
+    """Return every group with the names of its choices, sorted; `folder` holds further ones of the user's own."""
+    found: dict[str, set[str]] = {}
+    for root in (CONFIGS, *([] if folder is None else [Path(folder)])):
+        for file in root.rglob("*.yaml"):
+            if file.parent != root:
+                found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(choices) for group, choices in sorted(found.items())}
+
+
+def summary(group: str, choice: str) -> str:
+    """Return the comment that heads a choice's file, up to its example."""
+    about, _, _ = _parts((CONFIGS / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+    return re.split(r"\s*(?:Example:|\n)", about, maxsplit=1)[0]
+
+
+def show(text: str) -> None:
+    """Print a help text, which may well be piped into something that stops reading."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Otherwise Python tries to flush again at exit, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Split a configuration file into its heading comment, its defaults list and the rest."""
+    lines = text.splitlines()
+    heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    about = "\n".join(line.removeprefix("#").strip() for line in lines[:heading] if "@package" not in line)
+    body = "\n".join(lines[heading:])
+    match = re.search(r"^defaults:\n((?:[ ].*\n|\n(?=[ ]))*)", body + "\n", re.MULTILINE)
+    if match is None:
+        return about.strip(), "", body.strip("\n")
+    return about.strip(), match.group(1), (body[: match.start()] + body[match.end() :]).strip("\n")
+
+
+def _defaults(text: str) -> list[tuple[str, str, str]]:
+    """Return `(group, default choice, comment above it)` of each entry of a defaults list."""
+    found, note = [], []
+    for line in (line.strip() for line in text.splitlines()):
+        if line.startswith("#"):
+            note.append(line.removeprefix("#").strip())
+        elif match := re.fullmatch(r"- (?:override )?/?([\w/]+): *(\S+)", line):
+            found.append((match.group(1), match.group(2), "\n".join(note)))
+            note = []
+        else:
+            note = []
+    return found
+
+
+def _group(group: str, default: str, note: str, choices: list[str]) -> str:
+    width = max(map(len, choices), default=0)
+    lines = [f"{'*' if choice == default else ' '} {choice:<{width}}  {summary(group, choice)}" for choice in choices]
+    return "\n".join([f"  {group}: " + note.replace("\n", "\n    "), *(f"    {line}" for line in lines), ""])
+
+
+def _indent(text: str, columns: int) -> str:
+    return "\n".join(" " * columns + line if line else "" for line in text.splitlines())

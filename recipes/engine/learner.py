@@ -1,0 +1,165 @@
+"""One optimiser step, and the state that it changes.
+
+Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
+every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modalities.base import Batch
+from multisagd.denoiser import Denoiser
+from multisagd.ema import PowerEMA
+from multisagd.loss import stratified_uniform
+from multisagd.seeds import derive, derive_many
+from recipes.engine.checkpoint import State
+from recipes.engine.errors import RecipeError
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
+from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
+
+
+class Learner:
+    """The network, its average and its optimiser; `null_label` stands for "no class", None for no classes at all.
+
+    `denoiser` may hold a compiled form of `network`; they share their weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        network: nn.Module,
+        settings: TrainSettings,
+        runtime: Runtime,
+        null_label: int | None,
+    ) -> None:
+        self.denoiser, self.network = denoiser.train(), network
+        self.settings, self.runtime, self.null_label = settings, runtime, null_label
+        wishes = settings.training
+        self.ema = PowerEMA(network, sigma_rel=wishes.ema)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=wishes.learning_rate,
+            betas=wishes.betas,
+            weight_decay=wishes.weight_decay,
+            fused=runtime.device.type in ("cpu", "cuda"),
+        )
+        self.samples = 0
+        self._window: list[float] = [0.0, 0.0, 0.0]  # sums of loss and gradient norm, and how many steps
+        self._pending: tuple[Tensor, Tensor] | None = None
+
+    def step(self, parts: Sequence[Batch]) -> None:
+        """Learn from one batch, given as the equal parts whose gradients are accumulated.
+
+        Raises:
+            RecipeError: if the loss or gradient of the step BEFORE was not finite: looking a step late costs no wait.
+        """
+        seed, wishes = self.settings.seed, self.settings.training
+        number = self.samples // wishes.batch
+        slots = self.runtime.share(wishes.batch)
+        uniform = stratified_uniform(seed, number, wishes.batch, slots.start, len(slots))
+        times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
+        self._set_learning_rate()
+        loss = torch.zeros((), device=self.runtime.device)
+        first = slots.start
+        for part in parts:
+            mine = range(first, first + len(part.x0))
+            torch.manual_seed(derive(seed, "network", number, first))
+            t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start].to(part.x0.dtype))
+            part_loss = self._loss(part, t, number, mine) / len(slots)
+            part_loss.backward()
+            loss += part_loss.detach()
+            first = mine.stop
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.samples += wishes.batch
+        self.ema.update(self.network)
+        self._settle()
+        self._pending = loss, norm
+
+    def _loss(self, part: Batch, t: Tensor, number: int, slots: range) -> Tensor:
+        put, loss = self.runtime.put, self.settings.loss
+        mask = None if part.mask is None else put(part.mask)
+        noise_seeds = derive_many(self.settings.seed, "noise", number, slots)
+        condition = self._condition(part.labels, number, slots)
+        with self.runtime.autocast():
+            losses = self.denoiser.loss(
+                put(part.x0), t, noise_seeds, condition=condition, mask=mask,
+                metric=loss.metric, weighting=loss.weighting,
+            )  # fmt: skip
+        return losses.sum()
+
+    def _condition(self, labels: Tensor | None, number: int, slots: range) -> Tensor | None:
+        """Return labels of which a share is left out at random, as classifier-free guidance needs."""
+        if labels is None or self.null_label is None:
+            return None
+        share = self.settings.training.condition_dropout
+        drawn = [draw / 2**32 for draw in derive_many(self.settings.seed, "condition", number, slots)]
+        dropped = torch.tensor([value < share for value in drawn])
+        return self.runtime.put(labels.masked_fill(dropped, self.null_label))
+
+    def _set_learning_rate(self) -> None:
+        wishes = self.settings.training
+        rise = min(1.0, (self.samples + wishes.batch) / wishes.warmup) if wishes.warmup > 0 else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = wishes.learning_rate * rise
+
+    def averages(self) -> dict[str, float]:
+        """Return mean loss and gradient norm since the last call, and the learning rate."""
+        self._settle()
+        loss, norm, count = self._window
+        self._window = [0.0, 0.0, 0.0]
+        return {
+            "loss": loss / max(count, 1),
+            "gradient_norm": norm / max(count, 1),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _settle(self) -> None:
+        """Read the last step's loss and gradient norm back from the device, and check them."""
+        if self._pending is None:
+            return
+        loss, norm = (float(value) for value in self._pending)
+        self._pending = None
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise RecipeError(
+                f"training diverged: loss {loss}, gradient norm {norm} at step "
+                f"{self.samples // self.settings.training.batch}, after {self.samples:,} samples. "
+                "The last checkpoint is kept. Try a lower "
+                "training.learning_rate, a longer training.warmup or engine.precision=float32, in another run_dir"
+            )
+        self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+
+    def state(self, positions: dict[str, int]) -> State:
+        """Return all that a checkpoint holds; `positions` are the tracker's."""
+        self._settle()
+        return State(
+            self.samples,
+            {
+                "network": dict(self.network.state_dict()),
+                "ema": dict(self.ema.state_dict()),
+                "optimizer": optimizer_tensors(self.network, self.optimizer),
+            },
+            {"window": [value.hex() for value in self._window], "positions": positions},
+        )
+
+    def restore(self, state: State) -> dict[str, int]:
+        """Take over a checkpoint's state and return the tracker's positions.
+
+        Raises:
+            RecipeError: if it does not fit the configured network.
+        """
+        load_module(self.network, state.tensors.get("network", {}), "network")
+        load_module(self.ema, state.tensors.get("ema", {}), "average")
+        load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
+        self.samples = state.samples
+        self._window = [float.fromhex(value) for value in state.record["window"]]
+        positions: dict[str, Any] = state.record["positions"]
+        return {name: int(position) for name, position in positions.items()}

@@ -1,0 +1,143 @@
+"""The keys of a training configuration as typed, frozen dataclasses; every value is checked before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from multisagd.loss import Metric, TimeDistribution, Weighting
+from multisagd.sampling import Spacing
+from recipes.engine.runtime import EngineSettings
+from recipes.engine.tracking import TrackingSettings
+
+Group = Mapping[str, Any]
+"""A group of keys that describes an object, still to be built."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to learn; counts are in samples. Raises ValueError for values that make no sense."""
+
+    samples: int
+    batch: int
+    accumulation: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    ema: float
+    conditional: bool | None
+    condition_dropout: float
+    statistics: int
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.batch % self.accumulation:
+            raise ValueError(f"batch={self.batch} cannot be split into accumulation={self.accumulation} equal parts")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout is a share from 0 to 1, got {self.condition_dropout}")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often to report, in samples seen; 0 is never."""
+
+    log: int
+    validation: int
+    samples: int
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is held out of training (below 1 a share, else a number), and how the loss on it is broken down."""
+
+    holdout: float
+    items: int
+    levels: int
+    bands: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The pictures made during training."""
+
+    count: int
+    steps: int
+    spacing: Spacing
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance; the interval is in log-SNR, and None acts everywhere."""
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss as `Denoiser.loss` takes it, and the distribution of training times."""
+
+    metric: Metric
+    weighting: Weighting
+    times: TimeDistribution
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All keys of `configs/train.yaml`; groups that describe objects stay as they are until they are built."""
+
+    run_dir: Path
+    seed: int
+    allow_targets: tuple[str, ...]
+    training: Training
+    every: Every
+    keep: int
+    validation: Validation
+    sampling: Sampling
+    guidance: Guidance
+    loss: Loss
+    engine: EngineSettings
+    tracking: TrackingSettings
+    modality: Group
+    data: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    sampler: Group
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """All keys of `configs/sample.yaml`."""
+
+    run_dir: Path
+    out: Path | None
+    seed: int
+    count: int
+    steps: int
+    spacing: Spacing
+    batch: int
+    labels: str | int | tuple[str | int, ...] | None
+    weights: Literal["ema", "network"]
+    guidance: Guidance
+    allow_targets: tuple[str, ...]
+    engine: EngineSettings
+    sampler: Group
+
+    def __post_init__(self) -> None:
+        for name in ("count", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

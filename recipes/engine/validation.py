@@ -1,0 +1,105 @@
+"""Loss on held-out data, broken down by noise level and by band of frequency, at fixed times and seeds.
+
+Times, noise and examples are the same at every call, so that two validations differ by the model alone.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modalities.base import Batch, Dataset
+from multisagd import DataStatistics, Denoiser, Grid
+from multisagd.seeds import derive_many
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import Loss, Validation
+
+EDGE = 1e-9
+
+
+@torch.no_grad()
+def validate(
+    denoiser: Denoiser,
+    dataset: Dataset,
+    statistics: DataStatistics,
+    settings: Validation,
+    loss: Loss,
+    runtime: Runtime,
+    seed: int,
+    conditional: bool,
+    batch: int,
+) -> dict[str, Any]:
+    """Measure a denoiser on the first `settings.items` of a dataset.
+
+    Returns:
+        `loss`: the training loss, averaged over all levels.
+        `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
+        `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
+            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
+    """
+    grid = statistics.grid
+    members, names = band_members(grid, settings.bands)
+    data_power = _by_band(statistics.power, members)
+    times = [(level + 0.5) / settings.levels for level in range(settings.levels)]
+    count = min(settings.items, len(dataset))
+    starts = range(0, count, batch)
+    levels, bands, total = {}, {}, 0.0
+    for number, time in enumerate(times):
+        losses, errors, power = 0.0, 0.0, torch.zeros(len(names), dtype=torch.float64)
+        for start in starts:
+            items = range(start, min(start + batch, count))
+            x0, condition, mask = _put(dataset.batch(items), runtime, conditional)
+            t = torch.full((len(items),), time, device=x0.device)
+            noise_seeds = derive_many(seed, "validation", number, items)
+            noise = denoiser.process.noise(x0.shape, noise_seeds)
+            with runtime.autocast():
+                output_error = denoiser.error(x0, t, noise, condition)
+                values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
+                out = denoiser.weights(denoiser.process.coefficients(t, x0)).out
+                error = denoiser.process.scale(output_error, out).double()
+            error = error if mask is None else error * mask
+            dims = tuple(range(-grid.dimensions, 0))
+            spectrum = torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0).cpu()
+            losses += float(values.double().sum())
+            errors += float(error.square().flatten(1).mean(1).sum())
+            power += _by_band(spectrum, members)
+        log_snr = float(denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
+        key = f"t={time:.3f}"
+        levels[key] = {"log_snr": log_snr, "loss": losses / count, "error": errors / count}
+        bands[key] = dict(zip(names, (power / count / data_power.clamp(min=1e-12)).tolist(), strict=True))
+        total += losses / count / len(times)
+    return {"loss": total, "level": levels, "band": bands}
+
+
+def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
+    """Return the weight of every bin in every band, `(bands, *half_shape)`, and the names of those that have any.
+
+    The radius is in cycles per sample of each axis, so that axes of different units are comparable; zero frequency is
+    a band of its own, and the others have equal widths.
+    """
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
+    top = 0.5 * math.sqrt(grid.dimensions)
+    edges = [0.0, EDGE, *(top * (number + 1) / bands for number in range(bands))]
+    edges[-1] += EDGE
+    members, names = [], []
+    for low, high in pairwise(edges):
+        member = ((radius >= low) & (radius < high)) * grid.multiplicity
+        if float(member.sum()) > 0:
+            members.append(member)
+            names.append("0" if high == EDGE else f"{low:.2f}-{high:.2f}")
+    return torch.stack(members), names
+
+
+def _by_band(power: Tensor, members: Tensor) -> Tensor:
+    """Sum a power `(channels, *half_shape)` over channels and the bins of each band, shape `(bands,)`."""
+    return (members * power.sum(0)).flatten(1).sum(1)
+
+
+def _put(batch: Batch, runtime: Runtime, conditional: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    labels = batch.labels if conditional else None
+    moved = [None if tensor is None else runtime.put(tensor) for tensor in (labels, batch.mask)]
+    return runtime.put(batch.x0), moved[0], moved[1]

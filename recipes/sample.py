@@ -1,0 +1,168 @@
+"""Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
+
+The run's own configuration says what the model is; the command says how to sample it. Every sample follows from the
+seed and its number alone, so 100 samples begin with the 10 that count=10 gives. The results lie in one folder:
+
+    grid.png   all samples in one picture       samples.safetensors   x0 (count, channels, *grid), labels, seeds
+    0000.png   each sample as a file            sample.json           how they were made
+
+Errors, each in one message: no run or no checkpoint there, unknown labels, guidance of a run without classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modalities.base import Modality
+from multisagd import DataStatistics
+from multisagd.samplers import Sampler
+from multisagd.seeds import derive_many
+from recipes.engine import config as configuration
+from recipes.engine import record
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Checkpoints, State
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.generate import generate
+from recipes.engine.progress import Display
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import Group, SampleSettings
+from recipes.engine.state import load_module
+
+
+def sample(config: Config) -> Path:
+    """Draw samples as the configuration says and return the folder they are in.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(SampleSettings, config, "")
+    runtime = Runtime.start(settings.engine)
+
+    # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
+    run_config, facts = configuration.read(settings.run_dir / "config.yaml"), record.read_facts(settings.run_dir)
+    modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+    classes = None if facts["classes"] is None else tuple(facts["classes"])
+    labels = chosen_labels(settings.labels, classes, settings.count)
+    if settings.guidance.scale != 1.0 and labels is None:
+        raise RecipeError("guidance.scale needs labels, and here there are none: leave it at 1")
+    state = Checkpoints(settings.run_dir / "checkpoints").latest()
+    if state is None:
+        raise RecipeError(f"{settings.run_dir} has no checkpoint yet: train first")
+
+    # The model.
+    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes)
+    network = assembly.network()
+    load_module(network, weights(state, settings.weights), settings.weights)
+    network.eval().requires_grad_(False).to(runtime.device)
+    process = assembly.process().to(runtime.device)
+    denoiser = assembly.denoiser(runtime.compiled(network), process).eval()
+    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+
+    # The samples.
+    seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
+    shape = (modality.channels, *modality.grid().shape)
+    with Display("sampling", settings.count) as display:
+        x0 = generate(
+            denoiser, sampler, shape, settings.steps, seeds, labels, runtime, settings.guidance,
+            settings.spacing, settings.batch, display.update,
+        )  # fmt: skip
+        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples)
+        media = [modality.decode(each) for each in x0]
+        modality.save_grid(media, out / "grid.png")
+        ending = modality.suffixes[0]
+        for number, each in enumerate(media):
+            modality.save(each, out / f"{number:0{len(str(settings.count - 1))}d}{ending}")
+        tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
+        if labels is not None:
+            tensors["labels"] = torch.tensor(labels)
+        safetensors.torch.save_file(tensors, out / "samples.safetensors")
+        made = {"samples_seen": state.samples, "settings": config, "classes": classes, "versions": record.versions()}
+        (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+        display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
+    return out
+
+
+def weights(state: State, which: str) -> dict[str, Tensor]:
+    """Return a checkpoint's last weights ("network") or their running average ("ema")."""
+    if which == "network":
+        return state.tensors["network"]
+    averages = state.tensors["ema"].items()
+    return {name.removeprefix("module."): tensor for name, tensor in averages if name.startswith("module.")}
+
+
+def chosen_labels(
+    wanted: str | int | Sequence[str | int] | None, classes: Sequence[str] | None, count: int
+) -> list[int] | None:
+    """Return a class number for each sample, taking the wanted classes in turn; None to draw without classes.
+
+    Raises:
+        RecipeError: for classes that do not exist, naming the nearest, or any class of a run without classes.
+    """
+    if wanted is None or (classes is None and wanted == "all"):
+        return None
+    if classes is None:
+        raise RecipeError(f"labels={wanted}: this run was trained without classes; leave out labels")
+    if wanted == "all":
+        numbers = list(range(len(classes)))
+    else:
+        entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+        numbers = [number for entry in entries for number in _label_numbers(str(entry), classes)]
+    if not numbers:
+        raise RecipeError("labels is empty: name classes, or use all or null")
+    return [numbers[slot % len(numbers)] for slot in range(count)]
+
+
+def _label_numbers(entry: str, classes: Sequence[str]) -> list[int]:
+    if entry in classes:
+        return [classes.index(entry)]
+    span = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
+    if span is None:
+        raise RecipeError(f"labels: there is no class {entry!r}{nearest(entry, classes)}")
+    first, last = int(span[1]), int(span[2] or span[1])
+    if not first <= last < len(classes):
+        raise RecipeError(f"labels: {entry} is not within the classes 0 to {len(classes) - 1}")
+    return list(range(first, last + 1))
+
+
+def load_statistics(run_dir: Path) -> DataStatistics:
+    """Load the statistics saved with a run.
+
+    Raises:
+        RecipeError: if they are missing or unreadable.
+    """
+    path = run_dir / "statistics.safetensors"
+    try:
+        return DataStatistics.load(path)
+    except Exception as error:  # safetensors has an exception of its own, which is no ValueError
+        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again") from error
+
+
+def folder_name(config: Config, samples: int) -> str:
+    """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
+    sampler: Group = config["sampler"]
+    relevant = {key: value for key, value in config.items() if key not in ("run_dir", "out", "batch", "allow_targets")}
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
+    name = str(sampler["_target_"]).rsplit(".", 1)[-1].lower()
+    return f"{samples:012d}_{name}_{config['steps']}_seed{config['seed']}_{digest}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("sample", arguments, sample)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

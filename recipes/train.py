@@ -1,0 +1,183 @@
+"""Train a diffusion model on one machine: `multisagd train …`, the same as `python -m recipes.train …`.
+
+What it does, in order: build modality and data, hold some out; measure the data's mean and power spectrum; build
+process, network and denoiser; go on from the newest checkpoint if there is one; learn; report; leave final samples.
+
+Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
+a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
+metrics. Features: gradient accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, class
+conditions with dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
+
+Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
+unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from modalities.base import Dataset, Modality
+from multisagd.samplers import Sampler
+from multisagd.seeds import derive_many
+from recipes.engine import record
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.data import hold_out, learned_classes, measure, terminal_notes
+from recipes.engine.errors import Interrupted
+from recipes.engine.generate import generate
+from recipes.engine.interrupt import StopRequest
+from recipes.engine.learner import Learner
+from recipes.engine.order import batches
+from recipes.engine.progress import Display
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
+from recipes.engine.tracking import Tracker
+from recipes.engine.validation import validate
+
+
+def train(config: Config) -> None:
+    """Train as the configuration says, from where the run folder's last checkpoint left off.
+
+    Raises:
+        RecipeError: for every mistake listed at the head of this file.
+        Interrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(TrainSettings, config, "")
+    run_dir, seed, every = settings.run_dir, settings.seed, settings.every
+    runtime = Runtime.start(settings.engine)
+
+    # Data. The dataset may adjust the modality it was given, so its own is the one that counts from here on.
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    training, held_out = hold_out(dataset, settings)
+    classes = learned_classes(dataset, settings.training.conditional)
+    record.open_run(run_dir, config)
+    statistics = measure(run_dir, training, settings)
+
+    # Model.
+    assembly = Assembly(config, builder, dataset.modality, statistics, classes)
+    process = assembly.process().to(runtime.device)
+    network = assembly.network().to(runtime.device)
+    denoiser = assembly.denoiser(runtime.compiled(network), process)
+    learner = Learner(denoiser, network, settings, runtime, None if classes is None else len(classes))
+    averaged = assembly.denoiser(learner.ema.module, process).eval()
+    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+
+    # The past, if there is one.
+    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep)
+    state = checkpoints.latest()
+    positions = learner.restore(state) if state is not None else {}
+    facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+    record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
+    tracker = Tracker(run_dir, settings.tracking, config, positions, learner.samples)
+
+    def look() -> None:
+        """Measure the averaged weights on held-out data."""
+        values = validate(
+            averaged, held_out, statistics, settings.validation, settings.loss, runtime, seed,
+            classes is not None, settings.training.batch,
+        )  # fmt: skip
+        tracker.metrics(learner.samples, "validation", values)
+        display.say(f"{learner.samples:,} samples seen: validation loss {values['loss']:.4f}")
+
+    def draw() -> Path:
+        """Save a picture of samples from the averaged weights, always from the same seeds."""
+        slots = range(settings.sampling.count)
+        labels = None if classes is None else [slot % len(classes) for slot in slots]
+        x0 = generate(
+            averaged, sampler, (modality.channels, *modality.grid().shape), settings.sampling.steps,
+            derive_many(seed, "sample", 0, slots), labels, runtime, settings.guidance,
+            settings.sampling.spacing,
+        )  # fmt: skip
+        path = run_dir / "samples" / f"{learner.samples:012d}.png"
+        modality.save_grid([modality.decode(each) for each in x0], path)
+        display.say(f"{learner.samples:,} samples seen: samples in {path}")
+        return path
+
+    def save() -> Path:
+        return checkpoints.save(learner.state(tracker.positions()))
+
+    with StopRequest() as stop, Display("training", settings.training.samples, learner.samples) as display:
+        display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
+        for note in terminal_notes(process, statistics):
+            display.say(f"note: {note}")
+        clock, marked = time.monotonic(), learner.samples
+        for batch in batches(training, learner.samples, settings, runtime):
+            before = learner.samples
+            learner.step(batch)
+            now = learner.samples
+            if crossed(before, now, every.log):
+                values = learner.averages()
+                tracker.metrics(now, "train", values)
+                rate = (now - marked) / (time.monotonic() - clock)
+                tracker.timing(now, {"samples_per_second": rate})
+                display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
+                clock, marked = time.monotonic(), now
+            if crossed(before, now, every.validation):
+                look()
+            if crossed(before, now, every.samples):
+                draw()
+            if stop.signal_number is not None:
+                raise Interrupted(f"stopped; saved in {save()}. The same command continues.", stop.signal_number)
+            if crossed(before, now, every.checkpoint):
+                save()
+        # Saved before the last reports: a longer run that continues from here would not have made them now.
+        final = save()
+        last = learner.samples - settings.training.batch
+        if not crossed(last, learner.samples, every.validation):
+            look()
+        picture = draw()
+        display.say(ending(run_dir, final, picture, dataset))
+    tracker.close()
+
+
+def crossed(before: int, now: int, every: int) -> bool:
+    """Tell whether a multiple of `every` lies in (before, now]; never for 0."""
+    return every > 0 and now // every > before // every
+
+
+def introduction(
+    runtime: Runtime, network: nn.Module, training: Dataset, held_out: Dataset, measured: int, samples: int
+) -> str:
+    """Say what is about to happen."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    again = f"continuing after {samples:,} samples; " if samples else ""
+    return (
+        f"{again}{len(training):,} examples ({len(held_out):,} more held out, statistics of {measured:,}), "
+        f"{parameters:,} parameters, on {runtime.describe()}"
+    )
+
+
+def ending(run_dir: Path, checkpoint: Path, picture: Path, dataset: Dataset) -> str:
+    """Say where everything is, and how to go on; write down the files that could not be read."""
+    lines = [
+        f"done. In {run_dir}:",
+        f"  samples      {picture.relative_to(run_dir)}",
+        "  metrics      metrics.jsonl",
+        f"  checkpoint   {checkpoint.relative_to(run_dir)}",
+        "  record       config.yaml, run.json, statistics.safetensors",
+    ]
+    if dataset.unreadable:
+        path = run_dir / "unreadable.json"
+        path.write_text(json.dumps(dict(dataset.unreadable), indent=1, ensure_ascii=False), encoding="utf-8")
+        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {path.name}")
+    return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("train", arguments, train)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
