@@ -1,0 +1,165 @@
+"""Attention over the samples of a grid: one kernel interface with two backends, and positions for any dimensions."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BACKENDS = ("sdpa", "xformers")
+
+_logger = logging.getLogger("multisagd")
+_reported: set[str] = set()
+_imported: dict[str, Any] = {}
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", strict: bool = False) -> Tensor:
+    """Softmax attention, `softmax(q kᵀ / √features) v`, with (batch, tokens, heads, features) in and out.
+
+    The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA; elsewhere, where it is not
+    installed, or for inputs that none of its kernels takes, "sdpa" computes the same instead, and one line in the log
+    says why.
+
+    Raises:
+        RuntimeError: with `strict`, instead of falling back.
+        ValueError: for an unknown backend.
+    """
+    check_backend(backend, strict)
+    if backend == "xformers":
+        if query.device.type != "cuda":
+            _fall_back(f"xformers has no attention for {query.device.type} tensors", strict)
+        elif (kernels := _xformers()) is not None:
+            try:
+                return kernels.memory_efficient_attention(query, key, value)
+            except NotImplementedError:  # raised when it finds no kernel, before anything ran
+                shape = f"{query.dtype} with {query.shape[-1]} features per head"
+                _fall_back(f"xformers has no attention for {shape} on this device", strict)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def check_backend(backend: str, strict: bool = False) -> None:
+    """Find out whether a backend can serve as far as that shows without data; fall back or raise as `attend` does.
+
+    Raises:
+        ValueError: for an unknown backend.
+        RuntimeError: with `strict`, when xformers is asked for and cannot be imported.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "xformers" and _xformers() is None:
+        _fall_back("xformers cannot be imported", strict)
+
+
+def _xformers() -> Any | None:
+    # A plain dictionary, because compiled graphs read one without breaking; they cannot trace an import.
+    if "ops" not in _imported:
+        _imported["ops"] = _import_xformers()
+    return _imported["ops"]
+
+
+def _import_xformers() -> Any | None:
+    # Importing costs time and prints what this machine lacks: nobody who did not ask for it should pay or read that.
+    speaker = logging.getLogger("xformers")
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("xformers.ops")
+    except (ImportError, OSError):  # OSError: a build whose libraries do not match this driver
+        return None
+    finally:
+        speaker.setLevel(level)
+
+
+def _fall_back(reason: str, strict: bool) -> None:
+    if strict:
+        raise RuntimeError(f'{reason}: use attention="sdpa", or strict=False to fall back to it')
+    if reason not in _reported:
+        _reported.add(reason)
+        _logger.warning("%s: attention falls back to sdpa, with the same result", reason)
+
+
+def rotary_positions(
+    sizes: Sequence[int], features: int, base: float = 100.0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of axial rotary positions (2104.09864; axes as in 2403.13298): twice (tokens, features / 2).
+
+    Tokens are the positions of a grid of these sizes, the last axis fastest. The pairs of features are dealt out
+    evenly to the axes, the first axes taking what is left over; along its axis, a pair turns by between 1 and nearly
+    1 / base radians per position, geometrically. All is float32.
+
+    Raises:
+        ValueError: when `features` is odd or there are more axes than pairs of features.
+    """
+    pairs, odd = divmod(features, 2)
+    if odd or pairs < len(sizes):
+        raise ValueError(
+            f"rotary positions need an even number of features per head, at least {2 * len(sizes)} for "
+            f"{len(sizes)} axes; got {features}: raise the width or take fewer heads"
+        )
+    angles = []
+    for axis, size in enumerate(sizes):
+        count = pairs // len(sizes) + (axis < pairs % len(sizes))
+        rates = base ** -(torch.arange(count, dtype=torch.float32, device=device) / count)
+        along = torch.arange(size, dtype=torch.float32, device=device)[:, None] * rates
+        shape = [size if other == axis else 1 for other in range(len(sizes))]
+        angles.append(along.reshape(*shape, count).expand(*sizes, count))
+    table = torch.cat(angles, dim=-1).reshape(math.prod(sizes), pairs)
+    return table.cos(), table.sin()
+
+
+def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn pairs of features by an angle per token: (batch, tokens, heads, features), with `rotary_positions`.
+
+    Rotating queries and keys alike leaves in their products only differences of positions. The rotation is carried
+    out in float32 at least and keeps lengths.
+    """
+    cosine, sine = (table[:, None, :] for table in positions)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    first, second = x.to(wide).chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys: (batch, tokens, width) -> the same.
+
+    Queries and keys pass a root-mean-square norm with a gain per feature (2302.05442), so no logit exceeds
+    √features times the gains: attention cannot saturate and training stays stable in half precision.
+
+    Raises:
+        ValueError: when `heads` does not divide `width`, or the backend is unknown.
+        RuntimeError: with `strict`, when the backend cannot serve.
+    """
+
+    def __init__(self, width: int, heads: int, backend: str = "sdpa", strict: bool = False) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads must divide the width of attention: {width} channels, {heads} heads")
+        check_backend(backend, strict)
+        self.heads, self.backend, self.strict = heads, backend, strict
+        self.qkv = nn.Linear(width, 3 * width)
+        self.query_gain = nn.Parameter(torch.ones(width // heads))
+        self.key_gain = nn.Parameter(torch.ones(width // heads))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Let every token attend to all; `rotary_positions` let it know how far away they are."""
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        query, key = _normalize(query, self.query_gain), _normalize(key, self.key_gain)
+        if positions is not None:
+            query, key = rotate(query, positions), rotate(key, positions)
+        return self.out(attend(query, key, value, self.backend, self.strict).flatten(2))
+
+
+def _normalize(x: Tensor, gain: Tensor) -> Tensor:
+    # Under autocast the features are half precision and the gain is not; only one dtype takes the fused kernel.
+    return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)

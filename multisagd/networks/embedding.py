@@ -1,0 +1,96 @@
+"""What a network is told besides the noisy datum: how noisy it is, and which class it shows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LONGEST_PERIOD = 80.0
+SHORTEST_PERIOD = 1.0
+
+
+class NoiseLevelFeatures(nn.Module):
+    """Sines and cosines of the log-SNR at fixed frequencies: (batch,) -> (batch, features).
+
+    Periods run geometrically from 80 to 1 in units of log-SNR. Over [-20, 20] the longest sine turns by half a period
+    only, so it is monotone and no two levels share their features; the shortest turns by 36° in a step of 0.1, so
+    neighbouring levels stay apart. The features keep at least float32, whatever the weights are: half precision would
+    round the phase itself.
+
+    Raises:
+        ValueError: when `features` is odd or below 4.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if features < 4 or features % 2:
+            raise ValueError(f"noise-level features must be even and at least 4, got {features}")
+        self.periods = features // 2
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """Return the features of each log-SNR, at least in float32."""
+        wide = torch.promote_types(log_snr.dtype, torch.float32)
+        # Made here and not kept as a buffer: a buffer would be rounded with the weights by `.to(torch.bfloat16)`, so
+        # that a trained network would read other levels, and would be lost when a network is built on the meta device.
+        place = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
+        periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** place
+        phase = log_snr.to(wide)[:, None] * (2 * math.pi / periods)
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class Conditioning(nn.Module):
+    """Noise level and class label to one vector per sample: (batch,) and (batch,) or None -> (batch, width).
+
+    Labels run from 0 to `classes - 1`; the label `classes` is the null label, which stands for "no class", and
+    `None` gives it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
+
+    Raises:
+        ValueError: from `forward`, for a log-SNR that is not (batch,), for labels of another shape or kind or out of
+            range, and for labels given to a network without classes. The range is checked on the CPU only and outside
+            compiled graphs: reading values back from an accelerator would stall every step, and the lookup itself
+            stops there with a device-side assertion.
+    """
+
+    def __init__(self, width: int, classes: int | None = None, features: int = 64) -> None:
+        super().__init__()
+        if classes is not None and classes < 1:
+            raise ValueError(f"classes must be at least 1, or None for a network without classes; got {classes}")
+        self.classes = classes
+        self.features = NoiseLevelFeatures(features)
+        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        self.labels: nn.Embedding | None = None
+        if classes is not None:
+            self.labels = nn.Embedding(classes + 1, width)
+            # Small at first, so that what all classes share is learnt before what sets them apart.
+            nn.init.normal_(self.labels.weight, std=0.02)
+
+    def forward(self, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the embedding of each sample, (batch, width)."""
+        if log_snr.ndim != 1:
+            raise ValueError(f"log_snr must have shape (batch,), got {tuple(log_snr.shape)}")
+        embedding = self.mlp(self.features(log_snr).to(self.mlp[0].weight.dtype))
+        if self.labels is None or self.classes is None:
+            if condition is not None:
+                raise ValueError("this network has no classes but was given a condition: build it with classes=N")
+            return embedding
+        if condition is None:
+            condition = torch.full(log_snr.shape, self.classes, device=log_snr.device)
+        self._check(condition, len(log_snr), self.classes)
+        return embedding + self.labels(condition)
+
+    @staticmethod
+    def _check(labels: Tensor, batch: int, classes: int) -> None:
+        if labels.shape != (batch,) or labels.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"condition must be integer labels of shape ({batch},), one per sample; "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = labels[(labels < 0) | (labels > classes)]
+            if len(wrong):
+                raise ValueError(
+                    f"label {int(wrong[0])} is out of range: this network knows 0 to {classes - 1}, "
+                    f"and {classes} for no class"
+                )

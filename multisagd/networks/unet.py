@@ -1,0 +1,169 @@
+"""A convolutional U-Net with adaptive norm, one code for grids of one, two and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multisagd.networks.attention import SelfAttention
+from multisagd.networks.embedding import Conditioning
+from multisagd.networks.layers import CONVOLUTIONS, channels_last, check_input, crop, group_norm, pad_to_multiple, zero
+
+
+class UNet(nn.Module):
+    """U-Net in the line of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
+
+    Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
+    labels (batch,), where the label `classes` means no class; it returns (batch, out_channels, *grid) in the dtype of
+    x. Grids may have any size: they are padded to the network's stride, 2 to the power of (levels - 1), and cropped
+    back. The output of an untrained network is exactly 0.
+
+    A level has `blocks` residual blocks on its way down and as many on its way up, and `width * multiplier` channels.
+    Levels change at the coarser of the two resolutions, where convolutions are cheap. With the default width,
+    `UNet(channels=1, dimensions=2)` has 961,281 parameters and `UNet(channels=3, dimensions=2, classes=10)` has
+    963,843.
+
+    Args:
+        channels: channels of the datum.
+        dimensions: grid dimensions, 1 to 3.
+        width: channels at the finest level.
+        multipliers: channels at each level, finest first, as multiples of the width.
+        blocks: residual blocks per level and direction.
+        attention_levels: levels with self-attention, 0 the finest; the coarsest by default. Its cost grows with the
+            square of the number of samples at that level. `()` gives a purely convolutional network.
+        heads: attention heads; they must divide the channels of every level with attention.
+        classes: number of classes, or `None` for a network without condition.
+        dropout: probability of dropping a feature inside residual blocks.
+        attention: attention backend, "sdpa" or "xformers".
+        strict: raise, rather than fall back to "sdpa", where the backend cannot serve.
+        out_channels: channels of the output; `channels` by default.
+
+    Raises:
+        ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
+        RuntimeError: with `strict`, when the attention backend cannot serve.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dimensions: int,
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 2,
+        attention_levels: Sequence[int] | None = None,
+        heads: int = 4,
+        classes: int | None = None,
+        dropout: float = 0.0,
+        attention: str = "sdpa",
+        strict: bool = False,
+        out_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if dimensions not in CONVOLUTIONS:
+            raise ValueError(f"a UNet has 1 to 3 grid dimensions, got {dimensions}: the Transformer takes any number")
+        if not multipliers or min(*multipliers, channels, width, blocks, heads) < 1:
+            raise ValueError(
+                "channels, width, multipliers, blocks and heads must be at least 1, got "
+                f"{channels}, {width}, {list(multipliers)}, {blocks} and {heads}"
+            )
+        coarsest = len(multipliers) - 1
+        attentive = {coarsest} if attention_levels is None else set(attention_levels)
+        if not attentive <= set(range(len(multipliers))):
+            raise ValueError(f"attention_levels must lie in 0 to {coarsest}, got {sorted(attentive)}")
+        self.channels, self.dimensions, self.stride = channels, dimensions, 2**coarsest
+        self.conditioning = Conditioning(4 * width, classes)
+
+        def stage(level: int, count: int) -> Stage:
+            size = width * multipliers[level]
+            heads_here = heads if level in attentive else 0
+            return Stage(
+                Block(dimensions, size, 4 * width, dropout, heads_here, attention, strict) for _ in range(count)
+            )
+
+        convolution = CONVOLUTIONS[dimensions]
+        sizes = [width * multiplier for multiplier in multipliers]
+        self.stem = convolution(channels, sizes[0], 3, padding=1)
+        self.down = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
+        self.coarsen = nn.ModuleList(convolution(fine, coarse, 2, stride=2) for fine, coarse in pairwise(sizes))
+        self.bottom = stage(coarsest, 2 * blocks)
+        self.refine = nn.ModuleList(convolution(coarse, fine, 1) for fine, coarse in pairwise(sizes))
+        self.skip = nn.ModuleList(convolution(size, size, 1, bias=False) for size in sizes[:-1])
+        self.up = nn.ModuleList(stage(level, blocks) for level in range(coarsest))
+        self.head_norm = group_norm(sizes[0])
+        self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=1))
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
+        check_input(x, self.channels, self.dimensions)
+        embedding = F.silu(self.conditioning(log_snr, condition))
+        padded = pad_to_multiple(x.to(self.head.weight.dtype), (self.stride,) * self.dimensions)
+        hidden = self.stem(channels_last(padded))
+        skips = []
+        for stage, coarsen in zip(self.down, self.coarsen, strict=True):
+            hidden = stage(hidden, embedding)
+            skips.append(hidden)
+            hidden = coarsen(hidden)
+        hidden = self.bottom(hidden, embedding)
+        for stage, refine, skip in reversed(list(zip(self.up, self.refine, self.skip, strict=True))):
+            # The sum of two 1x1 convolutions is one over the concatenated features, but what comes from below is
+            # convolved before it is enlarged, where there are 2^dimensions times fewer samples.
+            hidden = skip(skips.pop()) + F.interpolate(refine(hidden), scale_factor=2.0, mode="nearest")
+            hidden = stage(hidden, embedding)
+        return crop(self.head(F.silu(self.head_norm(hidden))), x.shape[2:]).to(x.dtype)
+
+
+class Stage(nn.ModuleList):
+    """Blocks one after the other, all with the same embedding."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return the output of the last block."""
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
+class Block(nn.Module):
+    """Residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
+
+    Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). Both branches end in
+    zeros, so that at first the block hands on its input.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        channels: int,
+        embedding: int,
+        dropout: float,
+        heads: int,
+        attention: str,
+        strict: bool,
+    ) -> None:
+        super().__init__()
+        convolution = CONVOLUTIONS[dimensions]
+        self.norm = group_norm(channels)
+        self.conv = convolution(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.modulated_norm = group_norm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.last_conv = zero(convolution(channels, channels, 3, padding=1))
+        self.attention = None
+        if heads:
+            self.attention_norm = group_norm(channels)
+            self.attention = SelfAttention(channels, heads, attention, strict)
+            zero(self.attention.out)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return the block's output for features of a grid and an embedding of noise level and class."""
+        scale, shift = self.modulation(embedding)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
+        hidden = self.modulated_norm(self.conv(F.silu(self.norm(x))))
+        hidden = F.silu(torch.addcmul(shift, hidden, 1 + scale))
+        x = x + self.last_conv(self.dropout(hidden))
+        if self.attention is not None:
+            tokens = self.attention_norm(x).flatten(2).transpose(1, 2)
+            x = x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        return x

@@ -1,0 +1,153 @@
+import logging
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from multisagd.networks import SelfAttention, attend, attention, rotary_positions, rotate
+
+
+@pytest.fixture
+def fresh_log(monkeypatch):
+    monkeypatch.setattr(attention, "_reported", set())
+
+
+def qkv(*shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(3)]
+
+
+def test_attend_is_softmax_attention():
+    query, key, value = qkv(2, 5, 3, 4, dtype=torch.float64)
+    weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(2).softmax(-1)
+    expected = torch.einsum("bhqk,bkhd->bqhd", weights, value)
+    assert torch.allclose(attend(query, key, value), expected, atol=1e-12)
+
+
+def test_xformers_on_the_cpu_falls_back_with_one_log_line(fresh_log, caplog):
+    inputs = qkv(1, 4, 2, 8)
+    with caplog.at_level(logging.WARNING, logger="multisagd"):
+        results = [attend(*inputs, backend="xformers") for _ in range(3)]
+    assert all(torch.equal(result, attend(*inputs)) for result in results)
+    own = [record for record in caplog.records if record.name == "multisagd"]
+    assert len(own) == 1
+    assert "falls back to sdpa" in own[0].message
+
+
+def test_strict_raises_instead_of_falling_back():
+    with pytest.raises(RuntimeError, match='attention="sdpa"'):
+        attend(*qkv(1, 4, 2, 8), backend="xformers", strict=True)
+
+
+def test_missing_xformers_is_found_when_the_network_is_built(fresh_log, monkeypatch, caplog):
+    monkeypatch.setattr(attention, "_imported", {"ops": None})
+    with pytest.raises(RuntimeError, match="cannot be imported"):
+        SelfAttention(8, 2, "xformers", strict=True)
+    with caplog.at_level(logging.WARNING, logger="multisagd"):
+        SelfAttention(8, 2, "xformers")
+        SelfAttention(8, 2, "xformers")
+    assert [record.message for record in caplog.records if "cannot be imported" in record.message] == [
+        "xformers cannot be imported: attention falls back to sdpa, with the same result"
+    ]
+
+
+def test_importing_xformers_says_nothing(caplog, monkeypatch):
+    monkeypatch.setattr(attention, "_imported", {})
+    with caplog.at_level(logging.WARNING):
+        attention._xformers()
+    assert not caplog.records
+
+
+class PretendCuda(torch.Tensor):
+    """A CPU tensor that says it lies on an accelerator, to reach the xformers path on any machine."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+def test_xformers_gets_its_own_layout(monkeypatch):
+    def reference(query, key, value):
+        assert query.shape == (1, 4, 2, 8)  # (batch, tokens, heads, features), as its documentation has it
+        return torch.full_like(query, 7.0)
+
+    monkeypatch.setattr(attention, "_imported", {"ops": SimpleNamespace(memory_efficient_attention=reference)})
+    result = attend(*(tensor.as_subclass(PretendCuda) for tensor in qkv(1, 4, 2, 8)), backend="xformers", strict=True)
+    assert (result == 7).all()
+
+
+def test_xformers_without_a_kernel_for_the_input_falls_back(fresh_log, monkeypatch, caplog):
+    def refuse(*_):
+        raise NotImplementedError("no operator found")
+
+    monkeypatch.setattr(attention, "_imported", {"ops": SimpleNamespace(memory_efficient_attention=refuse)})
+    inputs = [tensor.as_subclass(PretendCuda) for tensor in qkv(1, 4, 2, 8)]
+    assert torch.equal(attend(*inputs, backend="xformers"), attend(*inputs))
+    assert "8 features per head" in caplog.text
+    with pytest.raises(RuntimeError, match="8 features per head"):
+        attend(*inputs, backend="xformers", strict=True)
+
+
+def test_unknown_backends_are_refused():
+    with pytest.raises(ValueError, match="choose one of sdpa, xformers"):
+        SelfAttention(8, 2, "flash")
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="10 channels, 4 heads"):
+        SelfAttention(10, 4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps"), [((7,), (2,)), ((5, 6), (1, 3)), ((4, 3, 5), (2, 1, 2)), ((2, 3, 2, 4), (0, 1, 1, 2))]
+)
+def test_attention_logits_depend_on_relative_positions_only(sizes, steps):
+    features = 22
+    larger = [size + step for size, step in zip(sizes, steps, strict=True)]
+    tables = [table.double().unflatten(0, larger) for table in rotary_positions(larger, features)]
+    near = tuple(slice(0, size) for size in sizes)
+    far = tuple(slice(step, step + size) for size, step in zip(sizes, steps, strict=True))
+    query, key, _ = qkv(1, math.prod(sizes), 2, features, dtype=torch.float64)
+
+    def logits(where):
+        positions = tuple(table[where].flatten(0, -2) for table in tables)
+        return torch.einsum("bqhd,bkhd->bhqk", rotate(query, positions), rotate(key, positions))
+
+    assert torch.allclose(logits(near), logits(far), atol=1e-5)  # the tables themselves are float32
+    unrotated = torch.einsum("bqhd,bkhd->bhqk", query, key)
+    assert not torch.allclose(logits(near), unrotated, atol=0.1)
+
+
+def test_every_axis_turns_features_of_its_own():
+    cosine, _ = rotary_positions((3, 4, 5), 22)
+    cosine = cosine.reshape(3, 4, 5, 11)
+    moved = [
+        (cosine.narrow(axis, 1, 1) != cosine.narrow(axis, 0, 1)).any(axis).flatten(0, 1).any(0) for axis in range(3)
+    ]
+    assert [int(features.sum()) for features in moved] == [4, 4, 3]
+    assert (torch.stack(moved).sum(0) == 1).all()
+
+
+def test_rotation_keeps_lengths_and_dtype():
+    query, _, _ = qkv(2, 12, 3, 8)
+    positions = rotary_positions((3, 4), 8)
+    assert torch.allclose(rotate(query, positions).norm(dim=-1), query.norm(dim=-1), rtol=1e-5)
+    assert rotate(query.bfloat16(), positions).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("sizes", "features"), [((4, 4), 7), ((4, 4, 4), 4)])
+def test_heads_too_narrow_for_the_axes_are_refused(sizes, features):
+    with pytest.raises(ValueError, match="raise the width or take fewer heads"):
+        rotary_positions(sizes, features)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_normalised_queries_and_keys_bound_the_logits(scale, monkeypatch):
+    seen = []
+    monkeypatch.setattr(attention, "attend", lambda query, key, value, *_: seen.extend([query, key]) or value)
+    torch.manual_seed(0)
+    SelfAttention(32, 2)(scale * torch.randn(3, 9, 32), rotary_positions((3, 3), 16))
+    logits = torch.einsum("bqhd,bkhd->bhqk", *seen) / 4
+    assert logits.abs().max() <= 4 * (1 + 1e-5)  # √16
+    assert logits.abs().max() > 1
