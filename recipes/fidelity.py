@@ -1,0 +1,206 @@
+"""How close a run's samples are to its data: `multisagd fidelity …`, the same as `python -m recipes.fidelity …`.
+
+What it does, in order: draw samples (or take those of `samples=…`); train a classifier on the run's training data, or
+take it from the cache; compare features. Samples are judged as the files that a person would look at: clipped and
+rounded as the modality saves them. The table is printed and kept as fidelity.json beside the samples.
+
+Everything is compared at the same counts: so many samples, as many real examples in the noise floor's splits, the same
+number of reference examples. Only distances of equal counts and the same classifier may be compared with each other.
+
+Errors, each in one message: no run there, data without labels, samples of another shape, not finite or too few.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modalities.base import Dataset, Modality
+from multisagd.seeds import derive
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.data import hold_out
+from recipes.engine.errors import RecipeError
+from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
+from recipes.metrics import frechet_distance, noise_floor
+from recipes.sample import sample
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """The keys of `configs/fidelity.yaml` that are not of `configs/sample.yaml`, and the run."""
+
+    run_dir: Path
+    samples: Path | None
+    reference: int
+    splits: int
+    cache: Path
+    classifier: Training
+    allow_targets: tuple[str, ...]
+
+
+def fidelity(config: Config) -> dict[str, Any]:
+    """Compare samples with data as the configuration says; return what is also in fidelity.json.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    own = {field.name for field in fields(FidelitySettings)}
+    settings = builder.settings(FidelitySettings, {key: config[key] for key in own}, "")
+    run_config = configuration.read(settings.run_dir / "config.yaml")
+    train, test = real_data(run_config, builder)
+    try:
+        network, record = cached_network(train, test, settings.cache, settings.classifier)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+    path = settings.samples
+    if path is None:
+        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
+    path = path / "samples.safetensors" if path.is_dir() else path
+    x0, labels = load_samples(path, train)
+    modality = train.modality
+    seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
+    samples = read_samples(network, seen, labels)
+
+    reference = min(settings.reference, len(train) // 2)
+    count = min(len(x0), len(train) - reference)
+    real = read_dataset(network, train, chosen(train, count + reference))
+    held_out = read_dataset(network, test, chosen(test, count)).features if len(test) >= count else None
+    against = real.features[count:]
+    try:
+        distance = frechet_distance(samples.features[:count], against)
+        floor = noise_floor(real.features, count, reference, settings.splits)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+    result = {
+        "samples": str(path),
+        "count": count,
+        "reference_count": reference,
+        "frechet_distance": distance,
+        "noise_floor": asdict(floor),
+        "frechet_distance_held_out": None if held_out is None else frechet_distance(held_out, against),
+        "classifier": record,
+        "accuracy": None if labels is None else samples.accuracy(),
+        "classes": by_class(samples, train.classes or ()),
+    }
+    kept = path.with_name("fidelity.json")
+    kept.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(result))
+    print(f"also in {kept}")
+    return result
+
+
+def real_data(run_config: Config, builder: Builder) -> tuple[Dataset, Dataset]:
+    """Return the run's training examples, and its dataset's own test set or else what the run held out.
+
+    Raises:
+        RecipeError: if the data cannot be built.
+    """
+    run = builder.settings(TrainSettings, run_config, "")
+    modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = builder.build(run.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    train, held_out = hold_out(dataset, run)
+    if run.data.get("train") is not True:
+        return train, held_out
+    apart = {**run.data, "train": False}
+    return train, builder.build(apart, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+
+
+def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
+    """Read `x0` (count, channels, *grid) and `labels` (count,), None if there are none.
+
+    Raises:
+        RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
+    """
+    try:
+        tensors = load_file(path)
+        x0, labels = tensors["x0"], tensors.get("labels")
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RecipeError(f"cannot read samples from {path} ({error}): make them with multisagd sample") from error
+    shape = (dataset.modality.channels, *dataset.modality.grid().shape)
+    if tuple(x0.shape[1:]) != shape:
+        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
+    if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
+        raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")
+    if labels is not None and (
+        labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
+    ):
+        raise RecipeError(f"the labels in {path} are not those of the run's {len(dataset.classes or ())} classes")
+    return x0, labels
+
+
+def chosen(dataset: Dataset, count: int) -> list[int]:
+    """Return `count` indices of a dataset in an order that never changes: files may be sorted by class or writer."""
+    generator = torch.Generator().manual_seed(derive(0, "fidelity"))
+    indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    return indices
+
+
+def by_class(samples: Readings, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return per class how many samples were asked for, how many of those were recognised, and how many were seen."""
+    rows = []
+    for number, name in enumerate(names):
+        asked = None if samples.labels is None else samples.labels == number
+        predicted = samples.predictions == number
+        rows.append(
+            {
+                "name": name,
+                "asked": None if asked is None else int(asked.sum()),
+                "recognised": None if asked is None else int((asked & predicted).sum()),
+                "seen": int(predicted.sum()),
+            }
+        )
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as lines to read."""
+    floor, record, held_out = result["noise_floor"], result["classifier"], result["frechet_distance_held_out"]
+    shown = "too few of them" if held_out is None else f"{held_out:.3f}"
+    lines = [
+        f"Fréchet distance of classifier features, {result['count']:,} against {result['reference_count']:,} real:",
+        f"  samples               {result['frechet_distance']:.3f}",
+        f"  real (noise floor)    {floor['mean']:.3f} ± {floor['std']:.3f} over {floor['splits']} splits",
+        f"  held-out real         {shown}",
+        "Recognised by the classifier:",
+        f"  held-out real         {record['accuracy']:.2%} of {record['test_count']:,}",
+    ]
+    if record["accuracy"] < 0.98:
+        lines.append("  note: below 98 %, so read the figures of samples with that in mind")
+    if result["accuracy"] is None:
+        lines.append("  samples               drawn without classes; seen as: " + _seen(result["classes"]))
+        return "\n".join(lines)
+    lines.append(f"  samples               {result['accuracy']:.2%}")
+    lines += [
+        f"    {row['name']:<20}{row['recognised']:>6} of {row['asked']:<6} seen as this: {row['seen']}"
+        for row in result["classes"]
+    ]
+    return "\n".join(lines)
+
+
+def _seen(rows: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['name']} {row['seen']}" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("fidelity", arguments, fidelity)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
