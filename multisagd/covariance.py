@@ -58,6 +58,7 @@ class SpectralCovariance(nn.Module):
             raise ValueError(f"{self.spectrum} has no power at any frequency of a grid of shape {grid.shape}")
         if bool((power == power.flatten()[0]).all()):
             return torch.ones_like(power)
+        power = grid.even(power)
         power = torch.where(power > SUPPORT_THRESHOLD * power.max(), power, 0.0)
         return power / grid.mean(power)
 
@@ -65,6 +66,7 @@ class SpectralCovariance(nn.Module):
         """Return which bins of the half spectrum carry noise, boolean."""
         return self.power(shape) > 0
 
+    @torch.compiler.disable  # a graph cannot hold generators
     def sample(
         self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
     ) -> Tensor:
@@ -115,8 +117,8 @@ class SpectralCovariance(nn.Module):
         return grid.mean(logs) * grid.numel
 
     def mahalanobis(self, x: Tensor) -> Tensor:
-        """Return the squared Mahalanobis norm `xᵀ Σ⁺ x` of each item, summed over its channels, shape `(batch,)`."""
-        return self.whiten(x).square().flatten(1).sum(1)
+        """Return the squared Mahalanobis norm `xᵀ Σ⁺ x` of each item, all channels, `(batch,)`, at least float32."""
+        return self.whiten(x.to(torch.promote_types(x.dtype, torch.float32))).square().flatten(1).sum(1)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:
         if x.dim() < self.grid.dimensions:

@@ -185,6 +185,19 @@ class Grid:
         weights = (self.multiplicity / self.numel).to(values.device, values.dtype)
         return (values * weights).sum(dim=tuple(range(-self.dimensions, 0)))
 
+    def even(self, values: Tensor) -> Tensor:
+        """Average values on the half spectrum with those at -k where both bins are stored, shape `(*half_shape)`.
+
+        The power of a real field is even. One written with signed frequencies, such as a velocity-tuned spectrum, is
+        not at Nyquist, where +1/2 and -1/2 share a bin.
+        """
+        result, dims = values.clone(), tuple(range(self.dimensions - 1))
+        own = (0, self.shape[-1] // 2) if self.shape[-1] % 2 == 0 else (0,)
+        for plane in own if dims else ():
+            mirrored = values[..., plane].flip(dims).roll((1,) * len(dims), dims)
+            result[..., plane] = (values[..., plane] + mirrored) / 2
+        return result
+
     def full(self, values: Tensor) -> Tensor:
         """Spread values on the half spectrum over the full one, `(*half_shape) -> (*shape)`, by W(-k) = W(k)."""
         dims = tuple(range(-self.dimensions, 0))
