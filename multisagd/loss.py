@@ -29,6 +29,7 @@ def squared_error(
     Raises:
         ValueError: for an unknown metric.
     """
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
     valid = None if mask is None else mask.to(error.dtype).expand_as(error)
     if valid is not None:
         error = error * valid
@@ -36,8 +37,7 @@ def squared_error(
         error = covariance.whiten(error)
     elif metric != "euclidean":
         raise ValueError(f"unknown metric {metric!r}; choose euclidean or mahalanobis")
-    square = error.float() if error.dtype in (torch.float16, torch.bfloat16) else error
-    square = square.square().flatten(1)
+    square = error.square().flatten(1)
     if valid is None:
         return square.mean(1)
     return square.sum(1) / valid.flatten(1).sum(1).clamp(min=1)
