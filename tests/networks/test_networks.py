@@ -247,8 +247,9 @@ def test_networks_trace_into_one_graph(build):
 
 
 @pytest.mark.slow
-def test_compiled_networks_give_the_same_output_and_gradients(build):
-    network = trained(build(1, 2, classes=3))
+@pytest.mark.parametrize(("build", "size"), [(unet, {"multipliers": (1, 2)}), (transformer, {"depth": 1})])
+def test_compiled_networks_give_the_same_output_and_gradients(build, size):
+    network = trained(build(1, 2, classes=3, **size))
     compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True)
     x, level, labels = data(2, 1, 7, 8), torch.tensor([-3.0, 5.0]), torch.tensor([0, 3])
     expected, output = network(x, level, labels), compiled(x, level, labels)
