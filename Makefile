@@ -20,8 +20,8 @@ install: $(STAMP)  ## create .venv and install the project with its development 
 # A shim that exists but does not run (pyenv) and a Python without venv (bare Debian) are both passed over.
 $(STAMP): pyproject.toml
 	@if [ ! -x $(BIN)/python ]; then \
-	    for python in "$(PYTHON)" python3 python3.11 python3.12 python3.13; do \
-	        [ -n "$$python" ] && "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	    for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13); do \
+	        "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	            2>/dev/null && found="$$python" && break; \
 	    done; \
 	    if [ -z "$$found" ]; then \
