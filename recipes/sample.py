@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
-from multisagd import DataStatistics
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
@@ -33,6 +32,7 @@ from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.data import load_statistics
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
@@ -135,19 +135,6 @@ def _label_numbers(entry: str, classes: Sequence[str]) -> list[int]:
     if not first <= last < len(classes):
         raise RecipeError(f"labels: {entry} is not within the classes 0 to {len(classes) - 1}")
     return list(range(first, last + 1))
-
-
-def load_statistics(run_dir: Path) -> DataStatistics:
-    """Load the statistics saved with a run.
-
-    Raises:
-        RecipeError: if they are missing or unreadable.
-    """
-    path = run_dir / "statistics.safetensors"
-    try:
-        return DataStatistics.load(path)
-    except Exception as error:  # safetensors has an exception of its own, which is no ValueError
-        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again") from error
 
 
 def folder_name(config: Config, samples: int) -> str:

@@ -31,7 +31,7 @@ from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import hold_out, learned_classes, measure, terminal_notes
+from recipes.engine.data import hold_out, learned_classes, load_statistics, measure, terminal_notes
 from recipes.engine.errors import Interrupted
 from recipes.engine.generate import generate
 from recipes.engine.interrupt import StopRequest
@@ -56,27 +56,30 @@ def train(config: Config) -> None:
     run_dir, seed, every = settings.run_dir, settings.seed, settings.every
     runtime = Runtime.start(settings.engine)
 
-    # Data. The dataset may adjust the modality it was given, so its own is the one that counts from here on.
+    # The past, if there is one.
+    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep)
+    state = checkpoints.latest()
+    record.check_run(run_dir, config, begun=state is not None)
+
+    # Data.
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     training, held_out = hold_out(dataset, settings)
     classes = learned_classes(dataset, settings.training.conditional)
-    record.open_run(run_dir, config)
-    statistics = measure(run_dir, training, settings)
+    statistics = measure(training, settings) if state is None else load_statistics(run_dir)
 
     # Model.
-    assembly = Assembly(config, builder, dataset.modality, statistics, classes)
+    assembly = Assembly(config, builder, modality, statistics, classes)
     process = assembly.process().to(runtime.device)
     network = assembly.network().to(runtime.device)
     denoiser = assembly.denoiser(runtime.compiled(network), process)
     learner = Learner(denoiser, network, settings, runtime, None if classes is None else len(classes))
     averaged = assembly.denoiser(learner.ema.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
-
-    # The past, if there is one.
-    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep)
-    state = checkpoints.latest()
     positions = learner.restore(state) if state is not None else {}
+
+    # From here on the folder belongs to this run.
+    record.write_run(run_dir, config, statistics)
     facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
     record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
     tracker = Tracker(run_dir, settings.tracking, config, positions, learner.samples)

@@ -98,7 +98,7 @@ class Builder:
         for key, value in values.items():
             place = f"{where}.{key}" if where else str(key)
             if key not in parameters and not open_ended:
-                raise RecipeError(f"{place}: {name} has no such parameter{nearest(str(key), parameters)}")
+                raise RecipeError(f"unknown key {place}: {name} has none of that name{nearest(str(key), parameters)}")
             if value is None and context.get(key) is not None:
                 continue
             arguments[str(key)] = convert(value, hints.get(key, Any), place, nested)

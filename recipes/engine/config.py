@@ -50,7 +50,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
         for override in overrides:
             if override.key_or_group not in prefixes(known):
-                raise RecipeError(_unknown(override.key_or_group, [*prefixes(known), *groups(folder)])) from error
+                raise RecipeError(_unknown(override.key_or_group, known, folder)) from error
         raise RecipeError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -124,5 +124,12 @@ def _choices(overrides: Sequence[Override], folder: str | Path | None) -> list[s
     return [override.input_line or "" for override in overrides if override.key_or_group in known]
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    return f"unknown key {key!r}{nearest(key, known)}"
+def _unknown(key: str, known: Mapping[str, Any], folder: str | Path | None) -> str:
+    group, _, name = key.rpartition(".")
+    # Most often the key exists, but under another choice of its group than the one made.
+    roots = (CONFIGS, *([] if folder is None else [Path(folder)]))
+    files = [file for root in roots for file in sorted(root.glob(f"{group}/*.yaml")) if group]
+    having = dict.fromkeys(f"{group}={file.stem}" for file in files if name in (read(file) or {}))
+    if having:
+        return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
+    return f"unknown key {key!r}{nearest(key, [*prefixes(known), *groups(folder)])}"

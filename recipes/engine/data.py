@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
@@ -14,6 +15,7 @@ from multisagd import DataStatistics, Process, terminal_snr
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
+from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
 
 
@@ -42,25 +44,31 @@ def learned_classes(dataset: Dataset, conditional: bool | None) -> tuple[str, ..
     return dataset.classes if conditional is not False else None
 
 
-def measure(run_dir: Path, dataset: Dataset, settings: TrainSettings) -> DataStatistics:
-    """Return the statistics saved with the run, or measure them on up to `training.statistics` examples and save them.
+def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
+    """Measure mean and power spectrum on up to `training.statistics` examples, drawn at random.
 
     Raises:
         RecipeError: if the data cannot be read or are not finite.
     """
-    path = run_dir / "statistics.safetensors"
+    count = min(settings.training.statistics, len(dataset))
+    chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     try:
-        if path.exists():
-            return DataStatistics.load(path)
-        count = min(settings.training.statistics, len(dataset))
-        chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
-        statistics = DataStatistics.measure(Chunks(dataset, chosen), dataset.modality.grid())
-        temporary = path.with_suffix(".partial")
-        statistics.save(temporary)
-        temporary.replace(path)
+        return DataStatistics.measure(Chunks(dataset, chosen), dataset.modality.grid())
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"measuring the data: {error}") from error
-    return statistics
+
+
+def load_statistics(run_dir: Path) -> DataStatistics:
+    """Load the statistics saved with a run.
+
+    Raises:
+        RecipeError: if they are missing or unreadable.
+    """
+    path = run_dir / STATISTICS
+    try:
+        return DataStatistics.load(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 
 
 class Chunks:

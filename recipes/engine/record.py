@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from multisagd import DataStatistics
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 
+STATISTICS = "statistics.safetensors"
 PACKAGES = ("multisagd", "torch", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
 FREE = (
     "run_dir",
@@ -39,27 +41,33 @@ FREE = (
 `engine` may change rounding."""
 
 
-def open_run(run_dir: Path, config: Config) -> None:
-    """Create the run's folder with its configuration, or check that it belongs to the same run.
+def check_run(run_dir: Path, config: Config, begun: bool) -> None:
+    """Check that the folder is free for this run, or belongs to it; a run that never saved a checkpoint may change.
 
     Raises:
         RecipeError: naming the keys that differ, if the folder holds a run of another configuration, or if it holds
             something else.
     """
     path = run_dir / "config.yaml"
-    if path.exists():
-        before, now = (configuration.flatten(c) for c in (configuration.read(path), config))
-        changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
-        if changed:
-            listed = "".join(f"\n  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in sorted(changed))
-            raise RecipeError(
-                f"{run_dir} holds a run with another configuration; these differ:{listed}\n"
-                "Use the same values to continue it, or another run_dir to begin a new run."
-            )
-    elif run_dir.exists() and any(run_dir.iterdir()):
-        raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
+    if not path.exists():
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
+        return
+    before, now = (configuration.flatten(each) for each in (configuration.read(path), config))
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
+    if changed and begun:
+        listed = "".join(f"\n  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in sorted(changed))
+        raise RecipeError(
+            f"{run_dir} holds a run with another configuration; these differ:{listed}\n"
+            "Use the same values to continue it, or another run_dir to begin a new run."
+        )
+
+
+def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None:
+    """Write down what the run is: its configuration, and the statistics of its data."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    configuration.write(config, path)
+    configuration.write(config, run_dir / "config.yaml")
+    statistics.save(run_dir / STATISTICS)
 
 
 def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:
