@@ -198,6 +198,8 @@ class Euler:
         growth = 1 + min(self.churn / model.steps, math.sqrt(2) - 1)
         schedule = model.process.schedule
         back = model.point(schedule.time(schedule.log_snr(now.t) - 2 * math.log(growth)))
+        if not back.t > now.t:  # already at the noisiest level there is
+            return state
         keep = back.at.a / now.at.a
         added = (back.at.b**2 - (keep * now.at.b) ** 2).clamp(min=0).sqrt() * self.noise_scale
         return replace(state, x=combine((keep, state.x), (added, _required(noise, self))), point=back)
