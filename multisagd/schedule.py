@@ -30,7 +30,7 @@ class Schedule:
     """Base of all schedules; a subclass gives `raw_log_snr`, its inverse `raw_time` and the path it is known for.
 
     Raises:
-        ValueError: if shift is not positive, the range is empty or the path unknown.
+        ValueError: if shift is not positive, the range is empty, the path unknown, or the log-SNR does not fall.
     """
 
     _: KW_ONLY
@@ -45,6 +45,9 @@ class Schedule:
             raise ValueError(f"log_snr_range must rise, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
+        log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64))
+        if not bool((log_snr.diff() <= 0).all() and log_snr[-1] < log_snr[0]):
+            raise ValueError(f"the log-SNR of a schedule must fall over time; check the numbers of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Return λ(t) before shift and clamp."""
@@ -152,7 +155,8 @@ class SigmoidSchedule(Schedule):
         """Return logit ᾱ(t)."""
         low, high = self._ends()
         value = torch.sigmoid((t.double() * (self.end - self.start) + self.start) / self.temperature)
-        return ((high - value) / (value - low)).log().to(t.dtype)
+        # At the ends rounding may leave a difference below zero.
+        return ((high - value).clamp(min=0) / (value - low).clamp(min=0)).log().to(t.dtype)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
         """Invert the sigmoid."""
@@ -179,9 +183,9 @@ class KarrasSchedule(Schedule):
     path: Path = field(default="exploding", kw_only=True)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Return -2 log σ(t)."""
@@ -220,12 +224,12 @@ class TabulatedSchedule(Schedule):
     log_snrs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         knots = tuple(float(knot) for knot in self.log_snrs)
         falling = all(math.isfinite(a) and math.isfinite(b) and a > b for a, b in pairwise(knots))
         if len(knots) < 2 or not falling:
             raise ValueError("a tabulated schedule needs at least two log-SNRs, each below the one before")
         object.__setattr__(self, "log_snrs", knots)
+        super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Interpolate the knots."""
