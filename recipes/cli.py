@@ -13,7 +13,7 @@ COMMANDS = {
     "sample": ("recipes.sample", "draw samples from a trained run"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }
-CONFIGURED = ("train", "sample")
+CONFIGURED = ("train", "sample", "demo")
 """Commands whose help comes from `configs/<name>.yaml` and is printed without importing them."""
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +29,71 @@ from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
 from recipes.engine import config as configuration
-from recipes.engine.errors import run_command
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
 from recipes.engine.tracking import read_metrics
 from recipes.train import train
 
-EXPONENT = -1.0
-ARMS: dict[str, tuple[Spectrum, list[str]]] = {
-    "white": (Flat(), ["spectrum=white"]),
-    "shaped": (PowerLaw(exponent=EXPONENT), ["spectrum=power_law", f"spectrum.exponent={EXPONENT}"]),
-}
 TIMES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-
-HELP = """usage: multisagd demo [out=FOLDER] [key=value ...]
-
-Trains a small model on handwritten digits twice, with white noise and with a power law (amplitude exponent
-{exponent}), and puts samples, loss curves and a picture of both forward processes into FOLDER (runs/demo).
-Takes a few minutes on two CPU cores. Other keys are those of `multisagd train`; for example, a quick look:
-
-  multisagd demo training.samples=6400"""
+COLORS = {"white": "0.4", "shaped": "C3"}
 
 
-def demo(out: Path, overrides: Sequence[str] = ()) -> None:
-    """Train both models into `out` and draw the pictures; `overrides` are further settings of both runs.
+@dataclass(frozen=True)
+class DemoSettings:
+    """All keys of `configs/demo.yaml`."""
+
+    run_dir: Path
+    seed: int
+    exponent: float
+    samples: int
+    threads: int | None
+
+
+def demo(config: Config) -> None:
+    """Train both models and draw the pictures.
 
     Raises:
         RecipeError: as `recipes.train.train`.
     """
     start = time.monotonic()
+    settings = Builder().settings(DemoSettings, config, "")
+    out, exponent = settings.run_dir, settings.exponent
+    spectra: dict[str, Spectrum] = {"white": Flat(), "shaped": PowerLaw(exponent=exponent)}
+    choices = {"white": ["spectrum=white"], "shaped": ["spectrum=power_law", f"spectrum.exponent={exponent}"]}
     out.mkdir(parents=True, exist_ok=True)
-    picture = draw_forward(out / "forward.png")
-    print(f"the two forward processes: {picture}", flush=True)
-    for name, (_, choice) in ARMS.items():
-        print(f"\n{name} noise", flush=True)
-        arguments = ["experiment=image_demo", *choice, *overrides, f"run_dir={out / name}"]
-        train(configuration.load("train", arguments))
+    print(f"the two forward processes are in {draw_forward(spectra, out / 'forward.png')}")
+    for name, choice in choices.items():
+        print(f"\n{name} noise:", flush=True)
+        train(arm(settings, choice, out / name))
         newest = max((out / name / "samples").glob("*.png"))
         shutil.copyfile(newest, out / f"samples_{name}.png")
     draw_losses(out)
     print(f"\n{ending(out)}\nThe demo took {(time.monotonic() - start) / 60:.1f} minutes.")
 
 
-def draw_forward(path: Path) -> Path:
+def arm(settings: DemoSettings, choice: Sequence[str], run_dir: Path) -> Config:
+    """Return the configuration of one of the two runs."""
+    return configuration.load(
+        "train",
+        [
+            "experiment=image_demo",
+            *choice,
+            f"seed={settings.seed}",
+            f"training.samples={settings.samples}",
+            f"engine.threads={'null' if settings.threads is None else settings.threads}",
+            f"run_dir='{run_dir}'",
+        ],
+    )
+
+
+def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> Path:
     """Draw one digit noised over time under both processes, each beside the spectrum of its noise."""
     modality = Image(size=16, channels=1)
     x0 = Digits(modality).batch([3]).x0
     figure = Figure(figsize=(1.3 * len(TIMES) + 3.6, 3.4), layout="constrained")
-    layout = figure.subplots(len(ARMS), len(TIMES) + 1, width_ratios=[1.0] * len(TIMES) + [2.2])
-    for row, (name, (spectrum, _)) in zip(layout, ARMS.items(), strict=True):
+    layout = figure.subplots(len(spectra), len(TIMES) + 1, width_ratios=[1.0] * len(TIMES) + [2.2])
+    for row, (name, spectrum) in zip(layout, spectra.items(), strict=True):
         process = Process(CosineSchedule(), SpectralCovariance(spectrum, modality.grid()))
         noise = process.noise(x0.shape, [1])
         for axes, t in zip(row[:-1], TIMES, strict=True):
@@ -108,7 +127,7 @@ def draw_losses(out: Path) -> Path:
     """Draw the training and validation losses of both runs."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for color, name in zip(("0.4", "C3"), ARMS, strict=True):
+    for name, color in COLORS.items():
         for kind, style in (("train", {"alpha": 0.5, "lw": 1}), ("validation", {"marker": "o", "ls": "--"})):
             entries = read_metrics(out / name, kind)
             samples, losses = [entry["samples"] for entry in entries], [entry["loss"] for entry in entries]
@@ -135,13 +154,7 @@ Your own folder of images, its subfolders being the classes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if any(word in ("-h", "--help") for word in words):
-        print(HELP.format(exponent=EXPONENT))
-        return 0
-    out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
-    others = [word for word in words if not word.startswith("out=")]
-    return run_command(lambda: demo(Path(out[-1] if out else "runs/demo"), others))
+    return run_configured("demo", arguments, demo)
 
 
 if __name__ == "__main__":

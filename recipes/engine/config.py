@@ -128,7 +128,7 @@ def _unknown(key: str, known: Mapping[str, Any], folder: str | Path | None) -> s
     group, _, name = key.rpartition(".")
     # Most often the key exists, but under another choice of its group than the one made.
     roots = (CONFIGS, *([] if folder is None else [Path(folder)]))
-    files = [file for root in roots for file in sorted(root.glob(f"{group}/*.yaml")) if group]
+    files = [file for root in roots for file in sorted((root / group).glob("*.yaml")) if group]
     having = dict.fromkeys(f"{group}={file.stem}" for file in files if name in (read(file) or {}))
     if having:
         return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"

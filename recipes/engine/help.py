@@ -15,7 +15,7 @@ import configs
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 
-USAGE = """usage: multisagd {name} {required}[group=choice ...] [key=value ...]
+USAGE = """usage: multisagd {name} {settings}
 
 {about}
 
@@ -24,21 +24,25 @@ options:
   --show              print the resolved configuration and stop
   --config-dir DIR    also look for groups' choices in DIR, laid out like the project's configs
 
-groups, each with its choices (the default is marked *):
-{groups}
-
-keys, with their defaults:
+{groups}keys, with their defaults:
 {keys}
 """
 
 
-def command_help(name: str, required: str = "run_dir=FOLDER ") -> str:
+def command_help(name: str) -> str:
     """Return the help of a command that is configured by `configs/<name>.yaml`."""
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     about, defaults, keys = _parts(text)
     listed = groups()
     sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in _defaults(defaults)]
-    return USAGE.format(name=name, required=required, about=about, groups="\n".join(sections), keys=_indent(keys, 2))
+    heading = ["groups, each with its choices (the default is marked *):"] if sections else []
+    return USAGE.format(
+        name=name,
+        settings="run_dir=FOLDER [group=choice ...] [key=value ...]" if "run_dir: ???" in keys else "[key=value ...]",
+        about=about,
+        groups="".join(f"{part}\n" for part in [*heading, *sections]),
+        keys=_indent(keys, 2),
+    )
 
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
@@ -70,7 +74,9 @@ def _parts(text: str) -> tuple[str, str, str]:
     """Split a configuration file into its heading comment, its defaults list and the rest."""
     lines = text.splitlines()
     heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    about = "\n".join(line.removeprefix("#").strip() for line in lines[:heading] if "@package" not in line)
+    about = "\n".join(
+        line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line
+    )
     body = "\n".join(lines[heading:])
     match = re.search(r"^defaults:\n((?:[ ].*\n|\n(?=[ ]))*)", body + "\n", re.MULTILINE)
     if match is None:

@@ -1,0 +1,173 @@
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import multisagd as ms
+from modalities.base import Dataset, Modality
+from multisagd.samplers import Sampler
+from recipes.cli import COMMANDS, CONFIGURED
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.engine.help import command_help, groups
+from recipes.engine.settings import SampleSettings, TrainSettings
+
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+# What a choice leaves for the user to say.
+NEEDED = {
+    ("data", "image_folder"): ["data.root=photos"],
+    ("experiment", "image_folder"): ["data.root=photos"],
+    ("spectrum", "autoregressive"): ["spectrum.axis=width"],
+    ("schedule", "tabulated"): ["schedule.log_snrs=[5,0,-5]"],
+}
+
+
+def load(*arguments: str, name: str = "train") -> dict[str, Any]:
+    return configuration.load(name, ["run_dir=r", *arguments])
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=map("/".join, CHOICES))
+def test_every_choice_composes_and_builds(group: str, choice: str, tmp_path: Path) -> None:
+    builder = Builder()
+    settings = builder.settings(TrainSettings, load(f"{group}={choice}", *NEEDED.get((group, choice), [])), "")
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    x0 = list(itertools.repeat(ms.SpectralCovariance(ms.Flat(), modality.grid()).sample([1, 2], modality.channels), 1))
+    statistics = ms.DataStatistics.measure(x0, modality.grid())
+    spectrum = builder.build(settings.spectrum, ms.Spectrum, "spectrum", statistics=statistics)
+    schedule = builder.build(settings.schedule, ms.Schedule, "schedule")
+    covariance = ms.SpectralCovariance(spectrum, modality.grid())
+    process = builder.build(settings.process, ms.Process, "process", schedule=schedule, covariance=covariance)
+    builder.build(settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process)
+    builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    if group in ("network", "experiment"):
+        builder.build(settings.network, nn.Module, "network", channels=1, dimensions=2, classes=None)
+    if group in ("data", "experiment") and "root" in settings.data:
+        node = {**settings.data, "root": str(tmp_path / "nothing")}
+        with pytest.raises(RecipeError, match=r"^data: .* is not "):
+            builder.build(node, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+
+
+@pytest.mark.parametrize("sampler", groups()["sampler"])
+def test_sample_composes_with_every_sampler(sampler: str) -> None:
+    settings = Builder().settings(SampleSettings, load(f"sampler={sampler}", name="sample"), "")
+    Builder().build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+
+
+def test_choices_and_keys_override() -> None:
+    config = load("spectrum=power_law", "spectrum.exponent=-0.06", "network=transformer", "training.learning_rate=1e-4")
+    assert config["spectrum"]["exponent"] == -0.06
+    assert config["network"]["_target_"] == "multisagd.networks.Transformer"
+    assert config["training"]["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("traning.samples=3", "unknown key 'traning.samples'; did you mean 'training.samples'"),
+        ("training.sample=3", "did you mean 'training.samples'"),
+        ("network.widht=3", "did you mean 'network.width'"),
+        ("sed=3", "unknown key 'sed'; did you mean 'seed'"),
+        ("spectrum=powerlaw", "spectrum=powerlaw: there is no such choice; did you mean 'power_law'"),
+        ("spectrm=white", "did you mean 'spectrum'"),
+        ("experiment=image_mnst", "did you mean 'image_mnist'"),
+        ("spectrum.exponent=1", "it is a key of spectrum=data_power, spectrum=power_law"),
+        ("--spectrum=white", "unknown option --spectrum=white; settings are written key=value"),
+        ("spectrum", "cannot read 'spectrum': settings are written key=value"),
+        ("spectrum=[a", "cannot read the command"),
+        ("spectrum=[white,band]", "there is no such choice"),
+        ("seed=1,2", "Ambiguous value"),
+        ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
+        ("data=image_folder", "data.root has no value: add data.root=… to the command"),
+    ],
+)
+def test_mistakes_are_told_with_the_nearest_key(argument: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(argument)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("+training.sampels=3", "training.sampels.*did you mean 'samples'"),
+        ("+sead=3", "unknown key sead.*did you mean 'seed'"),
+        ("training.batch=0", "training: batch must be above 0"),
+        ("training.accumulation=3", "cannot be split"),
+        ("training.samples=many", "training.samples: expected a whole number, got 'many'"),
+        ("engine.precision=float8", "engine.precision: expected one of float32, bfloat16, got 'float8'"),
+        ("~training.samples", "training: Training needs samples"),
+        ("loss.metric=l1", "loss.metric: expected one of euclidean, mahalanobis"),
+        ("loss.times._target_=os.system", "loss.times._target_: os.system is not under an allowed package"),
+        ("keep=0", "keep is a number of checkpoints"),
+    ],
+)
+def test_values_are_checked_before_work_begins(argument: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Builder().settings(TrainSettings, load(argument), "")
+
+
+def test_a_folder_of_the_users_own_choices(tmp_path: Path) -> None:
+    (tmp_path / "spectrum").mkdir()
+    (tmp_path / "spectrum" / "mine.yaml").write_text("_target_: multisagd.Flat\nlevel: 2.0\n")
+    config = configuration.load("train", ["run_dir=r", "spectrum=mine"], tmp_path)
+    assert config["spectrum"] == {"_target_": "multisagd.Flat", "level": 2.0}
+
+
+def test_saved_configurations_read_back(tmp_path: Path) -> None:
+    config = load("experiment=image_mnist", "sampler=euler")
+    configuration.write(config, tmp_path / "config.yaml")
+    assert configuration.read(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_help_explains_every_group_with_an_example(name: str) -> None:
+    text = command_help(name)
+    config = (Path(configuration.CONFIGS) / f"{name}.yaml").read_text()
+    for group in [line.split("- ")[1].split(":")[0] for line in config.splitlines() if line.startswith("  - ")]:
+        if group == "_self_":
+            continue
+        section = text.split(f"  {group}: ")[1].split("\n\n")[0]
+        assert f"Example: {group}=" in section
+        for choice in groups()[group]:
+            lines = [line for line in section.splitlines() if line[6:].startswith(f"{choice} ")]
+            assert lines, f"{group}={choice} is not listed"
+            assert len(lines[0].split(maxsplit=2)) == 3, f"{group}={choice} has no description"
+    for key in ("run_dir", "seed"):
+        assert f"\n  {key}:" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_exits_with_zero(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "recipes.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert "usage: multisagd" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "sed=1", "run_dir=r"], ["train"]])
+def test_mistakes_exit_with_two_and_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipes.cli", *arguments]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env={"PYTHONPATH": str(root)}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_experiments_say_how_long_and_how_to_start() -> None:
+    for choice in groups()["experiment"]:
+        if choice == "none":
+            continue
+        heading = (configuration.CONFIGS / "experiment" / f"{choice}.yaml").read_text().split("defaults:")[0]
+        assert f"experiment={choice}" in heading, choice
+        assert "CPU" in heading, choice
+        assert "GPU" in heading, choice
