@@ -47,8 +47,8 @@ class Denoiser(nn.Module):
     as zero, and Karras preconditioning as σ_data = 0.5. The default prediction is v.
 
     Raises:
-        ValueError: if a prediction is named together with Karras preconditioning, which fixes its own, or either is
-            unknown.
+        ValueError: if a prediction is named together with Karras preconditioning, which fixes its own, either is
+            unknown, or the statistics hold no variation.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Denoiser(nn.Module):
         self.preconditioning = preconditioning
         self.statistics = statistics
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
+        if not self.sigma_data > 0:
+            raise ValueError("the statistics hold no variation: measure them on more than one datum")
         self._means: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
 
     def mean_like(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -62,13 +62,14 @@ class DataStatistics:
         the same each time: a list or a loader, not a generator.
 
         Raises:
-            ValueError: if there are no data, they change between the passes, are not finite or do not fit the grid.
+            ValueError: if there are no data, or they change between the passes, do not fit the grid, are not finite or
+                are masked as a whole.
         """
-        if iter(batches) is batches:
+        if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
         total, valid, count = torch.zeros(()), torch.zeros(()), 0
         for x, mask in map(_split, batches):
-            _check(x, grid, count)
+            _check(x, mask, grid, count)
             total = total + (x * mask).sum(0)
             valid = valid + mask.expand_as(x).sum(0)
             count += x.shape[0]
@@ -133,10 +134,13 @@ class DataStatistics:
 def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch
     x = x.detach().to("cpu", torch.float64)
-    return (x, torch.ones((1,) * x.dim(), dtype=x.dtype)) if mask is None else (x.nan_to_num(), mask.to("cpu", x.dtype))
+    if mask is None:
+        return x, torch.ones((1,) * x.dim(), dtype=x.dtype)
+    mask = mask.to("cpu", torch.bool)
+    return torch.where(mask, x, 0.0), mask.to(x.dtype)  # padding may hold anything, NaN too
 
 
-def _check(x: Tensor, grid: Grid, first: int) -> None:
+def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:
     if tuple(x.shape[2:]) != grid.shape:
         raise ValueError(
             f"data of shape {tuple(x.shape)} do not fit (batch, channels, {', '.join(map(str, grid.shape))})"
@@ -144,6 +148,9 @@ def _check(x: Tensor, grid: Grid, first: int) -> None:
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bool(bad.any()):
         raise ValueError(f"item {first + int(bad.nonzero()[0])} of the data holds NaN or infinity")
+    empty = ~mask.expand_as(x).flatten(1).any(1)
+    if bool(empty.any()):
+        raise ValueError(f"item {first + int(empty.nonzero()[0])} of the data is masked as a whole: leave it out")
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,8 @@ def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, l
     signal = (at.a[0] ** 2 * (statistics.power + mean_power)).mean(0)
     noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
     radius = grid.radius(factors={axis.name: 1 / axis.nyquist for axis in grid.axes})
-    edges = [0.0, 1e-9, *torch.linspace(0, math.sqrt(grid.dimensions) + 1e-9, bands + 1).tolist()[1:]]
+    end = math.sqrt(grid.dimensions) + 1e-9  # the last band holds the corner, Nyquist on every axis
+    edges = [0.0, 1e-9, *torch.linspace(0, end, bands + 1, dtype=torch.float64).tolist()[1:]]
     result = []
     for low, high in pairwise(edges):
         inside = ((radius >= low) & (radius < high)) * grid.multiplicity
