@@ -60,7 +60,12 @@ class Process(nn.Module):
         """Return the coefficients at times t for a tensor like `like`, computed in float64 and cast to its dtype.
 
         Scalars per item, `(batch, 1, ..., 1)`, without a modulation; else `(batch, 1, *half_shape)`.
+
+        Raises:
+            ValueError: if there is neither one time for all items nor one for each.
         """
+        if t.numel() not in (1, like.shape[0]):
+            raise ValueError(f"a batch of {like.shape[0]} needs {like.shape[0]} times or one for all, got {t.numel()}")
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
         t = t.to(device, torch.float64)
         alpha, sigma = (value.reshape(-1, *(1,) * (like.dim() - 1)) for value in self.schedule.alpha_sigma(t))
