@@ -1,0 +1,284 @@
+"""The forward process: conversions, dense posteriors, Tweedie's formula, coefficients per frequency."""
+
+import dense
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import multisagd as ms
+from multisagd.process import Coefficients, Quantity, posterior_step, target_weights
+
+GRID = ms.Grid.of(y=4, x=5)
+QUANTITIES: list[Quantity] = ["x0", "noise", "v", "flow", "score"]
+SCHEDULES = [
+    ms.CosineSchedule(),
+    ms.LinearSchedule(),
+    ms.SigmoidSchedule(shift=2.0),
+    ms.KarrasSchedule(),
+    ms.FlowSchedule(),
+    ms.CosineSchedule(path="exploding"),
+]
+MODULATIONS = {
+    "scalar": None,
+    "blur": ms.Blur(length=2.0),
+    "colour shift": ms.ColorShift(ms.PowerLaw(0.3), ms.PowerLaw(-0.2)),
+}
+SPECTRA = {"white": ms.Flat(), "power law": ms.PowerLaw(-0.5), "band": ms.Band(0.15, 0.5)}
+
+
+def process(
+    schedule: ms.Schedule | None = None, spectrum: ms.Spectrum | None = None, modulation: object = None
+) -> ms.Process:
+    covariance = ms.SpectralCovariance(spectrum or ms.PowerLaw(-0.5), GRID).double()
+    return ms.Process(schedule or ms.CosineSchedule(), covariance, modulation)
+
+
+def times(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def factors(p: ms.Process, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of signal and noise over the full spectrum, from the definitions."""
+    alpha, sigma = (float(v) for v in p.schedule.alpha_sigma(times(t)))
+    r = dense.radius(GRID)
+    signal, noise = np.ones(GRID.shape), np.ones(GRID.shape)
+    if isinstance(p.modulation, ms.Blur):
+        # 2209.05557: d_t = (1 - d_min) exp(-λ τ) + d_min, λ = |2πf|², τ = σ_B²/2, σ_B = σ_max sin²(tπ/2).
+        tau = (2.0 * np.sin(t * np.pi / 2) ** 2) ** 2 / 2
+        signal = (1 - 0.001) * np.exp(-((2 * np.pi * r) ** 2) * tau) + 0.001
+    if isinstance(p.modulation, ms.ColorShift):
+        early, late = (np.maximum(r, 1 / 256) ** (2 * e) for e in (0.3, -0.2))
+        noise = (1 - t) * np.sqrt(early / early.mean()) + t * np.sqrt(late / late.mean())
+    return alpha * signal, sigma * noise
+
+
+def spectral_power(p: ms.Process) -> np.ndarray:
+    return GRID.full(p.covariance.power()).numpy()
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA.keys())
+@pytest.mark.parametrize("modulation", MODULATIONS.values(), ids=MODULATIONS.keys())
+class TestDense:
+    def test_add_noise(self, spectrum, modulation):
+        p = process(spectrum=spectrum, modulation=modulation)
+        x0, noise = dense.random(2, 3, *GRID.shape), dense.random(2, 3, *GRID.shape, seed=1)
+        x_t = p.add_noise(x0, times(0.2, 0.7), noise)
+        for item, t in enumerate((0.2, 0.7)):
+            A, B = (dense.operator(v) for v in factors(p, t))
+            expected = dense.flat(x0[item], GRID) @ A + dense.flat(noise[item], GRID) @ B
+            np.testing.assert_allclose(dense.flat(x_t[item], GRID), expected, atol=1e-10)
+
+    def test_posterior_is_gaussian_conditioning(self, spectrum, modulation):
+        """Join x_s and x_t given x0 by the Markov chain x_t = (a_t/a_s) x_s + noise, then condition."""
+        p = process(spectrum=spectrum, modulation=modulation)
+        x0, x_t = dense.random(1, 2, *GRID.shape), dense.random(1, 2, *GRID.shape, seed=1)
+        x_t = p.covariance.project(x_t)
+        s, t = 0.35, 0.6
+        (a_s, b_s), (a_t, b_t) = factors(p, s), factors(p, t)
+        W = spectral_power(p)
+        cov_s, cov_t, cross = (dense.operator(v) for v in (b_s**2 * W, b_t**2 * W, a_t / a_s * b_s**2 * W))
+        gain = cross @ np.linalg.pinv(cov_t, rcond=1e-10, hermitian=True)
+        residual = dense.flat(x_t[0], GRID) - dense.flat(x0[0], GRID) @ dense.operator(a_t)
+        expected = dense.flat(x0[0], GRID) @ dense.operator(a_s) + residual @ gain.T
+        mean, factor = p.posterior(x0, x_t, times(t), times(s))
+        support = dense.operator((W > 0).astype(float))
+        # Outside the support nothing is random, and what x_t holds there is not defined: compare on it.
+        np.testing.assert_allclose(dense.flat(mean[0], GRID) @ support, expected @ support, atol=1e-9)
+        columns = p.scale(torch.eye(GRID.numel, dtype=torch.float64).reshape(-1, 1, *GRID.shape), factor)
+        F = dense.flat(columns[:, 0], GRID).T
+        covariance = F @ dense.operator(W) @ F.T
+        np.testing.assert_allclose(covariance, cov_s - gain @ cross.T, atol=1e-9)
+
+    def test_tweedie(self, spectrum, modulation):
+        """For Gaussian data the score of x_t is known, and the oracle's estimate must imply it."""
+        p = process(spectrum=spectrum, modulation=modulation)
+        C, mean = (dense.radius(GRID) + 0.2) ** -2, dense.random(*GRID.shape, seed=3).numpy()
+        oracle = ms.GaussianDenoiser(p, dense.stationary(C, GRID, mean))
+        x_t, t = dense.random(1, 1, *GRID.shape, seed=4), 0.4
+        a, b = factors(p, t)
+        W = spectral_power(p)
+        centered = dense.flat(x_t[0], GRID) - mean.reshape(1, -1) @ dense.operator(a)
+        score = -centered @ dense.operator(1 / (a**2 * C + b**2 * W)) @ dense.operator((W > 0).astype(float))
+        x0 = oracle(x_t, times(t))
+        ours = p.from_x0(x0, x_t, times(t), "score")
+        np.testing.assert_allclose(dense.flat(ours[0], GRID), score, atol=1e-9)
+        posterior_mean = mean.reshape(1, -1) + centered @ dense.operator(a * C / (a**2 * C + b**2 * W))
+        np.testing.assert_allclose(dense.flat(x0[0], GRID), posterior_mean, atol=1e-10)
+        # E[x0|x_t] = (x_t + σ² Σ score)/α, on the range of Σ.
+        back = p.to_x0(ours, x_t, times(t), "score")
+        torch.testing.assert_close(p.covariance.project(back), p.covariance.project(x0), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    t=st.floats(0.02, 0.98),
+    spectrum=st.sampled_from(list(SPECTRA.values())),
+    modulation=st.sampled_from(list(MODULATIONS.values())),
+    source=st.sampled_from(QUANTITIES),
+    target=st.sampled_from(QUANTITIES),
+)
+def test_conversions_agree_with_the_truth(schedule, t, spectrum, modulation, source, target):
+    """Every quantity of a true (x0, noise) pair converts to every other, through x0."""
+    p = process(schedule, spectrum, modulation)
+    at, time = p.coefficients(times(t), torch.empty(1, 1, *GRID.shape, dtype=torch.float64)), times(t)
+    assume(float((at.b / at.a).max()) < 300)
+    x0, noise = p.covariance.project(dense.random(1, 2, *GRID.shape)), p.noise((1, 2, *GRID.shape), [7])
+    x_t = p.add_noise(x0, time, noise)
+
+    def truth(quantity: Quantity) -> torch.Tensor:
+        if quantity == "score":
+            return -p.covariance.solve(p.scale(noise, 1 / at.b))
+        signal, chance = target_weights(at, p.schedule, quantity)
+        return p.scale(x0, signal) + p.scale(noise, chance)
+
+    recovered = p.to_x0(truth(source), x_t, time, source)
+    scale = max(1.0, float((at.b / at.a).max()))
+    torch.testing.assert_close(recovered, x0, rtol=1e-10, atol=1e-10 * scale)
+    value = truth(target)
+    converted = p.from_x0(x0, x_t, time, target)
+    tolerance = 1e-10 * max(1.0, float((at.a / at.b).max()), float(value.abs().max()))
+    torch.testing.assert_close(converted, value, rtol=1e-9, atol=tolerance)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    t=st.floats(0.05, 0.9),
+    modulation=st.sampled_from([None, MODULATIONS["colour shift"]]),
+    quantity=st.sampled_from(QUANTITIES),
+)
+def test_conversions_round_trip(schedule, t, modulation, quantity):
+    """Also of values that no real pair implies, as a network's are."""
+    p = process(schedule, modulation=modulation)
+    value, x_t = dense.random(1, 2, *GRID.shape), dense.random(1, 2, *GRID.shape, seed=1)
+    x0 = p.to_x0(value, x_t, times(t), quantity)
+    tolerance = 1e-12 * max(1.0, float(x0.abs().max())) * 1e2
+    torch.testing.assert_close(p.from_x0(x0, x_t, times(t), quantity), value, rtol=1e-9, atol=max(tolerance, 1e-10))
+
+
+def test_the_definitions():
+    p = process(ms.FlowSchedule())
+    x0, noise, t = dense.random(2, 1, *GRID.shape), p.noise((2, 1, *GRID.shape), [1, 2]), times(0.3, 0.8)
+    x_t = p.add_noise(x0, t, noise)
+    a, b = 1 - t.reshape(2, 1, 1, 1), t.reshape(2, 1, 1, 1)
+    torch.testing.assert_close(x_t, a * x0 + b * noise)
+    torch.testing.assert_close(p.from_x0(x0, x_t, t, "noise"), noise, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(p.from_x0(x0, x_t, t, "v"), a * noise - b * x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(p.from_x0(x0, x_t, t, "flow"), noise - x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(p.from_x0(x0, x_t, t, "score"), -p.covariance.solve(noise) / b, rtol=1e-8, atol=1e-8)
+
+
+def test_the_score_is_projected_where_the_spectrum_is_empty():
+    p = process(spectrum=ms.Band(0.15, 0.5))
+    x0 = dense.random(1, 1, *GRID.shape)
+    x_t = p.add_noise(x0, times(0.5), p.noise((1, 1, *GRID.shape), [1]))
+    score = p.from_x0(x0, x_t, times(0.5), "score")
+    torch.testing.assert_close(p.covariance.project(score), score, rtol=1e-9, atol=1e-9)
+    assert score.abs().max() < 100
+
+
+def test_posterior_scalars_are_those_of_ddpm():
+    """2006.11239, Eq. 7: β̃ and the weights of x0 and x_t, in discrete ᾱ."""
+    p = process()
+    s, t = times(0.3), times(0.31)
+    like = torch.empty(1, 1, *GRID.shape, dtype=torch.float64)
+    now, then = p.coefficients(t, like), p.coefficients(s, like)
+    of_x0, of_x_t, factor = (float(v) for v in posterior_step(now, then))
+    bar_t, bar_s = float(now.a) ** 2, float(then.a) ** 2
+    beta = 1 - bar_t / bar_s
+    assert of_x0 == pytest.approx(bar_s**0.5 * beta / (1 - bar_t), rel=1e-9)
+    assert of_x_t == pytest.approx((1 - beta) ** 0.5 * (1 - bar_s) / (1 - bar_t), rel=1e-9)
+    assert factor**2 == pytest.approx((1 - bar_s) / (1 - bar_t) * beta, rel=1e-9)
+
+
+def test_posterior_joins_the_marginals():
+    """A step back from x_t ~ q(x_t|x0) lands on q(x_s|x0), whatever the coefficients."""
+    now, then = (Coefficients(*(times(v) for v in pair)) for pair in ((0.3, 0.8), (0.7, 0.5)))
+    of_x0, of_x_t, factor = posterior_step(now, then)
+    torch.testing.assert_close(of_x0 + of_x_t * now.a, then.a)
+    torch.testing.assert_close((of_x_t * now.b) ** 2 + factor**2, then.b**2)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_float32_coefficients_keep_their_digits_at_both_ends(schedule):
+    t32 = torch.tensor([0.0, 1e-6, 1e-3, 0.5, 1 - 1e-3, 1.0])
+    p = process(schedule)
+    narrow = p.coefficients(t32, torch.empty(6, 1, *GRID.shape))
+    wide = p.coefficients(t32.double(), torch.empty(6, 1, *GRID.shape, dtype=torch.float64))
+    assert narrow.a.dtype == torch.float32
+    assert narrow.a.shape == (6, 1, 1, 1)
+    for ours, exact in ((narrow.a, wide.a), (narrow.b, wide.b)):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(narrow.log_snr.double(), wide.log_snr, rtol=1e-6, atol=1e-5)
+    log_snr = schedule.log_snr(t32.double())
+    torch.testing.assert_close(wide.log_snr.flatten(), log_snr, rtol=1e-9, atol=1e-9)
+
+
+def test_prior():
+    p = process(ms.KarrasSchedule())
+    prior = p.prior((2, 3, *GRID.shape), [4, 5])
+    torch.testing.assert_close(prior, 80.0 * p.noise((2, 3, *GRID.shape), [4, 5]))
+    mean = dense.random(3, *GRID.shape)
+    shifted = p.prior((2, 3, *GRID.shape), [4, 5], mean)
+    torch.testing.assert_close(shifted, prior + mean)
+
+
+def test_noise_has_the_covariance_and_its_own_seeds():
+    p = process()
+    noise = p.noise((3, 2, *GRID.shape), [4, 5, 6])
+    assert torch.equal(noise, p.covariance.sample([4, 5, 6], channels=2))
+    two_leading = p.noise((2, 3, 2, *GRID.shape), [4, 5])
+    assert two_leading.shape == (2, 3, 2, *GRID.shape)
+
+
+def test_any_grid_size_goes_through():
+    p = process(modulation=ms.Blur(length=2.0))
+    x0 = dense.random(1, 2, 7, 6)
+    x_t = p.add_noise(x0, times(0.5), p.noise((1, 2, 7, 6), [1]))
+    torch.testing.assert_close(
+        p.to_x0(p.from_x0(x0, x_t, times(0.5), "v"), x_t, times(0.5), "v"), x0, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_blur_and_colour_shift_end_where_they_say():
+    grid = ms.Grid.of(y=8, x=6)
+    signal, noise = ms.Blur(length=1.5, floor=0.01)(times(0.0, 1.0), grid)
+    assert signal.shape == noise.shape == (2, *grid.half_shape)
+    torch.testing.assert_close(signal[0], torch.ones_like(signal[0]))
+    blur = ms.Gaussian(1.5).power(grid).sqrt()
+    torch.testing.assert_close(signal[1], 0.99 * blur + 0.01)
+    _, noise = ms.ColorShift(early=ms.PowerLaw(0.5), late=ms.Flat())(times(0.0, 1.0), grid)
+    torch.testing.assert_close(grid.mean(noise**2), times(1.0, 1.0))
+    torch.testing.assert_close(noise[1], torch.ones_like(noise[1]))
+    assert noise[0, 0, 0] < noise[0, 4, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_under_autocast_stays_finite(dtype):
+    for modulation in MODULATIONS.values():
+        p = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), GRID), modulation)
+        x0 = dense.random(2, 1, *GRID.shape).to(dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x_t = p.add_noise(x0, torch.tensor([0.0, 1.0]), p.noise(x0.shape, [1, 2]))
+        assert x_t.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.noise((2, 1, 4, 5), [1]), "a batch of 2 needs 2 seeds, got 1"),
+        (lambda p: p.noise((4, 5), [1, 2, 3, 4]), "expected .batch, channels, y, x."),
+        (lambda p: p.to_x0(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5), times(0.5), "mean"), "unknown quantity"),
+        (lambda p: p.from_x0(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5), times(0.5), "mean"), "unknown quantity"),
+        (
+            lambda p: p.add_noise(torch.zeros(3, 1, 4, 5), times(0.5, 0.5), torch.zeros(3, 1, 4, 5)),
+            "needs 3 times or one for all, got 2",
+        ),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(process())
