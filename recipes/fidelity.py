@@ -5,7 +5,8 @@ take it from the cache; compare features. Samples are judged as the files that a
 rounded as the modality saves them. The table is printed and kept as fidelity.json beside the samples.
 
 Everything is compared at the same counts: so many samples, as many real examples in the noise floor's splits, the same
-number of reference examples. Only distances of equal counts and the same classifier may be compared with each other.
+number of reference examples; of conditional samples also per class, as many as were asked for. Only distances of equal
+counts and the same classifier may be compared with each other.
 
 Errors, each in one message: no run there, data without labels, samples of another shape, not finite or too few.
 """
@@ -34,7 +35,7 @@ from recipes.engine.data import hold_out
 from recipes.engine.errors import RecipeError
 from recipes.engine.settings import SampleSettings, TrainSettings
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
-from recipes.metrics import frechet_distance, noise_floor
+from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
 from recipes.sample import sample
 
 
@@ -76,27 +77,31 @@ def fidelity(config: Config) -> dict[str, Any]:
     seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
     samples = read_samples(network, seen, labels)
 
-    reference = min(settings.reference, len(train) // 2)
-    count = min(len(x0), len(train) - reference)
-    real = read_dataset(network, train, chosen(train, count + reference))
-    held_out = read_dataset(network, test, chosen(test, count)).features if len(test) >= count else None
-    against = real.features[count:]
+    # Without labels everything is one group; with them, each class is compared in the proportion it was asked for.
+    grouped, names = labels is not None, train.classes or ()
+    groups = len(names) if grouped else 1
+    pool = 2 * (len(x0) + settings.reference)
+    made = by_group(samples, groups)
+    real = by_group(read_dataset(network, train, chosen(train, pool)), groups)
+    unseen = by_group(read_dataset(network, test, chosen(test, 2 * len(x0))), groups)
+    counts, references = matched_counts([len(g) for g in made], [len(g) for g in real], settings.reference)
+    enough = all(len(group) >= count for group, count in zip(unseen, counts, strict=True))
     try:
-        distance = frechet_distance(samples.features[:count], against)
-        floor = noise_floor(real.features, count, reference, settings.splits)
+        against = take(real, references, counts)
+        distance = frechet_distance(take(made, counts), against)
+        floor = noise_floor(real, counts, references, settings.splits)
+        held_out = frechet_distance(take(unseen, counts), against) if enough else None
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
     result = {
         "samples": str(path),
-        "count": count,
-        "reference_count": reference,
         "frechet_distance": distance,
         "noise_floor": asdict(floor),
-        "frechet_distance_held_out": None if held_out is None else frechet_distance(held_out, against),
+        "frechet_distance_held_out": held_out,
         "classifier": record,
-        "accuracy": None if labels is None else samples.accuracy(),
-        "classes": by_class(samples, train.classes or ()),
+        "accuracy": samples.accuracy() if grouped else None,
+        "classes": by_class(samples, names),
     }
     kept = path.with_name("fidelity.json")
     kept.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -151,6 +156,13 @@ def chosen(dataset: Dataset, count: int) -> list[int]:
     return indices
 
 
+def by_group(readings: Readings, groups: int) -> list[Tensor]:
+    """Return the features of each class apart, or all of them for one group."""
+    if groups == 1 or readings.labels is None:
+        return [readings.features]
+    return [readings.features[readings.labels == number] for number in range(groups)]
+
+
 def by_class(samples: Readings, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return per class how many samples were asked for, how many of those were recognised, and how many were seen."""
     rows = []
@@ -173,7 +185,7 @@ def table(result: dict[str, Any]) -> str:
     floor, record, held_out = result["noise_floor"], result["classifier"], result["frechet_distance_held_out"]
     shown = "too few of them" if held_out is None else f"{held_out:.3f}"
     lines = [
-        f"Fréchet distance of classifier features, {result['count']:,} against {result['reference_count']:,} real:",
+        f"Fréchet distance of classifier features, {floor['count']:,} against {floor['reference_count']:,} real:",
         f"  samples               {result['frechet_distance']:.3f}",
         f"  real (noise floor)    {floor['mean']:.3f} ± {floor['std']:.3f} over {floor['splits']} splits",
         f"  held-out real         {shown}",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from recipes.metrics import frechet_distance, noise_floor
+from recipes.metrics import frechet_distance, matched_counts, noise_floor
 
 
 def draw(count: int, mean: Tensor, covariance: Tensor, seed: int) -> Tensor:
@@ -90,15 +90,42 @@ def test_noise_floor_is_the_bias_of_finite_samples(count: int, reference: int) -
     """For unit Gaussians the expectation is (1/n + 1/m)(d + d(d+1)/4) to first order: means plus covariances."""
     dimensions = 10
     real = torch.randn(10_000, dimensions, generator=torch.Generator().manual_seed(0))
-    floor = noise_floor(real, count, reference, splits=20)
+    floor = noise_floor([real], [count], [reference], splits=20)
     expected = (1 / count + 1 / reference) * (dimensions + dimensions * (dimensions + 1) / 4)
     assert floor.mean == pytest.approx(expected, rel=0.1)
     assert 0 < floor.std < floor.mean / 2
     assert (floor.count, floor.reference_count, floor.splits) == (count, reference, 20)
 
 
+def test_fixed_counts_per_class_take_the_luck_of_proportions_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = [torch.randn(1000, 4, generator=generator) + 10 * number for number in range(3)]
+    apart = noise_floor(classes, [100] * 3, [300] * 3)
+    mixed = noise_floor([torch.cat(classes)], [300], [900])
+    assert (apart.count, apart.reference_count) == (mixed.count, mixed.reference_count) == (300, 900)
+    assert apart.mean < mixed.mean / 5
+
+
 def test_noise_floor_needs_disjoint_halves() -> None:
     with pytest.raises(ValueError, match="lower the counts"):
-        noise_floor(torch.randn(100, 3), 60)
+        noise_floor([torch.randn(100, 3)], [60], [60])
     with pytest.raises(ValueError, match="2 splits"):
-        noise_floor(torch.randn(100, 3), 50, splits=1)
+        noise_floor([torch.randn(100, 3)], [50], [50], splits=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "reference", "counts", "references"),
+    [
+        ([100], [5000], 1000, [100], [1000]),  # plenty
+        ([100], [400], 1000, [100], [300]),  # a smaller reference
+        ([100], [150], 1000, [75], [75]),  # half against half
+        ([100], [150], 80, [75], [75]),  # never fewer samples than half of what is there
+        ([100], [150], 40, [100], [40]),
+        ([10, 0, 30], [500, 500, 90], 1000, [10, 0, 30], [20, 0, 60]),  # the scarcest class decides, in proportion
+        ([10, 10], [500, 0], 1000, [0, 0], [0, 0]),
+    ],
+)
+def test_counts_match_per_group(
+    asked: list[int], available: list[int], reference: int, counts: list[int], references: list[int]
+) -> None:
+    assert matched_counts(asked, available, reference) == (counts, references)
