@@ -173,6 +173,16 @@ def test_a_sample_depends_on_its_seed_only(spectrum):
     assert not torch.allclose(batch[0], batch[1])
 
 
+@pytest.mark.parametrize("size", [50_000, 270_000])
+def test_large_batches_are_drawn_in_parts_that_do_not_show(size):
+    grid, seeds = ms.Grid.of(x=size), range(12)
+    white = ms.SpectralCovariance(ms.Flat(), grid).sample(seeds)
+    for item, seed in zip(white, seeds, strict=True):
+        assert torch.equal(item, torch.randn((1, size), generator=torch.Generator().manual_seed(seed)))
+    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.3), grid)
+    torch.testing.assert_close(covariance.sample(seeds), covariance.color(white), rtol=1e-5, atol=1e-5)
+
+
 def test_drawing_leaves_the_global_generator_alone():
     covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(x=16))
     state = torch.get_rng_state()
