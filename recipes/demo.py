@@ -47,6 +47,7 @@ class DemoSettings:
     seed: int
     exponent: float
     samples: int
+    log: int
     threads: int | None
 
 
@@ -81,6 +82,7 @@ def arm(settings: DemoSettings, choice: Sequence[str], run_dir: Path) -> Config:
             *choice,
             f"seed={settings.seed}",
             f"training.samples={settings.samples}",
+            f"every.log={settings.log}",
             f"engine.threads={'null' if settings.threads is None else settings.threads}",
             f"run_dir='{run_dir}'",
         ],

@@ -76,13 +76,13 @@ def train(config: Config) -> None:
     learner = Learner(denoiser, network, settings, runtime, None if classes is None else len(classes))
     averaged = assembly.denoiser(learner.ema.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
-    positions = learner.restore(state) if state is not None else {}
+    position = learner.restore(state) if state is not None else 0
 
     # From here on the folder belongs to this run.
     record.write_run(run_dir, config, statistics)
     facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
     record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
-    tracker = Tracker(run_dir, settings.tracking, config, positions, learner.samples)
+    tracker = Tracker(run_dir, settings.tracking, config, position, learner.samples)
 
     def look() -> None:
         """Measure the averaged weights on held-out data."""
@@ -108,7 +108,7 @@ def train(config: Config) -> None:
         return path
 
     def save() -> Path:
-        return checkpoints.save(learner.state(tracker.positions()))
+        return checkpoints.save(learner.state(tracker.position))
 
     with StopRequest() as stop, Display("training", settings.training.samples, learner.samples) as display:
         display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))

@@ -146,7 +146,8 @@ def _load_part(folder: Path, part: str, facts: Mapping[str, Any]) -> dict[str, T
             raise CheckpointError(_unreadable(path, f"it has {path.stat().st_size} bytes, expected {facts['bytes']}"))
         if _digest(path) != facts["sha256"]:
             raise CheckpointError(_unreadable(path, "its content was altered"))
-        return safetensors.torch.load_file(path)
+        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     except (OSError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
 

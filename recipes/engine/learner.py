@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,8 +136,8 @@ class Learner:
             )
         self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
 
-    def state(self, positions: dict[str, int]) -> State:
-        """Return all that a checkpoint holds; `positions` are the tracker's."""
+    def state(self, position: int) -> State:
+        """Return all that a checkpoint holds; `position` is the tracker's."""
         self._settle()
         return State(
             self.samples,
@@ -147,11 +146,11 @@ class Learner:
                 "ema": dict(self.ema.state_dict()),
                 "optimizer": optimizer_tensors(self.network, self.optimizer),
             },
-            {"window": [value.hex() for value in self._window], "positions": positions},
+            {"window": [value.hex() for value in self._window], "metrics_position": position},
         )
 
-    def restore(self, state: State) -> dict[str, int]:
-        """Take over a checkpoint's state and return the tracker's positions.
+    def restore(self, state: State) -> int:
+        """Take over a checkpoint's state and return the tracker's position.
 
         Raises:
             RecipeError: if it does not fit the configured network.
@@ -161,5 +160,4 @@ class Learner:
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
         self.samples = state.samples
         self._window = [float.fromhex(value) for value in state.record["window"]]
-        positions: dict[str, Any] = state.record["positions"]
-        return {name: int(position) for name, position in positions.items()}
+        return int(state.record["metrics_position"])

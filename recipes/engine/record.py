@@ -15,13 +15,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from multisagd import DataStatistics
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 
 STATISTICS = "statistics.safetensors"
-PACKAGES = ("multisagd", "torch", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
+PACKAGES = ("multisagd", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
 FREE = (
     "run_dir",
     "data.root",
@@ -67,7 +69,10 @@ def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None
     """Write down what the run is: its configuration, and the statistics of its data."""
     run_dir.mkdir(parents=True, exist_ok=True)
     configuration.write(config, run_dir / "config.yaml")
-    statistics.save(run_dir / STATISTICS)
+    # Renamed into place: the file may be mapped into memory, by `statistics` themselves too, and must not shrink there.
+    partial = run_dir / f"{STATISTICS}.partial"
+    statistics.save(partial)
+    partial.replace(run_dir / STATISTICS)
 
 
 def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:
@@ -102,7 +107,7 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the packages that matter."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -1,7 +1,7 @@
 """What a run tells about itself: `metrics.jsonl` always, TensorBoard and Weights & Biases where asked for.
 
 `metrics.jsonl` holds only what is a function of configuration and seed, so that two runs can be compared byte for byte;
-times are in `timing.jsonl`. A resumed run cuts both back to its checkpoint and continues them.
+times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its checkpoint and continues both.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ class TrackingSettings:
 
 
 class Journal:
-    """A file of JSON lines that can be cut back to an earlier position."""
+    """A file of JSON lines, cut back to `position` bytes if given."""
 
-    def __init__(self, path: Path, position: int = 0) -> None:
-        present = path.stat().st_size if path.exists() else 0
-        if present < position:
-            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", path)
+    def __init__(self, path: Path, position: int | None = None) -> None:
         self._file = path.open("ab")
-        if present > position:
+        if position is not None and self.position < position:
+            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", path)
+        elif position is not None:
             os.truncate(path, position)
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -57,7 +56,7 @@ class Journal:
 
 
 class Tracker:
-    """Writes metrics to the run folder and the services of `settings`; `positions` are a checkpoint's, to resume.
+    """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
         RecipeError: if a service is asked for whose package is not installed.
@@ -68,16 +67,16 @@ class Tracker:
         run_dir: Path,
         settings: TrackingSettings,
         config: Mapping[str, Any],
-        positions: Mapping[str, int] | None = None,
+        position: int = 0,
         samples: int = 0,
     ) -> None:
-        self._journals = {name: Journal(run_dir / name, (positions or {}).get(name, 0)) for name in (METRICS, TIMING)}
+        self._metrics, self._timing = Journal(run_dir / METRICS, position), Journal(run_dir / TIMING)
         self._board = _tensorboard(run_dir, samples) if settings.tensorboard else None
         self._wandb = _wandb(run_dir, settings, config) if settings.wandb else None
 
     def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
         """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
-        self._journals[METRICS].write({"samples": samples, "kind": kind, **values})
+        self._metrics.write({"samples": samples, "kind": kind, **values})
         scalars = dict(scalar_items(values, kind))
         for name, value in scalars.items():
             if self._board is not None:
@@ -87,16 +86,17 @@ class Tracker:
 
     def timing(self, samples: int, values: Mapping[str, float]) -> None:
         """Record how long things took; kept apart because no two runs agree on it."""
-        self._journals[TIMING].write({"samples": samples, **values})
+        self._timing.write({"samples": samples, **values})
 
-    def positions(self) -> dict[str, int]:
-        """Return the length of each file, to be saved in a checkpoint."""
-        return {name: journal.position for name, journal in self._journals.items()}
+    @property
+    def position(self) -> int:
+        """Length of `metrics.jsonl`, to be saved in a checkpoint."""
+        return self._metrics.position
 
     def close(self) -> None:
         """Close files and services."""
-        for journal in self._journals.values():
-            journal.close()
+        self._metrics.close()
+        self._timing.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:

@@ -25,17 +25,17 @@ def test_resuming_cuts_back_to_the_checkpoint(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, TrackingSettings(), {})
     tracker.metrics(64, "train", {"loss": 1.0})
     tracker.timing(64, {"samples_per_second": 3.0})
-    positions = tracker.positions()
+    position = tracker.position
     tracker.metrics(128, "train", {"loss": 2.0})
     tracker.close()
     # What a process leaves that dies in the middle of a line.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"samples": 19')
-    resumed = Tracker(tmp_path, TrackingSettings(), {}, positions, 64)
+    resumed = Tracker(tmp_path, TrackingSettings(), {}, position, 64)
     resumed.metrics(128, "train", {"loss": 3.0})
     resumed.close()
     assert [(entry["samples"], entry["loss"]) for entry in read_metrics(tmp_path)] == [(64, 1.0), (128, 3.0)]
-    assert len((tmp_path / "timing.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "timing.jsonl").read_text().splitlines()) == 1, "times are of what happened, twice or not"
 
 
 def test_a_fresh_start_begins_with_empty_files(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+
+from recipes.demo import demo
+from recipes.engine import config as configuration
+from recipes.engine.tracking import read_metrics
+
+# First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
+GOLDEN = {
+    "white": [0.6169202327728271, 0.6035279035568237, 0.614188551902771, 0.6124400496482849],
+    "shaped": [0.5933732986450195, 0.42254704236984253, 0.760308027267456, 0.8149641752243042],
+}
+
+
+def test_the_demo_leaves_its_pictures_and_its_first_losses_are_golden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo(configuration.load("demo", [f"run_dir={tmp_path}", "samples=256", "log=64", "threads=1"]))
+    for name in ("forward", "loss", "samples_white", "samples_shaped"):
+        with PILImage.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+    told = capsys.readouterr().out
+    assert f"multisagd sample run_dir={tmp_path / 'shaped'}" in told
+    assert "experiment=image_folder data.root=FOLDER" in told
+    losses = {name: [entry["loss"] for entry in read_metrics(tmp_path / name, "train")] for name in GOLDEN}
+    assert losses == {name: pytest.approx(values, rel=1e-4) for name, values in GOLDEN.items()}

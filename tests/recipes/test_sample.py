@@ -1,0 +1,153 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.sample import chosen_labels, sample
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import tiny_run
+
+CLASSES = ["cat", "dog", "3", "owl"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tiny_run(folder, "spectrum=power_law")
+    return folder
+
+
+def draw(run_dir: Path, *overrides: str) -> Path:
+    words = [f"run_dir={run_dir}", "steps=2", "count=6", "engine.threads=1", "engine.device=cpu", *overrides]
+    return sample(configuration.load("sample", words))
+
+
+def test_samples_are_written_in_every_form(run_dir: Path, tmp_path: Path) -> None:
+    out = draw(run_dir, f"out={tmp_path}", "labels=[7,1-2]")
+    files = sorted(path.name for path in out.iterdir())
+    assert files == [*(f"{n}.png" for n in range(6)), "grid.png", "sample.json", "samples.safetensors"]
+    tensors = load_file(out / "samples.safetensors")
+    assert tensors["x0"].shape == (6, 1, 8, 8)
+    assert tensors["x0"].dtype == torch.float32
+    assert tensors["labels"].tolist() == [7, 1, 2, 7, 1, 2]
+    with PILImage.open(out / "0.png") as picture:
+        assert picture.size == (8, 8)
+    made = json.loads((out / "sample.json").read_text())
+    assert made["samples_seen"] == 96
+    assert made["settings"]["steps"] == 2
+
+
+def test_a_sample_depends_on_its_number_only(run_dir: Path) -> None:
+    whole = load_file(draw(run_dir) / "samples.safetensors")["x0"]
+    parts = load_file(draw(run_dir, "batch=2", "count=4", "labels=0-9") / "samples.safetensors")["x0"]
+    torch.testing.assert_close(whole[:4], parts, rtol=1e-4, atol=1e-4)
+    other = load_file(draw(run_dir, "seed=1") / "samples.safetensors")["x0"]
+    assert (whole - other).abs().mean() > 0.1
+
+
+def test_the_folder_is_named_after_the_settings(run_dir: Path) -> None:
+    assert draw(run_dir) == draw(run_dir)
+    assert draw(run_dir).parent == run_dir / "sampled"
+    assert draw(run_dir).name.startswith("000000000096_heun_2_seed0_")
+    assert draw(run_dir) != draw(run_dir, "labels=1")
+
+
+def test_the_last_picture_of_training_can_be_drawn_again(run_dir: Path) -> None:
+    out = draw(run_dir, "count=4")
+    assert (out / "grid.png").read_bytes() == (run_dir / "samples" / "000000000096.png").read_bytes()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "sampler=ddim sampler.eta=1", "ancestral", "euler", "dpm_solver", "unipc"])
+def test_every_sampler_samples(run_dir: Path, tmp_path: Path, sampler: str) -> None:
+    words = sampler.split() if "=" in sampler else [f"sampler={sampler}"]
+    x0 = load_file(draw(run_dir, *words, f"out={tmp_path}") / "samples.safetensors")["x0"]
+    assert torch.isfinite(x0).all()
+
+
+def test_guidance_and_weights_change_the_samples(run_dir: Path) -> None:
+    plain, *others = (
+        load_file(draw(run_dir, *words) / "samples.safetensors")["x0"]
+        for words in ([], ["guidance.scale=5"], ["weights=network"], ["labels=null"])
+    )
+    for other in others:
+        assert not torch.equal(plain, other)
+    outside = load_file(draw(run_dir, "guidance.scale=5", "guidance.interval=[90,99]") / "samples.safetensors")["x0"]
+    assert torch.equal(plain, outside)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["labels=10"], "labels: 10 is not within the classes 0 to 9"),
+        (["labels=sheep"], "there is no class 'sheep'"),
+        (["guidance.scale=2", "labels=null"], "guidance.scale needs labels"),
+        (["count=0"], "count must be at least 1"),
+        (["weights=best"], "weights: expected one of ema, network"),
+    ],
+)
+def test_mistakes_are_told(run_dir: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        draw(run_dir, *overrides)
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read the run's configuration"):
+        draw(tmp_path)
+
+
+def test_a_run_from_elsewhere_cannot_name_what_to_run(run_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    config = configuration.read(copy / "config.yaml")
+    config["network"] = {"_target_": "os.system", "command": f"touch {tmp_path}/owned"}
+    config["allow_targets"] = ["os"]
+    configuration.write(config, copy / "config.yaml")
+    with pytest.raises(RecipeError, match=r"os.system is not under an allowed package"):
+        draw(copy)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "statistics.safetensors", "checkpoints"])
+def test_a_run_with_a_part_missing_or_broken_names_it(run_dir: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    if name == "checkpoints":
+        shutil.rmtree(copy / name)
+        message = "has no checkpoint yet"
+    else:
+        (copy / name).write_bytes(b"\xff\x00broken")
+        message = f"cannot read .*{name}"
+    with pytest.raises(RecipeError, match=message):
+        draw(copy)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("all", [0, 1, 2, 3, 0]),
+        ("dog", [1, 1, 1, 1, 1]),
+        (1, [1, 1, 1, 1, 1]),
+        ("3", [2, 2, 2, 2, 2]),
+        ("1-3", [1, 2, 3, 1, 2]),
+        (("owl", 0), [3, 0, 3, 0, 3]),
+        (None, None),
+    ],
+)
+def test_labels_by_name_number_and_range(wanted: object, expected: list[int] | None) -> None:
+    assert chosen_labels(wanted, CLASSES, 5) == expected  # type: ignore[arg-type]
+
+
+def test_labels_that_do_not_exist_name_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="no class 'dgo'; did you mean 'dog'"):
+        chosen_labels("dgo", CLASSES, 1)
+    with pytest.raises(RecipeError, match="trained without classes"):
+        chosen_labels("dog", None, 1)
+    assert chosen_labels("all", None, 1) is None

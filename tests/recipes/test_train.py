@@ -1,0 +1,291 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+import multisagd as ms
+from modalities.base import Batch
+from modalities.image import Image
+from modalities.image_sets import Pixels
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.interrupt import StopRequest
+from recipes.engine.learner import Learner
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.settings import TrainSettings
+from recipes.engine.tracking import read_metrics
+from recipes.train import train
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import BATCH, TINY, assert_same, last_state, tiny_config, tiny_run
+
+CASES = {
+    "plain": TINY,
+    "shaped, accumulated, threads": [
+        *TINY, "spectrum=power_law", "training.accumulation=4", "engine.workers=2",
+    ],
+    "reports at the half": [*TINY, "every.validation=48", "every.samples=48"],
+    "karras, transformer": [
+        *(word for word in TINY if not word.startswith("network.")), "denoiser=karras", "loss=karras",
+        "network=transformer", "network.depth=1", "network.width=16", "network.heads=2", "network.dropout=0.1",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_half_and_half_is_the_whole_bit_for_bit(tmp_path: Path, words: list[str]) -> None:
+    def run(name: str, *more: str) -> None:
+        train(configuration.load("train", [*words, f"run_dir={tmp_path / name}", *more]))
+
+    run("whole")
+    # The half lies within a window of the log, so that sums are carried over too.
+    run("halves", "training.samples=48")
+    assert last_state(tmp_path / "halves").samples == 48
+    run("halves")
+    assert_same(last_state(tmp_path / "whole"), last_state(tmp_path / "halves"))
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "halves")]
+    assert metrics[0] == metrics[1]
+    pictures = [(tmp_path / name / "samples" / "000000000096.png").read_bytes() for name in ("whole", "halves")]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    first = tiny_run(tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert_same(first, tiny_run(tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_the_order_of_files_does_not_matter_but_the_seed_does(tmp_path: Path) -> None:
+    runs = [tiny_run(tmp_path / str(seed), f"seed={seed}") for seed in (0, 1)]
+    weights = [run.tensors["network"]["stem.weight"] for run in runs]
+    assert not torch.equal(*weights)
+
+
+def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    config = tiny_config(run_dir, "every.validation=96", "spectrum=power_law")
+    train(config)
+    assert configuration.read(run_dir / "config.yaml") == config
+    facts = json.loads((run_dir / "run.json").read_text())
+    assert facts["seed"] == 0
+    assert facts["classes"] == [str(digit) for digit in range(10)]
+    assert facts["starts"][0]["versions"]["torch"] == torch.__version__
+    statistics = ms.DataStatistics.load(run_dir / "statistics.safetensors")
+    assert statistics.count == 100
+    with PILImage.open(run_dir / "samples" / "000000000096.png") as picture:
+        assert picture.size == (2 * 10 + 2, 2 * 10 + 2)
+    logged = read_metrics(run_dir, "train")
+    assert [entry["samples"] for entry in logged] == [32, 64, 96]
+    (validation,) = read_metrics(run_dir, "validation")
+    assert list(validation["level"]) == ["t=0.250", "t=0.750"]
+    assert all(set(levels) == {"log_snr", "loss", "error"} for levels in validation["level"].values())
+    assert list(validation["band"]["t=0.250"]) == ["0", "0.00-0.24", "0.24-0.47", "0.47-0.71"]
+    assert not [path.name for path in run_dir.iterdir() if path.name.startswith(".hydra") or "output" in path.name]
+
+
+def test_another_configuration_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run")
+    with pytest.raises(RecipeError) as caught:
+        tiny_run(tmp_path / "run", "training.learning_rate=0.5", "spectrum=power_law", "every.log=16")
+    message = str(caught.value)
+    assert "training.learning_rate: 0.001 -> 0.5" in message
+    assert "spectrum.exponent: None -> -0.06" in message
+    assert "every.log" not in message
+    assert "another run_dir" in message
+
+
+def test_a_run_that_never_began_may_change(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="heads must divide"):
+        tiny_run(tmp_path / "run", "network.heads=3")
+    assert not (tmp_path / "run").exists()
+    tiny_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    tiny_run(tmp_path / "run", "training.learning_rate=0.002")
+    assert configuration.read(tmp_path / "run" / "config.yaml")["training"]["learning_rate"] == 0.002
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RecipeError, match="not empty and holds no run"):
+        tiny_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
+    run_dir = tmp_path / "run"
+    words = [*TINY, f"run_dir={run_dir}", "training.samples=1000000", "every.checkpoint=0", "every.log=16"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.train", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").stat().st_size:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopped; saved in" in errors
+    assert "Traceback" not in errors
+    stopped = last_state(run_dir).samples
+    assert stopped > 0
+    resumed = tiny_run(run_dir, f"training.samples={stopped + 32}", "every.checkpoint=0", "every.log=16")
+    assert_same(resumed, tiny_run(tmp_path / "whole", f"training.samples={stopped + 32}", "every.log=16"))
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_has_the_exit_status_of_its_signal() -> None:
+    assert Interrupted("", signal.SIGTERM).status == 143
+
+
+def test_divergence_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
+    real = ms.Denoiser.loss
+
+    def poisoned(self: ms.Denoiser, x0: torch.Tensor, t: torch.Tensor, seeds: Any, **more: Any) -> torch.Tensor:
+        loss = real(self, x0, t, seeds, **more)
+        poisoned.calls += 1  # type: ignore[attr-defined]
+        return loss * float("nan") if poisoned.calls == 4 else loss  # type: ignore[attr-defined]
+
+    poisoned.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(ms.Denoiser, "loss", poisoned)
+    with pytest.raises(RecipeError, match=r"loss nan.*at step 4, after 64 samples"):
+        tiny_run(tmp_path / "run")
+    state = last_state(tmp_path / "run")
+    assert state.samples == 48
+    assert all(torch.isfinite(tensor).all() for tensor in state.tensors["network"].values())
+
+
+def test_data_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    real = Pixels.batch
+
+    def broken(self: Pixels, indices: Any, seeds: Any = None) -> Batch:
+        batch = real(self, indices, seeds)
+        batch.x0[0, 0, 0, 0] = float("inf")
+        return batch
+
+    monkeypatch.setattr(Pixels, "batch", broken)
+    with pytest.raises(RecipeError, match=r"measuring the data: .*NaN or infinity"):
+        tiny_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = tiny_run(tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    newest = tmp_path / "run" / "checkpoints" / "000000000096" / "ema.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert_same(whole, tiny_run(tmp_path / "run"))
+    assert "falling back" in caplog.text
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_too_many_unreadable_files_are_one_clear_error(tmp_path: Path) -> None:
+    for number in range(12):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        PILImage.new("L", (8, 8), 10 * number).save(path)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"\x89PNG")
+    words = ["data=image_folder", f"data.root={tmp_path / 'photos'}", "validation.holdout=2", "engine.workers=1"]
+    tiny_run(tmp_path / "run", *words)
+    report = json.loads((tmp_path / "run" / "unreadable.json").read_text())
+    assert list(report) == ["broken.png"]
+    with pytest.raises(RecipeError, match=r"broken.png.*max_unreadable"):
+        tiny_run(tmp_path / "strict", *words, "data.max_unreadable=0")
+
+
+def test_conditions_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    PILImage.new("L", (8, 8)).save(tmp_path / "a.png")
+    PILImage.new("L", (8, 8)).save(tmp_path / "b.png")
+    words = ["data=image_folder", f"data.root={tmp_path}", "validation.holdout=1"]
+    with pytest.raises(RecipeError, match="the data have no classes"):
+        tiny_run(tmp_path / "run", *words, "training.conditional=true")
+
+
+class Learning:
+    """A learner in float64 on a batch, without files."""
+
+    def __init__(self, accumulation: int) -> None:
+        config = tiny_config(Path("unused"), f"training.accumulation={accumulation}", "network.dropout=0")
+        self.settings = Builder().settings(TrainSettings, config, "")
+        modality = Image(size=8, channels=1)
+        process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), modality.grid()).double())
+        torch.manual_seed(0)
+        network = ms.networks.UNet(1, 2, width=8, multipliers=(1, 2), blocks=1, heads=2, classes=10).double()
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        runtime = Runtime(torch.device("cpu"), EngineSettings())
+        self.learner = Learner(ms.Denoiser(network, process), network, self.settings, runtime, null_label=10)
+        generator = torch.Generator().manual_seed(1)
+        self.x0 = torch.randn(BATCH, 1, 8, 8, generator=generator, dtype=torch.float64)
+        self.labels = torch.arange(BATCH) % 10
+
+    def step(self) -> None:
+        parts = self.settings.training.accumulation
+        self.learner.step([Batch(x, c) for x, c in zip(self.x0.chunk(parts), self.labels.chunk(parts), strict=True)])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    runs = [Learning(1), Learning(4)]
+    for _ in range(3):
+        for run in runs:
+            run.step()
+    (whole, parts), tolerance = runs, {"rtol": 1e-9, "atol": 1e-12}
+    assert whole.learner.averages() == pytest.approx(parts.learner.averages(), rel=1e-6)
+    for one, other in zip(whole.learner.network.parameters(), parts.learner.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_a_share_of_the_labels_is_left_out() -> None:
+    learner = Learning(1).learner
+    labels = torch.zeros(2000, dtype=torch.int64)
+    condition = learner._condition(labels, 3, range(2000))
+    assert condition is not None
+    share = (condition == 10).double().mean()
+    assert abs(float(share) - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
+    part = learner._condition(labels[:10], 3, range(100, 110))
+    assert part is not None
+    assert torch.equal(part, condition[100:110])
+
+
+def test_bfloat16_trains(tmp_path: Path) -> None:
+    state = tiny_run(tmp_path / "run", "engine.precision=bfloat16")
+    assert all(tensor.dtype != torch.bfloat16 for part in state.tensors.values() for tensor in part.values())
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in read_metrics(tmp_path / "run", "train"))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"engine\.device=warp is not usable here"):
+        tiny_run(tmp_path / "run", "engine.device=warp")
+
+
+@pytest.mark.slow
+def test_compiled_training_is_close_to_eager(tmp_path: Path) -> None:
+    eager, compiled = (
+        tiny_run(tmp_path / name, f"engine.compile={name == 'compiled'}", "network.dropout=0")
+        for name in ("eager", "compiled")
+    )
+    assert eager.tensors["network"].keys() == compiled.tensors["network"].keys()
+    losses = [[entry["loss"] for entry in read_metrics(tmp_path / name, "train")] for name in ("eager", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -1,0 +1,46 @@
+"""A run so small that it takes a second: real digits at 8×8, a U-Net of a few thousand parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.engine import config as configuration
+from recipes.engine.checkpoint import Checkpoints, State
+from recipes.train import train
+
+BATCH = 16
+TINY = [
+    "modality.size=8", "network.width=8", "network.multipliers=[1,2]", "network.blocks=1", "network.heads=2",
+    "network.dropout=0.1", "training.samples=96", f"training.batch={BATCH}", "training.warmup=64",
+    "training.statistics=100", "every.log=32", "every.validation=0", "every.samples=0", "every.checkpoint=48",
+    "validation.holdout=40", "validation.items=20", "validation.levels=2", "validation.bands=3", "sampling.count=4",
+    "sampling.steps=2", "engine.threads=1", "engine.device=cpu",
+]  # fmt: skip
+
+
+def tiny_config(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    return configuration.load("train", [*TINY, f"run_dir={run_dir}", *overrides])
+
+
+def tiny_run(run_dir: Path, *overrides: str) -> State:
+    """Train and return the last checkpoint."""
+    train(tiny_config(run_dir, *overrides))
+    return last_state(run_dir)
+
+
+def last_state(run_dir: Path) -> State:
+    state = Checkpoints(run_dir / "checkpoints").latest()
+    assert state is not None
+    return state
+
+
+def assert_same(left: State, right: State) -> None:
+    """Compare two checkpoints bit for bit."""
+    assert left.samples == right.samples
+    assert left.record == right.record
+    assert left.tensors.keys() == right.tensors.keys()
+    for part, tensors in left.tensors.items():
+        assert tensors.keys() == right.tensors[part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, right.tensors[part][name]), f"{part}: {name}"
