@@ -11,10 +11,10 @@ from pathlib import Path
 COMMANDS = {
     "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
     "sample": ("recipes.sample", "draw samples from a trained run"),
+    "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }
-CONFIGURED = ("train", "sample", "demo")
-"""Commands whose help comes from `configs/<name>.yaml` and is printed without importing them."""
+"""Name to module and summary; a command's help comes from `configs/<name>.yaml`, without importing the module."""
 
 
 def usage() -> str:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"error: unknown command {name!r}{nearest(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
         return USAGE_STATUS
-    if name in CONFIGURED and any(argument in ("-h", "--help") for argument in rest):
+    if any(argument in ("-h", "--help") for argument in rest):
         from recipes.engine.help import command_help, show
 
         show(command_help(name))

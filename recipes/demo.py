@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from modalities.image import Image
@@ -104,7 +105,7 @@ def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> Path:
             axes.set(xticks=[], yticks=[], title=f"t = {t:g}" if name == "white" else "")
         row[0].set_ylabel(f"{name} noise")
         _draw_spectrum(row[-1], process)
-    layout[0][-1].set_title("power of noise, and of digits (grey)")
+    layout[0][-1].set_title("power of noise (digits: grey)")
     layout[-1][-1].set_xlabel("cycles per pixel")
     figure.savefig(path, dpi=150)
     return path
@@ -117,6 +118,8 @@ def _draw_spectrum(axes: Any, process: Process) -> None:
     axes.loglog(*_radial(data, process), color="0.6")
     axes.loglog(*_radial(process.covariance.power(), process), color="C3")
     axes.set(ylim=(1e-3, 1e2), yticks=[1e-2, 1, 1e2])
+    axes.set_xticks([0.1, 0.2, 0.4], labels=["0.1", "0.2", "0.4"])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _radial(power: Tensor, process: Process) -> tuple[list[float], list[float]]:

@@ -31,10 +31,9 @@ options:
 
 def command_help(name: str) -> str:
     """Return the help of a command that is configured by `configs/<name>.yaml`."""
-    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
-    about, defaults, keys = _parts(text)
+    about, entries, keys = _command(name)
     listed = groups()
-    sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in _defaults(defaults)]
+    sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in entries]
     heading = ["groups, each with its choices (the default is marked *):"] if sections else []
     return USAGE.format(
         name=name,
@@ -43,6 +42,19 @@ def command_help(name: str) -> str:
         groups="".join(f"{part}\n" for part in [*heading, *sections]),
         keys=_indent(keys, 2),
     )
+
+
+def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
+    """Return heading, groups and keys of a command's file, with those of the files that it builds on."""
+    about, defaults, keys = _parts((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    entries = _defaults(defaults)
+    for base in re.findall(r"^ *- (\w+)$", defaults, re.MULTILINE):
+        if base != "_self_":
+            _, inherited, more = _command(base)
+            own = set(re.findall(r"^(\w+):", keys, re.MULTILINE))
+            left = "\n".join(line for line in more.splitlines() if line.split(":")[0] not in own)
+            entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n{left}"
+    return about, entries, keys
 
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
