@@ -111,7 +111,7 @@ class TestDense:
         torch.testing.assert_close(p.covariance.project(back), p.covariance.project(x0), rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     schedule=st.sampled_from(SCHEDULES),
     t=st.floats(0.02, 0.98),
@@ -143,7 +143,7 @@ def test_conversions_agree_with_the_truth(schedule, t, spectrum, modulation, sou
     torch.testing.assert_close(converted, value, rtol=1e-9, atol=tolerance)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     schedule=st.sampled_from(SCHEDULES),
     t=st.floats(0.05, 0.9),

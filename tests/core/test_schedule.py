@@ -76,7 +76,7 @@ def test_ends_are_finite_and_clamped(schedule, dtype):
     assert ((schedule.time(torch.tensor([-1e3, 1e3], dtype=dtype)) - torch.tensor([1.0, 0.0])).abs() <= 1).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(start=st.floats(-6, 2), span=st.floats(0.5, 8), temperature=st.floats(0.1, 3))
 @example(start=-1.1139457718296697, span=4.08137312969066, temperature=1.6888026112036718)
 def test_sigmoid_ends_hold_for_any_setting(start, span, temperature):
@@ -169,7 +169,7 @@ def test_tabulated_goes_through_its_knots():
     torch.testing.assert_close(schedule.log_snr(double(0.0, 0.25, 0.5, 0.75, 1.0)), double(12.0, 8.5, 5.0, -2.0, -9.0))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shift=st.floats(0.2, 8), t=st.floats(0.01, 0.99))
 def test_shift_of_flow_matching(shift, t):
     _, sigma = ms.FlowSchedule(shift=shift).alpha_sigma(double(t))
