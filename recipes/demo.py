@@ -47,6 +47,7 @@ class DemoSettings:
     run_dir: Path
     seed: int
     exponent: float
+    corner: float
     samples: int
     log: int
     threads: int | None
@@ -60,9 +61,12 @@ def demo(config: Config) -> None:
     """
     start = time.monotonic()
     settings = Builder().settings(DemoSettings, config, "")
-    out, exponent = settings.run_dir, settings.exponent
-    spectra: dict[str, Spectrum] = {"white": Flat(), "shaped": PowerLaw(exponent=exponent)}
-    choices = {"white": ["spectrum=white"], "shaped": ["spectrum=power_law", f"spectrum.exponent={exponent}"]}
+    out, exponent, corner = settings.run_dir, settings.exponent, settings.corner
+    spectra: dict[str, Spectrum] = {"white": Flat(), "shaped": PowerLaw(exponent=exponent, corner=corner)}
+    choices = {
+        "white": ["spectrum=white"],
+        "shaped": ["spectrum=power_law", f"spectrum.exponent={exponent}", f"spectrum.corner={corner}"],
+    }
     out.mkdir(parents=True, exist_ok=True)
     print(f"the two forward processes are in {draw_forward(spectra, out / 'forward.png')}")
     for name, choice in choices.items():

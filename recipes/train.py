@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from torch import nn
@@ -110,7 +111,11 @@ def train(config: Config) -> None:
     def save() -> Path:
         return checkpoints.save(learner.state(tracker.position))
 
-    with StopRequest() as stop, Display("training", settings.training.samples, learner.samples) as display:
+    with (
+        StopRequest() as stop,
+        closing(tracker),
+        Display("training", settings.training.samples, learner.samples) as display,
+    ):
         display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
         for note in terminal_notes(process, statistics):
             display.say(f"note: {note}")
@@ -141,7 +146,6 @@ def train(config: Config) -> None:
             look()
         picture = draw()
         display.say(ending(run_dir, final, picture, dataset))
-    tracker.close()
 
 
 def crossed(before: int, now: int, every: int) -> bool:

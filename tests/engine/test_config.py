@@ -1,4 +1,5 @@
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,9 +130,7 @@ def test_saved_configurations_read_back(tmp_path: Path) -> None:
 def test_help_explains_every_group_with_an_example(name: str) -> None:
     text = command_help(name)
     config = (Path(configuration.CONFIGS) / f"{name}.yaml").read_text()
-    for group in [
-        line.split("- ")[1].split(":")[0] for line in config.splitlines() if line.startswith("  - ") and ":" in line
-    ]:
+    for group in re.findall(r"^  - (\w+):", config, re.MULTILINE):
         section = text.split(f"  {group}: ")[1].split("\n\n")[0]
         assert f"Example: {group}=" in section
         for choice in groups()[group]:

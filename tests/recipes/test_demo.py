@@ -10,7 +10,7 @@ from recipes.engine.tracking import read_metrics
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
 GOLDEN = {
     "white": [0.6169202327728271, 0.6035279035568237, 0.614188551902771, 0.6124400496482849],
-    "shaped": [0.5933732986450195, 0.42254704236984253, 0.760308027267456, 0.8149641752243042],
+    "shaped": [0.6167038083076477, 0.6150751113891602, 0.6301282644271851, 0.6259002685546875],
 }
 
 

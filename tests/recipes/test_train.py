@@ -280,10 +280,26 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
         tiny_run(tmp_path / "run", "engine.device=warp")
 
 
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
+@pytest.mark.parametrize("words", [
+    ["experiment=image_mnist"],
+    ["experiment=image_fashion_mnist"],
+    ["experiment=image_folder", "data.root=${oc.env:MULTISAGD_DATA}/images/sign_digits", "modality.size=32"],
+])  # fmt: skip
+def test_experiments_train_on_real_data(tmp_path: Path, words: list[str]) -> None:
+    small = [word for word in TINY if not word.startswith(("modality.", "network.mult", "every.", "training.war"))]
+    train(configuration.load("train", [*words, *small, "network.multipliers=[1,1]", f"run_dir={tmp_path / 'run'}"]))
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(facts["classes"]) == 10
+    assert (tmp_path / "run" / "samples" / "000000000096.png").exists()
+
+
 @pytest.mark.slow
 def test_compiled_training_is_close_to_eager(tmp_path: Path) -> None:
     eager, compiled = (
-        tiny_run(tmp_path / name, f"engine.compile={name == 'compiled'}", "network.dropout=0")
+        tiny_run(
+            tmp_path / name, f"engine.compile={name == 'compiled'}", "network.dropout=0", "network.multipliers=[1]"
+        )
         for name in ("eager", "compiled")
     )
     assert eager.tensors["network"].keys() == compiled.tensors["network"].keys()
