@@ -34,6 +34,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out, learned_classes, load_statistics, measure, terminal_notes
 from recipes.engine.errors import Interrupted
+from recipes.engine.files import held
 from recipes.engine.generate import generate
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.learner import Learner
@@ -79,12 +80,6 @@ def train(config: Config) -> None:
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     position = learner.restore(state) if state is not None else 0
 
-    # From here on the folder belongs to this run.
-    record.write_run(run_dir, config, statistics)
-    facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
-    record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
-    tracker = Tracker(run_dir, settings.tracking, config, position, learner.samples)
-
     def look() -> None:
         """Measure the averaged weights on held-out data."""
         values = validate(
@@ -111,41 +106,45 @@ def train(config: Config) -> None:
     def save() -> Path:
         return checkpoints.save(learner.state(tracker.position))
 
-    with (
-        StopRequest() as stop,
-        closing(tracker),
-        Display("training", settings.training.samples, learner.samples) as display,
-    ):
-        display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
-        for note in terminal_notes(process, statistics):
-            display.say(f"note: {note}")
-        clock, marked = time.monotonic(), learner.samples
-        for batch in batches(training, learner.samples, settings, runtime):
-            before = learner.samples
-            learner.step(batch)
-            now = learner.samples
-            if crossed(before, now, every.log):
-                values = learner.averages()
-                tracker.metrics(now, "train", values)
-                rate = (now - marked) / (time.monotonic() - clock)
-                tracker.timing(now, {"samples_per_second": rate})
-                display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
-                clock, marked = time.monotonic(), now
-            if crossed(before, now, every.validation):
+    # From here on the folder belongs to this run.
+    with held(run_dir), StopRequest() as stop:
+        record.write_run(run_dir, config, statistics)
+        facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+        record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
+        with (
+            closing(Tracker(run_dir, settings.tracking, config, position, learner.samples)) as tracker,
+            Display("training", settings.training.samples, learner.samples) as display,
+        ):
+            display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
+            for note in terminal_notes(process, statistics):
+                display.say(f"note: {note}")
+            clock, marked = time.monotonic(), learner.samples
+            for batch in batches(training, learner.samples, settings, runtime):
+                before = learner.samples
+                learner.step(batch)
+                now = learner.samples
+                if crossed(before, now, every.log):
+                    values = learner.averages()
+                    tracker.metrics(now, "train", values)
+                    rate = (now - marked) / (time.monotonic() - clock)
+                    tracker.timing(now, {"samples_per_second": rate})
+                    display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
+                    clock, marked = time.monotonic(), now
+                if crossed(before, now, every.validation):
+                    look()
+                if crossed(before, now, every.samples):
+                    draw()
+                if stop.signal_number is not None:
+                    raise Interrupted(f"stopped; saved in {save()}. The same command continues.", stop.signal_number)
+                if crossed(before, now, every.checkpoint):
+                    save()
+            # Saved before the last reports: a longer run that continues from here would not have made them now.
+            final = save()
+            last = learner.samples - settings.training.batch
+            if not crossed(last, learner.samples, every.validation):
                 look()
-            if crossed(before, now, every.samples):
-                draw()
-            if stop.signal_number is not None:
-                raise Interrupted(f"stopped; saved in {save()}. The same command continues.", stop.signal_number)
-            if crossed(before, now, every.checkpoint):
-                save()
-        # Saved before the last reports: a longer run that continues from here would not have made them now.
-        final = save()
-        last = learner.samples - settings.training.batch
-        if not crossed(last, learner.samples, every.validation):
-            look()
-        picture = draw()
-        display.say(ending(run_dir, final, picture, dataset))
+            picture = draw()
+            display.say(ending(run_dir, final, picture, dataset))
 
 
 def crossed(before: int, now: int, every: int) -> bool:

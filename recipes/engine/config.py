@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.files import write_text
 from recipes.engine.help import CONFIGS, groups
 
 Config = dict[str, Any]
@@ -71,7 +72,7 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 
 def write(config: Config, path: Path) -> None:
     """Save a configuration as YAML."""
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def read(path: Path) -> Config:

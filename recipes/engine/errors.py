@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -45,4 +46,7 @@ def run_command(action: Callable[[], object]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0

@@ -21,6 +21,7 @@ from multisagd import DataStatistics
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
 
 STATISTICS = "statistics.safetensors"
 PACKAGES = ("multisagd", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
@@ -52,7 +53,7 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
     """
     path = run_dir / "config.yaml"
     if not path.exists():
-        if run_dir.exists() and any(run_dir.iterdir()):
+        if run_dir.exists() and any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
         return
     before, now = (configuration.flatten(each) for each in (configuration.read(path), config))
@@ -67,7 +68,6 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
 
 def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None:
     """Write down what the run is: its configuration, and the statistics of its data."""
-    run_dir.mkdir(parents=True, exist_ok=True)
     configuration.write(config, run_dir / "config.yaml")
     # Renamed into place: the file may be mapped into memory, by `statistics` themselves too, and must not shrink there.
     partial = run_dir / f"{STATISTICS}.partial"
@@ -88,7 +88,7 @@ def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[
         "versions": versions(),
     }
     content = {"seed": seed, **facts, "starts": [*starts, start]}
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1))
 
 
 def read_facts(run_dir: Path) -> dict[str, Any]:

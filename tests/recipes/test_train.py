@@ -19,6 +19,7 @@ from modalities.image_sets import Pixels
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.files import held
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.learner import Learner
 from recipes.engine.runtime import EngineSettings, Runtime
@@ -120,6 +121,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="not empty and holds no run"):
         tiny_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    tiny_run(run_dir)
+    with held(run_dir), pytest.raises(RecipeError, match="another process trains in"):
+        tiny_run(run_dir, "training.samples=128")
+    assert tiny_run(run_dir, "training.samples=128").samples == 128
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

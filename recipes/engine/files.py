@@ -1,0 +1,35 @@
+"""Files of a run that another process, or a later one, may look at: written whole, and by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recipes.engine.errors import RecipeError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one go, so that it is never seen half written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
+
+    Raises:
+        RecipeError: if another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecipeError(f"another process trains in {run_dir}: wait for it, or use another run_dir") from error
+        except OSError:
+            pass  # some network file systems have no locks; there it is up to the user, as it would be without this
+        yield

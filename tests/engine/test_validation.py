@@ -1,0 +1,94 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import multisagd as ms
+from modalities.base import Batch
+from modalities.image import Image
+from modalities.image_sets import Digits
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.settings import Loss, Validation
+from recipes.engine.validation import band_members, validate
+
+RUNTIME = Runtime(torch.device("cpu"), EngineSettings())
+LOSS = Loss("euclidean", "uniform", ms.UniformTimes())
+ITEMS = 40
+
+
+class Constant(nn.Module):
+    """A network that always says the same."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+        return torch.full_like(x, self.value)
+
+
+def measure(
+    network: nn.Module, batch: int = 16, prediction: str = "x0"
+) -> tuple[dict[str, dict[str, dict[str, float]]], ms.DataStatistics]:
+    digits = Digits(Image(size=(8, 9), channels=1)).subset(range(ITEMS))
+    statistics = ms.DataStatistics.measure([digits.batch(range(ITEMS)).x0], digits.modality.grid())
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), digits.modality.grid()))
+    denoiser = ms.Denoiser(network, process, prediction=prediction, statistics=statistics)  # type: ignore[arg-type]
+    values = validate(denoiser, digits, statistics, Validation(0.1, ITEMS, 3, 4), LOSS, RUNTIME, 0, False, batch)
+    return values, statistics
+
+
+@pytest.mark.parametrize("dimensions", [(16,), (9,), (8, 9), (4, 6, 5)])
+def test_bands_share_out_the_whole_spectrum(dimensions: tuple[int, ...]) -> None:
+    grid = ms.Grid.of(**{f"axis{i}": (size, 0.1 * (i + 1), f"unit{i}") for i, size in enumerate(dimensions)})
+    members, names = band_members(grid, 5)
+    assert len(members) == len(names)
+    assert torch.equal(members.sum(0), grid.multiplicity.double())
+    assert float(members[0].sum()) == 1
+
+
+def test_the_mean_of_the_data_scores_one_in_every_band() -> None:
+    # Centred on the data, an output of zero is the data's own mean.
+    values, statistics = measure(Constant())
+    for bands in values["band"].values():
+        for name, value in bands.items():
+            assert value == pytest.approx((ITEMS - 1) / ITEMS, rel=1e-5), name
+    for level in values["level"].values():
+        assert level["error"] == pytest.approx(statistics.sigma_data**2 * (ITEMS - 1) / ITEMS, rel=1e-5)
+
+
+def test_a_constant_error_is_in_the_band_of_zero_frequency() -> None:
+    (still, _), (moved, _) = measure(Constant()), measure(Constant(0.5))
+    for key, bands in moved["band"].items():
+        for name, value in bands.items():
+            if name == "0":
+                assert value > still["band"][key][name] + 0.1
+            else:
+                assert value == pytest.approx(still["band"][key][name], rel=1e-4)
+
+
+def test_it_does_not_depend_on_the_batch() -> None:
+    one, other = (measure(Constant(0.1), batch, "v")[0] for batch in (7, 40))
+    for kind in ("level", "band"):
+        for key in one[kind]:
+            assert one[kind][key] == pytest.approx(other[kind][key], rel=1e-5)
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+
+
+def test_masked_samples_do_not_count() -> None:
+    class Masked(Digits):
+        def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+            x0 = super().batch(indices, seeds).x0.clone()
+            mask = torch.ones_like(x0, dtype=torch.bool)
+            mask[..., 5:] = False
+            x0[..., 5:] = 100.0
+            return Batch(x0, None, mask)
+
+    digits = Masked(Image(size=8, channels=1)).subset(range(ITEMS))
+    plain = digits.batch(range(ITEMS))
+    statistics = ms.DataStatistics.measure([(plain.x0, plain.mask)], digits.modality.grid())
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), digits.modality.grid()))
+    denoiser = ms.Denoiser(Constant(), process, prediction="x0", statistics=statistics)
+    values = validate(denoiser, digits, statistics, Validation(0.1, ITEMS, 2, 3), LOSS, RUNTIME, 0, False, 16)
+    assert values["loss"] < 2
