@@ -69,11 +69,14 @@ def x0_weight(
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
     """Uniform numbers for slots `start … start + count` of a global batch, one in each of its `batch` equal strata.
 
-    They depend on (seed, step, slot) only, so ranks that share a batch draw what one rank would have drawn.
+    They depend on (seed, step, slot) only, so ranks that share a batch draw what one rank would have drawn. Strata are
+    shuffled at each step, so that no part of the batch, a rank's say, keeps to one range of noise levels.
     """
+    shuffle = torch.Generator().manual_seed(derive(seed, "strata", step))
+    strata = torch.randperm(batch, generator=shuffle)
     slots = range(start, start + (batch - start if count is None else count))
-    draws = [(slot + (derive(seed, "time", step, slot) + 0.5) / 2**32) / batch for slot in slots]
-    return torch.tensor(draws, dtype=torch.float64)
+    within = torch.tensor([derive(seed, "time", step, slot) for slot in slots], dtype=torch.float64)
+    return (strata[slots.start : slots.stop] + (within + 0.5) / 2**32) / batch
 
 
 TimeDistribution = Callable[[Tensor, Schedule], Tensor]

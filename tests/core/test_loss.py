@@ -114,8 +114,13 @@ def test_strata_hold_one_number_each():
     for step in range(50):
         u = ms.stratified_uniform(3, step, 32)
         assert u.dtype == torch.float64
-        assert torch.equal((u * 32).floor(), torch.arange(32, dtype=torch.float64))
+        assert torch.equal((u * 32).floor().sort().values, torch.arange(32, dtype=torch.float64))
         assert ((u > 0) & (u < 1)).all()
+
+
+def test_no_slot_keeps_to_its_stratum():
+    strata = torch.stack([(ms.stratified_uniform(3, step, 8) * 8).floor() for step in range(200)])
+    assert all(len(column.unique()) == 8 for column in strata.T)
 
 
 def test_strata_do_not_depend_on_how_ranks_split_them():
