@@ -61,11 +61,12 @@ def validate(
                 values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
                 out = denoiser.weights(denoiser.process.coefficients(t, x0)).out
                 error = denoiser.process.scale(output_error, out).double()
-            error = error if mask is None else error * mask
+            valid = torch.ones_like(error) if mask is None else mask.expand_as(error).double()
+            error = error * valid
             dims = tuple(range(-grid.dimensions, 0))
             spectrum = torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0).cpu()
             losses += float(values.double().sum())
-            errors += float(error.square().flatten(1).mean(1).sum())
+            errors += float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1)).sum())
             power += _by_band(spectrum, members)
         log_snr = float(denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
         key = f"t={time:.3f}"

@@ -62,7 +62,7 @@ def test_state_of_another_network_is_refused() -> None:
     tensors = optimizer_tensors(*trained(5))
     with pytest.raises(RecipeError, match="optimiser state weight/exp_avg does not fit"):
         load_optimizer(*trained(4), tensors)
-    with pytest.raises(RecipeError, match="optimiser state .* does not fit"):
+    with pytest.raises(RecipeError, match=r"optimiser state .* does not fit"):
         load_optimizer(*trained(4), {"strange/step": torch.tensor(1.0)})
     with pytest.raises(RecipeError, match=r"the checkpoint's network does not fit.*size mismatch"):
         load_module(trained(4)[0], trained(5)[0].state_dict(), "network")
