@@ -149,13 +149,18 @@ class Image:
     def save_grid(self, media: Sequence[Tensor], path: Path, columns: int | None = None) -> None:
         """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
 
+        Images of fewer than 64 pixels are enlarged by a whole factor, every pixel a square, so that they can be seen.
+
         Raises:
             ValueError: for no images, or a path that does not end in .png.
         """
         if len(media) == 0:
             raise ValueError(f"a grid needs at least one image, got none for {path}")
         columns = columns or math.ceil(math.sqrt(len(media)))
-        self.save(make_grid(torch.stack(list(media)), nrow=columns, padding=2, pad_value=128), path)
+        images = torch.stack(list(media))
+        factor = max(1, 64 // max(images.shape[-2:]))
+        images = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+        self.save(make_grid(images, nrow=columns, padding=2, pad_value=128), path)
 
 
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -128,7 +128,8 @@ class DataStatistics:
             if described.get("format_version") != FORMAT_VERSION:
                 raise ValueError(f"{path} holds no data statistics of format {FORMAT_VERSION}; measure them again")
             grid = Grid(tuple(Axis(**axis) for axis in described["axes"]))
-            return cls(file.get_tensor("mean"), file.get_tensor("power"), grid, described["count"])
+            # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
+            return cls(file.get_tensor("mean").clone(), file.get_tensor("power").clone(), grid, described["count"])
 
 
 def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:

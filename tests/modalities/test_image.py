@@ -74,7 +74,7 @@ def test_saves_png_only_and_grids_of_any_count(tmp_path: Path) -> None:
         image.save(torch.zeros(1, 8, 8, dtype=torch.uint8), tmp_path / "a.jpg")
     for count in (1, 5):
         image.save_grid(list(torch.zeros(count, 1, 8, 8, dtype=torch.uint8)), tmp_path / f"{count}.png")
-    assert PIL.Image.open(tmp_path / "5.png").size == (2 + 3 * 10, 2 + 2 * 10)
+    assert PIL.Image.open(tmp_path / "5.png").size == (2 + 3 * 66, 2 + 2 * 66)  # 8 pixels, enlarged 8 times
     with pytest.raises(ValueError, match="at least one"):
         image.save_grid([], tmp_path / "0.png")
 
