@@ -43,6 +43,7 @@ class SpectralCovariance(nn.Module):
         self._like: Tensor
         self.power()  # an impossible spectrum is refused here, not at the first draw
 
+    @torch.inference_mode(False)  # what is kept must serve training too
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the normalised power W on the half spectrum of a grid shape (the own one by default), CPU float64."""
         key = self.grid.shape if shape is None else tuple(int(size) for size in shape)
@@ -127,6 +128,7 @@ class SpectralCovariance(nn.Module):
         factor = self._gain(gain, tuple(x.shape[-self.grid.dimensions :]), x.device, wide)
         return x if factor is None else filter_grid(x.to(wide), factor, self.grid.dimensions).to(x.dtype)
 
+    @torch.inference_mode(False)
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the factor per frequency, or None for white noise, where all five are the identity."""
         key = (gain, shape, device, dtype)
@@ -143,16 +145,28 @@ class SpectralCovariance(nn.Module):
 
 
 @torch.compiler.disable
-def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
-    """Multiply a real tensor `(..., *grid)` by `gain` in frequency; `gain` broadcasts over the half spectrum.
+def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
+    """Return `rfftn` over the last `dimensions` of a real tensor, in float32 or wider.
 
-    Kept out of compiled graphs and of autocast: half-precision transforms do not exist on the CPU, and on CUDA only for
-    powers of two.
+    This pair is all the Fourier transforms of the core. They are kept out of compiled graphs and of autocast:
+    half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
     """
-    dims = tuple(range(-dimensions, 0))
     with torch.autocast(x.device.type, enabled=False):
-        spectrum = torch.fft.rfftn(x, dim=dims).mul_(gain)
-        if x.device.type == "cpu" and dimensions > 1:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.fft.rfftn(wide, dim=tuple(range(-dimensions, 0)))
+
+
+@torch.compiler.disable
+def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo `to_half_spectrum` for a grid of this shape."""
+    dims = tuple(range(-len(shape), 0))
+    with torch.autocast(spectrum.device.type, enabled=False):
+        if spectrum.device.type == "cpu" and len(dims) > 1:
             # The same in two steps: the CPU library's real inverse over several axes takes half as long again.
             spectrum, dims = torch.fft.ifftn(spectrum, dim=dims[:-1]), dims[-1:]
-        return torch.fft.irfftn(spectrum, s=x.shape[-len(dims) :], dim=dims)
+        return torch.fft.irfftn(spectrum, s=tuple(shape[-len(dims) :]), dim=dims)
+
+
+def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
+    """Multiply a real tensor `(..., *grid)` by `gain` in frequency; `gain` broadcasts over the half spectrum."""
+    return from_half_spectrum(to_half_spectrum(x, dimensions).mul_(gain), x.shape[-dimensions:])

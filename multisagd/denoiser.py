@@ -76,6 +76,7 @@ class Denoiser(nn.Module):
             raise ValueError("the statistics hold no variation: measure them on more than one datum")
         self._means: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
 
+    @torch.inference_mode(False)  # what is kept must serve training too
     def mean_like(self, x: Tensor) -> Tensor:
         """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar without statistics."""
         if self.statistics is None:

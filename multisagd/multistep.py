@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multisagd.samplers import Model, Point, State, _required, combine
+from multisagd.samplers import Model, Point, State, combine, required
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DPMSolver:
             terms.append((-gain * extrapolate, x0_before))
         terms.append((gain * weight, x0))
         if self.sde:
-            terms.append((then.at.b * (1 - decay).clamp(min=0).sqrt(), _required(noise, self)))
+            terms.append((then.at.b * (1 - decay).clamp(min=0).sqrt(), required(noise, self)))
         return state.moved(combine(*terms), then, (now, x0))
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multisagd.covariance import SpectralCovariance
+from multisagd.covariance import SpectralCovariance, from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.schedule import Schedule
 
@@ -33,11 +33,6 @@ class Coefficients:
 
     a: Tensor
     b: Tensor
-
-    @property
-    def log_snr(self) -> Tensor:
-        """`log(a²/b²)`, against noise of unit power."""
-        return 2 * (self.a.log() - self.b.log())
 
 
 class Process(nn.Module):
@@ -77,18 +72,11 @@ class Process(nn.Module):
 
     def to_steps(self, x: Tensor) -> Tensor:
         """Return x where coefficients act by multiplication: x itself, or its half spectrum under a modulation."""
-        if self.modulation is None:
-            return x
-        dims = tuple(range(-self.grid.dimensions, 0))
-        with torch.autocast(x.device.type, enabled=False):
-            return torch.fft.rfftn(x.to(torch.promote_types(x.dtype, torch.float32)), dim=dims, norm="ortho")
+        return x if self.modulation is None else to_half_spectrum(x, self.grid.dimensions)
 
     def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Undo `to_steps` for a tensor of this shape."""
-        if self.modulation is None:
-            return x
-        dims = tuple(range(-self.grid.dimensions, 0))
-        return torch.fft.irfftn(x, s=tuple(shape[-self.grid.dimensions :]), dim=dims, norm="ortho")
+        return x if self.modulation is None else from_half_spectrum(x, shape[-self.grid.dimensions :])
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
         """Multiply x by a coefficient, in frequency where the coefficient is a function of frequency."""

@@ -78,7 +78,8 @@ def _scaled(factor: Tensor, tensor: Tensor) -> Tensor:
     return factor.to(tensor.real.dtype) * tensor
 
 
-def _required(noise: Tensor | None, sampler: object) -> Tensor:
+def required(noise: Tensor | None, sampler: object) -> Tensor:
+    """Return the noise, or raise ValueError if there is none."""
     if noise is None:
         raise ValueError(f"{sampler} needs noise for this step and got none")
     return noise
@@ -110,13 +111,11 @@ class DDIM:
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         a, b, a_s, b_s = now.at.a, now.at.b, then.at.a, then.at.b
-        injected = torch.zeros_like(b_s)
-        if self.eta > 0:
-            injected = self.eta * b_s * (1 - (b_s * a / (b * a_s)) ** 2).clamp(min=0).sqrt()
+        injected = self.eta * posterior_step(now.at, then.at)[2]
         keep = (b_s**2 - injected**2).sqrt() / b
         terms = [(keep, x), (a_s - keep * a, x0)]
         if self.eta > 0:
-            terms.append((injected, _required(noise, self)))
+            terms.append((injected, required(noise, self)))
         return state.moved(combine(*terms), then, (now, x0))
 
 
@@ -124,7 +123,8 @@ class DDIM:
 class Ancestral:
     """DDPM's ancestral sampling (arXiv 2006.11239) between any two times.
 
-    `variance` is that of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step (`β`).
+    `variance` is that of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step (`β`). The
+    last step takes the posterior's in any case: the forward step's would be left in the sample.
     """
 
     variance: Literal["posterior", "forward"] = "posterior"
@@ -135,10 +135,10 @@ class Ancestral:
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         mean_x0, mean_x, factor = posterior_step(now.at, then.at)
-        if self.variance == "forward":
+        if self.variance == "forward" and not then.last:
             ratio = now.at.a / then.at.a
             factor = (now.at.b**2 - (ratio * then.at.b) ** 2).clamp(min=0).sqrt()
-        moved = combine((mean_x0, x0), (mean_x, x), (factor, _required(noise, self)))
+        moved = combine((mean_x0, x0), (mean_x, x), (factor, required(noise, self)))
         return state.moved(moved, then, (now, x0))
 
 
@@ -202,7 +202,7 @@ class Euler:
             return state
         keep = back.at.a / now.at.a
         added = (back.at.b**2 - (keep * now.at.b) ** 2).clamp(min=0).sqrt() * self.noise_scale
-        return replace(state, x=combine((keep, state.x), (added, _required(noise, self))), point=back)
+        return replace(state, x=combine((keep, state.x), (added, required(noise, self))), point=back)
 
 
 @dataclass(frozen=True)

@@ -74,16 +74,19 @@ def sample(
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
     `times`, falling, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to go on
-    from a noised datum, give `process.add_noise(x0, t, noise)` with times that start at t.
+    from a noised datum, give `process.add_noise(x0, t, noise)` with times that start at t. The result is x at the last
+    time, with whatever noise the schedule has there: none to speak of at t = 0, except σ_min in Karras' schedule.
 
     Raises:
-        ValueError: if there is not one seed per item, or the times do not fall.
+        ValueError: if there is not one seed per item, or times or their (clamped) log-SNRs do not move.
     """
     process = denoiser.process
     seeds = [int(seed) for seed in seeds]
     times = time_steps(process.schedule, steps, spacing) if times is None else times.to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("sampling needs at least two times, each below the one before")
+    if not bool((process.schedule.log_snr(times).diff() > 0).all()):
+        raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen it")
     x = process.prior(shape, seeds) if initial is None else initial
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were asked for")

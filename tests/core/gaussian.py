@@ -48,7 +48,8 @@ class Recursion:
             x0 = self.wiener(a, s) * x
             rho, beta = a / a2, s**2 - (a / a2) ** 2 * s2**2
             mean = (a2 * beta / s**2) * x0 + (rho * s2**2 / s**2) * x
-            spread = beta if variance == "forward" else s2**2 / s**2 * beta
+            last = i + 1 == self.steps  # DDPM adds no forward-step noise to the result (2006.11239, Algorithm 2)
+            spread = beta if variance == "forward" and not last else s2**2 / s**2 * beta
             x = mean + np.sqrt(np.maximum(0.0, spread)) * self.noise(i)
         return x
 

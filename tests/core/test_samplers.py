@@ -313,3 +313,23 @@ def test_sampling_goes_on_from_a_noised_datum_and_reports():
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0, 1], times=times.flip(0))
     with pytest.raises(ValueError, match="2 seeds"):
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0])
+
+
+def test_refuses_times_between_which_the_log_snr_does_not_move():
+    schedule = ms.TabulatedSchedule((40.0, 30.0, 0.0, -30.0, -40.0))
+    denoiser = make(ms.Grid.of(time=8), ms.Flat(), schedule)
+    with pytest.raises(ValueError, match="widen"):
+        ms.sample(denoiser, ms.DPMSolver(), (1, 1, 8), 8, [0])
+    wide = make(ms.Grid.of(time=8), ms.Flat(), ms.TabulatedSchedule(schedule.log_snrs, log_snr_range=(-40, 40)))
+    assert bool(torch.isfinite(ms.sample(wide, ms.DPMSolver(), (1, 1, 8), 8, [0])).all())
+
+
+def test_what_sampling_in_inference_mode_keeps_serves_training():
+    torch.manual_seed(0)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(time=8)))
+    network = ms.networks.UNet(channels=1, dimensions=1, width=8, multipliers=(1,))
+    statistics = gaussian_data(ms.Grid.of(time=8))
+    denoiser = ms.Denoiser(network, process, statistics=statistics)
+    with torch.inference_mode():
+        ms.sample(denoiser, ms.DDIM(), (1, 1, 8), 2, [0])
+    denoiser.loss(torch.zeros(1, 1, 8), torch.rand(1), [0], metric="mahalanobis").sum().backward()
