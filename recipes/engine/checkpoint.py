@@ -3,7 +3,8 @@
     checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
 
 A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
-or not at all. `checkpoint.json` holds the format version, and size and SHA-256 of every tensor file.
+or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
+`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from recipes.engine.errors import RecipeError
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
+WRITING, REPLACED = ".writing-", ".replaced-"
 log = logging.getLogger("multisagd")
 
 
@@ -53,10 +55,10 @@ class Checkpoints:
     keep: int = 2
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint, drop those beyond the last `keep`, and return its folder."""
+        """Write a checkpoint unless this very one is there, drop those beyond the last `keep`; return its folder."""
         target = self.folder / f"{state.samples:012d}"
-        temporary = self.folder / f".writing-{target.name}"
-        self._remove_leftovers()
+        temporary, aside = self.folder / f"{WRITING}{target.name}", self.folder / f"{REPLACED}{target.name}"
+        self._clear_leftovers()
         temporary.mkdir(parents=True)
         files = {}
         for part, tensors in state.tensors.items():
@@ -65,21 +67,25 @@ class Checkpoints:
             files[part] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
         index = {"format_version": FORMAT_VERSION, "samples": state.samples, "files": files, "record": state.record}
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        if _holds(target, index):
+            shutil.rmtree(temporary)
+            return target
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
-        if target.exists():  # an unreadable one that this run fell back from, or the same state again
-            shutil.rmtree(target)
+        if target.exists():  # an unreadable one that this run fell back from, or the same weights with another record
+            target.rename(aside)
         temporary.rename(target)
         _flush(self.folder)
+        self._clear_leftovers()
         for old in self.folders()[: -self.keep]:
             shutil.rmtree(old)
         return target
 
     def folders(self) -> list[Path]:
-        """Return the folders of complete checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+        """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
+        aside = {path.name.removeprefix(REPLACED): path for path in self.folder.glob(f"{REPLACED}*")}
+        placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit()}
+        return [path for _, path in sorted((aside | placed).items())]
 
     def latest(self) -> State | None:
         """Load the newest readable checkpoint; None if there is none at all.
@@ -103,11 +109,16 @@ class Checkpoints:
             )
         return None
 
-    def _remove_leftovers(self) -> None:
-        """Remove what an earlier process left when it was killed while writing."""
-        if self.folder.is_dir():
-            for path in self.folder.glob(".writing-*"):
+    def _clear_leftovers(self) -> None:
+        """Remove half-written and replaced checkpoints; put back one whose replacement was killed half-way."""
+        for path in self.folder.glob(f"{WRITING}*"):
+            shutil.rmtree(path)
+        for path in self.folder.glob(f"{REPLACED}*"):
+            target = path.with_name(path.name.removeprefix(REPLACED))
+            if target.exists():
                 shutil.rmtree(path)
+            else:
+                path.rename(target)
 
 
 class VersionError(CheckpointError):
@@ -135,6 +146,15 @@ def load(folder: Path) -> State:
     if not isinstance(files, dict) or not isinstance(record, dict):
         raise CheckpointError(_unreadable(folder / INDEX, "its entries have the wrong form"))
     return State(samples, {part: _load_part(folder, part, facts) for part, facts in files.items()}, record)
+
+
+def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
+    """Tell whether a folder holds a readable checkpoint with this very index, and so the same content."""
+    try:
+        load(folder)
+        return bool(json.loads((folder / INDEX).read_text(encoding="utf-8")) == json.loads(json.dumps(index)))
+    except CheckpointError:
+        return False
 
 
 def _load_part(folder: Path, part: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -63,6 +63,40 @@ def test_saving_the_same_count_again_replaces_it(tmp_path: Path) -> None:
     assert float(latest.tensors["network"]["w"][0]) == 2.0
 
 
+def test_the_same_state_again_is_left_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    folder = checkpoints.save(state(64))
+    before = folder.stat().st_ino
+    assert checkpoints.save(state(64)) == folder
+    assert folder.stat().st_ino == before
+    damage(folder, "truncated")
+    checkpoints.save(state(64))
+    assert load(folder).samples == 64
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_killed_while_replacing_there_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(64, 1.0))
+    rename, calls = Path.rename, []
+
+    def killed_at_the_second(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(state(64, 2.0))
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert float(latest.tensors["network"]["w"][0]) == 1.0
+    checkpoints.save(state(128))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000064", "000000000128"]
+
+
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4])
 def test_killed_while_writing(tmp_path: Path, kill_at: int) -> None:
     checkpoints = Checkpoints(tmp_path)
