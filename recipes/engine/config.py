@@ -33,8 +33,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 
     Raises:
         RecipeError: for a key, group or choice that does not exist (naming the nearest that does), for an argument
-            that cannot be read, and for a key without a value.
+            that cannot be read, for a key without a value, and for a `folder` that is none.
     """
+    if folder is not None and not Path(folder).is_dir():
+        raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
     overrides = _parse(arguments)
     for override in overrides:
         _check_choice(override, folder)
@@ -54,6 +56,9 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
                 raise RecipeError(_unknown(override.key_or_group, known, folder)) from error
         raise RecipeError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
+    # Read before anything is built, so not left to the checks of the settings.
+    if not isinstance(allowed := plain.get("allow_targets", []), list):
+        raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
     return {str(key): value for key, value in plain.items()}
 
 

@@ -26,6 +26,12 @@ class EngineSettings:
     workers: int = 0
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+
 
 @dataclass(frozen=True)
 class Runtime:

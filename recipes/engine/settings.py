@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ class Training:
             raise ValueError(f"batch={self.batch} cannot be split into accumulation={self.accumulation} equal parts")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout is a share from 0 to 1, got {self.condition_dropout}")
+        if not self.ema < 0.28:
+            raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
+        _at_least(self, 0, "warmup", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class Every:
     samples: int
     checkpoint: int
 
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "log", "validation", "samples", "checkpoint")
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -62,6 +71,9 @@ class Validation:
     levels: int
     bands: int
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "items", "levels", "bands")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -71,6 +83,9 @@ class Sampling:
     steps: int
     spacing: Spacing
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "count", "steps")
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -78,6 +93,12 @@ class Guidance:
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale must be a finite number, got {self.scale}")
+        if self.interval is not None and not self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval is (low, high) in log-SNR and must rise, got {list(self.interval)}")
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,10 @@ class SampleSettings:
     sampler: Group
 
     def __post_init__(self) -> None:
-        for name in ("count", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _at_least(self, 1, "count", "steps", "batch")
+
+
+def _at_least(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")

@@ -84,6 +84,8 @@ def test_choices_and_keys_override() -> None:
         ("seed=1,2", "Ambiguous value"),
         ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
         ("data=image_folder", "data.root has no value: add data.root=… to the command"),
+        ("allow_targets=null", "allow_targets: expected a list of packages such as [my_package], or [], got None"),
+        ("allow_targets=mine", "expected a list of packages"),
     ],
 )
 def test_mistakes_are_told_with_the_nearest_key(argument: str, message: str) -> None:
@@ -106,6 +108,20 @@ def test_mistakes_are_told_with_the_nearest_key(argument: str, message: str) -> 
         ("loss.metric=l1", "loss.metric: expected one of euclidean, mahalanobis"),
         ("loss.times._target_=os.system", "loss.times._target_: os.system is not under an allowed package"),
         ("keep=0", "keep is a number of checkpoints"),
+        ("training.ema=0.3", "training: ema is .* below 0.28, got 0.3"),
+        ("training.betas=[0.9,1]", "training: betas must be .* below 1"),
+        ("training.weight_decay=-1", "training: weight_decay must be at least 0"),
+        ("training.warmup=-1", "training: warmup must be at least 0"),
+        ("every.log=-1", "every: log must be at least 0, got -1"),
+        ("validation.items=0", "validation: items must be at least 1"),
+        ("validation.levels=0", "validation: levels must be at least 1"),
+        ("validation.bands=0", "validation: bands must be at least 1"),
+        ("sampling.steps=0", "sampling: steps must be at least 1"),
+        ("sampling.count=0", "sampling: count must be at least 1"),
+        ("guidance.interval=[5,1]", r"guidance: interval is .* must rise, got \[5.0, 1.0\]"),
+        ("guidance.scale=nan", "guidance: scale must be a finite number"),
+        ("engine.threads=0", "engine: threads must be at least 1, got 0"),
+        ("engine.workers=-1", "engine: workers must be at least 0, got -1"),
     ],
 )
 def test_values_are_checked_before_work_begins(argument: str, message: str) -> None:
@@ -118,6 +134,8 @@ def test_a_folder_of_the_users_own_choices(tmp_path: Path) -> None:
     (tmp_path / "spectrum" / "mine.yaml").write_text("_target_: multisagd.Flat\nlevel: 2.0\n")
     config = configuration.load("train", ["run_dir=r", "spectrum=mine"], tmp_path)
     assert config["spectrum"] == {"_target_": "multisagd.Flat", "level": 2.0}
+    with pytest.raises(RecipeError, match=r"--config-dir: .*nothing is not a folder"):
+        configuration.load("train", ["run_dir=r", "spectrum=mine"], tmp_path / "nothing")
 
 
 def test_saved_configurations_read_back(tmp_path: Path) -> None:
