@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -197,6 +198,22 @@ class Grid:
             mirrored = values[..., plane].flip(dims).roll((1,) * len(dims), dims)
             result[..., plane] = (values[..., plane] + mirrored) / 2
         return result
+
+    def bands(self, count: int) -> list[tuple[float, float, Tensor]]:
+        """Split the half spectrum into zero frequency and `count` rings of equal width.
+
+        Returns (low, high, weight) of each ring that holds a frequency: its edges in cycles per SAMPLE of every axis, so
+        that axes of different units compare, and the multiplicity of its bins, 0 elsewhere, shape `half_shape`.
+        """
+        radius = self.radius(factors={axis.name: axis.spacing for axis in self.axes})
+        top = 0.5 * math.sqrt(self.dimensions)
+        edges = [0.0, *(top * (ring + 1) / count for ring in range(count))]
+        # Rounding must not decide where a frequency on an edge belongs: it is in the ring above, the last one apart.
+        limits = [1e-9, *(edge - 1e-9 for edge in edges[1:-1]), top + 1e-9]
+        rings = [(0.0, 0.0, radius < 1e-9)]
+        for (low, high), (first, end) in zip(pairwise(edges), pairwise(limits), strict=True):
+            rings.append((low, high, (radius >= first) & (radius < end)))
+        return [(low, high, ring * self.multiplicity) for low, high, ring in rings if bool(ring.any())]
 
     def full(self, values: Tensor) -> Tensor:
         """Spread values on the half spectrum over the full one, `(*half_shape) -> (*shape)`, by W(-k) = W(k)."""

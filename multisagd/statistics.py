@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +155,7 @@ def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:
 
 @dataclass(frozen=True)
 class BandSNR:
-    """Signal-to-noise ratio at t = 1 of the frequencies `low <= r < high` (Nyquist on an axis is 1)."""
+    """Signal-to-noise ratio at t = 1 of the frequencies `low <= r < high`, in cycles per sample (`Grid.bands`)."""
 
     low: float
     high: float
@@ -179,20 +178,15 @@ def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, l
     at = process.coefficients(torch.ones(1), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
     signal = (at.a[0] ** 2 * (statistics.power + mean_power)).mean(0)
     noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
-    radius = grid.radius(factors={axis.name: 1 / axis.nyquist for axis in grid.axes})
-    end = math.sqrt(grid.dimensions) + 1e-9  # the last band holds the corner, Nyquist on every axis
-    edges = [0.0, 1e-9, *torch.linspace(0, end, bands + 1, dtype=torch.float64).tolist()[1:]]
     result = []
-    for low, high in pairwise(edges):
-        inside = ((radius >= low) & (radius < high)) * grid.multiplicity
-        if float(inside.sum()) > 0:
-            ratio = (signal * inside).sum() / (noise * inside).sum()
-            result.append(BandSNR(low if low > 1e-9 else 0.0, high if high > 1e-9 else 0.0, float(ratio)))
+    for low, high, weight in grid.bands(bands):
+        noise_power = float((noise * weight).sum())
+        result.append(BandSNR(low, high, float((signal * weight).sum()) / noise_power if noise_power else math.inf))
     loud = [band for band in result if band.snr > limit]
     if loud:
         listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in loud)
         warnings.warn(
-            f"signal is left at t = 1 (signal-to-noise ratio above {limit:g}) in bands {listed} of Nyquist; "
+            f"signal is left at t = 1 (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per sample; "
             "use a schedule with more noise (shift), or noise with more power there",
             stacklevel=2,
         )

@@ -126,3 +126,17 @@ def test_mixing_units_without_factors_is_an_error_that_says_what_to_do():
 def test_errors_name_the_offender(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("shape", [(7,), (8,), (8, 8), (6, 5), (4, 3, 5)])
+def test_bands_hold_every_frequency_once(shape):
+    grid = ms.Grid.of(**{f"axis{place}": (size, 0.5, "s") for place, size in enumerate(shape)})
+    bands = grid.bands(4)
+    total = sum(weight for _, _, weight in bands)
+    torch.testing.assert_close(total, grid.multiplicity, rtol=0, atol=0)
+    assert bands[0][:2] == (0.0, 0.0)
+    assert float(bands[0][2].sum()) == 1
+    radius = grid.radius() * 0.5  # cycles per sample
+    for low, high, weight in bands[1:]:
+        inside = radius[weight > 0]
+        assert low - 1e-6 <= float(inside.min()) <= float(inside.max()) <= high + 1e-6

@@ -184,11 +184,11 @@ class TestTerminalSnr:
         C[0, 0] += 0.7**2 * 64
         W = np.maximum(dense.radius(self.grid), 1 / 256) ** -0.6
         W /= W.mean()
-        r = 2 * dense.radius(self.grid)
+        r = dense.radius(self.grid)
         snr = np.exp(-8.0)
         assert bands[0].low == bands[0].high == 0
         assert bands[0].snr == pytest.approx(snr * C[0, 0] / W[0, 0], rel=1e-6)
-        edges = np.linspace(0, np.sqrt(2) + 1e-9, 5)
+        edges = np.linspace(0, np.sqrt(0.5), 5) + [0, -1e-9, -1e-9, -1e-9, 1e-9]
         assert len(bands) == 5
         for band, low, high in zip(bands[1:], edges, edges[1:], strict=False):
             inside = (r >= low) & (r < high) & (r > 0)
