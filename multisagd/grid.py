@@ -202,8 +202,8 @@ class Grid:
     def bands(self, count: int) -> list[tuple[float, float, Tensor]]:
         """Split the half spectrum into zero frequency and `count` rings of equal width.
 
-        Returns (low, high, weight) of each ring that holds a frequency: its edges in cycles per SAMPLE of every axis, so
-        that axes of different units compare, and the multiplicity of its bins, 0 elsewhere, shape `half_shape`.
+        Returns (low, high, weight) of each ring that holds a frequency: its edges in cycles per SAMPLE of every axis,
+        so that axes of different units compare, and the multiplicity of its bins, 0 elsewhere, shape `half_shape`.
         """
         radius = self.radius(factors={axis.name: axis.spacing for axis in self.axes})
         top = 0.5 * math.sqrt(self.dimensions)

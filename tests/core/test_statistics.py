@@ -188,7 +188,7 @@ class TestTerminalSnr:
         snr = np.exp(-8.0)
         assert bands[0].low == bands[0].high == 0
         assert bands[0].snr == pytest.approx(snr * C[0, 0] / W[0, 0], rel=1e-6)
-        edges = np.linspace(0, np.sqrt(0.5), 5) + [0, -1e-9, -1e-9, -1e-9, 1e-9]
+        edges = np.linspace(0, np.sqrt(0.5), 5) + np.array([0, -1e-9, -1e-9, -1e-9, 1e-9])
         assert len(bands) == 5
         for band, low, high in zip(bands[1:], edges, edges[1:], strict=False):
             inside = (r >= low) & (r < high) & (r > 0)
