@@ -6,7 +6,8 @@ seed and its number alone, so 100 samples begin with the 10 that count=10 gives.
     grid.png   all samples in one picture       samples.safetensors   x0 (count, channels, *grid), labels, seeds
     0000.png   each sample as a file            sample.json           how they were made
 
-Errors, each in one message: no run or no checkpoint there, unknown labels, guidance of a run without classes.
+Errors, each in one message: no run or no checkpoint there, unknown labels, guidance of a run without classes
+or that never left one out.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ def sample(config: Config) -> Path:
     labels = chosen_labels(settings.labels, classes, settings.count)
     if settings.guidance.scale != 1.0 and labels is None:
         raise RecipeError("guidance.scale needs labels, and here there are none: leave it at 1")
+    if settings.guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
+        raise RecipeError(
+            "guidance.scale needs a network that also knows no class, and this run was trained with "
+            "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
+        )
     state = Checkpoints(settings.run_dir / "checkpoints").latest()
     if state is None:
         raise RecipeError(f"{settings.run_dir} has no checkpoint yet: train first")

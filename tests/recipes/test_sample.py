@@ -98,6 +98,17 @@ def test_mistakes_are_told(run_dir: Path, overrides: list[str], message: str) ->
         draw(run_dir, *overrides)
 
 
+def test_guidance_needs_labels_left_out_in_training(run_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    config = configuration.read(copy / "config.yaml")
+    config["training"]["condition_dropout"] = 0.0
+    configuration.write(config, copy / "config.yaml")
+    with pytest.raises(RecipeError, match=r"guidance.scale .* training.condition_dropout=0"):
+        draw(copy, "guidance.scale=2")
+    draw(copy)
+
+
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot read the run's configuration"):
         draw(tmp_path)
