@@ -122,6 +122,9 @@ class Dataset(ABC):
         """Files that could not be read so far, path to reason; always empty for a set held in memory."""
         return {}
 
+    def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
+        """Write the files that could not be read so far as JSON; nothing if there are none."""
+
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Stack examples into a batch; a missing mask counts as all data, and labels are kept if all have one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import logging
 import math
 import os
 from collections import Counter
@@ -19,6 +20,9 @@ from typing import NoReturn, Self
 
 from modalities.base import Batch, Dataset, Example, Modality, collate, pair
 from multisagd.seeds import derive
+
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+log = logging.getLogger("multisagd")
 
 
 class UnreadableFilesError(RuntimeError):
@@ -110,6 +114,12 @@ class Folder(Dataset):
                 f"{self.root / self.files[tops.index(None)]} lies in no subfolder, so it has no class: "
                 "move it into one, or set labelled=false"
             )
+        if labelled and SPLITS.issuperset(name.lower() for name in names):
+            log.warning(
+                "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
+                "set root to one of them, or labelled=false",
+                self.root, ", ".join(names),
+            )  # fmt: skip
         self.classes = tuple(names) if labelled else None
         self.labels = [names.index(top) if labelled and top is not None else None for top in tops]
 
@@ -164,6 +174,11 @@ class Folder(Dataset):
     def unreadable(self) -> Mapping[str, str]:
         """Files that could not be read so far, path under the root to reason."""
         return self.report.reasons
+
+    def save_unreadable(self, path: Path) -> None:
+        """Write the report of the whole dataset, if any of its files could not be read so far."""
+        if self.report.reasons:
+            self.report.save(path)
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:

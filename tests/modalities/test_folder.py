@@ -64,6 +64,30 @@ def test_classes_are_the_first_folders_and_nesting_is_free(tmp_path: Path) -> No
     assert Folder(IMAGE, tmp_path, labelled=False).classes is None
 
 
+def test_classes_named_like_parts_of_a_dataset_are_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "Train" / "cat" / "a.png", 1)
+    picture(tmp_path / "val" / "cat" / "b.png", 2)
+    assert Folder(IMAGE, tmp_path).classes == ("Train", "val")
+    assert "Train, val" in caplog.text
+    caplog.clear()
+    Folder(IMAGE, tmp_path, labelled=False)
+    picture(tmp_path / "cat" / "c.png", 3)
+    Folder(IMAGE, tmp_path)
+    assert caplog.text == ""
+
+
+def test_unreadable_files_are_saved_if_there_are_any(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 1)
+    dataset, saved = Folder(IMAGE, tmp_path, max_unreadable=1), tmp_path / "unreadable.json"
+    dataset.save_unreadable(saved)
+    assert not saved.exists()
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(UnreadableFilesError):
+        dataset.subset([0]).example(0)
+    dataset.save_unreadable(saved)
+    assert [entry["path"] for entry in json.loads(saved.read_text())["unreadable"]] == ["a.png"]
+
+
 def test_labels_are_on_request_where_the_folder_does_not_say(tmp_path: Path) -> None:
     picture(tmp_path / "one" / "a.png", 1)
     assert Folder(IMAGE, tmp_path).classes is None
