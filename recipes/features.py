@@ -177,7 +177,7 @@ def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
     """Hash what the network depends on: the settings, the sizes and classes, and a few examples of either set.
 
     The data themselves are hashed rather than their configuration, so that moving a folder keeps the cache and changing
-    its contents, or the size of the images, does not.
+    the size of the images, or an example among those hashed, does not; other changes go unnoticed.
     """
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(training), train.classes]).encode())
     for dataset in (train, test):
