@@ -10,7 +10,7 @@ ARGS ?=
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format types check clean
+.PHONY: help install demo test test-slow docs lint format types check clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(TEST) -m slow $(ARGS)
+
+docs: $(STAMP)  ## the links, images, commands and Python of README and docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_docs.py $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check $(ARGS)
