@@ -45,7 +45,7 @@ def learned_classes(dataset: Dataset, conditional: bool | None) -> tuple[str, ..
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
-    """Measure mean and power spectrum on up to `training.statistics` examples, drawn at random.
+    """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
 
     Raises:
         RecipeError: if the data cannot be read or are not finite.
@@ -53,7 +53,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     try:
-        return DataStatistics.measure(Chunks(dataset, chosen), dataset.modality.grid())
+        return DataStatistics.measure(Chunks(dataset, chosen, settings.seed), dataset.modality.grid())
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"measuring the data: {error}") from error
 
@@ -72,14 +72,15 @@ def load_statistics(run_dir: Path) -> DataStatistics:
 
 
 class Chunks:
-    """Examples in batches, as often as asked for."""
+    """Examples in batches, as often as asked for, augmented in the same way each time."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], size: int = 256) -> None:
-        self.dataset, self.indices, self.size = dataset, indices, size
+    def __init__(self, dataset: Dataset, indices: Sequence[int], seed: int, size: int = 256) -> None:
+        self.dataset, self.indices, self.seed, self.size = dataset, indices, seed, size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
-            batch = self.dataset.batch(self.indices[start : start + self.size])
+            chosen = self.indices[start : start + self.size]
+            batch = self.dataset.batch(chosen, [derive(self.seed, "augmentation", index) for index in chosen])
             yield batch.x0, batch.mask
 
 
