@@ -7,7 +7,7 @@ seed and its number alone, so 100 samples begin with the 10 that count=10 gives.
     0000.png   each sample as a file            sample.json           how they were made
 
 Errors, each in one message: no run or no checkpoint there, unknown labels, guidance of a run without classes
-or that never left one out.
+or that never left one out, a sampler that cannot follow the run's process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
 from recipes.engine import record
-from recipes.engine.assemble import Assembly
+from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.command import run_configured
@@ -76,6 +76,7 @@ def sample(config: Config) -> Path:
     process = assembly.process().to(runtime.device)
     denoiser = assembly.denoiser(runtime.compiled(network), process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    check_sampler(sampler, process)
 
     # The samples.
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))

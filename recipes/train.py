@@ -27,7 +27,7 @@ from modalities.base import Dataset, Modality
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
-from recipes.engine.assemble import Assembly
+from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
@@ -78,6 +78,7 @@ def train(config: Config) -> None:
     learner = Learner(denoiser, network, settings, runtime, None if classes is None else len(classes))
     averaged = assembly.denoiser(learner.ema.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    check_sampler(sampler, process)
     position = learner.restore(state) if state is not None else 0
 
     def look() -> None:
@@ -89,22 +90,30 @@ def train(config: Config) -> None:
         tracker.metrics(learner.samples, "validation", values)
         display.say(f"{learner.samples:,} samples seen: validation loss {values['loss']:.4f}")
 
-    def draw() -> Path:
+    def draw() -> None:
         """Save a picture of samples from the averaged weights, always from the same seeds."""
         slots = range(settings.sampling.count)
         labels = None if classes is None else [slot % len(classes) for slot in slots]
-        x0 = generate(
-            averaged, sampler, (modality.channels, *modality.grid().shape), settings.sampling.steps,
-            derive_many(seed, "sample", 0, slots), labels, runtime, settings.guidance,
-            settings.sampling.spacing,
-        )  # fmt: skip
         path = run_dir / "samples" / f"{learner.samples:012d}.png"
+        try:
+            x0 = generate(
+                averaged, sampler, (modality.channels, *modality.grid().shape), settings.sampling.steps,
+                derive_many(seed, "sample", 0, slots), labels, runtime, settings.guidance,
+                settings.sampling.spacing,
+            )  # fmt: skip
+        except ValueError as error:  # a picture is not worth a training: early weights may well sample to infinity
+            display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")
+            return
         modality.save_grid([modality.decode(each) for each in x0], path)
         display.say(f"{learner.samples:,} samples seen: samples in {path}")
-        return path
 
-    def save() -> Path:
-        return checkpoints.save(learner.state(tracker.position))
+    def report(final: bool = False) -> None:
+        """Look and draw when it is time, or at last when it is not; no checkpoint counts the metrics of its state."""
+        before = learner.samples - settings.training.batch
+        if crossed(before, learner.samples, every.validation) != final:
+            look()
+        if crossed(before, learner.samples, every.samples) != final:
+            draw()
 
     # From here on the folder belongs to this run.
     with held(run_dir), StopRequest() as stop:
@@ -118,6 +127,8 @@ def train(config: Config) -> None:
             display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
             for note in terminal_notes(process, statistics):
                 display.say(f"note: {note}")
+            if learner.samples:
+                report()  # saved before these, so they have been cut off, or never came to be
             clock, marked = time.monotonic(), learner.samples
             for batch in batches(training, learner.samples, settings, runtime):
                 before = learner.samples
@@ -130,21 +141,15 @@ def train(config: Config) -> None:
                     tracker.timing(now, {"samples_per_second": rate})
                     display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
                     clock, marked = time.monotonic(), now
-                if crossed(before, now, every.validation):
-                    look()
-                if crossed(before, now, every.samples):
-                    draw()
-                if stop.signal_number is not None:
-                    raise Interrupted(f"stopped; saved in {save()}. The same command continues.", stop.signal_number)
-                if crossed(before, now, every.checkpoint):
-                    save()
-            # Saved before the last reports: a longer run that continues from here would not have made them now.
-            final = save()
-            last = learner.samples - settings.training.batch
-            if not crossed(last, learner.samples, every.validation):
-                look()
-            picture = draw()
-            display.say(ending(run_dir, final, picture, dataset))
+                # Saved before the reports, which may fail, and which a run that continues from here makes anew.
+                last = now >= settings.training.samples
+                if last or stop.signal_number is not None or crossed(before, now, every.checkpoint):
+                    saved = checkpoints.save(learner.state(tracker.position))
+                    if stop.signal_number is not None:
+                        raise Interrupted(f"stopped; saved in {saved}. The same command continues.", stop.signal_number)
+                report()
+            report(final=True)
+            display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
 
 
 def crossed(before: int, now: int, every: int) -> bool:
@@ -164,11 +169,11 @@ def introduction(
     )
 
 
-def ending(run_dir: Path, checkpoint: Path, picture: Path, dataset: Dataset) -> str:
+def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     """Say where everything is, and how to go on; write down the files that could not be read."""
     lines = [
         f"done. In {run_dir}:",
-        f"  samples      {picture.relative_to(run_dir)}",
+        "  samples      samples/",
         "  metrics      metrics.jsonl",
         f"  checkpoint   {checkpoint.relative_to(run_dir)}",
         "  record       config.yaml, run.json, statistics.safetensors",

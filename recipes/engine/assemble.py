@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Modality
-from multisagd import DataStatistics, Denoiser, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
+from multisagd import DataStatistics, Denoiser, Euler, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
+from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
@@ -65,3 +66,17 @@ class Assembly:
         """Return the denoiser around a network."""
         parts = {"network": network, "process": process, "statistics": self.statistics}
         return self.builder.build(self.config["denoiser"], Denoiser, "denoiser", **parts)
+
+
+def check_sampler(sampler: Sampler, process: Process) -> None:
+    """Check that a sampler can follow this process; Heun is an Euler too.
+
+    Raises:
+        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies.
+    """
+    if process.modulation is not None and isinstance(sampler, Euler):
+        raise RecipeError(
+            f"sampler={type(sampler).__name__.lower()} needs coefficients that are the same at every frequency, and "
+            f"process.modulation ({type(process.modulation).__name__}) makes them differ: "
+            "choose sampler=ddim, dpm_solver or unipc"
+        )

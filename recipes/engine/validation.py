@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset
+from modalities.files import UnreadableFilesError
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.seeds import derive_many
+from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Loss, Validation
 
@@ -40,6 +42,9 @@ def validate(
         `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
         `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
             1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
+
+    Raises:
+        RecipeError: when too many files cannot be read.
     """
     grid = statistics.grid
     members, names = band_members(grid, settings.bands)
@@ -52,7 +57,7 @@ def validate(
         losses, errors, power = 0.0, 0.0, torch.zeros(len(names), dtype=torch.float64)
         for start in starts:
             items = range(start, min(start + batch, count))
-            x0, condition, mask = _put(dataset.batch(items), runtime, conditional)
+            x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
             t = torch.full((len(items),), time, device=x0.device)
             noise_seeds = derive_many(seed, "validation", number, items)
             noise = denoiser.process.noise(x0.shape, noise_seeds)
@@ -98,6 +103,13 @@ def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
 def _by_band(power: Tensor, members: Tensor) -> Tensor:
     """Sum a power `(channels, *half_shape)` over channels and the bins of each band, shape `(bands,)`."""
     return (members * power.sum(0)).flatten(1).sum(1)
+
+
+def _read(dataset: Dataset, items: range) -> Batch:
+    try:
+        return dataset.batch(items)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _put(batch: Batch, runtime: Runtime, conditional: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 import multisagd as ms
 from modalities.base import Batch
+from modalities.files import UnreadableFilesError
 from modalities.image import Image
-from modalities.image_sets import Digits
+from modalities.image_sets import Digits, Pixels
+from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Loss, Validation
 from recipes.engine.validation import band_members, validate
@@ -73,6 +75,20 @@ def test_it_does_not_depend_on_the_batch() -> None:
         for key in one[kind]:
             assert one[kind][key] == pytest.approx(other[kind][key], rel=1e-5)
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+
+
+def test_unreadable_files_are_one_clear_error() -> None:
+    class Unreadable(Digits):
+        def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+            raise UnreadableFilesError("9 of 10 files could not be read")
+
+    digits = Unreadable(Image(size=8, channels=1))
+    statistics = ms.DataStatistics.measure([Pixels.batch(digits, range(9)).x0], digits.modality.grid())
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), digits.modality.grid()))
+    with pytest.raises(RecipeError, match="9 of 10 files"):
+        validate(
+            ms.Denoiser(Constant(), process), digits, statistics, Validation(0.1, 9, 1, 1), LOSS, RUNTIME, 0, False, 9
+        )
 
 
 def test_masked_samples_do_not_count() -> None:

@@ -85,7 +85,7 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
     statistics = ms.DataStatistics.load(run_dir / "statistics.safetensors")
     assert statistics.count == 100
     with PILImage.open(run_dir / "samples" / "000000000096.png") as picture:
-        assert picture.size == (2 * 10 + 2, 2 * 10 + 2)
+        assert picture.size == (2 * (8 * 8 + 2) + 2,) * 2
     logged = read_metrics(run_dir, "train")
     assert [entry["samples"] for entry in logged] == [32, 64, 96]
     (validation,) = read_metrics(run_dir, "validation")
@@ -198,6 +198,44 @@ def test_data_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: Any) 
     with pytest.raises(RecipeError, match=r"measuring the data: .*NaN or infinity"):
         tiny_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sampler_that_cannot_follow_the_process_is_refused_at_the_start(tmp_path: Path) -> None:
+    words = ["process=blur", "process.modulation.length=2"]
+    with pytest.raises(RecipeError, match=r"sampler=heun needs coefficients.*choose sampler=ddim"):
+        tiny_run(tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+    tiny_run(tmp_path / "run", *words, "sampler=ddim")
+
+
+def test_a_picture_that_fails_is_a_note_and_training_goes_on(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ValueError("samples are not finite")
+
+    monkeypatch.setattr("recipes.train.generate", failing)
+    assert tiny_run(tmp_path / "run", "every.samples=32").samples == 96
+    printed = capsys.readouterr().out
+    assert [f"no samples after {seen} samples seen: samples are not finite" in printed for seen in (32, 64, 96)]
+
+
+def test_a_report_that_fails_loses_no_training(tmp_path: Path, monkeypatch: Any) -> None:
+    words = ["every.validation=48", "every.samples=48"]
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise RecipeError("too many files")
+
+    tiny_run(tmp_path / "whole", *words)
+    with monkeypatch.context() as patch:
+        patch.setattr("recipes.train.validate", failing)
+        with pytest.raises(RecipeError, match="too many files"):
+            tiny_run(tmp_path / "run", *words)
+    assert last_state(tmp_path / "run").samples == 48
+    assert_same(tiny_run(tmp_path / "run", *words), last_state(tmp_path / "whole"))
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+    assert (tmp_path / "run" / "samples" / "000000000048.png").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
