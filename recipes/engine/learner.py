@@ -51,13 +51,16 @@ class Learner:
         )
         self.samples = 0
         self._window: list[float] = [0.0, 0.0, 0.0]  # sums of loss and gradient norm, and how many steps
-        self._pending: tuple[Tensor, Tensor] | None = None
+        self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
+        # Reading them back makes an accelerator wait, so that is put off to the next log or checkpoint there.
+        self._patience = 1 if runtime.device.type == "cpu" else 1000
 
     def step(self, parts: Sequence[Batch]) -> None:
         """Learn from one batch, given as the equal parts whose gradients are accumulated.
 
         Raises:
-            RecipeError: if the loss or gradient of the step BEFORE was not finite: looking a step late costs no wait.
+            RecipeError: if the loss or gradient of a step was not finite: at once on a CPU, and on an accelerator
+                within 1,000 steps, or when `averages` or `state` is called.
         """
         seed, wishes = self.settings.seed, self.settings.training
         number = self.samples // wishes.batch
@@ -80,8 +83,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.samples += wishes.batch
         self.ema.update(self.network)
-        self._settle()
-        self._pending = loss, norm
+        self._pending.append(torch.stack((loss, norm)))
+        if len(self._pending) >= self._patience:
+            self._settle()
 
     def _loss(self, part: Batch, t: Tensor, number: int, slots: range) -> Tensor:
         put, loss = self.runtime.put, self.settings.loss
@@ -122,19 +126,20 @@ class Learner:
         }
 
     def _settle(self) -> None:
-        """Read the last step's loss and gradient norm back from the device, and check them."""
-        if self._pending is None:
+        """Read losses and gradient norms back from the device, check them, and add them to the window's sums."""
+        if not self._pending:
             return
-        loss, norm = (float(value) for value in self._pending)
-        self._pending = None
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RecipeError(
-                f"training diverged: loss {loss}, gradient norm {norm} at step "
-                f"{self.samples // self.settings.training.batch}, after {self.samples:,} samples. "
-                "The last checkpoint is kept. Try a lower "
-                "training.learning_rate, a longer training.warmup or engine.precision=float32, in another run_dir"
-            )
-        self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+        rows = torch.stack(self._pending).tolist()
+        self._pending = []
+        last = self.samples // self.settings.training.batch
+        for step, (loss, norm) in enumerate(rows, start=last - len(rows) + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise RecipeError(
+                    f"training diverged: loss {loss}, gradient norm {norm} at step {step}, after "
+                    f"{step * self.settings.training.batch:,} samples. The last checkpoint is kept. Try a lower "
+                    "training.learning_rate, a longer training.warmup or engine.precision=float32, in another run_dir"
+                )
+            self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
 
     def state(self, position: int) -> State:
         """Return all that a checkpoint holds; `position` is the tracker's."""

@@ -304,6 +304,22 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         torch.testing.assert_close(one, other, **tolerance)
 
 
+def test_losses_left_on_the_device_add_up_the_same_and_name_the_step_that_diverged() -> None:
+    prompt, patient = Learning(1), Learning(1)
+    patient.learner._patience = 1000
+    for _ in range(3):
+        prompt.step()
+        patient.step()
+    assert len(patient.learner._pending) == 3
+    assert patient.learner.averages() == prompt.learner.averages()
+    patient.step()
+    patient.x0[0] = float("nan")
+    patient.step()
+    patient.step()
+    with pytest.raises(RecipeError, match="at step 5, after 80 samples"):
+        patient.learner.state(0)
+
+
 def test_a_share_of_the_labels_is_left_out() -> None:
     learner = Learning(1).learner
     labels = torch.zeros(2000, dtype=torch.int64)
