@@ -118,6 +118,11 @@ class Dataset(ABC):
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
     @property
+    def fingerprint(self) -> str:
+        """A text that changes when examples come, go, change places or class; cheap, so it reads no media."""
+        return ""
+
+    @property
     def unreadable(self) -> Mapping[str, str]:
         """Files that could not be read so far, path to reason; always empty for a set held in memory."""
         return {}

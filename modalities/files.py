@@ -7,6 +7,7 @@ a report and replaced by another of the same dataset; when more than a stated sh
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
 import logging
@@ -169,6 +170,11 @@ class Folder(Dataset):
         part.files = [self.files[index] for index in indices]
         part.labels = [self.labels[index] for index in indices]
         return part
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the files' paths under the root and their classes."""
+        return hashlib.sha256(json.dumps([self.files, self.labels]).encode()).hexdigest()
 
     @property
     def unreadable(self) -> Mapping[str, str]:

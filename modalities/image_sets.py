@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -72,6 +73,14 @@ class Pixels(Dataset):
         if self.modality.flip and seeds is not None:
             pixels = torch.stack([self.modality.mirror(p, seed) for p, (_, seed) in zip(pixels, pairs, strict=True)])
         return Batch(self.modality.encode(pixels), None if self.labels is None else self.labels[chosen])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the pixels and labels."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these images only."""

@@ -14,11 +14,10 @@ unreadable data, data or losses that are not finite, a run folder of another con
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from torch import nn
@@ -32,7 +31,7 @@ from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import hold_out, learned_classes, load_statistics, measure, terminal_notes
+from recipes.engine.data import check_guidance, hold_out, learned_classes, load_statistics, measure, process_notes
 from recipes.engine.errors import Interrupted
 from recipes.engine.files import held
 from recipes.engine.generate import generate
@@ -45,6 +44,8 @@ from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import Tracker
 from recipes.engine.validation import validate
 
+UNREADABLE = "unreadable.json"
+
 
 def train(config: Config) -> None:
     """Train as the configuration says, from where the run folder's last checkpoint left off.
@@ -55,8 +56,14 @@ def train(config: Config) -> None:
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
-    run_dir, seed, every = settings.run_dir, settings.seed, settings.every
     runtime = Runtime.start(settings.engine)
+    with held(settings.run_dir):
+        learn(config, builder, settings, runtime)
+
+
+def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Runtime) -> None:
+    """Train in a folder that is held; see `train`."""
+    run_dir, seed, every = settings.run_dir, settings.seed, settings.every
 
     # The past, if there is one.
     checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep)
@@ -66,8 +73,11 @@ def train(config: Config) -> None:
     # Data.
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    if state is not None:
+        record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)
     classes = learned_classes(dataset, settings.training.conditional)
+    check_guidance(settings.guidance, settings.training, classes)
     statistics = measure(training, settings) if state is None else load_statistics(run_dir)
 
     # Model.
@@ -116,16 +126,18 @@ def train(config: Config) -> None:
             draw()
 
     # From here on the folder belongs to this run.
-    with held(run_dir), StopRequest() as stop:
+    with StopRequest() as stop, ExitStack() as at_last:
+        at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
         record.write_run(run_dir, config, statistics)
-        facts = {"classes": classes, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        facts = {"classes": classes, "parameters": parameters, "data": record.data_facts(dataset)}
         record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
             closing(Tracker(run_dir, settings.tracking, config, position, learner.samples)) as tracker,
             Display("training", settings.training.samples, learner.samples) as display,
         ):
             display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
-            for note in terminal_notes(process, statistics):
+            for note in process_notes(process, denoiser, statistics):
                 display.say(f"note: {note}")
             if learner.samples:
                 report()  # saved before these, so they have been cut off, or never came to be
@@ -163,14 +175,16 @@ def introduction(
     """Say what is about to happen."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     again = f"continuing after {samples:,} samples; " if samples else ""
+    names = training.classes
+    told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
     return (
-        f"{again}{len(training):,} examples ({len(held_out):,} more held out, statistics of {measured:,}), "
+        f"{again}{len(training):,} examples{told} ({len(held_out):,} more held out, statistics of {measured:,}), "
         f"{parameters:,} parameters, on {runtime.describe()}"
     )
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Say where everything is, and how to go on; write down the files that could not be read."""
+    """Say where everything is, and how to go on."""
     lines = [
         f"done. In {run_dir}:",
         "  samples      samples/",
@@ -179,9 +193,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
         "  record       config.yaml, run.json, statistics.safetensors",
     ]
     if dataset.unreadable:
-        path = run_dir / "unreadable.json"
-        path.write_text(json.dumps(dict(dataset.unreadable), indent=1, ensure_ascii=False), encoding="utf-8")
-        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {path.name}")
+        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
     return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
 from modalities.files import UnreadableFilesError
-from multisagd import DataStatistics, Process, terminal_snr
+from multisagd import DataStatistics, Denoiser, Process, terminal_snr
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
-from recipes.engine.settings import TrainSettings
+from recipes.engine.settings import Guidance, Training, TrainSettings
+
+LARGE_SIGMA = 2.0
+"""Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
+
+LOW_LOG_SNR = -12.0
+"""Below this, a prediction of the noise says next to nothing about the data."""
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:
@@ -84,9 +92,40 @@ class Chunks:
             yield batch.x0, batch.mask
 
 
-def terminal_notes(process: Process, statistics: DataStatistics) -> list[str]:
-    """Return what the process warns of: bands of frequency in which data are left at pure noise."""
+def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
+    """Return what is doubtful about a process and its denoiser at pure noise, t = 1."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
-    return [str(warning.message) for warning in caught]
+    notes = [str(warning.message) for warning in caught]
+    end = torch.ones(1, dtype=torch.float64)
+    log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
+    if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
+        notes.append(
+            f"the schedule's noise grows to sigma={sigma:.3g}, and this denoiser scales neither inputs nor targets: "
+            "denoiser=karras does"
+        )
+    if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:
+        notes.append(
+            f"predicting noise down to a log-SNR of {log_snr:.3g} multiplies the network's errors by "
+            f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
+            "choose denoiser=velocity"
+        )
+    return notes
+
+
+def check_guidance(guidance: Guidance, training: Training, classes: Sequence[str] | None) -> None:
+    """Check that the network to be trained can be guided, if its pictures are to be.
+
+    Raises:
+        RecipeError: for guidance without classes, or where a class is never left out.
+    """
+    if guidance.scale == 1.0:
+        return
+    if classes is None:
+        raise RecipeError("guidance.scale needs classes, and this run learns none: leave it at 1")
+    if training.condition_dropout == 0:
+        raise RecipeError(
+            "guidance.scale needs a network that also learns no class: set training.condition_dropout=0.1, "
+            "or leave it at 1"
+        )

@@ -24,12 +24,22 @@ def held(run_dir: Path) -> Iterator[None]:
     Raises:
         RecipeError: if another process holds it.
     """
+    new, path = not run_dir.exists(), run_dir / ".lock"
+    alone = not path.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RecipeError(f"another process trains in {run_dir}: wait for it, or use another run_dir") from error
         except OSError:
             pass  # some network file systems have no locks; there it is up to the user, as it would be without this
-        yield
+        try:
+            yield
+        except BaseException:
+            # What failed before it wrote anything leaves nothing behind.
+            if alone and not (run_dir / "config.yaml").exists():
+                path.unlink(missing_ok=True)
+                if new and not any(run_dir.iterdir()):
+                    run_dir.rmdir()
+            raise

@@ -1,7 +1,7 @@
 """The record a run keeps in its folder: resolved configuration, versions, revision and seeds.
 
 config.yaml   the resolved configuration
-run.json      classes of the data, and one entry for each time the command was started
+run.json      what the data were, and one entry for each time the command was started
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from modalities.base import Dataset
 from multisagd import DataStatistics
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
@@ -63,6 +64,32 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
         raise RecipeError(
             f"{run_dir} holds a run with another configuration; these differ:{listed}\n"
             "Use the same values to continue it, or another run_dir to begin a new run."
+        )
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return what must not change about the data while a run lasts, whatever folder they are moved to."""
+    return {
+        "examples": len(dataset),
+        "classes": None if dataset.classes is None else list(dataset.classes),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def check_data(run_dir: Path, dataset: Dataset) -> None:
+    """Check that the data are those that the run in this folder began with, if it says so.
+
+    Raises:
+        RecipeError: naming what differs.
+    """
+    before = read_facts(run_dir).get("data") if (run_dir / "run.json").exists() else None
+    now = data_facts(dataset)
+    changed = [key for key in now if before is not None and before[key] != now[key]]
+    if before is not None and changed:
+        key = changed[0]
+        raise RecipeError(
+            f"the data are not those that {run_dir} began with; {key}: {before[key]!r} -> {now[key]!r}. "
+            "Restore them to continue this run, or use another run_dir to begin a new one"
         )
 
 

@@ -106,6 +106,18 @@ def test_another_configuration_on_the_same_folder_is_refused(tmp_path: Path) -> 
     assert "another run_dir" in message
 
 
+def test_the_folder_is_held_before_its_state_is_read(tmp_path: Path, monkeypatch: Any) -> None:
+    def reading(*_: Any) -> None:
+        with pytest.raises(RecipeError, match="another process trains in"), held(tmp_path / "run"):
+            pass
+        raise RecipeError("read")
+
+    monkeypatch.setattr("recipes.train.Checkpoints.latest", reading)
+    with pytest.raises(RecipeError, match="read"):
+        tiny_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_never_began_may_change(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="heads must divide"):
         tiny_run(tmp_path / "run", "network.heads=3")
@@ -120,7 +132,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RecipeError, match="not empty and holds no run"):
         tiny_run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]  # no lock either
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
@@ -257,7 +269,7 @@ def test_too_many_unreadable_files_are_one_clear_error(tmp_path: Path) -> None:
     words = ["data=image_folder", f"data.root={tmp_path / 'photos'}", "validation.holdout=2", "engine.workers=1"]
     tiny_run(tmp_path / "run", *words)
     report = json.loads((tmp_path / "run" / "unreadable.json").read_text())
-    assert list(report) == ["broken.png"]
+    assert [entry["path"] for entry in report["unreadable"]] == ["broken.png"]
     with pytest.raises(RecipeError, match=r"broken.png.*max_unreadable"):
         tiny_run(tmp_path / "strict", *words, "data.max_unreadable=0")
 
@@ -318,6 +330,31 @@ def test_losses_left_on_the_device_add_up_the_same_and_name_the_step_that_diverg
     patient.step()
     with pytest.raises(RecipeError, match="at step 5, after 80 samples"):
         patient.learner.state(0)
+
+
+def test_other_data_do_not_continue_a_run(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(12):
+        photos.mkdir(exist_ok=True)
+        PILImage.new("L", (8, 8), 10 * number).save(photos / f"{number}.png")
+    words = ["data=image_folder", "validation.holdout=2"]
+    tiny_run(tmp_path / "run", *words, f"data.root={photos}")
+    moved = photos.rename(tmp_path / "moved")
+    tiny_run(tmp_path / "run", *words, f"data.root={moved}", "training.samples=112")
+    (moved / "3.png").rename(moved / "other.png")
+    with pytest.raises(RecipeError, match=r"the data are not those .*; fingerprint"):
+        tiny_run(tmp_path / "run", *words, f"data.root={moved}")
+    (moved / "other.png").unlink()
+    with pytest.raises(RecipeError, match="examples: 12 -> 11"):
+        tiny_run(tmp_path / "run", *words, f"data.root={moved}")
+
+
+def test_guidance_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="this run learns none"):
+        tiny_run(tmp_path / "run", "guidance.scale=2", "training.conditional=false")
+    with pytest.raises(RecipeError, match=r"set training\.condition_dropout=0\.1"):
+        tiny_run(tmp_path / "run", "guidance.scale=2", "training.condition_dropout=0")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_share_of_the_labels_is_left_out() -> None:
