@@ -5,8 +5,6 @@ Times, noise and examples are the same at every call, so that two validations di
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,8 +17,6 @@ from multisagd.seeds import derive_many
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Loss, Validation
-
-EDGE = 1e-9
 
 
 @torch.no_grad()
@@ -84,20 +80,10 @@ def validate(
 def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
     """Return the weight of every bin in every band, `(bands, *half_shape)`, and the names of those that have any.
 
-    The radius is in cycles per sample of each axis, so that axes of different units are comparable; zero frequency is
-    a band of its own, and the others have equal widths.
+    They are those of `Grid.bands`: zero frequency alone, then rings of equal width, in cycles per sample.
     """
-    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
-    top = 0.5 * math.sqrt(grid.dimensions)
-    edges = [0.0, EDGE, *(top * (number + 1) / bands for number in range(bands))]
-    edges[-1] += EDGE
-    members, names = [], []
-    for low, high in pairwise(edges):
-        member = ((radius >= low) & (radius < high)) * grid.multiplicity
-        if float(member.sum()) > 0:
-            members.append(member)
-            names.append("0" if high == EDGE else f"{low:.2f}-{high:.2f}")
-    return torch.stack(members), names
+    found = grid.bands(bands)
+    return torch.stack([weight for *_, weight in found]), [f"{a:.2f}-{b:.2f}" if b else "0" for a, b, _ in found]
 
 
 def _by_band(power: Tensor, members: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def test_xformers_asked_for_on_the_cpu(build):
         (transformer, {"depth": 0}, "at least 1"),
         (transformer, {"heads": 12}, "take fewer heads"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_impossible_architectures_are_refused(network, options, message):
     with pytest.raises(ValueError, match=message):
