@@ -20,6 +20,9 @@ from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Guidance, Training, TrainSettings
 
+LARGE_SHARE = 0.5
+"""Above this share of the power at zero frequency, the noise is mostly a random brightness."""
+
 LARGE_SIGMA = 2.0
 """Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
 
@@ -98,6 +101,13 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
     notes = [str(warning.message) for warning in caught]
+    power = process.covariance.power()
+    share = float(power.flatten()[0]) / process.grid.numel
+    if share > LARGE_SHARE:
+        notes.append(
+            f"zero frequency, the mean of a datum, takes {share:.0%} of the noise's power, and little is left for all "
+            "else: a milder exponent or a higher corner spreads it"
+        )
     end = torch.ones(1, dtype=torch.float64)
     log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
     if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:

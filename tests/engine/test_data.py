@@ -53,3 +53,13 @@ def test_what_is_doubtful_at_pure_noise_is_noted(schedule: ms.Schedule, predicti
     assert all(words in note for words, note in zip(said, notes, strict=True))
     karras = ms.Denoiser(torch.nn.Identity(), process, preconditioning="karras", statistics=statistics)
     assert not [note for note in process_notes(process, karras, statistics) if "denoiser=" in note]
+
+
+@pytest.mark.parametrize(("corner", "noted"), [(None, True), (1 / 16, False)])
+def test_notes_noise_that_goes_mostly_into_the_mean(corner: float | None, noted: bool) -> None:
+    digits = Digits(Image(size=16, channels=1))
+    statistics = measure(digits, settings())
+    spectrum = ms.PowerLaw(exponent=-1.0, corner=corner)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(spectrum, digits.modality.grid()))
+    notes = process_notes(process, ms.Denoiser(torch.nn.Identity(), process), statistics)
+    assert any("zero frequency" in note for note in notes) == noted
