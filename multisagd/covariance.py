@@ -126,7 +126,7 @@ class SpectralCovariance(nn.Module):
             raise ValueError(f"expected (..., {', '.join(self.grid.names)}), got shape {tuple(x.shape)}")
         wide = torch.promote_types(x.dtype, torch.float32)
         factor = self._gain(gain, tuple(x.shape[-self.grid.dimensions :]), x.device, wide)
-        return x if factor is None else filter_grid(x.to(wide), factor, self.grid.dimensions).to(x.dtype)
+        return x if factor is None else filter_grid(x, factor, self.grid.dimensions).to(x.dtype)
 
     @torch.inference_mode(False)
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
@@ -148,8 +148,8 @@ class SpectralCovariance(nn.Module):
 def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
     """Return `rfftn` over the last `dimensions` of a real tensor, in float32 or wider.
 
-    This pair is all the Fourier transforms of the core. They are kept out of compiled graphs and of autocast:
-    half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
+    Whatever is filtered in training and sampling goes through this pair. Both are kept out of compiled graphs and of
+    autocast: half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

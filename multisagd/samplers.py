@@ -10,6 +10,7 @@ Notation: `x = a x0 + b ε`, now (t) and then (s < t); `λ = log(a/b)`, half the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,11 +72,7 @@ class Sampler(Protocol):
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
     """Sum of `factor * tensor`; factors are exact (float64) and take on the precision of their tensor."""
-    return sum((factor.to(tensor.real.dtype) * tensor for factor, tensor in terms[1:]), _scaled(*terms[0]))
-
-
-def _scaled(factor: Tensor, tensor: Tensor) -> Tensor:
-    return factor.to(tensor.real.dtype) * tensor
+    return functools.reduce(torch.add, (factor.to(tensor.real.dtype) * tensor for factor, tensor in terms))
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:

@@ -64,11 +64,6 @@ class Runtime:
             torch.set_float32_matmul_precision("high")
         return cls(device, settings)
 
-    @property
-    def main(self) -> bool:
-        """Whether this process writes files and talks."""
-        return self.rank == 0
-
     def share(self, batch: int) -> range:
         """Return the slots of a global batch that belong to this process."""
         each = batch // self.world
