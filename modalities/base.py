@@ -1,7 +1,7 @@
 """What every medium provides (`Modality`), and what every dataset gives to training (`Dataset`).
 
 A modality turns one medium into tensors on a grid and back; a dataset lists examples of it. Nothing here knows images,
-audio or video: another medium needs one class with the six methods of `Modality`, and inherits the rest.
+audio or video: another medium needs one class with the abstract methods of `Modality`, and inherits the rest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,27 +19,31 @@ from multisagd.grid import Grid
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 
-@runtime_checkable
-class Modality(Protocol):
+class Modality(ABC):
     """One medium and its tensors; `media` is whatever the medium holds in memory, for images uint8 pixels.
 
     `decode(encode(media))` is `media` again, up to what the modality declares to lose. Nothing keeps state between
-    calls, so a modality is safe to share among threads.
+    calls, so a modality is safe to share among threads. A frozen dataclass makes a good one: a configuration then
+    checks its settings by their type hints. `multisagd.testing.check_modality` tests one against all this.
     """
 
     @property
+    @abstractmethod
     def channels(self) -> int:
         """Number of channels of an encoded datum."""
 
     @property
+    @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files it reads, lower case with the dot, for example `(".png", ".jpg")`."""
+        """Endings of the files it reads, lower case with the dot; files are written with the first of them."""
 
+    @abstractmethod
     def grid(self) -> Grid:
         """Return the grid of an encoded datum: axes with their physical spacing, unit and corner."""
 
+    @abstractmethod
     def load(self, path: Path, seed: int | None = None) -> Any:
-        """Read one file, cut to the size of the grid.
+        """Read one file, cut to no more than the grid holds.
 
         What is random in that (crop, flip, start of the excerpt) is a function of `seed` alone; `None` takes the
         middle and changes nothing else, as validation wants it.
@@ -48,17 +52,30 @@ class Modality(Protocol):
             Exception: any, with a message that says what is wrong with this file; datasets report it and move on.
         """
 
+    @abstractmethod
     def encode(self, media: Any) -> Tensor:
         """Return media as a float32 tensor of shape `(channels, *grid)`, about [-1, 1]."""
 
+    @abstractmethod
     def decode(self, x0: Tensor) -> Any:
         """Return the media of a tensor of shape `(channels, *grid)`; values outside the medium's range are clipped."""
 
+    @abstractmethod
     def save(self, media: Any, path: Path) -> None:
         """Write one media file, creating its folder."""
 
+    def mask(self, media: Any) -> Tensor | None:
+        """Return where `encode(media)` is data and not padding, bool of shape `(1, *grid)`; None: everywhere."""
+        return None
+
     def save_grid(self, media: Sequence[Any], path: Path) -> None:
-        """Write several media as one picture to look at, creating its folder."""
+        """Write several media as one picture (.png) to look at, creating its folder.
+
+        Unless a modality knows better, that is a plot of the encoded tensors.
+        """
+        from modalities.pictures import plot_tensors  # importing matplotlib takes a second
+
+        plot_tensors([self.encode(each) for each in media], self.grid(), path)
 
 
 class Example(NamedTuple):

@@ -150,11 +150,12 @@ class Folder(Dataset):
         if file in self.report.reasons:
             return None
         try:
-            x0 = self.modality.encode(self.modality.load(self.root / file, seed))
+            media = self.modality.load(self.root / file, seed)
+            x0, mask = self.modality.encode(media), self.modality.mask(media)
         except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other
             self.report.add(file, error)
             return None
-        return Example(x0, self.labels[index])
+        return Example(x0, self.labels[index], mask)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch as `Dataset.batch` says, its files read by several threads."""

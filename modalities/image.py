@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from torchvision.utils import make_grid
 
+from modalities.base import Modality
 from multisagd.grid import Grid
 from multisagd.seeds import derive
 
@@ -30,7 +31,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Modality):
     """Images of one `size`, a side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
 
     `resize` says how other sizes come to this one, always with antialiasing (bicubic):

@@ -1,0 +1,55 @@
+"""Plots of encoded tensors: what can be drawn of any modality, knowing nothing but its grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from multisagd.grid import Axis, Grid
+
+
+def plot_tensors(tensors: Sequence[Tensor], grid: Grid, path: Path, columns: int | None = None) -> None:
+    """Draw tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as a picture in two.
+
+    In three and more dimensions it is the middle slice of all axes but the last two. Axes carry their units.
+
+    Raises:
+        ValueError: for no tensors, or a path that does not end in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if len(tensors) == 0:
+        raise ValueError(f"a picture needs at least one item, got none for {path}")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"pictures are written as PNG: {path} should end in .png")
+    columns = columns or math.ceil(math.sqrt(len(tensors)))
+    rows = math.ceil(len(tensors) / columns)
+    figure = Figure(figsize=(2.4 * columns + 0.6, 1.8 * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, tensor in enumerate(tensors):
+        plot = figure.add_subplot(rows, columns, place + 1)
+        values = tensor.detach().float().cpu()
+        if grid.dimensions == 1:
+            axis = grid.axes[0]
+            for channel in values:
+                plot.plot([axis.spacing * sample for sample in range(axis.size)], channel.numpy(), linewidth=0.7)
+        else:
+            picture = values[0]
+            while picture.ndim > 2:
+                picture = picture[picture.shape[0] // 2]
+            vertical, horizontal = grid.axes[-2:]
+            extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
+            plot.imshow(picture.numpy(), aspect="auto", origin="lower", extent=extent)
+            plot.set_ylabel(_label(vertical), fontsize="x-small")
+        plot.set_xlabel(_label(grid.axes[-1]), fontsize="x-small")
+        plot.tick_params(labelsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=100)
+
+
+def _label(axis: Axis) -> str:
+    return f"{axis.name} ({axis.unit})"
