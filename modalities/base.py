@@ -79,22 +79,30 @@ class Modality(ABC):
 
 
 class Example(NamedTuple):
-    """One datum: `x0` (channels, *grid) float32, its class if it has one, and where it is data.
+    """One datum: `x0` (channels, *grid) float32, its class and text if it has them, and where it is data.
 
     `mask` is bool, shape `(1, *grid)`, False on padding (which losses and statistics leave out); None: all is data.
+    An empty text says nothing, and a model takes it as no text.
     """
 
     x0: Tensor
     label: int | None = None
     mask: Tensor | None = None
+    text: str | None = None
 
 
 class Batch(NamedTuple):
-    """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64, `mask` (batch, 1, *grid)."""
+    """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64, `mask` (batch, 1, *grid).
+
+    `texts` are the examples' own, and `embeddings` what a text encoder made of them: (batch, tokens, width) float32, in
+    which a row of zeros is no token.
+    """
 
     x0: Tensor
     labels: Tensor | None = None
     mask: Tensor | None = None
+    texts: tuple[str, ...] | None = None
+    embeddings: Tensor | None = None
 
 
 class Dataset(ABC):
@@ -134,9 +142,13 @@ class Dataset(ABC):
         """
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
+    def caption(self, index: int) -> str | None:
+        """Return the text of one example, without reading its media; None for a set without texts."""
+        return None
+
     @property
     def fingerprint(self) -> str:
-        """A text that changes when examples come, go, change places or class; cheap, so it reads no media."""
+        """A text that changes when examples come, go, change places, class or text; cheap, so it reads no media."""
         return ""
 
     @property
@@ -149,8 +161,9 @@ class Dataset(ABC):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch; a missing mask counts as all data, and labels are kept if all have one."""
+    """Stack examples into a batch; a missing mask counts as all data, labels and texts are kept if all have one."""
     labels = [example.label for example in examples if example.label is not None]
+    texts = tuple(example.text for example in examples if example.text is not None)
     masks = [example.mask for example in examples]
     if all(mask is None for mask in masks):
         mask = None
@@ -161,6 +174,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         torch.stack([example.x0 for example in examples]),
         torch.tensor(labels) if len(labels) == len(examples) else None,
         mask,
+        texts if len(texts) == len(examples) else None,
     )
 
 

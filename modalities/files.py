@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import NoReturn, Self, get_args
 
+from modalities import labels as sources
 from modalities.base import Batch, Dataset, Example, Modality, collate, pair
+from modalities.labels import CaptionSource, LabelSource
 from multisagd.seeds import derive
 
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 log = logging.getLogger("multisagd")
 
 
@@ -81,48 +82,93 @@ class FileReport:
 
 
 class Folder(Dataset):
-    """The media files under `root`, at any depth, sorted by path; the class of a file is the first folder on its way.
+    """The media files under `root`, at any depth, sorted by path, with the classes and captions that come with them.
 
-    `labelled=None` finds out: labels if all files lie in two or more subfolders, none otherwise. Hidden files and files
-    with other endings than the modality's are passed over. Files are found now and read when asked for, by `threads`
-    threads per batch. A file that cannot be read is reported and another of this dataset, chosen by index and seed,
-    takes its place.
+    Hidden files and files with other endings than the modality's are passed over. Files are found now and read when
+    asked for, by `threads` threads per batch. A file that cannot be read is reported and another of this dataset,
+    chosen by index and seed, takes its place. Classes are sorted by name, numbers in names by their value.
+
+    Args:
+        modality: what reads the files.
+        root: the folder.
+        labels: where classes come from. "folder": the first folder on the way to a file. "name": its name, by
+            `pattern`. "manifest": the column `label`. "none": nowhere. "auto": the manifest, if it has that column, or
+            else the folders, if all files lie in two or more of them.
+        pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
+            its first group, is the class: `^(?P<label>[a-z]+)_`.
+        manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.labels` describes; then only
+            the files that it lists are used.
+        match: a regular expression, searched for in the path under the root, that a file needs to be used; it serves
+            sets whose parts are told apart by their names.
+        captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt beside
+            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": nowhere.
+        max_unreadable: share of the files that may be unreadable.
+        threads: threads that read a batch.
 
     Raises:
-        FileNotFoundError: if `root` is no folder, or holds no file that the modality reads.
-        ValueError: if `labelled` and a file lies in no subfolder.
+        FileNotFoundError: if `root` is no folder, holds no file that the modality reads and `match` lets pass, or a
+            listed file or caption is missing.
+        ValueError: for settings that do not go together, a wrong regular expression or manifest, or a file without
+            the class that is asked for.
     """
 
     def __init__(
         self,
         modality: Modality,
         root: str | Path,
-        labelled: bool | None = None,
+        labels: LabelSource = "auto",
+        pattern: str | None = None,
+        manifest: str | Path | None = None,
+        match: str | None = None,
+        captions: CaptionSource = "auto",
         max_unreadable: float = 0.05,
         threads: int = 4,
     ) -> None:
+        if labels not in get_args(LabelSource) or captions not in get_args(CaptionSource):
+            raise ValueError(
+                f"labels is one of {', '.join(get_args(LabelSource))} and captions one of "
+                f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
+            )
+        if (pattern is not None) != (labels == "name"):
+            raise ValueError(f"pattern and labels=name go together; got pattern={pattern!r} and labels={labels}")
         self.modality = modality
         self.root = Path(root)
         self.threads = threads
-        self.files = find_files(self.root, modality.suffixes)
+        wanted = (lambda _: True) if match is None else sources.compiled("match", match).search
+        listed: dict[str, sources.Entry] = {}
+        if manifest is None:
+            self.files = [file for file in find_files(self.root, modality.suffixes) if wanted(file)]
+        else:
+            entries = [entry for entry in sources.read_manifest(self.root / manifest) if wanted(entry.file)]
+            sources.check_listed(self.root / manifest, self.root, entries, modality.suffixes)
+            listed = {entry.file: entry for entry in entries}
+            self.files = list(listed)
+        if not self.files:
+            raise FileNotFoundError(f"match={match!r} lets no file under {self.root.absolute()} pass")
         self.report = FileReport(len(self.files), max_unreadable)
-        tops = [parts[0] if len(parts := Path(file).parts) > 1 else None for file in self.files]
-        names = sorted({top for top in tops if top is not None})
-        if labelled is None:
-            labelled = None not in tops and len(names) > 1
-        if labelled and None in tops:
-            raise ValueError(
-                f"{self.root / self.files[tops.index(None)]} lies in no subfolder, so it has no class: "
-                "move it into one, or set labelled=false"
-            )
-        if labelled and SPLITS.issuperset(name.lower() for name in names):
-            log.warning(
-                "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
-                "set root to one of them, or labelled=false",
-                self.root, ", ".join(names),
-            )  # fmt: skip
-        self.classes = tuple(names) if labelled else None
-        self.labels = [names.index(top) if labelled and top is not None else None for top in tops]
+        named = [entry.label for entry in listed.values() if entry.label is not None]
+        names: list[str] | None = None
+        if labels == "manifest" and not named:
+            raise ValueError("labels=manifest needs a manifest with a column label: set manifest, or labels=none")
+        if labels == "name":
+            assert pattern is not None
+            names = sources.from_names(self.files, pattern)
+        elif labels in ("auto", "manifest") and named:
+            names = named
+        elif labels in ("auto", "folder"):
+            names = sources.from_folders(self.root, self.files, required=labels == "folder")
+        self.classes: tuple[str, ...] | None = None
+        self.labels: Sequence[int | None] = [None] * len(self.files)
+        if names is not None:
+            self.classes, self.labels = sources.number(names)
+        texts = [entry.text for entry in listed.values() if entry.text is not None]
+        self.texts = texts if captions == "auto" and texts else None
+        if captions == "sidecar":
+            self.texts = sources.sidecars(self.root, self.files)
+        elif captions == "labels":
+            if names is None:
+                raise ValueError("captions=labels needs classes, and these files have none: set labels")
+            self.texts = [name.replace("_", " ") for name in names]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -155,7 +201,7 @@ class Folder(Dataset):
         except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other
             self.report.add(file, error)
             return None
-        return Example(x0, self.labels[index], mask)
+        return Example(x0, self.labels[index], mask, self.caption(index))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch as `Dataset.batch` says, its files read by several threads."""
@@ -170,12 +216,18 @@ class Folder(Dataset):
         part = copy.copy(self)
         part.files = [self.files[index] for index in indices]
         part.labels = [self.labels[index] for index in indices]
+        part.texts = None if self.texts is None else [self.texts[index] for index in indices]
         return part
+
+    def caption(self, index: int) -> str | None:
+        """Return the text of one file, without reading the file; None if the files have none."""
+        return None if self.texts is None else self.texts[index]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' paths under the root and their classes."""
-        return hashlib.sha256(json.dumps([self.files, self.labels]).encode()).hexdigest()
+        """A hash of the files' paths under the root, their classes and captions."""
+        facts = [self.files, self.labels, *([] if self.texts is None else [self.texts])]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
     def unreadable(self) -> Mapping[str, str]:

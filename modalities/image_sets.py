@@ -59,8 +59,8 @@ class Pixels(Dataset):
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example as `Dataset.example` says."""
-        x0, labels, _ = self.batch([index], None if seed is None else [seed])
-        return Example(x0[0], None if labels is None else int(labels[0]))
+        batch = self.batch([index], None if seed is None else [seed])
+        return Example(batch.x0[0], None if batch.labels is None else int(batch.labels[0]))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch as `Dataset.batch` says, without a loop over its images unless they are flipped."""

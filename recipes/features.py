@@ -110,7 +110,7 @@ def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[in
 
 
 def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    x0, labels, _ = dataset.batch(indices, seeds)
+    x0, labels = dataset.batch(indices, seeds)[:2]
     if labels is None or dataset.classes is None:
         raise ValueError(
             "the classifier features need a labelled dataset, and this one has no labels: "

@@ -61,7 +61,7 @@ def test_classes_are_the_first_folders_and_nesting_is_free(tmp_path: Path) -> No
     assert batch.labels is not None
     assert batch.labels.tolist() == [1, 0]
     assert batch.x0.shape == (2, 3, 8, 8)
-    assert Folder(IMAGE, tmp_path, labelled=False).classes is None
+    assert Folder(IMAGE, tmp_path, labels="none").classes is None
 
 
 def test_classes_named_like_parts_of_a_dataset_are_doubted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,7 +70,7 @@ def test_classes_named_like_parts_of_a_dataset_are_doubted(tmp_path: Path, caplo
     assert Folder(IMAGE, tmp_path).classes == ("Train", "val")
     assert "Train, val" in caplog.text
     caplog.clear()
-    Folder(IMAGE, tmp_path, labelled=False)
+    Folder(IMAGE, tmp_path, labels="none")
     picture(tmp_path / "cat" / "c.png", 3)
     Folder(IMAGE, tmp_path)
     assert caplog.text == ""
@@ -91,10 +91,10 @@ def test_unreadable_files_are_saved_if_there_are_any(tmp_path: Path) -> None:
 def test_labels_are_on_request_where_the_folder_does_not_say(tmp_path: Path) -> None:
     picture(tmp_path / "one" / "a.png", 1)
     assert Folder(IMAGE, tmp_path).classes is None
-    assert Folder(IMAGE, tmp_path, labelled=True).classes == ("one",)
+    assert Folder(IMAGE, tmp_path, labels="folder").classes == ("one",)
     picture(tmp_path / "stray.png", 1)
-    with pytest.raises(ValueError, match=r"stray\.png .*labelled=false"):
-        Folder(IMAGE, tmp_path, labelled=True)
+    with pytest.raises(ValueError, match=r"stray\.png .*labels=none"):
+        Folder(IMAGE, tmp_path, labels="folder")
 
 
 def test_an_empty_or_missing_folder_is_an_error(tmp_path: Path) -> None:
