@@ -7,10 +7,12 @@ from multisagd.ema import PowerEMA
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
+from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift
 from multisagd.multistep import DPMSolver, UniPC
+from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
-from multisagd.radial import Band, Exponential, Gaussian, PowerLaw, TwoBand
+from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, TwoBand
 from multisagd.samplers import DDIM, Ancestral, Euler, Heun
 from multisagd.sampling import sample, time_steps
 from multisagd.schedule import (
@@ -22,7 +24,8 @@ from multisagd.schedule import (
     SigmoidSchedule,
     TabulatedSchedule,
 )
-from multisagd.spectrum import Autoregressive, Flat, Offset, Spectrum
+from multisagd.spacetime import Autoregressive, HarmonicStop, VelocityTuned
+from multisagd.spectrum import Flat, Offset, Spectrum
 from multisagd.statistics import DataStatistics, terminal_snr
 from multisagd.table import Table
 
@@ -47,16 +50,20 @@ __all__ = [
     "Gaussian",
     "GaussianDenoiser",
     "Grid",
+    "HarmonicStop",
     "Heun",
     "KarrasSchedule",
     "LaplaceLogSnrTimes",
     "LinearSchedule",
     "LogNormalTimes",
     "LogitNormalTimes",
+    "LowPass",
     "Offset",
+    "PaddedCovariance",
     "PowerEMA",
     "PowerLaw",
     "Process",
+    "Refinement",
     "Schedule",
     "SigmoidSchedule",
     "SpectralCovariance",
@@ -66,9 +73,12 @@ __all__ = [
     "TwoBand",
     "UniPC",
     "UniformTimes",
+    "VelocityTuned",
     "loss",
+    "mix_noise",
     "networks",
     "sample",
+    "sample_refined",
     "seeds",
     "stratified_uniform",
     "terminal_snr",

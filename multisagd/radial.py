@@ -102,6 +102,27 @@ class Exponential(Radial):
 
 
 @dataclass(frozen=True)
+class LowPass(Radial):
+    """Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, one half at the cutoff.
+
+    Raises:
+        ValueError: for a cutoff or an order that is not positive.
+    """
+
+    cutoff: float
+    order: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.cutoff > 0 and self.order >= 1):
+            raise ValueError(f"expected cutoff > 0 and order >= 1, got {self.cutoff} and {self.order}")
+
+    def profile(self, radius: Tensor, grid: Grid) -> Tensor:
+        """Return the power at each radius."""
+        return 1 / (1 + (radius / self.cutoff) ** (2 * self.order))
+
+
+@dataclass(frozen=True)
 class Band(Radial):
     """One inside `low <= r <= high`, zero outside: noise that never reaches the other frequencies.
 

@@ -4,14 +4,14 @@ A spectrum is a description, independent of any grid: `power(grid)` evaluates it
 the squared amplitude weight, `W = w²`; overall scale does not matter, because the covariance normalises the mean power
 to one. Frequencies are physical (cycles per unit of the axis), so a spectrum keeps its meaning when the grid changes.
 
-Here are the algebra and the spectra along single axes; those of the radius are in `radial.py`, measured ones in
-`table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offset noise), 2305.10474 (video noise).
+Here are the algebra, white noise and offsets; spectra of the radius are in `radial.py`, those along time in
+`spacetime.py`, measured ones in `table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offsets).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -145,36 +145,3 @@ class Offset(Spectrum):
     def on(self, *axes: str) -> Spectrum:
         """Restrict to a constant along these axes only."""
         return replace(self, axes=axes)
-
-
-@dataclass(frozen=True)
-class Autoregressive(Spectrum):
-    """First-order autoregressive noise along one axis, by lag-one `coefficient` or by `time_constant` in axis units.
-
-    The power is `(1-ρ²)/|1-ρe^{-iω}|²` with `ρ = e^{-spacing/time_constant}`: progressive noise in arXiv 2305.10474.
-    The grid is periodic, so its first and last samples are neighbours too.
-
-    Raises:
-        ValueError: unless exactly one of the two is given, |coefficient| < 1 and time_constant > 0.
-    """
-
-    coefficient: float | None = None
-    time_constant: float | None = None
-    _: KW_ONLY
-    axis: str
-
-    def __post_init__(self) -> None:
-        if (self.coefficient is None) == (self.time_constant is None):
-            raise ValueError("give an autoregressive spectrum either a coefficient or a time_constant")
-        if self.coefficient is not None and not abs(self.coefficient) < 1:
-            raise ValueError(f"the autoregressive coefficient must lie between -1 and 1, got {self.coefficient}")
-        if self.time_constant is not None and not self.time_constant > 0:
-            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
-
-    def power(self, grid: Grid) -> Tensor:
-        """Return the autoregressive power along the axis."""
-        spacing = grid.axis(self.axis).spacing
-        rho = self.coefficient if self.time_constant is None else math.exp(-spacing / self.time_constant)
-        assert rho is not None
-        angle = 2 * math.pi * grid.frequencies(self.axis) * spacing
-        return ((1 - rho**2) / (1 - 2 * rho * torch.cos(angle) + rho**2)).expand(grid.half_shape)

@@ -1,0 +1,79 @@
+"""Noise drawn on a longer grid and cropped, so that the two ends of an axis are no neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import Gain, SpectralCovariance
+from multisagd.grid import Grid
+from multisagd.spectrum import Spectrum
+
+
+class PaddedCovariance(SpectralCovariance):
+    """Covariance of noise of a spectrum on a grid extended by `padding` samples per axis, of which the grid is cut out.
+
+    The noise is stationary with unit mean power, and correlations across the ends of a padded axis are those of
+    samples `padding` apart instead of neighbours. That costs exactness: a crop is not diagonal in frequency, so
+    `color`, `whiten`, `apply`, `solve`, `project`, `logdet`, `mahalanobis` (and with them scores and the Mahalanobis
+    loss) are refused, and `power` is the expectation of the crop's periodogram. Drawing, adding noise, denoising and
+    every sampler, none of which needs them, are exact.
+
+    Raises:
+        ValueError: for an unknown axis, or padding that is not a whole number of at least 0.
+    """
+
+    def __init__(self, spectrum: Spectrum, grid: Grid, padding: Mapping[str, int]) -> None:
+        for name, samples in padding.items():
+            grid.axis(name)
+            if samples < 0 or int(samples) != samples:
+                raise ValueError(f"padding of {name} is a whole number of samples of at least 0, got {samples}")
+        self.padding = {name: int(padding.get(name, 0)) for name in grid.names}
+        super().__init__(spectrum, grid)
+        self.drawn = SpectralCovariance(spectrum, self._extend(grid))
+
+    def sample(
+        self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Draw noise on the longer grid and cut out the grid, shape `(len(seeds), channels, *grid)`; see the base."""
+        shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
+        noise = self.drawn.sample(seeds, channels, self._extend(self.grid.resize(shape)).shape)
+        for place, size in enumerate(shape, start=-len(shape)):
+            noise = noise.narrow(place, 0, size)
+        return noise.contiguous()
+
+    def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Refuse: there is no closed form.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(self._refusal("logdet"))
+
+    def _extend(self, grid: Grid) -> Grid:
+        return grid.resize([axis.size + self.padding[axis.name] for axis in grid.axes])
+
+    def _normalised_power(self, grid: Grid) -> Tensor:
+        """Expected periodogram of the crop: the transform of its autocovariance, tapered by how often each lag fits."""
+        extended = self._extend(grid)
+        dims = tuple(range(-grid.dimensions, 0))
+        lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
+        for place, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
+            positive = torch.arange(axis.size)
+            share = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
+            # Lag m fits N - m times; the other m pairs of the periodic grid are those of lag m - N.
+            negative = (positive - axis.size) % longer.size
+            lags = lags.index_select(place, positive) * (1 - share) + lags.index_select(place, negative) * share
+        return torch.fft.rfftn(lags, dim=dims).real.clamp(min=0)
+
+    def _filter(self, x: Tensor, gain: Gain) -> Tensor:
+        raise ValueError(self._refusal(gain))
+
+    def _refusal(self, operation: str) -> str:
+        padded = {name: samples for name, samples in self.padding.items() if samples}
+        return (
+            f"noise drawn on a padded grid ({padded}) is not diagonal in frequency, so it has no exact {operation}: "
+            "leave out the padding for scores, whitening, likelihoods and the Mahalanobis loss"
+        )

@@ -1,0 +1,125 @@
+"""Spectra along time: autoregressive noise, noise that drifts, and the stop bands of a hum.
+
+Along the time axis of a video or of a sound they are written in physical units: time constants in units of the axis
+(seconds), velocities in units per unit (pixels per second), frequencies in cycles per unit (hertz). The shared and
+independent noise of a video (arXiv 2305.10474, "mixed") is `Flat() + Offset(strength, axes=("frame",))`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+from multisagd.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Autoregressive(Spectrum):
+    """First-order autoregressive noise along one axis, by lag-one `coefficient` or by `time_constant` in axis units.
+
+    The power is `(1-ρ²)/|1-ρe^{-iω}|²` with `ρ = e^{-spacing/time_constant}`: progressive noise in arXiv 2305.10474.
+    The grid is periodic, so its first and last samples are neighbours too, unless the noise is drawn on a longer one
+    (`PaddedCovariance`).
+
+    Raises:
+        ValueError: unless exactly one of the two is given, |coefficient| < 1 and time_constant > 0.
+    """
+
+    coefficient: float | None = None
+    time_constant: float | None = None
+    _: KW_ONLY
+    axis: str
+
+    def __post_init__(self) -> None:
+        if (self.coefficient is None) == (self.time_constant is None):
+            raise ValueError("give an autoregressive spectrum either a coefficient or a time_constant")
+        if self.coefficient is not None and not abs(self.coefficient) < 1:
+            raise ValueError(f"the autoregressive coefficient must lie between -1 and 1, got {self.coefficient}")
+        if self.time_constant is not None and not self.time_constant > 0:
+            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the autoregressive power along the axis."""
+        spacing = grid.axis(self.axis).spacing
+        rho = self.coefficient if self.time_constant is None else math.exp(-spacing / self.time_constant)
+        assert rho is not None
+        return _autoregressive(rho, grid.frequencies(self.axis) * spacing).expand(grid.half_shape)
+
+
+@dataclass(frozen=True)
+class VelocityTuned(Spectrum):
+    """Noise that drifts with a velocity while it is renewed: autoregressive along time in the moving frame.
+
+    `velocity` is in units per unit of `axis`, by the name of each axis that moves, for example `{"width": 8.0}` for 8
+    pixels per second to the right. Where `f_t + v·f` is zero the noise lasts; off that plane its power is that of
+    `Autoregressive` at the frequency `f_t + v·f`: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a periodic grid,
+    `ρ = e^{-Δ/time_constant}`. With no velocity it is `Autoregressive` itself; several velocities add as spectra do.
+
+    Raises:
+        ValueError: for a time constant that is not positive, or a velocity along time or that is not finite.
+    """
+
+    velocity: Mapping[str, float]
+    time_constant: float
+    _: KW_ONLY
+    axis: str = "frame"
+
+    def __post_init__(self) -> None:
+        if not self.time_constant > 0:
+            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
+        if self.axis in self.velocity or not all(math.isfinite(v) for v in self.velocity.values()):
+            raise ValueError(f"velocity gives finite units per {self.axis} for other axes, got {dict(self.velocity)}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the power at every frequency."""
+        spacing = grid.axis(self.axis).spacing
+        shifted = grid.frequencies(self.axis).expand(grid.half_shape)
+        for name, velocity in self.velocity.items():
+            shifted = shifted + float(velocity) * grid.frequencies(name)
+        return _autoregressive(math.exp(-spacing / self.time_constant), shifted * spacing)
+
+
+@dataclass(frozen=True)
+class HarmonicStop(Spectrum):
+    """Zero within `width / 2` of a fundamental frequency and its harmonics along one axis, one elsewhere.
+
+    Noise without the hum of the mains: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
+    seconds leaves out 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
+    omission, arXiv 2510.09660). `harmonics` limits how many are left out, None leaves out all. A grid of duration T
+    has bins 1/T apart: below that width a harmonic may fall between two bins and be missed.
+
+    Raises:
+        ValueError: for frequencies or widths that are not positive, overlapping stops, or fewer than one harmonic.
+    """
+
+    fundamental: float
+    _: KW_ONLY
+    width: float
+    axis: str
+    harmonics: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width < self.fundamental:
+            raise ValueError(f"expected 0 < width < fundamental, got width={self.width}, {self.fundamental=}")
+        if self.harmonics is not None and self.harmonics < 1:
+            raise ValueError(f"harmonics is at least 1, or None for all, got {self.harmonics}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 0 in the stop bands and 1 elsewhere."""
+        frequency = grid.frequencies(self.axis).abs()
+        nearest = (frequency / self.fundamental).round()
+        # Rounding must not decide about a bin on the edge of a stop: it is inside.
+        stopped = (frequency - nearest * self.fundamental).abs() <= self.width / 2 * (1 + 1e-9)
+        stopped &= nearest >= 1
+        if self.harmonics is not None:
+            stopped &= nearest <= self.harmonics
+        return (~stopped).to(torch.float64).expand(grid.half_shape)
+
+
+def _autoregressive(rho: float, cycles_per_sample: Tensor) -> Tensor:
+    return (1 - rho**2) / (1 - 2 * rho * torch.cos(2 * math.pi * cycles_per_sample) + rho**2)
