@@ -1,0 +1,217 @@
+"""Video: clips to tensors (channels, frames, height, width) in [-1, 1] and back, of one size, length and frame rate.
+
+The grid is in seconds along time and in pixels along the others, so a spectrum along `frame` is written in Hz. Power
+laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory a clip is a uint8 tensor of shape (channels, frames,
+height, width), with fewer frames if its file was shorter; sound is passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from av.video.frame import VideoFrame
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from modalities.base import Modality
+from modalities.image import Image
+from modalities.video_files import VideoFile, open_video, pixels
+from modalities.video_writing import tile, write_video
+from multisagd.grid import Axis, Grid
+from multisagd.seeds import derive
+
+FRAME_CORNER = 0.25
+"""Hz; about one over the length of a shot in films: what is slower tells shots apart rather than moves within one."""
+
+WINDOWS = 32
+"""How many windows of a file the motion filter looks at before it gives the file up."""
+
+SHOWN = 16
+"""How many frames of a clip a contact sheet shows at most."""
+
+
+@dataclass(frozen=True)
+class Video(Modality):
+    """Clips of `frames` frames at `fps` frames per second and one `size`, a side or (height, width).
+
+    Files of any frame rate are sampled at `fps`: each time takes the frame that is then shown. Longer files give a
+    window at random, the middle one without a seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame) are
+    those of `Image`, the same for all frames of a clip.
+    `short` says what becomes of files that are too short: "mask" repeats the last frame and marks the repetition as
+    padding, so that losses and statistics leave it out; "skip" refuses the file.
+    `motion` refuses windows that hardly move: it is the least mean absolute difference between consecutive frames, of
+    the clip as it is loaded and of pixels in [0, 1]. None takes all. With it, windows are taken from up to 32 places
+    spread evenly over the file, the first that moves enough in an order by the seed, and whether a file is refused does
+    not depend on the seed.
+
+    Raises:
+        ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or what `Image` refuses.
+    """
+
+    frames: int = 16
+    fps: float = 8.0
+    size: int | Sequence[int] = 32
+    channels: int = 3
+    resize: Literal["crop", "center", "stretch", "pad"] = "crop"
+    flip: bool = False
+    motion: float | None = None
+    short: Literal["mask", "skip"] = "mask"
+    max_pixels: int = 64_000_000
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or int(self.frames) != self.frames:
+            raise ValueError(f"frames is a whole number of at least 1, got {self.frames}")
+        if not 0.01 <= self.fps <= 1000:
+            raise ValueError(f"fps is frames per second, from 0.01 to 1000, got {self.fps}")
+        if self.motion is not None and not 0 < self.motion < 1:
+            raise ValueError(
+                f"motion is a mean difference of pixels in [0, 1], such as 0.01, or null; got {self.motion}"
+            )
+        if self.motion is not None and self.frames == 1:
+            raise ValueError("motion is measured between frames: it needs frames of at least 2, or null")
+        if self.short not in ("mask", "skip"):
+            raise ValueError(f"short is mask or skip, got {self.short!r}")
+        object.__setattr__(self, "size", self.image.sides)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that are read."""
+        ours = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
+        return (*ours, ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp")
+
+    @property
+    def image(self) -> Image:
+        """The modality of one frame."""
+        return Image(self.size, self.channels, self.resize, self.flip, self.max_pixels)
+
+    def grid(self) -> Grid:
+        """Return the grid (frame, height, width), 1/fps seconds and 1 pixel apart."""
+        frame = Axis("frame", self.frames, 1 / self.fps, "s", FRAME_CORNER)
+        return Grid((frame, *self.image.grid().axes))
+
+    def load(self, path: Path, seed: int | None = None) -> Tensor:
+        """Read a window of one file: uint8, shape (channels, frames, height, width), fewer frames if it is shorter.
+
+        Raises:
+            ValueError: if it is no video, damaged, truncated or too large, or `short` or `motion` refuses it.
+        """
+        with open_video(path, self.max_pixels) as file:
+            clip = None
+            if file.promised is not None and self._available(file.promised) >= self.frames:
+                clip = self._window(file, file.promised, seed)
+            if clip is None:
+                # Too short, or shorter than the header says: only the packets know where it ends.
+                clip = self._window(file, file.measure(), seed)
+            if clip is None:
+                raise ValueError("the file is damaged: frames that it lists cannot be decoded")
+        return self.image.mirror(clip, seed)
+
+    def _available(self, duration: float) -> int:
+        """How many frames at `fps` a video of this duration in seconds shows, no more than `frames`."""
+        return max(1, math.ceil(min(self.frames, (duration - 1e-3) * self.fps)))
+
+    def _window(self, file: VideoFile, duration: float, seed: int | None) -> Tensor | None:
+        """Return a window that moves enough, or None if the file ends before the `duration` it should have."""
+        count = self._available(duration)
+        if count < self.frames and self.short == "skip":
+            raise ValueError(f"the file has {count} frames at {self.fps:g} per second, short=skip needs {self.frames}")
+        most = 0.0
+        for start in self._starts(duration, file.step, seed):
+            times = [start + frame / self.fps for frame in range(count)]
+            pictures = file.pictures(times, lambda frame: self._picture(frame, seed))
+            if len(pictures) < count:
+                return None
+            clip = torch.stack(pictures, dim=1)
+            if self.motion is None or (moved := _motion(clip)) >= self.motion:
+                return clip
+            most = max(most, moved)
+        raise ValueError(f"no window moves by motion={self.motion:g} a frame, the liveliest by {most:.2g}")
+
+    def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
+        """Return the times at which windows may start, in the order to be tried: one only without a motion filter.
+
+        They are whole numbers of the file's frames, so that windows at its own frame rate hold each frame once.
+        """
+        spare = duration - (self.frames - 1) / self.fps - 1e-3
+        last = max(0, math.ceil(spare / step) - 1)
+        draw = random.Random(derive(seed, "window")) if seed is not None else None
+        if self.motion is None:
+            return [step * (draw.randint(0, last) if draw else last // 2)]
+        places = sorted({round(n * last / (WINDOWS - 1)) for n in range(WINDOWS)})
+        if draw:
+            draw.shuffle(places)
+        else:
+            places.sort(key=lambda place: abs(place - last / 2))
+        return [step * place for place in places]
+
+    def _picture(self, frame: VideoFrame, seed: int | None) -> Tensor:
+        fitted = self.image.fit(pixels(frame, self.image.sides), seed)
+        return fitted if self.channels == 3 else TF.rgb_to_grayscale(fitted)
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`."""
+        missing = self.frames - media.shape[1]
+        padded = torch.cat([media, media[:, -1:].expand(-1, missing, -1, -1)], dim=1) if missing > 0 else media
+        return self.image.encode(padded)
+
+    def mask(self, media: Tensor) -> Tensor | None:
+        """Return where `encode(media)` is data, bool (1, frames, height, width), or None if all is."""
+        if media.shape[1] >= self.frames:
+            return None
+        data = torch.arange(self.frames) < media.shape[1]
+        return data.reshape(1, -1, 1, 1).expand(1, *self.grid().shape)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Return values in [-1, 1] as uint8 frames, rounded, clipped outside; exact inverse of `encode`.
+
+        Raises:
+            ValueError: if a value is not finite.
+        """
+        return self.image.decode(x0)
+
+    def save(self, media: Tensor, path: Path) -> None:
+        """Write a clip as MP4 (H.264) at `fps`, and its frames as a picture beside it, of the same name with .png.
+
+        Raises:
+            ValueError: if the path does not end in .mp4.
+        """
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"clips are written as MP4: {path} should end in .mp4")
+        write_video(media, path, self.fps)
+        frames = list(_spread(media).unbind(1))
+        self.image.save_grid(frames, path.with_suffix(".png"), columns=min(len(frames), 8))
+
+    def save_grid(self, media: Sequence[Tensor], path: Path) -> None:
+        """Write clips as one picture, a row each, and playing side by side as a video of the same name with .mp4.
+
+        A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; clips that are
+        shorter than others rest on their last frame.
+
+        Raises:
+            ValueError: for no clips, or a path that does not end in .png.
+        """
+        if len(media) == 0:
+            raise ValueError(f"a grid needs at least one clip, got none for {path}")
+        longest = max(clip.shape[1] for clip in media)
+        clips = [torch.cat([c, c[:, -1:].expand(-1, longest - c.shape[1], -1, -1)], dim=1) for c in media]
+        rows = [_spread(clip) for clip in clips]
+        self.image.save_grid([frame for row in rows for frame in row.unbind(1)], path, columns=rows[0].shape[1])
+        write_video(tile(torch.stack(clips)), path.with_suffix(".mp4"), self.fps)
+
+
+def _motion(clip: Tensor) -> float:
+    """Mean absolute difference between consecutive frames, of pixels in [0, 1]; 0 for a single frame."""
+    values = clip.float() / 255
+    return float((values[:, 1:] - values[:, :-1]).abs().mean()) if clip.shape[1] > 1 else 0.0
+
+
+def _spread(clip: Tensor) -> Tensor:
+    """Return the frames of a clip that a contact sheet shows: all, or `SHOWN` evenly spread with the first and last."""
+    count = clip.shape[1]
+    return clip[:, torch.linspace(0, count - 1, SHOWN).round().long()] if count > SHOWN else clip

@@ -1,0 +1,229 @@
+"""Reading windows of video files: the frame that is shown at each of some times, found by seeking near the first.
+
+Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
+later, so that any frame rate, a variable one too, is brought to any other: frames are left out or repeated.
+Files are recognised by content and limited to formats that hold their pictures themselves: playlists and the like, by
+which a file makes its reader open other files and addresses, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from torch import Tensor
+
+FORMATS = ("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "asf", "flv", "ogg")
+"""FFmpeg's names of the containers that are read; mov includes mp4 and 3gp, matroska webm, asf wmv."""
+
+ROUNDING = 1e-3
+"""Seconds by which a timestamp may lie beyond a time and still count: Matroska rounds timestamps to milliseconds."""
+
+BACK = (0.0, 1.0, 4.0, 16.0)
+"""Seconds before a time at which a keyframe is looked for, in turn, until one shows that time's frame undamaged."""
+
+MISSING = 0.1
+"""Share of the promised duration that may be missing: headers are rounded, and sound may be longer than the picture."""
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """An open video file; made by `open_video`.
+
+    `step` is the nominal time between frames and `promised` the duration that the header declares, in seconds;
+    `promised` is None if it declares none.
+    """
+
+    path: Path
+    max_pixels: int
+    container: InputContainer
+    stream: VideoStream
+    step: float
+    promised: float | None
+
+    def pictures(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
+        """Return `convert(frame)` of the frame shown at each of the ascending `times`; fewer if the video ends before.
+
+        A frame is converted once however often it is shown, and others not at all. Before the first frame that one
+        counts as shown, and the last one for as long as its duration says.
+
+        Raises:
+            ValueError: if a picture on the way is damaged or too large.
+            av.FFmpegError: whatever the decoder raises on a damaged file.
+        """
+        pictures: list[Tensor] = []
+        shown: VideoFrame | None = None
+
+        def show(until: float) -> None:
+            picture = None
+            while shown is not None and len(pictures) < len(times) and times[len(pictures)] < until:
+                picture = convert(shown) if picture is None else picture
+                pictures.append(picture)
+
+        with closing(self.frames(times[0])) as frames:
+            for frame in frames:
+                show(self.time(frame.pts) - ROUNDING)
+                if len(pictures) == len(times):
+                    return pictures
+                shown = frame
+        if shown is not None:
+            lasts = max(self.step, float(shown.duration * (self.stream.time_base or 0)))
+            show(self.time(shown.pts) + lasts - ROUNDING)
+        return pictures
+
+    def frames(self, time: float) -> Generator[VideoFrame, None, None]:
+        """Decode from the frame shown at `time`, or some frames earlier, to the end.
+
+        Where no keyframe in front of it can be found or verified, decoding begins at the start of the file.
+        """
+        for back in BACK:
+            try:
+                frames = self._seek(max(0.0, time - back), time)
+                first = next(frames, None)
+            except av.FFmpegError:
+                continue  # not the file's fault yet: decoding from the start will tell
+            if first is not None and self.time(first.pts) <= time + ROUNDING:
+                yield from chain([first], frames)
+                return
+            if back > time:
+                break
+        with _open(self.path, self.max_pixels) as container:
+            stream = _video_stream(container)
+            for packet in container.demux(stream):
+                yield from self._checked(packet.decode())
+
+    def measure(self) -> float:
+        """Return the duration in seconds by reading all packets, without decoding them.
+
+        Raises:
+            ValueError: if there are none, or they end clearly before the header says.
+        """
+        count, end = 0, 0.0
+        with _open(self.path, self.max_pixels) as container:
+            for packet in container.demux(_video_stream(container)):
+                if packet.size:
+                    count += 1
+                    lasts = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
+                    end = max(end, (count - 1) * self.step if packet.pts is None else self.time(packet.pts) + lasts)
+        if count == 0:
+            raise ValueError("the video has no frames")
+        if self.promised is not None and end < (1 - MISSING) * self.promised - self.step:
+            raise ValueError(
+                f"the file is truncated: its header promises {self.promised:.2f} s of video, it has {end:.2f}"
+            )
+        return end
+
+    def time(self, timestamp: int | None) -> float:
+        """Return seconds since the first frame; raise ValueError for a frame without a timestamp."""
+        if timestamp is None:
+            raise ValueError("the video has frames without a time to be shown at")
+        return float((timestamp - (self.stream.start_time or 0)) * (self.stream.time_base or 0))
+
+    def _seek(self, place: float, time: float) -> Iterator[VideoFrame]:
+        """Decode from the last keyframe at or before `place`; nothing if what is found begins after `time`."""
+        assert self.stream.time_base is not None
+        offset = (self.stream.start_time or 0) + int((place + ROUNDING) / self.stream.time_base)
+        self.container.seek(offset, stream=self.stream)
+        key: int | None = None
+        for packet in self.container.demux(self.stream):
+            if key is None:
+                if not packet.is_keyframe:
+                    continue
+                if packet.pts is None or self.time(packet.pts) > time + ROUNDING:
+                    return
+                key = packet.pts
+            # Frames shown before a keyframe and coded after it may need frames from before it (an open group).
+            yield from (frame for frame in self._checked(packet.decode()) if (frame.pts or 0) >= key)
+
+    def _checked(self, frames: Sequence[VideoFrame]) -> Sequence[VideoFrame]:
+        for frame in frames:
+            if frame.is_corrupt:
+                raise ValueError(f"the picture at {self.time(frame.pts):.2f} s is damaged")
+            _check_size(frame.width, frame.height, self.max_pixels)
+        return frames
+
+
+@contextmanager
+def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
+    """Open a video file for reading; its first video stream that is no cover picture.
+
+    Raises:
+        ValueError: if it is empty, no video of the `FORMATS`, or of more than `max_pixels` a frame; within the context
+            also instead of any error of the decoder.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    try:
+        with _open(path, max_pixels) as container:
+            stream = _video_stream(container)
+            context = stream.codec_context
+            _check_size(context.width, context.height, max_pixels)
+            rate = float(stream.average_rate or 0)
+            step = 1 / rate if 0.01 < rate < 1000 else 1 / 25
+            promised = None
+            if stream.duration and stream.time_base:
+                promised = float(stream.duration * stream.time_base)
+            elif container.duration:
+                promised = container.duration / av.time_base
+            yield VideoFile(path, max_pixels, container, stream, step, promised)
+    except av.FFmpegError as error:
+        raise ValueError(f"the file is damaged or no video ({error.strerror})") from error
+
+
+def pixels(frame: VideoFrame, least: tuple[int, int]) -> Tensor:
+    """Return a frame as RGB, uint8 of shape (3, height, width), upright, its pixels square, transparency on white.
+
+    A frame of more than twice `least` (height, width) is reduced by a whole factor to no less than twice that.
+    """
+    turns = round(frame.rotation / 90) % 4
+    height, width = frame.height, frame.width
+    high, wide = least[::-1] if turns % 2 else least
+    factor = max(1, min(height // (2 * high), width // (2 * wide)))
+    transparent = any(component.is_alpha for component in frame.format.components)
+    reduced = frame.reformat(
+        width=max(1, round(width / factor)),
+        height=max(1, round(height / factor)),
+        format="rgba" if transparent else "rgb24",
+        interpolation="AREA" if factor > 1 else None,
+        threads=1,
+    )
+    values = reduced.to_ndarray()
+    if transparent:
+        share = values[..., 3:].astype(np.float32) / 255
+        values = np.round(values[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    return torch.from_numpy(np.rot90(values, turns).copy()).permute(2, 0, 1)
+
+
+def _open(path: Path, max_pixels: int) -> InputContainer:
+    # "file:" keeps a name with a colon from being read as an address.
+    return av.open(
+        f"file:{path}",
+        options={"max_pixels": str(max_pixels)},
+        container_options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"},
+    )
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise ValueError("there is no decoder for the video in this file")
+            # One thread: files are read by several threads already, and one per core for each would be too many.
+            stream.codec_context.thread_count = 1
+            return stream
+    raise ValueError("the file has no video stream")
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{width}×{height} pixels a frame exceed max_pixels={max_pixels}")
