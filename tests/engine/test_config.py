@@ -83,7 +83,7 @@ def test_choices_and_keys_override() -> None:
         ("spectrum=[white,band]", "there is no such choice"),
         ("seed=1,2", "Ambiguous value"),
         ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
-        ("data=image_folder", "data.root has no value: add data.root=… to the command"),
+        ("data=folder", "data.root has no value: add data.root=… to the command"),
         ("allow_targets=null", "allow_targets: expected a list of packages such as [my_package], or [], got None"),
         ("allow_targets=mine", "expected a list of packages"),
     ],

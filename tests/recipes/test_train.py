@@ -266,7 +266,7 @@ def test_too_many_unreadable_files_are_one_clear_error(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         PILImage.new("L", (8, 8), 10 * number).save(path)
     (tmp_path / "photos" / "broken.png").write_bytes(b"\x89PNG")
-    words = ["data=image_folder", f"data.root={tmp_path / 'photos'}", "validation.holdout=2", "engine.workers=1"]
+    words = ["data=folder", f"data.root={tmp_path / 'photos'}", "validation.holdout=2", "engine.workers=1"]
     tiny_run(tmp_path / "run", *words)
     report = json.loads((tmp_path / "run" / "unreadable.json").read_text())
     assert [entry["path"] for entry in report["unreadable"]] == ["broken.png"]
@@ -277,7 +277,7 @@ def test_too_many_unreadable_files_are_one_clear_error(tmp_path: Path) -> None:
 def test_conditions_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     PILImage.new("L", (8, 8)).save(tmp_path / "a.png")
     PILImage.new("L", (8, 8)).save(tmp_path / "b.png")
-    words = ["data=image_folder", f"data.root={tmp_path}", "validation.holdout=1"]
+    words = ["data=folder", f"data.root={tmp_path}", "validation.holdout=1"]
     with pytest.raises(RecipeError, match="the data have no classes"):
         tiny_run(tmp_path / "run", *words, "training.conditional=true")
 
@@ -337,7 +337,7 @@ def test_other_data_do_not_continue_a_run(tmp_path: Path) -> None:
     for number in range(12):
         photos.mkdir(exist_ok=True)
         PILImage.new("L", (8, 8), 10 * number).save(photos / f"{number}.png")
-    words = ["data=image_folder", "validation.holdout=2"]
+    words = ["data=folder", "validation.holdout=2"]
     tiny_run(tmp_path / "run", *words, f"data.root={photos}")
     moved = photos.rename(tmp_path / "moved")
     tiny_run(tmp_path / "run", *words, f"data.root={moved}", "training.samples=112")

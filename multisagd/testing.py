@@ -1,0 +1,168 @@
+"""The conformance test of a modality: `check_modality(modality, path)` in a test of any adapter.
+
+It needs nothing but one real file of the medium, and knows a modality by its methods only. Each rule that fails raises
+an AssertionError which says what was expected of which method, and why it matters.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multisagd.covariance import SpectralCovariance
+from multisagd.grid import Grid
+from multisagd.spectrum import Flat
+
+LARGEST = 20.0
+"""Data far beyond [-1, 1] drown noise of unit variance: no schedule fits them."""
+
+
+def check_modality(modality: Any, path: str | Path, tolerance: float | None = 1e-3) -> None:
+    """Check that a modality keeps what training, sampling and datasets rely on, with one of its files.
+
+    In order: the grid and its units; loading, seeds and threads; shapes, dtypes and range of `encode`; masks; the round
+    trip `encode(decode(x0))`, whose root mean square error may be `tolerance` times that of x0 (None: a modality that
+    loses more by design); decoding of what a model may draw; files written and read again; errors for bad files.
+
+    Raises:
+        AssertionError: naming the method and the rule it breaks.
+    """
+    path = Path(path)
+    grid = _check_grid(modality, path)
+    x0 = _check_loading(modality, path, grid)
+    _check_decoding(modality, x0, grid, tolerance)
+    with tempfile.TemporaryDirectory() as folder:
+        _check_files(modality, path, grid, Path(folder))
+        _check_errors(modality, path, Path(folder))
+
+
+def _check_grid(modality: Any, path: Path) -> Grid:
+    for name in ("channels", "suffixes", "grid", "load", "encode", "decode", "save", "mask", "save_grid"):
+        _require(hasattr(modality, name), f"the modality has no {name}: inherit from modalities.base.Modality")
+    grid = modality.grid()
+    _require(isinstance(grid, Grid), f"grid() returns a multisagd.Grid, got {type(grid).__name__}")
+    _require(modality.grid() == grid, "grid() returns the same grid at every call: noise and statistics live on it")
+    channels = modality.channels
+    _require(isinstance(channels, int) and channels >= 1, f"channels is a whole number of at least 1, got {channels!r}")
+    suffixes = modality.suffixes
+    right = isinstance(suffixes, tuple) and suffixes and all(s == s.lower() and s.startswith(".") for s in suffixes)
+    _require(right, f'suffixes is a tuple of lower-case endings such as (".wav",), got {suffixes!r}')
+    _require(path.suffix.lower() in suffixes, f"{path} has none of the modality's suffixes {suffixes}")
+    return grid
+
+
+def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:
+    def datum(seed: int | None) -> Tensor:
+        return modality.encode(modality.load(path, seed))
+
+    before = _global_state()
+    loaded = {seed: datum(seed) for seed in (None, 0, 1, 2)}
+    _require(before == _global_state(), "load and encode draw from seeds alone, but moved a global random generator")
+    for seed, x0 in loaded.items():
+        _check_tensor(x0, (modality.channels, *grid.shape), f"encode(load(path, seed={seed}))")
+        _require(torch.equal(x0, datum(seed)), f"load(path, seed={seed}) is the same each time, but was not")
+        largest = float(x0.abs().max())
+        _require(largest <= LARGEST, f"encode returns values of about [-1, 1], got one of size {largest:.3g}")
+        _check_mask(modality, modality.load(path, seed), grid)
+    with ThreadPoolExecutor(4) as pool:
+        for seed, x0 in zip([None, 0, 1, 2] * 2, pool.map(datum, [None, 0, 1, 2] * 2), strict=True):
+            _require(torch.equal(x0, loaded[seed]), "load and encode are shared among threads, but disagree there")
+    return loaded[None]
+
+
+def _check_mask(modality: Any, media: Any, grid: Grid) -> None:
+    mask = modality.mask(media)
+    if mask is None:
+        return
+    right = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (1, *grid.shape)
+    found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    _require(right, f"mask returns None or bool of shape {(1, *grid.shape)}, got {found}")
+    _require(bool(mask.any()), "mask leaves nothing of this file: load should have refused it")
+
+
+def _check_decoding(modality: Any, x0: Tensor, grid: Grid, tolerance: float | None) -> None:
+    kept = x0.clone()
+    again = modality.encode(modality.decode(x0))
+    _require(torch.equal(x0, kept), "decode must not change its argument")
+    _check_tensor(again, tuple(x0.shape), "encode(decode(x0))")
+    if tolerance is not None:
+        error, size = float((again - x0).square().mean().sqrt()), float(x0.square().mean().sqrt())
+        _require(
+            error <= tolerance * size,
+            f"encode(decode(x0)) is x0 to {tolerance:g} of its size, but the error is {error / max(size, 1e-30):.3g}",
+        )
+    # A young model draws anything: noise, and values far outside the range.
+    noise = SpectralCovariance(Flat(), grid).sample([0], modality.channels)[0]
+    _check_tensor(modality.encode(modality.decode(5 * noise)), tuple(x0.shape), "encode(decode(noise))")
+    broken = x0.clone()
+    broken.view(-1)[0] = float("nan")
+    _require_raises(lambda: modality.decode(broken), "decode of a tensor with NaN", ValueError)
+
+
+def _check_files(modality: Any, path: Path, grid: Grid, folder: Path) -> None:
+    media = modality.decode(modality.encode(modality.load(path)))
+    saved = folder / "new" / "deeper" / f"datum{modality.suffixes[0]}"
+    modality.save(media, saved)
+    _require(saved.is_file(), f"save writes {saved.name} into a folder that it creates, but there is none")
+    again = modality.encode(modality.load(saved))
+    _check_tensor(again, (modality.channels, *grid.shape), "what was saved, loaded and encoded again")
+    picture = folder / "pictures" / "grid.png"
+    modality.save_grid([media, media, media], picture)
+    with picture.open("rb") as file:
+        _require(file.read(8) == b"\x89PNG\r\n\x1a\n", "save_grid writes a PNG, but the file is none")
+
+
+def _check_errors(modality: Any, path: Path, folder: Path) -> None:
+    ending = path.suffix
+    _require_raises(lambda: modality.load(folder / f"missing{ending}"), "load of a file that does not exist")
+    contents = {"empty": b"", "garbage": bytes(random.Random(0).randbytes(5000)), "text": b"hello, this is text\n" * 50}
+    for name, content in contents.items():
+        bad = folder / f"{name}{ending}"
+        bad.write_bytes(content)
+        _require_raises(lambda bad=bad: modality.load(bad), f"load of a file with {name} content")  # type: ignore[misc]
+    copy = folder / f"copy with spaces, ünïcode{ending}"
+    shutil.copyfile(path, copy)
+    _require(
+        torch.equal(modality.encode(modality.load(copy, 3)), modality.encode(modality.load(path, 3))),
+        "what is random in load follows from the seed alone, but a copy of the file gives another datum",
+    )
+
+
+def _check_tensor(x: Any, shape: tuple[int, ...], what: str) -> None:
+    _require(isinstance(x, Tensor), f"{what} is a tensor, got {type(x).__name__}")
+    found = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
+    right = x.dtype == torch.float32 and tuple(x.shape) == shape and x.device.type == "cpu"
+    _require(right, f"{what} is float32 of shape {shape} on the CPU, got {found}")
+    _require(bool(torch.isfinite(x).all()), f"{what} is finite, but holds NaN or infinity")
+
+
+def _global_state() -> tuple[bytes, bytes, object]:
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator is what must not move
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(numpy_state), random.getstate()
+
+
+def _require_raises(call: Callable[[], Any], what: str, kind: type[Exception] = Exception) -> None:
+    try:
+        call()
+    except kind as error:
+        _require(bool(str(error)), f"{what} raises with a message, but {type(error).__name__} has none")
+        return
+    except Exception as error:  # another kind than the one that is due
+        raise AssertionError(f"{what} raises {kind.__name__}, got {type(error).__name__}: {error}") from error
+    raise AssertionError(f"{what} raises {kind.__name__}, but nothing was raised")
+
+
+def _require(holds: object, rule: str) -> None:
+    # Not an assert statement, which `python -O` leaves out.
+    if not holds:
+        raise AssertionError(rule)
