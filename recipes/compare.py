@@ -1,0 +1,160 @@
+"""Compare samples with data along every axis: `multisagd compare …`, the same as `python -m recipes.compare …`.
+
+For each axis of the grid: the mean absolute difference of neighbours (for a video's frames, how much moves), and the
+power about the mean in bands of frequency. Each is a ratio of samples to data, beside the ratio of one half of the
+data to the other, which says how much of it is chance. Samples are judged as the files that a person would look at:
+clipped and rounded as the modality saves them. Left beside the samples: compare.json and compare.png, the profiles.
+
+Errors, each in one message: no run there, samples of another shape or not finite.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from modalities.base import Dataset
+from modalities.files import UnreadableFilesError
+from multisagd import DataStatistics
+from multisagd.seeds import derive
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
+from recipes.engine.order import Order
+from recipes.engine.settings import SampleSettings
+from recipes.fidelity import load_samples, real_data
+from recipes.profiles import describe, draw_profiles
+from recipes.sample import sample
+
+Described = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The keys of `configs/compare.yaml` that are not of `configs/sample.yaml`, and the run."""
+
+    run_dir: Path
+    samples: Path | None
+    reference: int
+    bands: int
+    allow_targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.reference < 4 or self.bands < 1:
+            raise ValueError(f"expected reference >= 4 and bands >= 1, got {self.reference} and {self.bands}")
+
+
+def compare(config: Config) -> dict[str, Any]:
+    """Compare samples with data as the configuration says; return what is also in compare.json.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    own = {field.name for field in fields(CompareSettings)}
+    settings = builder.settings(CompareSettings, {key: config[key] for key in own}, "")
+    run_config = configuration.read(settings.run_dir / "config.yaml")
+    train, _ = real_data(run_config, builder)
+    path = settings.samples
+    if path is None:
+        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
+    path = path / "samples.safetensors" if path.is_dir() else path
+    x0, _ = load_samples(path, train)
+    modality, grid = train.modality, train.modality.grid()
+    seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
+
+    real = read(train, settings.reference, run_config["seed"])
+    half = len(real) // 2
+    described = [describe(part, grid, settings.bands) for part in ([(seen, None)], real, real[:half], real[half:])]
+    result = {
+        "samples": str(path),
+        "counts": {"samples": len(x0), "data": sum(len(part) for part, _ in real)},
+        "axes": {axis.name: compare_axis(axis.name, *described) for axis in grid.axes},
+    }
+    write_text(path.with_name("compare.json"), json.dumps(result, indent=1))
+    powers = {
+        "data": DataStatistics.measure(real, grid).power,
+        "samples": DataStatistics.measure([seen], grid).power,
+    }
+    draw_profiles(powers, grid, path.with_name("compare.png"))
+    show(result)
+    print(f"also in {path.with_name('compare.json')}, and drawn in {path.with_name('compare.png')}")
+    return result
+
+
+def read(dataset: Dataset, count: int, seed: int, size: int = 32) -> list[tuple[Tensor, Tensor | None]]:
+    """Read examples as training sees them, augmented, in an even number of batches."""
+    order, batches = Order(len(dataset), derive(seed, "compare")), []
+    size = min(size, count // 2)
+    try:
+        for start in range(0, count - count % (2 * size), size):
+            numbers = range(start, start + size)
+            augmentation = [derive(seed, "compare", number) for number in numbers]
+            batch = dataset.batch(order.indices(start, size), augmentation)
+            batches.append((batch.x0, batch.mask))
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
+    return batches
+
+
+def compare_axis(name: str, samples: Described, data: Described, one: Described, other: Described) -> dict[str, Any]:
+    """Return the ratios along one axis: samples to data, and `floor`, one half of the data to the other."""
+
+    def ratio(above: float, below: float) -> float | None:
+        return above / below if below else None
+
+    rows = zip(*(each[name]["bands"] for each in (samples, data, one, other)), strict=True)
+    return {
+        "unit": data[name]["unit"],
+        "difference": {
+            "samples": samples[name]["difference"],
+            "data": data[name]["difference"],
+            "ratio": ratio(samples[name]["difference"], data[name]["difference"]),
+            "floor": ratio(one[name]["difference"], other[name]["difference"]),
+        },
+        "bands": [
+            {"low": b[0], "high": b[1], "ratio": ratio(a[2], b[2]), "floor": ratio(c[2], d[2])} for a, b, c, d in rows
+        ],
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the ratios as a table."""
+    counts = result["counts"]
+    table = Table(
+        "axis", "what", "samples / data", "half / half of the data", box=box.SIMPLE,
+        title=f"{counts['samples']} samples beside {counts['data']} examples",
+    )  # fmt: skip
+    for name, axis in result["axes"].items():
+        difference = axis["difference"]
+        table.add_row(name, "difference of neighbours", _text(difference["ratio"]), _text(difference["floor"]))
+        for band in axis["bands"]:
+            where = f"{band['low']:.3g}-{band['high']:.3g}" if band["high"] else "0"
+            table.add_row("", f"power at {where} / {axis['unit']}", _text(band["ratio"]), _text(band["floor"]))
+    Console().print(table)
+
+
+def _text(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("compare", arguments, compare)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
+
+It takes the configuration of a training and leaves in `run_dir`:
+
+    originals/ originals.png     examples as they were loaded, cut and augmented as in training
+    decoded/   decoded.png       the same after encode and decode: what the representation keeps of them
+    noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
+    forward.png                  the first example at growing times of the forward process
+    spectrum.png                 power of data and noise along every axis, in its units
+    inspect.json                 sizes, units, range, loss of the round trip, share of padding, doubts about the process
+
+Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds a run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modalities.base import Dataset, Modality
+from modalities.files import Folder, UnreadableFilesError
+from multisagd import DataStatistics, Process, seeds
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.data import measure, process_notes
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
+from recipes.engine.order import Order
+from recipes.engine.settings import TrainSettings
+from recipes.profiles import draw_profiles
+
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def inspect(config: Config) -> Path:
+    """Write the folder described above and return it.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    config = dict(config)
+    count = config.pop("count")
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(TrainSettings, config, "")
+    out = settings.run_dir
+    if (out / "config.yaml").exists():
+        raise RecipeError(f"{out} holds a training run: choose another run_dir for what inspect writes")
+    if not isinstance(count, int) or count < 1:
+        raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    statistics = measure(dataset, settings)
+    assembly = Assembly(config, builder, modality, statistics, dataset.classes)
+    process = assembly.process()
+
+    report = show_examples(dataset, count, settings.seed, out)
+    show_noise(modality, process, statistics, count, settings.seed, out)
+    show_forward(dataset, process, settings.seed, out)
+    noise_power = statistics.sigma_data**2 * process.covariance.power()
+    draw_profiles({"data": statistics.power, "noise": noise_power}, modality.grid(), out / "spectrum.png")
+    dataset.save_unreadable(out / "unreadable.json")
+    report |= {
+        "examples": len(dataset),
+        "classes": dataset.classes,
+        "channels": modality.channels,
+        "axes": [
+            {"name": axis.name, "size": axis.size, "spacing": axis.spacing, "unit": axis.unit, "corner": axis.corner}
+            for axis in modality.grid().axes
+        ],
+        "standard_deviation": statistics.sigma_data,
+        "unreadable": len(dataset.unreadable),
+        "notes": process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics),
+    }
+    write_text(out / "inspect.json", json.dumps(report, indent=1, ensure_ascii=False))
+    print(summary(report, out))
+    return out
+
+
+def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
+    """Write examples and what encode and decode make of them; return range, loss of the round trip and padding."""
+    modality, order = dataset.modality, Order(len(dataset), seed)
+    indices = order.indices(0, min(count, len(dataset)))
+    augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
+    try:
+        batch = dataset.batch(indices, augmentation)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
+    decoded = [modality.decode(x0) for x0 in batch.x0]
+    originals = decoded
+    if isinstance(dataset, Folder):
+        # A file that cannot be read was replaced by another in the batch, of which only the tensor is known.
+        readable = [place for place, index in enumerate(indices) if dataset.files[index] not in dataset.unreadable]
+        files = {place: dataset.root / dataset.files[indices[place]] for place in readable}
+        originals = [
+            modality.load(files[place], augmentation[place]) if place in files else decoded[place]
+            for place in range(len(indices))
+        ]
+    for name, media in (("originals", originals), ("decoded", decoded)):
+        save_all(modality, media, out / name)
+    again = torch.stack([modality.encode(each) for each in decoded])
+    return {
+        "range": [float(batch.x0.min()), float(batch.x0.max())],
+        "round_trip_error": float((again - batch.x0).square().mean().sqrt() / batch.x0.square().mean().sqrt()),
+        "padding": 0.0 if batch.mask is None else 1 - float(batch.mask.double().mean()),
+    }
+
+
+def show_noise(
+    modality: Modality, process: Process, statistics: DataStatistics, count: int, seed: int, out: Path
+) -> None:
+    """Write draws of the noise as media, with the mean and the standard deviation of the data."""
+    drawn = seeds.derive_many(seed, "inspect", 0, range(count))
+    noise = process.noise((count, modality.channels, *modality.grid().shape), drawn)
+    x0 = statistics.mean.float() + statistics.sigma_data * noise
+    save_all(modality, [modality.decode(each) for each in x0], out / "noise")
+
+
+def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
+    """Draw the first example at growing times."""
+    modality = dataset.modality
+    x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
+    noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
+    # Divided by the signal's share and the noise's together, so that variance-exploding paths can be seen too.
+    steps = []
+    for time in TIMES:
+        t = torch.tensor([time], dtype=torch.float64)
+        alpha, sigma = process.schedule.alpha_sigma(t)
+        scale = float((alpha**2 + sigma**2).sqrt())
+        steps.append(modality.decode(process.add_noise(x0, t, noise)[0] / scale))
+    modality.save_grid(steps, out / "forward.png")
+
+
+def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
+    """Write media as numbered files into a folder, and as one picture beside it."""
+    for number, each in enumerate(media):
+        modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
+    modality.save_grid(media, folder.with_suffix(".png"))
+
+
+def summary(report: dict[str, Any], out: Path) -> str:
+    """Say in a few lines what was found, and where it lies."""
+    axes = " × ".join(
+        f"{axis['name']} {axis['size']} ({axis['spacing']:.4g} {axis['unit']})" for axis in report["axes"]
+    )
+    low, high = report["range"]
+    lines = [
+        f"{report['examples']:,} examples of {report['channels']} × {axes}",
+        f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
+        f"encoding again what was decoded changes {report['round_trip_error']:.2g} of the values' size",
+    ]
+    if report["padding"]:
+        lines.append(f"{report['padding']:.0%} of the samples shown are padding, left out of losses and statistics")
+    if report["unreadable"]:
+        lines.append(f"{report['unreadable']} files could not be read: {out / 'unreadable.json'}")
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join([*lines, f"pictures and media files are in {out}: look at spectrum.png and forward.png first"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("inspect", arguments, inspect)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What data look like along each axis of their grid: power over frequency, and how much neighbours differ.
+
+These need no network and no labels, serve every modality, and are in the units of the axes: for a video, the temporal
+spectrum in hertz and the mean difference of frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from multisagd import DataStatistics, Grid
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Power along one axis, averaged over all frequencies of the others: `power[i]` at `frequency[i]` >= 0."""
+
+    frequency: Tensor
+    power: Tensor
+
+
+def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
+    """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.
+
+    Frequencies are in cycles per unit of the axis; those of opposite sign are averaged.
+    """
+    full = grid.full(power.to(torch.float64)).reshape(-1, *grid.shape)
+    place, axis = grid.names.index(name), grid.axis(name)
+    kept = full.movedim(place + 1, 0).flatten(1).mean(1)
+    mirrored = kept.roll(-1).flip(0)  # index -k (mod N)
+    count = axis.size // 2 + 1
+    frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64)
+    return Profile(frequency, ((kept + mirrored) / 2)[:count])
+
+
+def band_powers(profile: Profile, bands: int) -> list[tuple[float, float, float]]:
+    """Return (low, high, mean power) of zero frequency and of `bands` bands of equal width up to Nyquist."""
+    top = float(profile.frequency[-1])
+    found = [(0.0, 0.0, float(profile.power[0]))]
+    for number in range(bands):
+        low, high = top * number / bands, top * (number + 1) / bands
+        # Rounding must not decide where a frequency on an edge belongs: it is in the band below.
+        inside = (profile.frequency > low + 1e-9 * top) & (profile.frequency <= high + 1e-9 * top)
+        if bool(inside.any()):
+            found.append((low, high, float(profile.power[inside].mean())))
+    return found
+
+
+def neighbour_difference(x0: Tensor, grid: Grid, name: str, mask: Tensor | None = None) -> float:
+    """Return the mean absolute difference of neighbours along one axis, where both are data; 0 for a single sample.
+
+    `x0` is (count, channels, *grid), `mask` (count, 1, *grid) or None.
+    """
+    place = x0.ndim - grid.dimensions + grid.names.index(name)
+    size = x0.shape[place]
+    difference = (x0.narrow(place, 1, size - 1) - x0.narrow(place, 0, size - 1)).abs().double()
+    if mask is None:
+        return float(difference.mean()) if difference.numel() else 0.0
+    both = (mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)).expand_as(difference)
+    return float((difference * both).sum() / both.sum().clamp(min=1))
+
+
+def describe(batches: Sequence[tuple[Tensor, Tensor | None]], grid: Grid, bands: int) -> dict[str, dict[str, object]]:
+    """Return per axis its unit, the mean neighbour difference, and the power in bands about the mean of the data."""
+    statistics = DataStatistics.measure(list(batches), grid)
+    items = sum(len(x0) for x0, _ in batches)
+    found: dict[str, dict[str, object]] = {}
+    for axis in grid.axes:
+        total = sum(len(x0) * neighbour_difference(x0, grid, axis.name, mask) for x0, mask in batches)
+        profile = axis_profile(statistics.power, grid, axis.name)
+        found[axis.name] = {
+            "unit": axis.unit,
+            "difference": total / items,
+            "bands": [list(band) for band in band_powers(profile, bands)],
+        }
+    return found
+
+
+def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
+    """Draw the profile of every axis, one curve for each named power `(..., *half_shape)`, as one PNG.
+
+    The power at zero frequency stands at half the lowest frequency, for the scales are logarithmic.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.8 * grid.dimensions + 0.4, 3.2), layout="constrained")
+    plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
+    for plot, axis in zip(plots, grid.axes, strict=True):
+        for name, power in powers.items():
+            profile = axis_profile(power, grid, axis.name)
+            frequency = profile.frequency.clone()
+            frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0
+            floor = float(profile.power.max()) * 1e-12
+            plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label=name)
+        plot.set(xlabel=f"cycles per {axis.unit}", title=axis.name)
+    plots[0].set_ylabel("power")
+    plots[-1].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
