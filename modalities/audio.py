@@ -1,0 +1,228 @@
+"""Sounds: files to spectrograms or samples on a grid and back, at one rate and of one length.
+
+In memory a sound is a float32 tensor (sound channels, samples), full scale at ±1, at `Audio.rate`, and no longer than
+`Audio.seconds`; it keeps its REAL length. What becomes of the rest of the grid is said by `Audio.short`. What the axes
+of the grids and the spectra on them mean is said in `modalities.representation`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalities.base import Modality
+from modalities.representation import Representation, Stft
+from modalities.sound_files import read_excerpt
+from multisagd.grid import Grid
+from multisagd.seeds import derive
+
+PEAK = 10 ** (-1 / 20)
+"""Where `loudness` puts peaks: 1 dB below full scale."""
+RMS = 10 ** (-20 / 20)
+"""Where `loudness="rms"` puts the root mean square: 20 dB below full scale."""
+MAX_GAIN = 10 ** (40 / 20)
+"""No more than 40 dB are added, so that the noise of a silent recording is not turned into a sound."""
+PLACES = (0.5, 0.25, 0.75, 0.125, 0.875, 0.375, 0.625)
+"""Where excerpts are taken without a seed, as fractions of the room; the later ones only if the first is silent."""
+
+log = logging.getLogger("multisagd")
+
+
+@dataclass(frozen=True)
+class Audio(Modality):
+    """Sounds of `seconds` at `rate` samples per second, mixed to "mono" or "stereo", written as `representation`.
+
+    Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
+    the channel of a mono file. From longer ones an excerpt is cut, its start drawn from the seed (without one, the
+    middle); where that is silent, others of the same file are tried. `short` says what becomes of shorter ones:
+    "mask" pads them with silence that losses and statistics leave out (a frame counts as sound if its centre lies in
+    it); "silence" pads them with silence that is learned, as belongs to single words; "repeat" plays them again and
+    again; "skip" refuses them, so that they are reported.
+    `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale;
+    "rms" brings the root mean square to -20 dB, or as near as the peak can come to -1 dB. It adds 40 dB at most.
+    An excerpt that stays below `silence_db` (of full scale) throughout is refused as silent; `None` accepts silence.
+
+    Raises:
+        ValueError: for a rate outside 1 to 768 kHz, a length below one sample, an unknown choice, a `silence_db` that
+            is not negative, or a representation that does not fit.
+    """
+
+    rate: int = 16000
+    seconds: float = 1.0
+    mix: Literal["mono", "stereo"] = "mono"
+    representation: Representation = field(default_factory=Stft)
+    short: Literal["mask", "silence", "repeat", "skip"] = "mask"
+    loudness: Literal["keep", "peak", "rms"] = "keep"
+    silence_db: float | None = -80.0
+
+    def __post_init__(self) -> None:
+        if not 1000 <= self.rate <= 768_000 or int(self.rate) != self.rate:
+            raise ValueError(f"rate is a whole number of samples per second from 1000 to 768000, got {self.rate}")
+        if not (self.seconds < math.inf and self.seconds * self.rate >= 1):
+            raise ValueError(f"seconds must hold at least one sample, got {self.seconds}")
+        choices = {
+            "mix": ("mono", "stereo"),
+            "short": ("mask", "silence", "repeat", "skip"),
+            "loudness": ("keep", "peak", "rms"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.silence_db is not None and not -math.inf < self.silence_db < 0:
+            raise ValueError(f"silence_db is in decibels below full scale, so negative, or null; got {self.silence_db}")
+        self.grid()
+
+    @property
+    def sound_channels(self) -> int:
+        """Number of channels of a sound in memory."""
+        return 1 if self.mix == "mono" else 2
+
+    @property
+    def samples(self) -> int:
+        """Length of a full sound in samples."""
+        return round(self.seconds * self.rate)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an encoded sound."""
+        return self.representation.channels(self.sound_channels)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that are read."""
+        return (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
+
+    def grid(self) -> Grid:
+        """Return the grid of the representation."""
+        return self.representation.grid(self.samples, self.rate)
+
+    def load(self, path: Path, seed: int | None = None) -> Tensor:
+        """Read one excerpt of a sound file: float32, shape (sound channels, at most `samples`).
+
+        Raises:
+            ValueError: if the file is empty, no sound, truncated, silent or too short (`short="skip"`), has samples
+                that are not finite or far beyond full scale, or more channels than can be mixed to stereo.
+        """
+        draw = None if seed is None else random.Random(derive(seed, "excerpt"))
+        for place in PLACES if draw is None else [draw.random() for _ in PLACES]:
+            sound = self.remix(read_excerpt(path, self.rate, self.samples, place))
+            if self.short == "skip" and sound.shape[-1] < self.samples:
+                raise ValueError(
+                    f"it lasts {sound.shape[-1] / self.rate:.3g} s and short=skip wants {self.seconds:g} s"
+                )
+            peak = float(sound.abs().max())
+            if self.silence_db is None or peak >= 10 ** (self.silence_db / 20):
+                return self.level(sound)
+            if sound.shape[-1] < self.samples:
+                break
+        raise ValueError(f"it is silent: no sample of what was read reaches silence_db={self.silence_db:g}")
+
+    def remix(self, sound: Tensor) -> Tensor:
+        """Return a sound of any number of channels (channels, samples) in those of this modality.
+
+        Raises:
+            ValueError: for more than two channels if this modality is stereo.
+        """
+        if self.mix == "mono":
+            return sound.mean(dim=0, keepdim=True)
+        if sound.shape[0] > 2:
+            raise ValueError(f"it has {sound.shape[0]} channels, which mix=stereo cannot place: use mix=mono")
+        return sound.expand(2, -1).contiguous()
+
+    def level(self, sound: Tensor) -> Tensor:
+        """Return a sound with the gain that `loudness` asks for."""
+        peak, rms = float(sound.abs().max()), float(sound.square().mean().sqrt())
+        if self.loudness == "keep" or peak == 0:
+            return sound
+        gain = PEAK / peak if self.loudness == "peak" else min(RMS / rms, PEAK / peak)
+        return sound * min(gain, MAX_GAIN)
+
+    def encode(self, media: Tensor) -> Tensor:
+        """Return a sound (sound channels, at most `samples`) as a tensor, what it lacks filled as `short` says.
+
+        Raises:
+            ValueError: for other shapes, or no samples.
+        """
+        channels, length = media.shape if media.ndim == 2 else (0, 0)
+        if channels != self.sound_channels or not 1 <= length <= self.samples:
+            raise ValueError(
+                f"expected a sound of shape ({self.sound_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
+            )
+        sound = media.to(torch.float32)
+        if self.short == "repeat":
+            sound = sound.repeat(1, -(-self.samples // length))[:, : self.samples]
+        return self.representation.encode(torch.nn.functional.pad(sound, (0, self.samples - sound.shape[1])), self.rate)
+
+    def mask(self, media: Tensor) -> Tensor | None:
+        """Return where the encoded sound is sound and not padding, bool of shape (1, *grid); None: everywhere."""
+        length = media.shape[-1]
+        if length >= self.samples or self.short in ("silence", "repeat"):
+            return None
+        shape = self.grid().shape
+        return (torch.arange(shape[-1]) < self.representation.covered(length)).expand(1, *shape).contiguous()
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Return a tensor as a sound of the full length, float32 on the CPU; nothing is clipped before it is written.
+
+        Raises:
+            ValueError: if a value is not finite.
+        """
+        if not bool(torch.isfinite(x0).all()):
+            raise ValueError("the sound to decode has values that are not finite: sampling or training diverged")
+        return self.representation.decode(x0.detach().to("cpu", torch.float32), self.samples, self.rate)
+
+    def save(self, media: Tensor, path: Path) -> None:
+        """Write a sound as WAV of 16 bits, and beside it, ending in .png, a picture of its spectrogram.
+
+        What lies beyond full scale is clipped, and a line in the log says how much.
+
+        Raises:
+            ValueError: if the path does not end in .wav, or a sample is not finite.
+        """
+        from modalities.sound_pictures import plot_spectrograms
+
+        write_wav(media, self.rate, path)
+        plot_spectrograms([media], self.rate, path.with_suffix(".png"))
+
+    def save_grid(self, media: Sequence[Tensor], path: Path) -> None:
+        """Write one picture of the spectrograms of several sounds, and beside it (.wav) all, a quarter second between.
+
+        Raises:
+            ValueError: for no sounds, or a path that does not end in .png.
+        """
+        from modalities.sound_pictures import plot_spectrograms
+
+        plot_spectrograms(media, self.rate, path)
+        pause = torch.zeros(self.sound_channels, self.rate // 4)
+        write_wav(
+            torch.cat([part for sound in media for part in (sound, pause)], dim=-1), self.rate, path.with_suffix(".wav")
+        )
+
+
+def write_wav(sound: Tensor, rate: int, path: Path) -> None:
+    """Write a sound (channels, samples) as WAV of 16 bits, creating its folder; reading it is exact to 1/32768.
+
+    Raises:
+        ValueError: if the path does not end in .wav, or a sample is not finite.
+    """
+    import soundfile
+
+    if path.suffix.lower() != ".wav":
+        raise ValueError(f"sounds are written as WAV: {path} should end in .wav")
+    if not bool(torch.isfinite(sound).all()):
+        raise ValueError(f"the sound for {path} has samples that are not finite")
+    clipped = int((sound.abs() > 1).sum())
+    if clipped:
+        log.warning("%s: %d of %d samples are beyond full scale and were clipped", path, clipped, sound.numel())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    integers = (sound.T * 32768).round().clamp(-32768, 32767).numpy().astype(np.int16)
+    soundfile.write(path, integers, rate, subtype="PCM_16", format="WAV")

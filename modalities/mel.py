@@ -1,0 +1,68 @@
+"""Mel bands: where they lie, their triangular filters, and the estimate of a sound from what they hold.
+
+The mel is that of O'Shaughnessy (Speech Communication, 1987), 2595·log10(1 + f/700).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def centres(bands: int, low: float, high: float, window: int, rate: int) -> list[float]:
+    """Return, in mel and equally spaced, the lowest edge, the centre of each band and the highest edge.
+
+    A band reaches from the centre before its own to the one after it; `low` and `high` are in Hz.
+
+    Raises:
+        ValueError: if the bands reach above half the rate, or one holds no frequency of windows of `window` samples.
+    """
+    if not low < high <= rate / 2:
+        raise ValueError(f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz")
+    first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
+    found = [first + (last - first) * place / (bands + 1) for place in range(bands + 2)]
+    bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in found]
+    for band in range(bands):
+        if math.floor(bins[band]) + 1 >= bins[band + 2]:
+            raise ValueError(
+                f"{bands} bands are too narrow for a window of {window} samples: band {band} holds no frequency; "
+                "take fewer bands, a longer window, or a higher low"
+            )
+    return found
+
+
+@lru_cache
+def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tensor:
+    """Return the triangles, 1 at their centres, shape (bands, window/2 + 1)."""
+    from torchaudio.functional import melscale_fbanks
+
+    return melscale_fbanks(window // 2 + 1, low, high, bands, rate, norm=None, mel_scale="htk").T.contiguous()
+
+
+def spread(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
+    """Return power (..., frequencies, frames), nowhere negative, of which the bands hold `power` (..., bands, frames).
+
+    Least squares by multiplicative updates: Lee and Seung, Algorithms for non-negative matrix factorization, NIPS 2000.
+    """
+    estimate = target = triangles.T @ power
+    overlap = triangles.T @ triangles
+    for _ in range(steps):
+        # A frequency outside all bands has 0 here over 0; the floor is below any power that a float32 sound has.
+        estimate = estimate * target / (overlap @ estimate).clamp(min=1e-20)
+    return estimate
+
+
+def invert_magnitude(magnitude: Tensor, window: int, hop: int, length: int, steps: int = 32) -> Tensor:
+    """Return a waveform (..., length) whose Hann-windowed transform has about this magnitude (..., bins, frames).
+
+    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so nothing is drawn at random.
+    """
+    from torchaudio.functional import griffinlim
+
+    return griffinlim(
+        magnitude, torch.hann_window(window), n_fft=window, hop_length=hop, win_length=window, power=1.0, n_iter=steps,
+        momentum=0.99, length=length, rand_init=False,
+    )  # fmt: skip

@@ -1,0 +1,259 @@
+"""Ways to write a sound as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or its very samples.
+
+The grid of a spectrogram is a time-frequency plane, and noise is shaped on the Fourier transform OF that plane. So a
+spectrum written on its axes is over temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
+in cycles per Hz, or axis `mel`, in cycles per mel); it is not over the frequencies that one hears. Only on the grid of
+a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corners, physical constants that depend
+neither on the length of a clip nor on rate, window or hop:
+
+- `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than words and notes follow one another;
+- `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel, which is 4000 Hz too: one period over the band of
+  telephone speech, the narrowest in common use;
+- `time` of a waveform, 20 Hz: what is below is not heard.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modalities import mel
+from multisagd.grid import Axis, Grid
+
+MODULATION_CORNER = 0.5
+AUDIBLE_CORNER = 20.0
+FREQUENCY_CORNER = 1 / 4000
+MEL_CORNER = 1 / 2146
+
+LOUDEST = 8.0
+"""Largest sample, with full scale at 1, of any sound here: compression overshoots full scale, but not by 18 dB."""
+
+
+class Representation(ABC):
+    """One way to write waveforms (sound channels, samples), full scale at ±1, as tensors (channels, *grid)."""
+
+    @abstractmethod
+    def channels(self, sound_channels: int) -> int:
+        """Return the number of channels of the tensor of a sound with so many."""
+
+    @abstractmethod
+    def grid(self, samples: int, rate: int) -> Grid:
+        """Return the grid of `samples` samples at `rate` samples per second.
+
+        Raises:
+            ValueError: if such sounds cannot be written this way.
+        """
+
+    @abstractmethod
+    def covered(self, samples: int) -> int:
+        """Return how many points of the time axis have their centre within the first `samples` samples."""
+
+    @abstractmethod
+    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+        """Return a waveform (sound channels, samples) as a tensor (channels, *grid(samples, rate))."""
+
+    @abstractmethod
+    def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
+        """Return the waveform (sound channels, samples) of a tensor (channels, *grid(samples, rate))."""
+
+
+@dataclass(frozen=True)
+class Waveform(Representation):
+    """The samples times `scale`: shape (sound channels, samples).
+
+    Noise has standard deviation 1 at first, so quiet recordings want a scale above 1.
+
+    Raises:
+        ValueError: for a scale that is not positive.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("scale", self.scale)
+
+    def channels(self, sound_channels: int) -> int:
+        """Return as many channels as the sound has."""
+        return sound_channels
+
+    def grid(self, samples: int, rate: int) -> Grid:
+        """Return the grid (time,), one sample apart."""
+        return Grid((Axis("time", samples, 1 / rate, "s", AUDIBLE_CORNER),))
+
+    def covered(self, samples: int) -> int:
+        """Return `samples`."""
+        return samples
+
+    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+        """Return the samples, scaled."""
+        return waveform * self.scale
+
+    def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
+        """Return the samples, scaled back and limited to `LOUDEST`: the exact inverse."""
+        return (x0 / self.scale).clamp(-LOUDEST, LOUDEST)
+
+
+@dataclass(frozen=True)
+class Spectrogram(Representation):
+    """What the two spectrograms share: Hann windows of `window` samples, `hop` samples apart, centred on their time.
+
+    Frame i stands for sample i·hop, and there is one frame for every hop begun and one more, so the last frames reach
+    into the silence after the sound.
+
+    Raises:
+        ValueError: for an odd window or one below 4, or a hop of more than half a window (which would lose samples).
+    """
+
+    window: int = 512
+    hop: int = 128
+
+    def __post_init__(self) -> None:
+        if self.window < 4 or self.window % 2:
+            raise ValueError(f"window is an even number of samples, at least 4; got {self.window}")
+        if not 1 <= self.hop <= self.window // 2:
+            raise ValueError(f"hop is from 1 to half the window ({self.window // 2}) samples, got {self.hop}")
+
+    def covered(self, samples: int) -> int:
+        """Return how many frames are centred on one of the first `samples` samples."""
+        return -(-samples // self.hop)
+
+    def time_axis(self, samples: int, rate: int) -> Axis:
+        """Return the axis of frames, `hop` samples apart."""
+        return Axis("time", self.covered(samples) + 1, self.hop / rate, "s", MODULATION_CORNER)
+
+    def padded(self, samples: int) -> int:
+        """Return the length, a multiple of the hop, that the frames of so many samples span."""
+        return self.covered(samples) * self.hop
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """Return the complex spectrogram (sound channels, frequencies, frames); a tone at full scale has magnitude 1.
+
+        The frames are those of the sound with silence before and after.
+        """
+        padded = torch.nn.functional.pad(waveform, (0, self.padded(waveform.shape[-1]) - waveform.shape[-1]))
+        hann = torch.hann_window(self.window)
+        spectrogram = torch.stft(
+            padded, self.window, self.hop, window=hann, center=True, pad_mode="constant", return_complex=True
+        )
+        return spectrogram * (4 / self.window)
+
+    def inverse(self, spectrogram: Tensor, samples: int) -> Tensor:
+        """Return the waveform (sound channels, samples) whose spectrogram is nearest: the inverse of `transform`."""
+        hann = torch.hann_window(self.window)
+        padded = torch.istft(
+            spectrogram * (self.window / 4), self.window, self.hop, window=hann, length=self.padded(samples)
+        )
+        return padded[..., :samples]
+
+
+@dataclass(frozen=True)
+class Stft(Spectrogram):
+    """The complex short-time Fourier transform X with compressed magnitude, `scale · |X|^power · e^{i phase}`.
+
+    Shape (2 × sound channels, window/2 + 1, frames): real parts of all sound channels, then imaginary parts. A tone at
+    full scale has |X| = 1. The inverse is exact, up to rounding: `decode(encode(w)) = w` within 1e-5. Speech and music
+    span some 60 dB, of which a power of 0.5 makes 30 (as in arXiv:2208.05830); with the default scale,
+    99.9 % of the values of common recordings lie in [-1, 1].
+
+    Raises:
+        ValueError: for a power outside (0, 1], or a scale that is not positive; see `Spectrogram` for window and hop.
+    """
+
+    power: float = 0.5
+    scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.power <= 1:
+            raise ValueError(f"power compresses magnitudes and is above 0 and at most 1 (no compression): {self.power}")
+        _check_positive("scale", self.scale)
+
+    def channels(self, sound_channels: int) -> int:
+        """Return twice the number of sound channels: real and imaginary parts."""
+        return 2 * sound_channels
+
+    def grid(self, samples: int, rate: int) -> Grid:
+        """Return the grid (frequency, time), rate/window Hz and hop/rate seconds apart."""
+        frequency = Axis("frequency", self.window // 2 + 1, rate / self.window, "Hz", FREQUENCY_CORNER)
+        return Grid((frequency, self.time_axis(samples, rate)))
+
+    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+        """Return the compressed spectrogram."""
+        spectrogram = self.transform(waveform)
+        compressed = torch.polar(self.scale * spectrogram.abs() ** self.power, spectrogram.angle())
+        return torch.cat([compressed.real, compressed.imag])
+
+    def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
+        """Return the waveform; of a tensor that is no spectrogram, one whose spectrogram is near."""
+        real, imaginary = (x0 / self.scale).chunk(2)
+        compressed = torch.complex(real, imaginary)
+        # A sound within LOUDEST has no magnitude above twice that; without a limit the power of a wild one overflows.
+        magnitude = compressed.abs().clamp(max=(2 * LOUDEST) ** self.power) ** (1 / self.power)
+        return self.inverse(torch.polar(magnitude, compressed.angle()), samples)
+
+
+@dataclass(frozen=True)
+class LogMel(Spectrogram):
+    """Log power in `bands` triangular bands, equally spaced in mel from `low` to `high` Hz (`None`: half the rate).
+
+    Shape (sound channels, bands, frames): 0 dB, a tone at full scale, is 1, and `floor_db` and all below it is -1.
+
+    There is no phase, so the inverse is a LOSSY estimate: the power of each frequency by non-negative least squares,
+    then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It depends on nothing but its input.
+
+    Raises:
+        ValueError: for no bands, 0 <= low < high not holding, or a floor that is not negative; in `grid`, for a `high`
+            above half the rate, bands so narrow that they hold no frequency, or sounds shorter than a window.
+    """
+
+    bands: int = 64
+    low: float = 60.0
+    high: float | None = None
+    floor_db: float = -80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bands < 1:
+            raise ValueError(f"bands is at least 1, got {self.bands}")
+        if not (0 <= self.low < math.inf and (self.high is None or self.low < self.high < math.inf)):
+            raise ValueError(f"bands span low to high Hz with 0 <= low < high, got low={self.low}, high={self.high}")
+        if not -math.inf < self.floor_db < 0:
+            raise ValueError(f"floor_db is in decibels below full scale, so negative; got {self.floor_db}")
+
+    def channels(self, sound_channels: int) -> int:
+        """Return as many channels as the sound has."""
+        return sound_channels
+
+    def grid(self, samples: int, rate: int) -> Grid:
+        """Return the grid (mel, time), one band and one hop apart."""
+        if samples < self.window:
+            raise ValueError(f"sounds of {samples} samples are shorter than the window of {self.window}")
+        edge, centre, *_ = mel.centres(*self.settings(rate))
+        axis = Axis("mel", self.bands, centre - edge, "mel", MEL_CORNER)
+        return Grid((axis, self.time_axis(samples, rate)))
+
+    def settings(self, rate: int) -> tuple[int, float, float, int, int]:
+        """Return what the functions of `modalities.mel` take: bands, low, high, window, rate."""
+        return (self.bands, self.low, rate / 2 if self.high is None else self.high, self.window, rate)
+
+    def encode(self, waveform: Tensor, rate: int) -> Tensor:
+        """Return the log-mel spectrogram."""
+        power = mel.filters(*self.settings(rate)) @ self.transform(waveform).abs().square()
+        decibels = 10 * power.clamp(min=10 ** (self.floor_db / 10)).log10()
+        return 1 - 2 * decibels / self.floor_db
+
+    def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
+        """Return a waveform with about this log-mel spectrogram; what lies above +10 dB counts as that."""
+        decibels = ((1 - x0) * self.floor_db / 2).clamp(max=10)
+        power = mel.spread(10 ** (decibels / 10), mel.filters(*self.settings(rate)))
+        magnitude = power.sqrt() * (self.window / 4)
+        return mel.invert_magnitude(magnitude, self.window, self.hop, self.padded(samples))[..., :samples]
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -1,0 +1,117 @@
+"""What the bytes of a sound file say before any decoder sees them: which format it is, and whether its end is missing.
+
+Decoders read a file that was cut off as if it had been shorter, so its length is compared here with what it declares.
+FLAC and MP3 declare a number of samples, and are compared with it when they are read. An MP3 without that number (no
+Xing or Info frame) cannot tell, nor can a file whose own length was damaged too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+KINDS = {
+    "WAV": rb"(RIFF|RIFX|RF64)....WAVE",
+    "AIFF": rb"FORM....AIF[FC]",
+    "FLAC": rb"fLaC",
+    "Ogg": rb"OggS",
+    "MP3": rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]",
+    "MP4": rb"....ftyp",
+}
+"""How the files that are read begin."""
+MAX_PARTS = 10_000
+"""Chunks or boxes looked at: enough for every real file, and an end for those made to have millions."""
+MAX_PAGE = 65_307
+"""Bytes of the longest page of an Ogg stream (RFC 3533, Sec. 6)."""
+
+
+def recognise(path: Path) -> str:
+    """Return the format of a sound file, one of `KINDS`, by its first bytes and not by its name.
+
+    Raises:
+        ValueError: if it is empty, or none of them.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+    if not head:
+        raise ValueError("the file is empty")
+    for kind, start in KINDS.items():
+        if re.match(start, head, re.DOTALL):
+            return kind
+    raise ValueError(f"its content is not {', '.join(KINDS)}, whatever its name says")
+
+
+def check_complete(path: Path, kind: str) -> None:
+    """Check that a file of this kind is as long as it says, as far as its container tells.
+
+    Raises:
+        ValueError: if it is truncated, or was written without its length (to a pipe).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if kind in ("WAV", "AIFF"):
+            end = _samples_end(file)
+        elif kind == "MP4":
+            end = _last_box_end(file, size)
+        elif kind == "Ogg":
+            end = _last_page_end(file, size)
+        else:
+            return
+    if end > size:
+        raise ValueError(
+            f"truncated: its header declares {end} bytes and there are {size}; repair it with an audio editor, or "
+            "copy it again"
+        )
+
+
+def _samples_end(file: BinaryIO) -> int:
+    """Return where the chunk of samples ends in a RIFF, RF64 or AIFF file, by its own account."""
+    order = file.read(12)[:4]
+    wide = None
+    for _ in range(MAX_PARTS):
+        header = file.read(8)
+        if len(header) < 8:
+            break
+        length = int.from_bytes(header[4:], "big" if order in (b"FORM", b"RIFX") else "little")
+        if header[:4] == b"ds64":
+            sizes = file.read(16)
+            wide = int.from_bytes(sizes[8:], "little")
+            file.seek(-len(sizes), 1)
+        if header[:4] in (b"data", b"SSND"):
+            return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)
+        file.seek(length + length % 2, 1)
+    raise ValueError("truncated: it ends before its samples begin")
+
+
+def _last_box_end(file: BinaryIO, size: int) -> int:
+    """Return where the outermost boxes of an MP4 file end, by their own account."""
+    end = 0
+    for _ in range(MAX_PARTS):
+        file.seek(end)
+        header = file.read(16)
+        if end >= size or len(header) < 8:
+            break
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        # A length of 0 means: to the end of the file. Less than a header is padding or damage, and ends the walk.
+        if length < 8:
+            break
+        end += length
+    return end
+
+
+def _last_page_end(file: BinaryIO, size: int) -> int:
+    """Return where the last page of an Ogg stream ends.
+
+    Raises:
+        ValueError: if that page is not marked as the end of a stream.
+    """
+    file.seek(max(0, size - 2 * MAX_PAGE))
+    tail = file.read()
+    place = tail.rfind(b"OggS")
+    page = tail[place:]
+    if place < 0 or len(page) < 27 or not page[5] & 4:
+        raise ValueError("truncated: its last page is not marked as the end of the stream; encode or copy it again")
+    return size - len(page) + 27 + page[26] + sum(page[27 : 27 + page[26]])

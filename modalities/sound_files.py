@@ -1,0 +1,186 @@
+"""Excerpts of sound files, at any rate asked for: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
+
+Only the excerpt is decoded: every format is sought in, so memory depends on the excerpt and not on the file, and there
+is no limit to a file's length. In WAV, AIFF, FLAC and Ogg an excerpt is exact to the sample. MP3 and AAC come as near
+as their decoders can: a codec that fills noise in at random decodes differently each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalities.representation import LOUDEST
+from modalities.sound_checks import check_complete, recognise
+
+RATES = (1_000, 768_000)
+MAX_CHANNELS = 32
+TOLERANCE = 0.1
+"""Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
+PREROLL = 8192
+"""Frames decoded before an excerpt of an MP4, because a decoder starts with nothing to overlap."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An open sound file: `read(start, count)` gives float32 of shape (count, or fewer at its end, channels)."""
+
+    rate: int
+    channels: int
+    frames: int
+    read: Callable[[int, int], np.ndarray]
+
+
+def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
+    """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
+
+    `place`, from 0 to 1, says where in a longer file: 0 is its beginning, 1 its end. A resampled excerpt is the same,
+    to rounding, as that part of the whole file resampled.
+
+    Raises:
+        ValueError: if the file is empty, no sound, truncated, without samples, of an absurd rate or number of channels,
+            or has samples that are not finite or far beyond full scale.
+    """
+    with open_sound(path) as sound:
+        if not RATES[0] <= sound.rate <= RATES[1]:
+            raise ValueError(
+                f"its header declares {sound.rate} samples per second: from {RATES[0]} to {RATES[1]} are read"
+            )
+        if not 1 <= sound.channels <= MAX_CHANNELS:
+            raise ValueError(f"its header declares {sound.channels} channels: from 1 to {MAX_CHANNELS} are read")
+        if sound.frames <= 0:
+            raise ValueError("it holds no samples")
+        total = max(1, round(sound.frames * rate / sound.rate))
+        count = min(samples, total)
+        excerpt = _resampled(sound, rate, round(place * (total - count)), count)
+    return torch.from_numpy(np.ascontiguousarray(excerpt.T))
+
+
+@contextmanager
+def open_sound(path: Path) -> Iterator[Sound]:
+    """Open a sound file, and close it at the end of the `with`; errors of its decoder become ValueError there.
+
+    Raises:
+        ValueError: if the file is empty, no sound, damaged or truncated.
+    """
+    kind = recognise(path)
+    check_complete(path, kind)
+    opened = _open_mp4(path) if kind == "MP4" else _open_libsndfile(path, kind)
+    with opened as sound:
+        yield sound
+
+
+def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
+    """Return `count` samples at `rate`, from sample `start` of the resampled file on."""
+    import soxr  # type: ignore[import-untyped]
+
+    if rate == sound.rate:
+        return _checked(sound, start, count)
+    # Every `down` frames become `up` samples exactly, so from a whole number of them on, phases are those of the file.
+    up, down = rate // math.gcd(rate, sound.rate), sound.rate // math.gcd(rate, sound.rate)
+    margin = 200 * math.ceil(sound.rate / rate)  # more than the resampling filter reaches
+    block = max(0, start * down // up - margin) // down
+    end = min(sound.frames, -(-(start + count) * down // up) + margin)
+    resampled = soxr.resample(_checked(sound, block * down, end - block * down), sound.rate, rate)
+    return _fill(resampled[start - block * up :][:count], count)
+
+
+def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
+    """Return `count` frames, with silence for a rounding error at the end of the file.
+
+    Raises:
+        ValueError: if there are fewer, or samples that no sound has.
+    """
+    frames = sound.read(start, count)
+    if len(frames) < count - TOLERANCE * sound.rate or not len(frames):
+        raise ValueError(
+            f"truncated: it declares {sound.frames} samples per channel, and decoding ends after {start + len(frames)}"
+        )
+    peak = np.abs(frames).max()
+    if not np.isfinite(peak):
+        raise ValueError("it has samples that are not finite (NaN or infinity)")
+    if peak > LOUDEST:
+        raise ValueError(f"its samples reach {peak:g}, and full scale is 1: divide them by their full scale")
+    return _fill(frames, count)
+
+
+def _fill(frames: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(frames, ((0, count - len(frames)), (0, 0)))
+
+
+@contextmanager
+def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+
+            def read(start: int, count: int) -> np.ndarray:
+                file.seek(start)
+                return file.read(count, dtype="float32", always_2d=True)
+
+            sound = Sound(file.samplerate, file.channels, file.frames, read)
+            if sound.frames > 0:
+                _check_end(sound, kind)
+            yield sound
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"this {kind} file is damaged or of an unknown kind: {error.error_string}") from error
+
+
+def _check_end(sound: Sound, kind: str) -> None:
+    """Check that the last sample can be read.
+
+    Raises:
+        ValueError: if not.
+    """
+    import soundfile
+
+    spare = math.ceil(TOLERANCE * sound.rate) if kind == "MP3" else 0
+    try:
+        complete = len(sound.read(max(0, sound.frames - 1 - spare), 1)) == 1
+    except soundfile.LibsndfileError:
+        complete = False
+    if not complete:
+        raise ValueError(f"truncated: it declares {sound.frames} samples per channel, and the last cannot be read")
+
+
+@contextmanager
+def _open_mp4(path: Path) -> Iterator[Sound]:
+    import av
+
+    try:
+        # The demuxer is fixed, and the file is handed over open: no playlist or link inside can name another.
+        with path.open("rb") as file, av.open(file, "r", format="mov") as container:
+            if not container.streams.audio:
+                raise ValueError("it has no audio stream")
+            stream = container.streams.audio[0]
+            rate, channels, base = stream.rate, stream.channels, stream.time_base
+            if stream.duration is None or not rate or base is None:
+                raise ValueError("it declares neither length nor rate: write it anew, not in fragments")
+
+            def read(start: int, count: int) -> np.ndarray:
+                frames, reached = np.zeros((count, channels), np.float32), 0
+                resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+                container.seek(max(0, math.floor((start - PREROLL) / rate / base)), stream=stream)
+                for packet in container.decode(stream):
+                    for frame in resampler.resample(packet):
+                        if frame.pts is None or frame.time_base is None:
+                            raise ValueError("its frames have no times")
+                        place = round(frame.pts * frame.time_base * rate) - start
+                        first, reached = max(0, place), min(count, place + frame.samples)
+                        if reached > first:
+                            frames[first:reached] = frame.to_ndarray()[:, first - place : reached - place].T
+                    if reached == count:
+                        break
+                return frames[: max(0, reached)]
+
+            yield Sound(rate, channels, round(stream.duration * base * rate), read)
+    except av.FFmpegError as error:
+        raise ValueError(f"this MP4 file is damaged: {error.strerror}") from error

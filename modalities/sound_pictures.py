@@ -1,0 +1,50 @@
+"""Pictures of sounds: spectrograms in decibels, with axes in seconds and hertz."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modalities.representation import Spectrogram, Stft
+
+RANGE_DB = 80.0
+"""Decibels below full scale at which pictures become black."""
+
+
+def plot_spectrograms(sounds: Sequence[Tensor], rate: int, path: Path, columns: int | None = None) -> None:
+    """Draw the power of sounds (channels, samples), averaged over channels, as one PNG; windows last about 32 ms.
+
+    Raises:
+        ValueError: for no sounds, or a path that does not end in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if len(sounds) == 0:
+        raise ValueError(f"a picture needs at least one sound, got none for {path}")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"pictures are written as PNG: {path} should end in .png")
+    columns = columns or math.ceil(math.sqrt(len(sounds)))
+    rows = math.ceil(len(sounds) / columns)
+    figure = Figure(figsize=(2.8 * columns + 0.8, 2.0 * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    window = max(4, 2 ** round(math.log2(0.032 * rate)))
+    spectrogram: Spectrogram = Stft(window=window, hop=window // 4)
+    for place, sound in enumerate(sounds):
+        plot = figure.add_subplot(rows, columns, place + 1)
+        power = spectrogram.transform(sound.detach().to("cpu", torch.float32)).abs().square().mean(dim=0)
+        decibels = 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()
+        extent = (0.0, sound.shape[-1] / rate, 0.0, rate / 2)
+        picture = plot.imshow(
+            decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
+        )
+        plot.set_xlabel("time (s)", fontsize="x-small")
+        plot.set_ylabel("frequency (Hz)", fontsize="x-small")
+        plot.tick_params(labelsize="x-small")
+    figure.colorbar(picture, ax=figure.axes, label="dB of full scale")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=100)
