@@ -209,7 +209,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise ValueError(f"{path}:{reader.line_num}: more values than columns; quote values with commas")
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: no valid CSV: {error}") from error
+            raise ValueError(f"{path}:{reader.reader.line_num}: no valid CSV: {error}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

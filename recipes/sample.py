@@ -6,8 +6,10 @@ seed and its number alone, so 100 samples begin with the 10 that count=10 gives.
     grid.png   all samples in one picture       samples.safetensors   x0 (count, channels, *grid), labels, seeds
     0000.png   each sample as a file            sample.json           how they were made
 
-Errors, each in one message: no run or no checkpoint there, unknown labels, guidance of a run without classes
-or that never left one out, a sampler that cannot follow the run's process.
+A run that learned from text is told what to draw by prompts, and by the same encoder, which its configuration names.
+
+Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text or another
+encoder, guidance of a run without condition or that never left one out, a sampler that cannot follow the run's process.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.text import TextEncoder
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
@@ -33,7 +37,7 @@ from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import load_statistics
+from recipes.engine.data import check_encoder, load_statistics
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
@@ -56,9 +60,11 @@ def sample(config: Config) -> Path:
     run_config, facts = configuration.read(settings.run_dir / "config.yaml"), record.read_facts(settings.run_dir)
     modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     classes = None if facts["classes"] is None else tuple(facts["classes"])
-    labels = chosen_labels(settings.labels, classes, settings.count)
-    if settings.guidance.scale != 1.0 and labels is None:
-        raise RecipeError("guidance.scale needs labels, and here there are none: leave it at 1")
+    text = facts.get("text")
+    prompts = chosen_prompts(settings, text is not None)
+    labels = chosen_labels(settings.labels, classes, settings.count, text is not None)
+    if settings.guidance.scale != 1.0 and labels is None and prompts is None:
+        raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
     if settings.guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
         raise RecipeError(
             "guidance.scale needs a network that also knows no class, and this run was trained with "
@@ -68,8 +74,13 @@ def sample(config: Config) -> Path:
     if state is None:
         raise RecipeError(f"{settings.run_dir} has no checkpoint yet: train first")
 
+    condition = None if labels is None else torch.tensor(labels)
+    if prompts is not None and text is not None:
+        condition = embed(prompts, settings, run_config["text"], text, builder, runtime)
+
     # The model.
-    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes)
+    context = None if text is None else text["width"]
+    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes, context)
     network = assembly.network()
     load_module(network, weights(state, settings.weights), settings.weights)
     network.eval().requires_grad_(False).to(runtime.device)
@@ -83,10 +94,10 @@ def sample(config: Config) -> Path:
     shape = (modality.channels, *modality.grid().shape)
     with Display("sampling", settings.count) as display:
         x0 = generate(
-            denoiser, sampler, shape, settings.steps, seeds, labels, runtime, settings.guidance,
+            denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, display.update,
         )  # fmt: skip
-        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples)
+        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts)
         media = [modality.decode(each) for each in x0]
         modality.save_grid(media, out / "grid.png")
         ending = modality.suffixes[0]
@@ -96,7 +107,8 @@ def sample(config: Config) -> Path:
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
         safetensors.torch.save_file(tensors, out / "samples.safetensors")
-        made = {"samples_seen": state.samples, "settings": config, "classes": classes, "versions": record.versions()}
+        made = {"samples_seen": state.samples, "settings": config, "classes": classes, "prompts": prompts}
+        made["versions"] = record.versions()
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
     return out
@@ -110,8 +122,51 @@ def weights(state: State, which: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in averages if name.startswith("module.")}
 
 
+def embed(
+    prompts: Sequence[str], settings: SampleSettings, text: Group, told: Mapping[str, Any], builder: Builder,
+    runtime: Runtime,
+) -> Tensor:  # fmt: skip
+    """Return the embeddings of prompts by the encoder that the run learned from.
+
+    Raises:
+        RecipeError: if it cannot be loaded, or is another one now.
+    """
+    # What a run from elsewhere names is read and not written: its cache folder is not used.
+    node = {**text, "cache": None, "device": str(runtime.device)}
+    if settings.text_model is not None:
+        node |= {"name": settings.text_model, "revision": None}
+    encoder = builder.build(node, TextEncoder, "text")
+    check_encoder(encoder, told, settings.run_dir)
+    return encoder(prompts)
+
+
+def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
+    """Return a prompt for each sample, taking those given in turn; None to draw without text.
+
+    Raises:
+        RecipeError: for prompts of a run that learned no text, two sources of them, or an unreadable or empty one.
+    """
+    if settings.prompts is None and settings.prompts_file is None:
+        return None
+    if not learned:
+        raise RecipeError("prompts: this run learned no text; leave them out, or train with text=encoder")
+    if settings.prompts is not None and settings.prompts_file is not None:
+        raise RecipeError("prompts and prompts_file are two sources of the same: leave out one")
+    if settings.prompts_file is not None:
+        try:
+            lines = settings.prompts_file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"prompts_file: cannot read {settings.prompts_file}: {error}") from error
+        prompts = [line.strip() for line in lines if line.strip()]
+    else:
+        prompts = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())
+    if not prompts:
+        raise RecipeError("prompts is empty: give at least one, or leave it null to draw without text")
+    return [prompts[slot % len(prompts)] for slot in range(settings.count)]
+
+
 def chosen_labels(
-    wanted: str | int | Sequence[str | int] | None, classes: Sequence[str] | None, count: int
+    wanted: str | int | Sequence[str | int] | None, classes: Sequence[str] | None, count: int, text: bool = False
 ) -> list[int] | None:
     """Return a class number for each sample, taking the wanted classes in turn; None to draw without classes.
 
@@ -121,7 +176,8 @@ def chosen_labels(
     if wanted is None or (classes is None and wanted == "all"):
         return None
     if classes is None:
-        raise RecipeError(f"labels={wanted}: this run was trained without classes; leave out labels")
+        other = "on text: give prompts" if text else "without classes: leave out labels"
+        raise RecipeError(f"labels={wanted}: this run was trained {other}")
     if wanted == "all":
         numbers = list(range(len(classes)))
     else:
@@ -144,10 +200,13 @@ def _label_numbers(entry: str, classes: Sequence[str]) -> list[int]:
     return list(range(first, last + 1))
 
 
-def folder_name(config: Config, samples: int) -> str:
+def folder_name(config: Config, samples: int, prompts: Sequence[str] | None) -> str:
     """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
     sampler: Group = config["sampler"]
-    relevant = {key: value for key, value in config.items() if key not in ("run_dir", "out", "batch", "allow_targets")}
+    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model")
+    relevant = {key: value for key, value in config.items() if key not in idle}
+    if prompts is not None:
+        relevant["prompts"] = list(prompts)
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     name = str(sampler["_target_"]).rsplit(".", 1)[-1].lower()
     return f"{samples:012d}_{name}_{config['steps']}_seed{config['seed']}_{digest}"

@@ -5,8 +5,8 @@ process, network and denoiser; go on from the newest checkpoint if there is one;
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
 a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
-metrics. Features: gradient accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, class
-conditions with dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
+metrics. Features: gradient accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, classes
+or text as condition with dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
@@ -20,9 +20,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from modalities.base import Dataset, Modality
+from modalities.captions import Captioned
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
@@ -31,7 +33,17 @@ from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import check_guidance, hold_out, learned_classes, load_statistics, measure, process_notes
+from recipes.engine.data import (
+    check_encoder,
+    check_guidance,
+    hold_out,
+    learned_classes,
+    load_statistics,
+    measure,
+    process_notes,
+    text_encoder,
+    with_embeddings,
+)
 from recipes.engine.errors import Interrupted
 from recipes.engine.files import held
 from recipes.engine.generate import generate
@@ -76,12 +88,25 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     if state is not None:
         record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)
-    classes = learned_classes(dataset, settings.training.conditional)
-    check_guidance(settings.guidance, settings.training, classes)
+    encoder = text_encoder(settings.text, settings.training.conditional, builder, runtime.device)
+    classes = None if encoder is not None else learned_classes(dataset, settings.training.conditional)
+    conditional = classes is not None or encoder is not None
+    check_guidance(settings.guidance, settings.training, conditional)
+    captioned = None if encoder is None else [with_embeddings(part, encoder) for part in (training, held_out)]
     statistics = measure(training, settings) if state is None else load_statistics(run_dir)
+    slots, shown, text = range(settings.sampling.count), None, None
+    if encoder is not None and captioned is not None:
+        training, held_out = captioned
+        captions = [captioned[1].caption(slot % len(held_out)) or "" for slot in slots]
+        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": captions}
+        check_encoder(encoder, None if state is None else record.read_facts(run_dir).get("text"), run_dir)
+        shown = encoder(captions)
+    elif classes is not None:
+        shown = torch.tensor([slot % len(classes) for slot in slots])
 
     # Model.
-    assembly = Assembly(config, builder, modality, statistics, classes)
+    context = None if encoder is None else encoder.width
+    assembly = Assembly(config, builder, modality, statistics, classes, context)
     process = assembly.process().to(runtime.device)
     network = assembly.network().to(runtime.device)
     denoiser = assembly.denoiser(runtime.compiled(network), process)
@@ -95,20 +120,18 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         """Measure the averaged weights on held-out data."""
         values = validate(
             averaged, held_out, statistics, settings.validation, settings.loss, runtime, seed,
-            classes is not None, settings.training.batch,
+            conditional, settings.training.batch,
         )  # fmt: skip
         tracker.metrics(learner.samples, "validation", values)
         display.say(f"{learner.samples:,} samples seen: validation loss {values['loss']:.4f}")
 
     def draw() -> None:
         """Save a picture of samples from the averaged weights, always from the same seeds."""
-        slots = range(settings.sampling.count)
-        labels = None if classes is None else [slot % len(classes) for slot in slots]
         path = run_dir / "samples" / f"{learner.samples:012d}.png"
         try:
             x0 = generate(
                 averaged, sampler, (modality.channels, *modality.grid().shape), settings.sampling.steps,
-                derive_many(seed, "sample", 0, slots), labels, runtime, settings.guidance,
+                derive_many(seed, "sample", 0, slots), shown, runtime, settings.guidance,
                 settings.sampling.spacing,
             )  # fmt: skip
         except ValueError as error:  # a picture is not worth a training: early weights may well sample to infinity
@@ -130,7 +153,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
         record.write_run(run_dir, config, statistics)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        facts = {"classes": classes, "parameters": parameters, "data": record.data_facts(dataset)}
+        facts = {"classes": classes, "text": text, "parameters": parameters, "data": record.data_facts(dataset)}
         record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
             closing(Tracker(run_dir, settings.tracking, config, position, learner.samples)) as tracker,
@@ -177,6 +200,8 @@ def introduction(
     again = f"continuing after {samples:,} samples; " if samples else ""
     names = training.classes
     told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    if isinstance(training, Captioned):
+        told = f" with captions, read by {training.encoder.name}"
     return (
         f"{again}{len(training):,} examples{told} ({len(held_out):,} more held out, statistics of {measured:,}), "
         f"{parameters:,} parameters, on {runtime.describe()}"

@@ -1,18 +1,22 @@
 """Networks for grids of any number of dimensions, and what they are made of.
 
 A network is any `nn.Module` called as `network(x, log_snr, condition)`, with x (batch, channels, *grid), log_snr
-(batch,) and condition `None` or labels (batch,), that returns a tensor like x or an object with one as `.sample`.
+(batch,) and condition `None`, labels (batch,) or text embeddings (batch, tokens, context), that returns a tensor like x
+or an object with one as `.sample`.
 """
 
 from multisagd.networks.attention import SelfAttention, attend, rotary_positions, rotate
 from multisagd.networks.embedding import Conditioning, NoiseLevelFeatures
+from multisagd.networks.text import CrossAttention, TextInput
 from multisagd.networks.transformer import Transformer
 from multisagd.networks.unet import UNet
 
 __all__ = [
     "Conditioning",
+    "CrossAttention",
     "NoiseLevelFeatures",
     "SelfAttention",
+    "TextInput",
     "Transformer",
     "UNet",
     "attend",

@@ -20,8 +20,12 @@ _reported: set[str] = set()
 _imported: dict[str, Any] = {}
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", strict: bool = False) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", strict: bool = False, mask: Tensor | None = None
+) -> Tensor:
     """Softmax attention, `softmax(q kᵀ / √features) v`, with (batch, tokens, heads, features) in and out.
+
+    `mask`, bool (batch, keys), is true for the keys to attend to; at least one of each datum. It takes "sdpa".
 
     The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA; elsewhere, where it is not
     installed, or for inputs that none of its kernels takes, "sdpa" computes the same instead, and one line in the log
@@ -32,7 +36,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", str
         ValueError: for an unknown backend.
     """
     check_backend(backend, strict)
-    if backend == "xformers":
+    if backend == "xformers" and mask is None:
         if query.device.type != "cuda":
             _fall_back(f"xformers has no attention for {query.device.type} tensors", strict)
         elif (kernels := _xformers()) is not None:
@@ -42,7 +46,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", str
                 shape = f"{query.dtype} with {query.shape[-1]} features per head"
                 _fall_back(f"xformers has no attention for {shape} on this device", strict)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    allowed = None if mask is None else mask[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, allowed).transpose(1, 2)
 
 
 def check_backend(backend: str, strict: bool = False) -> None:
@@ -154,12 +159,13 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Let every token attend to all; `rotary_positions` let it know how far away they are."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        query, key = _normalize(query, self.query_gain), _normalize(key, self.key_gain)
+        query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
         if positions is not None:
             query, key = rotate(query, positions), rotate(key, positions)
         return self.out(attend(query, key, value, self.backend, self.strict).flatten(2))
 
 
-def _normalize(x: Tensor, gain: Tensor) -> Tensor:
+def normalize(x: Tensor, gain: Tensor) -> Tensor:
+    """Divide the last dimension by its root mean square and multiply it by a gain per feature."""
     # Under autocast the features are half precision and the gain is not; only one dtype takes the fused kernel.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)

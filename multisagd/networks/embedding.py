@@ -73,7 +73,10 @@ class Conditioning(nn.Module):
         embedding = self.mlp(self.features(log_snr).to(self.mlp[0].weight.dtype))
         if self.labels is None or self.classes is None:
             if condition is not None:
-                raise ValueError("this network has no classes but was given a condition: build it with classes=N")
+                raise ValueError(
+                    "this network learns no condition but was given one: "
+                    "build it with classes=N, or context=WIDTH for text"
+                )
             return embedding
         if condition is None:
             condition = torch.full(log_snr.shape, self.classes, device=log_snr.device)

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from multisagd.networks.attention import SelfAttention, rotary_positions
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import check_input, crop, pad_to_multiple, zero
+from multisagd.networks.text import CrossAttention, Text, text_input
 
 
 class Transformer(nn.Module):
     """Diffusion transformer (DiT, 2212.09748) with axial rotary positions, normalised queries and keys, and SwiGLU.
 
     Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
-    labels (batch,), where the label `classes` means no class; it returns (batch, out_channels, *grid) in the dtype of
-    x. Grids may have any size: they are padded to whole patches and cropped back. Positions are relative, so a network
-    runs on sizes that it was not trained on. The output of an untrained network is exactly 0.
+    labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
+    of zeros is no token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are
+    padded to whole patches and cropped back. Positions are relative, so a network runs on sizes that it was not trained
+    on. The output of an untrained network is exactly 0.
 
     A patch of samples makes one token, and the cost of attention grows with the square of the number of tokens.
     `Transformer(channels=3, dimensions=2)` has 32,405,388 parameters, and
@@ -32,13 +34,14 @@ class Transformer(nn.Module):
         width: features of a token.
         depth: blocks of attention and MLP.
         heads: attention heads; they must divide the width, and leave each at least two features per axis.
-        classes: number of classes, or `None` for a network without condition.
+        classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature at the end of each branch.
         attention: attention backend, "sdpa" or "xformers".
         strict: raise, rather than fall back to "sdpa", where the backend cannot serve.
         rotary_base: the slowest positions turn by 1 / base radians per token: 100 suits axes of up to a few hundred
             tokens, 10,000 axes of many thousands, such as raw audio.
         out_channels: channels of the output; `channels` by default.
+        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
         ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
@@ -59,6 +62,7 @@ class Transformer(nn.Module):
         strict: bool = False,
         rotary_base: float = 100.0,
         out_channels: int | None = None,
+        context: int | None = None,
     ) -> None:
         super().__init__()
         if min(channels, width, depth, heads) < 1:
@@ -72,8 +76,9 @@ class Transformer(nn.Module):
         self.head_width, self.rotary_base = width // heads, rotary_base
         samples = math.prod(self.patch)
         self.conditioning = Conditioning(width, classes)
+        self.text = text_input(context, classes, width)
         self.embed = nn.Linear(channels * samples, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention, strict) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention, strict, context) for _ in range(depth))
         self.head_modulation = zero(nn.Linear(width, 2 * width))
         self.head = zero(nn.Linear(width, self.out_channels * samples))
         rotary_positions(
@@ -83,13 +88,15 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
         check_input(x, self.channels, self.dimensions)
-        embedding = F.silu(self.conditioning(log_snr, condition))
+        embedding = self.conditioning(log_snr, condition if self.text is None else None)
+        text = None if self.text is None else self.text(condition, len(x))
+        embedding = F.silu(embedding if text is None else embedding + text.summary)
         padded = pad_to_multiple(x.to(self.head.weight.dtype), self.patch)
         counts = [size // step for size, step in zip(padded.shape[2:], self.patch, strict=True)]
         positions = rotary_positions(counts, self.head_width, self.rotary_base, x.device)
         tokens = self.embed(patchify(padded, self.patch))
         for block in self.blocks:
-            tokens = block(tokens, embedding, positions)
+            tokens = block(tokens, embedding, positions, text)
         scale, shift = self.head_modulation(embedding)[:, None].chunk(2, dim=-1)
         tokens = self.head(modulate(tokens, scale, shift))
         return crop(unpatchify(tokens, counts, self.patch), x.shape[2:]).to(x.dtype)
@@ -99,24 +106,33 @@ class Block(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
 
     All modulations start at zero (adaLN-Zero, 2212.09748, section 3.2), gates included, so at first the block hands on
-    its input. The MLP is SwiGLU (2002.05202) with as many parameters as a plain one of four times the width.
+    its input. The MLP is SwiGLU (2002.05202) with as many parameters as a plain one of four times the width. With a
+    `context`, the width of text embeddings, attention to the text stands between the two (as in PixArt-α, 2310.00426).
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, attention: str, strict: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float, attention: str, strict: bool, context: int | None = None
+    ) -> None:
         super().__init__()
         hidden = 8 * math.ceil(width / 3)
         self.modulation = zero(nn.Linear(width, 6 * width))
         self.attention = SelfAttention(width, heads, attention, strict)
+        self.text_attention = None if context is None else CrossAttention(width, context, heads)
         self.widen = nn.Linear(width, 2 * hidden)
         self.narrow = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, embedding: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the tokens after attention and MLP, given the embedding and the tokens' positions."""
+    def forward(
+        self, tokens: Tensor, embedding: Tensor, positions: tuple[Tensor, Tensor], text: Text | None = None
+    ) -> Tensor:
+        """Return the tokens after attention and MLP, given the embedding, the tokens' positions and a text."""
         modulation = self.modulation(embedding)[:, None]
         scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = modulation.chunk(6, dim=-1)
         attended = self.attention(modulate(tokens, scale, shift), positions)
         tokens = tokens + gate * self.dropout(attended)
+        if self.text_attention is not None and text is not None:
+            read = self.text_attention(F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6), text)
+            tokens = tokens + self.dropout(read)
         value, switch = self.widen(modulate(tokens, mlp_scale, mlp_shift)).chunk(2, dim=-1)
         return tokens + mlp_gate * self.dropout(self.narrow(value * F.silu(switch)))
 

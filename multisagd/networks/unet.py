@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from multisagd.networks.attention import SelfAttention
 from multisagd.networks.embedding import Conditioning
 from multisagd.networks.layers import CONVOLUTIONS, channels_last, check_input, crop, group_norm, pad_to_multiple, zero
+from multisagd.networks.text import CrossAttention, Text, text_input
 
 
 class UNet(nn.Module):
     """U-Net in the line of ADM (2105.05233), EDM (2206.00364) and simple diffusion (2301.11093).
 
     Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
-    labels (batch,), where the label `classes` means no class; it returns (batch, out_channels, *grid) in the dtype of
-    x. Grids may have any size: they are padded to the network's stride, 2 to the power of (levels - 1), and cropped
-    back. The output of an untrained network is exactly 0.
+    labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
+    of zeros is no token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are
+    padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an untrained network
+    is exactly 0.
 
     A level has `blocks` residual blocks on its way down and as many on its way up, and `width * multiplier` channels.
     Levels change at the coarser of the two resolutions, where convolutions are cheap. With the default width,
@@ -36,11 +38,12 @@ class UNet(nn.Module):
         attention_levels: levels with self-attention, 0 the finest; the coarsest by default. Its cost grows with the
             square of the number of samples at that level. `()` gives a purely convolutional network.
         heads: attention heads; they must divide the channels of every level with attention.
-        classes: number of classes, or `None` for a network without condition.
+        classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature inside residual blocks.
         attention: attention backend, "sdpa" or "xformers".
         strict: raise, rather than fall back to "sdpa", where the backend cannot serve.
         out_channels: channels of the output; `channels` by default.
+        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
         ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
@@ -61,6 +64,7 @@ class UNet(nn.Module):
         attention: str = "sdpa",
         strict: bool = False,
         out_channels: int | None = None,
+        context: int | None = None,
     ) -> None:
         super().__init__()
         if dimensions not in CONVOLUTIONS:
@@ -76,12 +80,14 @@ class UNet(nn.Module):
             raise ValueError(f"attention_levels must lie in 0 to {coarsest}, got {sorted(attentive)}")
         self.channels, self.dimensions, self.stride = channels, dimensions, 2**coarsest
         self.conditioning = Conditioning(4 * width, classes)
+        self.text = text_input(context, classes, 4 * width)
 
         def stage(level: int, count: int) -> Stage:
             size = width * multipliers[level]
             heads_here = heads if level in attentive else 0
             return Stage(
-                Block(dimensions, size, 4 * width, dropout, heads_here, attention, strict) for _ in range(count)
+                Block(dimensions, size, 4 * width, dropout, heads_here, attention, strict, context)
+                for _ in range(count)
             )
 
         convolution = CONVOLUTIONS[dimensions]
@@ -99,38 +105,41 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
         check_input(x, self.channels, self.dimensions)
-        embedding = F.silu(self.conditioning(log_snr, condition))
+        embedding = self.conditioning(log_snr, condition if self.text is None else None)
+        text = None if self.text is None else self.text(condition, len(x))
+        embedding = F.silu(embedding if text is None else embedding + text.summary)
         padded = pad_to_multiple(x.to(self.head.weight.dtype), (self.stride,) * self.dimensions)
         hidden = self.stem(channels_last(padded))
         skips = []
         for stage, coarsen in zip(self.down, self.coarsen, strict=True):
-            hidden = stage(hidden, embedding)
+            hidden = stage(hidden, embedding, text)
             skips.append(hidden)
             hidden = coarsen(hidden)
-        hidden = self.bottom(hidden, embedding)
+        hidden = self.bottom(hidden, embedding, text)
         for stage, refine, skip in reversed(list(zip(self.up, self.refine, self.skip, strict=True))):
             # The sum of two 1x1 convolutions is one over the concatenated features, but what comes from below is
             # convolved before it is enlarged, where there are 2^dimensions times fewer samples.
             hidden = skip(skips.pop()) + F.interpolate(refine(hidden), scale_factor=2.0, mode="nearest")
-            hidden = stage(hidden, embedding)
+            hidden = stage(hidden, embedding, text)
         return crop(self.head(F.silu(self.head_norm(hidden))), x.shape[2:]).to(x.dtype)
 
 
 class Stage(nn.ModuleList):
-    """Blocks one after the other, all with the same embedding."""
+    """Blocks one after the other, all with the same embedding and text."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, text: Text | None = None) -> Tensor:
         """Return the output of the last block."""
         for block in self:
-            x = block(x, embedding)
+            x = block(x, embedding, text)
         return x
 
 
 class Block(nn.Module):
     """Residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
 
-    Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). Both branches end in
-    zeros, so that at first the block hands on its input.
+    Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). With a `context`, the
+    width of text embeddings, attention to the text follows. All branches end in zeros, so that at first the block hands
+    on its input.
     """
 
     def __init__(
@@ -142,6 +151,7 @@ class Block(nn.Module):
         heads: int,
         attention: str,
         strict: bool,
+        context: int | None = None,
     ) -> None:
         super().__init__()
         convolution = CONVOLUTIONS[dimensions]
@@ -156,9 +166,13 @@ class Block(nn.Module):
             self.attention_norm = group_norm(channels)
             self.attention = SelfAttention(channels, heads, attention, strict)
             zero(self.attention.out)
+        self.text_attention = None
+        if heads and context is not None:
+            self.text_norm = group_norm(channels)
+            self.text_attention = CrossAttention(channels, context, heads)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return the block's output for features of a grid and an embedding of noise level and class."""
+    def forward(self, x: Tensor, embedding: Tensor, text: Text | None = None) -> Tensor:
+        """Return the block's output for features of a grid, an embedding of noise level and condition, and a text."""
         scale, shift = self.modulation(embedding)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
         hidden = self.modulated_norm(self.conv(F.silu(self.norm(x))))
         hidden = F.silu(torch.addcmul(shift, hidden, 1 + scale))
@@ -166,4 +180,7 @@ class Block(nn.Module):
         if self.attention is not None:
             tokens = self.attention_norm(x).flatten(2).transpose(1, 2)
             x = x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        if self.text_attention is not None and text is not None:
+            tokens = self.text_norm(x).flatten(2).transpose(1, 2)
+            x = x + self.text_attention(tokens, text).transpose(1, 2).reshape(x.shape)
         return x

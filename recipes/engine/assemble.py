@@ -30,13 +30,14 @@ class DataPower(Spectrum):
 
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of one run; `classes` are the names of the labels that the network learns, if any."""
+    """Builds the parts of one run; the network learns `classes`, or text embeddings of width `context`, or neither."""
 
     config: Config
     builder: Builder
     modality: Modality
     statistics: DataStatistics
     classes: tuple[str, ...] | None
+    context: int | None = None
 
     def process(self) -> Process:
         """Return the forward process: schedule, and spectrum on the modality's grid.
@@ -59,6 +60,7 @@ class Assembly:
             "channels": self.modality.channels,
             "dimensions": self.modality.grid().dimensions,
             "classes": None if self.classes is None else len(self.classes),
+            "context": self.context,
         }
         return self.builder.build(self.config["network"], nn.Module, "network", **facts)
 

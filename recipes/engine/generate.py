@@ -22,7 +22,7 @@ def generate(
     shape: Sequence[int],
     steps: int,
     seeds: Sequence[int],
-    labels: Sequence[int] | None,
+    condition: Tensor | None,
     runtime: Runtime,
     guidance: Guidance | None = None,
     spacing: Spacing = "time",
@@ -31,23 +31,24 @@ def generate(
 ) -> Tensor:
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
-    `labels` are class numbers, one per seed, or None. `report` hears the number of samples done so far.
+    `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
+    None draws without one. `report` hears the number of samples done so far.
 
     Raises:
-        ValueError: if there is not one label per seed.
+        ValueError: if there is not one condition per seed.
     """
-    if labels is not None and len(labels) != len(seeds):
-        raise ValueError(f"{len(seeds)} samples need as many labels, got {len(labels)}")
+    if condition is not None and len(condition) != len(seeds):
+        raise ValueError(f"{len(seeds)} samples need as many conditions, got {len(condition)}")
     guided: AnyDenoiser = denoiser
-    if guidance is not None and guidance.scale != 1.0 and labels is not None:
+    if guidance is not None and guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, guidance.scale, guidance.interval)
     parts = []
     for start in range(0, len(seeds), batch):
         chosen = seeds[start : start + batch]
-        condition = None if labels is None else runtime.put(torch.tensor(labels[start : start + batch]))
+        told = None if condition is None else runtime.put(condition[start : start + batch])
         with runtime.autocast():
             x0 = sample(
-                guided, sampler, shape=(len(chosen), *shape), steps=steps, seeds=chosen, condition=condition,
+                guided, sampler, shape=(len(chosen), *shape), steps=steps, seeds=chosen, condition=told,
                 spacing=spacing,
             )  # fmt: skip
         parts.append(x0.float().cpu())

@@ -27,6 +27,8 @@ from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
 class Learner:
     """The network, its average and its optimiser; `null_label` stands for "no class", None for no classes at all.
 
+    Batches with text embeddings are learned with these, whatever their labels.
+
     `denoiser` may hold a compiled form of `network`; they share their weights.
     """
 
@@ -91,7 +93,7 @@ class Learner:
         put, loss = self.runtime.put, self.settings.loss
         mask = None if part.mask is None else put(part.mask)
         noise_seeds = derive_many(self.settings.seed, "noise", number, slots)
-        condition = self._condition(part.labels, number, slots)
+        condition = self._condition(part, number, slots)
         with self.runtime.autocast():
             losses = self.denoiser.loss(
                 put(part.x0), t, noise_seeds, condition=condition, mask=mask,
@@ -99,14 +101,16 @@ class Learner:
             )  # fmt: skip
         return losses.sum()
 
-    def _condition(self, labels: Tensor | None, number: int, slots: range) -> Tensor | None:
-        """Return labels of which a share is left out at random, as classifier-free guidance needs."""
-        if labels is None or self.null_label is None:
-            return None
+    def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
+        """Return texts or labels of which a share is left out at random, as classifier-free guidance needs."""
         share = self.settings.training.condition_dropout
         drawn = [draw / 2**32 for draw in derive_many(self.settings.seed, "condition", number, slots)]
         dropped = torch.tensor([value < share for value in drawn])
-        return self.runtime.put(labels.masked_fill(dropped, self.null_label))
+        if part.embeddings is not None:
+            return self.runtime.put(part.embeddings.masked_fill(dropped[:, None, None], 0.0))
+        if part.labels is None or self.null_label is None:
+            return None
+        return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
 
     def _set_learning_rate(self) -> None:
         wishes = self.settings.training

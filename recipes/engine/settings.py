@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,6 +134,7 @@ class TrainSettings:
     denoiser: Group
     network: Group
     sampler: Group
+    text: Group = field(default_factory=dict)  # runs from before there was text have none
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -152,6 +153,9 @@ class SampleSettings:
     spacing: Spacing
     batch: int
     labels: str | int | tuple[str | int, ...] | None
+    prompts: str | tuple[str, ...] | None
+    prompts_file: Path | None
+    text_model: str | None
     weights: Literal["ema", "network"]
     guidance: Guidance
     allow_targets: tuple[str, ...]

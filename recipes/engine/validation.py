@@ -99,6 +99,6 @@ def _read(dataset: Dataset, items: range) -> Batch:
 
 
 def _put(batch: Batch, runtime: Runtime, conditional: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    labels = batch.labels if conditional else None
-    moved = [None if tensor is None else runtime.put(tensor) for tensor in (labels, batch.mask)]
+    condition = batch.embeddings if batch.embeddings is not None else batch.labels
+    moved = [None if each is None else runtime.put(each) for each in (condition if conditional else None, batch.mask)]
     return runtime.put(batch.x0), moved[0], moved[1]

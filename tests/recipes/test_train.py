@@ -360,13 +360,17 @@ def test_guidance_that_cannot_work_is_refused(tmp_path: Path) -> None:
 def test_a_share_of_the_labels_is_left_out() -> None:
     learner = Learning(1).learner
     labels = torch.zeros(2000, dtype=torch.int64)
-    condition = learner._condition(labels, 3, range(2000))
+    condition = learner._condition(Batch(torch.zeros(2000), labels), 3, range(2000))
     assert condition is not None
     share = (condition == 10).double().mean()
     assert abs(float(share) - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
-    part = learner._condition(labels[:10], 3, range(100, 110))
+    part = learner._condition(Batch(torch.zeros(10), labels[:10]), 3, range(100, 110))
     assert part is not None
     assert torch.equal(part, condition[100:110])
+    texts = torch.ones(2000, 3, 4)
+    embeddings = learner._condition(Batch(torch.zeros(2000), labels, embeddings=texts), 3, range(2000))
+    assert embeddings is not None
+    assert torch.equal(embeddings.any(-1), (condition != 10)[:, None].expand(2000, 3))
 
 
 def test_bfloat16_trains(tmp_path: Path) -> None:

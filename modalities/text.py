@@ -1,0 +1,175 @@
+"""Texts to embeddings, by any text encoder of the transformers library, kept on disk so that each is computed once.
+
+Models are loaded from safetensors files only, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+REMEMBERED = 512
+"""Texts whose embeddings stay in memory: some 600 MB of the largest encoders' output, and next to nothing otherwise."""
+
+
+class TextEncoder:
+    """A text encoder: `encoder(texts)` is (batch, tokens, width) float32, in which a row of zeros is no token.
+
+    It gives the last hidden states of its tokens, those included that the tokenizer puts before and after a text. Of
+    encoder-decoders (T5) it takes the encoder, and of pairs (CLIP) the side that reads text. Texts are encoded one by
+    one, so that an embedding does not depend on what else is in a batch. An empty text has no token.
+
+    `name` is a hub id or a local folder. `cache` is a folder that keeps embeddings, one safetensors file per text,
+    named by a hash of the model's weights and the text's tokens and spread over 256 folders; a damaged file is made
+    anew. Texts are cut to `max_tokens`. Several threads may call it.
+
+    Raises:
+        ValueError: if transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is
+            below 1 or beyond what the model was made for.
+        OSError: if the cache folder cannot be created.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        max_tokens: int = 77,
+        cache: Path | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.name, self.max_tokens = name, max_tokens
+        self._tokenizer, self._model = _load(name, revision)
+        longest = getattr(self._model.config, "max_position_embeddings", None) or max_tokens
+        if not 1 <= max_tokens <= longest:
+            raise ValueError(f"max_tokens={max_tokens} of {name} should be from 1 to {longest}")
+        self._model.to(device or "cpu")
+        self.fingerprint = _fingerprint(self._model)
+        self.cache = None if cache is None else cache / self.fingerprint
+        if self.cache is not None:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._embedding = lru_cache(REMEMBERED)(self._find)
+
+    @property
+    def width(self) -> int:
+        """Features of an embedding."""
+        return int(self._model.config.hidden_size)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of several texts, padded with zeros to the longest, on the CPU."""
+        found = [self._embedding(text.strip()) for text in texts]
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+    def _find(self, text: str) -> Tensor:
+        if not text:
+            return torch.zeros(0, self.width)
+        with self._lock:  # a tokenizer changes its state when it truncates
+            tokens: list[int] = self._tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        if self.cache is None:
+            return self._compute(tokens)
+        # Named by tokens, not by the text: so it holds whatever tokenizer and max_tokens made them.
+        name = hashlib.sha256(repr(tokens).encode()).hexdigest()
+        path = self.cache / name[:2] / f"{name}.safetensors"
+        embedding = _read(path, (len(tokens), self.width))
+        if embedding is None:
+            embedding = self._compute(tokens)
+            _write(path, embedding)
+        return embedding
+
+    @torch.no_grad()
+    def _compute(self, tokens: list[int]) -> Tensor:
+        ids = torch.tensor([tokens], device=self._model.device)
+        with self._lock:
+            states: Tensor = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return states[0].float().cpu()
+
+
+def _load(name: str, revision: str | None) -> tuple[Any, Any]:
+    """Return tokenizer and encoder, float32 and in evaluation mode."""
+    try:
+        import transformers  # takes seconds
+    except ImportError as error:
+        raise ValueError('text needs the transformers library: pip install "multisagd[text]"') from error
+    options = {"revision": revision, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        config = getattr(config, "text_config", config)
+        known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+        kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+        with _quiet(), torch.random.fork_rng(devices=()):  # torch's generator draws weights that a file lacks
+            model, facts = kind.from_pretrained(
+                name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot load the text encoder {name!r} ({reason}): name a model of the Hugging Face hub, or a local "
+            "folder with config.json, tokenizer files and weights as safetensors"
+        ) from error
+    # A pooler makes one vector of a text, which is not used here and which many files leave out.
+    missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ValueError(f"the weights of the text encoder {name!r} are not all there: {', '.join(missing[:3])}, …")
+    encoder = model.get_encoder() if model.config.is_encoder_decoder and not known else model
+    return tokenizer, encoder.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from listing the weights that a file holds beyond the encoder's, which are no fault."""
+    speaker = logging.getLogger("transformers")
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        speaker.setLevel(level)
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """Hash the names and shapes of a model's weights and up to 1,000 values of each, evenly spaced."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.flatten()
+        chosen = flat[:: max(1, flat.numel() // 1000)].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + chosen.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """Return a kept embedding, None if there is none or it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            embedding: Tensor = file.get_tensor("embedding")
+            sound = (file.metadata() or {}).get("sha256") == _checksum(embedding)
+    except (OSError, SafetensorError):
+        return None
+    return embedding if sound and embedding.shape == shape else None
+
+
+def _write(path: Path, embedding: Tensor) -> None:
+    """Keep an embedding, renamed into place: other threads and runs may read the same folder."""
+    path.parent.mkdir(exist_ok=True)
+    data = save({"embedding": embedding.contiguous()}, {"sha256": _checksum(embedding)})
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(partial).replace(path)
+
+
+def _checksum(embedding: Tensor) -> str:
+    return hashlib.sha256(embedding.numpy().tobytes()).hexdigest()

@@ -1,0 +1,109 @@
+"""What a network reads of a text: the tokens that a text encoder made, in every block of attention and in sum.
+
+A condition on text is a float tensor (batch, tokens, context) in which a row of zeros is no token. So texts of
+different lengths share a batch, and how far they are padded changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multisagd.networks.attention import attend, normalize
+from multisagd.networks.layers import zero
+
+
+class Text(NamedTuple):
+    """Tokens (batch, tokens, context), which of them are any (batch, tokens), and what they say together."""
+
+    tokens: Tensor
+    valid: Tensor
+    summary: Tensor
+
+
+class TextInput(nn.Module):
+    """Text embeddings to what a network reads: normalised tokens, and the projection of their mean (batch, width).
+
+    A text without any token, or no condition at all, is one learned token, which stands for "no text". So one network
+    serves both sides of classifier-free guidance (2207.12598). Tokens are normalised one by one, because the scale of
+    embeddings differs a hundredfold among text encoders. Their mean joins the noise level as a class does (as in
+    Imagen, 2205.11487, section 2.3).
+
+    Raises:
+        ValueError: when `context` is below 1; from `forward`, for embeddings of another shape or kind.
+    """
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        if context < 1:
+            raise ValueError(f"context is the width of text embeddings, at least 1, got {context}")
+        self.context = context
+        self.null = nn.Parameter(torch.randn(context))
+        self.summary = nn.Linear(context, width)
+        # Small at first, as for classes: what all data share is learnt before what sets them apart.
+        nn.init.normal_(self.summary.weight, std=0.02)
+        nn.init.zeros_(self.summary.bias)
+
+    def forward(self, condition: Tensor | None, batch: int) -> Text:
+        """Return the tokens of each text, `batch` of them."""
+        null = self.null.expand(batch, 1, -1)
+        if condition is None:
+            tokens, valid = null, torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        else:
+            fits = condition.ndim == 3 and len(condition) == batch and condition.shape[2] == self.context
+            if not (fits and condition.is_floating_point()):
+                raise ValueError(
+                    f"condition must be text embeddings, float of shape ({batch}, tokens, {self.context}); "
+                    f"got {condition.dtype} of shape {tuple(condition.shape)}"
+                )
+            given = (condition != 0).any(-1)
+            # The learned token is always there and counts only where no other does: shapes never depend on values.
+            tokens = torch.cat([null, condition.to(null.dtype)], dim=1)
+            valid = torch.cat([~given.any(1, keepdim=True), given], dim=1)
+        tokens = F.layer_norm(tokens, (self.context,))
+        share = valid[..., None].to(tokens.dtype)
+        return Text(tokens, valid, self.summary((tokens * share).sum(1) / share.sum(1)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from the samples of a grid to the tokens of a text: (batch, samples, width) -> the same.
+
+    Queries and keys are normalised as in `SelfAttention`. Its last layer starts at zero, so at first texts change
+    nothing (as in PixArt-α, 2310.00426). It runs on PyTorch's own attention whatever the backend: only that one takes
+    masks without copying them for every head and query.
+
+    Raises:
+        ValueError: when `heads` does not divide `width`.
+    """
+
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads must divide the width of attention: {width} channels, {heads} heads")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(context, 2 * width)
+        self.query_gain = nn.Parameter(torch.ones(width // heads))
+        self.key_gain = nn.Parameter(torch.ones(width // heads))
+        self.out = zero(nn.Linear(width, width))
+
+    def forward(self, samples: Tensor, text: Text) -> Tensor:
+        """Let every sample attend to the tokens of its text."""
+        query = self.query(samples).unflatten(-1, (self.heads, -1))
+        key, value = self.key_value(text.tokens).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
+        return self.out(attend(query, key, value, mask=text.valid).flatten(2))
+
+
+def text_input(context: int | None, classes: int | None, width: int) -> TextInput | None:
+    """Return the input of a network that reads text, None for one that does not.
+
+    Raises:
+        ValueError: for a network of both classes and text.
+    """
+    if context is not None and classes is not None:
+        raise ValueError("a network learns classes or text, not both: leave out classes or context")
+    return None if context is None else TextInput(context, width)

@@ -1,0 +1,234 @@
+"""Classes and captions of a folder from names, manifests and text files beside the media."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modalities.base import Example, collate
+from modalities.files import Folder
+from modalities.image import Image
+from modalities.labels import number, read_manifest
+
+IMAGE = Image(size=8)
+NAMES = ["3_ann_0.png", "3_bob_1.png", "10_ann_0.png", "9_ann_7.png"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four pictures in one folder, whose grey value is their place in `NAMES`."""
+    for value, name in enumerate(NAMES):
+        IMAGE.save(torch.full((3, 8, 8), value, dtype=torch.uint8), tmp_path / name)
+    return tmp_path
+
+
+def manifest(root: Path, text: str, name: str = "list.csv") -> Path:
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+def jsonl(root: Path, *rows: Any) -> Path:
+    return manifest(root, "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), "list.jsonl")
+
+
+def classes(dataset: Folder) -> dict[str, str]:
+    assert dataset.classes is not None
+    return {file: dataset.classes[label] for file, label in zip(dataset.files, dataset.labels, strict=True)}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?P<label>\d+)_.*", r"^(\d+)_", r"(\d+)", r"(?P<speaker>x)?(?P<label>\d+)_"], ids=str
+)
+def test_classes_from_names(root: Path, pattern: str) -> None:
+    dataset = Folder(IMAGE, root, labels="name", pattern=pattern)
+    assert dataset.classes == ("3", "9", "10")
+    assert classes(dataset) == {name: name.split("_")[0] for name in NAMES}
+    batch = dataset.batch(range(4))
+    assert batch.labels is not None
+    assert batch.labels.tolist() == dataset.labels
+    assert batch.texts is None
+
+
+def test_names_of_folders_are_not_searched(root: Path) -> None:
+    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), root / "7_zoe" / "2_ann_0.png")
+    dataset = Folder(IMAGE, root, labels="name", pattern=r"(\d+)_")
+    assert classes(dataset)["7_zoe/2_ann_0.png"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b", "a", "b"], ("a", "b")),
+        (["10", "9", "1"], ("1", "9", "10")),
+        (["x10y", "x9z", "x9a"], ("x9a", "x9z", "x10y")),
+        (["01", "1", "a", ""], ("", "01", "1", "a")),
+        (["²", "2"], ("2", "²")),
+    ],
+    ids=str,
+)
+def test_classes_are_sorted_with_numbers_by_value(names: list[str], expected: tuple[str, ...]) -> None:
+    found, numbers = number(names)
+    assert found == expected
+    assert [found[each] for each in numbers] == names
+
+
+def test_match_chooses_files_by_their_path(root: Path) -> None:
+    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), root / "more" / "1_ann_5.png")
+    assert Folder(IMAGE, root, match=r"_0\.png$").files == ["10_ann_0.png", "3_ann_0.png"]
+    assert Folder(IMAGE, root, match="^more/").files == ["more/1_ann_5.png"]
+    listed = manifest(root, "file,label\n3_ann_0.png,x\nabsent_1.png,y\n")
+    assert Folder(IMAGE, root, manifest=listed, match=r"_0\.png$").files == ["3_ann_0.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "name", "pattern": "(a"}, r"pattern='\(a' is no regular expression: missing \), .* at position 0"),
+        ({"match": "a["}, r"match='a\[' is no regular expression: .* at position 1"),
+        ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),
+        ({"labels": "name", "pattern": r"_bob_(\d)"}, r"pattern='_bob_.*' finds no class in the name of 10_ann_0\.png"),
+        ({"labels": "name"}, "pattern and labels=name go together"),
+        ({"pattern": "(a)"}, "pattern and labels=name go together"),
+        ({"labels": "manifest"}, "labels=manifest needs a manifest"),
+        ({"labels": "names"}, "labels is one of auto, folder, name, manifest, none"),
+        ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
+        ({"captions": "labels"}, "captions=labels needs classes"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_sense_are_refused(root: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, **options)
+
+
+def test_nothing_that_matches_is_an_error(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"match='wav' lets no file under .* pass"):
+        Folder(IMAGE, root, match="wav")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
+    rows = [("9_ann_7.png", "10", 'a "red", square'), ("./3_ann_0.png", "two", ""), ("10_ann_0.png", "9", "Grün")]
+    if kind == "csv":
+        lines = [f'{file},x,{label},"{text.replace(chr(34), chr(34) * 2)}"' for file, label, text in rows]
+        # A byte order mark, as spreadsheets write it, and Windows' ends of lines.
+        path = manifest(root, "\ufeff" + "\r\n".join(["file,other,label,text", *lines]))
+    else:
+        path = jsonl(root, *({"file": f, "label": la, "text": t, "size": [8, 8]} for f, la, t in rows), "")
+    for dataset in (Folder(IMAGE, root, manifest=path.name), Folder(IMAGE, root, "manifest", manifest=path)):
+        assert dataset.files == ["10_ann_0.png", "3_ann_0.png", "9_ann_7.png"]
+        assert dataset.classes == ("9", "10", "two")
+        assert classes(dataset) == {"9_ann_7.png": "10", "3_ann_0.png": "two", "10_ann_0.png": "9"}
+        assert dataset.texts == ["Grün", "", 'a "red", square']
+        assert dataset.batch([2, 0]).texts == ('a "red", square', "Grün")
+        assert dataset.caption(0) == "Grün"
+        part = dataset.subset([2, 1])
+        assert (part.texts, part[0].text) == (['a "red", square', ""], 'a "red", square')
+    assert Folder(IMAGE, root, "none", manifest=path, captions="none").batch([0])[1:] == (None,) * 4
+
+
+def test_columns_that_are_not_there_give_nothing(root: Path) -> None:
+    labels = Folder(IMAGE, root, manifest=manifest(root, "label,file\n1,3_ann_0.png\n"))
+    assert (labels.classes, labels.texts) == (("1",), None)
+    texts = Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "text": "one"}))
+    assert (texts.classes, texts.texts) == (None, ["one"])
+    with pytest.raises(ValueError, match="column label"):
+        Folder(IMAGE, root, labels="manifest", manifest=root / "list.jsonl")
+    whole = jsonl(root, {"file": "3_ann_0.png", "label": 7})
+    assert Folder(IMAGE, root, manifest=whole).classes == ("7",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("name,label\na,b\n", r"list.csv:1: no column file among name, label"),
+        ("", r"list.csv:1: no column file among none"),
+        ("file,class\n3_ann_0.png,b\n", "lists no file with a label or text"),
+        ("file,label\n", "lists no file with a label or text"),
+        ("file,label,label\na,b,c\n", r"list.csv:1: a column is there twice"),
+        ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", r"list.csv:3: more values than columns"),
+        ("file,label\n3_ann_0.png\n", "lists no file with a label or text"),
+        ("file,label\n3_ann_0.png,\n", r"list.csv:2: label is missing or empty"),
+        ("file,label\n,a\n", r"list.csv:2: file is missing or empty"),
+        ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", r"list.csv:3: label is missing here"),
+        ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", r"list.csv:3: 3_ann_0.png is already in line 2"),
+        ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png should be a path under root"),
+        ("file,label\n/etc/secret.png,a\n", r"list.csv:2: /etc/secret\.png should be a path under root"),
+        ('file,label\n"3_ann_0.png,a\n', r"list.csv:2: no valid CSV: unexpected end of data"),
+        ("file,label\n3_ann_0.png,a\nlist.csv,b\n", r"list.csv:3: list.csv does not end in \.png"),
+    ],
+    ids=lambda value: value if value.startswith("list") else "",
+)
+def test_a_wrong_table_is_told_with_its_line(root: Path, rows: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, manifest=manifest(root, rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"file": "3_ann_0.png", "label"', r"list.jsonl:2: no valid JSON: .*column"),
+        ("[1, 2]", r"list.jsonl:2: each line should be one JSON object, got \[1, 2\]"),
+        ("[" * 100_000, r"list.jsonl:2: no valid JSON: "),
+        ({"label": "a"}, r"list.jsonl:2: file is missing or empty"),
+        ({"file": "3_bob_1.png", "label": ["a"]}, r"list.jsonl:2: label should be text, got \['a'\]"),
+        ({"file": "3_bob_1.png", "label": True}, r"list.jsonl:2: label should be text, got True"),
+        ({"file": "3_bob_1.png"}, r"list.jsonl:2: label is missing here"),
+    ],
+    ids=["cut", "list", "deep", "nofile", "nested", "truth", "nolabel"],
+)
+def test_a_wrong_line_of_json_is_told(root: Path, row: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "label": "a"}, row))
+
+
+def test_files_that_are_not_there_are_told_with_their_line(root: Path) -> None:
+    path = manifest(root, "file,label\n3_ann_0.png,a\nabsent.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"list.csv:3: there is no file absent.png under"):
+        Folder(IMAGE, root, manifest=path)
+    with pytest.raises(FileNotFoundError, match=r"no manifest .*other.csv"):
+        Folder(IMAGE, root, manifest="other.csv")
+    with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
+        read_manifest(manifest(root, "", "list.txt"))
+    path.write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
+    with pytest.raises(ValueError, match=r"list.csv is no UTF-8 text \(invalid start byte at byte 25\)"):
+        read_manifest(path)
+
+
+def test_captions_beside_the_files(root: Path) -> None:
+    for value, name in enumerate(NAMES):
+        (root / name).with_suffix(".txt").write_text(f" number {value}\n", encoding="utf-8")
+    dataset = Folder(IMAGE, root, captions="sidecar")
+    assert dataset.texts == ["number 2", "number 0", "number 1", "number 3"]
+    assert int(IMAGE.decode(dataset[0].x0).max()) == 2
+    (root / "9_ann_7.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"9_ann_7.txt is no UTF-8 text"):
+        Folder(IMAGE, root, captions="sidecar")
+    (root / "9_ann_7.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"9_ann_7\.png has no caption: write it to 9_ann_7\.txt"):
+        Folder(IMAGE, root, captions="sidecar")
+    assert Folder(IMAGE, root, captions="sidecar", match="^(3|10)").texts == ["number 2", "number 0", "number 1"]
+
+
+def test_captions_from_classes(root: Path) -> None:
+    dataset = Folder(IMAGE, root, labels="name", pattern="(.*)_", captions="labels")
+    assert dataset.texts == ["10 ann", "3 ann", "3 bob", "9 ann"]
+    assert dataset.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
+
+
+def test_the_fingerprint_changes_with_labels_and_texts(root: Path) -> None:
+    lines = "file,label,text\n3_ann_0.png,{},{}\n3_bob_1.png,b,x\n"
+    found = {
+        Folder(IMAGE, root, manifest=manifest(root, lines.format(*words))).fingerprint
+        for words in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]
+    }
+    assert len(found) == 3
+
+
+def test_a_batch_has_texts_if_every_example_has_one() -> None:
+    x0 = torch.zeros(1, 2)
+    assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
+    assert collate([Example(x0, text="a"), Example(x0)]).texts is None
+    assert collate([Example(x0, 1), Example(x0, 2)])[1].tolist() == [1, 2]
