@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from av.video.frame import VideoFrame
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from modalities.base import Modality
 from modalities.image import Image
@@ -28,6 +27,9 @@ from multisagd.seeds import derive
 
 FRAME_CORNER = 0.25
 """Hz; about one over the length of a shot in films: what is slower tells shots apart rather than moves within one."""
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey (ITU-R BT.601), as for images; torchvision's own add up to less than 1."""
 
 WINDOWS = 32
 """How many windows of a file the motion filter looks at before it gives the file up."""
@@ -152,7 +154,9 @@ class Video(Modality):
 
     def _picture(self, frame: VideoFrame, seed: int | None) -> Tensor:
         fitted = self.image.fit(pixels(frame, self.image.sides), seed)
-        return fitted if self.channels == 3 else TF.rgb_to_grayscale(fitted)
+        if self.channels == 3:
+            return fitted
+        return (fitted * LUMA.reshape(3, 1, 1)).sum(0, keepdim=True).round().to(torch.uint8)
 
     def encode(self, media: Tensor) -> Tensor:
         """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`."""

@@ -45,7 +45,7 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
 
 
 def tile(clips: Tensor) -> Tensor:
-    """Lay uint8 clips (count, 1 or 3, frames, height, width) in a square, enlarged if small: (3, frames, high, wide)."""
+    """Lay uint8 clips (count, 1 or 3, frames, height, width) in a square, enlarged if small."""
     count, _, length, height, width = clips.shape
     # All frames of a clip are laid as the channels of one image, so they all move to the same place at once.
     images = clips.expand(-1, 3, -1, -1, -1).reshape(count, 3 * length, height, width)
