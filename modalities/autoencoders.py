@@ -1,0 +1,197 @@
+"""Autoencoders: data on a grid to smaller latents on a coarser one and back, whichever library they come from.
+
+`Autoencoder` is two methods. `DiffusersAutoencoder` gives them to every autoencoder of the diffusers library, for
+images, videos and waveforms alike; any class of your own that has them will do as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+PER_FRAME = ("AutoencoderKLTemporalDecoder",)
+"""Classes that encode frame by frame, but decode the frames of a clip together."""
+
+CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+
+class Autoencoder(Protocol):
+    """Encodes batches of data, about [-1, 1], and decodes them; both float32, and both without randomness or gradient.
+
+    It may be called by several threads. Where it can, it answers a tensor on torch's `meta` device with one: that tells
+    shapes before any weights are loaded. If it cannot, zeros are encoded to find out.
+    """
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents `(batch, latent channels, *latent grid)` of data `(batch, channels, *grid)`."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return data `(batch, channels, *grid)` of latents `(batch, latent channels, *latent grid)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusersAutoencoder(Autoencoder):
+    """A pretrained autoencoder of diffusers: `name` is a hub id or a local folder, `kind` its class.
+
+    Any class whose name begins with "Autoencoder", and VQModel. Latents are the mode of the posterior where there is
+    one, and are not quantised where there is a codebook: decoding does that. Weights are read from safetensors only,
+    when first needed; `dtype` and `device` (auto: a GPU if there is one) are how they are run. An autoencoder of images
+    is applied to each frame of a video, and one of videos takes an image for a single frame.
+
+    Raises:
+        ValueError: for a class that diffusers does not have, a folder that is not there, or without diffusers.
+    """
+
+    name: str
+    kind: str = "AutoencoderKL"
+    subfolder: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", compare=False)
+    device: str = field(default="auto", compare=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is one of float32, bfloat16, float16; got {self.dtype!r}")
+        _diffusers_class(self.kind)
+        if not Path(self.name).expanduser().is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", self.name):
+            raise ValueError(
+                f"{self.name} is neither a folder nor a hub id such as stabilityai/sd-vae-ft-mse: "
+                "set name to the folder that holds the autoencoder's config.json"
+            )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents of data; see `Autoencoder`.
+
+        Raises:
+            ValueError: if the weights cannot be loaded, or the grid has another number of dimensions.
+        """
+        fitted, undo = self._fit(x)
+        found = self._call("encode", fitted)
+        if hasattr(found, "latent_dist"):
+            z = found.latent_dist.mode()
+        else:
+            z = found.latents if hasattr(found, "latents") else found.latent
+        return undo(z).to(x.device, torch.float32)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the data of latents; see `Autoencoder`.
+
+        Raises:
+            ValueError: if the weights cannot be loaded, or the grid has another number of dimensions.
+        """
+        fitted, undo = self._fit(z)
+        options = {"num_frames": len(fitted) // len(z)} if self.kind in PER_FRAME else {}
+        return undo(self._call("decode", fitted, **options).sample).to(z.device, torch.float32)
+
+    @torch.no_grad()
+    def _call(self, method: str, x: Tensor, **options: Any) -> Any:
+        # Causal autoencoders keep the features of earlier frames in themselves while they work through a clip.
+        with self._lock:
+            if x.is_meta:
+                return getattr(self._outline, method)(x, **options)
+            return getattr(self._model, method)(x.to(self._model.device, getattr(torch, self.dtype)), **options)
+
+    def _fit(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return a batch in the dimensions of the model, and what brings its answer back into those of the batch."""
+        own = next(CONVOLUTIONS[k] for m in self._outline.modules() for k in CONVOLUTIONS if isinstance(m, k))
+        dimensions = x.ndim - 2
+        if dimensions == own:
+            return x, lambda answer: answer
+        if (dimensions, own) == (3, 2):
+            frames = x.shape[2]
+            return x.transpose(1, 2).flatten(0, 1), lambda answer: answer.unflatten(0, (-1, frames)).transpose(1, 2)
+        if (dimensions, own) == (2, 3):
+            return x.unsqueeze(2), lambda answer: answer.squeeze(2)
+        raise ValueError(f"{self.kind} works on grids of {own} dimensions, and this one has {dimensions}")
+
+    @cached_property
+    def _outline(self) -> nn.Module:
+        """The model without weights, on the meta device; made from its configuration."""
+        kind = _diffusers_class(self.kind)
+        try:
+            config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot read the configuration of the autoencoder {self._place} ({_first_line(error)}): "
+                "check name, subfolder and revision"
+            ) from error
+        if (written := config.get("_class_name", self.kind)) != self.kind:
+            raise ValueError(f"{self._place} holds an {written}: set kind={written}")
+        # Weights are drawn before they are loaded, and nobody else's random numbers should move by that.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            # Some constructors put a tensor on the CPU whatever the context says.
+            return kind.from_config(config).eval().to("meta")
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model with its weights, ready to run."""
+        kind = type(self._outline)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model, report = kind.from_pretrained(  # type: ignore[attr-defined]
+                    self._path, subfolder=self.subfolder, revision=self.revision,
+                    torch_dtype=getattr(torch, self.dtype),
+                    use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True,
+                )  # fmt: skip
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"cannot load the weights of the autoencoder {self._place} as {self.kind} ({_first_line(error)}): "
+                "they must be complete and in safetensors, since other formats can run code"
+            ) from error
+        if report["missing_keys"]:
+            raise ValueError(
+                f"the weights of the autoencoder {self._place} lack {len(report['missing_keys'])} tensors of an "
+                f"{self.kind}, such as {sorted(report['missing_keys'])[0]}: is it another kind?"
+            )
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return model.eval().requires_grad_(False).to(device)
+
+    @property
+    def _path(self) -> str:
+        local = Path(self.name).expanduser()
+        return str(local) if local.is_dir() else self.name
+
+    @property
+    def _place(self) -> str:
+        return self.name if self.subfolder is None else f"{self.name} (subfolder {self.subfolder})"
+
+
+def _diffusers_class(kind: str) -> Any:
+    """Return an autoencoder class of diffusers by its name, which never runs anything else of that library."""
+    # Importing it takes seconds, and prints what xformers lacks on this machine.
+    speaker = logging.getLogger("xformers")
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        import diffusers
+
+        named = kind.startswith("Autoencoder") or kind == "VQModel"
+        found = getattr(diffusers, kind, None) if named else None
+    except ImportError as error:
+        raise ValueError(f'this autoencoder needs diffusers ({error}): pip install "multisagd[latents]"') from error
+    finally:
+        speaker.setLevel(level)
+    if isinstance(found, type) and issubclass(found, diffusers.ModelMixin):
+        return found
+    known = [name for name in dir(diffusers) if name.startswith("Autoencoder") or name == "VQModel"]
+    close = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)
+    raise ValueError(f"diffusers {diffusers.__version__} has no autoencoder {kind!r}; did you mean {close[0]!r}?")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

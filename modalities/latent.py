@@ -1,0 +1,326 @@
+"""Latents: any other modality seen through an autoencoder, on a coarser grid, scaled to mean 0 and deviation 1.
+
+The grid keeps the physical units of what it wraps: its axes have the same names, units and corners, and their spacing
+grows by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modalities.autoencoders import Autoencoder
+from modalities.base import Modality
+from multisagd.grid import Axis, Grid
+
+FORMAT_VERSION = 1
+STATISTICS = "statistics.json"
+"""File of the measured scale in a folder of encoded data."""
+
+REPEATED = (3, 2)
+"""Channels that one channel is repeated to if the autoencoder does not take it alone: colour, stereo."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of each latent channel, and the `encoding` (see `Latent.encoding`) they belong to.
+
+    Raises:
+        ValueError: unless there are as many of one as of the other, all finite and the deviations positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    encoding: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std)
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, numbers)) or not min(self.std, default=0) > 0:
+            raise ValueError("a scale needs one finite mean and one positive deviation for each latent channel")
+
+    @classmethod
+    def load(cls, path: Path) -> Scale:
+        """Read a scale; `path` is the file, or the folder of encoded data that holds it.
+
+        Raises:
+            ValueError: if it is missing, unreadable or of another format version.
+        """
+        path = path / STATISTICS if path.is_dir() else path
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {record['format_version']}, this program reads {FORMAT_VERSION}")
+            return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"cannot read the scale of the latents in {path} ({error}): "
+                "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished"
+            ) from error
+
+    def text(self) -> str:
+        """Return the content of the file that `load` reads."""
+        return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+
+class Layout(NamedTuple):
+    """Shapes: `inputs` (channels, *grid) as the autoencoder gets them, `latents` (channels, *grid), grid `strides`."""
+
+    inputs: tuple[int, ...]
+    latents: tuple[int, ...]
+    strides: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Latent(Modality):
+    """Another `modality` through an `autoencoder`; `decode(encode(media))` loses what the autoencoder loses.
+
+    `statistics` is the folder that `multisagd encode` has written, or its statistics.json: latents are then shifted and
+    scaled to mean 0 and deviation 1 per channel. None leaves them as they are, which fits the noise levels of no
+    schedule: it is meant for encoding itself.
+
+    Where the autoencoder cannot return the exact size, data are extended by repeating their last samples, and cut back
+    after decoding. One channel is repeated for an autoencoder of colour or stereo, and averaged after decoding.
+
+    Raises:
+        ValueError: for statistics that cannot be read, or belong to another encoding (naming what differs).
+    """
+
+    modality: Modality
+    autoencoder: Autoencoder
+    statistics: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.statistics is not None:
+            object.__setattr__(self, "statistics", Path(self.statistics))
+            if different := differences(self.scale.encoding if self.scale else {}, self.encoding()):
+                raise ValueError(f"the statistics in {self.statistics} are those of another encoding; {different}")
+
+    @cached_property
+    def scale(self) -> Scale | None:
+        """Mean and deviation by which latents are scaled, if any."""
+        return None if self.statistics is None else Scale.load(self.statistics)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The shapes before and after the autoencoder, as it says itself.
+
+        Raises:
+            ValueError: if it cannot take data of this shape, or does not return at least as much.
+        """
+        probe = _Probe(self.autoencoder, self.modality.channels)
+        inputs = _enough(probe, self.modality.grid().shape)
+        latents = probe(inputs).latents
+        axes = range(len(inputs))
+        return Layout((probe(inputs).channels, *inputs), latents, tuple(_stride(probe, inputs, axis) for axis in axes))
+
+    @property
+    def channels(self) -> int:
+        """Number of latent channels."""
+        return self.layout.latents[0]
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the wrapped modality's files."""
+        return self.modality.suffixes
+
+    def grid(self) -> Grid:
+        """Return the wrapped grid made coarser; the first frame of causal video autoencoders stands alone."""
+
+        def coarser(axis: Axis, size: int, stride: float) -> Axis:
+            # Written out, since an axis without a corner takes it from its spacing.
+            return dataclasses.replace(axis, size=size, spacing=axis.spacing * stride, corner=axis.corner_frequency)
+
+        sizes, strides = self.layout.latents[1:], self.layout.strides
+        return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
+
+    def encoding(self) -> dict[str, Any]:
+        """Return what the latents depend on: dotted names of the parts' settings, to values that JSON can hold."""
+        described = {**describe(self.modality, "modality"), **describe(self.autoencoder, "autoencoder")}
+        return dict(json.loads(json.dumps(described, default=repr)))
+
+    def load(self, path: Path, seed: int | None = None) -> Any:
+        """Read one file of the wrapped modality."""
+        return self.modality.load(path, seed)
+
+    def encode(self, media: Any) -> Tensor:
+        """Return the scaled latents of media, float32 `(latent channels, *latent grid)`."""
+        return self.scaled(self.compress(self.modality.encode(media).unsqueeze(0)))[0]
+
+    def decode(self, x0: Tensor) -> Any:
+        """Return the media of scaled latents.
+
+        Raises:
+            ValueError: if a value is not finite.
+        """
+        if not bool(torch.isfinite(x0).all()):
+            raise ValueError("the latents to decode have values that are not finite: sampling or training diverged")
+        z = x0.detach().to("cpu", torch.float32).unsqueeze(0)
+        if self.scale is not None:
+            shape = (-1, *[1] * (z.ndim - 2))
+            z = z * torch.tensor(self.scale.std).view(shape) + torch.tensor(self.scale.mean).view(shape)
+        return self.modality.decode(self.expand(z)[0])
+
+    def mask(self, media: Any) -> Tensor | None:
+        """Return where all samples that a latent stands for are data: a latent that saw padding is none."""
+        mask = self.modality.mask(media)
+        return None if mask is None else self.pooled(mask)
+
+    def save(self, media: Any, path: Path) -> None:
+        """Write one file of the wrapped modality."""
+        self.modality.save(media, path)
+
+    def save_grid(self, media: Sequence[Any], path: Path) -> None:
+        """Write several media as one picture, as the wrapped modality does."""
+        self.modality.save_grid(media, path)
+
+    def compress(self, x: Tensor) -> Tensor:
+        """Return the latents, not scaled, of encoded data `(batch, channels, *grid)` of the wrapped modality."""
+        inputs = _extended(x, self.layout.inputs[1:])
+        if inputs.shape[1] != self.layout.inputs[0]:
+            inputs = inputs.expand(-1, self.layout.inputs[0], *inputs.shape[2:])
+        return self.autoencoder.encode(inputs)
+
+    def expand(self, z: Tensor) -> Tensor:
+        """Return data `(batch, channels, *grid)` of the wrapped modality from latents that are not scaled."""
+        x = self.autoencoder.decode(z)
+        if x.shape[1] != self.modality.channels:
+            x = x.mean(1, keepdim=True)
+        for axis, size in enumerate(self.modality.grid().shape, 2):
+            x = x.narrow(axis, 0, size)
+        return x
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Return latents `(batch, latent channels, *latent grid)` as float32 of mean 0 and deviation 1."""
+        if self.scale is None:
+            return z.to(torch.float32)
+        shape = (-1, *[1] * (z.ndim - 2))
+        return (z.to(torch.float32) - torch.tensor(self.scale.mean).view(shape)) / torch.tensor(self.scale.std).view(
+            shape
+        )
+
+    def pooled(self, mask: Tensor) -> Tensor:
+        """Return a mask `(..., 1, *grid)` of the wrapped grid on the latent grid; see `mask`."""
+        lead = mask.shape[: -len(self.layout.strides)]
+        hidden = _extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
+        for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):
+            # A causal first latent stands for one sample; the copies before it make it as wide as the others.
+            before = round(size * stride) - hidden.shape[axis]
+            first = hidden.narrow(axis, 0, 1).expand(*[max(0, before) if i == axis else -1 for i in range(hidden.ndim)])
+            hidden = _pool(torch.cat([first, hidden], axis), axis, size)
+        return hidden.reshape(*lead, *self.layout.latents[1:]) == 0
+
+
+def describe(part: object, name: str) -> dict[str, Any]:
+    """Return the class of a part and, of a dataclass, the settings that its equality depends on, as dotted names."""
+    found: dict[str, Any] = {f"{name}._target_": f"{type(part).__module__}.{type(part).__qualname__}"}
+    if dataclasses.is_dataclass(part):
+        for setting in dataclasses.fields(part):
+            if not setting.compare:
+                continue
+            value = getattr(part, setting.name)
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                found |= describe(value, f"{name}.{setting.name}")
+            else:
+                found[f"{name}.{setting.name}"] = value
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the keys in which two mappings differ, with both values; empty if they do not."""
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys)
+
+
+class _Answer(NamedTuple):
+    channels: int
+    latents: tuple[int, ...]
+    decoded: tuple[int, ...]
+
+
+class _Probe:
+    """Asks an autoencoder what becomes of a size, without data where it can say that."""
+
+    def __init__(self, autoencoder: Autoencoder, channels: int) -> None:
+        self.autoencoder = autoencoder
+        self.channels = (channels, *(REPEATED if channels == 1 else ()))
+        self.answers: dict[tuple[int, ...], _Answer] = {}
+
+    def __call__(self, shape: Sequence[int]) -> _Answer:
+        shape = tuple(shape)
+        if shape not in self.answers:
+            self.answers[shape] = self._ask(shape)
+        return self.answers[shape]
+
+    def _ask(self, shape: tuple[int, ...]) -> _Answer:
+        reason: Exception | None = None
+        for device in ("meta", "cpu"):
+            for channels in self.channels:
+                try:
+                    z = self.autoencoder.encode(torch.zeros(1, channels, *shape, device=device))
+                    x = self.autoencoder.decode(z)
+                except (RuntimeError, TypeError) as error:
+                    reason = error
+                    continue
+                if z.ndim != x.ndim or z.ndim != len(shape) + 2 or x.shape[1] != channels:
+                    raise ValueError(
+                        f"{_name(self.autoencoder)} turns data of shape {(1, channels, *shape)} into latents of shape "
+                        f"{tuple(z.shape)} and back into {tuple(x.shape)}: it must keep dimensions and channels"
+                    )
+                return _Answer(channels, tuple(z.shape[1:]), tuple(x.shape[2:]))
+        raise ValueError(
+            f"{_name(self.autoencoder)} cannot encode data of {self.channels[0]} channels and size {shape} ({reason}): "
+            "choose channels and a size that it takes"
+        )
+
+
+def _enough(probe: Callable[[Sequence[int]], _Answer], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size to extend data to, so that no less than `shape` comes back."""
+    inputs = shape
+    for _ in range(8):
+        decoded = probe(inputs).decoded
+        if all(back >= size for back, size in zip(decoded, shape, strict=True)):
+            # What comes back exactly is the smallest size that fills the last latent.
+            return decoded if decoded != inputs and probe(decoded).decoded == decoded else inputs
+        inputs = tuple(n + max(0, size - back) for n, size, back in zip(inputs, shape, decoded, strict=True))
+    raise ValueError(f"the autoencoder returns {probe(shape).decoded} of data of size {shape}: choose another size")
+
+
+def _stride(probe: Callable[[Sequence[int]], _Answer], inputs: tuple[int, ...], axis: int) -> float:
+    """Return how many samples of an axis one latent stands for."""
+    size, latents = inputs[axis], probe(inputs).latents[1 + axis]
+    even, causal = size / latents, (size - 1) / (latents - 1) if latents > 1 else math.inf
+    if causal.is_integer() and even.is_integer() and causal != even:
+        # 9 frames in 3 latents are 3 times 3 or 1 + 2 times 4; more frames tell which.
+        more = math.lcm(int(even), int(causal))
+        longer = tuple(n + more * (i == axis) for i, n in enumerate(inputs))
+        return more / (probe(longer).latents[1 + axis] - latents)
+    return causal if causal.is_integer() else even
+
+
+def _extended(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Repeat the last samples of data `(batch, channels, *grid)` up to `shape`."""
+    missing = [size - have for size, have in zip(shape, x.shape[2:], strict=True)]
+    if not any(missing):
+        return x
+    return F.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
+
+
+def _pool(x: Tensor, axis: int, size: int) -> Tensor:
+    """Return the largest value in each of `size` parts of an axis."""
+    moved = x.movedim(axis, -1)
+    pooled = F.adaptive_max_pool1d(moved.reshape(1, -1, moved.shape[-1]), size)
+    return pooled.reshape(*moved.shape[:-1], size).movedim(-1, axis)
+
+
+def _name(autoencoder: Autoencoder) -> str:
+    return str(getattr(autoencoder, "kind", type(autoencoder).__name__))

@@ -1,0 +1,316 @@
+"""Encoded data on disk: numbered safetensors files of latents, labels, masks and texts, and the index that lists them.
+
+    index.json            what the latents are, and each finished shard with its size and SHA-256
+    statistics.json       their mean and deviation, once all are there (see `modalities.latent.Scale`)
+    000000.safetensors    `x0` (rows, channels, *grid) not scaled, `labels`, `mask`; texts in its metadata
+
+Rows are all examples of the first pass in their order, then all of the next one. A file is written beside its place,
+flushed to disk and renamed, and the index names it afterwards: what the index names is whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from modalities.base import Dataset, Example, Modality
+from modalities.files import UnreadableFilesError
+from modalities.latent import Latent, Scale, differences
+from multisagd.seeds import derive
+
+FORMAT_VERSION = 1
+INDEX = "index.json"
+OPEN_SHARDS = 64
+"""Shards kept open at a time; an open one costs address space, and memory only for its labels and texts."""
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` each."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    samples: int
+    mean: list[float]
+    squares: list[float]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder of shards holds. `source` identifies the data, `config` the command that encoded them.
+
+    `unreadable` are the files of the source in whose places others stand, with the reason.
+    """
+
+    encoding: dict[str, Any]
+    config: dict[str, Any]
+    source: dict[str, Any]
+    classes: list[str] | None
+    channels: int
+    grid: list[dict[str, Any]]
+    dtype: str
+    examples: int
+    passes: int
+    shard_size: int
+    shards: list[ShardFacts] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of shards when all are finished."""
+        return -(-self.examples * self.passes // self.shard_size)
+
+    @classmethod
+    def load(cls, root: Path) -> Index:
+        """Read the index of a folder.
+
+        Raises:
+            ValueError: if there is none, or it cannot be read, or is of another format version.
+        """
+        path = root / INDEX
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if (version := record.pop("format_version")) != FORMAT_VERSION:
+                raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+            return cls(**{**record, "shards": [ShardFacts(**facts) for facts in record["shards"]]})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"cannot read {path} ({error}): set root to a folder written by `multisagd encode`"
+            ) from error
+
+    def save(self, root: Path) -> None:
+        """Write the index in one go."""
+        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+        write_whole(root / INDEX, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def shard_name(number: int) -> str:
+    """Return the file of a shard."""
+    return f"{number:06d}.safetensors"
+
+
+def grid_facts(modality: Modality) -> list[dict[str, Any]]:
+    """Return the axes of a modality's grid as JSON can hold them."""
+    return [asdict(axis) for axis in modality.grid().axes]
+
+
+def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
+    """Write one shard and measure it, padding left out.
+
+    Raises:
+        ValueError: if a latent is not finite in the dtype it is stored in.
+    """
+    x0, mask = tensors["x0"], tensors.get("mask")
+    values = x0.double().movedim(1, 0).flatten(1)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"latents are not finite as {x0.dtype}: store them with dtype=bfloat16 or float32")
+    if mask is not None:
+        values = values[:, mask.flatten()]
+    mean = values.mean(1) if values.shape[1] else values.new_zeros(len(values))
+    metadata = None if texts is None else {"texts": json.dumps(list(texts), ensure_ascii=False)}
+    path = root / shard_name(number)
+
+    def write(partial: Path) -> None:
+        safetensors.torch.save_file(tensors, partial, metadata)
+        # It is written for its owner alone, and encoded data are often shared.
+        partial.chmod(root.stat().st_mode & 0o666)
+
+    write_whole(path, write)
+    squares = (values - mean.unsqueeze(1)).square().sum(1)
+    return ShardFacts(
+        path.name, len(x0), path.stat().st_size, digest(path), values.shape[1], mean.tolist(), squares.tolist()
+    )
+
+
+def measured_scale(index: Index) -> Scale:
+    """Return mean and deviation of all shards from those of each (Chan, Golub, LeVeque, 1983); constants keep 1.
+
+    Raises:
+        ValueError: if all is padding.
+    """
+    samples = sum(shard.samples for shard in index.shards)
+    if samples == 0:
+        raise ValueError("there is nothing to measure: all latents are padding")
+    weights = torch.tensor([shard.samples / samples for shard in index.shards], dtype=torch.float64)
+    means = torch.tensor([shard.mean for shard in index.shards], dtype=torch.float64)
+    squares = torch.tensor([shard.squares for shard in index.shards], dtype=torch.float64)
+    mean = weights @ means
+    std = (squares.sum(0) / samples + weights @ (means - mean).square()).sqrt()
+    return Scale(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()), index.encoding)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, flush it to disk and rename it, so that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class LatentShards(Dataset):
+    """The data that `multisagd encode` left in `root`, scaled as `modality` says.
+
+    The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed chooses
+    one of them, and no seed means the first, which is not augmented. Rows are read when asked for, through a memory
+    map; `verify` reads everything once at the start and compares it with its SHA-256.
+
+    Raises:
+        ValueError: if the modality is no `Latent`, encodes differently (naming what differs) or is not scaled by the
+            statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
+    """
+
+    modality: Latent
+
+    def __init__(self, modality: Modality, root: str | Path, verify: bool = False) -> None:
+        self.root = Path(root)
+        self.index = Index.load(self.root)
+        if not isinstance(modality, Latent):
+            raise ValueError(
+                f"{self.root} holds latents, and the modality is {type(modality).__name__}: give the modality that "
+                "encoded them, such as modality=latent_image"
+            )
+        self.modality = modality
+        self.classes = None if self.index.classes is None else tuple(self.index.classes)
+        self._check(verify)
+        self._indices: Sequence[int] = range(self.index.examples)
+        self._open = _OpenShards(self.root, self.index)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example; see the class for what the seed does.
+
+        Raises:
+            IndexError: for an index outside `[0, len(self))`.
+            UnreadableFilesError: if its shard was damaged or removed in the meantime.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside a dataset of {len(self)} examples")
+        turn = 0 if seed is None else derive(seed, "pass") % self.index.passes
+        shard, row = self._open.find(turn * self.index.examples + self._indices[index])
+        z, mask = shard.rows("x0", row), shard.rows("mask", row)
+        assert z is not None
+        return Example(
+            self.modality.scaled(z)[0],
+            None if shard.labels is None else int(shard.labels[row]),
+            None if mask is None else mask[0],
+            None if shard.texts is None else shard.texts[row],
+        )
+
+    def caption(self, index: int) -> str | None:
+        """Return the text of one example; None for a set without texts."""
+        shard, row = self._open.find(self._indices[index])
+        return None if shard.texts is None else shard.texts[row]
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these examples only; it shares the open shards."""
+        part = copy.copy(self)
+        part._indices = [self._indices[index] for index in indices]
+        return part
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content of all shards, and of which examples are used."""
+        facts = [[shard.sha256 for shard in self.index.shards], list(self._indices), self.index.shard_size]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _check(self, verify: bool) -> None:
+        index = self.index
+        if different := differences(index.encoding, self.modality.encoding()):
+            raise ValueError(f"{self.root} was encoded with other settings than the modality's; {different}")
+        if index.channels != self.modality.channels or index.grid != grid_facts(self.modality):
+            raise ValueError(
+                f"{self.root} holds latents of {index.channels} channels on the grid {index.grid}, and the modality "
+                f"gives {self.modality.channels} on {grid_facts(self.modality)}: encode again"
+            )
+        if len(index.shards) < index.count:
+            raise ValueError(
+                f"{self.root} has {len(index.shards)} of {index.count} shards: "
+                "give the same `multisagd encode` command again to finish it"
+            )
+        if self.modality.scale != Scale.load(self.root):
+            raise ValueError(
+                f"the modality does not scale latents by the statistics of {self.root}: set statistics to {self.root}"
+            )
+        for shard in index.shards:
+            path = self.root / shard.file
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard.bytes or (verify and digest(path) != shard.sha256):
+                reason = "is missing" if size is None else "is damaged"
+                raise ValueError(f"{path} {reason}: give the same `multisagd encode` command again to restore it")
+
+
+class _Shard:
+    """One open shard: tensors stay on disk, labels and texts are read."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="pt")
+            self._names = set(self._file.keys())
+            self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
+            texts = (self._file.metadata() or {}).get("texts")
+            self.texts: list[str] | None = None if texts is None else json.loads(texts)
+            if self._file.get_slice("x0").get_shape()[0] != rows:
+                raise ValueError(f"it does not hold {rows} rows")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self._damaged(error) from error
+
+    def rows(self, name: str, row: int) -> Tensor | None:
+        """Return one row of a tensor, shape `(1, ...)`, as a copy; None if the shard has no such tensor."""
+        if name not in self._names:
+            return None
+        try:
+            part: Tensor = self._file.get_slice(name)[row : row + 1]
+        except (OSError, ValueError, SafetensorError) as error:
+            raise self._damaged(error) from error
+        return part.clone()
+
+    def _damaged(self, error: Exception) -> UnreadableFilesError:
+        return UnreadableFilesError(
+            f"{self.path} cannot be read ({error}): give the same `multisagd encode` command again to restore it"
+        )
+
+
+class _OpenShards:
+    """The shards opened last, for any number of threads."""
+
+    def __init__(self, root: Path, index: Index) -> None:
+        self.root, self.index = root, index
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+
+    def find(self, row: int) -> tuple[_Shard, int]:
+        """Return the shard that holds a row, and the row's place in it."""
+        number, place = divmod(row, self.index.shard_size)
+        with self._lock:
+            if number not in self._shards:
+                facts = self.index.shards[number]
+                self._shards[number] = _Shard(self.root / facts.file, facts.rows)
+            self._shards.move_to_end(number)
+            if len(self._shards) > OPEN_SHARDS:
+                self._shards.popitem(last=False)
+            return self._shards[number], place

@@ -1,0 +1,267 @@
+"""Encode a dataset into latents, once: `multisagd encode …`, the same as `python -m recipes.encode …`.
+
+What it does, in order: build the autoencoder's modality and the data; encode what is not yet in the folder, shard by
+shard; measure mean and deviation of each latent channel. `modalities/shards.py` says what the folder then holds, and
+`data=latents` trains on it.
+
+Every row follows from the data, the seed and its number, so a command that was stopped and given again leaves, on a
+CPU, the same bytes as one that was not. A shard is in the folder whole or not at all; one that was damaged or removed
+is encoded again.
+
+Errors, each in one message: a modality without autoencoder, weights that cannot be loaded, unreadable data, latents
+that the stored precision cannot hold, a folder of another configuration or of other data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modalities.base import Batch, Dataset
+from modalities.files import UnreadableFilesError
+from modalities.latent import STATISTICS, Latent, differences
+from modalities.shards import (
+    INDEX,
+    Index,
+    ShardFacts,
+    digest,
+    grid_facts,
+    measured_scale,
+    shard_name,
+    write_shard,
+    write_whole,
+)
+from multisagd.seeds import derive
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.files import held
+from recipes.engine.interrupt import StopRequest
+from recipes.engine.order import prefetch
+from recipes.engine.progress import Display
+from recipes.engine.record import data_facts
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.settings import Group
+
+FREE = ("run_dir", "data.root", "data.threads", "engine", "batch", "allow_targets", "modality.autoencoder.device")
+"""Keys, or groups of keys, that may change when encoding is continued; some of them change rounding."""
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """All keys of `configs/encode.yaml`. Raises ValueError for counts below 1."""
+
+    run_dir: Path
+    seed: int
+    passes: int
+    batch: int
+    shard_size: int
+    dtype: Literal["float16", "bfloat16", "float32"]
+    allow_targets: tuple[str, ...]
+    engine: EngineSettings
+    modality: Group
+    data: Group
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "batch", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def encode(config: Config) -> None:
+    """Encode as the configuration says, from where the folder's last whole shard left off.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+        Interrupted: after SIGINT or SIGTERM; finished shards are kept.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(EncodeSettings, config, "")
+    Runtime.start(settings.engine)
+    with held(settings.run_dir):
+        before = earlier(settings.run_dir, config)
+        latent = builder.build(settings.modality, Latent, "modality")
+        # The data are those of the wrapped modality: every dataset then works, and whole batches are encoded at once.
+        dataset = builder.build(settings.data, Dataset, "data", modality=latent.modality)  # type: ignore[type-abstract]
+        try:
+            index = plan(config, settings, latent, dataset, before)
+            with StopRequest() as stop:
+                fill(index, settings, latent, dataset, stop)
+        except (ValueError, UnreadableFilesError) as error:
+            raise RecipeError(str(error)) from error
+
+
+def earlier(run_dir: Path, config: Config) -> Index | None:
+    """Return the index of what the folder already holds, None if it is empty.
+
+    Raises:
+        RecipeError: if it holds latents of another configuration, naming the keys that differ, or something else.
+    """
+    if not (run_dir / INDEX).exists():
+        if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
+            raise RecipeError(f"{run_dir} is not empty and holds no latents: choose another run_dir")
+        return None
+    try:
+        index = Index.load(run_dir)
+    except ValueError as error:
+        raise RecipeError(f"{error}, or use another run_dir") from error
+    if different := differences(index.config, fixed(config)):
+        raise RecipeError(
+            f"{run_dir} holds latents of another configuration; these differ: {different}. "
+            "Use the same values to continue, or another run_dir to encode anew"
+        )
+    return index
+
+
+def fixed(config: Config) -> Config:
+    """Return the keys of a configuration that all shards of a folder share."""
+    flat = configuration.flatten(config)
+    return {key: value for key, value in flat.items() if not any(key == f or key.startswith(f"{f}.") for f in FREE)}
+
+
+def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
+    """Return the index to fill, with the shards of an earlier one that are still whole.
+
+    Raises:
+        ValueError: if the autoencoder cannot take these data.
+        RecipeError: if an earlier index belongs to other data, or the latents have changed under it.
+    """
+    new = Index(
+        encoding=latent.encoding(),
+        config=fixed(config),
+        source=data_facts(dataset),
+        classes=None if dataset.classes is None else list(dataset.classes),
+        channels=latent.channels,
+        grid=grid_facts(latent),
+        dtype=settings.dtype,
+        examples=len(dataset),
+        passes=settings.passes,
+        shard_size=settings.shard_size,
+    )
+    if before is None:
+        return new
+    for name in ("source", "encoding"):
+        if different := differences(getattr(before, name), getattr(new, name)):
+            what = "data" if name == "source" else "modality"
+            raise RecipeError(
+                f"the {what} are not those that {settings.run_dir} began with; {different}. "
+                "Restore them to continue, or use another run_dir to encode anew"
+            )
+    whole = [shard for shard in before.shards if intact(settings.run_dir, shard)]
+    return replace(new, shards=whole, unreadable=before.unreadable)
+
+
+def intact(run_dir: Path, shard: ShardFacts) -> bool:
+    """Tell whether a shard's file is there with the content it was written with."""
+    path = run_dir / shard.file
+    return path.is_file() and path.stat().st_size == shard.bytes and digest(path) == shard.sha256
+
+
+def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
+    """Encode the shards that the index lacks, and measure all.
+
+    Raises:
+        ValueError: if weights cannot be loaded or latents cannot be stored.
+        UnreadableFilesError: if too many files cannot be read.
+        Interrupted: when asked to stop; nothing of the shard at work is kept.
+    """
+    run_dir, total = settings.run_dir, index.examples * index.passes
+    there = {shard.file for shard in index.shards}
+    done = sum(shard.rows for shard in index.shards)
+    with Display("encoding", total, done) as display:
+        display.say(introduction(index, latent, done))
+        for number in range(index.count):
+            if shard_name(number) in there:
+                continue
+            rows = range(number * index.shard_size, min((number + 1) * index.shard_size, total))
+            parts = []
+            for part in batches(dataset, rows, settings):
+                parts.append(compressed(latent, part, settings.dtype))
+                done += len(part.x0)
+                display.update(done)
+                if stop.signal_number is not None:
+                    kept = f"{len(index.shards)} of {index.count} shards are in {run_dir}"
+                    raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
+            shard = write_shard(run_dir, number, *joined(parts))
+            shards = sorted([*index.shards, shard], key=lambda each: each.file)
+            index = replace(index, shards=shards, unreadable={**index.unreadable, **dataset.unreadable})
+            index.save(run_dir)
+        scale = measured_scale(index)
+        write_whole(run_dir / STATISTICS, lambda partial: partial.write_text(scale.text(), encoding="utf-8"))
+        display.say(ending(index, run_dir))
+
+
+def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator[Batch]:
+    """Yield the data of rows, read ahead by threads: the first pass as they are, the others augmented."""
+    examples = len(dataset)
+    # No batch holds rows of two passes.
+    starts = [row for row in rows if (row - rows.start) % settings.batch == 0 or row % examples == 0]
+    pieces = [range(*ends) for ends in pairwise([*starts, rows.stop])]
+
+    def read(number: int) -> Batch:
+        turn = pieces[number].start // examples
+        indices = [row % examples for row in pieces[number]]
+        seeds = [derive(settings.seed, "augmentation", turn, index) for index in indices]
+        return dataset.batch(indices, seeds if turn else None)
+
+    return prefetch(read, range(len(pieces)), settings.engine.workers)
+
+
+def compressed(latent: Latent, batch: Batch, dtype: str) -> Batch:
+    """Return a batch on the latent grid, not scaled."""
+    mask = None if batch.mask is None else latent.pooled(batch.mask)
+    return batch._replace(x0=latent.compress(batch.x0).to(getattr(torch, dtype)), mask=mask)
+
+
+def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
+    """Return what a shard keeps of its batches: tensors by name, and texts."""
+    tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
+    if all(part.labels is not None for part in parts):
+        tensors["labels"] = torch.cat([part.labels for part in parts if part.labels is not None])
+    if any(part.mask is not None for part in parts):
+        full = [torch.ones_like(part.x0[:, :1], dtype=torch.bool) for part in parts]
+        tensors["mask"] = torch.cat([f if p.mask is None else p.mask for p, f in zip(parts, full, strict=True)])
+    texts = [text for part in parts for text in part.texts or ()]
+    return tensors, texts if len(texts) == len(tensors["x0"]) else None
+
+
+def introduction(index: Index, latent: Latent, done: int) -> str:
+    """Say what is about to happen."""
+    again = f"continuing after {done:,} rows; " if done else ""
+    inner = (latent.modality.channels, *latent.modality.grid().shape)
+    outer = (latent.channels, *latent.grid().shape)
+    times = "" if index.passes == 1 else f" in {index.passes} passes"
+    return f"{again}{index.examples:,} examples{times}, from {inner} to {outer}, as {index.dtype}"
+
+
+def ending(index: Index, run_dir: Path) -> str:
+    """Say where everything is, and how to go on."""
+    size = sum(shard.bytes for shard in index.shards)
+    lines = [f"done. {index.count} shards, {size / 1e6:,.1f} MB, and their statistics are in {run_dir}"]
+    if index.unreadable:
+        lines.append(f"{len(index.unreadable)} files could not be read; {run_dir / INDEX} names them")
+    return "\n".join(
+        [
+            *lines,
+            "Train on them, with this command's words that begin with modality:",
+            f"  multisagd train modality=… data=latents data.root={run_dir} run_dir=…",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("encode", arguments, encode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
