@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": ("recipes.sample", "draw samples from a trained run"),
     "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
     "compare": ("recipes.compare", "compare a run's samples with its data along every axis"),
+    "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
     "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }
