@@ -247,9 +247,10 @@ class LogMel(Spectrogram):
         return 1 - 2 * decibels / self.floor_db
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return a waveform with about this log-mel spectrogram; what lies above +10 dB counts as that."""
-        decibels = ((1 - x0) * self.floor_db / 2).clamp(max=10)
-        power = mel.spread(10 ** (decibels / 10), mel.filters(*self.settings(rate)))
+        """Return a waveform with about this log-mel spectrogram; above +10 dB it is limited, the floor is silence."""
+        decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
+        bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
+        power = mel.spread(bands.clamp(min=0), mel.filters(*self.settings(rate)))
         magnitude = power.sqrt() * (self.window / 4)
         return mel.invert_magnitude(magnitude, self.window, self.hop, self.padded(samples))[..., :samples]
 

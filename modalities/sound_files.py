@@ -25,7 +25,7 @@ MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
 PREROLL = 8192
-"""Frames decoded before an excerpt of an MP4, because a decoder starts with nothing to overlap."""
+"""Frames decoded before an excerpt of an MP3 or MP4, whose frames build on those before: the first few are wrong."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
         with soundfile.SoundFile(path) as file:
 
             def read(start: int, count: int) -> np.ndarray:
-                file.seek(start)
-                return file.read(count, dtype="float32", always_2d=True)
+                before = min(start, PREROLL) if kind == "MP3" else 0
+                file.seek(start - before)
+                return file.read(before + count, dtype="float32", always_2d=True)[before:]
 
             sound = Sound(file.samplerate, file.channels, file.frames, read)
             if sound.frames > 0:

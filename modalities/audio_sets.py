@@ -1,0 +1,123 @@
+"""Sounds that need no download: plucked strings, synthesised when they are asked for."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from scipy.signal import lfilter
+
+from modalities.audio import Audio
+from modalities.base import Dataset, Example
+from multisagd.seeds import derive
+
+LOWEST = 110.0
+"""Pitch of the lowest string in Hz, an A."""
+NOTES = 36
+"""Semitones from the lowest string upwards: three octaves, up to 831 Hz."""
+LATEST = 0.1
+"""Largest delay of the pluck, as a fraction of the sound, when there is an augmentation seed."""
+
+
+class PluckedStrings(Dataset):
+    """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness; 12 pitch classes.
+
+    Each is a function of (`seed`, its index) alone. It is plucked at time 0, or with an augmentation seed up to a tenth
+    of its length later; all of it is data, the silence before too.
+
+    Raises:
+        ValueError: for a modality other than `Audio`, a rate below 4 kHz (strings need some samples per period), or a
+            count below 1.
+    """
+
+    classes: tuple[str, ...] | None = ("A", "A#", "B", "C", "C#", "D", "D#", "E", "F", "F#", "G", "G#")
+
+    def __init__(self, modality: Audio, count: int = 2000, seed: int = 0) -> None:
+        if not isinstance(modality, Audio):
+            raise ValueError(f"plucked strings are sounds: modality should be an Audio, got {type(modality).__name__}")
+        if modality.rate < 4000:
+            raise ValueError(f"plucked strings need a rate of at least 4000 samples per second, got {modality.rate}")
+        if count < 1:
+            raise ValueError(f"count is at least 1, got {count}")
+        self.modality: Audio = modality
+        self.seed = seed
+        self.numbers = list(range(count))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one string as `Dataset.example` says."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside a dataset of {len(self)} strings")
+        draw = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
+        note = int(draw.integers(NOTES))
+        decay, position, brightness = 10 ** draw.uniform(-0.5, 0.6), draw.uniform(0.1, 0.5), draw.uniform(0.3, 1.0)
+        peak = 10 ** (draw.uniform(-18, -1) / 20)
+        onset = 0 if seed is None else derive(seed, "onset") % (1 + int(LATEST * self.modality.samples))
+        string = pluck(
+            LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, draw
+        )
+        sound = np.zeros(self.modality.samples, np.float32)
+        sound[onset:] = (string * (peak / np.abs(string).max()))[: len(sound) - onset]
+        media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
+        return Example(self.modality.encode(media), note % 12)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these strings only."""
+        part = copy.copy(self)
+        part.numbers = [self.numbers[index] for index in indices]
+        return part
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the seed and the numbers of the strings."""
+        return hashlib.sha256(json.dumps(["plucked strings", self.seed, self.numbers]).encode()).hexdigest()
+
+
+def pluck(
+    frequency: float,
+    decay: float,
+    position: float,
+    brightness: float,
+    rate: int,
+    samples: int,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Synthesise a plucked string: float64, shape (samples,), of no particular loudness.
+
+    A burst of noise runs round a loop of one period that averages neighbouring samples (Karplus and Strong, Computer
+    Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its decay, a
+    comb in the burst says where the string is plucked, and a low-pass how softly (Jaffe and Smith, same issue).
+
+    Args:
+        frequency: pitch in Hz.
+        decay: seconds after which a loss-free average would leave -60 dB; high partials go faster.
+        position: where the string is plucked, as a fraction of its length.
+        brightness: from just above 0 (dull) to 1.
+        rate: samples per second.
+        samples: length of the sound.
+        draw: source of the burst.
+    """
+    period = rate / frequency
+    # The average delays by half a sample; the all-pass takes from 0.1 to 1.1, where it is well behaved.
+    delay = math.floor(period - 0.6)
+    rest, angle = period - 0.5 - delay, math.pi / period
+    tune = math.sin(angle * (1 - rest)) / math.sin(angle * (1 + rest))
+    burst = np.zeros(samples)
+    noise = draw.uniform(-1, 1, delay)[:samples]
+    burst[: len(noise)] = noise - noise.mean()
+    burst = lfilter([brightness], [1, brightness - 1], burst)
+    burst[(shift := max(1, round(position * period))) :] -= burst[: samples - shift].copy()
+    # The loop, solved for its output: y = x / (1 - L) with L = loss z^-delay (1 + z^-1)/2 (tune + z^-1)/(1 + tune z^-1).
+    loss = 10 ** (-3 / (frequency * decay))
+    loop = np.zeros(delay + 3)
+    loop[:2] = 1, tune
+    loop[delay:] -= loss * np.convolve([0.5, 0.5], [tune, 1])
+    return lfilter([1, tune], loop, burst)
