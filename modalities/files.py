@@ -22,6 +22,7 @@ from typing import NoReturn, Self, get_args
 from modalities import labels as sources
 from modalities.base import Batch, Dataset, Example, Modality, collate, pair
 from modalities.labels import CaptionSource, LabelSource
+from modalities.manifest import Entry, check_listed, read_manifest
 from multisagd.seeds import derive
 
 log = logging.getLogger("multisagd")
@@ -96,7 +97,7 @@ class Folder(Dataset):
             else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
-        manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.labels` describes; then only
+        manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
             the files that it lists are used.
         match: a regular expression, searched for in the path under the root, that a file needs to be used; it serves
             sets whose parts are told apart by their names.
@@ -129,46 +130,28 @@ class Folder(Dataset):
                 f"labels is one of {', '.join(get_args(LabelSource))} and captions one of "
                 f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
             )
-        if (pattern is not None) != (labels == "name"):
-            raise ValueError(f"pattern and labels=name go together; got pattern={pattern!r} and labels={labels}")
+        if pattern is not None and labels != "name":
+            raise ValueError(f"pattern={pattern!r} serves labels=name alone, and labels is {labels}")
         self.modality = modality
         self.root = Path(root)
         self.threads = threads
-        wanted = (lambda _: True) if match is None else sources.compiled("match", match).search
-        listed: dict[str, sources.Entry] = {}
+        fits = (lambda _: True) if match is None else sources.compiled("match", match).search
+        entries: list[Entry] = []
         if manifest is None:
-            self.files = [file for file in find_files(self.root, modality.suffixes) if wanted(file)]
+            self.files = [file for file in find_files(self.root, modality.suffixes) if fits(file)]
         else:
-            entries = [entry for entry in sources.read_manifest(self.root / manifest) if wanted(entry.file)]
-            sources.check_listed(self.root / manifest, self.root, entries, modality.suffixes)
-            listed = {entry.file: entry for entry in entries}
-            self.files = list(listed)
+            entries = [entry for entry in read_manifest(self.root / manifest) if fits(entry.file)]
+            check_listed(self.root / manifest, self.root, entries, modality.suffixes)
+            self.files = [entry.file for entry in entries]
         if not self.files:
             raise FileNotFoundError(f"match={match!r} lets no file under {self.root.absolute()} pass")
         self.report = FileReport(len(self.files), max_unreadable)
-        named = [entry.label for entry in listed.values() if entry.label is not None]
-        names: list[str] | None = None
-        if labels == "manifest" and not named:
-            raise ValueError("labels=manifest needs a manifest with a column label: set manifest, or labels=none")
-        if labels == "name":
-            assert pattern is not None
-            names = sources.from_names(self.files, pattern)
-        elif labels in ("auto", "manifest") and named:
-            names = named
-        elif labels in ("auto", "folder"):
-            names = sources.from_folders(self.root, self.files, required=labels == "folder")
+        names = sources.class_names(labels, self.root, self.files, entries, pattern)
+        self.texts = sources.captions(captions, self.root, self.files, entries, names)
         self.classes: tuple[str, ...] | None = None
         self.labels: Sequence[int | None] = [None] * len(self.files)
         if names is not None:
             self.classes, self.labels = sources.number(names)
-        texts = [entry.text for entry in listed.values() if entry.text is not None]
-        self.texts = texts if captions == "auto" and texts else None
-        if captions == "sidecar":
-            self.texts = sources.sidecars(self.root, self.files)
-        elif captions == "labels":
-            if names is None:
-                raise ValueError("captions=labels needs classes, and these files have none: set labels")
-            self.texts = [name.replace("_", " ") for name in names]
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,36 +1,58 @@
-"""Where the classes and captions of files come from: folders, file names, a manifest, or text files beside them.
-
-A manifest is a table of files, as CSV with a header (.csv) or as one JSON object per line (.jsonl), in UTF-8: `file` is
-a path under the root, `label` a class and `text` a caption; other columns are ignored.
-"""
+"""Where the classes and captions of files come from: folders, file names, a manifest, or text files beside them."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
+
+from modalities.manifest import Entry
 
 LabelSource = Literal["auto", "folder", "name", "manifest", "none"]
 CaptionSource = Literal["auto", "sidecar", "labels", "none"]
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-COLUMNS = ("file", "label", "text")
 log = logging.getLogger("multisagd")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of a manifest; `label` and `text` are None where the manifest has no such column."""
+def class_names(
+    source: LabelSource, root: Path, files: Sequence[str], entries: Sequence[Entry], pattern: str | None
+) -> list[str] | None:
+    """Return the name of each file's class, None for no classes; `entries` are the files' lines in a manifest, if any.
 
-    file: str
-    label: str | None
-    text: str | None
-    line: int
+    Raises:
+        ValueError: if a file has no class where `source` says that it has one, or for a wrong `pattern`.
+    """
+    listed = [entry.label for entry in entries if entry.label is not None]
+    if source == "manifest" and not listed:
+        raise ValueError("labels=manifest needs a manifest with a column label: set manifest, or labels=none")
+    if source == "name":
+        if pattern is None:
+            raise ValueError("labels=name needs pattern, a regular expression such as ^(?P<label>[a-z]+)_")
+        return from_names(files, pattern)
+    if source in ("auto", "manifest") and listed:
+        return listed
+    return from_folders(root, files, required=source == "folder") if source in ("auto", "folder") else None
+
+
+def captions(
+    source: CaptionSource, root: Path, files: Sequence[str], entries: Sequence[Entry], names: Sequence[str] | None
+) -> list[str] | None:
+    """Return the text of each file, None for no texts; `names` are those of the classes.
+
+    Raises:
+        FileNotFoundError: if a caption is missing.
+        ValueError: if one is no text, or is to come from classes that there are not.
+    """
+    if source == "sidecar":
+        return sidecars(root, files)
+    if source == "labels":
+        if names is None:
+            raise ValueError("captions=labels needs classes, and these files have none: set labels")
+        return [name.replace("_", " ") for name in names]
+    return [entry.text for entry in entries if entry.text is not None] or None if source == "auto" else None
 
 
 def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
@@ -130,107 +152,6 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
                 f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
             ) from error
     return texts
-
-
-def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest, its entries sorted by file.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: naming the line, for text that is no UTF-8, CSV or JSON, a missing column or value, a file twice,
-            and a path that is absolute or leads out of the root.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path.absolute()}: set manifest to a .csv or .jsonl file")
-    kinds = {".csv": _csv_rows, ".jsonl": _json_rows}
-    if path.suffix.lower() not in kinds:
-        raise ValueError(f"a manifest ends in .csv or .jsonl, got {path}")
-    entries: dict[str, Entry] = {}
-    try:
-        for line, row in kinds[path.suffix.lower()](path):
-            entry = _entry(path, line, row)
-            if entry.file in entries:
-                raise ValueError(
-                    f"{path}:{line}: {entry.file} is already in line {entries[entry.file].line}: remove one"
-                )
-            entries[entry.file] = entry
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    if all(entry.label is None and entry.text is None for entry in entries.values()):
-        raise ValueError(f"{path} lists no file with a label or text: name its columns file, and label or text")
-    lines = sorted(entries.values(), key=lambda entry: entry.line)
-    for column in ("label", "text"):
-        given = [getattr(entry, column) is not None for entry in lines]
-        if any(given) and not all(given):
-            first = lines[given.index(False)]
-            raise ValueError(f"{path}:{first.line}: {column} is missing here, and other lines have one")
-    return sorted(lines, key=lambda entry: entry.file)
-
-
-def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]) -> None:
-    """Check that the files of a manifest exist under the root and have an ending that is read.
-
-    Raises:
-        FileNotFoundError: naming the first that is missing and its line.
-        ValueError: for another ending.
-    """
-    for entry in entries:
-        if not (root / entry.file).is_file():
-            raise FileNotFoundError(f"{path}:{entry.line}: there is no file {entry.file} under {root.absolute()}")
-        if PurePosixPath(entry.file).suffix.lower() not in suffixes:
-            raise ValueError(f"{path}:{entry.line}: {entry.file} does not end in {', '.join(suffixes)}")
-
-
-def _entry(path: Path, line: int, row: dict[str, Any]) -> Entry:
-    texts: dict[str, str | None] = {}
-    for column in COLUMNS:
-        value = row.get(column)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-            raise ValueError(f"{path}:{line}: {column} should be text, got {value!r}")
-        texts[column] = None if value is None else str(value).strip()
-    file, label = texts["file"], texts["label"]
-    if not file or label == "":
-        raise ValueError(f"{path}:{line}: {'label' if file else 'file'} is missing or empty")
-    place = PurePosixPath(file)
-    if place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"{path}:{line}: {file} should be a path under root, without a leading / and without ..")
-    return Entry(place.as_posix(), label, texts["text"], line)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        try:
-            columns = [(name or "").strip() for name in reader.fieldnames or ()]
-            _check_columns(path, columns)
-            reader.fieldnames = columns
-            for row in reader:
-                if None in row:
-                    raise ValueError(f"{path}:{reader.line_num}: more values than columns; quote values with commas")
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.reader.line_num}: no valid CSV: {error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{line}: no valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{line}: each line should be one JSON object, got {text.strip()[:40]}")
-            yield line, row
-
-
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"{path}:1: a column is there twice among {', '.join(columns)}")
-    if "file" not in columns:
-        raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: a manifest needs one")
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -10,7 +10,8 @@ import torch
 from modalities.base import Example, collate
 from modalities.files import Folder
 from modalities.image import Image
-from modalities.labels import number, read_manifest
+from modalities.labels import number
+from modalities.manifest import read_manifest
 
 IMAGE = Image(size=8)
 NAMES = ["3_ann_0.png", "3_bob_1.png", "10_ann_0.png", "9_ann_7.png"]
@@ -89,8 +90,8 @@ def test_match_chooses_files_by_their_path(root: Path) -> None:
         ({"match": "a["}, r"match='a\[' is no regular expression: .* at position 1"),
         ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),
         ({"labels": "name", "pattern": r"_bob_(\d)"}, r"pattern='_bob_.*' finds no class in the name of 10_ann_0\.png"),
-        ({"labels": "name"}, "pattern and labels=name go together"),
-        ({"pattern": "(a)"}, "pattern and labels=name go together"),
+        ({"labels": "name"}, "labels=name needs pattern"),
+        ({"pattern": "(a)"}, r"pattern='\(a\)' serves labels=name alone, and labels is auto"),
         ({"labels": "manifest"}, "labels=manifest needs a manifest"),
         ({"labels": "names"}, "labels is one of auto, folder, name, manifest, none"),
         ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
