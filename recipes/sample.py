@@ -28,11 +28,12 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.text import TextEncoder
+from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
 from recipes.engine import record
-from recipes.engine.assemble import Assembly, check_sampler
+from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.command import run_configured
@@ -88,6 +89,8 @@ def sample(config: Config) -> Path:
     denoiser = assembly.denoiser(runtime.compiled(network), process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     check_sampler(sampler, process)
+    refinement = builder.build(settings.refine, Refinement, "refine")
+    check_refinement(refinement, process.grid)
 
     # The samples.
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
@@ -95,7 +98,7 @@ def sample(config: Config) -> Path:
     with Display("sampling", settings.count) as display:
         x0 = generate(
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
-            settings.spacing, settings.batch, display.update,
+            settings.spacing, settings.batch, refinement, display.update,
         )  # fmt: skip
         out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts)
         media = [modality.decode(each) for each in x0]

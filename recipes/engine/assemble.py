@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Modality
-from multisagd import DataStatistics, Denoiser, Euler, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
+from multisagd import (
+    DataStatistics,
+    Denoiser,
+    Euler,
+    Grid,
+    PaddedCovariance,
+    Process,
+    Schedule,
+    SpectralCovariance,
+    Spectrum,
+    seeds,
+)
+from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
@@ -47,11 +59,30 @@ class Assembly:
         """
         spectrum = self.builder.build(self.config["spectrum"], Spectrum, "spectrum", statistics=self.statistics)
         schedule = self.builder.build(self.config["schedule"], Schedule, "schedule")
+        return self.builder.build(
+            self.config["process"], Process, "process", schedule=schedule, covariance=self.covariance(spectrum)
+        )
+
+    def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
+        """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
+
+        Raises:
+            RecipeError: if the spectrum makes no sense on this grid, or the padding none with it or with the loss.
+        """
+        grid, padding = self.modality.grid(), self.config.get("padding") or {}
+        if not any(padding.values()):
+            try:
+                return SpectralCovariance(spectrum, grid)
+            except ValueError as error:
+                raise RecipeError(f"spectrum: {error}") from error
+        if self.config["loss"]["metric"] == "mahalanobis":
+            raise RecipeError(
+                "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
+            )
         try:
-            covariance = SpectralCovariance(spectrum, self.modality.grid())
-        except ValueError as error:
-            raise RecipeError(f"spectrum: {error}") from error
-        return self.builder.build(self.config["process"], Process, "process", schedule=schedule, covariance=covariance)
+            return PaddedCovariance(spectrum, grid, padding)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"padding: {error}") from error
 
     def network(self) -> nn.Module:
         """Return the network with its first weights, which follow from the run's seed."""
@@ -82,3 +113,15 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
             f"process.modulation ({type(process.modulation).__name__}) makes them differ: "
             "choose sampler=ddim, dpm_solver or unipc"
         )
+
+
+def check_refinement(refinement: Refinement, grid: Grid) -> None:
+    """Check that a refinement's low-pass can be told on this grid.
+
+    Raises:
+        RecipeError: if its axes or factors are not those of the grid.
+    """
+    try:
+        refinement.low_pass.power(grid)
+    except ValueError as error:
+        raise RecipeError(f"refine: {error}") from error

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from multisagd.denoiser import Denoiser
 from multisagd.guidance import ClassifierFree
+from multisagd.mixing import Refinement, sample_refined
 from multisagd.samplers import Sampler
-from multisagd.sampling import AnyDenoiser, Spacing, sample
+from multisagd.sampling import AnyDenoiser, Spacing
+from multisagd.spectrum import Flat
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Guidance
+
+ONCE = Refinement(Flat(), iterations=0)
 
 
 @torch.no_grad()
@@ -27,12 +31,14 @@ def generate(
     guidance: Guidance | None = None,
     spacing: Spacing = "time",
     batch: int = 64,
+    refinement: Refinement | None = None,
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
-    None draws without one. `report` hears the number of samples done so far.
+    None draws without one. With a `refinement` samples are drawn again, as `sample_refined` says. `report` hears the
+    number of samples done so far.
 
     Raises:
         ValueError: if there is not one condition per seed.
@@ -47,8 +53,8 @@ def generate(
         chosen = seeds[start : start + batch]
         told = None if condition is None else runtime.put(condition[start : start + batch])
         with runtime.autocast():
-            x0 = sample(
-                guided, sampler, shape=(len(chosen), *shape), steps=steps, seeds=chosen, condition=told,
+            x0 = sample_refined(
+                guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
                 spacing=spacing,
             )  # fmt: skip
         parts.append(x0.float().cpu())

@@ -134,7 +134,9 @@ class TrainSettings:
     denoiser: Group
     network: Group
     sampler: Group
-    text: Group = field(default_factory=dict)  # runs from before there was text have none
+    # Runs from before there were these have none.
+    text: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -161,6 +163,7 @@ class SampleSettings:
     allow_targets: tuple[str, ...]
     engine: EngineSettings
     sampler: Group
+    refine: Group
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "count", "steps", "batch")

@@ -18,18 +18,30 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help, groups
 from recipes.engine.settings import SampleSettings, TrainSettings
 
-CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+CHOICES = [(group, choice) for group, choices in groups().items() if group != "refine" for choice in choices]
 # What a choice leaves for the user to say.
 NEEDED = {
-    ("data", "image_folder"): ["data.root=photos"],
+    ("data", "folder"): ["data.root=photos"],
+    ("data", "audio_folder"): ["data.root=sounds"],
+    ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
+    ("experiment", "video_clips"): ["data.root=clips"],
+    ("modality", "own"): ["modality._target_=modalities.image.Image"],
     ("spectrum", "autoregressive"): ["spectrum.axis=width"],
+    **{("spectrum", name): ["modality=audio_waveform"] for name in ("brown", "hum_free", "pink")},
+    **{("spectrum", name): ["modality=video"] for name in ("joint", "mixed", "progressive", "separable", "velocity")},
     ("schedule", "tabulated"): ["schedule.log_snrs=[5,0,-5]"],
 }
 
 
 def load(*arguments: str, name: str = "train") -> dict[str, Any]:
     return configuration.load(name, ["run_dir=r", *arguments])
+
+
+@pytest.mark.parametrize("choice", groups()["refine"])
+def test_sample_composes_with_every_refinement(choice: str) -> None:
+    settings = Builder().settings(SampleSettings, load(f"refine={choice}", name="sample"), "")
+    assert Builder().build(settings.refine, ms.Refinement, "refine").iterations == (choice != "none")
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=map("/".join, CHOICES))
@@ -76,7 +88,7 @@ def test_choices_and_keys_override() -> None:
         ("spectrum=powerlaw", "spectrum=powerlaw: there is no such choice; did you mean 'power_law'"),
         ("spectrm=white", "did you mean 'spectrum'"),
         ("experiment=image_mnst", "did you mean 'image_mnist'"),
-        ("spectrum.exponent=1", "it is a key of spectrum=data_power, spectrum=power_law"),
+        ("spectrum.exponent=1", "it is a key of spectrum=brown, spectrum=data_power"),
         ("--spectrum=white", "unknown option --spectrum=white; settings are written key=value"),
         ("spectrum", "cannot read 'spectrum': settings are written key=value"),
         ("spectrum=[a", "cannot read the command"),
