@@ -31,8 +31,8 @@ RMS = 10 ** (-20 / 20)
 """Where `loudness="rms"` puts the root mean square: 20 dB below full scale."""
 MAX_GAIN = 10 ** (40 / 20)
 """No more than 40 dB are added, so that the noise of a silent recording is not turned into a sound."""
-PLACES = (0.5, 0.25, 0.75, 0.125, 0.875, 0.375, 0.625)
-"""Where excerpts are taken without a seed, as fractions of the room; the later ones only if the first is silent."""
+SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
+"""Where excerpts are taken one after another while they are silent, as fractions of the file, round its end."""
 
 log = logging.getLogger("multisagd")
 
@@ -112,9 +112,9 @@ class Audio(Modality):
             ValueError: if the file is empty, no sound, truncated, silent or too short (`short="skip"`), has samples
                 that are not finite or far beyond full scale, or more channels than can be mixed to stereo.
         """
-        draw = None if seed is None else random.Random(derive(seed, "excerpt"))
-        for place in PLACES if draw is None else [draw.random() for _ in PLACES]:
-            sound = self.remix(read_excerpt(path, self.rate, self.samples, place))
+        first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
+        for shift in SHIFTS:
+            sound = self.remix(read_excerpt(path, self.rate, self.samples, (first + shift) % 1))
             if self.short == "skip" and sound.shape[-1] < self.samples:
                 raise ValueError(
                     f"it lasts {sound.shape[-1] / self.rate:.3g} s and short=skip wants {self.seconds:g} s"

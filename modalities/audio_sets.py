@@ -114,10 +114,12 @@ def pluck(
     noise = draw.uniform(-1, 1, delay)[:samples]
     burst[: len(noise)] = noise - noise.mean()
     burst = lfilter([brightness], [1, brightness - 1], burst)
-    burst[(shift := max(1, round(position * period))) :] -= burst[: samples - shift].copy()
-    # The loop, solved for its output: y = x / (1 - L) with L = loss z^-delay (1 + z^-1)/2 (tune + z^-1)/(1 + tune z^-1).
+    shift = max(1, round(position * period))
+    plucked = burst.copy()
+    plucked[shift:] -= burst[:-shift]
+    # The loop, solved for its output: y = x / (1 - L), L = loss z^-delay (1 + z^-1)/2 (tune + z^-1)/(1 + tune z^-1).
     loss = 10 ** (-3 / (frequency * decay))
     loop = np.zeros(delay + 3)
     loop[:2] = 1, tune
     loop[delay:] -= loss * np.convolve([0.5, 0.5], [tune, 1])
-    return lfilter([1, tune], loop, burst)
+    return lfilter([1, tune], loop, plucked)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_mel_bands_are_spaced_as_the_formula_says() -> None:
     assert len(found) == 42
     assert hertz[0] == pytest.approx(100)
     assert hertz[-1] == pytest.approx(4000)
-    assert [b - a for a, b in zip(found, found[1:], strict=False)] == pytest.approx([found[1] - found[0]] * 41)
+    assert [b - a for a, b in pairwise(found)] == pytest.approx([found[1] - found[0]] * 41)
     assert 2595 * math.log10(1 + 1000 / 700) == pytest.approx(1000, abs=0.1)
     # Each triangle peaks in the bin nearest its centre, or the one beside it.
     peaks = mel.filters(40, 100.0, 4000.0, 512, 8000).argmax(dim=1) * 8000 / 512
