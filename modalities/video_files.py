@@ -43,8 +43,9 @@ class VideoFile:
     """An open video file; made by `open_video`.
 
     `counted` is True where timestamps do not say when a frame is shown, so that frames are counted; `seekable` is False
-    where they cannot be trusted after a seek. `origin` is the timestamp of the first frame, `step` the nominal time
-    between frames and `promised` the duration that the header declares, both in seconds; None if it declares none.
+    where they cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
+    pixel over its height, `step` the nominal time between frames and `promised` the duration that the header declares,
+    both in seconds; None if it declares none.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class VideoFile:
     counted: bool
     seekable: bool
     origin: int
+    aspect: float
     step: float
     promised: float | None
 
@@ -96,8 +98,8 @@ class VideoFile:
             try:
                 frames = self._seek(max(0.0, time - back), time)
                 first = next(frames, None)
-            except av.FFmpegError:
-                continue  # not the file's fault yet: decoding from the start will tell
+            except (av.FFmpegError, ValueError):
+                continue  # the seek may be at fault: decoding from the start will tell
             if first is not None and self.time(first.pts) <= time + ROUNDING:
                 yield from chain([first], frames)
                 return
@@ -185,20 +187,22 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             # The declared start may precede the first frame (AVI), or the first keyframe it (a film that was cut).
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
-            yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, step, promised)
+            aspect = float(stream.sample_aspect_ratio or 1)
+            yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, aspect, step, promised)
     except av.FFmpegError as error:
         raise ValueError(f"the file is damaged or no video ({error.strerror})") from error
 
 
-def pixels(frame: VideoFrame, least: tuple[int, int]) -> Tensor:
-    """Return a frame as RGB, uint8 of shape (3, height, width), upright, its pixels square, transparency on white.
+def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Tensor:
+    """Return a frame as RGB, uint8 of shape (3, height, width), upright, transparency on white.
 
+    Pixels of another `aspect` (width over height) are made square by scaling the width, unless it is absurd.
     A frame of more than twice `least` (height, width) is reduced by a whole factor to no less than twice that.
     """
     turns = round(frame.rotation / 90) % 4
-    height, width = frame.height, frame.width
+    height, width = frame.height, frame.width * (aspect if 0.25 <= aspect <= 4 else 1)
     high, wide = least[::-1] if turns % 2 else least
-    factor = max(1, min(height // (2 * high), width // (2 * wide)))
+    factor = max(1, int(min(height / (2 * high), width / (2 * wide))))
     transparent = any(component.is_alpha for component in frame.format.components)
     reduced = frame.reformat(
         width=max(1, round(width / factor)),
