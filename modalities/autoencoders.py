@@ -66,9 +66,10 @@ class DiffusersAutoencoder(Autoencoder):
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is one of float32, bfloat16, float16; got {self.dtype!r}")
         _diffusers_class(self.kind)
-        if not Path(self.name).expanduser().is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", self.name):
+        local = bool(self.name) and Path(self.name).expanduser().is_dir()
+        if not local and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", self.name):
             raise ValueError(
-                f"{self.name} is neither a folder nor a hub id such as stabilityai/sd-vae-ft-mse: "
+                f"{self.name!r} is neither a folder nor a hub id such as stabilityai/sd-vae-ft-mse: "
                 "set name to the folder that holds the autoencoder's config.json"
             )
 

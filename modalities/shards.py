@@ -87,7 +87,10 @@ class Index:
             record = json.loads(path.read_text(encoding="utf-8"))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-            return cls(**{**record, "shards": [ShardFacts(**facts) for facts in record["shards"]]})
+            shards = [ShardFacts(**facts) for facts in record["shards"]]
+            if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):
+                raise ValueError("its shards are not named as they should be")
+            return cls(**{**record, "shards": shards})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"cannot read {path} ({error}): set root to a folder written by `multisagd encode`"

@@ -101,19 +101,21 @@ def encode(config: Config) -> None:
 
 
 def earlier(run_dir: Path, config: Config) -> Index | None:
-    """Return the index of what the folder already holds, None if it is empty.
+    """Return the index of what the folder already holds, None if that is not a single shard.
 
     Raises:
         RecipeError: if it holds latents of another configuration, naming the keys that differ, or something else.
     """
     if not (run_dir / INDEX).exists():
-        if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
+        if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no latents: choose another run_dir")
         return None
     try:
         index = Index.load(run_dir)
     except ValueError as error:
         raise RecipeError(f"{error}, or use another run_dir") from error
+    if not index.shards:
+        return None
     if different := differences(index.config, fixed(config)):
         raise RecipeError(
             f"{run_dir} holds latents of another configuration; these differ: {different}. "
@@ -191,6 +193,8 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
                 if stop.signal_number is not None:
                     kept = f"{len(index.shards)} of {index.count} shards are in {run_dir}"
                     raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
+            if not index.shards:
+                index.save(run_dir)  # from here on the folder is this command's, whatever happens
             shard = write_shard(run_dir, number, *joined(parts))
             shards = sorted([*index.shards, shard], key=lambda each: each.file)
             index = replace(index, shards=shards, unreadable={**index.unreadable, **dataset.unreadable})

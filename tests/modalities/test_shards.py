@@ -1,0 +1,301 @@
+"""Shards of latents: rows, statistics and what is refused, with an autoencoder that is a mean over pairs of pixels."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modalities import shards as module
+from modalities.base import split
+from modalities.files import UnreadableFilesError
+from modalities.image import Image
+from modalities.latent import STATISTICS, Latent
+from modalities.shards import Index, LatentShards, grid_facts, measured_scale, shard_name, write_shard, write_whole
+
+EXAMPLES, PASSES, SIZE = 10, 3, 4
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Means of 2×2 pixels."""
+
+    factor: float = 1.0
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.factor * torch.nn.functional.avg_pool2d(x, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.repeat_interleave(2, -1).repeat_interleave(2, -2) / self.factor
+
+
+LATENT = Latent(Image(size=8), Pairs())
+
+
+def raw(dtype: torch.dtype = torch.float32) -> Tensor:
+    """All rows: of three passes of ten examples, every channel with its own mean and deviation."""
+    noise = torch.randn(EXAMPLES * PASSES, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (noise * torch.tensor([1.0, 3.0, 0.1]).view(3, 1, 1) + torch.tensor([0.0, 5.0, -2.0]).view(3, 1, 1)).to(
+        dtype
+    )
+
+
+def masks() -> Tensor:
+    mask = torch.ones(EXAMPLES * PASSES, 1, 4, 4, dtype=torch.bool)
+    mask[::3, :, 2:] = False
+    return mask
+
+
+def write(root: Path, *, masked: bool = False, labels: bool = True, texts: bool = False, **more: Any) -> Latent:
+    """Write a folder as the recipe does, and return the modality that goes with it."""
+    root.mkdir(exist_ok=True)
+    index = Index(
+        encoding=LATENT.encoding(), config={}, source={}, classes=["cat", "dog"] if labels else None,
+        channels=3, grid=grid_facts(LATENT), dtype="float32", examples=EXAMPLES, passes=PASSES, shard_size=SIZE,
+    )  # fmt: skip
+    rows = raw(more.get("dtype", torch.float32))
+    for number in range(index.count):
+        part = slice(number * SIZE, (number + 1) * SIZE)
+        tensors = {"x0": rows[part].contiguous()}
+        if labels:
+            tensors["labels"] = torch.arange(len(rows))[part] % EXAMPLES % 2
+        if masked:
+            tensors["mask"] = masks()[part].contiguous()
+        captions = [f"“{n}”" for n in range(len(rows))[part]] if texts else None
+        index.shards.append(write_shard(root, number, tensors, captions))
+    index.save(root)
+    write_whole(root / STATISTICS, lambda partial: partial.write_text(measured_scale(index).text()))
+    return dataclasses.replace(LATENT, statistics=root)
+
+
+def test_statistics_are_those_of_all_rows(tmp_path: Path) -> None:
+    write(tmp_path)
+    record = json.loads((tmp_path / STATISTICS).read_text())
+    values = raw().double().numpy()
+    np.testing.assert_allclose(record["mean"], values.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(record["std"], values.std((0, 2, 3)), rtol=1e-12)
+
+
+def test_statistics_leave_padding_out(tmp_path: Path) -> None:
+    write(tmp_path, masked=True)
+    record = json.loads((tmp_path / STATISTICS).read_text())
+    values = raw().double().movedim(1, 0)[:, masks()[:, 0]].numpy()
+    np.testing.assert_allclose(record["mean"], values.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(record["std"], values.std(1), rtol=1e-12)
+
+
+def test_a_constant_channel_is_centred_and_all_padding_refused(tmp_path: Path) -> None:
+    x0 = torch.full((2, 3, 4, 4), 7.0)
+    facts = write_shard(tmp_path, 0, {"x0": x0}, None)
+    index = Index({}, {}, {}, None, 3, [], "float32", 2, 1, 2, [facts])
+    assert measured_scale(index).mean == (7.0, 7.0, 7.0)
+    assert measured_scale(index).std == (1.0, 1.0, 1.0)
+    facts = write_shard(tmp_path, 0, {"x0": x0, "mask": torch.zeros(2, 1, 4, 4, dtype=torch.bool)}, None)
+    with pytest.raises(ValueError, match="all latents are padding"):
+        measured_scale(dataclasses.replace(index, shards=[facts]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rows_are_scaled_and_in_order(tmp_path: Path, dtype: torch.dtype) -> None:
+    data = LatentShards(write(tmp_path, dtype=dtype), tmp_path)
+    record = json.loads((tmp_path / STATISTICS).read_text())
+    mean, std = (torch.tensor(record[key]).view(3, 1, 1) for key in ("mean", "std"))
+    assert len(data) == EXAMPLES
+    assert data.classes == ("cat", "dog")
+    batch = data.batch(range(EXAMPLES))
+    assert batch.x0.dtype == torch.float32
+    torch.testing.assert_close(batch.x0, (raw(dtype)[:EXAMPLES].float() - mean) / std)
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [n % 2 for n in range(EXAMPLES)]
+    assert batch.mask is None
+    assert batch.texts is None
+    # All passes together have mean 0 and deviation 1.
+    every = (raw(dtype).double() - mean.double()) / std.double()
+    torch.testing.assert_close(every.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_media_come_back(tmp_path: Path) -> None:
+    latent = write(tmp_path)
+    pixels = torch.arange(3 * 64, dtype=torch.uint8).reshape(3, 8, 8)
+    smooth = LATENT.decode(LATENT.encode(pixels))
+    # A mean of two levels lies half-way between two, where rounding may go either way.
+    assert (latent.decode(latent.encode(pixels)).int() - smooth.int()).abs().max() <= 1
+
+
+def test_masks_and_texts_come_along(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path, masked=True, labels=False, texts=True), tmp_path)
+    batch = data.batch([3, 4, 9])
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, masks()[[3, 4, 9]])
+    assert batch.texts == ("“3”", "“4”", "“9”")
+    assert data.caption(9) == "“9”"
+    assert batch.labels is None
+    assert data.classes is None
+    assert LatentShards(write(tmp_path / "plain"), tmp_path / "plain").caption(0) is None
+
+
+def test_the_seed_chooses_the_pass(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path, texts=True), tmp_path)
+    assert data.example(2).text == "“2”"
+    seen = [data.example(2, seed).text for seed in range(60)]
+    assert seen == [data.example(2, seed).text for seed in range(60)]
+    assert {*seen} == {"“2”", "“12”", "“22”"}
+    assert min(seen.count(each) for each in {*seen}) > 8
+
+
+def test_a_split_keeps_all_passes_of_an_example_together(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path, texts=True), tmp_path)
+    training, held_out = split(data, 3)
+    groups = []
+    for part in (training, held_out):
+        texts = {part.example(n, seed).text for n in range(len(part)) for seed in range(30)}
+        groups.append({int(str(text)[1:-1]) % EXAMPLES for text in texts})
+    assert len(groups[0]) == 7
+    assert groups[0] | groups[1] == set(range(EXAMPLES))
+    assert not groups[0] & groups[1]
+    assert training.fingerprint != data.fingerprint
+
+
+def test_subsets_and_indices(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path), tmp_path)
+    part = data.subset([7, 2]).subset([1])
+    assert torch.equal(part.example(0).x0, data.example(2).x0)
+    for index in (-1, 1):
+        with pytest.raises(IndexError, match="outside a dataset of 1"):
+            part.example(index)
+
+
+def test_few_shards_are_open_at_a_time_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "OPEN_SHARDS", 2)
+    latent = write(tmp_path)
+    whole = LatentShards(latent, tmp_path).batch(range(EXAMPLES)).x0
+    data = LatentShards(latent, tmp_path)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).remainder(EXAMPLES).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(lambda index: data.example(index).x0, order))
+    for index, row in zip(order, rows, strict=True):
+        assert torch.equal(row, whole[index])
+    assert len(data._open._shards) == 2
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    latent = write(tmp_path / "a")
+    first = LatentShards(latent, tmp_path / "a").fingerprint
+    assert first == LatentShards(write(tmp_path / "b"), tmp_path / "b").fingerprint
+    assert first != LatentShards(write(tmp_path / "c", dtype=torch.float16), tmp_path / "c").fingerprint
+
+
+def test_examples_own_their_values(tmp_path: Path) -> None:
+    data = LatentShards(write(tmp_path, masked=True), tmp_path)
+    before = data.example(0)
+    data.example(0).x0.zero_()
+    (data.example(0).mask,)[0].zero_()  # type: ignore[union-attr]
+    assert torch.equal(data.example(0).x0, before.x0)
+    assert torch.equal(data.example(0).mask, before.mask)  # type: ignore[arg-type]
+
+
+def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: Any) -> None:
+    write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*map(shard_name, range(8)), "index.json", STATISTICS]
+    before = (tmp_path / shard_name(0)).read_bytes()
+
+    def cut(partial: Path) -> None:
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / shard_name(0), cut)
+    assert (tmp_path / shard_name(0)).read_bytes() == before
+
+
+def test_latents_too_large_for_their_dtype_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not finite as torch.float16: store them with dtype=bfloat16"):
+        write_shard(tmp_path, 0, {"x0": torch.full((1, 1, 2, 2), 1e5).half()}, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_damaged_and_truncated_shards_are_named(tmp_path: Path) -> None:
+    latent = write(tmp_path)
+    path = tmp_path / shard_name(3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"000003.safetensors is damaged.*multisagd encode"):
+        LatentShards(latent, tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"000003.safetensors is missing"):
+        LatentShards(latent, tmp_path)
+    # One bit shows only to those who read it all.
+    path.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+    LatentShards(latent, tmp_path)
+    with pytest.raises(ValueError, match=r"000003.safetensors is damaged"):
+        LatentShards(latent, tmp_path, verify=True)
+    # A broken header shows when the shard is read.
+    path.write_bytes(b"\xff" * 8 + whole[8:])
+    data = LatentShards(latent, tmp_path)
+    with pytest.raises(UnreadableFilesError, match=r"000003.safetensors cannot be read"):
+        data.batch([2] * 60, range(60))
+
+
+def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
+    latent = write(tmp_path)
+    index = Index.load(tmp_path)
+    dataclasses.replace(index, shards=index.shards[:5]).save(tmp_path)
+    with pytest.raises(ValueError, match=r"has 5 of 8 shards.*finish it"):
+        LatentShards(latent, tmp_path)
+
+
+def test_the_modality_must_be_the_one_that_encoded(tmp_path: Path) -> None:
+    latent = write(tmp_path)
+    with pytest.raises(ValueError, match=r"the modality is Image.*modality=latent_image"):
+        LatentShards(Image(size=8), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings.*autoencoder.factor: 1.0 -> 2.0"):
+        LatentShards(Latent(Image(size=8), Pairs(2.0)), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings.*modality.size: \[8, 8\] -> \[16, 16\]"):
+        LatentShards(Latent(Image(size=16), Pairs()), tmp_path)
+    # An autoencoder whose answer changed under the same settings.
+    index = Index.load(tmp_path)
+    dataclasses.replace(index, channels=4).save(tmp_path)
+    with pytest.raises(ValueError, match=r"holds latents of 4 channels.*gives 3"):
+        LatentShards(latent, tmp_path)
+
+
+def test_training_on_another_scale_is_refused(tmp_path: Path) -> None:
+    latent = write(tmp_path / "a")
+    write(tmp_path / "b", masked=True)
+    for other in (dataclasses.replace(latent, statistics=tmp_path / "b"), LATENT):
+        with pytest.raises(ValueError, match=r"does not scale latents by the statistics of .*a: set statistics"):
+            LatentShards(other, tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 9}', '{"format_version": 1, "shards": []}'])
+def test_a_broken_index_is_named(tmp_path: Path, content: str) -> None:
+    latent = write(tmp_path)
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cannot read .*index.json"):
+        LatentShards(latent, tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set root to a folder written by `multisagd encode`"):
+        LatentShards(LATENT, tmp_path)
+
+
+def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path) -> None:
+    latent = write(tmp_path / "a")
+    path = tmp_path / "a" / "index.json"
+    path.write_text(path.read_text().replace(shard_name(0), f"../{shard_name(0)}"))
+    with pytest.raises(ValueError, match="cannot read"):
+        LatentShards(latent, tmp_path / "a")
+
+
+def test_shards_are_plain_safetensors(tmp_path: Path) -> None:
+    write(tmp_path)
+    rows = torch.cat([load_file(tmp_path / shard_name(number))["x0"] for number in range(8)])
+    assert torch.equal(rows, raw())

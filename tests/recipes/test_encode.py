@@ -1,0 +1,351 @@
+"""The encode recipe on a folder of small pictures, with a random autoencoder: shards, resuming, training, sampling."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modalities import shards
+from modalities.autoencoders import DiffusersAutoencoder
+from modalities.image import Image
+from modalities.latent import Latent
+from modalities.shards import LatentShards
+from recipes.encode import encode, main
+from recipes.engine import config as configuration
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.progress import Display
+from recipes.sample import sample
+from recipes.train import train
+
+diffusers = pytest.importorskip("diffusers")
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("modalities", "recipes"))
+from tiny import TINY  # noqa: E402
+from tiny_autoencoders import save_tiny  # noqa: E402
+
+COUNT = 22
+QUICK = ["shard_size=6", "batch=4", "dtype=float32", "engine.threads=1", "engine.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `photos` in two classes, 12 by 8 pixels, and an autoencoder in `vae`."""
+    folder = tmp_path_factory.mktemp("source")
+    draw = np.random.default_rng(0)
+    for number in range(COUNT):
+        path = folder / "photos" / ("cat", "dog")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(draw.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(path)
+    save_tiny("AutoencoderKL", folder / "vae")
+    return folder
+
+
+def modality(source: Path) -> list[str]:
+    return ["modality=latent_image", "modality.modality.size=8", f"modality.autoencoder.name={source / 'vae'}"]
+
+
+def run(source: Path, out: Path, *words: str) -> Path:
+    data = ["data=folder", f"data.root={source / 'photos'}"]
+    encode(configuration.load("encode", [*modality(source), *data, *QUICK, f"run_dir={out}", *words]))
+    return out
+
+
+@pytest.fixture(scope="module")
+def encoded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(source, tmp_path_factory.mktemp("encoded") / "latents")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def directly(source: Path, images: list[Path], seeds: list[int] | None = None, **settings: Any) -> torch.Tensor:
+    """What the autoencoder itself makes of these files."""
+    image = Image(size=8, **settings)
+    pixels = [image.load(path, None if seeds is None else seeds[n]) for n, path in enumerate(images)]
+    model = diffusers.AutoencoderKL.from_pretrained(source / "vae")
+    with torch.no_grad():
+        return model.encode(torch.stack([image.encode(each) for each in pixels])).latent_dist.mean
+
+
+def files(source: Path) -> list[Path]:
+    return sorted((source / "photos").rglob("*.png"))
+
+
+def test_shards_hold_every_example_once_in_order(source: Path, encoded: Path) -> None:
+    names = [f"{number:06d}.safetensors" for number in range(4)]
+    assert sorted(content(encoded)) == [*names, "index.json", "statistics.json"]
+    parts = [load_file(encoded / name) for name in names]
+    assert [len(part["x0"]) for part in parts] == [6, 6, 6, 4]
+    torch.testing.assert_close(torch.cat([part["x0"] for part in parts]), directly(source, files(source)))
+    assert torch.cat([part["labels"] for part in parts]).tolist() == [0] * 11 + [1] * 11
+
+
+def test_the_scale_is_that_of_the_data(source: Path, encoded: Path) -> None:
+    record = json.loads((encoded / "statistics.json").read_text())
+    values = directly(source, files(source)).double().numpy()
+    np.testing.assert_allclose(record["mean"], values.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(record["std"], values.std((0, 2, 3)), rtol=1e-5)
+    latent = Latent(Image(size=8), DiffusersAutoencoder(str(source / "vae")), encoded)
+    data = LatentShards(latent, encoded)
+    x0 = data.batch(range(COUNT)).x0
+    torch.testing.assert_close(x0.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x0.var((0, 2, 3), correction=0), torch.ones(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x0[3], latent.encode(latent.load(files(source)[3])))
+
+
+def test_encoding_twice_gives_the_same_bytes(source: Path, encoded: Path, tmp_path: Path) -> None:
+    assert content(run(source, tmp_path / "again", "data.threads=1", "engine.workers=0")) == content(encoded)
+
+
+def test_a_finished_folder_is_left_as_it_is(source: Path, encoded: Path, monkeypatch: Any) -> None:
+    before = content(encoded)
+    monkeypatch.setattr(Latent, "compress", None)
+    run(source, encoded)
+    assert content(encoded) == before
+
+
+def test_an_interrupt_leaves_nothing_half_and_the_same_command_continues(
+    source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    real, calls = Display.update, []
+
+    def update(self: Display, done: int, note: str = "") -> None:
+        real(self, done, note)
+        calls.append(done)
+        if len(calls) == 3:  # in the middle of the second shard
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Display, "update", update)
+    with pytest.raises(Interrupted, match=r"1 of 4 shards are in .*same command continues") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.status == 130
+    assert sorted(content(tmp_path / "out")) == ["000000.safetensors", "index.json"]
+    latent = Latent(Image(size=8), DiffusersAutoencoder(str(source / "vae")))
+    with pytest.raises(ValueError, match="has 1 of 4 shards"):
+        LatentShards(latent, tmp_path / "out")
+    assert content(run(source, tmp_path / "out")) == content(encoded)
+    assert calls[3:] == [10, 12, 16, 18, 22]
+
+
+@pytest.mark.parametrize("moment", range(9))
+def test_a_crash_at_any_write_can_be_continued(
+    source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any, moment: int
+) -> None:
+    real, calls = shards.write_whole, []
+
+    def crash(path: Path, write: Callable[[Path], object]) -> None:
+        calls.append(path)
+        if len(calls) > moment:
+            path.with_name(f"{path.name}.partial").write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        real(path, write)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "write_whole", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "out")
+    assert content(run(source, tmp_path / "out")) == content(encoded)
+
+
+def test_missing_and_damaged_shards_are_made_again(source: Path, encoded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(encoded, out)
+    (out / "000001.safetensors").unlink()
+    (out / "statistics.json").unlink()
+    damaged = bytearray((out / "000002.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (out / "000002.safetensors").write_bytes(damaged)
+    assert content(run(source, out)) == content(encoded)
+
+
+def test_another_configuration_is_refused(source: Path, encoded: Path) -> None:
+    before = content(encoded)
+    with pytest.raises(RecipeError) as caught:
+        run(source, encoded, "dtype=float16", "modality.modality.flip=true", "batch=2", "engine.workers=0")
+    message = str(caught.value)
+    assert "dtype: 'float32' -> 'float16'" in message
+    assert "modality.modality.flip: False -> True" in message
+    assert "batch" not in message
+    assert "another run_dir" in message
+    assert content(encoded) == before
+
+
+def test_other_data_and_other_folders_are_refused(source: Path, encoded: Path, tmp_path: Path) -> None:
+    shutil.copytree(source / "photos", tmp_path / "photos")
+    run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")  # moved, but the same
+    (tmp_path / "photos" / "dog" / "01.png").unlink()
+    with pytest.raises(RecipeError, match=r"the data are not those that .* examples: 22 -> 21"):
+        run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")
+    with pytest.raises(RecipeError, match="not empty and holds no latents"):
+        run(source, tmp_path)
+
+
+def test_further_passes_are_augmented(source: Path, tmp_path: Path) -> None:
+    words = ["modality.modality.flip=true", "passes=3", "shard_size=20"]
+    out = run(source, tmp_path / "out", *words)
+    parts = [load_file(out / f"{number:06d}.safetensors") for number in range(4)]
+    rows = torch.cat([part["x0"] for part in parts]).unflatten(0, (3, COUNT))
+    torch.testing.assert_close(rows[0], directly(source, files(source)))
+    assert torch.cat([part["labels"] for part in parts]).tolist() == ([0] * 11 + [1] * 11) * 3
+    for turn in (1, 2):
+        changed = (rows[turn] - rows[0]).abs().flatten(1).amax(1) > 1e-3
+        assert changed.sum() > COUNT // 2
+    assert not torch.equal(rows[1], rows[2])
+    assert content(run(source, tmp_path / "again", *words)) == content(out)
+    other = run(source, tmp_path / "other", *words, "seed=1")
+    assert content(other)["000000.safetensors"][-100:] == content(out)["000000.safetensors"][-100:]
+    assert content(other)["000003.safetensors"] != content(out)["000003.safetensors"]
+
+
+def test_padding_and_captions_are_kept(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source / "photos", tmp_path / "photos")
+    for number, path in enumerate(files(tmp_path)):
+        path.with_suffix(".txt").write_text(f"picture {number}")
+    out = run(
+        tmp_path, tmp_path / "out", f"modality.autoencoder.name={source / 'vae'}", "data.captions=sidecar",
+    )  # fmt: skip
+    data = LatentShards(Latent(Image(size=8), DiffusersAutoencoder(str(source / "vae")), out), out)
+    assert data.caption(21) == "picture 21"
+    assert data.batch([20, 0]).texts == ("picture 20", "picture 0")
+    assert data.classes == ("cat", "dog")
+
+
+def test_unreadable_files_are_reported(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(source / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "cat" / "00.png").write_bytes(b"no picture")
+    name = f"modality.autoencoder.name={source / 'vae'}"
+    with pytest.raises(RecipeError, match="max_unreadable"):
+        run(tmp_path, tmp_path / "out", name, "data.max_unreadable=0")
+    assert not (tmp_path / "out").exists()
+    out = run(tmp_path, tmp_path / "out", name)
+    assert "1 files could not be read" in capsys.readouterr().out
+    assert list(json.loads((out / "index.json").read_text())["unreadable"]) == ["cat/00.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["modality=image"], "modality._target_: modalities.image.Image is not a Latent"),
+        (["modality.autoencoder.kind=AutoencoderKLL"], "did you mean 'AutoencoderKL'"),
+        (["modality.autoencoder.name=/nowhere"], "neither a folder nor a hub id"),
+        (["passes=0"], "passes must be at least 1"),
+        (["dtype=float64"], "dtype: expected one of float16, bfloat16, float32"),
+        (["data.root=/nowhere"], "is not a folder"),
+    ],
+)
+def test_mistakes_are_told_and_leave_nothing(source: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}"]
+    config = configuration.load("encode", [*(modality(source) if words != ["modality=image"] else []), *data, *words])
+    with pytest.raises(RecipeError, match=message):
+        encode(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_safetensors_stop_the_command(source: Path, tmp_path: Path) -> None:
+    vae = tmp_path / "vae"
+    shutil.copytree(source / "vae", vae)
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.bin")
+    with pytest.raises(RecipeError, match="must be complete and in safetensors"):
+        run(source, tmp_path / "out", f"modality.autoencoder.name={vae}")
+
+
+def test_help_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "latent_image" in capsys.readouterr().out
+    assert main([f"run_dir={tmp_path / 'out'}"]) == 2
+    assert "data.root" in capsys.readouterr().err
+
+
+def training(source: Path, latents: Path, run_dir: Path, *words: str) -> dict[str, Any]:
+    tiny = [word for word in TINY if not word.startswith(("modality.", "validation.holdout"))]
+    data = ["data=latents", f"data.root={latents}", "validation.holdout=4"]
+    return configuration.load("train", [*tiny, *modality(source), *data, f"run_dir={run_dir}", *words])
+
+
+def test_train_on_shards_and_sample_media(source: Path, encoded: Path, tmp_path: Path) -> None:
+    train(training(source, encoded, tmp_path / "run", "training.samples=32"))
+    state = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert state is not None
+    assert state.samples == 32
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["classes"] == ["cat", "dog"]
+    words = [f"run_dir={tmp_path / 'run'}", "steps=2", "count=3", "engine.device=cpu", f"out={tmp_path / 'drawn'}"]
+    sample(configuration.load("sample", words))
+    x0 = load_file(tmp_path / "drawn" / "samples.safetensors")["x0"]
+    assert x0.shape == (3, 4, 4, 4)
+    # The picture is what the autoencoder itself makes of the sample, its scale undone.
+    record = json.loads((encoded / "statistics.json").read_text())
+    z = x0 * torch.tensor(record["std"]).view(4, 1, 1) + torch.tensor(record["mean"]).view(4, 1, 1)
+    model = diffusers.AutoencoderKL.from_pretrained(source / "vae")
+    with torch.no_grad():
+        pixels = ((model.decode(z).sample + 1) * 127.5).clamp(0, 255)
+    for number in range(3):
+        with PIL.Image.open(tmp_path / "drawn" / f"{number}.png") as picture:
+            saved = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+        assert (saved - pixels[number]).abs().max() < 0.51
+
+
+def test_training_needs_the_scale_and_the_same_modality(source: Path, encoded: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    photos = ["data=folder", f"data.root={source / 'photos'}"]
+    with pytest.raises(RecipeError, match=r"modality.statistics has no value"):
+        configuration.load("train", [*modality(source), *photos, f"run_dir={run_dir}"])
+    with pytest.raises(RecipeError, match=r"data: the modality does not scale latents by the statistics"):
+        train(training(source, encoded, run_dir, "modality.statistics=null"))
+    with pytest.raises(RecipeError, match=r"modality: .*another encoding; modality.size: \[8, 8\] -> \[16, 16\]"):
+        train(training(source, encoded, run_dir, "modality.modality.size=16"))
+    words = [f"run_dir={run_dir}", "modality=image", "data=latents", f"data.root={encoded}"]
+    with pytest.raises(RecipeError, match=r"unknown key modality.statistics: Image has none"):
+        train(configuration.load("train", words))
+    with pytest.raises(RecipeError, match=r"data.root.*to a folder that `multisagd encode` has finished"):
+        train(training(source, tmp_path / "nowhere", run_dir))
+    assert not run_dir.exists()
+
+
+def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "halves.py").write_text(
+        "import torch\n"
+        "class Halves:\n"
+        "    def __init__(self, factor: float = 1.0) -> None:\n"
+        "        self.factor = factor\n"
+        "    def encode(self, x):\n"
+        "        return self.factor * torch.nn.functional.avg_pool2d(x, 2)\n"
+        "    def decode(self, z):\n"
+        "        return z.repeat_interleave(2, -1).repeat_interleave(2, -2) / self.factor\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = [
+        "modality=latent", "modality.modality.size=8", "modality.modality.channels=3",
+        "modality.autoencoder._target_=halves.Halves", "+modality.autoencoder.factor=2.0",
+    ]  # fmt: skip
+    data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}", *QUICK]
+    with pytest.raises(RecipeError, match=r"halves.Halves is not under an allowed package"):
+        encode(configuration.load("encode", [*words, *data]))
+    encode(configuration.load("encode", [*words, *data, "allow_targets=[halves]"]))
+    rows = load_file(tmp_path / "out" / "000000.safetensors")["x0"]
+    image = Image(size=8)
+    x0 = torch.stack([image.encode(image.load(path)) for path in files(source)[:6]])
+    torch.testing.assert_close(rows, 2 * x0.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)))
+
+
+def test_every_choice_of_modality_composes() -> None:
+    for choice in ("latent_image", "latent_video", "latent_audio"):
+        config = configuration.load("encode", [f"modality={choice}", "data.root=a", "run_dir=b"])
+        assert config["modality"]["statistics"] is None
+        config = configuration.load("train", [f"modality={choice}", "data=latents", "data.root=a", "run_dir=b"])
+        assert config["modality"]["statistics"] == "a"
+        assert config["data"] == {"_target_": "modalities.shards.LatentShards", "root": "a", "verify": False}
+        settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init}
+        assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings
