@@ -38,7 +38,7 @@ def judge(folder: Path, x0: Tensor, labels: Tensor | None = None, *more: str) ->
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    x0, labels, _ = Digits(Image(size=16, channels=1)).batch(range(600))
+    x0, labels = Digits(Image(size=16, channels=1)).batch(range(600))[:2]
     assert labels is not None
     return x0, labels
 
