@@ -37,8 +37,9 @@ from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.command import run_configured
+from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
-from recipes.engine.data import check_encoder, load_statistics
+from recipes.engine.data import load_statistics
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
@@ -77,7 +78,7 @@ def sample(config: Config) -> Path:
 
     condition = None if labels is None else torch.tensor(labels)
     if prompts is not None and text is not None:
-        condition = embed(prompts, settings, run_config["text"], text, builder, runtime)
+        condition = embed(prompts, settings, run_config["text"], facts, builder, runtime)
 
     # The model.
     context = None if text is None else text["width"]
@@ -126,7 +127,7 @@ def weights(state: State, which: str) -> dict[str, Tensor]:
 
 
 def embed(
-    prompts: Sequence[str], settings: SampleSettings, text: Group, told: Mapping[str, Any], builder: Builder,
+    prompts: Sequence[str], settings: SampleSettings, text: Group, facts: Mapping[str, Any], builder: Builder,
     runtime: Runtime,
 ) -> Tensor:  # fmt: skip
     """Return the embeddings of prompts by the encoder that the run learned from.
@@ -139,7 +140,7 @@ def embed(
     if settings.text_model is not None:
         node |= {"name": settings.text_model, "revision": None}
     encoder = builder.build(node, TextEncoder, "text")
-    check_encoder(encoder, told, settings.run_dir)
+    check_encoder(encoder, facts, settings.run_dir)
     return encoder(prompts)
 
 

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from modalities.base import Dataset, Modality
@@ -32,18 +31,9 @@ from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
+from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
-from recipes.engine.data import (
-    check_encoder,
-    check_guidance,
-    hold_out,
-    learned_classes,
-    load_statistics,
-    measure,
-    process_notes,
-    text_encoder,
-    with_embeddings,
-)
+from recipes.engine.data import hold_out, load_statistics, measure, process_notes
 from recipes.engine.errors import Interrupted
 from recipes.engine.files import held
 from recipes.engine.generate import generate
@@ -88,29 +78,23 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     if state is not None:
         record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)
-    encoder = text_encoder(settings.text, settings.training.conditional, builder, runtime.device)
-    classes = None if encoder is not None else learned_classes(dataset, settings.training.conditional)
-    conditional = classes is not None or encoder is not None
-    check_guidance(settings.guidance, settings.training, conditional)
-    captioned = None if encoder is None else [with_embeddings(part, encoder) for part in (training, held_out)]
+    condition = learned_condition(settings, dataset, builder, runtime.device)
+    check_guidance(settings.guidance, settings.training, condition)
+    if state is not None:
+        check_encoder(condition.encoder, record.read_facts(run_dir), run_dir)
+    told, told_held_out = condition.embedded(training), condition.embedded(held_out)
     statistics = measure(training, settings) if state is None else load_statistics(run_dir)
-    slots, shown, text = range(settings.sampling.count), None, None
-    if encoder is not None and captioned is not None:
-        training, held_out = captioned
-        captions = [captioned[1].caption(slot % len(held_out)) or "" for slot in slots]
-        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": captions}
-        check_encoder(encoder, None if state is None else record.read_facts(run_dir).get("text"), run_dir)
-        shown = encoder(captions)
-    elif classes is not None:
-        shown = torch.tensor([slot % len(classes) for slot in slots])
+    slots = range(settings.sampling.count)
+    shown, texts = condition.shown(held_out, len(slots))
 
     # Model.
-    context = None if encoder is None else encoder.width
-    assembly = Assembly(config, builder, modality, statistics, classes, context)
+    assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width)
     process = assembly.process().to(runtime.device)
     network = assembly.network().to(runtime.device)
     denoiser = assembly.denoiser(runtime.compiled(network), process)
-    learner = Learner(denoiser, network, settings, runtime, None if classes is None else len(classes))
+    learner = Learner(
+        denoiser, network, settings, runtime, None if condition.classes is None else len(condition.classes)
+    )
     averaged = assembly.denoiser(learner.ema.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     check_sampler(sampler, process)
@@ -119,8 +103,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     def look() -> None:
         """Measure the averaged weights on held-out data."""
         values = validate(
-            averaged, held_out, statistics, settings.validation, settings.loss, runtime, seed,
-            conditional, settings.training.batch,
+            averaged, told_held_out, statistics, settings.validation, settings.loss, runtime, seed,
+            condition.learned, settings.training.batch,
         )  # fmt: skip
         tracker.metrics(learner.samples, "validation", values)
         display.say(f"{learner.samples:,} samples seen: validation loss {values['loss']:.4f}")
@@ -153,19 +137,19 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
         record.write_run(run_dir, config, statistics)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        facts = {"classes": classes, "text": text, "parameters": parameters, "data": record.data_facts(dataset)}
+        facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
         record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
             closing(Tracker(run_dir, settings.tracking, config, position, learner.samples)) as tracker,
             Display("training", settings.training.samples, learner.samples) as display,
         ):
-            display.say(introduction(runtime, network, training, held_out, statistics.count, learner.samples))
+            display.say(introduction(runtime, network, told, held_out, statistics.count, learner.samples))
             for note in process_notes(process, denoiser, statistics):
                 display.say(f"note: {note}")
             if learner.samples:
                 report()  # saved before these, so they have been cut off, or never came to be
             clock, marked = time.monotonic(), learner.samples
-            for batch in batches(training, learner.samples, settings, runtime):
+            for batch in batches(told, learner.samples, settings, runtime):
                 before = learner.samples
                 learner.step(batch)
                 now = learner.samples

@@ -1,28 +1,24 @@
-"""The data of a run: what is held out, which classes or texts are learned, and what is measured before training."""
+"""The data of a run: what is held out, and what is measured before training."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
-from modalities.captions import Captioned
 from modalities.files import UnreadableFilesError
-from modalities.text import TextEncoder
 from multisagd import DataStatistics, Denoiser, Process, terminal_snr
 from multisagd.seeds import derive
-from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
-from recipes.engine.settings import Group, Guidance, Training, TrainSettings
+from recipes.engine.settings import TrainSettings
 
 LARGE_SHARE = 0.5
 """Above this share of the power at zero frequency, the noise is mostly a random brightness."""
@@ -44,58 +40,6 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
         return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"))
     except ValueError as error:
         raise RecipeError(f"validation.holdout: {error}") from error
-
-
-def learned_classes(dataset: Dataset, conditional: bool | None) -> tuple[str, ...] | None:
-    """Return the classes to condition on, None for no condition.
-
-    Raises:
-        RecipeError: if a condition is asked for and the data have no classes.
-    """
-    if conditional and dataset.classes is None:
-        raise RecipeError(
-            "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
-            "or leave it null"
-        )
-    return dataset.classes if conditional is not False else None
-
-
-def text_encoder(text: Group, conditional: bool | None, builder: Builder, device: torch.device) -> TextEncoder | None:
-    """Return the encoder of a run that learns from text, None for one that does not.
-
-    Raises:
-        RecipeError: if the encoder cannot be loaded, or conditions are switched off at the same time.
-    """
-    if text.get("_target_") is None:
-        return None
-    if conditional is False:
-        raise RecipeError("training.conditional=false and text=encoder contradict each other: leave out one of them")
-    return builder.build({**text, "device": text.get("device") or str(device)}, TextEncoder, "text")
-
-
-def with_embeddings(dataset: Dataset, encoder: TextEncoder) -> Captioned:
-    """Return a dataset whose batches have the embeddings of its captions.
-
-    Raises:
-        RecipeError: if it has no captions.
-    """
-    try:
-        return Captioned(dataset, encoder)
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-
-
-def check_encoder(encoder: TextEncoder, told: Mapping[str, Any] | None, run_dir: Path) -> None:
-    """Check that an encoder is the one that a run learned from, by what its `run.json` says of it.
-
-    Raises:
-        RecipeError: if its weights are others.
-    """
-    if told is not None and told["fingerprint"] != encoder.fingerprint:
-        raise RecipeError(
-            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
-            "its weights differ"
-        )
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
@@ -165,20 +109,3 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
             "choose denoiser=velocity"
         )
     return notes
-
-
-def check_guidance(guidance: Guidance, training: Training, conditional: bool) -> None:
-    """Check that the network to be trained can be guided, if its pictures are to be.
-
-    Raises:
-        RecipeError: for guidance without classes or text, or where these are never left out.
-    """
-    if guidance.scale == 1.0:
-        return
-    if not conditional:
-        raise RecipeError("guidance.scale needs classes or text, and this run learns none: leave it at 1")
-    if training.condition_dropout == 0:
-        raise RecipeError(
-            "guidance.scale needs a network that also learns to do without a condition: set "
-            "training.condition_dropout=0.1, or leave it at 1"
-        )

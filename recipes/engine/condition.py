@@ -1,0 +1,120 @@
+"""What a network learns beside the data: their classes, their captions, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modalities.base import Dataset
+from modalities.captions import Captioned
+from modalities.text import TextEncoder
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.engine.settings import Guidance, Training, TrainSettings
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The names of the classes that are learned, or the encoder of the texts; at most one of them."""
+
+    classes: tuple[str, ...] | None = None
+    encoder: TextEncoder | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is any."""
+        return self.classes is not None or self.encoder is not None
+
+    @property
+    def width(self) -> int | None:
+        """Features of a text's embeddings, None without text."""
+        return None if self.encoder is None else self.encoder.width
+
+    def embedded(self, dataset: Dataset) -> Dataset:
+        """Return the dataset as the network learns it: with embeddings of its captions, if it learns from text.
+
+        Raises:
+            RecipeError: if it has no captions.
+        """
+        if self.encoder is None:
+            return dataset
+        try:
+            return Captioned(dataset, self.encoder)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+    def shown(self, held_out: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
+        """Return the condition of `count` pictures, and its texts: classes in turn, or the first held-out captions."""
+        if self.encoder is not None:
+            texts = [held_out.caption(slot % len(held_out)) or "" for slot in range(count)]
+            return self.encoder(texts), texts
+        if self.classes is not None:
+            return torch.tensor([slot % len(self.classes) for slot in range(count)]), None
+        return None, None
+
+    def facts(self, texts: list[str] | None) -> dict[str, Any]:
+        """Return what sampling needs to know, for `run.json`; `texts` are those of the pictures."""
+        if self.encoder is None:
+            return {"classes": self.classes, "text": None}
+        encoder = self.encoder
+        told = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": texts}
+        return {"classes": None, "text": told}
+
+
+def learned_condition(settings: TrainSettings, dataset: Dataset, builder: Builder, device: torch.device) -> Condition:
+    """Return what a run is to learn, `training.conditional` being true, false, or None for what there is.
+
+    Raises:
+        RecipeError: if a condition is asked for and the data have none, one is switched off and asked for at the same
+            time, or the text encoder cannot be loaded.
+    """
+    text, wanted = settings.text, settings.training.conditional
+    if text.get("_target_") is not None:
+        if wanted is False:
+            raise RecipeError(
+                "training.conditional=false and text=encoder contradict each other: leave out one of them"
+            )
+        node = {**text, "device": text.get("device") or str(device)}
+        return Condition(encoder=builder.build(node, TextEncoder, "text"))
+    if wanted and dataset.classes is None:
+        raise RecipeError(
+            "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
+            "or leave it null"
+        )
+    return Condition(dataset.classes if wanted is not False else None)
+
+
+def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
+    """Check that an encoder is the one that a run learned from, by the run's own `facts`.
+
+    Raises:
+        RecipeError: if its weights are others.
+    """
+    told = facts.get("text")
+    if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
+        raise RecipeError(
+            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
+            "its weights differ"
+        )
+
+
+def check_guidance(guidance: Guidance, training: Training, condition: Condition) -> None:
+    """Check that the network to be trained can be guided, if its pictures are to be.
+
+    Raises:
+        RecipeError: for guidance without classes or text, or where these are never left out.
+    """
+    if guidance.scale == 1.0:
+        return
+    if not condition.learned:
+        raise RecipeError("guidance.scale needs classes or text, and this run learns none: leave it at 1")
+    if training.condition_dropout == 0:
+        raise RecipeError(
+            "guidance.scale needs a network that also learns to do without a condition: set "
+            "training.condition_dropout=0.1, or leave it at 1"
+        )
