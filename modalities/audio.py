@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.representation import Representation, Stft
-from modalities.sound_files import read_excerpt
+from modalities.sound_files import RATES, read_excerpt
 from multisagd.grid import Grid
 from multisagd.seeds import derive
 
@@ -65,8 +65,8 @@ class Audio(Modality):
     silence_db: float | None = -80.0
 
     def __post_init__(self) -> None:
-        if not 1000 <= self.rate <= 768_000 or int(self.rate) != self.rate:
-            raise ValueError(f"rate is a whole number of samples per second from 1000 to 768000, got {self.rate}")
+        if not RATES[0] <= self.rate <= RATES[1] or int(self.rate) != self.rate:
+            raise ValueError(f"rate is a whole number of samples per second from {RATES[0]} to {RATES[1]}: {self.rate}")
         if not (self.seconds < math.inf and self.seconds * self.rate >= 1):
             raise ValueError(f"seconds must hold at least one sample, got {self.seconds}")
         choices = {

@@ -1,8 +1,9 @@
 """What the bytes of a sound file say before any decoder sees them: which format it is, and whether its end is missing.
 
 Decoders read a file that was cut off as if it had been shorter, so its length is compared here with what it declares.
-FLAC and MP3 declare a number of samples, and are compared with it when they are read. An MP3 without that number (no
-Xing or Info frame) cannot tell, nor can a file whose own length was damaged too.
+FLAC and MP3 declare a number of samples, and are compared with it when they are read. Only an MP3 without that number
+(no Xing or Info frame) cannot tell: its length is estimated from its size, well at a constant bit rate and badly at a
+variable one.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from modalities.representation import LOUDEST
 from modalities.sound_checks import check_complete, recognise
 
 RATES = (1_000, 768_000)
+"""Lowest and highest number of samples per second: those of all hardware, and no more than memory stands."""
 MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""

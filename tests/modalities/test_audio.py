@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,25 @@ def test_a_folder_of_sounds_gives_batches_with_masks_and_reports(tmp_path: Path)
     assert int(batch.mask[1].sum()) == 500
     assert bool(batch.mask[0].all())
     assert folder.unreadable == {"meow/d.mp3": "ValueError: the file is empty"}
+
+
+def test_real_recordings_are_read_exactly_inverted_and_in_range() -> None:
+    root = os.environ.get("MULTISAGD_DATA")
+    if not root:
+        pytest.skip("MULTISAGD_DATA is not set: it names the folder that holds audio/fsdd and audio/librosa_open")
+    folder = Path(root, "audio")
+    files = [*sorted(folder.glob("fsdd/recordings/*.wav"))[::150], *sorted(folder.glob("librosa_open/*.ogg"))]
+    if not files:
+        pytest.skip(f"{folder} holds no recordings")
+    audio = Audio()
+    values = []
+    for path in files:
+        sound = audio.load(path, 1)
+        x0 = audio.encode(sound)
+        assert (audio.decode(x0)[:, : sound.shape[1]] - sound).abs().max() < 1e-5
+        values.append(x0.abs().flatten())
+    share = float((torch.cat(values) <= 1).float().mean())
+    assert share > 0.998
 
 
 @pytest.mark.parametrize(("name", "kind"), [("audio", Stft), ("audio_mel", LogMel), ("audio_waveform", Waveform)])

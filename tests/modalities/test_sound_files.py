@@ -225,6 +225,13 @@ def test_an_mp4_whose_index_comes_first_is_found_truncated_too(tmp_path: Path) -
         read_excerpt(path, 48000, 100, 0.0)
 
 
+def test_an_mp3_that_does_not_declare_its_length_is_read_by_estimate(tmp_path: Path) -> None:
+    path = write_av(tmp_path / "a.mp3", "libmp3lame", chirp(48000, 2.0), 48000, write_xing="0")
+    for place in (0.0, 0.5, 1.0):
+        assert read_excerpt(path, 48000, 4800, place).shape == (1, 4800)
+    assert read_excerpt(path, 48000, EVERYTHING, 0.0).shape[1] == pytest.approx(96_000, abs=4800)
+
+
 def test_a_flac_that_declares_too_much_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "pcm_16.flac", chirp(48000, 1.0), 48000)
     content = bytearray(path.read_bytes())
