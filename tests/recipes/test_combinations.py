@@ -1,0 +1,114 @@
+"""Every modality with every spectrum and every network: two steps of training, and a sample as a media file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modalities.base import Dataset, Modality
+from multisagd.samplers import Sampler
+from recipes.engine import config as configuration
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.data import measure
+from recipes.engine.generate import generate
+from recipes.engine.help import groups
+from recipes.engine.learner import Learner
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
+
+MODALITIES = {
+    "image": ["modality=image", "modality.size=8", "data=digits"],
+    "spectrogram": [
+        "modality=audio", "modality.rate=4000", "modality.seconds=0.016", "modality.representation.window=16",
+        "modality.representation.hop=8", "data=plucked_strings", "data.count=8",
+    ],
+    "log-mel": [
+        "modality=audio_mel", "modality.rate=4000", "modality.seconds=0.056", "modality.representation.window=64",
+        "modality.representation.hop=32", "modality.representation.bands=7", "data=plucked_strings", "data.count=8",
+    ],
+    "waveform": [
+        "modality=audio_waveform", "modality.rate=4000", "modality.seconds=0.01", "data=plucked_strings",
+        "data.count=8",
+    ],
+    "video": ["modality=video", "modality.frames=5", "modality.size=8", "data=moving_digits", "data.count=8"],
+}  # fmt: skip
+NETWORKS = {
+    "unet": ["network=unet", "network.width=8", "network.multipliers=[1,2]", "network.blocks=1", "network.heads=1"],
+    "transformer": ["network=transformer", "network.width=12", "network.depth=1", "network.heads=1"],
+}
+# Spectra that name axes of a medium: the axes of the others to write them on, space and then time.
+AXES = {
+    "image": ("height", "width"),
+    "spectrogram": ("frequency", "time"),
+    "log-mel": ("mel", "time"),
+    "waveform": (None, "time"),
+    "video": ("width", "frame"),
+}
+
+
+def on_axes(spectrum: str, modality: str) -> list[str]:
+    """Return what makes a spectrum that was written for one medium fit another."""
+    space, time = AXES[modality]
+    if spectrum in ("pink", "brown"):
+        return [f"spectrum.axes=[{time}]"]
+    if spectrum in ("hum_free", "autoregressive", "progressive"):
+        return [f"spectrum.axis={time}"]
+    if spectrum == "mixed":
+        return [f"spectrum.right.axes=[{time}]"]
+    if spectrum == "velocity":
+        moves = "{}" if space is None else f"{{{space}: 4.0}}"
+        return [f"spectrum.axis={time}", "~spectrum.velocity", f"+spectrum.velocity={moves}"]
+    if spectrum == "separable":
+        return [f"spectrum.left.axes=[{space or time}]", f"spectrum.right.axes=[{time}]"]
+    if spectrum == "joint":
+        factors = f"{{{time}: 0.05}}" if space is None else f"{{{space}: 1.0, {time}: 0.05}}"
+        axes = ",".join(axis for axis in (space, time) if axis)
+        return [f"spectrum.axes=[{axes}]", "~spectrum.factors", f"+spectrum.factors={factors}"]
+    # A radius over axes of unlike units needs factors for them, or one axis.
+    mixed = modality in ("spectrogram", "log-mel", "video")
+    if spectrum in ("power_law", "exponential") and mixed:
+        return [f"spectrum.axes=[{time}]"]
+    if spectrum == "gaussian" and mixed:
+        return [f"spectrum.left.axes=[{time}]"]
+    if spectrum == "band":
+        return ["spectrum.unit=diagonal"]
+    return []
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    config = configuration.load("train", ["run_dir=unused", "engine.device=cpu", "engine.threads=1"])
+    return Runtime.start(Builder().settings(TrainSettings, config, "").engine)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("spectrum", groups()["spectrum"])
+@pytest.mark.parametrize("name", MODALITIES)
+def test_two_steps_and_a_media_file(name: str, spectrum: str, network: str, runtime: Runtime, tmp_path: Path) -> None:
+    words = [
+        f"spectrum={spectrum}", *on_axes(spectrum, name), "training.batch=4", "training.statistics=8",
+        "training.warmup=0", "sampler=ddim", f"run_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    config = configuration.load("train", [*MODALITIES[name], *NETWORKS[network], *words])
+    builder = Builder()
+    settings = builder.settings(TrainSettings, config, "")
+    modality: Any = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset: Any = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    assembly = Assembly(config, builder, modality, measure(dataset, settings), dataset.classes)
+    process, net = assembly.process(), assembly.network()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    denoiser = assembly.denoiser(net, process)
+    learner = Learner(denoiser, net, settings, runtime, len(dataset.classes))
+    for step in range(2):
+        learner.step([dataset.batch(range(4 * step, 4 * step + 4), range(4))])
+    values = learner.averages()
+    assert 0 < values["loss"] < 1e3
+    assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    shape = (modality.channels, *modality.grid().shape)
+    x0 = generate(denoiser.eval(), sampler, shape, 2, [7], torch.tensor([3]), runtime)
+    path = tmp_path / f"sample{modality.suffixes[0]}"
+    modality.save(modality.decode(x0[0]), path)
+    assert modality.encode(modality.load(path)).shape == shape
