@@ -52,7 +52,9 @@ class TextEncoder:
     ) -> None:
         self.name, self.max_tokens = name, max_tokens
         self._tokenizer, self._model = _load(name, revision)
-        longest = getattr(self._model.config, "max_position_embeddings", None) or max_tokens
+        # Relative positions, as T5 has, know no end; of a table of positions, some models reserve a few.
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        longest = max_tokens if positions is None else min(positions, self._tokenizer.model_max_length)
         if not 1 <= max_tokens <= longest:
             raise ValueError(f"max_tokens={max_tokens} of {name} should be from 1 to {longest}")
         self._model.to(device or "cpu")

@@ -1,7 +1,10 @@
 """Classes and captions of a folder from names, manifests and text files beside the media."""
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,3 +236,15 @@ def test_a_batch_has_texts_if_every_example_has_one() -> None:
     assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
     assert collate([Example(x0, text="a"), Example(x0)]).texts is None
     assert collate([Example(x0, 1), Example(x0, 2)])[1].tolist() == [1, 2]
+
+
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
+def test_spoken_digits_say_class_speaker_and_part_in_their_names() -> None:
+    root = Path(os.environ["MULTISAGD_DATA"]) / "audio" / "fsdd" / "recordings"
+    wave: Any = SimpleNamespace(suffixes=(".wav",))
+    digits = Folder(wave, root, labels="name", pattern=r"^(?P<label>\d)_", match=r"_([5-9]|[1-9][0-9])\.wav$")
+    # Six speakers said each digit 50 times; the first five times are for testing.
+    assert Counter(classes(digits).values()) == {str(digit): 6 * 45 for digit in range(10)}
+    speakers = Folder(wave, root, labels="name", pattern=r"^\d_([a-z]+)_", captions="labels")
+    assert speakers.classes == ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+    assert Counter(speakers.texts) == dict.fromkeys(speakers.classes, 500)
