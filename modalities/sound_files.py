@@ -80,7 +80,7 @@ def open_sound(path: Path) -> Iterator[Sound]:
 
 def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
     """Return `count` samples at `rate`, from sample `start` of the resampled file on."""
-    import soxr  # type: ignore[import-untyped]
+    import soxr
 
     if rate == sound.rate:
         return _checked(sound, start, count)

@@ -22,7 +22,6 @@ CHOICES = [(group, choice) for group, choices in groups().items() if group != "r
 # What a choice leaves for the user to say.
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],
-    ("data", "audio_folder"): ["data.root=sounds"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
     ("experiment", "video_clips"): ["data.root=clips"],
