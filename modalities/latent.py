@@ -9,26 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modalities.autoencoders import Autoencoder
 from modalities.base import Modality
+from modalities.latent_layout import Layout, extended, find_layout, pooled
 from multisagd.grid import Axis, Grid
 
 FORMAT_VERSION = 1
 STATISTICS = "statistics.json"
 """File of the measured scale in a folder of encoded data."""
-
-REPEATED = (3, 2)
-"""Channels that one channel is repeated to if the autoencoder does not take it alone: colour, stereo."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,6 @@ class Scale:
         return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
 
 
-class Layout(NamedTuple):
-    """Shapes: `inputs` (channels, *grid) as the autoencoder gets them, `latents` (channels, *grid), grid `strides`."""
-
-    inputs: tuple[int, ...]
-    latents: tuple[int, ...]
-    strides: tuple[float, ...]
-
-
 @dataclass(frozen=True)
 class Latent(Modality):
     """Another `modality` through an `autoencoder`; `decode(encode(media))` loses what the autoencoder loses.
@@ -117,11 +106,7 @@ class Latent(Modality):
         Raises:
             ValueError: if it cannot take data of this shape, or does not return at least as much.
         """
-        probe = _Probe(self.autoencoder, self.modality.channels)
-        inputs = _enough(probe, self.modality.grid().shape)
-        latents = probe(inputs).latents
-        axes = range(len(inputs))
-        return Layout((probe(inputs).channels, *inputs), latents, tuple(_stride(probe, inputs, axis) for axis in axes))
+        return find_layout(self.autoencoder, self.modality.channels, self.modality.grid().shape)
 
     @property
     def channels(self) -> int:
@@ -185,7 +170,7 @@ class Latent(Modality):
 
     def compress(self, x: Tensor) -> Tensor:
         """Return the latents, not scaled, of encoded data `(batch, channels, *grid)` of the wrapped modality."""
-        inputs = _extended(x, self.layout.inputs[1:])
+        inputs = extended(x, self.layout.inputs[1:])
         if inputs.shape[1] != self.layout.inputs[0]:
             inputs = inputs.expand(-1, self.layout.inputs[0], *inputs.shape[2:])
         return self.autoencoder.encode(inputs)
@@ -211,12 +196,12 @@ class Latent(Modality):
     def pooled(self, mask: Tensor) -> Tensor:
         """Return a mask `(..., 1, *grid)` of the wrapped grid on the latent grid; see `mask`."""
         lead = mask.shape[: -len(self.layout.strides)]
-        hidden = _extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
+        hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
         for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):
             # A causal first latent stands for one sample; the copies before it make it as wide as the others.
             before = round(size * stride) - hidden.shape[axis]
             first = hidden.narrow(axis, 0, 1).expand(*[max(0, before) if i == axis else -1 for i in range(hidden.ndim)])
-            hidden = _pool(torch.cat([first, hidden], axis), axis, size)
+            hidden = pooled(torch.cat([first, hidden], axis), axis, size)
         return hidden.reshape(*lead, *self.layout.latents[1:]) == 0
 
 
@@ -239,88 +224,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return the keys in which two mappings differ, with both values; empty if they do not."""
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys)
-
-
-class _Answer(NamedTuple):
-    channels: int
-    latents: tuple[int, ...]
-    decoded: tuple[int, ...]
-
-
-class _Probe:
-    """Asks an autoencoder what becomes of a size, without data where it can say that."""
-
-    def __init__(self, autoencoder: Autoencoder, channels: int) -> None:
-        self.autoencoder = autoencoder
-        self.channels = (channels, *(REPEATED if channels == 1 else ()))
-        self.answers: dict[tuple[int, ...], _Answer] = {}
-
-    def __call__(self, shape: Sequence[int]) -> _Answer:
-        shape = tuple(shape)
-        if shape not in self.answers:
-            self.answers[shape] = self._ask(shape)
-        return self.answers[shape]
-
-    def _ask(self, shape: tuple[int, ...]) -> _Answer:
-        reason: Exception | None = None
-        for device in ("meta", "cpu"):
-            for channels in self.channels:
-                try:
-                    z = self.autoencoder.encode(torch.zeros(1, channels, *shape, device=device))
-                    x = self.autoencoder.decode(z)
-                except (RuntimeError, TypeError) as error:
-                    reason = error
-                    continue
-                if z.ndim != x.ndim or z.ndim != len(shape) + 2 or x.shape[1] != channels:
-                    raise ValueError(
-                        f"{_name(self.autoencoder)} turns data of shape {(1, channels, *shape)} into latents of shape "
-                        f"{tuple(z.shape)} and back into {tuple(x.shape)}: it must keep dimensions and channels"
-                    )
-                return _Answer(channels, tuple(z.shape[1:]), tuple(x.shape[2:]))
-        raise ValueError(
-            f"{_name(self.autoencoder)} cannot encode data of {self.channels[0]} channels and size {shape} ({reason}): "
-            "choose channels and a size that it takes"
-        )
-
-
-def _enough(probe: Callable[[Sequence[int]], _Answer], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the size to extend data to, so that no less than `shape` comes back."""
-    inputs = shape
-    for _ in range(8):
-        decoded = probe(inputs).decoded
-        if all(back >= size for back, size in zip(decoded, shape, strict=True)):
-            # What comes back exactly is the smallest size that fills the last latent.
-            return decoded if decoded != inputs and probe(decoded).decoded == decoded else inputs
-        inputs = tuple(n + max(0, size - back) for n, size, back in zip(inputs, shape, decoded, strict=True))
-    raise ValueError(f"the autoencoder returns {probe(shape).decoded} of data of size {shape}: choose another size")
-
-
-def _stride(probe: Callable[[Sequence[int]], _Answer], inputs: tuple[int, ...], axis: int) -> float:
-    """Return how many samples of an axis one latent stands for."""
-    size, latents = inputs[axis], probe(inputs).latents[1 + axis]
-    even, causal = size / latents, (size - 1) / (latents - 1) if latents > 1 else math.inf
-    if causal.is_integer() and even.is_integer() and causal != even:
-        # 9 frames in 3 latents are 3 times 3 or 1 + 2 times 4; more frames tell which.
-        more = math.lcm(int(even), int(causal))
-        longer = tuple(n + more * (i == axis) for i, n in enumerate(inputs))
-        return more / (probe(longer).latents[1 + axis] - latents)
-    return causal if causal.is_integer() else even
-
-
-def _extended(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat the last samples of data `(batch, channels, *grid)` up to `shape`."""
-    missing = [size - have for size, have in zip(shape, x.shape[2:], strict=True)]
-    if not any(missing):
-        return x
-    return F.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
-
-
-def _pool(x: Tensor, axis: int, size: int) -> Tensor:
-    """Return the largest value in each of `size` parts of an axis."""
-    moved = x.movedim(axis, -1)
-    pooled = F.adaptive_max_pool1d(moved.reshape(1, -1, moved.shape[-1]), size)
-    return pooled.reshape(*moved.shape[:-1], size).movedim(-1, axis)
-
-
-def _name(autoencoder: Autoencoder) -> str:
-    return str(getattr(autoencoder, "kind", type(autoencoder).__name__))

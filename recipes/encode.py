@@ -1,8 +1,8 @@
 """Encode a dataset into latents, once: `multisagd encode …`, the same as `python -m recipes.encode …`.
 
 What it does, in order: build the autoencoder's modality and the data; encode what is not yet in the folder, shard by
-shard; measure mean and deviation of each latent channel. `modalities/shards.py` says what the folder then holds, and
-`data=latents` trains on it.
+shard; measure mean and deviation of each latent channel. `modalities/shard_index.py` says what the folder then holds,
+and `data=latents` trains on it.
 
 Every row follows from the data, the seed and its number, so a command that was stopped and given again leaves, on a
 CPU, the same bytes as one that was not. A shard is in the folder whole or not at all; one that was damaged or removed
@@ -27,7 +27,7 @@ from torch import Tensor
 from modalities.base import Batch, Dataset
 from modalities.files import UnreadableFilesError
 from modalities.latent import STATISTICS, Latent, differences
-from modalities.shards import (
+from modalities.shard_index import (
     INDEX,
     Index,
     ShardFacts,

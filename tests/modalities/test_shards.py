@@ -18,7 +18,8 @@ from modalities.base import split
 from modalities.files import UnreadableFilesError
 from modalities.image import Image
 from modalities.latent import STATISTICS, Latent
-from modalities.shards import Index, LatentShards, grid_facts, measured_scale, shard_name, write_shard, write_whole
+from modalities.shard_index import Index, grid_facts, measured_scale, shard_name, write_shard, write_whole
+from modalities.shards import LatentShards
 
 EXAMPLES, PASSES, SIZE = 10, 3, 4
 

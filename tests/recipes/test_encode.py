@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
-from modalities import shards
+from modalities import shard_index
 from modalities.autoencoders import DiffusersAutoencoder
 from modalities.image import Image
 from modalities.latent import Latent
 from modalities.shards import LatentShards
+from modalities.video import Video
 from recipes.encode import encode, main
 from recipes.engine import config as configuration
 from recipes.engine.checkpoint import Checkpoints
@@ -142,7 +144,7 @@ def test_an_interrupt_leaves_nothing_half_and_the_same_command_continues(
 def test_a_crash_at_any_write_can_be_continued(
     source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any, moment: int
 ) -> None:
-    real, calls = shards.write_whole, []
+    real, calls = shard_index.write_whole, []
 
     def crash(path: Path, write: Callable[[Path], object]) -> None:
         calls.append(path)
@@ -152,7 +154,7 @@ def test_a_crash_at_any_write_can_be_continued(
         real(path, write)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "write_whole", crash)
+        patched.setattr(shard_index, "write_whole", crash)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "out")
     assert content(run(source, tmp_path / "out")) == content(encoded)
@@ -349,3 +351,62 @@ def test_every_choice_of_modality_composes() -> None:
         assert config["data"] == {"_target_": "modalities.shards.LatentShards", "root": "a", "verify": False}
         settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init}
         assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings
+
+
+MEDIA = {
+    # kind, the modality's settings, seconds (or frames) of each file, where latents of the last one are data
+    "audio": (
+        "AutoencoderOobleck",
+        ["modality.modality.rate=8000", "modality.modality.seconds=0.064"],
+        [512, 512, 640, 300],
+        torch.arange(64) < 300 // 8,
+    ),
+    "video": (
+        "AutoencoderKLWan",
+        ["modality.modality.frames=9", "modality.modality.fps=8", "modality.modality.size=16"],
+        [9, 9, 12, 6],
+        (torch.arange(3) < 2).view(3, 1, 1).expand(3, 4, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_sounds_and_clips_through_the_whole_chain(medium: str, tmp_path: Path) -> None:
+    kind, settings, lengths, expected = MEDIA[medium]
+    draw = np.random.default_rng(0)
+    (tmp_path / "media").mkdir()
+    for number, length in enumerate(lengths):
+        if medium == "audio":
+            path = tmp_path / "media" / f"{number}.wav"
+            soundfile.write(path, draw.uniform(-0.9, 0.9, (length, 2)), 8000, subtype="FLOAT")
+        else:
+            clip = torch.from_numpy(draw.integers(0, 256, (3, length, 16, 16), dtype=np.uint8))
+            Video(frames=length, fps=8, size=16).save(clip, tmp_path / "media" / f"{number}.mp4")
+    words = [f"modality=latent_{medium}", *settings, f"modality.autoencoder.name={save_tiny(kind, tmp_path / 'vae')}"]
+    words += ["modality.autoencoder.subfolder=null", f"modality.autoencoder.kind={kind}"]
+    out, run_dir = tmp_path / "latents", tmp_path / "run"
+    data = ["data=folder", f"data.root={tmp_path / 'media'}", f"run_dir={out}", *QUICK]
+    encode(configuration.load("encode", [*words, *data]))
+
+    rows = load_file(out / "000000.safetensors")
+    assert rows["x0"].shape == (4, 4, *expected.shape)
+    assert rows["mask"][:3].all()
+    assert torch.equal(rows["mask"][3, 0], expected)
+    values = rows["x0"].double().movedim(1, 0)[:, rows["mask"][:, 0]]
+    record = json.loads((out / "statistics.json").read_text())
+    np.testing.assert_allclose(record["mean"], values.mean(1), rtol=1e-9)
+    np.testing.assert_allclose(record["std"], values.std(1, correction=0), rtol=1e-9)
+
+    tiny = [word for word in TINY if not word.startswith(("modality.", "validation.holdout"))]
+    learn = [
+        *tiny,
+        "validation.holdout=1",
+        "training.samples=32",
+        "sampling.count=1",
+        "data=latents",
+        f"data.root={out}",
+    ]
+    train(configuration.load("train", [*words, *learn, f"run_dir={run_dir}"]))
+    drawn = sample(configuration.load("sample", [f"run_dir={run_dir}", "count=1", "steps=1", "engine.device=cpu"]))
+    assert (drawn / f"0.{'wav' if medium == 'audio' else 'mp4'}").stat().st_size > 0
+    assert (drawn / "grid.png").stat().st_size > 0

@@ -1,0 +1,122 @@
+"""What becomes of the size of data in an autoencoder: asked of itself, without data where it can say that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modalities.autoencoders import Autoencoder
+
+REPEATED = (3, 2)
+"""Channels that one channel is repeated to if the autoencoder does not take it alone: colour, stereo."""
+
+
+class Layout(NamedTuple):
+    """Shapes: `inputs` (channels, *grid) as the autoencoder gets them, `latents` (channels, *grid), grid `strides`."""
+
+    inputs: tuple[int, ...]
+    latents: tuple[int, ...]
+    strides: tuple[float, ...]
+
+
+def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> Layout:
+    """Find the layout for data of a size, extended so that no less comes back.
+
+    Raises:
+        ValueError: if the autoencoder cannot take such data, or does not return at least as much.
+    """
+    probe = _Probe(autoencoder, channels, size)
+    inputs = size
+    for _ in range(8):
+        latents, decoded = probe.decoded(inputs)
+        if all(back >= wanted for back, wanted in zip(decoded, size, strict=True)):
+            # What comes back exactly is the smallest size that fills the last latent.
+            if decoded != inputs and probe.decoded(decoded)[1] == decoded:
+                inputs, latents = decoded, probe.decoded(decoded)[0]
+            return Layout((probe.channels, *inputs), latents, _strides(probe, inputs, latents[1:]))
+        inputs = tuple(n + max(0, wanted - back) for n, wanted, back in zip(inputs, size, decoded, strict=True))
+    raise ValueError(
+        f"{_name(autoencoder)} returns {probe.decoded(size)[1]} of data of size {size}: choose another size"
+    )
+
+
+class _Probe:
+    """Asks an autoencoder what becomes of a size, without data where it can say that."""
+
+    def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
+        self.autoencoder = autoencoder
+        self._answers: dict[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        reason: Exception | None = None
+        for device in ("meta", "cpu"):
+            for repeated in (channels, *(REPEATED if channels == 1 else ())):
+                self.channels, self.device = repeated, device
+                try:
+                    self.decoded(size)
+                    return
+                except (RuntimeError, TypeError) as error:
+                    reason = error
+        raise ValueError(
+            f"{_name(autoencoder)} cannot encode data of {channels} channels and size {size} ({reason}): "
+            "choose channels and a size that it takes"
+        )
+
+    def encoded(self, size: tuple[int, ...]) -> Tensor:
+        """Return the latents of data of a size."""
+        return self.autoencoder.encode(torch.zeros(1, self.channels, *size, device=self.device))
+
+    def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shape of the latents, without the batch, and the size of what they decode to."""
+        if size in self._answers:
+            return self._answers[size]
+        z = self.encoded(size)
+        x = self.autoencoder.decode(z)
+        if not z.ndim == x.ndim == len(size) + 2 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"{_name(self.autoencoder)} turns data of shape {(1, self.channels, *size)} into latents of shape "
+                f"{tuple(z.shape)} and back into {tuple(x.shape)}: it must keep dimensions and channels"
+            )
+        self._answers[size] = tuple(z.shape[1:]), tuple(x.shape[2:])
+        return self._answers[size]
+
+
+def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -> tuple[float, ...]:
+    """Return how many samples of each axis one latent stands for."""
+    pairs = list(zip(inputs, latents, strict=True))
+    even = [n / m for n, m in pairs]
+    causal = [(n - 1) / (m - 1) if m > 1 else math.inf for n, m in pairs]
+    strides = [c if c.is_integer() else e for e, c in zip(even, causal, strict=True)]
+    # 9 frames in 3 latents are 3 times 3, or 1 + 2 times 4; more frames tell which.
+    more = [
+        math.lcm(int(e), int(c)) if e.is_integer() and c.is_integer() and e != c else 0
+        for e, c in zip(even, causal, strict=True)
+    ]
+    if any(more):
+        longer = probe.encoded(tuple(n + extra for n, extra in zip(inputs, more, strict=True))).shape[2:]
+        for axis, extra in enumerate(more):
+            if extra:
+                strides[axis] = extra / (longer[axis] - latents[axis])
+    return tuple(strides)
+
+
+def extended(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Repeat the last samples of data `(batch, channels, *grid)` up to `shape`."""
+    missing = [size - have for size, have in zip(shape, x.shape[2:], strict=True)]
+    if not any(missing):
+        return x
+    return F.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
+
+
+def pooled(x: Tensor, axis: int, size: int) -> Tensor:
+    """Return the largest value in each of `size` parts of an axis."""
+    moved = x.movedim(axis, -1)
+    pooled = F.adaptive_max_pool1d(moved.reshape(1, -1, moved.shape[-1]), size)
+    return pooled.reshape(*moved.shape[:-1], size).movedim(-1, axis)
+
+
+def _name(autoencoder: Autoencoder) -> str:
+    return str(getattr(autoencoder, "kind", type(autoencoder).__name__))

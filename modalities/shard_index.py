@@ -1,0 +1,164 @@
+"""Encoded data on disk: numbered safetensors files of latents, labels, masks and texts, and the index that lists them.
+
+    index.json            what the latents are, and each finished shard with its size and SHA-256
+    statistics.json       their mean and deviation, once all are there (see `modalities.latent.Scale`)
+    000000.safetensors    `x0` (rows, channels, *grid) not scaled, `labels`, `mask`; texts in its metadata
+
+Rows are all examples of the first pass in their order, then all of the next one. A file is written beside its place,
+flushed to disk and renamed, and the index names it afterwards: what the index names is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modalities.base import Modality
+from modalities.latent import Scale
+
+FORMAT_VERSION = 1
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` each."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    samples: int
+    mean: list[float]
+    squares: list[float]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder of shards holds. `source` identifies the data, `config` the command that encoded them.
+
+    `unreadable` are the files of the source in whose places others stand, with the reason.
+    """
+
+    encoding: dict[str, Any]
+    config: dict[str, Any]
+    source: dict[str, Any]
+    classes: list[str] | None
+    channels: int
+    grid: list[dict[str, Any]]
+    dtype: str
+    examples: int
+    passes: int
+    shard_size: int
+    shards: list[ShardFacts] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of shards when all are finished."""
+        return -(-self.examples * self.passes // self.shard_size)
+
+    @classmethod
+    def load(cls, root: Path) -> Index:
+        """Read the index of a folder.
+
+        Raises:
+            ValueError: if there is none, or it cannot be read, or is of another format version.
+        """
+        path = root / INDEX
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if (version := record.pop("format_version")) != FORMAT_VERSION:
+                raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+            shards = [ShardFacts(**facts) for facts in record["shards"]]
+            if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):
+                raise ValueError("its shards are not named as they should be")
+            return cls(**{**record, "shards": shards})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"cannot read {path} ({error}): set root to a folder written by `multisagd encode`"
+            ) from error
+
+    def save(self, root: Path) -> None:
+        """Write the index in one go."""
+        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+        write_whole(root / INDEX, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def shard_name(number: int) -> str:
+    """Return the file of a shard."""
+    return f"{number:06d}.safetensors"
+
+
+def grid_facts(modality: Modality) -> list[dict[str, Any]]:
+    """Return the axes of a modality's grid as JSON can hold them."""
+    return [asdict(axis) for axis in modality.grid().axes]
+
+
+def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
+    """Write one shard and measure it, padding left out.
+
+    Raises:
+        ValueError: if a latent is not finite in the dtype it is stored in.
+    """
+    x0, mask = tensors["x0"], tensors.get("mask")
+    values = x0.double().movedim(1, 0).flatten(1)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"latents are not finite as {x0.dtype}: store them with dtype=bfloat16 or float32")
+    if mask is not None:
+        values = values[:, mask.flatten()]
+    mean = values.mean(1) if values.shape[1] else values.new_zeros(len(values))
+    metadata = None if texts is None else {"texts": json.dumps(list(texts), ensure_ascii=False)}
+    path = root / shard_name(number)
+
+    def write(partial: Path) -> None:
+        safetensors.torch.save_file(tensors, partial, metadata)
+        # It is written for its owner alone, and encoded data are often shared.
+        partial.chmod(root.stat().st_mode & 0o666)
+
+    write_whole(path, write)
+    squares = (values - mean.unsqueeze(1)).square().sum(1)
+    return ShardFacts(
+        path.name, len(x0), path.stat().st_size, digest(path), values.shape[1], mean.tolist(), squares.tolist()
+    )
+
+
+def measured_scale(index: Index) -> Scale:
+    """Return mean and deviation of all shards from those of each (Chan, Golub, LeVeque, 1983); constants keep 1.
+
+    Raises:
+        ValueError: if all is padding.
+    """
+    samples = sum(shard.samples for shard in index.shards)
+    if samples == 0:
+        raise ValueError("there is nothing to measure: all latents are padding")
+    weights = torch.tensor([shard.samples / samples for shard in index.shards], dtype=torch.float64)
+    means = torch.tensor([shard.mean for shard in index.shards], dtype=torch.float64)
+    squares = torch.tensor([shard.squares for shard in index.shards], dtype=torch.float64)
+    mean = weights @ means
+    std = (squares.sum(0) / samples + weights @ (means - mean).square()).sqrt()
+    return Scale(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()), index.encoding)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place, flush it to disk and rename it, so that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
