@@ -87,6 +87,7 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
     The power at zero frequency stands at half the lowest frequency, for the scales are logarithmic.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(3.8 * grid.dimensions + 0.4, 3.2), layout="constrained")
     plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
@@ -97,6 +98,8 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
             frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0
             floor = float(profile.power.max()) * 1e-12
             plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label=name)
+        # Labels between the powers of ten run into one another on so small a plot.
+        plot.xaxis.set_minor_formatter(NullFormatter())
         plot.set(xlabel=f"cycles per {axis.unit}", title=axis.name)
     plots[0].set_ylabel("power")
     plots[-1].legend()

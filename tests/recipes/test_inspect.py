@@ -1,0 +1,124 @@
+"""`multisagd inspect` and `multisagd compare` on tiny data, as files and numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_run
+
+from recipes import cli
+from recipes.compare import compare
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.inspect import inspect
+
+
+def look(run_dir: Path, *words: str) -> Path:
+    return inspect(configuration.load("inspect", [f"run_dir={run_dir}", "count=2", "engine.threads=1", *words]))
+
+
+def test_inspect_a_folder_of_sounds_with_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "sounds"
+    root.mkdir()
+    time = np.arange(4000) / 8000
+    for number in range(6):
+        soundfile.write(root / f"{number}.wav", 0.5 * np.sin(2 * np.pi * (200 + 50 * number) * time), 8000)
+    (root / "broken.wav").write_bytes(b"RIFF")
+    out = look(
+        tmp_path / "look", "modality=audio_mel", "modality.rate=8000", "modality.seconds=0.6", "data=folder",
+        f"data.root={root}", "data.max_unreadable=0.2", "modality.representation.bands=20", "spectrum=pink",
+    )  # fmt: skip
+    for folder in ("originals", "decoded", "noise"):
+        assert sorted(path.suffix for path in (out / folder).iterdir()) == [".png", ".png", ".wav", ".wav"]
+        assert (out / f"{folder}.png").is_file()
+    assert (out / "forward.png").is_file()
+    assert (out / "spectrum.png").is_file()
+    report = json.loads((out / "inspect.json").read_text(encoding="utf-8"))
+    assert [axis["unit"] for axis in report["axes"]] == ["mel", "s"]
+    assert report["examples"] == 7
+    assert report["unreadable"] == 1
+    assert 0.1 < report["padding"] < 0.25
+    assert 0 < report["round_trip_error"] < 0.5
+    assert "broken.wav" in (out / "unreadable.json").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert "1 files could not be read" in printed
+    assert "are padding, left out" in printed
+    original, _ = soundfile.read(out / "originals" / "0.wav")
+    assert len(original) == 4000  # its real length, not that of the grid
+
+
+def test_inspect_exact_data_that_lie_in_memory(tmp_path: Path) -> None:
+    out = look(tmp_path / "look", "modality.size=16", "spectrum=power_law", "spectrum.exponent=-1")
+    report = json.loads((out / "inspect.json").read_text(encoding="utf-8"))
+    assert report["round_trip_error"] < 1e-6
+    assert report["padding"] == 0
+    assert any("zero frequency" in note for note in report["notes"])
+    assert len(report["classes"]) == 10
+
+
+def test_inspect_leaves_runs_alone_and_checks_its_count(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="holds a training run"):
+        look(tmp_path)
+    with pytest.raises(RecipeError, match="count is a whole number"):
+        look(tmp_path / "new", "count=0")
+
+
+@pytest.mark.parametrize("command", ["inspect", "compare"])
+def test_help_explains_every_key(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert f"usage: multisagd {command} run_dir=FOLDER" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("compare") / "run"
+    tiny_run(run_dir)
+    return run_dir
+
+
+class TestCompare:
+    def result(self, run_dir: Path, *words: str) -> dict:
+        config = configuration.load("compare", [f"run_dir={run_dir}", "reference=128", "engine.threads=1", *words])
+        return compare(config)
+
+    def real(self, run_dir: Path) -> torch.Tensor:
+        from recipes.engine.build import Builder
+        from recipes.fidelity import real_data
+
+        train, _ = real_data(configuration.read(run_dir / "config.yaml"), Builder())
+        return train.batch(range(400)).x0
+
+    def test_real_data_compare_as_equal(self, run_dir: Path, tmp_path: Path) -> None:
+        save_file({"x0": self.real(run_dir)}, tmp_path / "samples.safetensors")
+        result = self.result(run_dir, f"samples={tmp_path}")
+        for axis in result["axes"].values():
+            assert axis["difference"]["ratio"] == pytest.approx(1, abs=0.1)
+            assert all(band["ratio"] == pytest.approx(1, abs=0.3) for band in axis["bands"])
+        assert result["counts"] == {"samples": 400, "data": 128}
+        assert (tmp_path / "compare.png").is_file()
+        assert json.loads((tmp_path / "compare.json").read_text())["axes"].keys() == {"height", "width"}
+
+    def test_a_change_shows_along_its_axis_alone(self, run_dir: Path, tmp_path: Path) -> None:
+        x0 = self.real(run_dir)
+        blurred = (x0 + x0.roll(1, -1)) / 2
+        save_file({"x0": blurred}, tmp_path / "samples.safetensors")
+        axes = self.result(run_dir, f"samples={tmp_path / 'samples.safetensors'}")["axes"]
+        assert axes["width"]["bands"][-1]["ratio"] < 0.4
+        assert axes["width"]["difference"]["ratio"] < 0.8
+        assert axes["height"]["bands"][-1]["ratio"] > axes["width"]["bands"][-1]["ratio"] + 0.2
+
+    def test_samples_are_drawn_if_none_are_given(self, run_dir: Path) -> None:
+        result = self.result(run_dir, "count=6", "steps=2")
+        assert result["counts"]["samples"] == 6
+
+    def test_wrong_samples_are_refused(self, run_dir: Path, tmp_path: Path) -> None:
+        save_file({"x0": torch.zeros(3, 1, 5, 5)}, tmp_path / "samples.safetensors")
+        with pytest.raises(RecipeError, match="samples of shape"):
+            self.result(run_dir, f"samples={tmp_path}")
+        with pytest.raises(RecipeError, match="reference >= 4"):
+            self.result(run_dir, "reference=2")

@@ -1,0 +1,74 @@
+"""Profiles along axes against sums written out over the full spectrum."""
+
+import numpy as np
+import pytest
+import torch
+
+import multisagd as ms
+from recipes.profiles import axis_profile, band_powers, describe, draw_profiles, neighbour_difference
+
+GRIDS = [
+    ms.Grid.of(time=(9, 0.5, "s")),
+    ms.Grid.of(mel=(6, 40.0, "mel"), time=(8, 0.01, "s")),
+    ms.Grid.of(frame=(5, 0.125, "s"), height=4, width=7),
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=["1-D", "2-D", "3-D"])
+def test_a_profile_is_the_mean_over_the_other_frequencies(grid: ms.Grid) -> None:
+    x = np.random.default_rng(0).normal(size=(2, *grid.shape))
+    dims = tuple(range(1, x.ndim))
+    full = np.abs(np.fft.fftn(x, axes=dims, norm="ortho")) ** 2
+    half = torch.fft.rfftn(torch.from_numpy(x), dim=dims, norm="ortho").abs().square()
+    for place, axis in enumerate(grid.axes, start=1):
+        frequency = np.fft.fftfreq(axis.size, axis.spacing)
+        profile = axis_profile(half, grid, axis.name)
+        for found, value in zip(profile.power.tolist(), profile.frequency.tolist(), strict=True):
+            same = np.isclose(np.abs(frequency), value)
+            # At every other bin there are two of opposite sign, and both count.
+            expected = np.compress(same, full, axis=place).mean()
+            assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_bands_cover_every_frequency_once() -> None:
+    grid = GRIDS[2]
+    profile = axis_profile(torch.ones(grid.half_shape), grid, "width")
+    bands = band_powers(profile, 3)
+    assert [band[:2] for band in bands] == [
+        (0.0, 0.0), (0.0, pytest.approx(1 / 7)), (pytest.approx(1 / 7), pytest.approx(2 / 7)),
+        (pytest.approx(2 / 7), pytest.approx(3 / 7)),
+    ]  # fmt: skip
+    assert [band[2] for band in bands] == [1.0] * 4
+
+
+def test_neighbours_differ_by_what_they_differ_by_and_padding_does_not_count() -> None:
+    grid = ms.Grid.of(frame=4, x=3)
+    ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(2, 1, 4, 3).clone()
+    assert neighbour_difference(ramp, grid, "frame") == 1.0
+    assert neighbour_difference(ramp, grid, "x") == 0.0
+    ramp[:, :, 3] = 100.0
+    mask = torch.ones(2, 1, 4, 3, dtype=torch.bool)
+    mask[:, :, 3] = False
+    assert neighbour_difference(ramp, grid, "frame", mask) == 1.0
+    assert neighbour_difference(torch.ones(2, 1, 1, 3), grid.resize((1, 3)), "frame") == 0.0
+
+
+def test_description_of_noise_of_known_power() -> None:
+    grid = ms.Grid.of(frame=(16, 0.125, "s"), width=8)
+    noise = ms.SpectralCovariance(ms.Autoregressive(0.8, axis="frame"), grid).sample(range(600))
+    found = describe([(noise[:300], None), (noise[300:], None)], grid, 4)
+    power = ms.SpectralCovariance(ms.Autoregressive(0.8, axis="frame"), grid).power()
+    profile = axis_profile(power, grid, "frame")
+    bands = found["frame"]["bands"]
+    assert [band[2] for band in bands] == pytest.approx([band[2] for band in band_powers(profile, 4)], rel=0.06)
+    # The difference of two normal numbers of correlation r has a mean size of sqrt(2 (1 - r)) sqrt(2 / pi).
+    lag = float(torch.fft.irfft(profile.power, n=16)[1] / torch.fft.irfft(profile.power, n=16)[0])
+    expected = np.sqrt(2 * (1 - lag)) * np.sqrt(2 / np.pi)
+    assert found["frame"]["difference"] == pytest.approx(expected, rel=0.02)
+    assert found["width"]["difference"] == pytest.approx(np.sqrt(2) * np.sqrt(2 / np.pi), rel=0.02)
+
+
+def test_profiles_are_drawn(tmp_path) -> None:
+    path = tmp_path / "new" / "spectrum.png"
+    draw_profiles({"data": torch.ones(GRIDS[2].half_shape), "noise": torch.zeros(GRIDS[2].half_shape)}, GRIDS[2], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
