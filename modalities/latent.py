@@ -93,6 +93,11 @@ class Latent(Modality):
             object.__setattr__(self, "statistics", Path(self.statistics))
             if different := differences(self.scale.encoding if self.scale else {}, self.encoding()):
                 raise ValueError(f"the statistics in {self.statistics} are those of another encoding; {different}")
+            if self.scale and len(self.scale.mean) != self.channels:
+                raise ValueError(
+                    f"the statistics in {self.statistics} are of {len(self.scale.mean)} channels, and the autoencoder "
+                    f"gives {self.channels}: encode again"
+                )
 
     @cached_property
     def scale(self) -> Scale | None:
@@ -151,14 +156,13 @@ class Latent(Modality):
             raise ValueError("the latents to decode have values that are not finite: sampling or training diverged")
         z = x0.detach().to("cpu", torch.float32).unsqueeze(0)
         if self.scale is not None:
-            shape = (-1, *[1] * (z.ndim - 2))
-            z = z * torch.tensor(self.scale.std).view(shape) + torch.tensor(self.scale.mean).view(shape)
+            z = z * _beside(z, self.scale.std) + _beside(z, self.scale.mean)
         return self.modality.decode(self.expand(z)[0])
 
     def mask(self, media: Any) -> Tensor | None:
         """Return where all samples that a latent stands for are data: a latent that saw padding is none."""
         mask = self.modality.mask(media)
-        return None if mask is None else self.pooled(mask)
+        return None if mask is None else self.coarser_mask(mask)
 
     def save(self, media: Any, path: Path) -> None:
         """Write one file of the wrapped modality."""
@@ -186,14 +190,10 @@ class Latent(Modality):
 
     def scaled(self, z: Tensor) -> Tensor:
         """Return latents `(batch, latent channels, *latent grid)` as float32 of mean 0 and deviation 1."""
-        if self.scale is None:
-            return z.to(torch.float32)
-        shape = (-1, *[1] * (z.ndim - 2))
-        return (z.to(torch.float32) - torch.tensor(self.scale.mean).view(shape)) / torch.tensor(self.scale.std).view(
-            shape
-        )
+        z = z.to(torch.float32)
+        return z if self.scale is None else (z - _beside(z, self.scale.mean)) / _beside(z, self.scale.std)
 
-    def pooled(self, mask: Tensor) -> Tensor:
+    def coarser_mask(self, mask: Tensor) -> Tensor:
         """Return a mask `(..., 1, *grid)` of the wrapped grid on the latent grid; see `mask`."""
         lead = mask.shape[: -len(self.layout.strides)]
         hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
@@ -224,3 +224,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return the keys in which two mappings differ, with both values; empty if they do not."""
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys)
+
+
+def _beside(z: Tensor, values: Sequence[float]) -> Tensor:
+    """Return one value per channel in a shape that broadcasts over `(batch, channels, *grid)`."""
+    return torch.tensor(values, device=z.device).view(-1, *[1] * (z.ndim - 2))

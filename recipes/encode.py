@@ -222,7 +222,7 @@ def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator
 
 def compressed(latent: Latent, batch: Batch, dtype: str) -> Batch:
     """Return a batch on the latent grid, not scaled."""
-    mask = None if batch.mask is None else latent.pooled(batch.mask)
+    mask = None if batch.mask is None else latent.coarser_mask(batch.mask)
     return batch._replace(x0=latent.compress(batch.x0).to(getattr(torch, dtype)), mask=mask)
 
 

@@ -166,6 +166,10 @@ def test_statistics_of_another_encoding_are_refused(saved: Any, tmp_path: Path) 
         Latent(Image(size=8), saved(), tmp_path)
     with pytest.raises(ValueError, match=r"autoencoder.kind.*AutoencoderKL.*VQModel"):
         Latent(Image(size=16), saved("VQModel"), tmp_path)
+    (tmp_path / "statistics.json").write_text(Scale((0.0,) * 3, (1.0,) * 3, encoding).text())
+    with pytest.raises(ValueError, match="are of 3 channels, and the autoencoder gives 4"):
+        Latent(Image(size=16), saved(), tmp_path)
+    (tmp_path / "statistics.json").write_text(Scale((0.0,) * 4, (1.0,) * 4, encoding).text())
     # Where it runs is no part of the encoding.
     Latent(Image(size=16), dataclasses.replace(saved(), device="cpu", dtype="bfloat16"), tmp_path)
 
