@@ -106,7 +106,9 @@ class VideoFile:
             if back > time:
                 break
         with _open(self.path, self.max_pixels) as container:
-            for count, frame in enumerate(self._decode(container.demux(_video_stream(container)), self.origin)):
+            for count, frame in enumerate(
+                self._decode(container.demux(_video_stream(container, self.max_pixels)), self.origin)
+            ):
                 if self.counted:
                     frame.pts = self.origin + round(count * self.step / float(self.stream.time_base or 1))
                 yield frame
@@ -119,7 +121,7 @@ class VideoFile:
         """
         count, end = 0, 0.0
         with _open(self.path, self.max_pixels) as container:
-            for packet in container.demux(_video_stream(container)):
+            for packet in container.demux(_video_stream(container, self.max_pixels)):
                 if packet.size:
                     count += 1
                     lasts = max(self.step, float((packet.duration or 0) * (packet.time_base or 0)))
@@ -171,7 +173,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
         raise ValueError("the file is empty")
     try:
         with _open(path, max_pixels) as container:
-            stream = _video_stream(container)
+            stream = _video_stream(container, max_pixels)
             context = stream.codec_context
             _check_size(context.width, context.height, max_pixels)
             rate = float(stream.average_rate or 0)
@@ -231,13 +233,15 @@ def _open(path: Path, max_pixels: int) -> InputContainer:
     )
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
+def _video_stream(container: InputContainer, max_pixels: int) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise ValueError("there is no decoder for the video in this file")
             # One thread: files are read by several threads already, and one per core for each would be too many.
             stream.codec_context.thread_count = 1
+            # Of the decoder itself, for a stream whose frames grow on the way.
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}
             return stream
     raise ValueError("the file has no video stream")
 

@@ -3,12 +3,15 @@
 import dataclasses
 import math
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
+from numbered_clips import write_numbered
 from omegaconf import OmegaConf
 
 from modalities.base import Dataset, split
+from modalities.files import Folder
 from modalities.image import Image
 from modalities.image_sets import Digits
 from modalities.video import Video
@@ -161,12 +164,14 @@ def settings(name: str) -> dict:
     return OmegaConf.to_container(OmegaConf.load(files("configs") / name))  # type: ignore[return-value, arg-type]
 
 
-def test_the_configurations_hold_the_defaults() -> None:
+def test_the_configurations_hold_the_defaults(tmp_path: Path) -> None:
     video, digits, folder = (
-        settings(f"{name}.yaml") for name in ("modality/video", "data/moving_digits", "data/video_folder")
+        settings(f"{name}.yaml") for name in ("modality/video", "data/moving_digits", "data/folder")
     )
     assert video.pop("_target_") == "modalities.video.Video"
     assert Video(**video) == Video()
     assert digits.pop("_target_") == "modalities.video_sets.MovingDigits"
     assert MovingDigits(GREY, **digits).fingerprint == MovingDigits(GREY).fingerprint
-    assert folder == settings("data/folder.yaml")
+    assert folder.pop("_target_") == "modalities.files.Folder"
+    write_numbered(tmp_path / "a.mp4", count=8)
+    assert len(Folder(GREY, **folder | {"root": tmp_path})) == 1
