@@ -106,9 +106,8 @@ class VideoFile:
             if back > time:
                 break
         with _open(self.path, self.max_pixels) as container:
-            for count, frame in enumerate(
-                self._decode(container.demux(_video_stream(container, self.max_pixels)), self.origin)
-            ):
+            packets = container.demux(_video_stream(container, self.max_pixels))
+            for count, frame in enumerate(self._decode(packets, self.origin)):
                 if self.counted:
                     frame.pts = self.origin + round(count * self.step / float(self.stream.time_base or 1))
                 yield frame
