@@ -102,11 +102,8 @@ def sample(config: Config) -> Path:
             settings.spacing, settings.batch, refinement, display.update,
         )  # fmt: skip
         out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts)
-        media = [modality.decode(each) for each in x0]
-        modality.save_grid(media, out / "grid.png")
-        ending = modality.suffixes[0]
-        for number, each in enumerate(media):
-            modality.save(each, out / f"{number:0{len(str(settings.count - 1))}d}{ending}")
+        # Tensors first: what was computed is not lost if it cannot be decoded here.
+        out.mkdir(parents=True, exist_ok=True)
         tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
@@ -114,8 +111,24 @@ def sample(config: Config) -> Path:
         made = {"samples_seen": state.samples, "settings": config, "classes": classes, "prompts": prompts}
         made["versions"] = record.versions()
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+        save_media(modality, x0, out)
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
     return out
+
+
+def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
+    """Write samples as numbered files and as one picture.
+
+    Raises:
+        RecipeError: if they cannot be decoded, saying where they are as tensors.
+    """
+    try:
+        media = [modality.decode(each) for each in x0]
+    except ValueError as error:
+        raise RecipeError(f"{error}. The samples are in {out / 'samples.safetensors'} as tensors") from error
+    modality.save_grid(media, out / "grid.png")
+    for number, each in enumerate(media):
+        modality.save(each, out / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
 
 
 def weights(state: State, which: str) -> dict[str, Tensor]:

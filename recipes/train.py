@@ -118,10 +118,10 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 derive_many(seed, "sample", 0, slots), shown, runtime, settings.guidance,
                 settings.sampling.spacing,
             )  # fmt: skip
+            modality.save_grid([modality.decode(each) for each in x0], path)
         except ValueError as error:  # a picture is not worth a training: early weights may well sample to infinity
             display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")
             return
-        modality.save_grid([modality.decode(each) for each in x0], path)
         display.say(f"{learner.samples:,} samples seen: samples in {path}")
 
     def report(final: bool = False) -> None:

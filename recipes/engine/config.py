@@ -50,7 +50,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except OmegaConfBaseException as error:
         raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except HydraException as error:
-        known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
+        try:
+            known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
+        except HydraException:
+            raise RecipeError(" ".join(str(error).split())) from error
         for override in overrides:
             if override.key_or_group not in prefixes(known):
                 raise RecipeError(_unknown(override.key_or_group, known, folder)) from error

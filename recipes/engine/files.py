@@ -31,7 +31,7 @@ def held(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RecipeError(f"another process trains in {run_dir}: wait for it, or use another run_dir") from error
+            raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir") from error
         except OSError:
             pass  # some network file systems have no locks; there it is up to the user, as it would be without this
         try:

@@ -29,6 +29,10 @@ PACKAGES = ("multisagd", "torchvision", "torchaudio", "numpy", "scipy", "safeten
 FREE = (
     "run_dir",
     "data.root",
+    "modality.statistics",
+    "text.name",
+    "text.cache",
+    "text.device",
     "training.samples",
     "every",
     "keep",

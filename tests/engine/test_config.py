@@ -18,7 +18,13 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help, groups
 from recipes.engine.settings import SampleSettings, TrainSettings
 
-CHOICES = [(group, choice) for group, choices in groups().items() if group != "refine" for choice in choices]
+# Refinement belongs to sampling; latents need an autoencoder's weights, or a folder that was encoded.
+CHOICES = [
+    (group, choice)
+    for group, choices in groups().items()
+    for choice in choices
+    if group != "refine" and not choice.startswith("latent") and "cached" not in choice
+]
 # What a choice leaves for the user to say.
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modalities.base import Dataset, Modality
+from modalities.video import Video
 from multisagd.samplers import Sampler
 from recipes.engine import config as configuration
 from recipes.engine.assemble import Assembly
@@ -32,6 +33,10 @@ MODALITIES = {
         "modality=audio_waveform", "modality.rate=4000", "modality.seconds=0.01", "data=plucked_strings",
         "data.count=8",
     ],
+    "latent": [
+        "modality=cached_video", "modality.statistics=null", "modality.modality.frames=4", "modality.modality.size=8",
+        "data=folder", "data.labels=none",
+    ],
     "video": ["modality=video", "modality.frames=5", "modality.size=8", "data=moving_digits", "data.count=8"],
 }  # fmt: skip
 NETWORKS = {
@@ -44,6 +49,7 @@ AXES = {
     "spectrogram": ("frequency", "time"),
     "log-mel": ("mel", "time"),
     "waveform": (None, "time"),
+    "latent": ("width", "frame"),
     "video": ("width", "frame"),
 }
 
@@ -67,7 +73,7 @@ def on_axes(spectrum: str, modality: str) -> list[str]:
         axes = ",".join(axis for axis in (space, time) if axis)
         return [f"spectrum.axes=[{axes}]", "~spectrum.factors", f"+spectrum.factors={factors}"]
     # A radius over axes of unlike units needs factors for them, or one axis.
-    mixed = modality in ("spectrogram", "log-mel", "video")
+    mixed = modality in ("spectrogram", "log-mel", "latent", "video")
     if spectrum in ("power_law", "exponential") and mixed:
         return [f"spectrum.axes=[{time}]"]
     if spectrum == "gaussian" and mixed:
@@ -83,14 +89,29 @@ def runtime() -> Runtime:
     return Runtime.start(Builder().settings(TrainSettings, config, "").engine)
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight clips: latents are those of files."""
+    root = tmp_path_factory.mktemp("clips")
+    video = Video(frames=6, size=8)
+    for number in range(8):
+        colours = torch.rand(3, 6, 8, 8, generator=torch.Generator().manual_seed(number))
+        video.save((255 * colours).to(torch.uint8), root / f"{number}.mp4")
+    return root
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("spectrum", groups()["spectrum"])
 @pytest.mark.parametrize("name", MODALITIES)
-def test_two_steps_and_a_media_file(name: str, spectrum: str, network: str, runtime: Runtime, tmp_path: Path) -> None:
+def test_two_steps_and_a_media_file(
+    name: str, spectrum: str, network: str, runtime: Runtime, clips: Path, tmp_path: Path
+) -> None:
     words = [
         f"spectrum={spectrum}", *on_axes(spectrum, name), "training.batch=4", "training.statistics=8",
         "training.warmup=0", "sampler=ddim", f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
+    if name == "latent":
+        words.append(f"data.root={clips}")
     config = configuration.load("train", [*MODALITIES[name], *NETWORKS[network], *words])
     builder = Builder()
     settings = builder.settings(TrainSettings, config, "")
@@ -100,7 +121,8 @@ def test_two_steps_and_a_media_file(name: str, spectrum: str, network: str, runt
     process, net = assembly.process(), assembly.network()
     before = [parameter.detach().clone() for parameter in net.parameters()]
     denoiser = assembly.denoiser(net, process)
-    learner = Learner(denoiser, net, settings, runtime, len(dataset.classes))
+    classes = dataset.classes and len(dataset.classes)
+    learner = Learner(denoiser, net, settings, runtime, classes)
     for step in range(2):
         learner.step([dataset.batch(range(4 * step, 4 * step + 4), range(4))])
     values = learner.averages()
@@ -108,7 +130,7 @@ def test_two_steps_and_a_media_file(name: str, spectrum: str, network: str, runt
     assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     shape = (modality.channels, *modality.grid().shape)
-    x0 = generate(denoiser.eval(), sampler, shape, 2, [7], torch.tensor([3]), runtime)
+    x0 = generate(denoiser.eval(), sampler, shape, 2, [7], classes and torch.tensor([3]), runtime)
     path = tmp_path / f"sample{modality.suffixes[0]}"
     modality.save(modality.decode(x0[0]), path)
     assert modality.encode(modality.load(path)).shape == shape

@@ -108,7 +108,7 @@ def test_another_configuration_on_the_same_folder_is_refused(tmp_path: Path) -> 
 
 def test_the_folder_is_held_before_its_state_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     def reading(*_: Any) -> None:
-        with pytest.raises(RecipeError, match="another process trains in"), held(tmp_path / "run"):
+        with pytest.raises(RecipeError, match="another process works in"), held(tmp_path / "run"):
             pass
         raise RecipeError("read")
 
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     tiny_run(run_dir)
-    with held(run_dir), pytest.raises(RecipeError, match="another process trains in"):
+    with held(run_dir), pytest.raises(RecipeError, match="another process works in"):
         tiny_run(run_dir, "training.samples=128")
     assert tiny_run(run_dir, "training.samples=128").samples == 128
 
