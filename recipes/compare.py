@@ -34,10 +34,8 @@ from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.order import Order
-from recipes.engine.settings import SampleSettings
-from recipes.fidelity import load_samples, real_data
+from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.profiles import describe, draw_profiles
-from recipes.sample import sample
 
 Described = dict[str, dict[str, Any]]
 
@@ -68,10 +66,7 @@ def compare(config: Config) -> dict[str, Any]:
     settings = builder.settings(CompareSettings, {key: config[key] for key in own}, "")
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, _ = real_data(run_config, builder)
-    path = settings.samples
-    if path is None:
-        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
-    path = path / "samples.safetensors" if path.is_dir() else path
+    path = find_or_draw(settings.samples, config)
     x0, _ = load_samples(path, train)
     modality, grid = train.modality, train.modality.grid()
     seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])

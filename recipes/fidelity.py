@@ -68,10 +68,7 @@ def fidelity(config: Config) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
-    path = settings.samples
-    if path is None:
-        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
-    path = path / "samples.safetensors" if path.is_dir() else path
+    path = find_or_draw(settings.samples, config)
     x0, labels = load_samples(path, train)
     modality = train.modality
     seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
@@ -108,6 +105,12 @@ def fidelity(config: Config) -> dict[str, Any]:
     print(table(result))
     print(f"also in {kept}")
     return result
+
+
+def find_or_draw(samples: Path | None, config: Config) -> Path:
+    """Return the file of tensors at `samples`, a folder or that file, or draw it now as `multisagd sample` does."""
+    path = samples or sample({field.name: config[field.name] for field in fields(SampleSettings)})
+    return path / "samples.safetensors" if path.is_dir() else path
 
 
 def real_data(run_config: Config, builder: Builder) -> tuple[Dataset, Dataset]:
