@@ -34,6 +34,9 @@ MAX_GAIN = 10 ** (40 / 20)
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
 """Where excerpts are taken one after another while they are silent, as fractions of the file, round its end."""
 
+HEARD_CLIPPING = 0.01
+"""Share of samples beyond full scale above which writing a sound says so: a few peaks of each sample are no news."""
+
 log = logging.getLogger("multisagd")
 
 
@@ -183,7 +186,7 @@ class Audio(Modality):
     def save(self, media: Tensor, path: Path) -> None:
         """Write a sound as WAV of 16 bits, and beside it, ending in .png, a picture of its spectrogram.
 
-        What lies beyond full scale is clipped, and a line in the log says how much.
+        What lies beyond full scale is clipped; where that is more than 1 %, a line in the log says how much.
 
         Raises:
             ValueError: if the path does not end in .wav, or a sample is not finite.
@@ -221,7 +224,7 @@ def write_wav(sound: Tensor, rate: int, path: Path) -> None:
     if not bool(torch.isfinite(sound).all()):
         raise ValueError(f"the sound for {path} has samples that are not finite")
     clipped = int((sound.abs() > 1).sum())
-    if clipped:
+    if clipped > HEARD_CLIPPING * sound.numel():
         log.warning("%s: %d of %d samples are beyond full scale and were clipped", path, clipped, sound.numel())
     path.parent.mkdir(parents=True, exist_ok=True)
     integers = (sound.T * 32768).round().clamp(-32768, 32767).numpy().astype(np.int16)
