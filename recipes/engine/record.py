@@ -25,7 +25,10 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 
 STATISTICS = "statistics.safetensors"
-PACKAGES = ("multisagd", "torchvision", "torchaudio", "numpy", "scipy", "safetensors", "hydra-core")
+PACKAGES = (
+    "multisagd", "torchvision", "torchaudio", "av", "soundfile", "soxr", "numpy", "scipy", "safetensors", "hydra-core",
+    "diffusers", "transformers",
+)  # fmt: skip
 FREE = (
     "run_dir",
     "data.root",
