@@ -1,12 +1,13 @@
-"""Draw the pictures of noise in the docs, from the spectra of `configs/spectrum` as they are.
+"""Draw the pictures of the docs: noise of the spectra in `configs/spectrum` as they are, and the losses of runs.
 
-    python docs/make_pictures.py
-
-writes docs/images/video_noise.png and docs/images/audio_noise.png, in seconds.
+python docs/make_pictures.py                          # docs/images/video_noise.png and audio_noise.png
+python docs/make_pictures.py runs/clips clips_loss    # the losses of a run, docs/images/clips_loss.png
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -84,7 +85,29 @@ def audio_noise(path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def losses(run_dir: Path, path: Path) -> None:
+    """Draw the training and validation losses of a run, and the last validation by noise level."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for kind, style in (("train", {"lw": 0.8}), ("validation", {"marker": "o", "ls": "--"})):
+        chosen = [entry for entry in entries if entry["kind"] == kind]
+        left.semilogy([e["samples"] for e in chosen], [e["loss"] for e in chosen], label=kind, **style)
+    left.set(xlabel="samples seen", ylabel="loss")
+    left.legend()
+    last = [entry for entry in entries if entry["kind"] == "validation"][-1]
+    for level, bands in last["band"].items():
+        right.semilogy(list(bands), list(bands.values()), marker=".", label=level)
+    right.set(xlabel="band (cycles per sample)", ylabel="error of x0 / power of the data")
+    right.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=100)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
-    video_noise(IMAGES / "video_noise.png")
-    audio_noise(IMAGES / "audio_noise.png")
+    if len(sys.argv) == 3:
+        losses(Path(sys.argv[1]), IMAGES / f"{sys.argv[2]}.png")
+    else:
+        video_noise(IMAGES / "video_noise.png")
+        audio_noise(IMAGES / "audio_noise.png")

@@ -1,16 +1,18 @@
-"""Initial noise that agrees over time: low frequencies from one noise, the rest from another.
+"""Sampling again from noise that agrees over time: low frequencies from a sample noised again, the rest new.
 
-A video sampled from independent noise often flickers, because training leaves a trace of the clip in the lowest
-frequencies of its noisiest states. FreeInit (arXiv 2312.07537) samples a clip, adds noise again up to t = 1, keeps the
-low frequencies of that, replaces the rest, and samples once more. Its mask L weighs amplitudes, so the sum loses
-variance wherever `L² + (1-L)² < 1`; here L is a share of power, and the sum of two noises is noise of the same law.
+A video sampled from independent noise may flicker, because clips noised in training keep a trace of themselves in their
+lowest frequencies, and pure noise has none. FreeInit (arXiv 2312.07537) samples a clip, noises it again, keeps the low
+frequencies of that, replaces the others by new noise, and samples once more. Three things differ here, so that what
+sampling starts from has the law that training saw. The paper's mask L weighs amplitudes, and the sum loses variance
+where `L² + (1-L)² < 1`; here L is a share of power. It adds the first noise again, which made the sample and so is
+correlated with it; here noise is new. And it goes back to t = 1, where the usual schedules leave nothing of the clip;
+here to a log-SNR that does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +20,21 @@ from torch import Tensor
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.samplers import Sampler
-from multisagd.sampling import AnyDenoiser, sample
+from multisagd.sampling import AnyDenoiser, Callback, Spacing, sample, time_steps
 from multisagd.seeds import derive
 from multisagd.spectrum import Spectrum
+
+
+def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
+    """Return the power of `low_pass` on the half spectrum of a grid, as a share.
+
+    Raises:
+        ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.
+    """
+    share = grid.even(low_pass.power(grid))
+    if not bool(((share >= 0) & (share <= 1)).all()):
+        raise ValueError(f"{low_pass} is no share of power: it must lie between 0 and 1 at every frequency")
+    return share
 
 
 def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tensor:
@@ -34,10 +48,7 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
     if low.shape != high.shape:
         raise ValueError(f"expected two noises of one shape, got {tuple(low.shape)} and {tuple(high.shape)}")
     shape = tuple(low.shape[-grid.dimensions :])
-    share = low_pass.power(grid.resize(shape))
-    share = grid.resize(shape).even(share)
-    if not bool(((share >= 0) & (share <= 1)).all()):
-        raise ValueError(f"{low_pass} is no share of power: it must lie between 0 and 1 at every frequency")
+    share = share_of_power(low_pass, grid.resize(shape))
     share = share.to(low.device, torch.promote_types(low.dtype, torch.float32))
     halves = (to_half_spectrum(field, grid.dimensions) for field in (low, high))
     mixed = next(halves) * share.sqrt() + next(halves) * (1 - share).sqrt()
@@ -46,7 +57,10 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
 
 @dataclass(frozen=True)
 class Refinement:
-    """How often to sample again from noise whose part in `low_pass` comes from the last sample (arXiv 2312.07537).
+    """How to sample again: from the frequencies in `low_pass` of the last sample, noised to `log_snr`, and new noise.
+
+    `log_snr` is t = 1 if the schedule ends above it. At -6, signal stands out in frequencies whose data power is 400
+    times the noise's or more: the layout of a clip, but no detail.
 
     Raises:
         ValueError: for a negative number of iterations.
@@ -54,6 +68,7 @@ class Refinement:
 
     low_pass: Spectrum
     iterations: int = 1
+    log_snr: float = -6.0
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
@@ -67,22 +82,28 @@ def sample_refined(
     steps: int,
     seeds: Sequence[int],
     refinement: Refinement,
-    **options: Any,
+    condition: Tensor | None = None,
+    *,
+    spacing: Spacing = "time",
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Draw samples as `sample` does, and again `iterations` times from refined initial noise; options are its own.
+    """Draw samples as `sample` does, and again `iterations` times as `refinement` says, with as many steps each time.
 
-    Each sample follows from its seed alone. `callback`, if given, hears every round.
+    Each sample follows from its seed alone. `callback` hears every round.
 
     Raises:
         ValueError: as `sample` and `mix_noise` do.
     """
     process = denoiser.process
-    initial = process.prior(shape, seeds)
-    x0 = sample(denoiser, sampler, shape, steps, seeds, initial=initial, **options)
+    x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, callback=callback)
+    start = process.schedule.time(torch.tensor([refinement.log_snr], dtype=torch.float64)).clamp(max=1.0)
+    times = time_steps(process.schedule, steps, spacing, float(start))
     for iteration in range(refinement.iterations):
-        fresh = [derive(int(seed), "refine", iteration) for seed in seeds]
-        # The same noise as at first, so that what it shares with the sample it made is kept.
-        noised = process.add_noise(x0, torch.ones(len(fresh)), process.noise(shape, seeds).to(x0))
-        initial = mix_noise(noised, process.prior(shape, fresh).to(x0), refinement.low_pass, process.grid)
-        x0 = sample(denoiser, sampler, shape, steps, fresh, initial=initial, **options)
+        fresh, low = ([derive(int(seed), stream, iteration) for seed in seeds] for stream in ("refine", "refine/low"))
+        noised = process.add_noise(x0, times[:1], process.noise(shape, low).to(x0))
+        other = process.add_noise(torch.zeros_like(x0), times[:1], process.noise(shape, fresh).to(x0))
+        initial = mix_noise(noised, other, refinement.low_pass, process.grid)
+        x0 = sample(
+            denoiser, sampler, shape, steps, fresh, condition, times=times, initial=initial, callback=callback
+        )  # fmt: skip
     return x0

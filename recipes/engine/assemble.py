@@ -21,7 +21,7 @@ from multisagd import (
     Spectrum,
     seeds,
 )
-from multisagd.mixing import Refinement
+from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
@@ -116,12 +116,12 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Check that a refinement's low-pass can be told on this grid.
+    """Check that a refinement's low-pass is a share of power on this grid.
 
     Raises:
-        RecipeError: if its axes or factors are not those of the grid.
+        RecipeError: if it leaves [0, 1], or its axes or factors are not those of the grid.
     """
     try:
-        refinement.low_pass.power(grid)
+        share_of_power(refinement.low_pass, grid)
     except ValueError as error:
         raise RecipeError(f"refine: {error}") from error

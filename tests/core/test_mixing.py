@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import multisagd as ms
+from multisagd.mixing import share_of_power
 
 GRIDS = {
     "1-D": ms.Grid.of(x=9),
@@ -50,6 +51,8 @@ def test_refuses_what_is_no_share_and_shapes_that_differ() -> None:
         ms.mix_noise(torch.zeros(1, 8), torch.zeros(1, 8), ms.Flat(2.0), grid)
     with pytest.raises(ValueError, match="one shape"):
         ms.mix_noise(torch.zeros(1, 8), torch.zeros(1, 7), ms.Flat(), grid)
+    with pytest.raises(ValueError, match="no share of power"):
+        share_of_power(ms.Exponential(-1.0), grid)
     with pytest.raises(ValueError, match="iterations"):
         ms.Refinement(ms.LowPass(0.1), iterations=-1)
 
@@ -80,18 +83,52 @@ class TestRefined:
         alone, together = self.refined([2], low_pass), self.refined([1, 2, 3], low_pass)
         assert torch.allclose(alone[0], together[1], atol=1e-10)
 
-    def test_keeping_nothing_is_a_fresh_sample_and_keeping_all_the_same_noise_again(self) -> None:
-        fresh = [ms.seeds.derive(seed, "refine", 1) for seed in (1, 2, 3)]
-        expected = ms.sample(self.denoiser(), ms.Heun(), self.shape, 6, fresh)
-        assert torch.allclose(self.refined([1, 2, 3], ms.Flat(0.0)), expected, atol=1e-10)
-        once = ms.sample(self.denoiser(), ms.Heun(), self.shape, 6, [1, 2, 3])
-        # What the process leaves of the datum at t = 1 is e^-10 of it, so the noise is the same and so is the sample.
-        assert torch.allclose(self.refined([1, 2, 3], ms.Flat(1.0), 1), once, atol=1e-2)
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_each_round_starts_from_the_last_sample_noised_or_from_noise(self, share: float) -> None:
+        denoiser, seeds = self.denoiser(), [1, 2, 3]
+        process = denoiser.process
+        start = process.schedule.time(torch.tensor([-4.0], dtype=torch.float64))
+        times = float(start) * torch.linspace(1, 0, 7, dtype=torch.float64)
+        x0 = ms.sample(denoiser, ms.Heun(), self.shape, 6, seeds)
+        for iteration in range(2):
+            fresh = [ms.seeds.derive(seed, "refine", iteration) for seed in seeds]
+            low = [ms.seeds.derive(seed, "refine/low", iteration) for seed in seeds]
+            initial = process.add_noise(share * x0, start, process.noise(self.shape, low if share else fresh))
+            x0 = ms.sample(denoiser, ms.Heun(), self.shape, 6, fresh, times=times, initial=initial)
+        refinement = ms.Refinement(ms.Flat(share), 2, log_snr=-4.0)
+        found = ms.sample_refined(denoiser, ms.Heun(), self.shape, 6, seeds, refinement)
+        assert torch.allclose(found, x0, atol=1e-10)
 
-    def test_low_frequencies_stay_while_the_rest_is_drawn_anew(self) -> None:
-        once = ms.sample(self.denoiser(), ms.Heun(), self.shape, 6, [1, 2, 3])
+    def test_what_is_kept_is_low_in_frequency_and_more_at_a_higher_log_snr(self) -> None:
+        seeds = list(range(200))
+        once = self.refined(seeds, ms.Flat(0.0), 0)
         low = self.grid.radius(factors={"frame": 0.125, "x": 1.0}) < 0.2
-        again = self.refined([1, 2, 3], ms.Band(0.0, 0.2, factors={"frame": 0.125, "x": 1.0}), 1)
-        difference = torch.fft.rfftn(again - once, dim=(-2, -1)).abs().amax((0, 1))
-        assert difference[low].max() < 0.05
-        assert difference[~low].min() > 0.1
+        low_pass = ms.Band(0.0, 0.2, factors={"frame": 0.125, "x": 1.0})
+
+        def likeness(log_snr: float) -> tuple[float, float]:
+            again = ms.sample_refined(
+                self.denoiser(), ms.Heun(), (200, *self.shape[1:]), 6, seeds, ms.Refinement(low_pass, 1, log_snr)
+            )
+            pair = [torch.fft.rfftn(x - 1, dim=(-2, -1))[:, 0] for x in (once, again)]
+            products = (pair[0] * pair[1].conj()).real
+            sizes = pair[0].abs().square() * pair[1].abs().square()
+            return tuple(float(products[:, part].sum() / sizes[:, part].sqrt().sum()) for part in (low, ~low))
+
+        far, near = likeness(-12.0), likeness(-1.0)
+        assert abs(far[0]) < 0.25
+        assert near[0] > 0.6
+        assert abs(near[1]) < 0.15
+
+    def test_samples_drawn_again_have_the_law_of_the_data(self) -> None:
+        # Adding the first noise again instead of new noise would double the power of the lowest frequencies.
+        denoiser, seeds = self.denoiser(), list(range(600))
+        low_pass = ms.Band(0.0, 0.2, factors={"frame": 0.125, "x": 1.0})
+        refinement = ms.Refinement(low_pass, 2, log_snr=-5.0)
+        x0 = ms.sample_refined(denoiser, ms.Heun(), (600, *self.shape[1:]), 64, seeds, refinement)
+        power = torch.fft.rfftn(x0 - 1, dim=(-2, -1), norm="ortho").abs().square().mean((0, 1))
+        ratio = power / denoiser.statistics.power[0]
+        low = self.grid.radius(factors={"frame": 0.125, "x": 1.0}) < 0.2
+        # 600 draws tell a power to 6 %, or 4 % where it is of a complex number.
+        assert float((ratio[low] - 1).abs().max()) < 0.2
+        # Of high frequencies nothing is kept, not even the little that a log-SNR of -5 leaves of them.
+        assert 0.85 < float(ratio[~low].mean()) < 1.05
