@@ -2,10 +2,11 @@
 
 For each axis of the grid: the mean absolute difference of neighbours (for a video's frames, how much moves), and the
 power about the mean in bands of frequency. Each is a ratio of samples to data, beside the ratio of one half of the
-data to the other, which says how much of it is chance. Samples are judged as the files that a person would look at:
-clipped and rounded as the modality saves them. Left beside the samples: compare.json and compare.png, the profiles.
+data to the other (different examples), which says how much of it is chance. Samples and data are judged alike, as the
+files that a person would look at: decoded and encoded again; and where data are padded, so are as many samples.
+Left beside the samples: compare.json and compare.png, the profiles.
 
-Errors, each in one message: no run there, samples of another shape or not finite.
+Errors, each in one message: no run there, samples of another shape, not finite or too few.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from modalities.base import Dataset
+from modalities.base import Dataset, Modality
 from modalities.files import UnreadableFilesError
 from multisagd import DataStatistics
 from multisagd.seeds import derive
@@ -38,6 +39,7 @@ from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.profiles import describe, draw_profiles
 
 Described = dict[str, dict[str, Any]]
+Batches = list[tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -68,41 +70,70 @@ def compare(config: Config) -> dict[str, Any]:
     train, _ = real_data(run_config, builder)
     path = find_or_draw(settings.samples, config)
     x0, _ = load_samples(path, train)
+    if len(x0) < 2:
+        raise RecipeError(f"{path} holds one sample, and a power about the mean needs two: draw more with count=…")
     modality, grid = train.modality, train.modality.grid()
-    seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
+    one, other = read_halves(train, settings.reference, run_config["seed"])
+    seen = [(as_files(modality, x0), padding_like([*one, *other], len(x0)))]
 
-    real = read(train, settings.reference, run_config["seed"])
-    half = len(real) // 2
-    described = [describe(part, grid, settings.bands) for part in ([(seen, None)], real, real[:half], real[half:])]
+    real = [*one, *other]
+    described = [describe(part, grid, settings.bands) for part in (seen, real, one, other)]
     result = {
         "samples": str(path),
         "counts": {"samples": len(x0), "data": sum(len(part) for part, _ in real)},
         "axes": {axis.name: compare_axis(axis.name, *described) for axis in grid.axes},
     }
     write_text(path.with_name("compare.json"), json.dumps(result, indent=1))
-    powers = {
-        "data": DataStatistics.measure(real, grid).power,
-        "samples": DataStatistics.measure([seen], grid).power,
-    }
+    powers = {name: DataStatistics.measure(part, grid).power for name, part in (("data", real), ("samples", seen))}
     draw_profiles(powers, grid, path.with_name("compare.png"))
     show(result)
     print(f"also in {path.with_name('compare.json')}, and drawn in {path.with_name('compare.png')}")
     return result
 
 
-def read(dataset: Dataset, count: int, seed: int, size: int = 32) -> list[tuple[Tensor, Tensor | None]]:
-    """Read examples as training sees them, augmented, in an even number of batches."""
-    order, batches = Order(len(dataset), derive(seed, "compare")), []
-    size = min(size, count // 2)
+def read_halves(dataset: Dataset, count: int, seed: int) -> tuple[Batches, Batches]:
+    """Read `count` examples, half of them from one half of a dataset and half from the other, augmented as in training.
+
+    A small dataset gives the same examples several times, each time augmented anew.
+
+    Raises:
+        RecipeError: if it has fewer than two examples, or too many that cannot be read.
+    """
+    if len(dataset) < 2:
+        raise RecipeError("the run was trained on one example: there is nothing to compare with")
+    places = Order(len(dataset), derive(seed, "compare")).indices(0, len(dataset))
+    middle = len(places) // 2
+    return (
+        read(dataset, places[:middle], count - count // 2, derive(seed, "compare", 0)),
+        read(dataset, places[middle:], count // 2, derive(seed, "compare", 1)),
+    )
+
+
+def read(dataset: Dataset, places: Sequence[int], count: int, seed: int, size: int = 32) -> Batches:
+    """Read `count` examples of these places, in turn, as the files that a person would look at."""
+    batches: Batches = []
     try:
-        for start in range(0, count - count % (2 * size), size):
-            numbers = range(start, start + size)
-            augmentation = [derive(seed, "compare", number) for number in numbers]
-            batch = dataset.batch(order.indices(start, size), augmentation)
-            batches.append((batch.x0, batch.mask))
+        for start in range(0, count, size):
+            numbers = range(start, min(start + size, count))
+            chosen = [places[number % len(places)] for number in numbers]
+            batch = dataset.batch(chosen, [derive(seed, "augmentation", number) for number in numbers])
+            batches.append((as_files(dataset.modality, batch.x0), batch.mask))
     except UnreadableFilesError as error:
         raise RecipeError(str(error)) from error
     return batches
+
+
+def as_files(modality: Modality, x0: Tensor) -> Tensor:
+    """Return data decoded and encoded again, `(count, channels, *grid)`."""
+    return torch.stack([modality.encode(modality.decode(each)) for each in x0])
+
+
+def padding_like(batches: Batches, count: int) -> Tensor | None:
+    """Return masks for `count` samples, those of the data in turn; None if no data are padded."""
+    if all(mask is None for _, mask in batches):
+        return None
+    masks = torch.cat([torch.ones_like(x0[:, :1], dtype=torch.bool) if m is None else m for x0, m in batches])
+    return masks[torch.arange(count) % len(masks)]
 
 
 def compare_axis(name: str, samples: Described, data: Described, one: Described, other: Described) -> dict[str, Any]:

@@ -9,12 +9,14 @@ It takes the configuration of a training and leaves in `run_dir`:
     spectrum.png                 power of data and noise along every axis, in its units
     inspect.json                 sizes, units, range, loss of the round trip, share of padding, doubts about the process
 
-Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds a run.
+Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds anything
+but what an earlier inspect left, which is replaced.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +38,8 @@ from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.profiles import draw_profiles
 
+REPORT = "inspect.json"
+FOLDERS = ("originals", "decoded", "noise")
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -50,16 +54,17 @@ def inspect(config: Config) -> Path:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     out = settings.run_dir
-    if (out / "config.yaml").exists():
-        raise RecipeError(f"{out} holds a training run: choose another run_dir for what inspect writes")
     if not isinstance(count, int) or count < 1:
         raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
+    check_folder(out)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     statistics = measure(dataset, settings)
     assembly = Assembly(config, builder, modality, statistics, dataset.classes)
     process = assembly.process()
+    notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
 
+    make_room(out)
     report = show_examples(dataset, count, settings.seed, out)
     show_noise(modality, process, statistics, count, settings.seed, out)
     show_forward(dataset, process, settings.seed, out)
@@ -76,11 +81,30 @@ def inspect(config: Config) -> Path:
         ],
         "standard_deviation": statistics.sigma_data,
         "unreadable": len(dataset.unreadable),
-        "notes": process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics),
+        "notes": notes,
     }
-    write_text(out / "inspect.json", json.dumps(report, indent=1, ensure_ascii=False))
+    write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     print(summary(report, out))
     return out
+
+
+def check_folder(out: Path) -> None:
+    """Check that nothing in a folder could be overwritten but what inspect wrote itself.
+
+    Raises:
+        RecipeError: if it holds anything else.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / REPORT).exists():
+        raise RecipeError(f"{out} is not empty and not what inspect left: choose another run_dir")
+
+
+def make_room(out: Path) -> None:
+    """Remove what an earlier inspect left, and mark the folder as one of inspect's."""
+    for folder in FOLDERS:
+        shutil.rmtree(out / folder, ignore_errors=True)
+    (out / "unreadable.json").unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT, "{}")
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
@@ -102,7 +126,7 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
             modality.load(files[place], augmentation[place]) if place in files else decoded[place]
             for place in range(len(indices))
         ]
-    for name, media in (("originals", originals), ("decoded", decoded)):
+    for name, media in zip(FOLDERS, (originals, decoded), strict=False):
         save_all(modality, media, out / name)
     again = torch.stack([modality.encode(each) for each in decoded])
     return {

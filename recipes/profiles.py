@@ -6,7 +6,7 @@ spectrum in hertz and the mean difference of frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,31 +51,39 @@ def band_powers(profile: Profile, bands: int) -> list[tuple[float, float, float]
     return found
 
 
-def neighbour_difference(x0: Tensor, grid: Grid, name: str, mask: Tensor | None = None) -> float:
-    """Return the mean absolute difference of neighbours along one axis, where both are data; 0 for a single sample.
+def neighbour_difference(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid, name: str) -> float:
+    """Return the mean absolute difference of neighbours along one axis, over all pairs of data; 0 if there are none.
 
-    `x0` is (count, channels, *grid), `mask` (count, 1, *grid) or None.
+    Batches are (count, channels, *grid), each with its mask (count, 1, *grid) or None.
     """
+    total, pairs = 0.0, 0.0
+    for x0, mask in batches:
+        difference, both = _neighbours(x0, grid, name, mask)
+        total += float((difference * both).sum())
+        pairs += float(both.sum())
+    return total / pairs if pairs else 0.0
+
+
+def _neighbours(x0: Tensor, grid: Grid, name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the absolute differences of neighbours, and 1 where both are data."""
     place = x0.ndim - grid.dimensions + grid.names.index(name)
     size = x0.shape[place]
     difference = (x0.narrow(place, 1, size - 1) - x0.narrow(place, 0, size - 1)).abs().double()
     if mask is None:
-        return float(difference.mean()) if difference.numel() else 0.0
-    both = (mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)).expand_as(difference)
-    return float((difference * both).sum() / both.sum().clamp(min=1))
+        return difference, torch.ones_like(difference)
+    both = mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)
+    return difference, both.expand_as(difference).double()
 
 
 def describe(batches: Sequence[tuple[Tensor, Tensor | None]], grid: Grid, bands: int) -> dict[str, dict[str, object]]:
     """Return per axis its unit, the mean neighbour difference, and the power in bands about the mean of the data."""
     statistics = DataStatistics.measure(list(batches), grid)
-    items = sum(len(x0) for x0, _ in batches)
     found: dict[str, dict[str, object]] = {}
     for axis in grid.axes:
-        total = sum(len(x0) * neighbour_difference(x0, grid, axis.name, mask) for x0, mask in batches)
         profile = axis_profile(statistics.power, grid, axis.name)
         found[axis.name] = {
             "unit": axis.unit,
-            "difference": total / items,
+            "difference": neighbour_difference(batches, grid, axis.name),
             "bands": [list(band) for band in band_powers(profile, bands)],
         }
     return found
@@ -93,6 +101,8 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
     plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
     for plot, axis in zip(plots, grid.axes, strict=True):
         for name, power in powers.items():
+            if not bool((power > 0).any()):  # a single example has no power about the mean, and a log scale no zero
+                continue
             profile = axis_profile(power, grid, axis.name)
             frequency = profile.frequency.clone()
             frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0
@@ -102,6 +112,7 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
         plot.xaxis.set_minor_formatter(NullFormatter())
         plot.set(xlabel=f"cycles per {axis.unit}", title=axis.name)
     plots[0].set_ylabel("power")
-    plots[-1].legend()
+    if plots[-1].has_data():
+        plots[-1].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

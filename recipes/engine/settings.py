@@ -141,6 +141,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
+        _folder("run_dir", self.run_dir)
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,15 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "count", "steps", "batch")
+        _folder("out", self.out)
 
 
 def _at_least(settings: object, least: int, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+
+
+def _folder(name: str, path: Path | None) -> None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{name}={path} is a file: name a folder")

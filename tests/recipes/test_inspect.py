@@ -1,7 +1,10 @@
 """`multisagd inspect` and `multisagd compare` on tiny data, as files and numbers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_run
 
+from modalities.base import Dataset, Example, Modality
 from recipes import cli
-from recipes.compare import compare
+from recipes.compare import compare, padding_like, read_halves
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.inspect import inspect
@@ -60,10 +64,24 @@ def test_inspect_exact_data_that_lie_in_memory(tmp_path: Path) -> None:
     assert len(report["classes"]) == 10
 
 
-def test_inspect_leaves_runs_alone_and_checks_its_count(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("a: 1\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match="holds a training run"):
+def test_inspect_leaves_what_others_wrote_alone_and_replaces_its_own(tmp_path: Path) -> None:
+    (tmp_path / "originals").mkdir()
+    (tmp_path / "originals" / "0.png").write_text("mine", encoding="utf-8")
+    with pytest.raises(RecipeError, match="is not empty and not what inspect left"):
         look(tmp_path)
+    assert (tmp_path / "originals" / "0.png").read_text(encoding="utf-8") == "mine"
+    out = look(tmp_path / "look", "modality.size=8")
+    look(out, "count=1", "modality.size=8")
+    assert [path.name for path in (out / "noise").iterdir()] == ["0.png"]
+
+
+def test_one_example_has_no_spectrum_and_one_line_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="hold no variation"):
+        look(tmp_path / "look", "training.statistics=1")
+    assert not (tmp_path / "look").exists()
+
+
+def test_inspect_checks_its_count(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="count is a whole number"):
         look(tmp_path / "new", "count=0")
 
@@ -120,5 +138,41 @@ class TestCompare:
         save_file({"x0": torch.zeros(3, 1, 5, 5)}, tmp_path / "samples.safetensors")
         with pytest.raises(RecipeError, match="samples of shape"):
             self.result(run_dir, f"samples={tmp_path}")
+        save_file({"x0": torch.zeros(1, 1, 8, 8)}, tmp_path / "samples.safetensors")
+        with pytest.raises(RecipeError, match="holds one sample"):
+            self.result(run_dir, f"samples={tmp_path}")
         with pytest.raises(RecipeError, match="reference >= 4"):
             self.result(run_dir, "reference=2")
+
+
+class Padded(Dataset):
+    """Eight constant signals of which the second half is padding with noise."""
+
+    classes = None
+
+    def __init__(self) -> None:
+        self.modality = cast(Modality, SimpleNamespace(encode=lambda media: media, decode=lambda x0: x0))
+
+    def __len__(self) -> int:
+        return 8
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        x0 = torch.full((1, 10), float(index))
+        x0[:, 5:] = torch.randn(5, generator=torch.Generator().manual_seed(index))
+        return Example(x0, mask=torch.arange(10)[None] < 5)
+
+    def subset(self, indices: Sequence[int]) -> "Padded":
+        raise NotImplementedError
+
+
+def test_halves_are_of_different_examples_and_samples_are_padded_as_data_are() -> None:
+    one, other = read_halves(Padded(), 11, 3)
+    seen = [{int(value) for x0, _ in half for value in x0[:, 0, 0]} for half in (one, other)]
+    assert not seen[0] & seen[1]
+    assert seen[0] | seen[1] == set(range(8))
+    assert [sum(len(x0) for x0, _ in half) for half in (one, other)] == [6, 5]
+    mask = padding_like([*one, *other], 20)
+    assert mask is not None
+    assert mask.shape == (20, 1, 10)
+    assert mask[:, 0].sum(1).tolist() == [5] * 20
+    assert padding_like([(torch.zeros(2, 1, 4), None)], 3) is None

@@ -44,13 +44,16 @@ def test_bands_cover_every_frequency_once() -> None:
 def test_neighbours_differ_by_what_they_differ_by_and_padding_does_not_count() -> None:
     grid = ms.Grid.of(frame=4, x=3)
     ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(2, 1, 4, 3).clone()
-    assert neighbour_difference(ramp, grid, "frame") == 1.0
-    assert neighbour_difference(ramp, grid, "x") == 0.0
-    ramp[:, :, 3] = 100.0
+    assert neighbour_difference([(ramp, None)], grid, "frame") == 1.0
+    assert neighbour_difference([(ramp, None)], grid, "x") == 0.0
+    padded = ramp.clone()
+    padded[:, :, 3] = 100.0
     mask = torch.ones(2, 1, 4, 3, dtype=torch.bool)
     mask[:, :, 3] = False
-    assert neighbour_difference(ramp, grid, "frame", mask) == 1.0
-    assert neighbour_difference(torch.ones(2, 1, 1, 3), grid.resize((1, 3)), "frame") == 0.0
+    assert neighbour_difference([(padded, mask)], grid, "frame") == 1.0
+    assert neighbour_difference([(torch.ones(2, 1, 1, 3), None)], grid.resize((1, 3)), "frame") == 0.0
+    # Every pair counts alike: two of a padded batch and three of a full one.
+    assert neighbour_difference([(3 * padded, mask), (ramp, None)], grid, "frame") == (3 * 2 + 3) / 5
 
 
 def test_description_of_noise_of_known_power() -> None:
