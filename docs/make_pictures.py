@@ -59,7 +59,13 @@ def draw_power(plot: Axes, covariance: SpectralCovariance, grid: Grid) -> None:
     power = torch.fft.fftshift(grid.full(covariance.power())[:, 0])
     decibels = 10 * power.clamp(min=1e-6).log10()
     shown = plot.imshow(
-        decibels.numpy(), origin="lower", aspect="auto", extent=(-0.5, 0.5, -4, 4), vmin=-20, vmax=20, cmap="coolwarm"
+        decibels.numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(-0.516, 0.484, -4.25, 3.75),
+        vmin=-20,
+        vmax=20,
+        cmap="coolwarm",
     )
     plot.set_ylabel("Hz")
     plot.figure.colorbar(shown, ax=plot)

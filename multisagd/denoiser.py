@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from multisagd.covariance import filter_grid
 from multisagd.loss import Metric, Weighting, squared_error, x0_weight
+from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
 from multisagd.statistics import DataStatistics
 
@@ -161,10 +162,15 @@ class GaussianDenoiser(nn.Module):
     """The exact `E[x0 | x_t]` of stationary Gaussian data: the oracle that tests processes and samplers.
 
     Per frequency `μ + aC/(a²C + V)·(x - aμ)` with the data's power C and the noise's `V = b²W`: the Wiener filter.
+
+    Raises:
+        ValueError: for noise drawn on a padded grid, which has no such formula.
     """
 
     def __init__(self, process: Process, statistics: DataStatistics) -> None:
         super().__init__()
+        if isinstance(process.covariance, PaddedCovariance):
+            raise ValueError("noise drawn on a padded grid is not diagonal in frequency, as the Wiener filter needs it")
         self.process = process
         self.statistics = statistics
 

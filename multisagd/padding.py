@@ -16,10 +16,10 @@ class PaddedCovariance(SpectralCovariance):
     """Covariance of noise of a spectrum on a grid extended by `padding` samples per axis, of which the grid is cut out.
 
     The noise is stationary with unit mean power, and correlations across the ends of a padded axis are those of
-    samples `padding` apart instead of neighbours. That costs exactness: a crop is not diagonal in frequency, so
-    `color`, `whiten`, `apply`, `solve`, `project`, `logdet`, `mahalanobis` (and with them scores and the Mahalanobis
-    loss) are refused, and `power` is the expectation of the crop's periodogram. Drawing, adding noise, denoising and
-    every sampler, none of which needs them, are exact.
+    samples `padding + 1` apart instead of neighbours. That costs exactness: a crop is not diagonal in frequency, so
+    `color`, `whiten`, `apply`, `solve`, `project`, `logdet`, `mahalanobis` (and with them scores, the Mahalanobis loss
+    and `GaussianDenoiser`) are refused, and `power` is the expectation of the crop's periodogram. Drawing, adding
+    noise, training a network and every sampler, none of which needs them, are exact.
 
     Raises:
         ValueError: for an unknown axis, or padding that is not a whole number of at least 0.
@@ -28,8 +28,8 @@ class PaddedCovariance(SpectralCovariance):
     def __init__(self, spectrum: Spectrum, grid: Grid, padding: Mapping[str, int]) -> None:
         for name, samples in padding.items():
             grid.axis(name)
-            if samples < 0 or int(samples) != samples:
-                raise ValueError(f"padding of {name} is a whole number of samples of at least 0, got {samples}")
+            if not isinstance(samples, int) or samples < 0:
+                raise ValueError(f"padding of {name} is a whole number of samples of at least 0, got {samples!r}")
         self.padding = {name: int(padding.get(name, 0)) for name in grid.names}
         super().__init__(spectrum, grid)
         self.drawn = SpectralCovariance(spectrum, self._extend(grid))

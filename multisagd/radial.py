@@ -106,7 +106,7 @@ class LowPass(Radial):
     """Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, one half at the cutoff.
 
     Raises:
-        ValueError: for a cutoff or an order that is not positive.
+        ValueError: for a cutoff that is not positive and finite, or an order that is no whole number of at least 1.
     """
 
     cutoff: float
@@ -114,8 +114,8 @@ class LowPass(Radial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.cutoff > 0 and self.order >= 1):
-            raise ValueError(f"expected cutoff > 0 and order >= 1, got {self.cutoff} and {self.order}")
+        if not (0 < self.cutoff < math.inf and self.order >= 1 and int(self.order) == self.order):
+            raise ValueError(f"expected a positive cutoff and a whole order, got {self.cutoff} and {self.order}")
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
         """Return the power at each radius."""

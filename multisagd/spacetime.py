@@ -40,8 +40,8 @@ class Autoregressive(Spectrum):
             raise ValueError("give an autoregressive spectrum either a coefficient or a time_constant")
         if self.coefficient is not None and not abs(self.coefficient) < 1:
             raise ValueError(f"the autoregressive coefficient must lie between -1 and 1, got {self.coefficient}")
-        if self.time_constant is not None and not self.time_constant > 0:
-            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
+        if self.time_constant is not None and not 0 < self.time_constant < math.inf:
+            raise ValueError(f"time_constant must be positive and finite, got {self.time_constant}")
 
     def power(self, grid: Grid) -> Tensor:
         """Return the autoregressive power along the axis."""
@@ -70,9 +70,10 @@ class VelocityTuned(Spectrum):
     axis: str = "frame"
 
     def __post_init__(self) -> None:
-        if not self.time_constant > 0:
-            raise ValueError(f"time_constant must be positive, got {self.time_constant}")
-        if self.axis in self.velocity or not all(math.isfinite(v) for v in self.velocity.values()):
+        if not 0 < self.time_constant < math.inf:
+            raise ValueError(f"time_constant must be positive and finite, got {self.time_constant}")
+        finite = all(isinstance(v, int | float) and math.isfinite(v) for v in self.velocity.values())
+        if self.axis in self.velocity or not finite:
             raise ValueError(f"velocity gives finite units per {self.axis} for other axes, got {dict(self.velocity)}")
 
     def power(self, grid: Grid) -> Tensor:
@@ -90,11 +91,12 @@ class HarmonicStop(Spectrum):
 
     Noise without the hum of the mains: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
     seconds leaves out 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
-    omission, arXiv 2510.09660). `harmonics` limits how many are left out, None leaves out all. A grid of duration T
-    has bins 1/T apart: below that width a harmonic may fall between two bins and be missed.
+    omission, arXiv 2510.09660). `harmonics` limits how many are left out, None leaves out all. A hum whose
+    periods do not fill the excerpt exactly leaks beyond its stop: it is weakened there, not removed.
 
     Raises:
-        ValueError: for frequencies or widths that are not positive, overlapping stops, or fewer than one harmonic.
+        ValueError: for frequencies or widths that are not positive, overlapping stops, or fewer than one harmonic; in
+            `power`, for a grid so short that a stop holds none of its frequencies.
     """
 
     fundamental: float
@@ -104,20 +106,27 @@ class HarmonicStop(Spectrum):
     harmonics: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.width < self.fundamental:
+        if not 0 < self.width < self.fundamental < math.inf:
             raise ValueError(f"expected 0 < width < fundamental, got width={self.width}, {self.fundamental=}")
         if self.harmonics is not None and self.harmonics < 1:
             raise ValueError(f"harmonics is at least 1, or None for all, got {self.harmonics}")
 
     def power(self, grid: Grid) -> Tensor:
         """Return 0 in the stop bands and 1 elsewhere."""
-        frequency = grid.frequencies(self.axis).abs()
+        axis, frequency = grid.axis(self.axis), grid.frequencies(self.axis).abs()
         nearest = (frequency / self.fundamental).round()
         # Rounding must not decide about a bin on the edge of a stop: it is inside.
         stopped = (frequency - nearest * self.fundamental).abs() <= self.width / 2 * (1 + 1e-9)
         stopped &= nearest >= 1
         if self.harmonics is not None:
             stopped &= nearest <= self.harmonics
+        last = min(math.floor(axis.nyquist / self.fundamental), self.harmonics or axis.size)
+        if len(nearest[stopped].unique()) < last:
+            raise ValueError(
+                f"a {self.axis} of {axis.size * axis.spacing:.4g} {axis.unit} has frequencies "
+                f"{1 / (axis.size * axis.spacing):.4g} apart, so stops of width={self.width:g} miss harmonics of "
+                f"{self.fundamental:g}: make width at least that, or the grid longer"
+            )
         return (~stopped).to(torch.float64).expand(grid.half_shape)
 
 

@@ -69,7 +69,7 @@ def sample(config: Config) -> Path:
         raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
     if settings.guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
         raise RecipeError(
-            "guidance.scale needs a network that also knows no class, and this run was trained with "
+            "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
     state = Checkpoints(settings.run_dir / "checkpoints").latest()

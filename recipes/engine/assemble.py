@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,22 +71,27 @@ class Assembly:
             RecipeError: if the spectrum makes no sense on this grid, or the padding none with it or with the loss.
         """
         grid, padding = self.modality.grid(), self.config.get("padding") or {}
+        try:
+            covariance = SpectralCovariance(spectrum, grid)
+        except ValueError as error:
+            raise RecipeError(f"spectrum: {error}") from error
         if not any(padding.values()):
-            try:
-                return SpectralCovariance(spectrum, grid)
-            except ValueError as error:
-                raise RecipeError(f"spectrum: {error}") from error
+            return covariance
         if self.config["loss"]["metric"] == "mahalanobis":
             raise RecipeError(
                 "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
             )
         try:
             return PaddedCovariance(spectrum, grid, padding)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise RecipeError(f"padding: {error}") from error
 
     def network(self) -> nn.Module:
-        """Return the network with its first weights, which follow from the run's seed."""
+        """Return the network with its first weights, which follow from the run's seed.
+
+        Raises:
+            RecipeError: if it cannot be built, or reads no texts where there are some.
+        """
         torch.manual_seed(seeds.derive(self.config["seed"], "initialisation"))
         facts: dict[str, Any] = {
             "channels": self.modality.channels,
@@ -93,7 +99,14 @@ class Assembly:
             "classes": None if self.classes is None else len(self.classes),
             "context": self.context,
         }
-        return self.builder.build(self.config["network"], nn.Module, "network", **facts)
+        network = self.builder.build(self.config["network"], nn.Module, "network", **facts)
+        parameters = inspect.signature(type(network)).parameters
+        if self.context is not None and "context" not in parameters:
+            raise RecipeError(
+                f"network: {type(network).__name__} reads no texts: it needs a parameter `context`, the width of their "
+                "embeddings; or train without text=encoder"
+            )
+        return network
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network."""

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 import configs
 
 CONFIGS = Path(configs.__file__).resolve().parent
@@ -51,10 +53,38 @@ def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
     for base in re.findall(r"^ *- (\w+)$", defaults, re.MULTILINE):
         if base != "_self_":
             _, inherited, more = _command(base)
-            own = set(re.findall(r"^(\w+):", keys, re.MULTILINE))
-            left = "\n".join(line for line in more.splitlines() if line.split(":")[0] not in own)
-            entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n{left}"
+            entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n{_without(more, keys)}"
     return about, entries, keys
+
+
+def _without(more: str, keys: str) -> str:
+    """Return the entries of `more` that `keys` does not set itself, each with its comments; of groups, what is left."""
+    own, kept = yaml.safe_load(keys) or {}, []
+    for key, entry in _entries(more, ""):
+        if key not in own:
+            kept.append(entry)
+        elif isinstance(own[key], dict):
+            head, _, inner = entry.partition(f"{key}:\n")
+            left = [text for name, text in _entries(inner, "  ") if name not in own[key]]
+            kept.append("".join([head, f"{key}:\n", *left]) if left else "")
+    return "".join(kept).strip("\n")
+
+
+def _entries(text: str, indent: str) -> list[tuple[str, str]]:
+    """Split keys at one level of indentation into (key, its text with the comments above it and all below it)."""
+    found: list[tuple[str, str]] = []
+    above = ""
+    for line in text.splitlines(keepends=True):
+        if match := re.match(rf"{indent}(\w+):", line):
+            found.append((match[1], above + line))
+            above = ""
+        elif line.startswith(f"{indent}#") or not line.strip() or not found:
+            above += line
+        else:
+            key, entry = found.pop()
+            found.append((key, entry + above + line))
+            above = ""
+    return found
 
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:

@@ -73,6 +73,19 @@ def test_the_stop_leaves_out_the_hum_and_nothing_else(size: int) -> None:
     assert stopped.sum() >= 80
 
 
+@pytest.mark.parametrize("seconds", [0.31, 0.27])
+def test_a_grid_too_short_to_tell_the_hum_apart_is_refused(seconds: float) -> None:
+    grid = ms.Grid.of(time=(round(8000 * seconds), 1 / 8000, "s"))
+    with pytest.raises(ValueError, match="miss harmonics of 50: make width at least that"):
+        ms.HarmonicStop(50.0, width=2.0, axis="time").power(grid)
+    wide = ms.HarmonicStop(50.0, width=1 / seconds + 0.01, axis="time").power(grid)
+    frequency = grid.frequencies("time")
+    for harmonic in range(1, 80):
+        inside = (frequency - 50 * harmonic).abs() <= (1 / seconds + 0.009) / 2
+        assert inside.any()
+        assert (wide[inside] == 0).all()
+
+
 def test_the_number_of_harmonics_can_be_limited() -> None:
     grid = ms.Grid.of(time=(1000, 1e-3, "s"))
     power = ms.HarmonicStop(60.0, width=1.0, axis="time", harmonics=2).power(grid)
@@ -88,8 +101,23 @@ def test_the_number_of_harmonics_can_be_limited() -> None:
         (lambda: ms.HarmonicStop(50.0, width=60.0, axis="time"), "0 < width < fundamental"),
         (lambda: ms.HarmonicStop(50.0, width=1.0, axis="time", harmonics=0), "harmonics"),
         (lambda: ms.LowPass(0.0), "cutoff"),
+        (lambda: ms.LowPass(1.0, order=2.5), "order"),  # type: ignore[arg-type]
+        (lambda: ms.HarmonicStop(float("inf"), width=1.0, axis="time"), "fundamental"),
+        (lambda: ms.VelocityTuned({"width": None}, 1.0), "finite"),  # type: ignore[dict-item]
+        (lambda: ms.Autoregressive(time_constant=float("inf"), axis="time"), "finite"),
     ],
-    ids=["time constant", "velocity along time", "infinite velocity", "width", "harmonics", "cutoff"],
+    ids=[
+        "time constant",
+        "velocity along time",
+        "infinite velocity",
+        "width",
+        "harmonics",
+        "cutoff",
+        "order",
+        "infinite",
+        "null",
+        "endless",
+    ],
 )
 def test_refuses_what_makes_no_sense(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -113,7 +141,7 @@ class TestPhysicalUnits:
             ms.PowerLaw(-0.5, axes=("height", "width"), corner=1 / 64) * ms.PowerLaw(-0.4, axes=("frame",), corner=0.25)
         ),
         "joint": ms.PowerLaw(-0.5, factors={"frame": 0.05, "height": 1.0, "width": 1.0}, corner=1 / 64),
-        "shared": ms.Gaussian(0.2, axes=("frame",)) + 0.1,
+        "smooth in time": ms.Gaussian(0.2, axes=("frame",)) + 0.1,
     }  # fmt: skip
 
     @pytest.mark.parametrize("name", SPECTRA)
@@ -130,7 +158,7 @@ class TestPhysicalUnits:
 
     @pytest.mark.parametrize("hops", [(64, 128), (100, 300)])
     def test_power_ratios_are_equal_at_two_hops_of_a_spectrogram(self, hops: tuple[int, int]) -> None:
-        rate, frames = 12000, 300  # hops times frames differ, so times do, but frequencies are shared
+        rate, frames = 12000, 300  # as long at either hop, so that the frequencies of the coarser are shared
         spectrum = ms.PowerLaw(-0.5, axes=("time",), corner=0.5) * ms.PowerLaw(-0.2, axes=("mel",), corner=1e-3)
         found = []
         for hop in hops:
@@ -141,13 +169,22 @@ class TestPhysicalUnits:
             found.append(power[:, :shared] / power[3, 5])
         assert torch.allclose(*found, rtol=1e-12)
 
-    @pytest.mark.parametrize("coefficients", [0.1, 0.25])
-    def test_correlation_at_an_eighth_of_a_second_agrees_on_long_clips(self, coefficients: float) -> None:
+    @pytest.mark.parametrize("seconds", [0.125, 0.25])
+    @pytest.mark.parametrize("velocity", [0.0, 8.0])
+    def test_correlation_at_an_eighth_of_a_second_agrees_on_clips_of_eight_lengths(
+        self, seconds: float, velocity: float
+    ) -> None:
         found = []
         for fps in (8, 16, 32):
-            frames = round(8 * coefficients * fps) + fps
-            grid = ms.Grid.of(frame=(frames, 1 / fps, "s"))
-            lags = correlation(ms.Autoregressive(time_constant=coefficients, axis="frame"), grid)
-            found.append(lags[fps // 8])
+            grid = ms.Grid.of(frame=(round(8 * seconds * fps), 1 / fps, "s"), width=16)
+            spectrum = ms.VelocityTuned({"width": velocity}, seconds)
+            lags = correlation(spectrum, grid)
+            found.append(lags[fps // 8, round(velocity / 8)])  # where the noise has drifted to
         assert max(found) - min(found) < 0.02
-        assert found[0] == pytest.approx(np.exp(-0.125 / coefficients), abs=0.02)
+        assert found[0] == pytest.approx(np.exp(-0.125 / seconds), abs=0.02)
+
+    def test_the_shared_part_of_mixed_noise_is_the_same_at_every_rate(self) -> None:
+        for fps in (8, 16, 32):
+            grid = ms.Grid.of(frame=(2 * fps, 1 / fps, "s"), width=4)
+            found = correlation(ms.Flat() + ms.Offset(1.5, axes=("frame",)), grid)
+            np.testing.assert_allclose(found[1:, 0], 1.5**2 / (1 + 1.5**2), atol=1e-12)

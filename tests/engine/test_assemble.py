@@ -36,11 +36,12 @@ def test_padding_reaches_the_noise(tmp_path: Path) -> None:
     [
         (["padding={time:5}"], "padding: the grid has no axis 'time'"),
         (["padding={frame:-1}"], "padding: padding of frame"),
-        (["padding={frame:many}"], "padding: "),
+        (["padding={frame:many}"], "padding: padding of frame is a whole number of samples of at least 0, got 'many'"),
+        (["spectrum=pink", "padding={frame:5}"], "spectrum: the grid has no axis 'time'"),
         (["padding={frame:5}", "loss=mahalanobis"], "cannot be whitened"),
         (["spectrum=pink"], "spectrum: the grid has no axis 'time'"),
     ],
-    ids=["axis", "negative", "text", "loss", "spectrum of another medium"],
+    ids=["axis", "negative", "text", "spectrum and padding", "loss", "spectrum of another medium"],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
@@ -53,3 +54,16 @@ def test_a_refinement_for_videos_is_refused_for_images(tmp_path: Path) -> None:
     check_refinement(refinement, assembly(tmp_path).modality.grid())
     with pytest.raises(RecipeError, match="refine: the grid has no axis 'frame'"):
         check_refinement(refinement, Image().grid())
+
+
+class Deaf(torch.nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+
+def test_a_network_without_ears_for_texts_is_refused(tmp_path: Path) -> None:
+    made = assembly(tmp_path, "allow_targets=[test_assemble]")
+    config = {**made.config, "network": {"_target_": "test_assemble.Deaf"}}
+    told = Assembly(config, Builder(("test_assemble",)), made.modality, made.statistics, None, context=8)
+    with pytest.raises(RecipeError, match="Deaf reads no texts"):
+        told.network()

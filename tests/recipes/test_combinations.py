@@ -52,6 +52,15 @@ AXES = {
     "latent": ("width", "frame"),
     "video": ("width", "frame"),
 }
+# A hum below Nyquist of the time axis, and a width that its clips can tell.
+HUMS = {
+    "image": (0.25, 0.2),
+    "spectrogram": (125, 60),
+    "log-mel": (31, 16),
+    "waveform": (500, 120),
+    "latent": (2.0, 1.9),
+    "video": (2.0, 1.7),
+}
 
 
 def on_axes(spectrum: str, modality: str) -> list[str]:
@@ -59,7 +68,10 @@ def on_axes(spectrum: str, modality: str) -> list[str]:
     space, time = AXES[modality]
     if spectrum in ("pink", "brown"):
         return [f"spectrum.axes=[{time}]"]
-    if spectrum in ("hum_free", "autoregressive", "progressive"):
+    if spectrum == "hum_free":
+        fundamental, width = HUMS[modality]
+        return [f"spectrum.axis={time}", f"spectrum.fundamental={fundamental}", f"spectrum.width={width}"]
+    if spectrum in ("autoregressive", "progressive"):
         return [f"spectrum.axis={time}"]
     if spectrum == "mixed":
         return [f"spectrum.right.axes=[{time}]"]

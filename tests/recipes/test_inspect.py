@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from safetensors.torch import save_file
 from tiny import tiny_run
 
@@ -86,10 +87,21 @@ def test_inspect_checks_its_count(tmp_path: Path) -> None:
         look(tmp_path / "new", "count=0")
 
 
-@pytest.mark.parametrize("command", ["inspect", "compare"])
-def test_help_explains_every_key(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["inspect", "compare", "fidelity", "train", "sample"])
+def test_help_explains_every_key_once_and_truly(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
-    assert f"usage: multisagd {command} run_dir=FOLDER" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"usage: multisagd {command} run_dir=FOLDER" in text
+    parts = text.split("keys, with their defaults:")[1].split("# as in `multisagd")
+    shown: dict[str, Any] = {}
+    for part in parts:
+        keys = configuration.flatten(yaml.safe_load(part.partition("`:")[2] or part))
+        assert not shown.keys() & keys.keys()
+        shown |= keys
+    composed = configuration.flatten(configuration.load(command, ["run_dir=r"])) | {"run_dir": "???"}
+    assert {key: composed[key] for key in shown} == shown
+    groups = {key.split(".")[0] for key in composed} - {key.split(".")[0] for key in shown}
+    assert all(f"  {group}: " in text for group in groups)
 
 
 @pytest.fixture(scope="module")
