@@ -66,6 +66,28 @@ def check_complete(path: Path, kind: str) -> None:
         )
 
 
+def last_page_samples(path: Path) -> int:
+    """Return how many samples the last page of a complete Ogg stream holds, by the positions that its pages state.
+
+    Positions of Opus count samples at 48 kHz, whatever the rate it is decoded at; so that may be too many.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 3 * MAX_PAGE))
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    end, place = _position(tail, last), last
+    while (place := tail.rfind(b"OggS", 0, place)) >= 0:
+        before = _position(tail, place)
+        if before >= 0 and tail[place + 14 : place + 18] == tail[last + 14 : last + 18]:
+            return end - before
+    return end
+
+
+def _position(tail: bytes, place: int) -> int:
+    """Return the granule position of an Ogg page (RFC 3533, Sec. 6); -1 if no packet ends on it."""
+    return int.from_bytes(tail[place + 6 : place + 14], "little", signed=True)
+
+
 def _samples_end(file: BinaryIO) -> int:
     """Return where the chunk of samples ends in a RIFF, RF64 or AIFF file, by its own account."""
     order = file.read(12)[:4]
@@ -79,6 +101,8 @@ def _samples_end(file: BinaryIO) -> int:
             sizes = file.read(16)
             wide = int.from_bytes(sizes[8:], "little")
             file.seek(-len(sizes), 1)
+        if header[:4] == b"data" and length == 0xFFFFFFFF and wide is None:
+            raise ValueError("its header does not say how long it is, as when it is written to a pipe: encode it again")
         if header[:4] in (b"data", b"SSND"):
             return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)
         file.seek(length + length % 2, 1)

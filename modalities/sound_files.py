@@ -1,8 +1,8 @@
 """Excerpts of sound files, at any rate asked for: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
 
 Only the excerpt is decoded: every format is sought in, so memory depends on the excerpt and not on the file, and there
-is no limit to a file's length. In WAV, AIFF, FLAC and Ogg an excerpt is exact to the sample. MP3 and AAC come as near
-as their decoders can: a codec that fills noise in at random decodes differently each time.
+is no limit to a file's length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. MP3, AAC and Opus
+come as near as their decoders can: a codec that fills noise in at random decodes differently each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from modalities.representation import LOUDEST
-from modalities.sound_checks import check_complete, recognise
+from modalities.sound_checks import check_complete, last_page_samples, recognise
 
 RATES = (1_000, 768_000)
 """Lowest and highest number of samples per second: those of all hardware, and no more than memory stands."""
@@ -26,28 +26,54 @@ MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
 PREROLL = 8192
-"""Frames decoded before an excerpt of an MP3 or MP4, whose frames build on those before: the first few are wrong."""
+"""Frames decoded before an excerpt of an MP3, MP4 or Ogg, whose frames build on those before: the first are wrong."""
+UNKNOWN_LENGTH = 2**63 - 1
+"""What libsndfile gives for the number of frames where a header states none."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """An open sound file: `read(start, count)` gives float32 of shape (count, or fewer at its end, channels)."""
+    """An open sound file: `read(start, count)` gives float32 of shape (count, or fewer at its end, channels).
+
+    It may end up to `spare` frames before the `frames` that it declares.
+    """
 
     rate: int
     channels: int
     frames: int
     read: Callable[[int, int], np.ndarray]
+    spare: int = 0
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """An open sound file at some rate: `read(start, count)` gives float32 of shape (channels of the file, count).
+
+    There are `samples` in all. An excerpt is the same, to rounding, as that part of the whole file resampled.
+    """
+
+    samples: int
+    read: Callable[[int, int], Tensor]
 
 
 def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
     """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
 
-    `place`, from 0 to 1, says where in a longer file: 0 is its beginning, 1 its end. A resampled excerpt is the same,
-    to rounding, as that part of the whole file resampled.
+    `place`, from 0 to 1, says where in a longer file: 0 is its beginning, 1 its end. Errors are those of
+    `open_excerpts`.
+    """
+    with open_excerpts(path, rate) as file:
+        count = min(samples, file.samples)
+        return file.read(round(place * (file.samples - count)), count)
+
+
+@contextmanager
+def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
+    """Open a sound file to be read at `rate`, and close it at the end of the `with`.
 
     Raises:
         ValueError: if the file is empty, no sound, truncated, without samples, of an absurd rate or number of channels,
-            or has samples that are not finite or far beyond full scale.
+            or what is read has samples that are not finite or far beyond full scale.
     """
     with open_sound(path) as sound:
         if not RATES[0] <= sound.rate <= RATES[1]:
@@ -58,10 +84,11 @@ def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
             raise ValueError(f"its header declares {sound.channels} channels: from 1 to {MAX_CHANNELS} are read")
         if sound.frames <= 0:
             raise ValueError("it holds no samples")
-        total = max(1, round(sound.frames * rate / sound.rate))
-        count = min(samples, total)
-        excerpt = _resampled(sound, rate, round(place * (total - count)), count)
-    return torch.from_numpy(np.ascontiguousarray(excerpt.T))
+
+        def read(start: int, count: int) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(_resampled(sound, rate, start, count).T))
+
+        yield Excerpts(max(1, round(sound.frames * rate / sound.rate)), read)
 
 
 @contextmanager
@@ -94,13 +121,13 @@ def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
 
 
 def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
-    """Return `count` frames, with silence for a rounding error at the end of the file.
+    """Return `count` frames, with silence for what a file may lack at its end.
 
     Raises:
         ValueError: if there are fewer, or samples that no sound has.
     """
     frames = sound.read(start, count)
-    if len(frames) < count - TOLERANCE * sound.rate or not len(frames):
+    if len(frames) < count - sound.spare or not len(frames):
         raise ValueError(
             f"truncated: it declares {sound.frames} samples per channel, and decoding ends after {start + len(frames)}"
         )
@@ -122,21 +149,29 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
 
     try:
         with soundfile.SoundFile(path) as file:
+            if file.frames == UNKNOWN_LENGTH:
+                raise ValueError("its header does not say how long it is, as of a recorded stream: encode it again")
+            # libsndfile 1.2.2 may seek to a wrong place in Ogg: within the last page, and forwards from where it is.
+            latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
+            preroll = PREROLL if kind in ("MP3", "Ogg") else 0
 
             def read(start: int, count: int) -> np.ndarray:
-                before = min(start, PREROLL) if kind == "MP3" else 0
-                file.seek(start - before)
-                return file.read(before + count, dtype="float32", always_2d=True)[before:]
+                place = max(0, min(start, latest) - preroll)
+                if kind == "Ogg":
+                    file.seek(0)
+                file.seek(place)
+                return file.read(start - place + count, dtype="float32", always_2d=True)[start - place :]
 
-            sound = Sound(file.samplerate, file.channels, file.frames, read)
+            spare = math.ceil(TOLERANCE * file.samplerate) if kind == "MP3" else 0
+            sound = Sound(file.samplerate, file.channels, file.frames, read, spare)
             if sound.frames > 0:
-                _check_end(sound, kind)
+                _check_end(sound)
             yield sound
     except soundfile.LibsndfileError as error:
         raise ValueError(f"this {kind} file is damaged or of an unknown kind: {error.error_string}") from error
 
 
-def _check_end(sound: Sound, kind: str) -> None:
+def _check_end(sound: Sound) -> None:
     """Check that the last sample can be read.
 
     Raises:
@@ -144,9 +179,8 @@ def _check_end(sound: Sound, kind: str) -> None:
     """
     import soundfile
 
-    spare = math.ceil(TOLERANCE * sound.rate) if kind == "MP3" else 0
     try:
-        complete = len(sound.read(max(0, sound.frames - 1 - spare), 1)) == 1
+        complete = len(sound.read(max(0, sound.frames - 1 - sound.spare), 1)) == 1
     except soundfile.LibsndfileError:
         complete = False
     if not complete:
@@ -159,7 +193,7 @@ def _open_mp4(path: Path) -> Iterator[Sound]:
 
     try:
         # The demuxer is fixed, and the file is handed over open: no playlist or link inside can name another.
-        with path.open("rb") as file, av.open(file, "r", format="mov") as container:
+        with path.open("rb") as file, av.open(file, "r", format="mov", metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError("it has no audio stream")
             stream = container.streams.audio[0]
@@ -183,6 +217,6 @@ def _open_mp4(path: Path) -> Iterator[Sound]:
                         break
                 return frames[: max(0, reached)]
 
-            yield Sound(rate, channels, round(stream.duration * base * rate), read)
+            yield Sound(rate, channels, round(stream.duration * base * rate), read, math.ceil(TOLERANCE * rate))
     except av.FFmpegError as error:
         raise ValueError(f"this MP4 file is damaged: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """Sound files made on the spot: every format and sample width, exact excerpts, and an error for each kind of damage."""
 
+import dataclasses
 import math
 import struct
 import sys
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from modalities.sound_files import open_sound, read_excerpt
+from modalities.sound_files import _checked, open_sound, read_excerpt
 
 EVERYTHING = 10**9
 
@@ -23,9 +24,12 @@ def chirp(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
     return np.stack([tone / (channel + 1) for channel in range(channels)], axis=-1).astype(np.float32)
 
 
-def write_av(path: Path, codec: str, frames: np.ndarray, rate: int, **options: str) -> Path:
+def write_av(
+    path: Path, codec: str, frames: np.ndarray, rate: int, tags: dict[str, str] | None = None, **options: str
+) -> Path:
     """Write frames (samples, channels) by FFmpeg."""
     with av.open(str(path), "w", options=options) as container:
+        container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=rate)
         stream.layout = {1: "mono", 2: "stereo"}[frames.shape[1]]
         sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(frames.T), format="fltp", layout=stream.layout)
@@ -103,6 +107,35 @@ def test_an_excerpt_is_that_slice_of_the_whole(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("rate", "seconds", "signal"),
+    [(44100, 4.0, "noise"), (8000, 30.0, "noise"), (8000, 61.3, "tone"), (22050, 3.0, "noise")],
+)
+def test_ogg_is_exact_to_its_end_and_in_any_order(tmp_path: Path, rate: int, seconds: float, signal: str) -> None:
+    # Streams of many pages, the last of which holds from a fifth of a second to four seconds.
+    draw = np.random.default_rng(0)
+    noise = draw.normal(size=round(rate * seconds)).astype(np.float32) / 10
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise if signal == "noise" else chirp(rate, seconds)[:, 0], rate, format="OGG")
+    whole, _ = soundfile.read(path, dtype="float32")
+    tail = np.linspace(max(0, len(whole) - 5 * rate), len(whole) - 500, 30).astype(int)
+    starts = [*tail, *range(0, len(whole) - 500, len(whole) // 15)]
+    with open_sound(path) as sound:
+        assert sound.frames == len(whole)
+        for start in draw.permutation(starts):
+            assert np.abs(sound.read(start, 500)[:, 0] - whole[start : start + 500]).max() <= 2e-4
+    last_second = read_excerpt(path, rate, rate, 1.0)[0].numpy()
+    assert np.abs(last_second - whole[-rate:]).max() <= 2e-4
+
+
+def test_an_exact_format_that_ends_early_is_never_filled_with_silence(tmp_path: Path) -> None:
+    path = write(tmp_path, "vorbis.ogg", chirp(48000, 2.0), 48000)
+    with open_sound(path) as sound:
+        short = dataclasses.replace(sound, frames=sound.frames + 100)
+        with pytest.raises(ValueError, match="truncated: it declares 96100 samples"):
+            _checked(short, 90_000, 6_100)
+
+
+@pytest.mark.parametrize(
     ("source", "rate"), [(44100, 16000), (8000, 16000), (22050, 16000), (48000, 44100), (96000, 8000), (11025, 12007)]
 )
 def test_a_resampled_excerpt_is_that_slice_of_the_whole_resampled(tmp_path: Path, source: int, rate: int) -> None:
@@ -172,7 +205,7 @@ DAMAGED = {
     "fast": (wav(b"\1\0" * 50, rate=2_000_000_000), "2000000000 samples per second"),
     "many-channels": (wav(b"\1\0" * 6400, channels=64), "64 channels"),
     "huge": (wav(b"\1\0" * 50, declared=4_000_000_000), "truncated"),
-    "piped": (wav(b"\1\0" * 50, declared=0xFFFFFFFF), "truncated"),
+    "piped": (wav(b"\1\0" * 50, declared=0xFFFFFFFF), "does not say how long it is.*encode it again"),
     "broken-flac": (b"fLaC" + bytes(1000), "FLAC file is damaged"),
     "broken-mp3": (b"\xff\xfb" + bytes(range(256)) * 40, "MP3 file is damaged"),
     "broken-mp4": (b"\0\0\0\x18ftypM4A " + bytes(1000), "MP4 file is damaged"),
@@ -240,6 +273,24 @@ def test_a_flac_that_declares_too_much_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="truncated: it declares 4294967295 samples"):
         read_excerpt(path, 48000, 1000, 0.5)
+
+
+def test_a_flac_without_its_length_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "pcm_16.flac", chirp(48000, 1.0), 48000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"does not say how long it is.*encode it again"):
+        read_excerpt(path, 48000, 1000, 0.5)
+
+
+def test_an_mp4_with_tags_that_are_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = write_av(tmp_path / "a.m4a", "aac", chirp(48000, 1.0), 48000, tags={"title": "XXXXcafeXXXX"})
+    content = path.read_bytes()
+    assert content.count(b"XXXXcafe") == 1
+    path.write_bytes(content.replace(b"XXXXcafe", b"XXXXcaf\xe9"))
+    assert read_excerpt(path, 48000, 1000, 0.5).shape == (1, 1000)
 
 
 def test_chunks_before_and_after_the_samples_are_passed_over(tmp_path: Path) -> None:
