@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.representation import Representation, Stft
-from modalities.sound_files import RATES, read_excerpt
+from modalities.sound_files import RATES, Excerpts, open_excerpts
 from multisagd.grid import Grid
 from multisagd.seeds import derive
 
@@ -33,6 +33,8 @@ MAX_GAIN = 10 ** (40 / 20)
 """No more than 40 dB are added, so that the noise of a silent recording is not turned into a sound."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
 """Where excerpts are taken one after another while they are silent, as fractions of the file, round its end."""
+SEARCHED = 10
+"""Seconds that are read at a time to find a sound anywhere in a file."""
 
 HEARD_CLIPPING = 0.01
 """Share of samples beyond full scale above which writing a sound says so: a few peaks of each sample are no news."""
@@ -46,13 +48,14 @@ class Audio(Modality):
 
     Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
     the channel of a mono file. From longer ones an excerpt is cut, its start drawn from the seed (without one, the
-    middle); where that is silent, others of the same file are tried. `short` says what becomes of shorter ones:
-    "mask" pads them with silence that losses and statistics leave out (a frame counts as sound if its centre lies in
-    it); "silence" pads them with silence that is learned, as belongs to single words; "repeat" plays them again and
-    again; "skip" refuses them, so that they are reported.
+    middle); where that is silent, others of the same file are tried, and at last the first that is not. `short` says
+    what becomes of shorter ones: "mask" pads them with silence that losses and statistics leave out (a frame counts as
+    sound if its centre lies in it); "silence" pads them with silence that is learned, as belongs to single words;
+    "repeat" plays them again and again; "skip" refuses them, so that they are reported.
     `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale;
     "rms" brings the root mean square to -20 dB, or as near as the peak can come to -1 dB. It adds 40 dB at most.
-    An excerpt that stays below `silence_db` (of full scale) throughout is refused as silent; `None` accepts silence.
+    A file that stays below `silence_db` (of full scale) throughout is refused as silent, whatever the seed; `None`
+    accepts silence.
 
     Raises:
         ValueError: for a rate outside 1 to 768 kHz, a length below one sample, an unknown choice, a `silence_db` that
@@ -70,6 +73,7 @@ class Audio(Modality):
     def __post_init__(self) -> None:
         if not RATES[0] <= self.rate <= RATES[1] or int(self.rate) != self.rate:
             raise ValueError(f"rate is a whole number of samples per second from {RATES[0]} to {RATES[1]}: {self.rate}")
+        object.__setattr__(self, "rate", int(self.rate))
         if not (self.seconds < math.inf and self.seconds * self.rate >= 1):
             raise ValueError(f"seconds must hold at least one sample, got {self.seconds}")
         choices = {
@@ -115,19 +119,33 @@ class Audio(Modality):
             ValueError: if the file is empty, no sound, truncated, silent or too short (`short="skip"`), has samples
                 that are not finite or far beyond full scale, or more channels than can be mixed to stereo.
         """
+        with open_excerpts(path, self.rate) as file:
+            length = min(self.samples, file.samples)
+            if self.short == "skip" and length < self.samples:
+                raise ValueError(f"it lasts {length / self.rate:.3g} s and short=skip wants {self.seconds:g} s")
+            for start in self._starts(file, length, seed):
+                sound = self.remix(file.read(start, length))
+                if self._heard(sound).any():
+                    return self.level(sound)
+        raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
+
+    def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
+        """Yield where excerpts begin, in the order to be tried; the last holds a sound, if there is any in the file."""
+        spare = file.samples - length
         first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
-        for shift in SHIFTS:
-            sound = self.remix(read_excerpt(path, self.rate, self.samples, (first + shift) % 1))
-            if self.short == "skip" and sound.shape[-1] < self.samples:
-                raise ValueError(
-                    f"it lasts {sound.shape[-1] / self.rate:.3g} s and short=skip wants {self.seconds:g} s"
-                )
-            peak = float(sound.abs().max())
-            if self.silence_db is None or peak >= 10 ** (self.silence_db / 20):
-                return self.level(sound)
-            if sound.shape[-1] < self.samples:
-                break
-        raise ValueError(f"it is silent: no sample of what was read reaches silence_db={self.silence_db:g}")
+        for shift in SHIFTS if spare else SHIFTS[:1]:
+            yield round((first + shift) % 1 * spare)
+        # Chance must not decide whether a file is used: datasets leave out for good what was refused once.
+        block = max(length, SEARCHED * self.rate)
+        for start in range(0, file.samples if spare else 0, block):
+            heard = self._heard(self.remix(file.read(start, min(block, file.samples - start))))
+            if heard.any():
+                yield max(0, min(spare, start + int(heard.int().argmax()) - length // 2))
+                return
+
+    def _heard(self, sound: Tensor) -> Tensor:
+        """Return which samples are not silent, bool of shape (samples,)."""
+        return sound.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
     def remix(self, sound: Tensor) -> Tensor:
         """Return a sound of any number of channels (channels, samples) in those of this modality.
@@ -143,9 +161,11 @@ class Audio(Modality):
 
     def level(self, sound: Tensor) -> Tensor:
         """Return a sound with the gain that `loudness` asks for."""
-        peak, rms = float(sound.abs().max()), float(sound.square().mean().sqrt())
+        peak = float(sound.abs().max())
         if self.loudness == "keep" or peak == 0:
             return sound
+        # Squares of very soft samples would be 0.
+        rms = peak * float((sound / peak).square().mean().sqrt())
         gain = PEAK / peak if self.loudness == "peak" else min(RMS / rms, PEAK / peak)
         return sound * min(gain, MAX_GAIN)
 

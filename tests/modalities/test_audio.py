@@ -80,6 +80,21 @@ def test_impossible_options_are_named(options: dict, message: str) -> None:
         Audio(**options)
 
 
+def test_a_whole_rate_may_be_written_as_a_float(tmp_path: Path) -> None:
+    audio = Audio(rate=8000.0, seconds=0.25)  # type: ignore[arg-type]
+    assert audio == Audio(rate=8000, seconds=0.25)
+    assert type(audio.rate) is int
+    assert audio.encode(audio.load(write(tmp_path / "a.wav", ramp(3000)))).shape == (2, *audio.grid().shape)
+
+
+@pytest.mark.parametrize("loudness", ["peak", "rms"])
+def test_the_softest_sounds_can_be_levelled(loudness) -> None:
+    audio = Audio(rate=8000, loudness=loudness, silence_db=None)
+    for size in (1e-25, 1e-40):  # of which squares are 0, and which float32 holds with few digits
+        sound = torch.full((1, 100), size)
+        torch.testing.assert_close(audio.level(sound), sound * MAX_GAIN)
+
+
 @pytest.mark.parametrize("mix", ["mono", "stereo"])
 @pytest.mark.parametrize(("rate", "seconds"), [(8000, 1.0), (16000, 0.1), (22050, 0.3001), (44100, 0.2), (8000, 0.001)])
 def test_the_default_decodes_exactly(rate: int, seconds: float, mix) -> None:
@@ -168,6 +183,37 @@ def test_another_excerpt_is_taken_where_one_is_silent(tmp_path: Path) -> None:
         assert torch.equal(BRIEF.load(path, seed), BRIEF.load(path, seed))
     keeping = Audio(rate=8000, seconds=0.25, representation=Waveform(), silence_db=None)
     assert keeping.load(path).abs().max() == 0
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000])
+@pytest.mark.parametrize("place", [0, 3, 25_000, 200_000, 239_000, 239_999])
+def test_whether_a_file_is_refused_does_not_depend_on_the_seed(tmp_path: Path, place: int, rate: int) -> None:
+    # Half a minute of silence but for a moment, which hardly an excerpt of a quarter second holds.
+    samples = np.zeros(240_000)
+    samples[place : place + 4] = 0.5
+    path = write(tmp_path / "a.wav", samples)
+    audio = Audio(rate=rate, seconds=0.25, representation=Waveform())
+    for seed in (None, *range(12)):
+        sound = audio.load(path, seed)
+        assert sound.shape == (1, audio.samples)
+        assert 0.2 < sound.abs().max() < 0.8
+        assert torch.equal(audio.load(path, seed), sound)
+    write(path, np.zeros(240_000))
+    for seed in (None, *range(3)):
+        with pytest.raises(ValueError, match="silent"):
+            audio.load(path, seed)
+
+
+def test_a_folder_reads_the_same_whatever_was_read_before(tmp_path: Path) -> None:
+    for number in range(4):
+        samples = np.zeros(160_000)
+        samples[40_000 * number : 40_000 * number + 1000] = 0.5
+        write(tmp_path / f"{number}.wav", samples)
+    fresh, used = (Folder(BRIEF, tmp_path, max_unreadable=0.9) for _ in range(2))
+    for seed in range(10):
+        used.batch(range(4), [seed] * 4)
+    assert torch.equal(used.batch(range(4), [77] * 4).x0, fresh.batch(range(4), [77] * 4).x0)
+    assert not used.unreadable
 
 
 @pytest.mark.parametrize("length", [100, 20_000])
