@@ -75,11 +75,14 @@ class FileReport:
         )
 
     def save(self, path: Path) -> None:
-        """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason."""
+        """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
+
+        In ASCII: names of files need not be valid UTF-8, and Python holds the rest in a form that UTF-8 refuses.
+        """
         unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
         record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 class Folder(Dataset):

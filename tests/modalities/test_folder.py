@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,18 @@ def test_classes_named_like_parts_of_a_dataset_are_doubted(tmp_path: Path, caplo
     picture(tmp_path / "cat" / "c.png", 3)
     Folder(IMAGE, tmp_path)
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_no_utf_8_are_reported_too(tmp_path: Path) -> None:
+    picture(tmp_path / "media" / "a.png", 1)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/media/bad\xff.png")).write_bytes(b"broken")
+    dataset, saved = Folder(IMAGE, tmp_path / "media", max_unreadable=0.9), tmp_path / "unreadable.json"
+    dataset.batch([0, 1])
+    dataset.save_unreadable(saved)
+    (entry,) = json.loads(saved.read_text(encoding="utf-8"))["unreadable"]
+    assert os.fsencode(entry["path"]) == b"bad\xff.png"
+    assert len(dataset.fingerprint) == 64
 
 
 def test_unreadable_files_are_saved_if_there_are_any(tmp_path: Path) -> None:
