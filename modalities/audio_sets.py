@@ -65,7 +65,8 @@ class PluckedStrings(Dataset):
             LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, draw
         )
         sound = np.zeros(self.modality.samples, np.float32)
-        sound[onset:] = (string * (peak / np.abs(string).max()))[: len(sound) - onset]
+        # A sound of a few samples may hold nothing of the string.
+        sound[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(sound) - onset]
         media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
         return Example(self.modality.encode(media), note % 12)
 

@@ -154,6 +154,7 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
     return texts
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+def _natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    # Compared by length and then as texts, since Python reads no number of thousands of digits.
+    parts = [part.lstrip("0") if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
+    return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name

@@ -170,6 +170,8 @@ def _write(path: Path, embedding: Tensor) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     with os.fdopen(handle, "wb") as file:
         file.write(data)
+    # It is made for its owner alone, and caches are often shared.
+    Path(partial).chmod(path.parent.stat().st_mode & 0o666)
     Path(partial).replace(path)
 
 

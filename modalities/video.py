@@ -70,6 +70,7 @@ class Video(Modality):
     def __post_init__(self) -> None:
         if self.frames < 1 or int(self.frames) != self.frames:
             raise ValueError(f"frames is a whole number of at least 1, got {self.frames}")
+        object.__setattr__(self, "frames", int(self.frames))
         if not 0.01 <= self.fps <= 1000:
             raise ValueError(f"fps is frames per second, from 0.01 to 1000, got {self.fps}")
         if self.motion is not None and not 0 < self.motion < 1:
@@ -160,7 +161,13 @@ class Video(Modality):
         return (fitted * LUMA.reshape(3, 1, 1)).sum(0, keepdim=True).round().to(torch.uint8)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`."""
+        """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`.
+
+        Raises:
+            ValueError: for more than `frames` frames, or none.
+        """
+        if not 1 <= media.shape[1] <= self.frames:
+            raise ValueError(f"expected a clip of 1 to {self.frames} frames, got {media.shape[1]}")
         missing = self.frames - media.shape[1]
         padded = torch.cat([media, media[:, -1:].expand(-1, missing, -1, -1)], dim=1) if missing > 0 else media
         return self.image.encode(padded)

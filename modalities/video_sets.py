@@ -42,7 +42,8 @@ class MovingDigits(Dataset):
     digits; here they are those of `modalities.image_sets.Digits`.
 
     Raises:
-        ValueError: for a count or digits below 1, sides below 8 pixels, or a speed that is no range from 0 up.
+        ValueError: for a modality other than `Video`, a count or digits below 1, sides below 8 pixels, or a speed that
+            is no range from 0 up.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class MovingDigits(Dataset):
     ) -> None:
         from sklearn.datasets import load_digits  # importing scikit-learn takes seconds
 
+        if not isinstance(modality, Video):
+            raise ValueError(f"moving digits are clips: modality should be a Video, got {type(modality).__name__}")
         if count < 1 or digits < 1:
             raise ValueError(f"count and digits are at least 1, got count={count} and digits={digits}")
         if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < math.inf:

@@ -132,6 +132,14 @@ def test_works_with_stereo_spectrograms_and_splits() -> None:
     assert strings.fingerprint == PluckedStrings(AUDIO, count=10).fingerprint
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 30])
+def test_the_shortest_sounds_are_finite(samples: int) -> None:
+    strings = PluckedStrings(Audio(rate=8000, seconds=samples / 8000, representation=Waveform()), count=8)
+    x0 = strings.batch(range(8)).x0
+    assert x0.shape == (8, 1, samples)
+    assert bool(x0.isfinite().all())
+
+
 def test_impossible_options_are_named() -> None:
     with pytest.raises(ValueError, match="should be an Audio"):
         PluckedStrings(Image())  # type: ignore[arg-type]

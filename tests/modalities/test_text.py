@@ -99,6 +99,18 @@ def test_each_text_is_encoded_once(folder: Path, tmp_path: Path, monkeypatch: py
     assert all(path.suffix == ".safetensors" and path.name.startswith(path.parent.name) for path in files)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of files as POSIX has them")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_the_cache_is_as_open_as_the_folders_it_lies_in(folder: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")(["red"])
+    finally:
+        os.umask(before)
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
 def test_a_damaged_file_is_made_anew(folder: Path, tmp_path: Path, damage: str) -> None:
     expected = TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(["red", "a red circle"])

@@ -98,6 +98,15 @@ def test_encode_and_decode_are_exact_inverses_and_decode_clips() -> None:
     assert video.decode(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
     with pytest.raises(ValueError, match="diverged"):
         video.decode(torch.full((1, 4, 8, 8), float("inf")))
+    for frames in (0, 5):
+        with pytest.raises(ValueError, match=f"a clip of 1 to 4 frames, got {frames}"):
+            video.encode(torch.zeros(1, frames, 8, 8, dtype=torch.uint8))
+
+
+def test_whole_frames_may_be_written_as_a_float() -> None:
+    video = Video(frames=4.0, size=8)  # type: ignore[arg-type]
+    assert type(video.frames) is int
+    assert video.encode(torch.zeros(3, 2, 8, 8, dtype=torch.uint8)).shape == (3, *video.grid().shape)
 
 
 def test_windows_are_functions_of_the_seed_and_reach_everywhere(tmp_path: Path) -> None:

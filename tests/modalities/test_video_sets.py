@@ -10,10 +10,12 @@ import torch
 from numbered_clips import write_numbered
 from omegaconf import OmegaConf
 
-from modalities.base import Dataset, split
+from modalities.autoencoders import Identity
+from modalities.base import Dataset, Modality, split
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.image_sets import Digits
+from modalities.latent import Latent
 from modalities.video import Video
 from modalities.video_sets import MovingDigits
 
@@ -81,6 +83,12 @@ def test_digits_are_those_of_the_label_and_stand_upright() -> None:
         assert (batch.x0[index] + 1).sum() == pytest.approx(float((glyph.x0 + 1).sum()), rel=0.02)
         moved = centres(batch.x0[index])[0, 0] - centres(glyph.x0[0])[0]
         assert torch.allclose(moved, track.start[0], atol=0.1)
+
+
+@pytest.mark.parametrize("modality", [Image(size=32), Latent(GREY, Identity())], ids=lambda m: type(m).__name__)
+def test_other_modalities_are_refused(modality: Modality) -> None:
+    with pytest.raises(ValueError, match=f"should be a Video, got {type(modality).__name__}"):
+        MovingDigits(modality)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fps", [4, 12.5, 30])
