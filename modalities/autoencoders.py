@@ -6,7 +6,9 @@ images, videos and waveforms alike; any class of your own that has them will do 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import hashlib
 import logging
 import re
 import threading
@@ -22,11 +24,17 @@ from torch import Tensor, nn
 PER_FRAME = ("AutoencoderKLTemporalDecoder",)
 """Classes that encode frame by frame, but decode the frames of a clip together."""
 
+WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")
+"""Names of the files that diffusers loads weights from."""
+
 CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 class Autoencoder(Protocol):
     """Encodes batches of data, about [-1, 1], and decodes them; both float32, and both without randomness or gradient.
+
+    Its settings are written down beside the latents, and compared before these are used: so it should be a frozen
+    dataclass. If it has a `fingerprint`, a text, that is compared too; it can stand for weights that may change.
 
     It may be called by several threads. Where it can, it answers a tensor on torch's `meta` device with one: that tells
     shapes before any weights are loaded. If it cannot, zeros are encoded to find out.
@@ -96,6 +104,24 @@ class DiffusersAutoencoder(Autoencoder):
         fitted, undo = self._fit(z)
         options = {"num_frames": len(fitted) // len(z)} if self.kind in PER_FRAME else {}
         return undo(self._call("decode", fitted, **options).sample).to(z.device, torch.float32)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A hash of the weights in a local folder; None of those of the hub, which `name` and `revision` identify."""
+        folder = Path(self._path, self.subfolder or "")
+        files = sorted(path for path in folder.glob("*.safetensors") if WEIGHTS.fullmatch(path.name))
+        digest = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest() if files else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and other processes load weights for themselves; a lock can go to neither.
+        return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(self) if setting.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     @torch.no_grad()
     def _call(self, method: str, x: Tensor, **options: Any) -> Any:

@@ -60,8 +60,9 @@ class Scale:
             return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"cannot read the scale of the latents in {path} ({error}): "
-                "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished"
+                f"cannot read the scale of the latents in {path.absolute()} ({error}): "
+                "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished; if a "
+                "run's latents were moved, edit modality.statistics in its config.yaml, preferably to an absolute path"
             ) from error
 
     def text(self) -> str:
@@ -134,9 +135,12 @@ class Latent(Modality):
         return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
 
     def encoding(self) -> dict[str, Any]:
-        """Return what the latents depend on: dotted names of the parts' settings, to values that JSON can hold."""
-        described = {**describe(self.modality, "modality"), **describe(self.autoencoder, "autoencoder")}
-        return dict(json.loads(json.dumps(described, default=repr)))
+        """Return what the latents depend on: dotted names of the parts' settings, to values that JSON can hold.
+
+        Raises:
+            ValueError: for a setting that JSON cannot hold, naming it.
+        """
+        return {**describe(self.modality, "modality"), **describe(self.autoencoder, "autoencoder")}
 
     def load(self, path: Path, seed: int | None = None) -> Any:
         """Read one file of the wrapped modality."""
@@ -206,18 +210,54 @@ class Latent(Modality):
 
 
 def describe(part: object, name: str) -> dict[str, Any]:
-    """Return the class of a part and, of a dataclass, the settings that its equality depends on, as dotted names."""
-    found: dict[str, Any] = {f"{name}._target_": f"{type(part).__module__}.{type(part).__qualname__}"}
+    """Return the class and the settings of a part as dotted names, to values that JSON can hold.
+
+    Settings of a dataclass are the fields that its equality depends on; of any other object, its attributes with public
+    names. A `fingerprint`, if it has one, belongs to them.
+
+    Raises:
+        ValueError: for a setting that JSON cannot hold, naming it.
+    """
+    kind = type(part)
+    found: dict[str, Any] = {f"{name}._target_": f"{kind.__module__}.{kind.__qualname__}"}
     if dataclasses.is_dataclass(part):
-        for setting in dataclasses.fields(part):
-            if not setting.compare:
-                continue
-            value = getattr(part, setting.name)
-            if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                found |= describe(value, f"{name}.{setting.name}")
-            else:
-                found[f"{name}.{setting.name}"] = value
+        settings = {
+            setting.name: getattr(part, setting.name) for setting in dataclasses.fields(part) if setting.compare
+        }
+    else:
+        # What is computed when it is first asked for is there or not as it happens.
+        settings = {
+            key: value
+            for key, value in getattr(part, "__dict__", {}).items()
+            if not key.startswith("_") and not isinstance(getattr(kind, key, None), cached_property)
+        }
+    if isinstance(fingerprint := getattr(part, "fingerprint", None), str):
+        settings["fingerprint"] = fingerprint
+    for key, value in settings.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= describe(value, f"{name}.{key}")
+        else:
+            found[f"{name}.{key}"] = _plain(value, f"{name}.{key}", kind.__qualname__)
     return found
+
+
+def _plain(value: Any, name: str, owner: str) -> Any:
+    """Return a setting as JSON gives it back."""
+
+    def other(inner: Any) -> Any:
+        if isinstance(inner, Path):
+            return str(inner)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            return describe(inner, name)
+        raise TypeError(f"a {type(inner).__name__}")
+
+    try:
+        return json.loads(json.dumps(value, default=other))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be compared with that of latents encoded before ({error}): make {owner} a frozen dataclass "
+            "with plain settings (numbers, texts, lists), and give what is no setting a name that begins with _"
+        ) from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

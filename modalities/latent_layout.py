@@ -58,8 +58,12 @@ class _Probe:
                 try:
                     self.decoded(size)
                     return
-                except (RuntimeError, TypeError) as error:
+                except (RuntimeError, TypeError, ValueError) as error:
+                    if isinstance(error, ValueError) and channels > 1:
+                        raise  # no other number of channels is left, and it says itself what is wrong
                     reason = error
+        if isinstance(reason, ValueError):
+            raise reason
         raise ValueError(
             f"{_name(autoencoder)} cannot encode data of {channels} channels and size {size} ({reason}): "
             "choose channels and a size that it takes"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,10 @@ class Index:
         """
         path = root / INDEX
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+            _check_types(record)
             shards = [ShardFacts(**facts) for facts in record["shards"]]
             if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):
                 raise ValueError("its shards are not named as they should be")
@@ -90,8 +91,42 @@ class Index:
 
     def save(self, root: Path) -> None:
         """Write the index in one go."""
-        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+        # In ASCII, since names of files and folders need not be valid UTF-8.
+        text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
         write_whole(root / INDEX, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def _check_types(record: Mapping[str, Any]) -> None:
+    """Check that the entries of an index are what this program writes.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+
+    def require(holds: bool, name: str) -> None:
+        if not holds:
+            raise ValueError(f"its {name} is not what it should be")
+
+    for name in ("channels", "examples", "passes", "shard_size"):
+        require(type(record[name]) is int and record[name] >= 1, name)
+    for name in ("encoding", "config", "source", "unreadable"):
+        require(isinstance(record[name], dict), name)
+    classes = record["classes"]
+    require(
+        classes is None or (isinstance(classes, list) and all(isinstance(each, str) for each in classes)), "classes"
+    )
+    require(isinstance(record["grid"], list) and all(isinstance(axis, dict) for axis in record["grid"]), "grid")
+    require(record["dtype"] in ("float16", "bfloat16", "float32"), "dtype")
+    require(isinstance(record["shards"], list), "shards")
+    for shard in record["shards"]:
+        for name, least in (("rows", 1), ("bytes", 1), ("samples", 0)):
+            require(type(shard[name]) is int and shard[name] >= least, f"{name} of a shard")
+        for name in ("file", "sha256"):
+            require(isinstance(shard[name], str), f"{name} of a shard")
+        for name in ("mean", "squares"):
+            numbers = shard[name]
+            right = isinstance(numbers, list) and len(numbers) == record["channels"]
+            require(right and all(type(each) in (int, float) for each in numbers), f"{name} of a shard")
 
 
 def shard_name(number: int) -> str:
@@ -117,7 +152,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
     if mask is not None:
         values = values[:, mask.flatten()]
     mean = values.mean(1) if values.shape[1] else values.new_zeros(len(values))
-    metadata = None if texts is None else {"texts": json.dumps(list(texts), ensure_ascii=False)}
+    metadata = None if texts is None else {"texts": json.dumps(list(texts))}
     path = root / shard_name(number)
 
     def write(partial: Path) -> None:

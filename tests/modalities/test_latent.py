@@ -1,10 +1,13 @@
 """Latents: what an autoencoder makes of shapes, units, masks and values, against the autoencoder called directly."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +186,10 @@ def test_broken_statistics_are_named(content: str | None, saved: Any, tmp_path: 
     path = tmp_path / "statistics.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ValueError, match=r"cannot read the scale .*statistics"):
+    with pytest.raises(ValueError, match=r"cannot read the scale .*statistics") as caught:
         Latent(Tensors(), saved(), path)
+    assert str(path.absolute()) in str(caught.value)
+    assert "edit modality.statistics in its config.yaml" in str(caught.value)
 
 
 def test_grey_is_repeated_and_averaged(saved: Any) -> None:
@@ -286,6 +291,94 @@ def test_shapes_it_cannot_take_are_refused(saved: Any) -> None:
 
     with pytest.raises(ValueError, match=r"returns \(6,\) of data of size \(12,\)"):
         Latent(Tensors((12,), 1), Half()).grid()
+
+
+class Opaque:
+    """Not of this project, and no dataclass."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.__dict__.update(settings)
+
+    @cached_property
+    def table(self) -> object:
+        return object()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+
+def test_settings_of_any_class_are_part_of_the_encoding() -> None:
+    def found(**settings: Any) -> dict[str, Any]:
+        encoding = Latent(Tensors(), Opaque(**settings)).encoding()
+        return {key.removeprefix("autoencoder."): value for key, value in encoding.items() if "autoencoder" in key}
+
+    target = {"_target_": f"{__name__}.Opaque"}
+    assert found() == target
+    assert found(factor=2.0, sizes=(1, 2), folder=Path("a/b")) == target | {
+        "factor": 2.0, "sizes": [1, 2], "folder": "a/b",
+    }  # fmt: skip
+    assert found(pool=Pool(3)) == target | {
+        "pool._target_": f"{__name__}.Pool", "pool.stride": 3, "pool.causal": False,
+    }  # fmt: skip
+    assert found(pools=[Pool(3)])["pools"][0]["autoencoder.pools.stride"] == 3
+    assert found(_model=object(), fingerprint="abc") == target | {"fingerprint": "abc"}
+    # What is computed when it is asked for makes no difference.
+    used = Opaque(factor=2.0)
+    assert used.table is used.table
+    assert Latent(Tensors(), used).encoding() == Latent(Tensors(), Opaque(factor=2.0)).encoding()
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), object(), {1, 2}, print], ids=lambda value: type(value).__name__)
+def test_settings_that_cannot_be_compared_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"autoencoder.what cannot be compared.*make Opaque a frozen dataclass with"):
+        Latent(Tensors(), Opaque(what=value)).encoding()
+
+
+def test_other_weights_in_the_same_folder_are_another_encoding(tmp_path: Path) -> None:
+    vae, root = tmp_path / "vae", tmp_path / "latents"
+    save_tiny("AutoencoderKL", vae)
+    encoding = Latent(Image(size=16), DiffusersAutoencoder(str(vae))).encoding()
+    root.mkdir()
+    (root / "statistics.json").write_text(Scale((0.0,) * 4, (1.0,) * 4, encoding).text())
+    # A variant that is not loaded, and what else lies there, are no weights.
+    (vae / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another")
+    Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
+    save_tiny("AutoencoderKL", vae, seed=1)
+    with pytest.raises(ValueError, match=r"another encoding; autoencoder.fingerprint: '\w{64}' -> '\w{64}'"):
+        Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
+    save_tiny("AutoencoderKL", vae)
+    Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
+    assert DiffusersAutoencoder("nobody/nothing").fingerprint is None
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"]
+)
+def test_an_autoencoder_can_be_copied_and_sent_to_other_processes(saved: Any, copied: Any) -> None:
+    autoencoder, x = saved(), noise(1, 3, 16, 16)
+    z = autoencoder.encode(x)
+    again = copied(autoencoder)
+    assert again == autoencoder
+    assert torch.equal(again.encode(x), z)
+
+
+class OnlyColour(Opaque):
+    def encode(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 3:
+            raise ValueError("colour only")
+        return x[..., ::2]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.repeat_interleave(2, -1)
+
+
+def test_grey_is_repeated_for_those_that_refuse_it_by_a_value_error() -> None:
+    assert Latent(Tensors((8,), 1), OnlyColour()).channels == 3
+    with pytest.raises(ValueError, match=r"^colour only$"):
+        Latent(Tensors((8,), 2), OnlyColour()).grid()
 
 
 class Half:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +263,8 @@ def test_the_modality_must_be_the_one_that_encoded(tmp_path: Path) -> None:
         LatentShards(Latent(Image(size=16), Pairs()), tmp_path)
     # An autoencoder whose answer changed under the same settings.
     index = Index.load(tmp_path)
-    dataclasses.replace(index, channels=4).save(tmp_path)
+    wider = [dataclasses.replace(each, mean=[0.0] * 4, squares=[1.0] * 4) for each in index.shards]
+    dataclasses.replace(index, channels=4, shards=wider).save(tmp_path)
     with pytest.raises(ValueError, match=r"holds latents of 4 channels.*gives 3"):
         LatentShards(latent, tmp_path)
 
@@ -281,6 +283,48 @@ def test_a_broken_index_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(ValueError, match=r"cannot read .*index.json"):
         LatentShards(latent, tmp_path)
+
+
+DAMAGE: dict[str, Any] = {
+    "channels": ["3", 0, 3.0, True], "examples": [0, "10", None], "passes": [-1, 1.5], "shard_size": [0, "4"],
+    "classes": ["cat", [1, 2], {"cat": 0}], "encoding": [None, []], "unreadable": [[]], "grid": [None, ["x"]],
+    "dtype": ["float64", 32], "shards": [None, {}, [1], [[]]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in DAMAGE.items() for value in values], ids=str
+)
+def test_an_index_with_other_entries_is_named(tmp_path: Path, key: str, value: object) -> None:
+    latent = write(tmp_path)
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ValueError, match=r"cannot read .*index.json .*: set root to a folder"):
+        LatentShards(latent, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rows", "4"), ("rows", 0), ("bytes", None), ("samples", 1.5), ("file", 7), ("sha256", None), ("mean", [1.0]),
+     ("squares", ["a", "b", "c"])],
+)  # fmt: skip
+def test_an_index_with_other_facts_of_a_shard_is_named(tmp_path: Path, key: str, value: object) -> None:
+    latent = write(tmp_path)
+    path = tmp_path / "index.json"
+    record = json.loads(path.read_text())
+    record["shards"][1][key] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"cannot read .*index.json \(its {key} of a shard is not"):
+        LatentShards(latent, tmp_path)
+
+
+def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+    name = os.fsdecode(b"bad\xff.wav")
+    x0 = {"x0": torch.zeros(1, 1, 2, 2)}
+    index = Index({}, {}, {}, [name], 1, [], "float32", 1, 1, 1, [write_shard(tmp_path, 0, x0, [name])], {name: name})
+    index.save(tmp_path)
+    assert Index.load(tmp_path) == index
+    assert module._Shard(tmp_path / shard_name(0), 1).texts == [name]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

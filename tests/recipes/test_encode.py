@@ -318,9 +318,10 @@ def test_training_needs_the_scale_and_the_same_modality(source: Path, encoded: P
 def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "halves.py").write_text(
         "import torch\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
         "class Halves:\n"
-        "    def __init__(self, factor: float = 1.0) -> None:\n"
-        "        self.factor = factor\n"
+        "    factor: float = 1.0\n"
         "    def encode(self, x):\n"
         "        return self.factor * torch.nn.functional.avg_pool2d(x, 2)\n"
         "    def decode(self, z):\n"
@@ -340,6 +341,50 @@ def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: A
     image = Image(size=8)
     x0 = torch.stack([image.encode(image.load(path)) for path in files(source)[:6]])
     torch.testing.assert_close(rows, 2 * x0.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)))
+    # Training must not take it with another factor.
+    tiny = [word for word in TINY if not word.startswith(("modality", "validation.holdout"))]
+    others = ["data=latents", f"data.root={tmp_path / 'out'}", f"run_dir={tmp_path / 'run'}", "allow_targets=[halves]"]
+    with pytest.raises(RecipeError, match=r"another encoding; autoencoder.factor: 2.0 -> 1.0"):
+        train(configuration.load("train", [*tiny, *words[:-1], "+modality.autoencoder.factor=1.0", *others]))
+
+
+def test_autoencoders_that_cannot_be_told_apart_are_refused(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "opaque.py").write_text(
+        "class Opaque:\n"
+        "    def __init__(self) -> None:\n"
+        "        self.model = object()\n"
+        "    encode = decode = lambda self, x: x\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = ["modality=latent", "modality.autoencoder._target_=opaque.Opaque", "allow_targets=[opaque]"]
+    data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}", *QUICK]
+    with pytest.raises(RecipeError, match=r"autoencoder.model cannot be compared.*make Opaque a frozen dataclass"):
+        encode(configuration.load("encode", [*words, *data]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_do_not_continue_a_folder(source: Path, encoded: Path, tmp_path: Path) -> None:
+    vae, out = tmp_path / "vae", tmp_path / "out"
+    shutil.copytree(source / "vae", vae)
+    run(source, out, f"modality.autoencoder.name={vae}")
+    save_tiny("AutoencoderKL", vae, seed=1)
+    with pytest.raises(RecipeError, match=r"the modality are not those .*; autoencoder.fingerprint: "):
+        run(source, out, f"modality.autoencoder.name={vae}")
+
+
+def test_a_run_whose_latents_moved_is_told_where_they_are(source: Path, encoded: Path, tmp_path: Path) -> None:
+    latents, moved, run_dir = tmp_path / "latents", tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(encoded, latents)
+    train(training(source, latents, run_dir, "training.samples=16"))
+    latents.rename(moved)
+    words = [f"run_dir={run_dir}", "steps=1", "count=1", "engine.device=cpu"]
+    with pytest.raises(RecipeError, match=rf"{latents}.*edit modality.statistics in its config.yaml"):
+        sample(configuration.load("sample", words))
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(f"statistics: {latents}", f"statistics: {moved}"))
+    assert (sample(configuration.load("sample", words)) / "0.png").stat().st_size > 0
+    train(training(source, moved, run_dir, "training.samples=32"))
 
 
 def test_every_choice_of_modality_composes() -> None:
