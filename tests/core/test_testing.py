@@ -98,6 +98,16 @@ class Saveless(Signal):
         pass
 
 
+class Quiet(Signal):
+    def save(self, media: Tensor, path: Path) -> None:
+        super().save(0.1 * media, path)
+
+
+class Reversed(Signal):
+    def save(self, media: Tensor, path: Path) -> None:
+        super().save(media.flip(0), path)
+
+
 class Forgiving(Signal):
     def load(self, path: Path, seed: int | None = None) -> Tensor:
         try:
@@ -155,6 +165,8 @@ def test_images_conform(tmp_path: Path) -> None:
         (InPlace(), "must not change its argument"),
         (Silent(), "decode of a tensor with NaN raises ValueError"),
         (Saveless(), "there is none"),
+        (Quiet(), "what save wrote.* to 0.3 of its size, but the error is 0.9"),
+        (Reversed(), "what save wrote"),
         (Forgiving(), "but nothing was raised"),
         (FloatMask(), "mask returns None or bool"),
         (Growing(), "same grid at every call"),
@@ -171,6 +183,7 @@ def test_each_broken_rule_is_named(modality: Any, message: str, recording: Path)
 
 def test_a_tolerance_is_the_modalitys_own_choice(recording: Path) -> None:
     check_modality(Lossy(), recording, tolerance=None)
+    check_modality(Quiet(), recording, saved_tolerance=None)
 
 
 def test_the_file_must_be_of_the_medium(recording: Path) -> None:
