@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalities.base import Dataset, Example, Modality
+from modalities.encoding import differences
 from modalities.files import UnreadableFilesError
-from modalities.latent import Latent, Scale, differences
+from modalities.latent import Latent, Scale
 from modalities.shard_index import Index, digest, grid_facts
 from multisagd.seeds import derive
 

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset
+from modalities.encoding import differences
 from modalities.files import UnreadableFilesError
-from modalities.latent import STATISTICS, Latent, differences
+from modalities.latent import STATISTICS, Latent
 from modalities.shard_index import (
     INDEX,
     Index,

@@ -1,0 +1,67 @@
+"""What encoded data depend on: the settings of the parts that made them, in a form that can be kept and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+def describe(part: object, name: str) -> dict[str, Any]:
+    """Return the class and the settings of a part as dotted names, to values that JSON can hold.
+
+    Settings of a dataclass are the fields that its equality depends on; of any other object, its attributes with public
+    names. A `fingerprint`, if it has one, belongs to them.
+
+    Raises:
+        ValueError: for a setting that JSON cannot hold, naming it.
+    """
+    kind = type(part)
+    found: dict[str, Any] = {f"{name}._target_": f"{kind.__module__}.{kind.__qualname__}"}
+    if dataclasses.is_dataclass(part):
+        settings = {
+            setting.name: getattr(part, setting.name) for setting in dataclasses.fields(part) if setting.compare
+        }
+    else:
+        # What is computed when it is first asked for is there or not as it happens.
+        settings = {
+            key: value
+            for key, value in getattr(part, "__dict__", {}).items()
+            if not key.startswith("_") and not isinstance(getattr(kind, key, None), cached_property)
+        }
+    if isinstance(fingerprint := getattr(part, "fingerprint", None), str):
+        settings["fingerprint"] = fingerprint
+    for key, value in settings.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= describe(value, f"{name}.{key}")
+        else:
+            found[f"{name}.{key}"] = _plain(value, f"{name}.{key}", kind.__qualname__)
+    return found
+
+
+def _plain(value: Any, name: str, owner: str) -> Any:
+    """Return a setting as JSON gives it back."""
+
+    def other(inner: Any) -> Any:
+        if isinstance(inner, Path):
+            return str(inner)
+        if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+            return describe(inner, name)
+        raise TypeError(f"a {type(inner).__name__}")
+
+    try:
+        return json.loads(json.dumps(value, default=other))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be compared with that of latents encoded before ({error}): make {owner} a frozen dataclass "
+            "with plain settings (numbers, texts, lists), and give what is no setting a name that begins with _"
+        ) from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the keys in which two mappings differ, with both values; empty if they do not."""
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys)
