@@ -102,6 +102,10 @@ def check_data(run_dir: Path, dataset: Dataset) -> None:
 
 def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None:
     """Write down what the run is: its configuration, and the statistics of its data."""
+    modality = config["modality"]
+    if modality.get("statistics") is not None:
+        # Sampling reads the scale of latents, and may start in another folder than training did.
+        config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
     configuration.write(config, run_dir / "config.yaml")
     # Renamed into place: the file may be mapped into memory, by `statistics` themselves too, and must not shrink there.
     partial = run_dir / f"{STATISTICS}.partial"

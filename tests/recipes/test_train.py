@@ -17,6 +17,7 @@ from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Pixels
 from recipes.engine import config as configuration
+from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held
@@ -409,3 +410,12 @@ def test_compiled_training_is_close_to_eager(tmp_path: Path) -> None:
     assert eager.tensors["network"].keys() == compiled.tensors["network"].keys()
     losses = [[entry["loss"] for entry in read_metrics(tmp_path / name, "train")] for name in ("eager", "compiled")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_place_of_latents_is_kept_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"modality": {"_target_": "m", "statistics": "latents/photos"}}
+    record.write_run(tmp_path, config, ms.DataStatistics.measure([torch.randn(3, 1, 4)], ms.Grid.of(x=4)))
+    written = configuration.read(tmp_path / "config.yaml")
+    assert written["modality"]["statistics"] == str(tmp_path / "latents" / "photos")
+    assert config["modality"]["statistics"] == "latents/photos"
