@@ -41,7 +41,7 @@ class TextInput(nn.Module):
         if context < 1:
             raise ValueError(f"context is the width of text embeddings, at least 1, got {context}")
         self.context = context
-        self.null = nn.Parameter(torch.randn(context))
+        self.null = nn.Parameter(nn.init.normal_(torch.empty(context)))
         self.summary = nn.Linear(context, width)
         # Small at first, as for classes: what all data share is learnt before what sets them apart.
         nn.init.normal_(self.summary.weight, std=0.02)
