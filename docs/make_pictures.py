@@ -106,6 +106,7 @@ def losses(run_dir: Path, path: Path) -> None:
     for level, bands in last["band"].items():
         right.semilogy(list(bands), list(bands.values()), marker=".", label=level)
     right.set(xlabel="band (cycles per sample)", ylabel="error of x0 / power of the data")
+    right.tick_params(axis="x", rotation=30, labelsize="x-small")
     right.legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=100)
 
