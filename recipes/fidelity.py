@@ -33,6 +33,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out
 from recipes.engine.errors import RecipeError
+from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings, TrainSettings
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
 from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
@@ -61,6 +62,7 @@ def fidelity(config: Config) -> dict[str, Any]:
     builder = Builder(tuple(config["allow_targets"]))
     own = {field.name for field in fields(FidelitySettings)}
     settings = builder.settings(FidelitySettings, {key: config[key] for key in own}, "")
+    Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, test = real_data(run_config, builder)
     try:
