@@ -189,7 +189,7 @@ class Euler:
 
     def _churned(self, state: State, model: Model, noise: Tensor | None) -> State:
         now = state.point
-        ratio = float((-now.half_log_snr).exp().max())
+        ratio = float((-now.half_log_snr.detach()).exp().max())
         if self.churn == 0 or not self.churn_range[0] <= ratio <= self.churn_range[1]:
             return state
         growth = 1 + min(self.churn / model.steps, math.sqrt(2) - 1)

@@ -1,0 +1,1 @@
+"""What the spectra of data and noise say about sampling, before any training."""

@@ -1,0 +1,197 @@
+"""What a sampler makes of stationary Gaussian data: its transfer function, exact for any sampler and number of steps.
+
+The optimal denoiser of Gaussian data is affine at every frequency (the Wiener filter), and every sampler here is linear
+in the state, the estimates and the injected noise. A sampling run is therefore known from its responses: to the noise
+it starts from, to a mean of one, and to each draw of injected noise. They are followed through the very steps that
+samples are drawn with; for DDIM they multiply up to the product formula of arXiv 2502.00180 (Section 4).
+
+    x(k) = noise_gain(k)·b_1 ε(k) + mean_gain(k)·μ(k) + Σ_i injected_i(k)·z_i(k),   ε, z_i ~ N(0, W(k))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+from multisagd.padding import PaddedCovariance
+from multisagd.process import Process
+from multisagd.samplers import Model, Point, Sampler, State
+from multisagd.statistics import DataStatistics
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Powers per frequency, float64, shapes that broadcast against each other.
+
+    `data` is the power C about the mean, `mean` the power |μ|² of the mean, `noise` the power W of the covariance, and
+    `weight` the number of bins of the full spectrum that each entry stands for.
+    """
+
+    data: Tensor
+    mean: Tensor
+    noise: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, statistics: DataStatistics, process: Process) -> Spectra:
+        """Return the spectra of data and noise on the grid of the statistics, `(channels, *half_shape)`.
+
+        Raises:
+            ValueError: for a process on other axes, or with noise drawn on a padded grid, which has no such form.
+        """
+        if isinstance(process.covariance, PaddedCovariance):
+            raise ValueError(
+                "noise drawn on a padded grid is not diagonal in frequency, so it has no transfer function"
+            )
+        described = [[(axis.name, axis.unit) for axis in grid.axes] for grid in (process.grid, statistics.grid)]
+        if described[0] != described[1]:
+            raise ValueError(f"a process on axes {described[0]} does not fit statistics on axes {described[1]}")
+        noise = process.covariance.power(statistics.grid.shape)
+        return cls(statistics.power, mean_power(statistics), noise[None], statistics.grid.multiplicity[None])
+
+
+def mean_power(statistics: DataStatistics) -> Tensor:
+    """Return the power |μ|² of the mean of the data, `(channels, *half_shape)`."""
+    dims = tuple(range(-statistics.grid.dimensions, 0))
+    return torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho").abs().square()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The law of what is generated, per frequency: `N(mean_gain · μ, power)`, tensors like `spectra.data`.
+
+    `noise_gain` acts on x at the first time, whose noise has power `prior`; `injected` is the power in the result of
+    all noise that was injected on the way.
+    """
+
+    spectra: Spectra
+    noise_gain: Tensor
+    mean_gain: Tensor
+    prior: Tensor
+    injected: Tensor
+
+    @property
+    def power(self) -> Tensor:
+        """Return the generated power about the mean; exact sampling gives `spectra.data`."""
+        return self.noise_gain**2 * self.prior + self.injected
+
+    @property
+    def bias(self) -> Tensor:
+        """Return the squared error of the generated mean, `(mean_gain - 1)² |μ|²`."""
+        return (self.mean_gain - 1) ** 2 * self.spectra.mean
+
+    def wasserstein(self) -> Tensor:
+        """Return the squared 2-Wasserstein distance to the data per frequency: of deviations, and of means."""
+        return (root(self.spectra.data) - root(self.power)) ** 2 + self.bias
+
+    def kl(self) -> Tensor:
+        """Return the Kullback-Leibler divergence from the data per frequency, infinite where the data have no power."""
+        ratio = self.power / self.spectra.data
+        return 0.5 * (ratio - 1 - ratio.log() + self.bias / self.spectra.data)
+
+    def deviation(self) -> Tensor:
+        """Return the absolute error of the power per frequency, with that of the mean."""
+        return (self.power - self.spectra.data).abs() + self.bias
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum values per frequency over the full spectrum and all channels."""
+        return (values * self.spectra.weight).sum()
+
+
+def root(power: Tensor) -> Tensor:
+    """Return the square root, with a derivative of zero at zero instead of an infinite one."""
+    positive = power > 0
+    return torch.where(positive, torch.where(positive, power, 1.0).sqrt(), 0.0)
+
+
+def transfer_function(
+    sampler: Sampler,
+    process: Process,
+    times: Tensor,
+    statistics: DataStatistics,
+    *,
+    start_at_mean: bool = False,
+) -> Transfer:
+    """Return what `sample(..., times=times)` generates from the optimal denoiser of Gaussian data like these.
+
+    `times` fall, as in `sample`. Sampling starts at `b_1 ε`; with `start_at_mean` at `a_1 μ + b_1 ε`, as training does.
+
+    Raises:
+        ValueError: as `Spectra.of` does, and for times that do not fall.
+    """
+    spectra = Spectra.of(statistics, process)
+    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64)
+    return follow(sampler, process, times, spectra, like, start_at_mean=start_at_mean)
+
+
+def follow(
+    sampler: Sampler, process: Process, times: Tensor, spectra: Spectra, like: Tensor, *, start_at_mean: bool = False
+) -> Transfer:
+    """Follow the responses of one run; `like` has the grid on which the process gives coefficients per frequency.
+
+    Differentiable in `times` and in `spectra.noise`.
+
+    Raises:
+        ValueError: for times that do not fall.
+    """
+    if len(times) < 2 or not bool((times.detach().diff() < 0).all()):
+        raise ValueError("a transfer function needs at least two times, each below the one before")
+    steps = len(times) - 1
+
+    def point(t: Tensor, *, last: bool = False) -> Point:
+        return Point(t.reshape(1), process.coefficients(t.reshape(1), like), last)
+
+    # Responses lie along the first dimension: to x at the first time, to the mean, and to the noise of every step.
+    shape = torch.broadcast_shapes(spectra.data.shape, spectra.noise.shape)
+    responses = torch.eye(2 + (steps if sampler.stochastic else 0), dtype=torch.float64)
+    responses = responses.reshape(len(responses), len(responses), *(1,) * len(shape))
+    of_mean = responses[1]
+
+    def estimate(x: Tensor, now: Point) -> Tensor:
+        # The Wiener filter; a bin with neither data nor noise holds the mean.
+        total = now.at.a**2 * spectra.data + now.at.b**2 * spectra.noise
+        gain = torch.where(total > 0, now.at.a * spectra.data / torch.where(total > 0, total, 1.0), 0.0)
+        return gain * x + (1 - gain * now.at.a) * of_mean
+
+    model = Model(estimate, point, process, steps)
+    first = point(times[0])
+    x = responses[0].expand(len(responses), *shape)
+    state = State(x + first.at.a * of_mean if start_at_mean else x, first)
+    for i, t in enumerate(times[1:]):
+        then = point(t, last=i + 1 == steps)
+        state = sampler.step(state, then, model, responses[2 + i] if sampler.stochastic else None)
+    noise_gain, mean_gain, *injected = state.x
+    power = sum((each**2 * spectra.noise for each in injected), torch.zeros_like(noise_gain))
+    return Transfer(spectra, noise_gain, mean_gain, first.at.b[0] ** 2 * spectra.noise, power)
+
+
+@dataclass(frozen=True)
+class BandError:
+    """The part of an error in the frequencies `low <= r < high` (cycles per sample, `Grid.bands`).
+
+    `power` is generated power over that of the data, `bias` the squared error of the mean over the power of the data,
+    `share` the band's part of the whole squared 2-Wasserstein distance.
+    """
+
+    low: float
+    high: float
+    power: float
+    bias: float
+    share: float
+
+
+def error_budget(transfer: Transfer, grid: Grid, bands: int = 8) -> list[BandError]:
+    """Return where in frequency the error lies, zero frequency a band alone."""
+    wasserstein = transfer.wasserstein()
+    whole = float(transfer.total(wasserstein))
+    budget = []
+    for low, high, weight in grid.bands(bands):
+        data, power, bias, error = (
+            float((each * weight).sum()) for each in (transfer.spectra.data, transfer.power, transfer.bias, wasserstein)
+        )
+        ratio, shift = (power / data, bias / data) if data else (float("nan"), float("nan"))
+        budget.append(BandError(low, high, ratio, shift, error / whole if whole else 0.0))
+    return budget
