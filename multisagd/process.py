@@ -100,10 +100,12 @@ class Process(nn.Module):
         at = self.coefficients(t, x0)
         return self.from_steps(at.a * self.to_steps(x0) + at.b * self.to_steps(noise), x0.shape)
 
-    def prior(self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None) -> Tensor:
-        """Draw `x_1 ~ N(a_1 mean, b_1² Σ)`, where sampling starts; the mean is zero unless given."""
+    def prior(
+        self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None, start: float = 1.0
+    ) -> Tensor:
+        """Draw `x ~ N(a mean, b² Σ)` at the time where sampling starts; the mean is zero unless given."""
         noise = self.noise(shape, seeds)
-        t = torch.ones(shape[0], device=noise.device, dtype=noise.dtype)
+        t = torch.full((shape[0],), start, device=noise.device, dtype=torch.float64)
         x0 = torch.zeros_like(noise) if mean is None else mean.to(noise).expand_as(noise)
         return self.add_noise(x0, t, noise)
 

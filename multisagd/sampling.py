@@ -87,7 +87,7 @@ def sample(
         raise ValueError("sampling needs at least two times, each below the one before")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
         raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen it")
-    x = process.prior(shape, seeds) if initial is None else initial
+    x = process.prior(shape, seeds, start=float(times[0])) if initial is None else initial
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were asked for")
     reference = torch.empty((1, *shape[1:]), device=x.device, dtype=torch.float64)

@@ -1,0 +1,92 @@
+"""Log-SNRs that a designed schedule has to beat: the usual schedules, and steps by dynamic programming.
+
+Each is a function of the number of steps alone, except for the last, which knows the spectra: it makes the sum of the
+errors of single steps least (the criterion of arXiv 2405.11326, there on trajectories of a trained network, here on
+those of Gaussian data), where a design minimises the error at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from multisagd.analysis.design import ENDS
+from multisagd.analysis.transfer import Spectra
+from multisagd.process import Process
+from multisagd.schedule import CosineSchedule, FlowSchedule, KarrasSchedule, LinearSchedule, Schedule, SigmoidSchedule
+from multisagd.statistics import DataStatistics
+
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": CosineSchedule(offset=0.008),
+    "linear": LinearSchedule(),
+    "sigmoid": SigmoidSchedule(),
+    "karras": KarrasSchedule(),
+    "flow": FlowSchedule(),
+    "flow, shift 3": FlowSchedule(shift=3.0),
+}
+"""The schedules as their papers give them, run through in equal steps of time."""
+
+
+def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
+    """Return the rising log-SNRs of the usual schedules in this many steps.
+
+    Schedules that end at infinite log-SNRs (sigmoid, flow matching) are run through between `ends`; of the cosine
+    schedule only the outermost steps move there, as it is used. Karras' and the linear schedule keep their own ends.
+    """
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    found = {}
+    for name, schedule in SCHEDULES.items():
+        if name in ("cosine", "karras"):
+            found[name] = schedule.log_snr(even)
+        else:
+            first, last = schedule.time(torch.tensor(ends, dtype=torch.float64))
+            found[name] = schedule.log_snr(torch.lerp(last, first, even))
+    found["cosine"] = found["cosine"].clamp(*ends)
+    # The discrete schedule of DDPM has 1,000 levels, the first of which is not without noise.
+    found["linear"] = _discrete_linear(steps)
+    found["log-SNR"] = torch.linspace(*ends, steps + 1, dtype=torch.float64)
+    return found
+
+
+def _discrete_linear(steps: int) -> Tensor:
+    log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)).cumsum(0)
+    places = torch.linspace(999, 0, steps + 1, dtype=torch.float64).round().long()
+    chosen = log_alpha[places]
+    return chosen - torch.log(-torch.expm1(chosen))
+
+
+def trajectory_regular(
+    statistics: DataStatistics, process: Process, steps: int, ends: tuple[float, float] = ENDS, candidates: int = 200
+) -> Tensor:
+    """Return rising log-SNRs that make the summed errors of single DDIM steps least, by dynamic programming.
+
+    A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from it at its
+    end, the root over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
+
+    Raises:
+        ValueError: for more steps than candidates.
+    """
+    if steps >= candidates:
+        raise ValueError(f"{steps} steps need more than {candidates} candidates")
+    spectra = Spectra.of(statistics, process)
+    # Frequencies where noise and data both are, as lists: pairs of candidates times frequencies must fit in memory.
+    data, noise = (each.expand(statistics.power.shape).flatten() for each in (spectra.data, spectra.noise))
+    weight = spectra.weight.expand(statistics.power.shape).flatten()
+    log_snr = torch.linspace(*ends, candidates, dtype=torch.float64)
+    a, b = (each[:, None] for each in process.schedule.from_log_snr(log_snr))
+    total = a**2 * data + b**2 * noise
+    cost = torch.full((candidates, candidates), torch.inf, dtype=torch.float64)
+    for i in range(candidates - 1):
+        ratio = b[i + 1 :] / b[i]
+        gain = ratio + (a[i + 1 :] - ratio * a[i]) * a[i] * data / total[i]
+        missed = (gain * total[i].sqrt() - total[i + 1 :].sqrt()) ** 2
+        cost[i, i + 1 :] = (missed * weight).sum(1).sqrt()
+    least, came = cost[0], []
+    for _ in range(steps - 1):
+        # from the first candidate to j in one step more, over i
+        least, place = (least[:, None] + cost).min(0)
+        came.append(place)
+    path = [candidates - 1]
+    for place in reversed(came):
+        path.append(int(place[path[-1]]))
+    return log_snr[[0, *reversed(path)]]

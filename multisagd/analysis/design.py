@@ -1,0 +1,252 @@
+"""Design of the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
+
+The error of a few steps is known in closed form (`transfer`), so its minimum over the steps can be found before any
+training, and used on a network that was trained already: a network conditioned on log-SNR can be asked for any. The
+log-SNRs rise by shares of the whole way, which are a softmax of free numbers; minimised by L-BFGS in float64 from
+several starts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from multisagd.analysis.transfer import Spectra, Transfer, follow
+from multisagd.process import Process
+from multisagd.samplers import DDIM, Sampler
+from multisagd.schedule import Schedule
+from multisagd.statistics import DataStatistics
+
+Objective = Literal["w2", "kl", "l1"]
+Method = Literal["L-BFGS-B", "SLSQP"]
+FORMAT = "multisagd steps 1"
+
+
+def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
+    """Return the error of a transfer function, summed over frequencies and channels.
+
+    `w2` is the 2-Wasserstein distance of the two Gaussian laws (its root, not its square), `kl` the Kullback-Leibler
+    divergence from the data, `l1` the absolute error of the power.
+
+    Raises:
+        ValueError: for another objective.
+    """
+    if objective == "w2":
+        return transfer.total(transfer.wasserstein()).sqrt()
+    if objective == "kl":
+        return transfer.total(transfer.kl())
+    if objective == "l1":
+        return transfer.total(transfer.deviation())
+    raise ValueError(f"unknown objective {objective!r}; choose {', '.join(get_args(Objective))}")
+
+
+@dataclass(frozen=True)
+class DesignedSteps:
+    """Log-SNRs that a sampler visits, rising; `value` is the objective there, in units of the data.
+
+    Raises:
+        ValueError: unless there are at least two log-SNRs, finite and rising.
+    """
+
+    log_snrs: tuple[float, ...]
+    objective: str
+    sampler: str
+    value: float
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.log_snrs, self.log_snrs[1:], strict=False))
+        if len(self.log_snrs) < 2 or not rising or not all(math.isfinite(each) for each in self.log_snrs):
+            raise ValueError("designed steps need at least two finite log-SNRs that rise")
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.log_snrs) - 1
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """Return the times at which a schedule has these log-SNRs, falling: what `sample` takes.
+
+        Raises:
+            ValueError: where the schedule does not reach them.
+        """
+        wanted = torch.tensor(self.log_snrs, dtype=torch.float64)
+        times = schedule.time(wanted)
+        reached = schedule.log_snr(times)
+        if not torch.allclose(reached, wanted, atol=1e-3):
+            raise ValueError(
+                f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, and this schedule only "
+                f"from {float(schedule.log_snr(torch.ones(1))):.2f} to {float(schedule.log_snr(torch.zeros(1))):.2f}: "
+                "design steps between its ends"
+            )
+        return times
+
+    def save(self, path: str | Path) -> None:
+        """Write the steps as JSON."""
+        Path(path).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> DesignedSteps:
+        """Read steps written by `save`.
+
+        Raises:
+            ValueError: if the file is something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return cls(**{**content, "log_snrs": tuple(float(each) for each in content["log_snrs"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no designed steps: {error}") from error
+
+
+ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
+"""Default ends of a design, ᾱ = 1e-4 and .9999: noise that drowns the data, and noise that nobody sees."""
+
+
+def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0.01) -> tuple[float, float]:
+    """Return the log-SNRs between which steps matter for these data, within the range of the process's schedule.
+
+    At the first the loudest frequency, mean included, has a signal-to-noise ratio of `share`; at the last noise has
+    that share of the quietest frequency (those more than 60 dB below the loudest do not count).
+    """
+    spectra = Spectra.of(statistics, process)
+    used = spectra.noise > 0
+    ratio = (spectra.data / torch.where(used, spectra.noise, 1.0))[used.expand_as(spectra.data)]
+    with_mean = ((spectra.data + spectra.mean) / torch.where(used, spectra.noise, 1.0)).max()
+    quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
+    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    return max(math.log(share / float(with_mean)), reach[0]), min(-math.log(share * quiet), reach[1])
+
+
+SMALLEST = 1e-4
+"""The least share of the whole way that a step may have."""
+
+
+def design_schedule(
+    statistics: DataStatistics,
+    process: Process,
+    steps: int,
+    objective: Objective = "w2",
+    *,
+    sampler: Sampler | None = None,
+    ends: tuple[float, float] = ENDS,
+    free_ends: bool = False,
+    restarts: int = 6,
+    seed: int = 0,
+    method: Method = "L-BFGS-B",
+) -> DesignedSteps:
+    """Return the log-SNRs at which a sampler (DDIM by default) generates the law of Gaussian data like these best.
+
+    `ends` are the first and last log-SNR, moved into the range of the process's schedule; with `free_ends` they bound
+    the design, which may begin later and end earlier. The minimum is the best of `restarts` starts: equal steps in
+    log-SNR, in the cosine schedule's time and in Karras' measure, then random ones drawn from `seed`. The objective
+    needs not be convex, so more restarts may find a better one.
+
+    Raises:
+        ValueError: for fewer than one step or restart, an unknown objective, or ends that do not rise.
+    """
+    sampler = DDIM() if sampler is None else sampler
+    search = Search.over(process, steps, ends, free_ends, restarts, seed)
+    spectra = Spectra.of(statistics, process)
+    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64)
+
+    def value(free: Tensor) -> Tensor:
+        times = process.schedule.time(search.log_snrs(free))
+        return objective_value(follow(sampler, process, times, spectra, like), objective)
+
+    best = minimise(value, search.starts(), method)
+    with torch.no_grad():
+        return DesignedSteps(tuple(search.log_snrs(best).tolist()), objective, str(sampler), float(value(best)))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a design chooses from: `steps + 1` rising log-SNRs from `low` to `high`, or between them with free ends."""
+
+    low: float
+    high: float
+    steps: int
+    free_ends: bool
+    restarts: int
+    seed: int
+
+    @classmethod
+    def over(
+        cls, process: Process, steps: int, ends: tuple[float, float], free_ends: bool, restarts: int, seed: int
+    ) -> Search:
+        """Return the search within the ends and the range of the process's schedule.
+
+        Raises:
+            ValueError: for fewer than one step or restart, or ends that do not rise.
+        """
+        if steps < 1 or restarts < 1:
+            raise ValueError(f"a design takes at least one step and one restart, got {steps} and {restarts}")
+        reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+        low, high = max(ends[0], reach[0]), min(ends[1], reach[1])
+        if not low < high:
+            raise ValueError(f"a design needs ends that rise within the schedule's {tuple(reach)}, got {ends}")
+        return cls(low, high, steps, free_ends, restarts, seed)
+
+    def log_snrs(self, free: Tensor) -> Tensor:
+        """Turn free numbers, one for each step and two more for free ends, into rising log-SNRs."""
+        # No step vanishes, however far an optimiser may look.
+        share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
+        shares = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0)])
+        return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
+
+    def starts(self) -> list[Tensor]:
+        """Return free numbers of several plausible schedules, then of random ones."""
+        even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        span = torch.tensor([self.low, self.high], dtype=torch.float64)
+        measures: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
+            (span, lambda each: each),
+            ((-span / 2).exp().atan(), lambda angle: -2 * angle.tan().log()),
+            ((-span / 14).exp(), lambda sigma: -14 * sigma.log()),
+        ]
+        rising = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
+        shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in rising]
+        if self.free_ends:
+            little = torch.full((1,), math.log(0.02), dtype=torch.float64)
+            shares = [torch.cat([little, each, little]) for each in shares]
+        generator = torch.Generator().manual_seed(self.seed)
+        while len(shares) < self.restarts:
+            base = shares[len(shares) % 3]
+            shares.append(base + 0.7 * torch.randn(base.shape, generator=generator, dtype=torch.float64))
+        return shares[: self.restarts]
+
+
+def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:
+    """Return the best minimum of a positive function of a float64 vector, from several starts.
+
+    What is minimised is its logarithm, whose gradient does not vanish with the error.
+
+    Raises:
+        ValueError: if the function is not finite at any start.
+    """
+
+    def function(point: np.ndarray) -> tuple[float, np.ndarray]:
+        free = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        result = value(free).log()
+        (gradient,) = torch.autograd.grad(result, free)
+        if not bool(torch.isfinite(result) and torch.isfinite(gradient).all()):
+            return 1e30, np.zeros_like(point)
+        return float(result.detach()), gradient.numpy()
+
+    options: Any = {"maxiter": 1000, "ftol": 1e-13}
+    if method == "L-BFGS-B":
+        options |= {"maxfun": 4000, "gtol": 1e-9}
+    found = [minimize(function, start.numpy(), jac=True, method=method, options=options) for start in starts]
+    best = min(found, key=lambda each: float(each.fun))
+    if not best.fun < 1e30:
+        raise ValueError("the objective is not finite at any start: is there power where the data have none?")
+    return torch.from_numpy(np.asarray(best.x, dtype=np.float64))
