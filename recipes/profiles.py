@@ -7,35 +7,13 @@ spectrum in hertz and the mean difference of frames.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from multisagd import DataStatistics, Grid
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Power along one axis, averaged over all frequencies of the others: `power[i]` at `frequency[i]` >= 0."""
-
-    frequency: Tensor
-    power: Tensor
-
-
-def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
-    """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.
-
-    Frequencies are in cycles per unit of the axis; those of opposite sign are averaged.
-    """
-    full = grid.full(power.to(torch.float64)).reshape(-1, *grid.shape)
-    place, axis = grid.names.index(name), grid.axis(name)
-    kept = full.movedim(place + 1, 0).flatten(1).mean(1)
-    mirrored = kept.roll(-1).flip(0)  # index -k (mod N)
-    count = axis.size // 2 + 1
-    frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64)
-    return Profile(frequency, ((kept + mirrored) / 2)[:count])
+from multisagd.analysis.profiles import Profile, axis_profile
 
 
 def band_powers(profile: Profile, bands: int) -> list[tuple[float, float, float]]:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import multisagd as ms
-from recipes.profiles import axis_profile, band_powers, describe, draw_profiles, neighbour_difference
+from multisagd.analysis.profiles import axis_profile
+from recipes.profiles import band_powers, describe, draw_profiles, neighbour_difference
 
 GRIDS = [
     ms.Grid.of(time=(9, 0.5, "s")),

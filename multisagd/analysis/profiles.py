@@ -1,0 +1,194 @@
+"""Spectra reduced to curves: over the radius, along an axis, with confidence bands, and fitted by a power law.
+
+One datum's power differs from the next one's, and neighbouring frequencies of one datum differ together. So the
+uncertainty of a curve is that of the mean over data of each datum's own curve, not of the mean over frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from multisagd.grid import Grid
+from multisagd.statistics import DataStatistics, split_batch
+
+NORMAL_95 = 1.959964
+"""Half the width of the central 95 % of a normal law, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Power over a frequency: `power[..., i]` at `frequency[i]` >= 0, and the standard error of each, if measured."""
+
+    frequency: Tensor
+    power: Tensor
+    error: Tensor | None = None
+
+    def confidence(self) -> tuple[Tensor, Tensor]:
+        """Return the lower and upper end of the 95 % confidence band, nowhere negative.
+
+        Raises:
+            ValueError: if the errors were not measured.
+        """
+        if self.error is None:
+            raise ValueError("this profile has no errors: measure it on data, `measure_profiles`")
+        half = NORMAL_95 * self.error
+        return (self.power - half).clamp(min=0), self.power + half
+
+
+def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
+    """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.
+
+    Frequencies are in cycles per unit of the axis; those of opposite sign are averaged, as are all of the other axes.
+    """
+    axis = grid.axis(name)
+    frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64)
+    flat = power.to(torch.float64).reshape(-1, *grid.half_shape).mean(0)
+    place = (grid.frequencies(name).abs() * axis.spacing * axis.size).round().long().expand(grid.half_shape)
+    return Profile(frequency, _averages(flat, place, grid.multiplicity, len(frequency)))
+
+
+def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
+    """Return the profile over the radius, cycles per SAMPLE of every axis, of a power `(..., *half_shape)`.
+
+    Zero frequency is a point by itself, and then `rings` of equal width up to the corner of the spectrum (by default as
+    many as keep each one bin wide along the longest axis); a ring's frequency is the mean radius of its bins. Leading
+    dimensions are kept.
+    """
+    place, frequency = _rings(grid, rings)
+    flat = power.to(torch.float64).reshape(-1, *grid.half_shape)
+    found = torch.stack([_averages(each, place, grid.multiplicity, len(frequency)) for each in flat])
+    return Profile(frequency, found.reshape(*power.shape[: -grid.dimensions], -1))
+
+
+def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
+    """Return the number of each bin's ring, those without bins left out, and the mean radius of each."""
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
+    top = 0.5 * math.sqrt(grid.dimensions)
+    count = rings or max(1, round(top * max(grid.shape)))
+    place = torch.where(radius < 1e-9, 0, 1 + (radius / top * count - 1e-9).long().clamp(0, count - 1))
+    _, place = torch.unique(place, return_inverse=True)
+    return place, _averages(radius, place, grid.multiplicity, int(place.max()) + 1)
+
+
+def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tensor:
+    """Return the weighted averages of values by place."""
+    sums = torch.zeros(2, count, dtype=torch.float64)
+    sums.index_add_(1, place.flatten(), torch.stack([(values * weight).flatten(), weight.flatten()]))
+    return sums[0] / sums[1].clamp(min=1e-300)
+
+
+def measure_profiles(
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics, rings: int | None = None
+) -> dict[str, Profile]:
+    """Return the radial profile ("radius") and that of every axis by its name, channels averaged, with errors.
+
+    `batches` are as `DataStatistics.measure` takes them; the power is about the mean of the statistics.
+
+    Raises:
+        ValueError: for fewer than two data.
+    """
+    grid, dims = statistics.grid, tuple(range(-statistics.grid.dimensions, 0))
+    items: dict[str, list[Tensor]] = {"radius": [], **{name: [] for name in grid.names}}
+    frequency: dict[str, Tensor] = {}
+    for x, mask in map(split_batch, batches):
+        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
+        transform = torch.fft.rfftn((x - statistics.mean) * mask, dim=dims, norm="ortho")
+        for power in (transform.abs().square() / share).mean(1):
+            for name in items:
+                profile = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
+                items[name].append(profile.power)
+                frequency[name] = profile.frequency
+    count = len(items["radius"])
+    if count < 2:
+        raise ValueError(f"profiles with errors need at least two data, got {count}")
+    # The mean was measured on the same data, so their power about it is too small by 1 - 1/n.
+    scale = count / (count - 1)
+    curves = {name: torch.stack(each) * scale for name, each in items.items()}
+    return {
+        name: Profile(frequency[name], each.mean(0), each.std(0) / math.sqrt(count)) for name, each in curves.items()
+    }
+
+
+@dataclass(frozen=True)
+class PowerLawFit:
+    """`power ≈ level · (r² + knee²)^(exponent/2)`, r the radius in cycles per sample.
+
+    Flat far below the knee and a power law above it. `residual` is the root mean square of the error in decibels.
+    """
+
+    exponent: float
+    knee: float
+    level: float
+    residual: float
+
+
+def fit_power_law(profile: Profile) -> PowerLawFit:
+    """Fit a power law with a knee to a profile, in decibels, every point alike; zero frequency takes part.
+
+    Raises:
+        ValueError: for fewer than four points with power.
+    """
+    kept = profile.power > 0
+    radius, power = profile.frequency[kept].double(), profile.power[kept].double()
+    if len(radius) < 4:
+        raise ValueError(f"a power law with a knee needs at least four frequencies with power, got {len(radius)}")
+    logs, positive = power.log(), radius[radius > 0]
+    low, high = math.log(float(positive.min()) / 10), math.log(float(positive.max()))
+
+    def residuals(parameters: np.ndarray, /) -> np.ndarray:
+        level, exponent, log_knee = (float(each) for each in parameters)
+        return (level + exponent / 2 * (radius**2 + math.exp(2 * log_knee)).log() - logs).numpy()
+
+    slope = float((logs[-1] - logs[1]) / (radius[-1] / radius[1]).log()) if radius[1] > 0 else -2.0
+    found = min(
+        (
+            least_squares(residuals, (float(logs[-1]), slope, start), bounds=([-300, -20, low], [300, 20, high]))
+            for start in (low + 0.01, (low + high) / 2)
+        ),
+        key=lambda each: float(each.cost),
+    )
+    level, exponent, log_knee = (float(each) for each in found.x)
+    decibels = 10 / math.log(10) * math.sqrt(2 * float(found.cost) / len(radius))
+    return PowerLawFit(exponent, math.exp(log_knee), math.exp(level), decibels)
+
+
+def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics) -> Tensor:
+    """Return the cross power of channels, `(channels, channels, *half_shape)`, complex128: `E[F(x_i) F(x_j)*]`.
+
+    Its diagonal is the power of the statistics. Noise here is independent between channels; what this says is how much
+    of one channel another one tells.
+
+    Raises:
+        ValueError: without data.
+    """
+    grid, dims = statistics.grid, tuple(range(-statistics.grid.dimensions, 0))
+    total, count = torch.zeros((), dtype=torch.complex128), 0
+    for x, mask in map(split_batch, batches):
+        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
+        transform = torch.fft.rfftn((x - statistics.mean) * mask, dim=dims, norm="ortho") / share.sqrt()
+        total = total + torch.einsum("bi...,bj...->ij...", transform, transform.conj())
+        count += len(x)
+    if count == 0:
+        raise ValueError("there are no data to measure")
+    return total / max(count - 1, 1)
+
+
+def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
+    """Return (low, high, coherence) of the bands of `Grid.bands`, the squared correlation `(channels, channels)`.
+
+    Cross powers and powers are summed over a band before they are divided.
+    """
+    result = []
+    for low, high, weight in grid.bands(bands):
+        summed = (cross * weight).flatten(2).sum(2)
+        power = summed.diagonal().real
+        norm = (power[:, None] * power).clamp(min=1e-300)
+        result.append((low, high, summed.abs().square() / norm))
+    return result
