@@ -180,6 +180,33 @@ class TwoBand(Radial):
         return self.weights[0] ** 2 * low.to(torch.float64) + self.weights[1] ** 2 * high.to(torch.float64)
 
 
+@dataclass(frozen=True)
+class Rings(Spectrum):
+    """Power given ring by ring: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
+
+    The rings are those of `Grid.bands`, in cycles per sample of every axis: a designed spectrum.
+
+    Raises:
+        ValueError: unless there are at least two levels, finite, not negative, and one above zero.
+    """
+
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
+        fit = all(math.isfinite(level) and level >= 0 for level in self.levels)
+        if len(self.levels) < 2 or not fit or not any(self.levels):
+            raise ValueError("rings need at least two levels of power: zero frequency, then every ring; none negative")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the level of the ring each bin is in."""
+        rings, top = len(self.levels) - 1, 0.5 * math.sqrt(grid.dimensions)
+        power = torch.zeros(grid.half_shape, dtype=torch.float64)
+        for _, high, weight in grid.bands(rings):
+            power = torch.where(weight > 0, self.levels[round(high / top * rings)], power)
+        return power
+
+
 def _check_band_unit(unit: str) -> None:
     if unit not in ("cycles", "nyquist", "diagonal"):
         raise ValueError(f"unknown band unit {unit!r}; choose cycles, nyquist or diagonal")

@@ -1,0 +1,139 @@
+"""Design of the noise spectrum together with the steps, and a recommendation that may well be white noise.
+
+Under the Gaussian model more data-like noise always means less discretisation error: with `W ∝ C` every frequency has
+the same log-SNR at every time. What the model does not see argues against it. A network must then resolve noise powers
+that differ as much as the data's do, and where noise is weak at t = 1 something of the data is left. So what is best by
+the model alone (`design_joint`) is one thing, and what to use (`recommend`) another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from multisagd.analysis.design import ENDS, DesignedSteps, Objective, Search, minimise, objective_value
+from multisagd.analysis.transfer import Spectra, follow
+from multisagd.grid import Grid
+from multisagd.process import Process
+from multisagd.radial import PowerLaw, Rings
+from multisagd.samplers import DDIM, Sampler
+from multisagd.spectrum import Spectrum
+from multisagd.statistics import DataStatistics
+from multisagd.table import Table
+
+Family = Literal["data_power", "power_law", "bands"]
+
+
+@dataclass(frozen=True)
+class JointDesign:
+    """Steps and the spectrum they were designed with; `parameters` are the family's own.
+
+    `data_power`: the exponent of the data's power. `power_law`: the exponent of the AMPLITUDE, as in `PowerLaw`.
+    `bands`: the power at zero frequency and in rings of equal width (`Rings`), with a mean of one.
+    """
+
+    steps: DesignedSteps
+    spectrum: Spectrum
+    family: Family
+    parameters: tuple[float, ...]
+
+
+def design_joint(
+    statistics: DataStatistics,
+    process: Process,
+    steps: int,
+    objective: Objective = "w2",
+    family: Family = "data_power",
+    *,
+    sampler: Sampler | None = None,
+    ends: tuple[float, float] = ENDS,
+    bands: int = 8,
+    restarts: int = 3,
+    seed: int = 0,
+) -> JointDesign:
+    """Return the log-SNRs and the spectrum of a family that generate the law of Gaussian data like these best.
+
+    The spectrum keeps a mean power of one. The covariance of `process` is not used.
+
+    Raises:
+        ValueError: for an unknown family, and as `design_schedule` does.
+    """
+    if family not in get_args(Family):
+        raise ValueError(f"unknown family {family!r}; choose {', '.join(get_args(Family))}")
+    sampler = DDIM() if sampler is None else sampler
+    search = Search.over(process, steps, ends, False, restarts, seed)
+    fixed = Spectra.of(statistics, process)
+    grid = statistics.grid
+    like = torch.empty((1, 1, *grid.shape), dtype=torch.float64)
+    shape, count = _family(family, statistics, bands)
+
+    def noise(free: Tensor) -> Tensor:
+        power = shape(free)
+        return (power / grid.mean(power))[None]
+
+    def value(free: Tensor) -> Tensor:
+        times = process.schedule.time(search.log_snrs(free[count:]))
+        return objective_value(
+            follow(sampler, process, times, replace(fixed, noise=noise(free[:count])), like), objective
+        )
+
+    white = torch.zeros(count, dtype=torch.float64)
+    starts = [torch.cat([white, each]) for each in search.starts()]
+    best = minimise(value, starts)
+    with torch.no_grad():
+        found = DesignedSteps(
+            tuple(search.log_snrs(best[count:]).tolist()), objective, str(sampler), float(value(best))
+        )
+    spectrum, parameters = _described(family, best[:count], statistics)
+    return JointDesign(found, spectrum, family, parameters)
+
+
+def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return the power of a family as a function of its free numbers, zero meaning white, and how many there are."""
+    grid = statistics.grid
+    if family == "data_power":
+        logs = floored(statistics).log()
+        return lambda free: (free[0] * logs).exp(), 1
+    if family == "power_law":
+        logs = _radius(grid).log()
+        return lambda free: (2 * free[0] * logs).exp(), 1
+    # A ring that holds no frequency of a small grid has a level all the same, which nothing depends on.
+    rings = torch.stack([Rings(tuple(unit)).power(grid) for unit in torch.eye(bands + 1).tolist()])
+    return lambda free: torch.einsum("r,r...->...", free.exp(), rings), bands + 1
+
+
+def _described(family: Family, free: Tensor, statistics: DataStatistics) -> tuple[Spectrum, tuple[float, ...]]:
+    """Return the spectrum that free numbers stand for, and the parameters it is described by."""
+    exponent = float(free[0])
+    if family == "data_power":
+        return Table(floored(statistics), statistics.grid) ** exponent, (exponent,)
+    if family == "power_law":
+        return PowerLaw(exponent=exponent, factors=_cycles_per_sample(statistics.grid)), (exponent,)
+    rings = Rings(tuple(free.exp().tolist()))
+    mean = float(statistics.grid.mean(rings.power(statistics.grid)))
+    rings = Rings(tuple(level / mean for level in rings.levels))
+    return rings, rings.levels
+
+
+def _cycles_per_sample(grid: Grid) -> dict[str, float]:
+    return {axis.name: axis.spacing for axis in grid.axes}
+
+
+def _radius(grid: Grid) -> Tensor:
+    """Return the radius that a power law is over, in cycles per sample, flat below its corner."""
+    factors = _cycles_per_sample(grid)
+    return grid.radius(factors=factors).clamp(min=grid.corner(factors=factors))
+
+
+def floored(statistics: DataStatistics, decibels: float = 60.0) -> Tensor:
+    """Return the power averaged over channels, nowhere more than so far below the largest.
+
+    Frequencies of which the data hold nothing (borders that are always black, say) would get no noise otherwise, and
+    then nothing could be trained or generated there.
+    """
+    power = statistics.power.mean(0)
+    return power.clamp(min=float(power.max()) * 10 ** (-decibels / 10))

@@ -1,0 +1,183 @@
+"""A recommendation of noise and steps for a dataset, with its reasons in words.
+
+The discretisation error alone would always ask for noise like the data (`joint`). Here it is weighed: noise is shaped
+only as much as the error at the wanted number of steps needs, not beyond what a network can resolve, and not where the
+data would drown no more at the start. White noise is a candidate like the others, and the first.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from multisagd.analysis.design import ENDS, DesignedSteps, Objective, design_schedule, objective_value
+from multisagd.analysis.joint import floored
+from multisagd.analysis.transfer import transfer_function
+from multisagd.covariance import SpectralCovariance
+from multisagd.process import Process
+from multisagd.samplers import DDIM, Sampler
+from multisagd.schedule import Schedule
+from multisagd.spectrum import Flat, Spectrum
+from multisagd.statistics import DataStatistics, terminal_snr
+from multisagd.table import Table
+
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Candidates: the data's power to each of these, 0 being white noise."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as good enough, and what as too much.
+
+    `error`: discretisation error, as a share of the data's deviation, below which a trained network's own errors rule.
+    `gain`: the least factor by which shaping must reduce the error of white noise to be worth it.
+    `conditioning`: decibels between the largest and the smallest noise power.
+    `terminal_snr`: signal to noise where sampling starts, in the worst band of frequency.
+    """
+
+    error: float = 0.1
+    gain: float = 1.25
+    conditioning: float = 40.0
+    terminal_snr: float = 0.01
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Noise of the data's power to `exponent`, the steps designed for it, and what speaks for and against it.
+
+    `error` is the 2-Wasserstein distance over the root of the data's power, means included; the others are as in
+    `Limits`.
+    """
+
+    exponent: float
+    spectrum: Spectrum
+    steps: DesignedSteps
+    error: float
+    conditioning: float
+    terminal_snr: float
+
+    @property
+    def name(self) -> str:
+        """Name the noise."""
+        return "white noise" if self.exponent == 0 else f"noise of the data's power to {self.exponent:g}"
+
+    def objection(self, limits: Limits) -> str | None:
+        """Return why it is left out, or None if it is not."""
+        if self.conditioning > limits.conditioning:
+            return f"its powers span {self.conditioning:.0f} dB, more than the {limits.conditioning:.0f} allowed"
+        if self.terminal_snr > limits.terminal_snr:
+            return (
+                f"where sampling starts a signal-to-noise ratio of {self.terminal_snr:.2g} is left in some band, more "
+                f"than {limits.terminal_snr:g}: the schedule needs more noise (shift)"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The candidate to use, all that were weighed, and the reasons in the order in which they decided."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    reasons: tuple[str, ...]
+
+
+def recommend(
+    statistics: DataStatistics,
+    schedule: Schedule,
+    steps: int,
+    objective: Objective = "w2",
+    *,
+    sampler: Sampler | None = None,
+    limits: Limits | None = None,
+    ends: tuple[float, float] = ENDS,
+    restarts: int = 3,
+) -> Recommendation:
+    """Return which noise to train with for sampling in so many steps.
+
+    The whitest noise whose error is below `limits.error`; if there is none, the one with the smallest error, unless
+    that is hardly better than white noise (`limits.gain`).
+
+    Raises:
+        ValueError: as `design_schedule` does.
+    """
+    limits = limits or Limits()
+    candidates = tuple(
+        _candidate(exponent, statistics, schedule, steps, objective, sampler, ends, restarts) for exponent in EXPONENTS
+    )
+    white, reasons = candidates[0], []
+    reasons.append(
+        f"In {steps} steps designed for it, white noise misses the data's law by {white.error:.1%} of their deviation "
+        f"(the Gaussian model's discretisation error)."
+    )
+    usable = [white]
+    for candidate in candidates[1:]:
+        objection = candidate.objection(limits)
+        if objection is None:
+            usable.append(candidate)
+        else:
+            reasons.append(f"{_sentence(candidate.name)} is left out: {objection}.")
+    good = [candidate for candidate in usable if candidate.error <= limits.error]
+    best = min(usable, key=lambda each: each.error)
+    if good:
+        chosen = good[0]
+        reasons.append(
+            f"{_sentence(chosen.name)} is the whitest with an error below {limits.error:.0%} ({chosen.error:.1%}): "
+            "a trained network errs about that much by itself, so shaping further would gain little that one sees."
+        )
+    elif white.error < limits.gain * best.error:
+        chosen = white
+        reasons.append(
+            f"No noise brings the error below {limits.error:.0%}, and {best.name}, the best with {best.error:.1%}, is "
+            f"not {limits.gain:g} times better: white noise stays, being the easiest to learn."
+        )
+    else:
+        chosen = best
+        reasons.append(
+            f"No noise brings the error below {limits.error:.0%}; {best.name} comes closest with {best.error:.1%}, "
+            f"{white.error / best.error:.2g} times better than white noise."
+        )
+    if objection := white.objection(limits):
+        reasons.append(f"Mind the start with any noise: with white noise, {objection}.")
+    return Recommendation(chosen, candidates, tuple(reasons))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _candidate(
+    exponent: float,
+    statistics: DataStatistics,
+    schedule: Schedule,
+    steps: int,
+    objective: Objective,
+    sampler: Sampler | None,
+    ends: tuple[float, float],
+    restarts: int,
+) -> Candidate:
+    spectrum = Flat() if exponent == 0 else Table(floored(statistics), statistics.grid) ** exponent
+    process = Process(schedule, SpectralCovariance(spectrum, statistics.grid))
+    designed = design_schedule(statistics, process, steps, objective, sampler=sampler, ends=ends, restarts=restarts)
+    power = process.covariance.power()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is returned
+        bands = terminal_snr(process, statistics)
+    scale = statistics.grid.mean(statistics.power).sum() * statistics.grid.numel
+    return Candidate(
+        exponent,
+        spectrum,
+        designed,
+        _error(statistics, process, designed, sampler) / math.sqrt(float(scale)),
+        10 * math.log10(float(power.max() / power.min())),
+        max(band.snr for band in bands),
+    )
+
+
+def _error(statistics: DataStatistics, process: Process, designed: DesignedSteps, sampler: Sampler | None) -> float:
+    with torch.no_grad():
+        transfer = transfer_function(sampler or DDIM(), process, designed.times(process.schedule), statistics)
+        return float(objective_value(transfer, "w2"))
