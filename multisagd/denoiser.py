@@ -7,6 +7,9 @@ Every parametrisation is one formula about the mean μ of the data, with `y = x_
 `prediction` x0, noise, v or flow says what the network's output F stands for (`into = 1`). Karras preconditioning
 (arXiv 2206.00364, here for any path) keeps the input and the target of the network at unit variance instead:
 `into = (a²C + b²)^{-1/2}`, `skip = aC/(a²C + b²)`, `out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
+
+Spectral preconditioning does so at every frequency: C is the data's power there, and the noise's power `V = b²W` stands
+in place of b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
 """
 
 from __future__ import annotations
@@ -18,13 +21,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multisagd.covariance import filter_grid
+from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.loss import Metric, Weighting, squared_error, x0_weight
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
 from multisagd.statistics import DataStatistics
 
-Preconditioning = Literal["none", "karras"]
+Preconditioning = Literal["none", "karras", "spectral"]
+
+QUIET = 1e-6
+"""Share of the power at the loudest frequency that spectral preconditioning takes every frequency to have at least."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,12 @@ class Denoiser(nn.Module):
     `(batch,)`, returning a tensor like x or an object that holds one as `.sample` (as diffusers' models do).
 
     With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is taken
-    as zero, and Karras preconditioning as σ_data = 0.5. The default prediction is v.
+    as zero, and Karras preconditioning takes σ_data = 0.5. Spectral preconditioning needs them. The default prediction
+    is v.
 
     Raises:
-        ValueError: if a prediction is named together with Karras preconditioning, which fixes its own, either is
-            unknown, or the statistics hold no variation.
+        ValueError: if a prediction is named together with a preconditioning, which fixes its own, either is unknown,
+            the statistics hold no variation, or spectral preconditioning has none or noise drawn on a padded grid.
     """
 
     def __init__(
@@ -61,10 +68,18 @@ class Denoiser(nn.Module):
         statistics: DataStatistics | None = None,
     ) -> None:
         super().__init__()
-        if preconditioning not in ("none", "karras"):
-            raise ValueError(f"unknown preconditioning {preconditioning!r}; choose none or karras")
-        if preconditioning == "karras" and prediction is not None:
-            raise ValueError(f"karras preconditioning fixes what the network predicts: leave out {prediction=}")
+        if preconditioning not in ("none", "karras", "spectral"):
+            raise ValueError(f"unknown preconditioning {preconditioning!r}; choose none, karras or spectral")
+        if preconditioning != "none" and prediction is not None:
+            raise ValueError(
+                f"{preconditioning} preconditioning fixes what the network predicts: leave out {prediction=}"
+            )
+        if preconditioning == "spectral" and statistics is None:
+            raise ValueError("spectral preconditioning needs the statistics of the data")
+        if preconditioning == "spectral" and isinstance(process.covariance, PaddedCovariance):
+            raise ValueError(
+                "spectral preconditioning needs noise that is diagonal in frequency: leave out the padding"
+            )
         if prediction not in (None, "x0", "noise", "v", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}; choose x0, noise, v or flow")
         self.network = network
@@ -76,6 +91,7 @@ class Denoiser(nn.Module):
         if not self.sigma_data > 0:
             raise ValueError("the statistics hold no variation: measure them on more than one datum")
         self._means: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
+        self._powers: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @torch.inference_mode(False)  # what is kept must serve training too
     def mean_like(self, x: Tensor) -> Tensor:
@@ -88,30 +104,69 @@ class Denoiser(nn.Module):
             self._means[key] = self.statistics.mean_on(shape).to(x.device, x.dtype)
         return self._means[key]
 
-    def weights(self, at: Coefficients) -> Weights:
-        """Return the factors of the formula and of its training target at these coefficients."""
+    @torch.inference_mode(False)
+    def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the power of data (floored) and noise, `(channels or 1, *half_shape)`, for a batch like x."""
+        assert self.statistics is not None
+        shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
+        key = (shape, x.device, dtype)
+        if key not in self._powers:
+            data = self.statistics.power_on(shape)
+            data = data.clamp(min=QUIET * float(data.max()))
+            noise = self.process.covariance.power(shape)[None]
+            self._powers[key] = data.to(x.device, dtype), noise.to(x.device, dtype)
+        return self._powers[key]
+
+    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+        """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
+
+        They multiply what `to_steps` returns.
+        """
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
             skip, out = x0_weights(at, schedule, self.prediction)
             return Weights(one, skip, out, *target_weights(at, schedule, self.prediction))
-        sigma, scale = self.sigma_data, (at.a**2 * self.sigma_data**2 + at.b**2).rsqrt()
-        skip, out = at.a * sigma**2 * scale**2, at.b * sigma * scale
-        return Weights(scale, skip, out, at.b * scale / sigma, -at.a * sigma * scale)
+        if self.preconditioning == "karras":
+            sigma, scale = self.sigma_data, (at.a**2 * self.sigma_data**2 + at.b**2).rsqrt()
+            skip, out = at.a * sigma**2 * scale**2, at.b * sigma * scale
+            return Weights(scale, skip, out, at.b * scale / sigma, -at.a * sigma * scale)
+        power, noise_power = self.powers_like(like)
+        deviation, amplitude = power.sqrt(), noise_power.sqrt()
+        scale = (at.a**2 * power + at.b**2 * noise_power).rsqrt()
+        # Noise that is nowhere needs no factor: where W = 0 the datum is known, and F's target is zero.
+        inverse = torch.where(amplitude > 0, 1 / torch.where(amplitude > 0, amplitude, 1.0), 0.0)
+        skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
+        return Weights(scale, skip, out, at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse)
+
+    def to_steps(self, x: Tensor) -> Tensor:
+        """Return x where the weights act by multiplication: x itself, or its half spectrum."""
+        if self.preconditioning != "spectral":
+            return self.process.to_steps(x)
+        return to_half_spectrum(x, self.process.grid.dimensions)
+
+    def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `to_steps` for a tensor of this shape."""
+        if self.preconditioning != "spectral":
+            return self.process.from_steps(x, shape)
+        return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t."""
-        at, steps = self.process.coefficients(t, x_t), self.process.to_steps
-        weights, mean = self.weights(at), self.mean_like(x_t)
+        at = self.process.coefficients(t, x_t)
+        weights, mean = self.weights(at, x_t), self.mean_like(x_t)
         y = x_t if self.statistics is None else x_t - self.process.scale(mean.expand_as(x_t), at.a)
         output = self._output(y, weights, t, condition)
-        return mean + self.process.from_steps(weights.skip * steps(y) + weights.out * steps(output), x_t.shape)
+        moved = weights.skip * self.to_steps(y) + weights.out * self.to_steps(output)
+        return mean + self.from_steps(moved, x_t.shape).to(x_t.dtype)
 
     def _output(self, y: Tensor, weights: Weights, t: Tensor, condition: Tensor | None) -> Tensor:
         log_snr = self.process.schedule.log_snr(t.double()).to(y.device, y.dtype)
-        output = self.network(
-            y if self.preconditioning == "none" else self.process.scale(y, weights.into), log_snr, condition
-        )
+        into = y if self.preconditioning == "none" else self._scale(y, weights.into)
+        output = self.network(into, log_snr, condition)
         return (output if isinstance(output, Tensor) else output.sample).to(y.dtype)
+
+    def _scale(self, x: Tensor, factor: Tensor) -> Tensor:
+        return self.from_steps(self.to_steps(x) * factor, x.shape).to(x.dtype)
 
     def loss(
         self,
@@ -133,12 +188,16 @@ class Denoiser(nn.Module):
 
     def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target for this noise, shaped like x0."""
-        at, steps, shape = self.process.coefficients(t, x0), self.process.to_steps, x0.shape
-        weights, signal, noise = self.weights(at), steps(x0 - self.mean_like(x0)), steps(noise)
+        at, shape = self.process.coefficients(t, x0), x0.shape
+        weights, signal, noise = self.weights(at, x0), self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
         # The target from x0 and noise, not from x_t: the quotient (x0 - skip·y)/out loses its digits at low noise.
-        y = self.process.from_steps(at.a * signal + at.b * noise, shape)
-        target = self.process.from_steps(weights.signal * signal + weights.noise * noise, shape)
+        y = self.from_steps(at.a * signal + at.b * noise, shape).to(x0.dtype)
+        target = self.from_steps(weights.signal * signal + weights.noise * noise, shape).to(x0.dtype)
         return self._output(y, weights, t, condition) - target
+
+    def x0_error(self, error: Tensor, t: Tensor) -> Tensor:
+        """Turn errors of the network's output into those of the estimate of x0, shaped like them."""
+        return self._scale(error, self.weights(self.process.coefficients(t, error), error).out)
 
     def weigh(
         self,
@@ -148,14 +207,24 @@ class Denoiser(nn.Module):
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
     ) -> Tensor:
-        """Turn errors of the network's output into the loss of each item, shape `(batch,)`; see `loss`."""
+        """Turn errors of the network's output into the loss of each item, shape `(batch,)`; see `loss`.
+
+        Raises:
+            ValueError: for the metric `whitened` without spectral preconditioning, or with a weighting.
+        """
         log_snr = self.process.schedule.log_snr(t.double()).to(error)
         weight = x0_weight(weighting, log_snr, self.sigma_data)
+        if metric == "whitened" and (weight is not None or self.preconditioning != "spectral"):
+            raise ValueError("the whitened metric is that of spectral preconditioning, weighted uniformly")
         if weight is not None:
-            # Weightings are of the error of x0, which is `out` times that of the output.
-            out = self.weights(self.process.coefficients(t, error)).out
-            error = self.process.scale(error, out * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1)))
-        return squared_error(error, self.process.covariance, metric, mask)
+            error = self.x0_error(error, t) * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1))
+        elif self.preconditioning == "spectral" and metric != "whitened":
+            # The output weighs every frequency alike; this gives each its size in x0 back, the whole staying as large.
+            out = self.weights(self.process.coefficients(t, error), error).out
+            size = self.process.grid.resize(error.shape[2:]).mean(out.square()).mean(1).sqrt()
+            error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
+        plain = "euclidean" if metric == "whitened" else metric
+        return squared_error(error, self.process.covariance, plain, mask)
 
 
 class GaussianDenoiser(nn.Module):

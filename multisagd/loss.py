@@ -13,7 +13,7 @@ from multisagd.covariance import SpectralCovariance
 from multisagd.schedule import Schedule
 from multisagd.seeds import derive
 
-Metric = Literal["euclidean", "mahalanobis"]
+Metric = Literal["euclidean", "mahalanobis", "whitened"]
 Weighting = Literal["uniform", "min_snr", "karras", "sigmoid"]
 
 
@@ -36,7 +36,7 @@ def squared_error(
     if metric == "mahalanobis":
         error = covariance.whiten(error)
     elif metric != "euclidean":
-        raise ValueError(f"unknown metric {metric!r}; choose euclidean or mahalanobis")
+        raise ValueError(f"unknown metric {metric!r}; choose euclidean or mahalanobis, or whitened in a denoiser")
     square = error.square().flatten(1)
     if valid is None:
         return square.mean(1)

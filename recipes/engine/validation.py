@@ -60,8 +60,7 @@ def validate(
             with runtime.autocast():
                 output_error = denoiser.error(x0, t, noise, condition)
                 values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
-                out = denoiser.weights(denoiser.process.coefficients(t, x0)).out
-                error = denoiser.process.scale(output_error, out).double()
+                error = denoiser.x0_error(output_error, t).double()
             valid = torch.ones_like(error) if mask is None else mask.expand_as(error).double()
             error = error * valid
             dims = tuple(range(-grid.dimensions, 0))

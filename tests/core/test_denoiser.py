@@ -268,7 +268,7 @@ def test_under_autocast_and_compile():
     [
         ({"prediction": "score"}, "choose x0, noise, v or flow"),
         ({"prediction": "epsilon"}, "choose x0, noise, v or flow"),
-        ({"preconditioning": "edm"}, "choose none or karras"),
+        ({"preconditioning": "edm"}, "choose none, karras or spectral"),
         ({"preconditioning": "karras", "prediction": "v"}, "leave out prediction"),
         (
             {"statistics": ms.DataStatistics(MEAN, torch.zeros(2, *GRID.half_shape), GRID, 1)},
