@@ -6,13 +6,14 @@ from multisagd.denoiser import Denoiser, GaussianDenoiser
 from multisagd.ema import PowerEMA
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
+from multisagd.integrator import GaussianIntegrator
 from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift
 from multisagd.multistep import DPMSolver, UniPC
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
-from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, TwoBand
+from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
 from multisagd.samplers import DDIM, Ancestral, Euler, Heun
 from multisagd.sampling import sample, time_steps
 from multisagd.schedule import (
@@ -49,6 +50,7 @@ __all__ = [
     "FlowSchedule",
     "Gaussian",
     "GaussianDenoiser",
+    "GaussianIntegrator",
     "Grid",
     "HarmonicStop",
     "Heun",
@@ -64,6 +66,7 @@ __all__ = [
     "PowerLaw",
     "Process",
     "Refinement",
+    "Rings",
     "Schedule",
     "SigmoidSchedule",
     "SpectralCovariance",

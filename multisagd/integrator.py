@@ -1,0 +1,77 @@
+"""A sampler that is exact for Gaussian data in any number of steps, even one.
+
+Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split in
+the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r that the network adds. The first part is
+integrated exactly (arXiv 2502.00180 has the transfer functions it comes from), r is held over a step:
+
+    y_s = √(q_s/q_t) y_t + r √q_s (asinh(τ_s√(C/W)) - asinh(τ_t√(C/W)))/√C,   q = τ²C + W
+
+For C = 0 this is DDIM. A linear part that is solved exactly, in log-SNR alone, is the idea of DPM-Solver (2206.00927);
+here it also knows the data's spectrum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import from_half_spectrum, to_half_spectrum
+from multisagd.padding import PaddedCovariance
+from multisagd.process import Process
+from multisagd.samplers import Model, Point, State
+from multisagd.statistics import DataStatistics
+
+QUIET = 1e-12
+"""Least share of the loudest frequency's power that C is taken to have: what is below is noise of the arithmetic."""
+
+
+@dataclass(frozen=True)
+class GaussianIntegrator:
+    """First-order exponential steps about the Gaussian law that `statistics` describe; deterministic.
+
+    Raises:
+        ValueError: in `step`, for a process with coefficients per frequency, noise that is empty somewhere or drawn on
+            a padded grid, or data of another number of channels.
+    """
+
+    statistics: DataStatistics
+    stochastic = False
+
+    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+        """Take one step."""
+        x, now = state.x, state.point
+        x0 = model.estimate(x, now)
+        dimensions = model.process.grid.dimensions
+        shape = tuple(x.shape[-dimensions:])
+        data, white = self._powers(model.process, x)
+        a, b, a_s, b_s = (each.reshape(()) for each in (now.at.a, now.at.b, then.at.a, then.at.b))
+        t, s = a / b, a_s / b_s
+        q_t, q_s, ratio = t**2 * data + white, s**2 * data + white, (data / white).sqrt()
+        stride = (torch.asinh(s * ratio) - torch.asinh(t * ratio)) / data.sqrt()
+        # Every term that moves is a gain per frequency on a deviation from the mean.
+        keep, push = b_s / b * (q_s / q_t).sqrt(), b_s * q_s.sqrt() * stride
+        wiener = a * data / (a**2 * data + b**2 * white)
+        mean = self.statistics.mean_on(shape).to(x)
+        away, aim = (to_half_spectrum(each, dimensions) for each in (x - a.to(x.dtype) * mean, x0 - mean))
+        moved = (keep - push * wiener).to(away.real.dtype) * away + push.to(away.real.dtype) * aim
+        moved = from_half_spectrum(moved, shape).to(x.dtype) + a_s.to(x.dtype) * mean
+        return state.moved(moved, then, (now, x0))
+
+    def check(self, process: Process) -> None:
+        """Raise ValueError unless the process has scalar coefficients and noise at every frequency, without padding."""
+        if process.modulation is not None or isinstance(process.covariance, PaddedCovariance):
+            raise ValueError("GaussianIntegrator needs scalar coefficients and noise without padding; use DDIM instead")
+        if not bool((process.covariance.power() > 0).all()):
+            raise ValueError("GaussianIntegrator needs noise at every frequency; use DDIM instead")
+
+    def _powers(self, process: Process, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the power of data and noise on the grid of x, float64."""
+        self.check(process)
+        shape = tuple(x.shape[-process.grid.dimensions :])
+        if x.shape[1] != len(self.statistics.mean):
+            raise ValueError(f"the statistics are of {len(self.statistics.mean)} channels, the samples of {x.shape[1]}")
+        data = self.statistics.power_on(shape)
+        noise = process.covariance.power(shape)
+        return data.clamp(min=QUIET * float(data.max())).to(x.device), noise.to(x.device)
