@@ -85,6 +85,7 @@ def sample_refined(
     condition: Tensor | None = None,
     *,
     spacing: Spacing = "time",
+    times: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Draw samples as `sample` does, and again `iterations` times as `refinement` says, with as many steps each time.
@@ -95,15 +96,15 @@ def sample_refined(
         ValueError: as `sample` and `mix_noise` do.
     """
     process = denoiser.process
-    x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, callback=callback)
+    x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, times=times, callback=callback)
     start = process.schedule.time(torch.tensor([refinement.log_snr], dtype=torch.float64)).clamp(max=1.0)
-    times = time_steps(process.schedule, steps, spacing, float(start))
+    later = time_steps(process.schedule, steps, spacing, float(start))
     for iteration in range(refinement.iterations):
         fresh, low = ([derive(int(seed), stream, iteration) for seed in seeds] for stream in ("refine", "refine/low"))
-        noised = process.add_noise(x0, times[:1], process.noise(shape, low).to(x0))
-        other = process.add_noise(torch.zeros_like(x0), times[:1], process.noise(shape, fresh).to(x0))
+        noised = process.add_noise(x0, later[:1], process.noise(shape, low).to(x0))
+        other = process.add_noise(torch.zeros_like(x0), later[:1], process.noise(shape, fresh).to(x0))
         initial = mix_noise(noised, other, refinement.low_pass, process.grid)
         x0 = sample(
-            denoiser, sampler, shape, steps, fresh, condition, times=times, initial=initial, callback=callback
+            denoiser, sampler, shape, steps, fresh, condition, times=later, initial=initial, callback=callback
         )  # fmt: skip
     return x0

@@ -12,6 +12,8 @@ COMMANDS = {
     "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
     "sample": ("recipes.sample", "draw samples from a trained run"),
     "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
+    "analyze": ("recipes.analyze", "measure a dataset's spectrum: curves, uncertainty, power law"),
+    "design": ("recipes.design", "design a sampler's steps, and the noise, from the data's spectrum"),
     "compare": ("recipes.compare", "compare a run's samples with its data along every axis"),
     "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
     "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),

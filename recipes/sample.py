@@ -28,6 +28,8 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.text import TextEncoder
+from multisagd import Process
+from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
@@ -88,10 +90,11 @@ def sample(config: Config) -> Path:
     network.eval().requires_grad_(False).to(runtime.device)
     process = assembly.process().to(runtime.device)
     denoiser = assembly.denoiser(runtime.compiled(network), process).eval()
-    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     refinement = builder.build(settings.refine, Refinement, "refine")
     check_refinement(refinement, process.grid)
+    times = designed_times(settings.steps_file, process)
 
     # The samples.
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
@@ -99,7 +102,7 @@ def sample(config: Config) -> Path:
     with Display("sampling", settings.count) as display:
         x0 = generate(
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
-            settings.spacing, settings.batch, refinement, display.update,
+            settings.spacing, settings.batch, refinement, display.update, times,
         )  # fmt: skip
         out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts)
         # Tensors first: what was computed is not lost if it cannot be decoded here.
@@ -114,6 +117,20 @@ def sample(config: Config) -> Path:
         save_media(modality, x0, out)
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
     return out
+
+
+def designed_times(path: Path | None, process: Process) -> Tensor | None:
+    """Return the times of designed steps in a process's schedule, or None without a file.
+
+    Raises:
+        RecipeError: if it holds none, or the schedule does not reach them.
+    """
+    if path is None:
+        return None
+    try:
+        return DesignedSteps.load(path).times(process.schedule)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"steps_file: {error}") from error
 
 
 def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
@@ -222,11 +239,15 @@ def folder_name(config: Config, samples: int, prompts: Sequence[str] | None) -> 
     sampler: Group = config["sampler"]
     idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model")
     relevant = {key: value for key, value in config.items() if key not in idle}
+    steps = config["steps"]
+    if config["steps_file"] is not None:
+        relevant["steps_file"] = Path(config["steps_file"]).read_text(encoding="utf-8")
+        steps = f"{DesignedSteps.load(config['steps_file']).steps}designed"
     if prompts is not None:
         relevant["prompts"] = list(prompts)
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     name = str(sampler["_target_"]).rsplit(".", 1)[-1].lower()
-    return f"{samples:012d}_{name}_{config['steps']}_seed{config['seed']}_{digest}"
+    return f"{samples:012d}_{name}_{steps}_seed{config['seed']}_{digest}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         denoiser, network, settings, runtime, None if condition.classes is None else len(condition.classes)
     )
     averaged = assembly.denoiser(learner.ema.module, process).eval()
-    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     position = learner.restore(state) if state is not None else 0
 

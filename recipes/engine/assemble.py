@@ -14,14 +14,17 @@ from multisagd import (
     DataStatistics,
     Denoiser,
     Euler,
+    GaussianIntegrator,
     Grid,
     PaddedCovariance,
     Process,
     Schedule,
     SpectralCovariance,
     Spectrum,
+    Table,
     seeds,
 )
+from multisagd.analysis.joint import floored
 from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
@@ -31,14 +34,20 @@ from recipes.engine.errors import RecipeError
 
 @dataclass(frozen=True, eq=False)
 class DataPower(Spectrum):
-    """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`."""
+    """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
+
+    With a `floor`, in decibels below the largest, frequencies that the data leave empty get noise all the same.
+    """
 
     statistics: DataStatistics
     exponent: float = 1.0
+    floor: float | None = None
 
     def power(self, grid: Grid) -> Tensor:
         """Return the data's power on `grid`, interpolated where it was measured on another."""
-        return (self.statistics.spectrum() ** self.exponent).power(grid)
+        if self.floor is None:
+            return (self.statistics.spectrum() ** self.exponent).power(grid)
+        return (Table(floored(self.statistics, self.floor), self.statistics.grid) ** self.exponent).power(grid)
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,14 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
     """Check that a sampler can follow this process; Heun is an Euler too.
 
     Raises:
-        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies.
+        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, or one that
+            needs noise at every frequency where some get none.
     """
+    if isinstance(sampler, GaussianIntegrator):
+        try:
+            sampler.check(process)
+        except ValueError as error:
+            raise RecipeError(f"sampler: {error}") from error
     if process.modulation is not None and isinstance(sampler, Euler):
         raise RecipeError(
             f"sampler={type(sampler).__name__.lower()} needs coefficients that are the same at every frequency, and "

@@ -33,12 +33,13 @@ def generate(
     batch: int = 64,
     refinement: Refinement | None = None,
     report: Callable[[int], None] | None = None,
+    times: Tensor | None = None,
 ) -> Tensor:
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
-    None draws without one. With a `refinement` samples are drawn again, as `sample_refined` says. `report` hears the
-    number of samples done so far.
+    None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
+    `sample_refined` says. `report` hears the number of samples done so far.
 
     Raises:
         ValueError: if there is not one condition per seed.
@@ -55,7 +56,7 @@ def generate(
         with runtime.autocast():
             x0 = sample_refined(
                 guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
-                spacing=spacing,
+                spacing=spacing, times=times,
             )  # fmt: skip
         parts.append(x0.float().cpu())
         if report is not None:

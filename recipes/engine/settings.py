@@ -154,6 +154,7 @@ class SampleSettings:
     count: int
     steps: int
     spacing: Spacing
+    steps_file: Path | None
     batch: int
     labels: str | int | tuple[str | int, ...] | None
     prompts: str | tuple[str, ...] | None

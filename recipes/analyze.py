@@ -1,0 +1,149 @@
+"""Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
+
+It takes the configuration of a training and leaves in `run_dir`:
+
+    statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
+    spectrum.png            power over the radius and along every axis, with 95 % confidence bands and a power law
+    analysis.json           the curves as numbers, the fit, how much channels tell of each other
+
+Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds anything
+but what an earlier analysis left, which is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modalities.base import Dataset, Modality
+from modalities.files import UnreadableFilesError
+from multisagd import DataStatistics, Grid
+from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
+from multisagd.seeds import derive
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.data import Chunks, measure
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
+from recipes.engine.order import Order
+from recipes.engine.record import STATISTICS
+from recipes.engine.settings import TrainSettings
+
+REPORT = "analysis.json"
+
+
+def analyze(config: Config) -> Path:
+    """Write the folder described above and return it.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(TrainSettings, config, "")
+    out = settings.run_dir
+    if out.exists() and any(out.iterdir()) and not (out / REPORT).exists():
+        raise RecipeError(f"{out} is not empty and not what analyze left: choose another run_dir")
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    statistics = measure(dataset, settings)
+    chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
+    chunks = Chunks(dataset, chosen, settings.seed)
+    try:
+        profiles = measure_profiles(chunks, statistics)
+        cross = cross_spectrum(chunks, statistics) if modality.channels > 1 else None
+        fit = fit_power_law(profiles["radius"])
+    except (ValueError, UnreadableFilesError) as error:
+        raise RecipeError(f"analysing the data: {error}") from error
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT, "{}")
+    statistics.save(out / STATISTICS)
+    dataset.save_unreadable(out / "unreadable.json")
+    grid = modality.grid()
+    report: dict[str, Any] = {
+        "examples": statistics.count,
+        "of": len(dataset),
+        "sigma_data": statistics.sigma_data,
+        "channel_deviations": grid.mean(statistics.power).sqrt().tolist(),
+        "power_law": vars(fit),
+        "profiles": {
+            name: {
+                "frequency": each.frequency.tolist(),
+                "power": each.power.tolist(),
+                "standard_error": None if each.error is None else each.error.tolist(),
+            }
+            for name, each in profiles.items()
+        },
+        "coherence": None
+        if cross is None
+        else [{"low": low, "high": high, "matrix": matrix.tolist()} for low, high, matrix in coherence(cross, grid)],
+    }
+    write_text(out / REPORT, json.dumps(report, indent=1))
+    draw(profiles, fit, grid, out / "spectrum.png")
+    print(summary(statistics, fit, report, out))
+    return out
+
+
+def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:
+    """Draw every profile with its confidence band, and the fit over the radius."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    figure = Figure(figsize=(3.8 * len(profiles), 3.4), layout="constrained")
+    for plot, (name, profile) in zip(
+        figure.subplots(1, len(profiles), squeeze=False)[0], profiles.items(), strict=True
+    ):
+        frequency = profile.frequency.clone()
+        frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0  # zero has no place on a logarithmic axis
+        floor = float(profile.power.max()) * 1e-12
+        low, high = profile.confidence()
+        plot.fill_between(frequency.numpy(), low.clamp(min=floor).numpy(), high.numpy(), alpha=0.3)
+        plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label="data, 95 % band")
+        unit = "sample"
+        if name == "radius":
+            law = fit.level * (profile.frequency**2 + fit.knee**2) ** (fit.exponent / 2)
+            label = f"exponent {fit.exponent:.2f}, knee {fit.knee:.3g}"
+            plot.loglog(frequency.numpy(), law.numpy(), linestyle="--", color="black", label=label)
+        else:
+            unit = grid.axis(name).unit
+        plot.xaxis.set_minor_formatter(NullFormatter())
+        plot.set(xlabel=f"cycles per {unit}", title=name)
+        plot.legend(fontsize="x-small")
+    figure.savefig(path, dpi=110)
+
+
+def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, Any], out: Path) -> str:
+    """Say in a few lines what was found, and where it lies."""
+    power = statistics.power.mean(0)
+    share = float(power.flatten()[0] / (statistics.grid.mean(power) * statistics.grid.numel))
+    lines = [
+        f"{report['examples']:,} of {report['of']:,} examples, deviation {statistics.sigma_data:.3f} about the mean",
+        f"power falls as radius^{fit.exponent:.2f} above {fit.knee:.3g} cycles per sample; the law misses the curve by "
+        f"{fit.residual:.1f} dB (root mean square)",
+        f"the powers span {_decibels(power)}; zero frequency holds {share:.0%} of the variance",
+    ]
+    if report["coherence"]:
+        matrices = torch.tensor([band["matrix"] for band in report["coherence"]])
+        off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
+        lines.append(f"channels share {float(off.max()):.0%} of their variance in the band where they share most")
+    return "\n".join([*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design statistics={out}`"])
+
+
+def _decibels(power: torch.Tensor) -> str:
+    least = float(power.min())
+    return "everything, some are zero" if least <= 0 else f"{10 * float((power.max() / least).log10()):.0f} dB"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("analyze", arguments, analyze)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""Design steps, and noise if wanted, from a spectrum: `multisagd design …`, the same as `python -m recipes.design …`.
+
+Leaves in `out`:
+
+    steps.json                     log-SNRs to visit: `multisagd sample … steps_file=steps.json`, on any trained run
+    config/schedule/designed.yaml  a schedule through them, and with `noise=…` config/spectrum/designed.yaml:
+                                   `multisagd train --config-dir …/config schedule=designed spectrum=designed …`
+    transfer.png                   generated power over the data's per frequency, beside the usual schedules
+    design.json                    the table of errors that is printed, the noise, and the reasons of a recommendation
+
+All errors are those of the Gaussian model: what so many steps would miss with a perfect network on Gaussian data.
+
+Errors, each in one message: statistics that are missing or of something else, a noise or schedule that does not fit
+them, ends that do not rise, a sampler that is no such thing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from torch import Tensor
+
+from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spectrum
+from multisagd.analysis.baselines import baselines, trajectory_regular
+from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
+from multisagd.analysis.joint import design_joint
+from multisagd.analysis.profiles import radial_profile
+from multisagd.analysis.recommend import Recommendation, recommend
+from multisagd.analysis.transfer import Transfer, transfer_function
+from multisagd.samplers import Sampler
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
+from recipes.engine.record import STATISTICS
+from recipes.engine.settings import Group
+
+Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]
+
+
+@dataclass(frozen=True)
+class DesignSettings:
+    """The keys of `configs/design.yaml`."""
+
+    statistics: Path
+    out: Path | None
+    steps: int
+    objective: Objective
+    ends: tuple[float, float] | None
+    free_ends: bool
+    noise: Noise
+    restarts: int
+    seed: int
+    allow_targets: tuple[str, ...]
+    sampler: Group
+    spectrum: Group
+    schedule: Group
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"expected steps >= 1 and restarts >= 1, got {self.steps} and {self.restarts}")
+        if self.ends is not None and not self.ends[0] < self.ends[1]:
+            raise ValueError(f"ends must rise, from the first log-SNR to the last, got {list(self.ends)}")
+        if self.free_ends and self.noise != "given":
+            raise ValueError("free_ends is for noise=given: leave one of them out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was designed: steps, the noise they are for, how a configuration writes it, and why."""
+
+    steps: DesignedSteps
+    spectrum: Spectrum
+    group: Group
+    reasons: tuple[str, ...]
+    candidates: tuple[dict[str, float], ...] = ()
+
+
+def design(config: Config) -> Path:
+    """Design as the configuration says and return the folder of the result.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(DesignSettings, config, "")
+    path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
+    statistics = load(path)
+    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    schedule = builder.build(settings.schedule, Schedule, "schedule")
+    given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
+    try:
+        process = Process(schedule, SpectralCovariance(given, statistics.grid))
+    except ValueError as error:
+        raise RecipeError(f"spectrum: {error}") from error
+    try:
+        ends = settings.ends or spectral_ends(statistics, process)
+        outcome = choose(settings, statistics, process, sampler, given, ends)
+        process = Process(schedule, SpectralCovariance(outcome.spectrum, statistics.grid))
+        transfers = compare(settings, statistics, process, sampler, outcome.steps, ends)
+    except ValueError as error:
+        raise RecipeError(f"design: {error}") from error
+
+    kind = type(sampler).__name__.lower()
+    out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"
+    out.mkdir(parents=True, exist_ok=True)
+    outcome.steps.save(out / "steps.json")
+    write_choice(out / "config" / "schedule" / "designed.yaml", schedule_group(outcome.steps, settings.schedule))
+    if settings.noise != "given":
+        write_choice(out / "config" / "spectrum" / "designed.yaml", outcome.group)
+    rows = {name: errors(transfer) for name, transfer in transfers.items()}
+    report: dict[str, Any] = {"settings": config, "errors": rows, "spectrum": outcome.group, "reasons": outcome.reasons}
+    report["candidates"] = outcome.candidates
+    write_text(out / "design.json", json.dumps(report, indent=1, default=str))
+    draw(transfers, statistics, process, out / "transfer.png")
+    show(rows, settings)
+    for reason in outcome.reasons:
+        print(f"- {reason}")
+    print(f"in {out}: steps.json for `multisagd sample steps_file=…`, config/ for `multisagd train --config-dir`")
+    return out
+
+
+def load(path: Path) -> DataStatistics:
+    """Load statistics.
+
+    Raises:
+        RecipeError: if they are missing or unreadable.
+    """
+    try:
+        return DataStatistics.load(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RecipeError(f"statistics: cannot read {path} ({error}): `multisagd analyze` makes such a file") from error
+
+
+def choose(
+    settings: DesignSettings,
+    statistics: DataStatistics,
+    process: Process,
+    sampler: Sampler,
+    given: Spectrum,
+    ends: tuple[float, float],
+) -> Outcome:
+    """Design the steps, and the noise unless it is given."""
+    steps, objective = settings.steps, settings.objective
+    if settings.noise == "given":
+        found = design_schedule(
+            statistics, process, steps, objective, sampler=sampler, ends=ends, free_ends=settings.free_ends,
+            restarts=settings.restarts, seed=settings.seed,
+        )  # fmt: skip
+        return Outcome(found, given, settings.spectrum, ())
+    if settings.noise == "recommend":
+        advice = recommend(
+            statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts
+        )
+        return recommended(advice, statistics)
+    joint = design_joint(
+        statistics, process, steps, objective, settings.noise, sampler=sampler, ends=ends,
+        restarts=settings.restarts, seed=settings.seed,
+    )  # fmt: skip
+    if settings.noise == "data_power":
+        group = data_power(joint.parameters[0])
+        return Outcome(joint.steps, spectrum_of(group, statistics), group, ())
+    if settings.noise == "bands":
+        return Outcome(
+            joint.steps, joint.spectrum, {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}, ()
+        )
+    factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
+    group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
+    return Outcome(joint.steps, joint.spectrum, group, ())
+
+
+def recommended(advice: Recommendation, statistics: DataStatistics) -> Outcome:
+    """Turn a recommendation into what a configuration can write."""
+    exponent = advice.chosen.exponent
+    group: Group = {"_target_": "multisagd.Flat"} if exponent == 0 else data_power(exponent)
+    table = tuple(
+        {
+            "exponent": each.exponent,
+            "error": each.error,
+            "conditioning": each.conditioning,
+            "terminal_snr": each.terminal_snr,
+        }
+        for each in advice.candidates
+    )
+    return Outcome(advice.chosen.steps, spectrum_of(group, statistics), group, advice.reasons, table)
+
+
+def data_power(exponent: float) -> Group:
+    """Return how a configuration writes noise of the data's power, floored as a design assumes."""
+    return {"_target_": "recipes.engine.assemble.DataPower", "exponent": exponent, "floor": 60.0}
+
+
+def spectrum_of(group: Group, statistics: DataStatistics) -> Spectrum:
+    """Build the noise that a design writes."""
+    return Builder(()).build(group, Spectrum, "spectrum", statistics=statistics)
+
+
+def schedule_group(steps: DesignedSteps, schedule: Group) -> Group:
+    """Return a schedule through the designed log-SNRs, equal steps of its time being the designed steps."""
+    path = {"path": schedule["path"]} if "path" in schedule else {}
+    return {
+        "_target_": "multisagd.TabulatedSchedule",
+        "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
+        "shift": 1.0,
+        "log_snr_range": [-20.0, 20.0],
+        **path,
+    }
+
+
+def compare(
+    settings: DesignSettings,
+    statistics: DataStatistics,
+    process: Process,
+    sampler: Sampler,
+    designed: DesignedSteps,
+    ends: tuple[float, float],
+) -> dict[str, Transfer]:
+    """Return the transfer functions of the design and of the baselines that the schedule can follow."""
+    chosen = {
+        "designed": torch.tensor(designed.log_snrs, dtype=torch.float64),
+        **baselines(settings.steps, ends),
+    }
+    if settings.steps < 200:
+        chosen["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
+    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    transfers = {}
+    for name, log_snrs in chosen.items():
+        if bool(log_snrs[0] >= reach[0] - 1e-6) and bool(log_snrs[-1] <= reach[1] + 1e-6):
+            with torch.no_grad():
+                times = process.schedule.time(log_snrs)
+                transfers[name] = transfer_function(sampler, process, times, statistics)
+    return transfers
+
+
+def errors(transfer: Transfer) -> dict[str, float]:
+    """Return every objective of a transfer function, and the distance as a share of the data's deviation."""
+    objectives: tuple[Objective, ...] = ("w2", "kl", "l1")
+    values: dict[str, float] = {each: float(objective_value(transfer, each)) for each in objectives}
+    scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
+    return {**values, "relative": values["w2"] / scale if scale else math.inf}
+
+
+def write_choice(path: Path, group: Mapping[str, Any]) -> None:
+    """Write a choice of a configuration group."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(dict(group), sort_keys=False))
+
+
+def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
+    """Print the errors as a table, last the sampler that has none on Gaussian data."""
+    table = Table(
+        "log-SNRs", "W2", "relative", "KL", "L1 of power", box=box.SIMPLE,
+        title=f"{settings.steps} steps of {settings.sampler['_target_'].rsplit('.', 1)[-1]}, Gaussian model",
+    )  # fmt: skip
+    for name, row in rows.items():
+        table.add_row(name, f"{row['w2']:.4g}", f"{row['relative']:.1%}", f"{row['kl']:.4g}", f"{row['l1']:.4g}")
+    table.add_row("sampler=gaussian, any", "0", "0.0%", "0", "0")
+    Console().print(table)
+
+
+def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
+    """Draw generated power over the data's for each schedule, beside the spectra of data and noise."""
+    from matplotlib.figure import Figure
+
+    grid = statistics.grid
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    data = radial_profile(statistics.power.mean(0), grid)
+    noise = radial_profile(process.covariance.power(grid.shape), grid)
+    left.loglog(*_shown(data.frequency, data.power), label="data", marker=".")
+    left.loglog(
+        *_shown(noise.frequency, noise.power * float(data.power.mean())), label="noise (scaled)", linestyle="--"
+    )
+    left.set(xlabel="radius (cycles per sample)", ylabel="power", title="spectra")
+    left.legend()
+    for name, transfer in transfers.items():
+        power = radial_profile(transfer.power.mean(0), grid).power / data.power.clamp(min=1e-300)
+        frequency, decibels = _shown(data.frequency, 10 * power.clamp(min=1e-30).log10())
+        mine = name == "designed"
+        right.semilogx(frequency, decibels, label=name, linewidth=2.2 if mine else 1, color="black" if mine else None)
+    right.axhline(0, color="gray", linewidth=0.6)
+    right.set(xlabel="radius (cycles per sample)", ylabel="generated / data (dB)", title="transfer")
+    right.legend(fontsize="x-small", ncols=2)
+    figure.savefig(path, dpi=110)
+
+
+def _shown(frequency: Tensor, values: Tensor) -> tuple[Any, Any]:
+    """Return a curve for a logarithmic axis, zero frequency at half the lowest."""
+    moved = frequency.clone()
+    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
+    return moved.numpy(), values.numpy()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("design", arguments, design)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
