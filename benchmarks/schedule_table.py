@@ -61,7 +61,7 @@ def main() -> None:
     table = Table("schedule", *(f"{steps} steps" for steps in columns), box=box.SIMPLE, title="W2 / KL")
     for name in next(iter(columns.values())):
         table.add_row(name, *(f"{column[name][0]:.4g} / {column[name][1]:.4g}" for column in columns.values()))
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

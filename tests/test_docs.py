@@ -26,11 +26,14 @@ def test_links_and_images_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_compose(page: Path) -> None:
+def test_commands_compose(page: Path, tmp_path: Path) -> None:
+    for group, target in (("spectrum", "Flat"), ("schedule", "CosineSchedule")):
+        (tmp_path / group).mkdir()  # where the commands look for what `multisagd design` wrote
+        (tmp_path / group / "designed.yaml").write_text(f"_target_: multisagd.{target}\n")
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     for command, words in re.findall(r"^multisagd (\w+)(.*)$", text, re.MULTILINE):
         settings = [word for word in shlex.split(words, comments=True) if not word.startswith("--")]
-        assert configuration.load(command, settings)
+        assert configuration.load(command, settings, tmp_path if "--config-dir=" in words else None)
 
 
 def test_python_of_the_readme_runs() -> None:
@@ -41,3 +44,10 @@ def test_python_of_the_readme_runs() -> None:
     assert isinstance(images, torch.Tensor)
     assert images.shape == (4, 3, 32, 32)
     assert bool(images.isfinite().all())
+
+
+def test_python_of_the_tutorial_on_design_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(ROOT / "docs" / "tutorials" / "schedule-design.md", "python"):
+        exec(compile(block, "schedule-design.md", "exec"), {})
+    designed, cosine = (float(line.split(": ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines())
+    assert designed < cosine

@@ -67,7 +67,7 @@ class Candidate:
     def objection(self, limits: Limits) -> str | None:
         """Return why it is left out, or None if it is not."""
         if self.conditioning > limits.conditioning:
-            return f"its powers span {self.conditioning:.0f} dB, more than the {limits.conditioning:.0f} allowed"
+            return f"its powers span {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
         if self.terminal_snr > limits.terminal_snr:
             return (
                 f"where sampling starts a signal-to-noise ratio of {self.terminal_snr:.2g} is left in some band, more "
