@@ -14,6 +14,7 @@ from multisagd.multistep import DPMSolver, UniPC
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
+from multisagd.regularisation import SpectralPenalty
 from multisagd.samplers import DDIM, Ancestral, Euler, Heun
 from multisagd.sampling import sample, time_steps
 from multisagd.schedule import (
@@ -70,6 +71,7 @@ __all__ = [
     "Schedule",
     "SigmoidSchedule",
     "SpectralCovariance",
+    "SpectralPenalty",
     "Spectrum",
     "Table",
     "TabulatedSchedule",

@@ -25,6 +25,7 @@ from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectr
 from multisagd.loss import Metric, Weighting, squared_error, x0_weight
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
+from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
 Preconditioning = Literal["none", "karras", "spectral"]
@@ -177,14 +178,19 @@ class Denoiser(nn.Module):
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
+        penalty: SpectralPenalty | None = None,
     ) -> Tensor:
         """Return the loss of each item, shape `(batch,)`, with noise drawn from `seeds`, one per item.
 
-        It is the mean square of `error` in the metric, weighted by noise level. A mask, true where data are valid,
-        keeps padding out of the mean.
+        It is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one. A
+        mask, true where data are valid, keeps padding out of the mean.
         """
         noise = self.process.noise(x0.shape, seeds).to(x0)
-        return self.weigh(self.error(x0, t, noise, condition), t, mask, metric, weighting)
+        error = self.error(x0, t, noise, condition)
+        loss = self.weigh(error, t, mask, metric, weighting)
+        if penalty is None:
+            return loss
+        return loss + penalty(x0 + self.x0_error(error, t), x0, self.process.grid, mask)
 
     def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target for this noise, shaped like x0."""

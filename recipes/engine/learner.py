@@ -97,7 +97,7 @@ class Learner:
         with self.runtime.autocast():
             losses = self.denoiser.loss(
                 put(part.x0), t, noise_seeds, condition=condition, mask=mask,
-                metric=loss.metric, weighting=loss.weighting,
+                metric=loss.metric, weighting=loss.weighting, penalty=loss.penalty,
             )  # fmt: skip
         return losses.sum()
 

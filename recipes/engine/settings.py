@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multisagd.loss import Metric, TimeDistribution, Weighting
+from multisagd.regularisation import SpectralPenalty
 from multisagd.sampling import Spacing
 from recipes.engine.runtime import EngineSettings
 from recipes.engine.tracking import TrackingSettings
@@ -108,6 +109,7 @@ class Loss:
     metric: Metric
     weighting: Weighting
     times: TimeDistribution
+    penalty: SpectralPenalty | None = None
 
 
 @dataclass(frozen=True)

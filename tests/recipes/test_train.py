@@ -419,3 +419,14 @@ def test_the_place_of_latents_is_kept_as_an_absolute_path(tmp_path: Path, monkey
     written = configuration.read(tmp_path / "config.yaml")
     assert written["modality"]["statistics"] == str(tmp_path / "latents" / "photos")
     assert config["modality"]["statistics"] == "latents/photos"
+
+
+@pytest.mark.parametrize("kind", ["amplitude", "amplitude_phase", "wavelet"])
+def test_a_penalty_on_the_spectrum_is_part_of_the_loss(tmp_path: Path, kind: str) -> None:
+    plain = tiny_run(tmp_path / "plain")
+    penalised = tiny_run(tmp_path / "penalised", "loss=spectral", f"loss.penalty.kind={kind}")
+    assert any(
+        not torch.equal(tensor, plain.tensors["network"][name]) for name, tensor in penalised.tensors["network"].items()
+    )
+    with pytest.raises(RecipeError, match=r"unknown wavelet|unknown penalty"):
+        tiny_run(tmp_path / "bad", "loss=spectral", "loss.penalty.kind=wavelet", "loss.penalty.wavelet=wavy")

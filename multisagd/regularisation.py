@@ -1,0 +1,99 @@
+"""Penalties on the spectrum of the estimate, added to the loss.
+
+The squared error alone lets an estimate lose the power of what it cannot predict (Chandran et al., Spectral
+Regularization for Diffusion Models, 2026; norms are means here, so that a weight serves grids of any size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import to_half_spectrum
+from multisagd.grid import Grid
+
+Kind = Literal["amplitude", "amplitude_phase", "wavelet"]
+
+
+@dataclass(frozen=True)
+class SpectralPenalty:
+    """A penalty on the estimate of x0: `weight` times what `kind` names.
+
+    - `amplitude`: mean over frequencies of `||F x̂| - |F x||`, unitary transform over the grid;
+    - `amplitude_phase`: that, times one plus the mean difference of phases in radians;
+    - `wavelet`: mean absolute difference of the detail coefficients of `levels` levels of `wavelet`, over up to three
+      axes of the grid, the last ones (needs the extra `wavelets`).
+
+    Raises:
+        ValueError: for another kind, a weight or level that is not positive, or an unknown wavelet.
+        ImportError: for `wavelet` without the library.
+    """
+
+    kind: Kind = "amplitude"
+    weight: float = 1.0
+    wavelet: str = "haar"
+    levels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown penalty {self.kind!r}; choose {', '.join(get_args(Kind))}")
+        if not self.weight > 0 or self.levels < 1:
+            raise ValueError(f"a penalty needs weight > 0 and levels >= 1, got {self.weight} and {self.levels}")
+        if self.kind == "wavelet":
+            try:
+                import ptwt  # noqa: F401 - only whether it is there
+                import pywt
+            except ImportError as error:
+                raise ImportError('the wavelet penalty needs ptwt: pip install "multisagd[wavelets]"') from error
+            if self.wavelet not in pywt.wavelist(kind="discrete"):
+                raise ValueError(f"unknown wavelet {self.wavelet!r}; haar and bior1.3 are the usual ones")
+
+    def __call__(self, estimate: Tensor, x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """Return the penalty of each item, `(batch,)`; both are `(batch, channels, *grid)`.
+
+        A mask, true where data are valid, sets the rest of both to zero.
+        """
+        if mask is not None:
+            estimate, x0 = estimate * mask, x0 * mask
+        if self.kind == "wavelet":
+            return self.weight * self._wavelet(estimate - x0, grid.dimensions)
+        dimensions = grid.dimensions
+        scale = grid.resize(x0.shape[-dimensions:]).numel ** -0.5
+        ours, theirs = (to_half_spectrum(each, dimensions) * scale for each in (estimate, x0))
+        mean = grid.resize(x0.shape[-dimensions:]).mean
+        amplitude = mean((_magnitude(ours) - _magnitude(theirs)).abs()).mean(1)
+        if self.kind == "amplitude":
+            return self.weight * amplitude
+        # The angle of the quotient is the difference of phases, wrapped; where a spectrum is zero it has none.
+        cross = ours * theirs.conj()
+        seen = cross.abs() > torch.finfo(amplitude.dtype).tiny
+        phase = torch.where(seen, torch.where(seen, cross, 1.0).angle().abs(), 0.0)
+        return self.weight * amplitude * (1 + mean(phase).mean(1))
+
+    def _wavelet(self, difference: Tensor, dimensions: int) -> Tensor:
+        import ptwt
+
+        decompose = (ptwt.wavedec, ptwt.wavedec2, ptwt.wavedec3)[min(dimensions, 3) - 1]
+        axes = min(dimensions, 3)
+        flat = difference.reshape(-1, *difference.shape[-axes:])
+        found = decompose(flat, self.wavelet, level=self.levels, mode="zero")
+        details = torch.cat([each.flatten(1) for level in found[1:] for each in _tensors(level)], 1)
+        return details.abs().mean(1).reshape(len(difference), -1).mean(1)
+
+
+def _magnitude(spectrum: Tensor) -> Tensor:
+    # The derivative of |z| at zero is no number.
+    present = spectrum != 0
+    return torch.where(present, torch.where(present, spectrum, 1.0).abs(), 0.0)
+
+
+def _tensors(level: Any) -> Iterator[Tensor]:
+    """Yield the detail coefficients of one level: a tensor, a tuple of them or a mapping."""
+    if isinstance(level, Tensor):
+        yield level
+    else:
+        yield from level.values() if isinstance(level, dict) else level
