@@ -1,6 +1,6 @@
 """How fast folders of images, sounds and clips load, beside plain reading of the same files, and whether memory grows.
 
-Run on an idle machine: `python benchmarks/loading.py [--media clips] [--root FOLDER]`. Ours is `Folder.batch` with the
+Run on an idle machine: `python -m benchmarks.loading [--media clips] [--root FOLDER]`. Ours is `Folder.batch` with the
 medium's modality, once with one thread and once with --threads. Plain is a loop of the usual calls that gives tensors
 of the same shape: Pillow and torchvision for images, soundfile and torchaudio for sounds, PyAV from the start of the
 file and torchvision for clips, and torchcodec where it is installed. All read the same batch of files in turn, so that
@@ -27,10 +27,10 @@ import numpy as np
 import PIL.Image
 import torch
 import torchaudio
-from timing import interleave, machine, milliseconds, ratio
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from benchmarks.timing import interleave, machine, milliseconds, ratio
 from modalities.base import Modality
 from modalities.files import Folder
 from modalities.image import Image

@@ -1,6 +1,6 @@
 """What coloured noise costs: over `torch.randn`, and over the papers' way (complex fftn, weight, ifftn, real part).
 
-Run on an idle machine: `python benchmarks/noise.py [--threads 2] [--repeats 40]`. Ratios are medians of paired repeats
+Run on an idle machine: `python -m benchmarks.noise [--threads 2] [--repeats 40]`. Ratios are medians of paired repeats
 with their quartiles. Ours draws from one seed per item; `torch.randn` draws the whole batch from the global generator.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from timing import interleave, machine, milliseconds, ratio
 
 import multisagd as ms
+from benchmarks.timing import interleave, machine, milliseconds, ratio
 
 EXPONENT = -0.5
 SHAPES = {

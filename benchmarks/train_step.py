@@ -5,7 +5,7 @@
        with the same network, batch, data and prediction (noise); above 1, ours is faster
     3. our defaults (own U-Net of about as many parameters, v, clipping, weight average), as rows of their own
 
-All run in turn in one process. Run on an idle machine: `python benchmarks/train_step.py [--threads 2] [--repeats 30]`.
+All run in turn in one process. Run on an idle machine: `python -m benchmarks.train_step [--threads 2] [--repeats 30]`.
 The data are real digits (scikit-learn's) at 32×32, class-unconditional; float32.
 """
 
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from timing import interleave, machine, milliseconds, ratio
 from torch import Tensor, nn
 
 import multisagd as ms
+from benchmarks.timing import interleave, machine, milliseconds, ratio
 from modalities.image import Image
 from modalities.image_sets import Digits
 

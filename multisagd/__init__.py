@@ -2,7 +2,7 @@
 
 from multisagd import loss, networks, seeds
 from multisagd.covariance import SpectralCovariance
-from multisagd.denoiser import Denoiser, GaussianDenoiser
+from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
@@ -11,6 +11,7 @@ from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes,
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift
 from multisagd.multistep import DPMSolver, UniPC
+from multisagd.oracle import GaussianDenoiser
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand

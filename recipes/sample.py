@@ -28,7 +28,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.text import TextEncoder
-from multisagd import Process
+from multisagd import Denoiser, Process
 from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
@@ -85,11 +85,8 @@ def sample(config: Config) -> Path:
     # The model.
     context = None if text is None else text["width"]
     assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes, context)
-    network = assembly.network()
-    load_module(network, weights(state, settings.weights), settings.weights)
-    network.eval().requires_grad_(False).to(runtime.device)
-    process = assembly.process().to(runtime.device)
-    denoiser = assembly.denoiser(runtime.compiled(network), process).eval()
+    denoiser = trained(assembly, state, settings.weights, runtime)
+    process = denoiser.process
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     refinement = builder.build(settings.refine, Refinement, "refine")
@@ -117,6 +114,18 @@ def sample(config: Config) -> Path:
         save_media(modality, x0, out)
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
     return out
+
+
+def trained(assembly: Assembly, state: State, which: str, runtime: Runtime) -> Denoiser:
+    """Return the denoiser of a run with a checkpoint's weights, on the device, for sampling.
+
+    Raises:
+        RecipeError: if the weights do not fit the configured network.
+    """
+    network = assembly.network()
+    load_module(network, weights(state, which), which)
+    network.eval().requires_grad_(False).to(runtime.device)
+    return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device)).eval()
 
 
 def designed_times(path: Path | None, process: Process) -> Tensor | None:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
+from multisagd.analysis.search import Method, Search, minimise
 from multisagd.analysis.transfer import Spectra, Transfer, follow
 from multisagd.process import Process
 from multisagd.samplers import DDIM, Sampler
@@ -27,7 +25,6 @@ from multisagd.schedule import Schedule
 from multisagd.statistics import DataStatistics
 
 Objective = Literal["w2", "kl", "l1"]
-Method = Literal["L-BFGS-B", "SLSQP"]
 FORMAT = "multisagd steps 1"
 
 
@@ -128,10 +125,6 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     return max(math.log(share / float(with_mean)), reach[0]), min(-math.log(share * quiet), reach[1])
 
 
-SMALLEST = 1e-4
-"""The least share of the whole way that a step may have."""
-
-
 def design_schedule(
     statistics: DataStatistics,
     process: Process,
@@ -167,86 +160,3 @@ def design_schedule(
     best = minimise(value, search.starts(), method)
     with torch.no_grad():
         return DesignedSteps(tuple(search.log_snrs(best).tolist()), objective, str(sampler), float(value(best)))
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a design chooses from: `steps + 1` rising log-SNRs from `low` to `high`, or between them with free ends."""
-
-    low: float
-    high: float
-    steps: int
-    free_ends: bool
-    restarts: int
-    seed: int
-
-    @classmethod
-    def over(
-        cls, process: Process, steps: int, ends: tuple[float, float], free_ends: bool, restarts: int, seed: int
-    ) -> Search:
-        """Return the search within the ends and the range of the process's schedule.
-
-        Raises:
-            ValueError: for fewer than one step or restart, or ends that do not rise.
-        """
-        if steps < 1 or restarts < 1:
-            raise ValueError(f"a design takes at least one step and one restart, got {steps} and {restarts}")
-        reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-        low, high = max(ends[0], reach[0]), min(ends[1], reach[1])
-        if not low < high:
-            raise ValueError(f"a design needs ends that rise within the schedule's {tuple(reach)}, got {ends}")
-        return cls(low, high, steps, free_ends, restarts, seed)
-
-    def log_snrs(self, free: Tensor) -> Tensor:
-        """Turn free numbers, one for each step and two more for free ends, into rising log-SNRs."""
-        # No step vanishes, however far an optimiser may look.
-        share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
-        shares = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0)])
-        return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
-
-    def starts(self) -> list[Tensor]:
-        """Return free numbers of several plausible schedules, then of random ones."""
-        even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
-        span = torch.tensor([self.low, self.high], dtype=torch.float64)
-        measures: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
-            (span, lambda each: each),
-            ((-span / 2).exp().atan(), lambda angle: -2 * angle.tan().log()),
-            ((-span / 14).exp(), lambda sigma: -14 * sigma.log()),
-        ]
-        rising = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
-        shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in rising]
-        if self.free_ends:
-            little = torch.full((1,), math.log(0.02), dtype=torch.float64)
-            shares = [torch.cat([little, each, little]) for each in shares]
-        generator = torch.Generator().manual_seed(self.seed)
-        while len(shares) < self.restarts:
-            base = shares[len(shares) % 3]
-            shares.append(base + 0.7 * torch.randn(base.shape, generator=generator, dtype=torch.float64))
-        return shares[: self.restarts]
-
-
-def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:
-    """Return the best minimum of a positive function of a float64 vector, from several starts.
-
-    What is minimised is its logarithm, whose gradient does not vanish with the error.
-
-    Raises:
-        ValueError: if the function is not finite at any start.
-    """
-
-    def function(point: np.ndarray) -> tuple[float, np.ndarray]:
-        free = torch.tensor(point, dtype=torch.float64, requires_grad=True)
-        result = value(free).log()
-        (gradient,) = torch.autograd.grad(result, free)
-        if not bool(torch.isfinite(result) and torch.isfinite(gradient).all()):
-            return 1e30, np.zeros_like(point)
-        return float(result.detach()), gradient.numpy()
-
-    options: Any = {"maxiter": 1000, "ftol": 1e-13}
-    if method == "L-BFGS-B":
-        options |= {"maxfun": 4000, "gtol": 1e-9}
-    found = [minimize(function, start.numpy(), jac=True, method=method, options=options) for start in starts]
-    best = min(found, key=lambda each: float(each.fun))
-    if not best.fun < 1e30:
-        raise ValueError("the objective is not finite at any start: is there power where the data have none?")
-    return torch.from_numpy(np.asarray(best.x, dtype=np.float64))

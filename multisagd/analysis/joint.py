@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from multisagd.analysis.design import ENDS, DesignedSteps, Objective, Search, minimise, objective_value
+from multisagd.analysis.design import ENDS, DesignedSteps, Objective, objective_value
+from multisagd.analysis.search import Search, minimise
 from multisagd.analysis.transfer import Spectra, follow
 from multisagd.grid import Grid
 from multisagd.process import Process

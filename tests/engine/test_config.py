@@ -35,6 +35,7 @@ NEEDED = {
     ("spectrum", "autoregressive"): ["spectrum.axis=width"],
     **{("spectrum", name): ["modality=audio_waveform"] for name in ("brown", "hum_free", "pink")},
     **{("spectrum", name): ["modality=video"] for name in ("joint", "mixed", "progressive", "separable", "velocity")},
+    ("spectrum", "rings"): ["spectrum.levels=[4,2,1]"],
     ("schedule", "tabulated"): ["schedule.log_snrs=[5,0,-5]"],
 }
 
@@ -60,8 +61,10 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tmp_path: Pat
     schedule = builder.build(settings.schedule, ms.Schedule, "schedule")
     covariance = ms.SpectralCovariance(spectrum, modality.grid())
     process = builder.build(settings.process, ms.Process, "process", schedule=schedule, covariance=covariance)
-    builder.build(settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process)
-    builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    builder.build(
+        settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process, statistics=statistics
+    )
+    builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     if group in ("network", "experiment"):
         builder.build(settings.network, nn.Module, "network", channels=1, dimensions=2, classes=None)
     if group in ("data", "experiment") and "root" in settings.data:
@@ -73,7 +76,9 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tmp_path: Pat
 @pytest.mark.parametrize("sampler", groups()["sampler"])
 def test_sample_composes_with_every_sampler(sampler: str) -> None:
     settings = Builder().settings(SampleSettings, load(f"sampler={sampler}", name="sample"), "")
-    Builder().build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    grid = ms.Grid.of(width=4)
+    statistics = ms.DataStatistics.measure([ms.SpectralCovariance(ms.Flat(), grid).sample([1, 2])], grid)
+    Builder().build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
 
 
 def test_choices_and_keys_override() -> None:
@@ -172,7 +177,7 @@ def test_help_explains_every_group_with_an_example(name: str) -> None:
             lines = [line for line in section.splitlines() if line[6:].startswith(f"{choice} ")]
             assert lines, f"{group}={choice} is not listed"
             assert len(lines[0].split(maxsplit=2)) == 3, f"{group}={choice} has no description"
-    for key in ("run_dir", "seed"):
+    for key in ("statistics" if name == "design" else "run_dir", "seed"):
         assert f"\n  {key}:" in text
 
 

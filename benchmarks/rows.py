@@ -1,0 +1,36 @@
+"""The one file of results that all experiments share: a row of JSON for every measurement, appended as it is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "results.jsonl"
+
+
+def rows(experiment: str, path: Path = RESULTS) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an experiment; a line that an interruption cut short is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row.get("experiment") == experiment:
+            yield row
+
+
+def append(experiment: str, arm: Mapping[str, Any], values: Mapping[str, Any], path: Path = RESULTS) -> None:
+    """Add one measurement: what was done (`arm`) and what came out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"experiment": experiment, "arm": dict(arm), **values}) + "\n")
+
+
+def missing(experiment: str, arms: list[dict[str, Any]], path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return the arms of an experiment that have no row yet, so that an interrupted one goes on."""
+    done = [row["arm"] for row in rows(experiment, path)]
+    return [arm for arm in arms if arm not in done]
