@@ -186,8 +186,12 @@ class BandSNR:
     snr: float
 
 
-def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01) -> list[BandSNR]:
+def terminal_snr(
+    process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01, time: float = 1.0
+) -> list[BandSNR]:
     """Return what is left of the data at t = 1 in bands of frequency, the mean included, zero frequency a band alone.
+
+    `time` is where sampling starts, if not at t = 1.
 
     Sampling starts from noise alone. Where this ratio is not small, the network never saw such a start in training.
     Empty bands of the spectrum have an infinite ratio: deliberate in selective omission, where they never get noise and
@@ -199,7 +203,7 @@ def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, l
     grid = statistics.grid
     dims = tuple(range(-grid.dimensions, 0))
     mean_power = torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho").abs().square()
-    at = process.coefficients(torch.ones(1), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
+    at = process.coefficients(torch.tensor([time]), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
     signal = (at.a[0] ** 2 * (statistics.power + mean_power)).mean(0)
     noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
     result = []
@@ -210,7 +214,7 @@ def terminal_snr(process: Process, statistics: DataStatistics, bands: int = 8, l
     if loud:
         listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in loud)
         warnings.warn(
-            f"signal is left at t = 1 (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per sample; "
+            f"signal is left at t = {time:g} (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per sample; "
             "use a schedule with more noise (shift), or noise with more power there",
             stacklevel=2,
         )

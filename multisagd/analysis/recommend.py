@@ -71,7 +71,7 @@ class Candidate:
         if self.terminal_snr > limits.terminal_snr:
             return (
                 f"where sampling starts a signal-to-noise ratio of {self.terminal_snr:.2g} is left in some band, more "
-                f"than {limits.terminal_snr:g}: the schedule needs more noise (shift)"
+                f"than {limits.terminal_snr:g}: the design needs to begin with more noise"
             )
         return None
 
@@ -165,7 +165,7 @@ def _candidate(
     power = process.covariance.power()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned
-        bands = terminal_snr(process, statistics)
+        bands = terminal_snr(process, statistics, time=float(designed.times(schedule)[0]))
     scale = statistics.grid.mean(statistics.power).sum() * statistics.grid.numel
     return Candidate(
         exponent,
