@@ -107,7 +107,7 @@ def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Pa
         plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label="data, 95 % band")
         unit = "sample"
         if name == "radius":
-            law = fit.level * (profile.frequency**2 + fit.knee**2) ** (fit.exponent / 2)
+            law = fit.power(profile.frequency)
             label = f"exponent {fit.exponent:.2f}, knee {fit.knee:.3g}"
             plot.loglog(frequency.numpy(), law.numpy(), linestyle="--", color="black", label=label)
         else:

@@ -128,6 +128,10 @@ class PowerLawFit:
     level: float
     residual: float
 
+    def power(self, radius: Tensor) -> Tensor:
+        """Return the fitted power at each radius."""
+        return self.level * (radius**2 + self.knee**2) ** (self.exponent / 2)
+
 
 def fit_power_law(profile: Profile) -> PowerLawFit:
     """Fit a power law with a knee to a profile, in decibels, every point alike; zero frequency takes part.

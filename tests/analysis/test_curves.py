@@ -94,6 +94,7 @@ def test_a_power_law_with_a_knee_is_found_again(exponent: float, knee: float) ->
     assert fit.knee == pytest.approx(knee, rel=1e-3)
     assert fit.level == pytest.approx(0.3, rel=1e-3)
     assert fit.residual < 1e-3
+    torch.testing.assert_close(fit.power(radius), 0.3 * (radius**2 + knee**2) ** (exponent / 2), rtol=1e-2, atol=0)
 
 
 def test_the_residual_of_a_fit_is_in_decibels() -> None:
