@@ -68,7 +68,8 @@ class Candidate:
         """Return why it is left out, or None if it is not."""
         if self.conditioning > limits.conditioning:
             return f"its powers span {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
-        if self.terminal_snr > limits.terminal_snr:
+        # Steps begin where the loudest frequency has this ratio, unless told otherwise: rounding must not decide.
+        if self.terminal_snr > 1.01 * limits.terminal_snr:
             return (
                 f"where sampling starts a signal-to-noise ratio of {self.terminal_snr:.2g} is left in some band, more "
                 f"than {limits.terminal_snr:g}: the design needs to begin with more noise"

@@ -51,6 +51,7 @@ def test_white_data_get_white_noise() -> None:
     found = recommend(statistics, CosineSchedule(), 4)
     assert found.chosen.exponent == 0
     assert any("white noise" in reason.lower() for reason in found.reasons)
+    assert not any("more noise" in reason for reason in found.reasons)
 
 
 def test_enough_steps_make_white_noise_good_enough() -> None:
