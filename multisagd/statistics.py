@@ -67,7 +67,7 @@ class DataStatistics:
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
         total, valid, count = torch.zeros(()), torch.zeros(()), 0
-        for x, mask in map(split_batch, batches):
+        for x, mask in map(_split, batches):
             _check(x, mask, grid, count)
             total = total + (x * mask).sum(0)
             valid = valid + mask.expand_as(x).sum(0)
@@ -75,13 +75,10 @@ class DataStatistics:
         if count == 0:
             raise ValueError("there are no data to measure")
         mean = total / valid.clamp(min=1)
-        dims = tuple(range(-grid.dimensions, 0))
         energy, again = torch.zeros(()), 0
-        for x, mask in map(split_batch, batches):
-            share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
-            transform = torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho")
-            energy = energy + (transform.abs().square() / share).sum(0)
-            again += x.shape[0]
+        for transform in transforms_about(mean, batches, grid):
+            energy = energy + transform.abs().square().sum(0)
+            again += len(transform)
         if again != count:
             raise ValueError(f"the data changed between two passes: {count} items, then {again}")
         return cls(mean, energy / max(count - 1, 1), grid, count)
@@ -114,9 +111,20 @@ class DataStatistics:
         """Standard deviation of the data about their mean, over all channels and frequencies."""
         return math.sqrt(float(self.grid.mean(self.power).mean()))
 
-    def spectrum(self) -> Table:
-        """Return the power averaged over channels as a spectrum: `statistics.spectrum() ** p` shapes noise by it."""
-        return Table(self.power.mean(0), self.grid)
+    @property
+    def mean_power(self) -> Tensor:
+        """Power |F(mean)|² of the mean, `(channels, *grid.half_shape)`."""
+        return torch.fft.rfftn(self.mean, dim=tuple(range(-self.grid.dimensions, 0)), norm="ortho").abs().square()
+
+    def spectrum(self, floor: float | None = None) -> Table:
+        """Return the power averaged over channels as a spectrum: `statistics.spectrum() ** p` shapes noise by it.
+
+        With a `floor` it is nowhere more than so many decibels below the largest: frequencies of which the data hold
+        nothing (borders that are always black, say) would get no noise otherwise, and nothing could be trained or
+        generated there.
+        """
+        power = self.power.mean(0)
+        return Table(power if floor is None else power.clamp(min=float(power.max()) * 10 ** (-floor / 10)), self.grid)
 
     def mean_on(self, shape: Sequence[int]) -> Tensor:
         """Return the mean on a grid of another shape, interpolated linearly, `(channels, *shape)`."""
@@ -154,8 +162,20 @@ class DataStatistics:
             return cls(file.get_tensor("mean").clone(), file.get_tensor("power").clone(), grid, described["count"])
 
 
-def split_batch(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Return data and mask of a batch in float64 on the CPU, the data zero where they are padding."""
+def transforms_about(
+    mean: Tensor, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
+) -> Iterator[Tensor]:
+    """Yield the unitary transforms of batches about a mean, `(batch, channels, *grid.half_shape)`, complex128.
+
+    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole.
+    """
+    dims = tuple(range(-grid.dimensions, 0))
+    for x, mask in map(_split, batches):
+        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
+        yield torch.fft.rfftn((x - mean) * mask, dim=dims, norm="ortho") / share.sqrt()
+
+
+def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch
     x = x.detach().to("cpu", torch.float64)
     if mask is None:
@@ -201,10 +221,8 @@ def terminal_snr(
         UserWarning: naming the bands above `limit`.
     """
     grid = statistics.grid
-    dims = tuple(range(-grid.dimensions, 0))
-    mean_power = torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho").abs().square()
     at = process.coefficients(torch.tensor([time]), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
-    signal = (at.a[0] ** 2 * (statistics.power + mean_power)).mean(0)
+    signal = (at.a[0] ** 2 * (statistics.power + statistics.mean_power)).mean(0)
     noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
     result = []
     for low, high, weight in grid.bands(bands):

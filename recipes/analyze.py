@@ -30,10 +30,11 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import Chunks, measure
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
+from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
+from recipes.profiles import on_logarithmic_axis
 
 REPORT = "analysis.json"
 
@@ -47,8 +48,7 @@ def analyze(config: Config) -> Path:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     out = settings.run_dir
-    if out.exists() and any(out.iterdir()) and not (out / REPORT).exists():
-        raise RecipeError(f"{out} is not empty and not what analyze left: choose another run_dir")
+    check_replaceable(out, REPORT, "analyze")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     statistics = measure(dataset, settings)
@@ -99,8 +99,7 @@ def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Pa
     for plot, (name, profile) in zip(
         figure.subplots(1, len(profiles), squeeze=False)[0], profiles.items(), strict=True
     ):
-        frequency = profile.frequency.clone()
-        frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0  # zero has no place on a logarithmic axis
+        frequency = on_logarithmic_axis(profile.frequency)
         floor = float(profile.power.max()) * 1e-12
         low, high = profile.confidence()
         plot.fill_between(frequency.numpy(), low.clamp(min=floor).numpy(), high.numpy(), alpha=0.3)

@@ -25,28 +25,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
-from torch import Tensor
 
 from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spectrum
 from multisagd.analysis.baselines import baselines, trajectory_regular
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
-from multisagd.analysis.joint import design_joint
+from multisagd.analysis.joint import FLOOR, design_joint
 from multisagd.analysis.profiles import radial_profile
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import Transfer, transfer_function
 from multisagd.samplers import Sampler
+from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.data import read_statistics
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group
+from recipes.profiles import on_logarithmic_axis
 
 Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]
 
@@ -98,7 +98,7 @@ def design(config: Config) -> Path:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
-    statistics = load(path)
+    statistics = read_statistics(path, "`multisagd analyze` makes such a file", key="statistics: ")
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     schedule = builder.build(settings.schedule, Schedule, "schedule")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
@@ -118,9 +118,11 @@ def design(config: Config) -> Path:
     out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"
     out.mkdir(parents=True, exist_ok=True)
     outcome.steps.save(out / "steps.json")
-    write_choice(out / "config" / "schedule" / "designed.yaml", schedule_group(outcome.steps, settings.schedule))
+    (out / "config" / "schedule").mkdir(parents=True, exist_ok=True)
+    configuration.write(schedule_group(outcome.steps, settings.schedule), out / "config" / "schedule" / "designed.yaml")
     if settings.noise != "given":
-        write_choice(out / "config" / "spectrum" / "designed.yaml", outcome.group)
+        (out / "config" / "spectrum").mkdir(exist_ok=True)
+        configuration.write(dict(outcome.group), out / "config" / "spectrum" / "designed.yaml")
     rows = {name: errors(transfer) for name, transfer in transfers.items()}
     report: dict[str, Any] = {"settings": config, "errors": rows, "spectrum": outcome.group, "reasons": outcome.reasons}
     report["candidates"] = outcome.candidates
@@ -131,18 +133,6 @@ def design(config: Config) -> Path:
         print(f"- {reason}")
     print(f"in {out}: steps.json for `multisagd sample steps_file=…`, config/ for `multisagd train --config-dir`")
     return out
-
-
-def load(path: Path) -> DataStatistics:
-    """Load statistics.
-
-    Raises:
-        RecipeError: if they are missing or unreadable.
-    """
-    try:
-        return DataStatistics.load(path)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RecipeError(f"statistics: cannot read {path} ({error}): `multisagd analyze` makes such a file") from error
 
 
 def choose(
@@ -165,14 +155,14 @@ def choose(
         advice = recommend(
             statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts
         )
-        return recommended(advice, statistics)
+        return recommended(advice)
     joint = design_joint(
         statistics, process, steps, objective, settings.noise, sampler=sampler, ends=ends,
         restarts=settings.restarts, seed=settings.seed,
     )  # fmt: skip
     if settings.noise == "data_power":
         group = data_power(joint.parameters[0])
-        return Outcome(joint.steps, spectrum_of(group, statistics), group, ())
+        return Outcome(joint.steps, joint.spectrum, group, ())
     if settings.noise == "bands":
         return Outcome(
             joint.steps, joint.spectrum, {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}, ()
@@ -182,7 +172,7 @@ def choose(
     return Outcome(joint.steps, joint.spectrum, group, ())
 
 
-def recommended(advice: Recommendation, statistics: DataStatistics) -> Outcome:
+def recommended(advice: Recommendation) -> Outcome:
     """Turn a recommendation into what a configuration can write."""
     exponent = advice.chosen.exponent
     group: Group = {"_target_": "multisagd.Flat"} if exponent == 0 else data_power(exponent)
@@ -195,20 +185,15 @@ def recommended(advice: Recommendation, statistics: DataStatistics) -> Outcome:
         }
         for each in advice.candidates
     )
-    return Outcome(advice.chosen.steps, spectrum_of(group, statistics), group, advice.reasons, table)
+    return Outcome(advice.chosen.steps, advice.chosen.spectrum, group, advice.reasons, table)
 
 
 def data_power(exponent: float) -> Group:
     """Return how a configuration writes noise of the data's power, floored as a design assumes."""
-    return {"_target_": "recipes.engine.assemble.DataPower", "exponent": exponent, "floor": 60.0}
+    return {"_target_": "recipes.engine.assemble.DataPower", "exponent": exponent, "floor": FLOOR}
 
 
-def spectrum_of(group: Group, statistics: DataStatistics) -> Spectrum:
-    """Build the noise that a design writes."""
-    return Builder(()).build(group, Spectrum, "spectrum", statistics=statistics)
-
-
-def schedule_group(steps: DesignedSteps, schedule: Group) -> Group:
+def schedule_group(steps: DesignedSteps, schedule: Group) -> dict[str, Any]:
     """Return a schedule through the designed log-SNRs, equal steps of its time being the designed steps."""
     path = {"path": schedule["path"]} if "path" in schedule else {}
     return {
@@ -253,12 +238,6 @@ def errors(transfer: Transfer) -> dict[str, float]:
     return {**values, "relative": values["w2"] / scale if scale else math.inf}
 
 
-def write_choice(path: Path, group: Mapping[str, Any]) -> None:
-    """Write a choice of a configuration group."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(dict(group), sort_keys=False))
-
-
 def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
     """Print the errors as a table, last the sampler that has none on Gaussian data."""
     table = Table(
@@ -280,28 +259,20 @@ def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process:
     left, right = figure.subplots(1, 2)
     data = radial_profile(statistics.power.mean(0), grid)
     noise = radial_profile(process.covariance.power(grid.shape), grid)
-    left.loglog(*_shown(data.frequency, data.power), label="data", marker=".")
-    left.loglog(
-        *_shown(noise.frequency, noise.power * float(data.power.mean())), label="noise (scaled)", linestyle="--"
-    )
+    frequency, scale = on_logarithmic_axis(data.frequency).numpy(), float(data.power.mean())
+    left.loglog(frequency, data.power.numpy(), label="data", marker=".")
+    left.loglog(frequency, scale * noise.power.numpy(), label="noise (scaled)", linestyle="--")
     left.set(xlabel="radius (cycles per sample)", ylabel="power", title="spectra")
     left.legend()
     for name, transfer in transfers.items():
         power = radial_profile(transfer.power.mean(0), grid).power / data.power.clamp(min=1e-300)
-        frequency, decibels = _shown(data.frequency, 10 * power.clamp(min=1e-30).log10())
+        decibels = 10 * power.clamp(min=1e-30).log10().numpy()
         mine = name == "designed"
         right.semilogx(frequency, decibels, label=name, linewidth=2.2 if mine else 1, color="black" if mine else None)
     right.axhline(0, color="gray", linewidth=0.6)
     right.set(xlabel="radius (cycles per sample)", ylabel="generated / data (dB)", title="transfer")
     right.legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=110)
-
-
-def _shown(frequency: Tensor, values: Tensor) -> tuple[Any, Any]:
-    """Return a curve for a logarithmic axis, zero frequency at half the lowest."""
-    moved = frequency.clone()
-    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
-    return moved.numpy(), values.numpy()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import measure, process_notes
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
+from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.profiles import draw_profiles
@@ -56,7 +56,7 @@ def inspect(config: Config) -> Path:
     out = settings.run_dir
     if not isinstance(count, int) or count < 1:
         raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
-    check_folder(out)
+    check_replaceable(out, REPORT, "inspect")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     statistics = measure(dataset, settings)
@@ -86,16 +86,6 @@ def inspect(config: Config) -> Path:
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     print(summary(report, out))
     return out
-
-
-def check_folder(out: Path) -> None:
-    """Check that nothing in a folder could be overwritten but what inspect wrote itself.
-
-    Raises:
-        RecipeError: if it holds anything else.
-    """
-    if out.exists() and any(out.iterdir()) and not (out / REPORT).exists():
-        raise RecipeError(f"{out} is not empty and not what inspect left: choose another run_dir")
 
 
 def make_room(out: Path) -> None:

@@ -67,6 +67,13 @@ def describe(batches: Sequence[tuple[Tensor, Tensor | None]], grid: Grid, bands:
     return found
 
 
+def on_logarithmic_axis(frequency: Tensor) -> Tensor:
+    """Return frequencies from zero upwards as a logarithmic axis can show them, zero at half the lowest."""
+    moved = frequency.clone()
+    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
+    return moved
+
+
 def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
     """Draw the profile of every axis, one curve for each named power `(..., *half_shape)`, as one PNG.
 
@@ -82,8 +89,7 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
             if not bool((power > 0).any()):  # a single example has no power about the mean, and a log scale no zero
                 continue
             profile = axis_profile(power, grid, axis.name)
-            frequency = profile.frequency.clone()
-            frequency[0] = frequency[1] / 2 if len(frequency) > 1 else 1.0
+            frequency = on_logarithmic_axis(profile.frequency)
             floor = float(profile.power.max()) * 1e-12
             plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label=name)
         # Labels between the powers of ten run into one another on so small a plot.

@@ -91,7 +91,7 @@ def sample(config: Config) -> Path:
     check_sampler(sampler, process)
     refinement = builder.build(settings.refine, Refinement, "refine")
     check_refinement(refinement, process.grid)
-    times = designed_times(settings.steps_file, process)
+    designed, times = designed_steps(settings.steps_file, process)
 
     # The samples.
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
@@ -101,7 +101,7 @@ def sample(config: Config) -> Path:
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, refinement, display.update, times,
         )  # fmt: skip
-        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts)
+        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts, designed)
         # Tensors first: what was computed is not lost if it cannot be decoded here.
         out.mkdir(parents=True, exist_ok=True)
         tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
@@ -128,16 +128,17 @@ def trained(assembly: Assembly, state: State, which: str, runtime: Runtime) -> D
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device)).eval()
 
 
-def designed_times(path: Path | None, process: Process) -> Tensor | None:
-    """Return the times of designed steps in a process's schedule, or None without a file.
+def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps | None, Tensor | None]:
+    """Return designed steps and their times in a process's schedule, or None for both without a file.
 
     Raises:
         RecipeError: if it holds none, or the schedule does not reach them.
     """
     if path is None:
-        return None
+        return None, None
     try:
-        return DesignedSteps.load(path).times(process.schedule)
+        designed = DesignedSteps.load(path)
+        return designed, designed.times(process.schedule)
     except (OSError, ValueError) as error:
         raise RecipeError(f"steps_file: {error}") from error
 
@@ -243,15 +244,17 @@ def _label_numbers(entry: str, classes: Sequence[str]) -> list[int]:
     return list(range(first, last + 1))
 
 
-def folder_name(config: Config, samples: int, prompts: Sequence[str] | None) -> str:
+def folder_name(
+    config: Config, samples: int, prompts: Sequence[str] | None, designed: DesignedSteps | None = None
+) -> str:
     """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
     sampler: Group = config["sampler"]
     idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model")
     relevant = {key: value for key, value in config.items() if key not in idle}
     steps = config["steps"]
-    if config["steps_file"] is not None:
-        relevant["steps_file"] = Path(config["steps_file"]).read_text(encoding="utf-8")
-        steps = f"{DesignedSteps.load(config['steps_file']).steps}designed"
+    if designed is not None:
+        relevant["steps_file"] = list(designed.log_snrs)
+        steps = f"{designed.steps}designed"
     if prompts is not None:
         relevant["prompts"] = list(prompts)
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]

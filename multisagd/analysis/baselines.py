@@ -13,18 +13,8 @@ from torch import Tensor
 from multisagd.analysis.design import ENDS
 from multisagd.analysis.transfer import Spectra
 from multisagd.process import Process
-from multisagd.schedule import CosineSchedule, FlowSchedule, KarrasSchedule, LinearSchedule, Schedule, SigmoidSchedule
+from multisagd.schedule import CosineSchedule, FlowSchedule, KarrasSchedule, Schedule, SigmoidSchedule
 from multisagd.statistics import DataStatistics
-
-SCHEDULES: dict[str, Schedule] = {
-    "cosine": CosineSchedule(offset=0.008),
-    "linear": LinearSchedule(),
-    "sigmoid": SigmoidSchedule(),
-    "karras": KarrasSchedule(),
-    "flow": FlowSchedule(),
-    "flow, shift 3": FlowSchedule(shift=3.0),
-}
-"""The schedules as their papers give them, run through in equal steps of time."""
 
 
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
@@ -34,21 +24,24 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
     schedule only the outermost steps move there, as it is used. Karras' and the linear schedule keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    found = {}
-    for name, schedule in SCHEDULES.items():
-        if name in ("cosine", "karras"):
-            found[name] = schedule.log_snr(even)
-        else:
-            first, last = schedule.time(torch.tensor(ends, dtype=torch.float64))
-            found[name] = schedule.log_snr(torch.lerp(last, first, even))
-    found["cosine"] = found["cosine"].clamp(*ends)
-    # The discrete schedule of DDPM has 1,000 levels, the first of which is not without noise.
-    found["linear"] = _discrete_linear(steps)
-    found["log-SNR"] = torch.linspace(*ends, steps + 1, dtype=torch.float64)
-    return found
+
+    def between(schedule: Schedule) -> Tensor:
+        first, last = schedule.time(torch.tensor(ends, dtype=torch.float64))
+        return schedule.log_snr(torch.lerp(last, first, even))
+
+    return {
+        "cosine": CosineSchedule(offset=0.008).log_snr(even).clamp(*ends),
+        "linear": _discrete_linear(steps),
+        "sigmoid": between(SigmoidSchedule()),
+        "karras": KarrasSchedule().log_snr(even),
+        "flow": between(FlowSchedule()),
+        "flow, shift 3": between(FlowSchedule(shift=3.0)),
+        "log-SNR": torch.linspace(*ends, steps + 1, dtype=torch.float64),
+    }
 
 
 def _discrete_linear(steps: int) -> Tensor:
+    """Return log-SNRs of DDPM's own 1,000 levels, the first of which is not without noise."""
     log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)).cumsum(0)
     places = torch.linspace(999, 0, steps + 1, dtype=torch.float64).round().long()
     chosen = log_alpha[places]

@@ -24,7 +24,9 @@ from multisagd.radial import PowerLaw, Rings
 from multisagd.samplers import DDIM, Sampler
 from multisagd.spectrum import Spectrum
 from multisagd.statistics import DataStatistics
-from multisagd.table import Table
+
+FLOOR = 60.0
+"""Least noise of the data's power, in decibels below the largest (`DataStatistics.spectrum`)."""
 
 Family = Literal["data_power", "power_law", "bands"]
 
@@ -97,7 +99,7 @@ def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Cal
     """Return the power of a family as a function of its free numbers, zero meaning white, and how many there are."""
     grid = statistics.grid
     if family == "data_power":
-        logs = floored(statistics).log()
+        logs = statistics.spectrum(FLOOR).values.log()
         return lambda free: (free[0] * logs).exp(), 1
     if family == "power_law":
         logs = _radius(grid).log()
@@ -111,7 +113,7 @@ def _described(family: Family, free: Tensor, statistics: DataStatistics) -> tupl
     """Return the spectrum that free numbers stand for, and the parameters it is described by."""
     exponent = float(free[0])
     if family == "data_power":
-        return Table(floored(statistics), statistics.grid) ** exponent, (exponent,)
+        return statistics.spectrum(FLOOR) ** exponent, (exponent,)
     if family == "power_law":
         return PowerLaw(exponent=exponent, factors=_cycles_per_sample(statistics.grid)), (exponent,)
     rings = Rings(tuple(free.exp().tolist()))
@@ -128,13 +130,3 @@ def _radius(grid: Grid) -> Tensor:
     """Return the radius that a power law is over, in cycles per sample, flat below its corner."""
     factors = _cycles_per_sample(grid)
     return grid.radius(factors=factors).clamp(min=grid.corner(factors=factors))
-
-
-def floored(statistics: DataStatistics, decibels: float = 60.0) -> Tensor:
-    """Return the power averaged over channels, nowhere more than so far below the largest.
-
-    Frequencies of which the data hold nothing (borders that are always black, say) would get no noise otherwise, and
-    then nothing could be trained or generated there.
-    """
-    power = statistics.power.mean(0)
-    return power.clamp(min=float(power.max()) * 10 ** (-decibels / 10))

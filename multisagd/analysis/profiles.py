@@ -16,7 +16,7 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from multisagd.grid import Grid
-from multisagd.statistics import DataStatistics, split_batch
+from multisagd.statistics import DataStatistics, transforms_about
 
 NORMAL_95 = 1.959964
 """Half the width of the central 95 % of a normal law, in standard deviations."""
@@ -94,13 +94,11 @@ def measure_profiles(
     Raises:
         ValueError: for fewer than two data.
     """
-    grid, dims = statistics.grid, tuple(range(-statistics.grid.dimensions, 0))
+    grid = statistics.grid
     items: dict[str, list[Tensor]] = {"radius": [], **{name: [] for name in grid.names}}
     frequency: dict[str, Tensor] = {}
-    for x, mask in map(split_batch, batches):
-        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
-        transform = torch.fft.rfftn((x - statistics.mean) * mask, dim=dims, norm="ortho")
-        for power in (transform.abs().square() / share).mean(1):
+    for transform in transforms_about(statistics.mean, batches, grid):
+        for power in transform.abs().square().mean(1):
             for name in items:
                 profile = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
                 items[name].append(profile.power)
@@ -172,13 +170,10 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     Raises:
         ValueError: without data.
     """
-    grid, dims = statistics.grid, tuple(range(-statistics.grid.dimensions, 0))
     total, count = torch.zeros((), dtype=torch.complex128), 0
-    for x, mask in map(split_batch, batches):
-        share = mask.expand_as(x).mean(dim=dims, keepdim=True).clamp(min=1 / grid.numel)
-        transform = torch.fft.rfftn((x - statistics.mean) * mask, dim=dims, norm="ortho") / share.sqrt()
+    for transform in transforms_about(statistics.mean, batches, statistics.grid):
         total = total + torch.einsum("bi...,bj...->ij...", transform, transform.conj())
-        count += len(x)
+        count += len(transform)
     if count == 0:
         raise ValueError("there are no data to measure")
     return total / max(count - 1, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from multisagd.analysis.design import ENDS, DesignedSteps, Objective, design_schedule, objective_value
-from multisagd.analysis.joint import floored
+from multisagd.analysis.joint import FLOOR
 from multisagd.analysis.transfer import transfer_function
 from multisagd.covariance import SpectralCovariance
 from multisagd.process import Process
@@ -22,7 +22,6 @@ from multisagd.samplers import DDIM, Sampler
 from multisagd.schedule import Schedule
 from multisagd.spectrum import Flat, Spectrum
 from multisagd.statistics import DataStatistics, terminal_snr
-from multisagd.table import Table
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates: the data's power to each of these, 0 being white noise."""
@@ -160,7 +159,7 @@ def _candidate(
     ends: tuple[float, float],
     restarts: int,
 ) -> Candidate:
-    spectrum = Flat() if exponent == 0 else Table(floored(statistics), statistics.grid) ** exponent
+    spectrum = Flat() if exponent == 0 else statistics.spectrum(FLOOR) ** exponent
     process = Process(schedule, SpectralCovariance(spectrum, statistics.grid))
     designed = design_schedule(statistics, process, steps, objective, sampler=sampler, ends=ends, restarts=restarts)
     power = process.covariance.power()

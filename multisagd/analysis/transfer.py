@@ -50,13 +50,7 @@ class Spectra:
         if described[0] != described[1]:
             raise ValueError(f"a process on axes {described[0]} does not fit statistics on axes {described[1]}")
         noise = process.covariance.power(statistics.grid.shape)
-        return cls(statistics.power, mean_power(statistics), noise[None], statistics.grid.multiplicity[None])
-
-
-def mean_power(statistics: DataStatistics) -> Tensor:
-    """Return the power |μ|² of the mean of the data, `(channels, *half_shape)`."""
-    dims = tuple(range(-statistics.grid.dimensions, 0))
-    return torch.fft.rfftn(statistics.mean, dim=dims, norm="ortho").abs().square()
+        return cls(statistics.power, statistics.mean_power, noise[None], statistics.grid.multiplicity[None])
 
 
 @dataclass(frozen=True)

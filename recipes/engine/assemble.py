@@ -21,10 +21,8 @@ from multisagd import (
     Schedule,
     SpectralCovariance,
     Spectrum,
-    Table,
     seeds,
 )
-from multisagd.analysis.joint import floored
 from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
@@ -45,9 +43,7 @@ class DataPower(Spectrum):
 
     def power(self, grid: Grid) -> Tensor:
         """Return the data's power on `grid`, interpolated where it was measured on another."""
-        if self.floor is None:
-            return (self.statistics.spectrum() ** self.exponent).power(grid)
-        return (Table(floored(self.statistics, self.floor), self.statistics.grid) ** self.exponent).power(grid)
+        return (self.statistics.spectrum(self.floor) ** self.exponent).power(grid)
 
 
 @dataclass(frozen=True)

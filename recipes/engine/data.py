@@ -62,11 +62,19 @@ def load_statistics(run_dir: Path) -> DataStatistics:
     Raises:
         RecipeError: if they are missing or unreadable.
     """
-    path = run_dir / STATISTICS
+    return read_statistics(run_dir / STATISTICS, "restore it, or train again in another run_dir")
+
+
+def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
+    """Read a file of statistics, which `key` names in a configuration.
+
+    Raises:
+        RecipeError: if it is missing or unreadable, with the remedy.
+    """
     try:
         return DataStatistics.load(path)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
+        raise RecipeError(f"{key}cannot read {path} ({error}): {remedy}") from error
 
 
 class Chunks:

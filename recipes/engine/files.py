@@ -17,6 +17,16 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def check_replaceable(out: Path, report: str, command: str) -> None:
+    """Check that nothing in a folder could be overwritten but what the command wrote itself, its `report` among it.
+
+    Raises:
+        RecipeError: if it holds anything else.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / report).exists():
+        raise RecipeError(f"{out} is not empty and not what {command} left: choose another run_dir")
+
+
 @contextmanager
 def held(run_dir: Path) -> Iterator[None]:
     """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.

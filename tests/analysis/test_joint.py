@@ -5,7 +5,7 @@ import torch
 
 from multisagd import CosineSchedule, DataStatistics, Flat, Grid, Process, SpectralCovariance
 from multisagd.analysis.design import design_schedule, objective_value
-from multisagd.analysis.joint import Family, design_joint, floored
+from multisagd.analysis.joint import FLOOR, Family, design_joint
 from multisagd.analysis.recommend import Limits, recommend
 from multisagd.analysis.transfer import transfer_function
 from multisagd.samplers import DDIM
@@ -77,7 +77,7 @@ def test_frequencies_without_data_still_get_noise() -> None:
     grid = Grid.of(time=8)
     power = torch.tensor([[1.0, 0.5, 0.2, 0.0, 0.0]], dtype=torch.float64)
     statistics = DataStatistics(torch.zeros(1, 8).double(), power, grid, 10)
-    assert float(floored(statistics).min()) == pytest.approx(1e-6)
+    assert float(statistics.spectrum(FLOOR).values.min()) == pytest.approx(1e-6)
     joint = design_joint(statistics, white_process(statistics), 3)
     assert bool((joint.spectrum.power(grid) > 0).all())
 
