@@ -1,12 +1,9 @@
 """Designed steps beside the usual ones on a trained run: `python -m benchmarks.schedules_on_runs RUN …`.
 
 For every number of steps, schedule and sampling seed: samples of the run by DDIM on those log-SNRs (the last row by the
-Gaussian integrator on the steps designed for DDIM), then
-
-- the spectrum error: root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated over real
-  power about the mean, in dB;
-- the Fréchet distance of classifier features to real examples, as `multisagd fidelity` measures it, but of tensors, not
-  of files; at these counts it is larger than at more, and to be compared in this table only.
+Gaussian integrator on the steps designed for DDIM), judged as `benchmarks.runs` does: spectrum error, Fréchet distance
+of classifier features, share recognised. At these counts the distance is larger than at more, and to be compared in
+this table only.
 
 Designs are made from the run's own statistics between the log-SNRs `multisagd design` takes. Rows are appended to
 benchmarks/results/results.jsonl; what is there already is not measured again. Afterwards, or with --show, the table of
@@ -18,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -28,25 +24,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.rows import append, missing, rows
-from modalities.base import Modality
-from multisagd import DDIM, DataStatistics, Denoiser, GaussianIntegrator, Process
+from benchmarks.runs import Run, spread
+from multisagd import DDIM, DataStatistics, GaussianIntegrator, Process
 from multisagd.analysis.baselines import baselines, trajectory_regular
 from multisagd.analysis.design import design_schedule, spectral_ends
-from multisagd.analysis.profiles import radial_profile
 from multisagd.samplers import Sampler
-from multisagd.seeds import derive_many
-from recipes.engine import config as configuration
-from recipes.engine import record
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.data import load_statistics
-from recipes.engine.generate import generate
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.features import cached_network, read_dataset, read_samples
-from recipes.fidelity import chosen, real_data
-from recipes.metrics import frechet_distance
-from recipes.sample import trained
 
 EXPERIMENT = "schedules on runs"
 SCHEDULES = (
@@ -67,60 +49,24 @@ def log_snrs(schedule: str, steps: int, statistics: DataStatistics, process: Pro
     return baselines(steps, ends)[schedule]
 
 
-def spectrum_error(x0: Tensor, statistics: DataStatistics) -> float:
-    """Return the error of the samples' radial power, in dB."""
-    made = DataStatistics.measure([x0], statistics.grid)
-    ours, theirs = (radial_profile(each.power.mean(0), statistics.grid).power for each in (made, statistics))
-    return float((10 * (ours / theirs).log10()).square().mean().sqrt())
-
-
 def measure(run_dir: Path, options: argparse.Namespace) -> None:
     """Measure all arms of a run that have no row yet."""
-    name = run_dir.name
     arms = [
-        {"run": name, "steps": steps, "schedule": schedule, "seed": seed, "count": options.count}
+        {"run": run_dir.name, "steps": steps, "schedule": schedule, "seed": seed, "count": options.count}
         for steps, schedule, seed in itertools.product(options.steps, options.schedules, options.seeds)
     ]
     left = missing(EXPERIMENT, arms)
     if not left:
         return
-    builder, runtime = Builder(()), Runtime.start(EngineSettings(threads=options.threads))
-    run_config, facts = configuration.read(run_dir / "config.yaml"), record.read_facts(run_dir)
-    modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    classes = None if facts["classes"] is None else tuple(facts["classes"])
-    statistics = load_statistics(run_dir)
-    state = Checkpoints(run_dir / "checkpoints").latest()
-    if state is None:
-        raise SystemExit(f"{run_dir} has no checkpoint")
-    denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
-    train, test = real_data(run_config, builder)
-    network, _ = cached_network(train, test)
-    real = read_dataset(network, train, chosen(train, options.reference)).features
-    labels = None if classes is None else torch.arange(options.count) % len(classes)
+    run = Run.load(run_dir, options.reference, options.threads)
     for arm in left:
-        x0 = draw(denoiser, arm, statistics, labels, runtime)
-        values = {
-            "spectrum_error_db": spectrum_error(x0, statistics),
-            "frechet_distance": frechet_distance(read_samples(network, x0, labels).features, real),
-            "samples_seen": state.samples,
-            "reference": options.reference,
-            "versions": record.versions(),
-            "threads": torch.get_num_threads(),
-        }
-        append(EXPERIMENT, arm, values)
-        print(f"{arm}: {values['spectrum_error_db']:.2f} dB, {values['frechet_distance']:.2f}", flush=True)
-
-
-def draw(
-    denoiser: Denoiser, arm: dict[str, Any], statistics: DataStatistics, labels: Tensor | None, runtime: Runtime
-) -> Tensor:
-    """Draw the samples of one arm."""
-    process = denoiser.process
-    times = process.schedule.time(log_snrs(arm["schedule"], arm["steps"], statistics, process))
-    sampler: Sampler = GaussianIntegrator(statistics) if arm["schedule"] == "gaussian integrator" else DDIM()
-    seeds = derive_many(arm["seed"], "sample", 0, range(arm["count"]))
-    shape = (statistics.mean.shape[0], *statistics.grid.shape)
-    return generate(denoiser, sampler, shape, arm["steps"], seeds, labels, runtime, times=times)
+        process = run.denoiser.process
+        times = process.schedule.time(log_snrs(arm["schedule"], arm["steps"], run.statistics, process))
+        integrator = arm["schedule"] == "gaussian integrator"
+        sampler: Sampler = GaussianIntegrator(run.statistics) if integrator else DDIM()
+        values = run.judge(run.draw(sampler, arm["steps"], arm["seed"], arm["count"], times))
+        append(EXPERIMENT, arm, values | run.conditions())
+        print(f"{arm}: {values}", flush=True)
 
 
 def show(run: str) -> None:
@@ -134,12 +80,8 @@ def show(run: str) -> None:
     table = Table("schedule", *(f"{count} steps" for count in steps), box=box.SIMPLE, title=f"{run}: dB / Fréchet")
     for schedule in SCHEDULES:
         cells = [found.get((schedule, count), []) for count in steps]
-        table.add_row(schedule, *(" / ".join(_spread(values) for values in zip(*cell, strict=True)) for cell in cells))
+        table.add_row(schedule, *(" / ".join(spread(values) for values in zip(*cell, strict=True)) for cell in cells))
     Console(width=140).print(table)
-
-
-def _spread(values: tuple[float, ...]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{mean(values):.2f}"
 
 
 def main() -> None:

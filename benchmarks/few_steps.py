@@ -1,0 +1,146 @@
+"""Why a small model can be better in 5 steps than in 18: `python -m benchmarks.few_steps RUN`.
+
+Samples a run by Heun's method on Karras' steps, in rising numbers of steps, with the trained network and with the exact
+denoiser of its training examples, `E[x0 | x_t]` when x0 is one of them (of the class asked for). The exact one tells
+whether metric and steps are sound: its distance must fall with the number of steps. Then the network is replaced by the
+exact one on one side of a log-SNR only, which tells where the errors are that more steps let in.
+
+Entries are Fréchet distances of classifier features (spectrum error in dB), mean and standard deviation over seeds.
+Rows are appended to benchmarks/results/results.jsonl and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.rows import append, missing, rows
+from benchmarks.runs import Run, spread
+from multisagd import Heun, KarrasSchedule, Process
+from multisagd.sampling import AnyDenoiser
+
+EXPERIMENT = "few steps"
+
+
+@dataclass
+class Exact:
+    """`E[x0 | x_t]` for white noise and data that are one of `examples`, `(count, channels, *grid)`, with `labels`."""
+
+    process: Process
+    examples: Tensor
+    labels: Tensor | None
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the mean of the examples, each weighted by its posterior probability."""
+        at = self.process.coefficients(t, x_t)
+        data, a, b = self.examples.flatten(1), at.a.reshape(-1, 1).to(x_t), at.b.reshape(-1, 1).to(x_t)
+        distance = a**2 * data.square().sum(1) - 2 * a * (x_t.flatten(1) @ data.T)
+        if condition is not None and self.labels is not None:
+            distance = distance.masked_fill(condition[:, None] != self.labels, math.inf)
+        return (torch.softmax(-distance / (2 * b**2), 1) @ data).reshape(x_t.shape)
+
+
+@dataclass
+class Spliced:
+    """The exact denoiser where the log-SNR is in `exact_in`, the network elsewhere."""
+
+    network: AnyDenoiser
+    exact: AnyDenoiser
+    exact_in: tuple[float, float]
+
+    @property
+    def process(self) -> Process:
+        """The process of the network."""
+        return self.network.process
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Ask whichever is in charge at this time, which is the same for the whole batch."""
+        log_snr = float(self.process.schedule.log_snr(t[:1].double()))
+        chosen = self.exact if self.exact_in[0] <= log_snr <= self.exact_in[1] else self.network
+        return chosen(x_t, t, condition)
+
+
+FULL = (-2 * math.log(80), -2 * math.log(0.002))
+ARMS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
+    # Where the exact denoiser stands in, and between which log-SNRs samples are drawn.
+    "network": (None, FULL),
+    "exact": ((-math.inf, math.inf), FULL),
+    "exact below log-SNR -4": ((-math.inf, -4.0), FULL),
+    "exact from -4 to 4": ((-4.0, 4.0), FULL),
+    "exact above 4": ((4.0, math.inf), FULL),
+    "network, from log-SNR -6": (None, (-6.0, FULL[1])),
+    "network, to log-SNR 6": (None, (FULL[0], 6.0)),
+}
+
+
+def measure(run_dir: Path, options: argparse.Namespace) -> None:
+    """Measure what has no row yet."""
+    wanted = [
+        {"run": run_dir.name, "denoiser": name, "steps": steps, "seed": seed, "count": options.count}
+        for name, steps, seed in itertools.product(ARMS, options.steps, options.seeds)
+    ]
+    left = missing(EXPERIMENT, wanted)
+    if not left:
+        return
+    run = Run.load(run_dir, options.reference, options.threads, allow=("benchmarks",))
+    network, process = run.denoiser, run.denoiser.process
+    if not torch.allclose(process.covariance.power(), torch.ones(())):
+        raise SystemExit("the exact denoiser is written for white noise")
+    examples, labels = run.examples.batch(list(range(len(run.examples))))[:2]
+    exact = Exact(process, examples, None if run.classes is None else labels)
+    for arm in left:
+        exact_in, ends = ARMS[arm["denoiser"]]
+        even = torch.linspace(1, 0, arm["steps"] + 1, dtype=torch.float64)
+        noisiest, cleanest = (math.exp(-log_snr / 2) for log_snr in ends)
+        log_snrs = KarrasSchedule(sigma_min=cleanest, sigma_max=noisiest).log_snr(even)
+        times = process.schedule.time(log_snrs)
+        chosen: Any = network if exact_in is None else Spliced(network, exact, exact_in)
+        x0 = replace(run, denoiser=chosen).draw(Heun(), arm["steps"], arm["seed"], arm["count"], times=times)
+        values = run.judge(x0)
+        append(EXPERIMENT, arm, values | run.conditions())
+        print(f"{arm}: {values}", flush=True)
+
+
+def show(run: str) -> None:
+    """Print the table of a run."""
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for row in rows(EXPERIMENT):
+        if row["arm"]["run"] == run:
+            key = (row["arm"]["denoiser"], row["arm"]["steps"])
+            found.setdefault(key, []).append((row["frechet_distance"], row["spectrum_error_db"]))
+    steps = sorted({key[1] for key in found})
+    table = Table("denoiser", *(f"{count} steps" for count in steps), box=box.SIMPLE, title=f"{run}: Fréchet (dB)")
+    for name in ARMS:
+        cells = [list(zip(*found.get((name, count), []), strict=True)) for count in steps]
+        table.add_row(name, *(f"{spread(cell[0])} ({spread(cell[1])})" if cell else "" for cell in cells))
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 9, 18, 36])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--reference", type=int, default=5000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    options = parser.parse_args()
+    if not options.show:
+        measure(options.run, options)
+    show(options.run.name)
+
+
+if __name__ == "__main__":
+    main()

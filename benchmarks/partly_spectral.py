@@ -1,0 +1,59 @@
+"""Spectral preconditioning in parts, each of which can be left at its scalar form: for the ablation only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from multisagd import DataStatistics, Denoiser, Process
+from multisagd.denoiser import Weights
+from multisagd.process import Coefficients
+
+Part = Literal["scalar", "spectral"]
+
+
+class PartlySpectral(Denoiser):
+    """`D = μ + skip·y + out·F(into·y)`, each factor by the power at every frequency or by its mean over frequencies.
+
+    Every factor is what its purpose asks for under the Gaussian model, given the others: `into` brings the input to
+    unit variance, `skip` is the best linear estimate, `out` brings what the skip leaves to unit variance. All scalar
+    is Karras preconditioning, all spectral is that of `Denoiser`. Not centred means that the mean is taken as zero, and
+    σ_data and the data's power about zero.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        statistics: DataStatistics,
+        centred: bool = True,
+        into: Part = "scalar",
+        skip: Part = "scalar",
+        out: Part = "scalar",
+    ) -> None:
+        if not centred:
+            power = statistics.power + statistics.mean_power
+            statistics = DataStatistics(torch.zeros_like(statistics.mean), power, statistics.grid, statistics.count)
+        super().__init__(network, process, preconditioning="spectral", statistics=statistics)
+        self.parts = {"into": into, "skip": skip, "out": out}
+
+    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+        """Return the factors of the formula and of its training target; see `Denoiser.weights`."""
+        power, noise_power = self.powers_like(like)
+        signal, noise = {}, {}
+        for name, part in self.parts.items():
+            spectral = part == "spectral"
+            signal[name] = power if spectral else torch.full_like(power, self.sigma_data**2)
+            noise[name] = at.b**2 * (noise_power if spectral else torch.ones_like(noise_power))
+        into = (at.a**2 * signal["into"] + noise["into"]).rsqrt()
+        scale = 1 / (at.a**2 * signal["skip"] + noise["skip"])
+        skip, rest = at.a * signal["skip"] * scale, noise["skip"] * scale  # rest = 1 - a·skip
+        left = rest**2 * power + skip**2 * at.b**2 * noise_power
+        if self.parts["out"] == "scalar":
+            grid = self.process.grid.resize(like.shape[2:])
+            mean = grid.mean(left).mean(1).reshape(-1, *(1,) * (left.dim() - 1))
+            left = mean.expand_as(left)
+        out = left.sqrt()
+        return Weights(into, skip, out, rest / out, -at.b * skip / out)

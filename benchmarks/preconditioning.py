@@ -1,0 +1,191 @@
+"""Which part of spectral preconditioning helps: `python -m benchmarks.preconditioning --data mnist sign_digits`.
+
+Every arm changes one thing about Karras' preconditioning with centred data (`denoiser=karras`), the last but one all of
+them; network, examples, noise levels of training and steps of sampling are the same, as are the draws of noise where
+its spectrum is. The noise levels are those of Karras et al. moved to the data's σ about the mean, so the baseline is
+tuned to the data as the spectral form is. See `benchmarks.partly_spectral` for what each part is.
+
+Each training is judged by the averaged weights: samples of Heun's method on Karras' steps (spectrum error, Fréchet
+distance, share recognised; see `benchmarks.runs`), and the denoising error on held-out data over the Wiener filter's at
+nine log-SNRs. Rows are appended to benchmarks/results/results.jsonl; what is there already is not trained again, and a
+training that was interrupted goes on. Afterwards, or with --show, the table of means and standard deviations over
+training seeds is printed, and the paired differences from the baseline.
+
+`--size gpu --matrix` trains every sensible combination of the parts, the metrics and four spectra at a size for a GPU
+(not run here); `--commands` prints the trainings as commands instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import time
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import append, missing, rows
+from benchmarks.runs import Run, spread, train_run
+from multisagd import Heun
+
+EXPERIMENT = "preconditioning"
+ALLOW = "allow_targets=[benchmarks]"
+BASELINE = "scalar, centred (Karras)"
+
+PARTS: dict[str, dict[str, str]] = {
+    BASELINE: {},
+    "scalar, not centred": {"centred": "false"},
+    "spectral skip": {"skip": "spectral"},
+    "spectral output scale": {"out": "spectral"},
+    "spectral": {"into": "spectral", "skip": "spectral", "out": "spectral"},
+}
+ARMS: dict[str, list[str]] = {name: [] for name in PARTS} | {
+    "spectral, whitened metric": ["loss.metric=whitened"],
+    "scalar, noise of data power^.5": ["spectrum=data_power", "spectrum.exponent=0.5", "spectrum.floor=40"],
+}
+SIZES: dict[str, dict[str, list[str]]] = {
+    "cpu": {"mnist": [], "sign_digits": []},
+    "gpu": {
+        name: [
+            "engine=gpu", f"modality.size={size}", "network.width=88", "network.multipliers=[1,2,4]",
+            "network.blocks=2", "training.batch=256", "training.samples=12000000", "every.checkpoint=1000000",
+        ]
+        for name, size in (("mnist", 32), ("sign_digits", 64))
+    },
+}  # fmt: skip
+
+
+def denoiser(parts: dict[str, str]) -> list[str]:
+    """Return the arguments that choose these parts."""
+    target = "benchmarks.partly_spectral.PartlySpectral"
+    return [
+        f"denoiser._target_={target}", "~denoiser.preconditioning", ALLOW,
+        *(f"+denoiser.{name}={value}" for name, value in parts.items()),
+    ]  # fmt: skip
+
+
+def one_at_a_time() -> dict[str, list[str]]:
+    """Return the arguments of each arm of the table."""
+    whole = PARTS["spectral"]
+    parts = PARTS | {"spectral, whitened metric": whole}
+    return {name: denoiser(parts.get(name, {})) + rest for name, rest in ARMS.items()}
+
+
+def matrix() -> dict[str, list[str]]:
+    """Return every combination of centring, the three factors, metric and noise that means something."""
+    found = {}
+    spectra: dict[str, list[str]] = {"white": []} | {
+        f"data power^{exponent}": ["spectrum=data_power", f"spectrum.exponent={exponent}", "spectrum.floor=40"]
+        for exponent in (0.25, 0.5, 1.0)
+    }  # fmt: skip
+    for centred, into, skip, out in itertools.product(("true", "false"), *3 * [("scalar", "spectral")]):
+        parts = {"centred": centred, "into": into, "skip": skip, "out": out}
+        # With one factor for all frequencies the two metrics are the same.
+        for metric in ("euclidean",) if out == "scalar" else ("euclidean", "whitened"):
+            for noise, arguments in spectra.items():
+                name = f"{'' if centred == 'true' else 'not '}centred, {into}/{skip}/{out}, {metric}, {noise}"
+                found[name] = [*denoiser(parts), f"loss.metric={metric}", *arguments]
+    return found
+
+
+def measure(options: argparse.Namespace, arms: dict[str, list[str]]) -> None:
+    """Train and judge what has no row yet."""
+    wanted = [
+        {"data": data, "size": options.size, "arm": name, "seed": seed}
+        for seed, data, name in itertools.product(options.seeds, options.data, arms)
+    ]
+    for arm in missing(EXPERIMENT, wanted):
+        data, name, seed = arm["data"], arm["arm"], arm["seed"]
+        arguments = [*common(data, options.size, seed), *arms[name], f"engine.threads={options.threads}"]
+        run_dir = options.work / f"{data}_{options.size}_{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+        if options.commands:
+            print(f"multisagd train run_dir={run_dir} {shlex.join(arguments)}")
+            continue
+        start = time.monotonic()
+        train_run(run_dir, arguments)
+        seconds = time.monotonic() - start
+        run = Run.load(run_dir, options.reference, options.threads, allow=("benchmarks",))
+        values: dict[str, Any] = {"training_seconds": seconds, "denoising_error": run.denoising_error()}
+        for steps in options.steps:
+            values[f"heun_{steps}"] = run.judge(run.draw(Heun(), steps, seed, options.count, spacing="karras"))
+        append(EXPERIMENT, arm, values | {"count": options.count} | run.conditions())
+        print(f"{arm}: {values}", flush=True)
+
+
+def common(data: str, size: str, seed: int) -> list[str]:
+    """Return the arguments that all arms share."""
+    return [f"experiment=ablation_{data}", *SIZES[size][data], f"seed={seed}"]
+
+
+def show(data: str, size: str, steps: list[int]) -> None:
+    """Print the table of one dataset, and what each arm changes against the baseline, seed by seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows(EXPERIMENT):
+        if row["arm"]["data"] == data and row["arm"]["size"] == size:
+            found.setdefault(row["arm"]["arm"], {})[row["arm"]["seed"]] = row
+    columns = [
+        *((f"{metric}, {count} steps", f"heun_{count}", key) for count in steps for metric, key in METRICS.items()),
+        ("denoising / Wiener", "denoising_error", None),
+    ]
+    table = Table("arm", *(title for title, *_ in columns), "seeds", box=box.SIMPLE, title=f"{data}, {size}")
+    paired = Table("minus the baseline", *(title for title, *_ in columns), box=box.SIMPLE, title=f"{data}, {size}")
+    base = found.get(BASELINE, {})
+    for name, seeds in found.items():
+        values = {seed: [value(row, group, key) for _, group, key in columns] for seed, row in seeds.items()}
+        cells = [spread(each, digits=3) for each in zip(*values.values(), strict=True)]
+        table.add_row(name, *cells, str(len(seeds)))
+        both = [seed for seed in seeds if seed in base and name != BASELINE]
+        if len(both) > 1:
+            against = {seed: [value(base[seed], group, key) for _, group, key in columns] for seed in both}
+            pairs = zip(
+                zip(*(values[seed] for seed in both), strict=True), zip(*against.values(), strict=True), strict=True
+            )
+            cells = [paired_difference(mine, theirs) for mine, theirs in pairs]
+            paired.add_row(name, *cells)
+    Console(width=200).print(table, paired)
+
+
+def paired_difference(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str:
+    """Write the mean difference of two arms over seeds and its standard error."""
+    each = [a - b for a, b in zip(mine, theirs, strict=True)]
+    return f"{mean(each):+.3f} ± {stdev(each) / sqrt(len(each)):.3f}"
+
+
+METRICS = {"Fréchet": "frechet_distance", "dB": "spectrum_error_db", "recognised": "recognised"}
+
+
+def value(row: dict[str, Any], group: str, key: str | None) -> float:
+    """Return one number of a row; denoising errors as their mean over log-SNRs."""
+    return float(mean(row[group].values()) if key is None else row[group][key])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=list(SIZES["cpu"]), default=list(SIZES["cpu"]))
+    parser.add_argument("--size", choices=list(SIZES), default="cpu")
+    parser.add_argument("--matrix", action="store_true", help="every combination, not one change at a time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 18])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--reference", type=int, default=5000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/preconditioning"))
+    parser.add_argument("--commands", action="store_true", help="print the commands instead of training")
+    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    options = parser.parse_args()
+    if not options.show:
+        measure(options, matrix() if options.matrix else one_at_a_time())
+    if not options.commands:
+        for data in options.data:
+            show(data, options.size, options.steps)
+
+
+if __name__ == "__main__":
+    main()

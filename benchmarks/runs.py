@@ -1,0 +1,145 @@
+"""Training and judging runs for the experiments on trained networks, in tensors and without files of media."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modalities.base import Dataset, Modality
+from multisagd import DataStatistics, Denoiser
+from multisagd.analysis.profiles import radial_profile
+from multisagd.samplers import Sampler
+from multisagd.sampling import Spacing
+from multisagd.seeds import derive_many
+from recipes.engine import config as configuration
+from recipes.engine import record
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.data import load_statistics
+from recipes.engine.generate import generate
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.features import FeatureNetwork, cached_network, read_dataset, read_samples
+from recipes.fidelity import chosen, real_data
+from recipes.metrics import frechet_distance
+from recipes.sample import trained
+from recipes.train import train
+
+LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+"""Log-SNRs at which denoising errors are measured."""
+
+
+def train_run(run_dir: Path, arguments: list[str]) -> Path:
+    """Train as `multisagd train ARGUMENTS run_dir=RUN_DIR` would, from where it left off; return the folder."""
+    train(configuration.load("train", [*arguments, f"run_dir={run_dir}"]))
+    return run_dir
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, and the features of real examples to judge it by."""
+
+    denoiser: Denoiser
+    statistics: DataStatistics
+    classes: tuple[str, ...] | None
+    samples_seen: int
+    network: FeatureNetwork
+    reference: Tensor
+    examples: Dataset
+    held_out: Dataset
+    runtime: Runtime
+
+    @classmethod
+    def load(cls, run_dir: Path, reference: int, threads: int | None, allow: tuple[str, ...] = ()) -> Run:
+        """Read the averaged weights of a run, and features of so many of its training examples."""
+        builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
+        run_config, facts = configuration.read(run_dir / "config.yaml"), record.read_facts(run_dir)
+        modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+        classes = None if facts["classes"] is None else tuple(facts["classes"])
+        statistics = load_statistics(run_dir)
+        state = Checkpoints(run_dir / "checkpoints").latest()
+        if state is None:
+            raise SystemExit(f"{run_dir} has no checkpoint")
+        denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
+        examples, test = real_data(run_config, builder)
+        network, _ = cached_network(examples, test)
+        real = read_dataset(network, examples, chosen(examples, reference)).features
+        return cls(denoiser, statistics, classes, state.samples, network, real, examples, test, runtime)
+
+    def labels(self, count: int) -> Tensor | None:
+        """Return the classes that `count` samples are drawn with, each as often."""
+        return None if self.classes is None else torch.arange(count) % len(self.classes)
+
+    def draw(
+        self,
+        sampler: Sampler,
+        steps: int,
+        seed: int,
+        count: int,
+        times: Tensor | None = None,
+        spacing: Spacing = "time",
+    ) -> Tensor:
+        """Draw samples, class by class in turn."""
+        shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
+        seeds = derive_many(seed, "sample", 0, range(count))
+        return generate(
+            self.denoiser, sampler, shape, steps, seeds, self.labels(count), self.runtime, times=times, spacing=spacing
+        )
+
+    def judge(self, x0: Tensor) -> dict[str, float]:
+        """Return spectrum error (dB), Fréchet distance of classifier features, and share recognised as their class.
+
+        The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
+        over real power about the mean. The distance is that of `multisagd fidelity`, but of tensors, not of files; it
+        depends on the counts.
+        """
+        made = DataStatistics.measure([x0], self.statistics.grid)
+        grid = self.statistics.grid
+        ours, theirs = (radial_profile(each.power.mean(0), grid).power for each in (made, self.statistics))
+        readings = read_samples(self.network, x0, self.labels(len(x0)))
+        values = {
+            "spectrum_error_db": float((10 * (ours / theirs).log10()).square().mean().sqrt()),
+            "frechet_distance": frechet_distance(readings.features, self.reference),
+        }
+        return values if readings.labels is None else values | {"recognised": readings.accuracy()}
+
+    def denoising_error(self, levels: tuple[float, ...] = LEVELS, count: int = 500) -> dict[str, float]:
+        """Return, for each log-SNR, the squared error of x0 on held-out examples over the Wiener filter's.
+
+        The Wiener filter is the best denoiser of Gaussian data with this mean and power, so above 1 the network has
+        learned less than the spectrum tells. Noise is that of the run: runs with different noise do not compare.
+        """
+        process, power = self.denoiser.process, self.statistics.power
+        x0, labels = self.held_out.batch(chosen(self.held_out, count))[:2]
+        labels = None if self.classes is None else labels
+        noise = process.noise(x0.shape, derive_many(0, "denoising error", 0, range(len(x0))))
+        errors = {}
+        for level in levels:
+            t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0))
+            at = process.coefficients(t[:1], power[None])
+            loud = at.b.reshape(()) ** 2 * process.covariance.power().double()
+            wiener = self.statistics.grid.mean(power * loud / (at.a.reshape(()) ** 2 * power + loud)).mean()
+            with torch.no_grad():
+                estimate = self.denoiser(process.add_noise(x0, t, noise), t, labels)
+            errors[f"{level:g}"] = float((estimate - x0).square().mean() / wiener)
+        return errors
+
+    def conditions(self) -> dict[str, Any]:
+        """Return under which conditions a row was measured."""
+        return {
+            "samples_seen": self.samples_seen,
+            "reference": len(self.reference),
+            "versions": record.versions(),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def spread(values: tuple[float, ...], digits: int = 2) -> str:
+    """Write the mean of some values, and their standard deviation if there is more than one."""
+    shown = f"{mean(values):.{digits}f}"
+    return f"{shown} ± {stdev(values):.{digits}f}" if len(values) > 1 else shown
