@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,8 +13,8 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from multisagd import DataStatistics, Denoiser
-from multisagd.analysis.profiles import radial_profile
+from multisagd import DataStatistics, Denoiser, Grid
+from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
@@ -34,22 +36,21 @@ LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 """Log-SNRs at which denoising errors are measured."""
 
 
-def train_run(run_dir: Path, arguments: list[str]) -> Path:
-    """Train as `multisagd train ARGUMENTS run_dir=RUN_DIR` would, from where it left off; return the folder."""
-    train(configuration.load("train", [*arguments, f"run_dir={run_dir}"]))
-    return run_dir
+def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = None) -> None:
+    """Train as `multisagd train --config-dir=CONFIG_DIR ARGUMENTS run_dir=RUN_DIR` would, from where it left off."""
+    train(configuration.load("train", [*arguments, f"run_dir={run_dir}"], config_dir))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, and the features of real examples to judge it by."""
+    """A trained run, and the features of real examples to judge it by, if they have classes."""
 
     denoiser: Denoiser
     statistics: DataStatistics
     classes: tuple[str, ...] | None
     samples_seen: int
-    network: FeatureNetwork
-    reference: Tensor
+    network: FeatureNetwork | None
+    reference: Tensor | None
     examples: Dataset
     held_out: Dataset
     runtime: Runtime
@@ -67,8 +68,10 @@ class Run:
             raise SystemExit(f"{run_dir} has no checkpoint")
         denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
         examples, test = real_data(run_config, builder)
-        network, _ = cached_network(examples, test)
-        real = read_dataset(network, examples, chosen(examples, reference)).features
+        network, real = None, None
+        if classes is not None:
+            network, _ = cached_network(examples, test)
+            real = read_dataset(network, examples, chosen(examples, reference)).features
         return cls(denoiser, statistics, classes, state.samples, network, real, examples, test, runtime)
 
     def labels(self, count: int) -> Tensor | None:
@@ -92,21 +95,31 @@ class Run:
         )
 
     def judge(self, x0: Tensor) -> dict[str, float]:
-        """Return spectrum error (dB), Fréchet distance of classifier features, and share recognised as their class.
+        """Return spectrum error (dB), and with classes the Fréchet distance of features and the share recognised.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
         over real power about the mean. The distance is that of `multisagd fidelity`, but of tensors, not of files; it
         depends on the counts.
         """
-        made = DataStatistics.measure([x0], self.statistics.grid)
-        grid = self.statistics.grid
-        ours, theirs = (radial_profile(each.power.mean(0), grid).power for each in (made, self.statistics))
+        values = {"spectrum_error_db": self._decibels(x0, radial_profile)}
+        if self.network is None or self.reference is None:
+            return values
         readings = read_samples(self.network, x0, self.labels(len(x0)))
-        values = {
-            "spectrum_error_db": float((10 * (ours / theirs).log10()).square().mean().sqrt()),
-            "frechet_distance": frechet_distance(readings.features, self.reference),
+        distance = frechet_distance(readings.features, self.reference)
+        return values | {"frechet_distance": distance, "recognised": readings.accuracy()}
+
+    def axis_errors(self, x0: Tensor) -> dict[str, dict[str, float]]:
+        """Return the spectrum error along every axis (dB), as `judge` does over the radius."""
+        names = [axis.name for axis in self.statistics.grid.axes]
+        return {
+            "axis_errors_db": {name: self._decibels(x0, functools.partial(axis_profile, name=name)) for name in names}
         }
-        return values if readings.labels is None else values | {"recognised": readings.accuracy()}
+
+    def _decibels(self, x0: Tensor, profile: Callable[[Tensor, Grid], Profile]) -> float:
+        grid = self.statistics.grid
+        made = DataStatistics.measure([x0], grid)
+        ours, theirs = (profile(each.power.mean(0), grid).power for each in (made, self.statistics))
+        return float((10 * (ours / theirs).log10()).square().mean().sqrt())
 
     def denoising_error(self, levels: tuple[float, ...] = LEVELS, count: int = 500) -> dict[str, float]:
         """Return, for each log-SNR, the squared error of x0 on held-out examples over the Wiener filter's.
@@ -133,7 +146,7 @@ class Run:
         """Return under which conditions a row was measured."""
         return {
             "samples_seen": self.samples_seen,
-            "reference": len(self.reference),
+            "reference": None if self.reference is None else len(self.reference),
             "versions": record.versions(),
             "threads": torch.get_num_threads(),
         }
