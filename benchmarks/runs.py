@@ -43,7 +43,7 @@ def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = Non
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, and the features of real examples to judge it by, if they have classes."""
+    """A trained run, the `classes` it was told, and features of real examples to judge it by, if these have classes."""
 
     denoiser: Denoiser
     statistics: DataStatistics
@@ -69,7 +69,7 @@ class Run:
         denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
         examples, test = real_data(run_config, builder)
         network, real = None, None
-        if classes is not None:
+        if examples.classes is not None:
             network, _ = cached_network(examples, test)
             real = read_dataset(network, examples, chosen(examples, reference)).features
         return cls(denoiser, statistics, classes, state.samples, network, real, examples, test, runtime)
@@ -95,7 +95,7 @@ class Run:
         )
 
     def judge(self, x0: Tensor) -> dict[str, float]:
-        """Return spectrum error (dB), and with classes the Fréchet distance of features and the share recognised.
+        """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
         over real power about the mean. The distance is that of `multisagd fidelity`, but of tensors, not of files; it
@@ -105,8 +105,8 @@ class Run:
         if self.network is None or self.reference is None:
             return values
         readings = read_samples(self.network, x0, self.labels(len(x0)))
-        distance = frechet_distance(readings.features, self.reference)
-        return values | {"frechet_distance": distance, "recognised": readings.accuracy()}
+        values["frechet_distance"] = frechet_distance(readings.features, self.reference)
+        return values if readings.labels is None else values | {"recognised": readings.accuracy()}
 
     def axis_errors(self, x0: Tensor) -> dict[str, dict[str, float]]:
         """Return the spectrum error along every axis (dB), as `judge` does over the radius."""
