@@ -20,7 +20,8 @@ class PartlySpectral(Denoiser):
     Every factor is what its purpose asks for under the Gaussian model, given the others: `into` brings the input to
     unit variance, `skip` is the best linear estimate, `out` brings what the skip leaves to unit variance. All scalar
     is Karras preconditioning, all spectral is that of `Denoiser`. Not centred means that the mean is taken as zero, and
-    σ_data and the data's power about zero.
+    σ_data and the data's power about zero. With `sigma_data` all scalar factors take it in place of the data's: with 1
+    they are those of v-prediction, whatever the path.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class PartlySpectral(Denoiser):
         process: Process,
         statistics: DataStatistics,
         centred: bool = True,
+        sigma_data: float | None = None,
         into: Part = "scalar",
         skip: Part = "scalar",
         out: Part = "scalar",
@@ -37,6 +39,7 @@ class PartlySpectral(Denoiser):
             power = statistics.power + statistics.mean_power
             statistics = DataStatistics(torch.zeros_like(statistics.mean), power, statistics.grid, statistics.count)
         super().__init__(network, process, preconditioning="spectral", statistics=statistics)
+        self.sigma_data = sigma_data or self.sigma_data
         self.parts = {"into": into, "skip": skip, "out": out}
 
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
@@ -50,7 +53,8 @@ class PartlySpectral(Denoiser):
         into = (at.a**2 * signal["into"] + noise["into"]).rsqrt()
         scale = 1 / (at.a**2 * signal["skip"] + noise["skip"])
         skip, rest = at.a * signal["skip"] * scale, noise["skip"] * scale  # rest = 1 - a·skip
-        left = rest**2 * power + skip**2 * at.b**2 * noise_power
+        known = power if "spectral" in (self.parts["skip"], self.parts["out"]) else signal["skip"]
+        left = rest**2 * known + skip**2 * at.b**2 * noise_power
         if self.parts["out"] == "scalar":
             grid = self.process.grid.resize(like.shape[2:])
             mean = grid.mean(left).mean(1).reshape(-1, *(1,) * (left.dim() - 1))

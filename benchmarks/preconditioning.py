@@ -41,6 +41,7 @@ BASELINE = "scalar, centred (Karras)"
 PARTS: dict[str, dict[str, str]] = {
     BASELINE: {},
     "scalar, not centred": {"centred": "false"},
+    "scalar, σ_data = 1 (v-prediction)": {"sigma_data": "1"},
     "spectral skip": {"skip": "spectral"},
     "spectral output scale": {"out": "spectral"},
     "spectral": {"into": "spectral", "skip": "spectral", "out": "spectral"},

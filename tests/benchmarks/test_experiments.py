@@ -65,6 +65,20 @@ def test_all_parts_together_are_the_preconditioning_of_the_library(grid: Grid, e
     torch.testing.assert_close(ours.loss(x, TIMES, [1, 2, 3]), theirs.loss(x, TIMES, [1, 2, 3]), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
+def test_unit_sigma_data_is_velocity_prediction(grid: Grid) -> None:
+    process, statistics = made(grid, 0.0)
+    ours = PartlySpectral(Constant(), process, statistics, sigma_data=1.0)
+    theirs = Denoiser(Constant(), process, prediction="v", statistics=statistics)
+    x = random(3, 2, *grid.shape, seed=3)
+    at = process.coefficients(TIMES, x)
+    found, expected = ours.weights(at, x), theirs.weights(at, x)
+    # The sign of what the network predicts is a convention.
+    for name, sign in {"into": 1, "skip": 1, "out": -1, "signal": -1, "noise": -1}.items():
+        one = torch.ones_like(found.out)
+        torch.testing.assert_close(getattr(found, name) * one, sign * getattr(expected, name) * one)
+
+
 @pytest.mark.parametrize("skip", ["scalar", "spectral"])
 @pytest.mark.parametrize("exponent", [0.0, -0.6])
 def test_the_output_scale_brings_what_the_skip_leaves_to_unit_variance(skip: str, exponent: float) -> None:
