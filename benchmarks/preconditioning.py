@@ -41,7 +41,7 @@ BASELINE = "scalar, centred (Karras)"
 PARTS: dict[str, dict[str, str]] = {
     BASELINE: {},
     "scalar, not centred": {"centred": "false"},
-    "scalar, σ_data = 1 (v-prediction)": {"sigma_data": "1"},
+    "scalar, as v-prediction (sigma_data 1)": {"sigma_data": "1"},
     "spectral skip": {"skip": "spectral"},
     "spectral output scale": {"out": "spectral"},
     "spectral": {"into": "spectral", "skip": "spectral", "out": "spectral"},
@@ -104,7 +104,10 @@ def measure(options: argparse.Namespace, arms: dict[str, list[str]]) -> None:
     for arm in missing(EXPERIMENT, wanted):
         data, name, seed = arm["data"], arm["arm"], arm["seed"]
         arguments = [*common(data, options.size, seed), *arms[name], f"engine.threads={options.threads}"]
-        run_dir = options.work / f"{data}_{options.size}_{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+        run_dir = (
+            options.work
+            / f"{data}_{options.size}_{''.join(c if c.isascii() and c.isalnum() else '_' for c in name)}_{seed}"
+        )
         if options.commands:
             print(f"multisagd train run_dir={run_dir} {shlex.join(arguments)}")
             continue
