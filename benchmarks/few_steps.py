@@ -30,6 +30,7 @@ from multisagd import Heun, KarrasSchedule, Process
 from multisagd.sampling import AnyDenoiser
 
 EXPERIMENT = "few steps"
+REFERENCE = 5000
 
 
 @dataclass
@@ -43,10 +44,10 @@ class Exact:
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the mean of the examples, each weighted by its posterior probability."""
         at = self.process.coefficients(t, x_t)
-        data, a, b = self.examples.flatten(1), at.a.reshape(-1, 1).to(x_t), at.b.reshape(-1, 1).to(x_t)
+        data, a, b = self.examples.to(x_t).flatten(1), at.a.reshape(-1, 1).to(x_t), at.b.reshape(-1, 1).to(x_t)
         distance = a**2 * data.square().sum(1) - 2 * a * (x_t.flatten(1) @ data.T)
         if condition is not None and self.labels is not None:
-            distance = distance.masked_fill(condition[:, None] != self.labels, math.inf)
+            distance = distance.masked_fill(condition[:, None] != self.labels.to(condition), math.inf)
         return (torch.softmax(-distance / (2 * b**2), 1) @ data).reshape(x_t.shape)
 
 
@@ -79,7 +80,7 @@ ARMS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
     "exact from -4 to 4": ((-4.0, 4.0), FULL),
     "exact above 4": ((4.0, math.inf), FULL),
     "network, from log-SNR -6": (None, (-6.0, FULL[1])),
-    "network, to log-SNR 6": (None, (FULL[0], 6.0)),
+    "network, from log-SNR 6 in one more step": (None, (FULL[0], 6.0)),
 }
 
 
@@ -92,7 +93,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
     left = missing(EXPERIMENT, wanted)
     if not left:
         return
-    run = Run.load(run_dir, options.reference, options.threads, allow=("benchmarks",))
+    run = Run.load(run_dir, REFERENCE, options.threads, allow=("benchmarks",))
     network, process = run.denoiser, run.denoiser.process
     if not torch.allclose(process.covariance.power(), torch.ones(())):
         raise SystemExit("the exact denoiser is written for white noise")
@@ -103,6 +104,8 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
         even = torch.linspace(1, 0, arm["steps"] + 1, dtype=torch.float64)
         noisiest, cleanest = (math.exp(-log_snr / 2) for log_snr in ends)
         log_snrs = KarrasSchedule(sigma_min=cleanest, sigma_max=noisiest).log_snr(even)
+        if ends[1] < FULL[1]:  # one more step, or what noise is left there would be judged
+            log_snrs = torch.cat([log_snrs, torch.tensor(FULL[1:], dtype=torch.float64)])
         times = process.schedule.time(log_snrs)
         chosen: Any = network if exact_in is None else Spliced(network, exact, exact_in)
         x0 = replace(run, denoiser=chosen).draw(Heun(), arm["steps"], arm["seed"], arm["count"], times=times)
@@ -130,10 +133,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 9, 18, 36])
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 9, 18, 36])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--reference", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="only print what was measured")
     options = parser.parse_args()

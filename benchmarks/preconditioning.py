@@ -1,9 +1,10 @@
 """Which part of spectral preconditioning helps: `python -m benchmarks.preconditioning --data mnist sign_digits`.
 
-Every arm changes one thing about Karras' preconditioning with centred data (`denoiser=karras`), the last but one all of
-them; network, examples, noise levels of training and steps of sampling are the same, as are the draws of noise where
+Arms change one part of Karras' preconditioning with centred data (`denoiser=karras`), or all (`spectral`), or all and
+the metric; network, examples, noise levels of training and steps of sampling are the same, as are draws of noise where
 its spectrum is. The noise levels are those of Karras et al. moved to the data's σ about the mean, so the baseline is
-tuned to the data as the spectral form is. See `benchmarks.partly_spectral` for what each part is.
+tuned to the data as the spectral form is; for shaped noise they are not tuned again. See `benchmarks.partly_spectral`
+for what each part is.
 
 Each training is judged by the averaged weights: samples of Heun's method on Karras' steps (spectrum error, Fréchet
 distance, share recognised; see `benchmarks.runs`), and the denoising error on held-out data over the Wiener filter's at
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import shlex
-import time
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,6 +47,9 @@ PARTS: dict[str, dict[str, str]] = {
     "spectral output scale": {"out": "spectral"},
     "spectral": {"into": "spectral", "skip": "spectral", "out": "spectral"},
 }
+AGAINST = {"spectral, whitened metric": "spectral"}
+"""What an arm is compared with seed by seed, if not with the baseline."""
+STEPS, COUNT, REFERENCE = (5, 18), 1000, 5000
 ARMS: dict[str, list[str]] = {name: [] for name in PARTS} | {
     "spectral, whitened metric": ["loss.metric=whitened"],
     "scalar, noise of data power^.5": ["spectrum=data_power", "spectrum.exponent=0.5", "spectrum.floor=40"],
@@ -91,6 +95,8 @@ def matrix() -> dict[str, list[str]]:
         for metric in ("euclidean",) if out == "scalar" else ("euclidean", "whitened"):
             for noise, arguments in spectra.items():
                 name = f"{'' if centred == 'true' else 'not '}centred, {into}/{skip}/{out}, {metric}, {noise}"
+                if name == "centred, scalar/scalar/scalar, euclidean, white":
+                    name = BASELINE
                 found[name] = [*denoiser(parts), f"loss.metric={metric}", *arguments]
     return found
 
@@ -104,21 +110,17 @@ def measure(options: argparse.Namespace, arms: dict[str, list[str]]) -> None:
     for arm in missing(EXPERIMENT, wanted):
         data, name, seed = arm["data"], arm["arm"], arm["seed"]
         arguments = [*common(data, options.size, seed), *arms[name], f"engine.threads={options.threads}"]
-        run_dir = (
-            options.work
-            / f"{data}_{options.size}_{''.join(c if c.isascii() and c.isalnum() else '_' for c in name)}_{seed}"
-        )
+        folder = re.sub(r"[^A-Za-z0-9]", "_", name)
+        run_dir = options.work / f"{data}_{options.size}_{folder}_{seed}"
         if options.commands:
             print(f"multisagd train run_dir={run_dir} {shlex.join(arguments)}")
             continue
-        start = time.monotonic()
         train_run(run_dir, arguments)
-        seconds = time.monotonic() - start
-        run = Run.load(run_dir, options.reference, options.threads, allow=("benchmarks",))
-        values: dict[str, Any] = {"training_seconds": seconds, "denoising_error": run.denoising_error()}
-        for steps in options.steps:
-            values[f"heun_{steps}"] = run.judge(run.draw(Heun(), steps, seed, options.count, spacing="karras"))
-        append(EXPERIMENT, arm, values | {"count": options.count} | run.conditions())
+        run = Run.load(run_dir, REFERENCE, options.threads, allow=("benchmarks",))
+        values: dict[str, Any] = {"denoising_error": run.denoising_error()}
+        for steps in STEPS:
+            values[f"heun_{steps}"] = run.judge(run.draw(Heun(), steps, seed, COUNT, spacing="karras"))
+        append(EXPERIMENT, arm, values | {"count": COUNT} | run.conditions())
         print(f"{arm}: {values}", flush=True)
 
 
@@ -127,31 +129,27 @@ def common(data: str, size: str, seed: int) -> list[str]:
     return [f"experiment=ablation_{data}", *SIZES[size][data], f"seed={seed}"]
 
 
-def show(data: str, size: str, steps: list[int]) -> None:
-    """Print the table of one dataset, and what each arm changes against the baseline, seed by seed."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+def show(data: str, size: str) -> None:
+    """Print the table of one dataset, and what each arm changes, seed by seed."""
+    found: dict[str, dict[int, list[float]]] = {}
     for row in rows(EXPERIMENT):
-        if row["arm"]["data"] == data and row["arm"]["size"] == size:
-            found.setdefault(row["arm"]["arm"], {})[row["arm"]["seed"]] = row
-    columns = [
-        *((f"{metric}, {count} steps", f"heun_{count}", key) for count in steps for metric, key in METRICS.items()),
-        ("denoising / Wiener", "denoising_error", None),
-    ]
-    table = Table("arm", *(title for title, *_ in columns), "seeds", box=box.SIMPLE, title=f"{data}, {size}")
-    paired = Table("minus the baseline", *(title for title, *_ in columns), box=box.SIMPLE, title=f"{data}, {size}")
-    base = found.get(BASELINE, {})
+        arm = row["arm"]
+        if arm["data"] == data and arm["size"] == size:
+            found.setdefault(arm["arm"], {})[arm["seed"]] = [value(row, group, key) for _, group, key in COLUMNS]
+    titles = [title for title, *_ in COLUMNS]
+    table = Table("arm", *titles, "seeds", box=box.SIMPLE, title=f"{data}, {size}")
+    paired = Table("arm", "minus", *titles, box=box.SIMPLE, title="differences seed by seed, ± standard error")
+    shaped = {name for name, words in (one_at_a_time() | matrix()).items() if any("spectrum=" in w for w in words)}
     for name, seeds in found.items():
-        values = {seed: [value(row, group, key) for _, group, key in columns] for seed, row in seeds.items()}
-        cells = [spread(each, digits=3) for each in zip(*values.values(), strict=True)]
-        table.add_row(name, *cells, str(len(seeds)))
-        both = [seed for seed in seeds if seed in base and name != BASELINE]
+        shown = slice(0, -1 if name in shaped else None)  # denoising errors of different noise do not compare
+        cells = [spread(each, 3) for each in zip(*seeds.values(), strict=True)][shown]
+        table.add_row(name, *cells, *[""] * (name in shaped), str(len(seeds)))
+        other = AGAINST.get(name, BASELINE)
+        both = [seed for seed in seeds if seed in found.get(other, {}) and name != other]
         if len(both) > 1:
-            against = {seed: [value(base[seed], group, key) for _, group, key in columns] for seed in both}
-            pairs = zip(
-                zip(*(values[seed] for seed in both), strict=True), zip(*against.values(), strict=True), strict=True
-            )
-            cells = [paired_difference(mine, theirs) for mine, theirs in pairs]
-            paired.add_row(name, *cells)
+            mine, theirs = (zip(*(found[arm][seed] for seed in both), strict=True) for arm in (name, other))
+            cells = [paired_difference(*pair) for pair in zip(mine, theirs, strict=True)]
+            paired.add_row(name, other, *cells[shown])
     Console(width=200).print(table, paired)
 
 
@@ -162,6 +160,10 @@ def paired_difference(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str
 
 
 METRICS = {"Fréchet": "frechet_distance", "dB": "spectrum_error_db", "recognised": "recognised"}
+COLUMNS: list[tuple[str, str, str | None]] = [
+    *((f"{metric}, {steps} steps", f"heun_{steps}", key) for steps in STEPS for metric, key in METRICS.items()),
+    ("denoising / Wiener", "denoising_error", None),
+]
 
 
 def value(row: dict[str, Any], group: str, key: str | None) -> float:
@@ -176,9 +178,6 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="cpu")
     parser.add_argument("--matrix", action="store_true", help="every combination, not one change at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, nargs="+", default=[5, 18])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--reference", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/preconditioning"))
     parser.add_argument("--commands", action="store_true", help="print the commands instead of training")
@@ -188,7 +187,7 @@ def main() -> None:
         measure(options, matrix() if options.matrix else one_at_a_time())
     if not options.commands:
         for data in options.data:
-            show(data, options.size, options.steps)
+            show(data, options.size)
 
 
 if __name__ == "__main__":

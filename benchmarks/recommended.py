@@ -36,6 +36,7 @@ from recipes.design import design
 from recipes.engine import config as configuration
 
 EXPERIMENT = "recommended"
+COUNT, REFERENCE = 500, 2000
 SMALL = ["network.blocks=1", "training.batch=32", "training.ema=0.1", "every.validation=0", "every.samples=0"]
 DATA: dict[str, list[str]] = {
     "MNIST": ["experiment=image_mnist", "modality.size=16", "modality.resize=crop", *SMALL, "training.samples=64000"],
@@ -56,7 +57,7 @@ DATA: dict[str, list[str]] = {
 
 def designs(name: str, arguments: list[str], options: argparse.Namespace) -> dict[str, Path]:
     """Measure the data and return the folders of the designs, of recommended noise and of white noise."""
-    work = options.work / name.replace(" ", "_")
+    work = options.work / f"{name.replace(' ', '_')}_{options.steps}"
     if not (work / "white" / "design.json").exists():
         analyze(configuration.load("analyze", [*arguments, f"run_dir={work / 'look'}"]))
         common = [f"statistics={work / 'look'}", f"steps={options.steps}", f"seed={options.seeds[0]}"]
@@ -90,12 +91,12 @@ def measure(name: str, options: argparse.Namespace) -> None:
         spectrum = ["spectrum=designed"] if noise == "recommended" else []
         config_dir = folders[noise] / "config"
         train_run(run_dir, [*arguments, *spectrum, f"seed={seed}"], config_dir)
-        run = Run.load(run_dir, options.reference, options.threads)
+        run = Run.load(run_dir, REFERENCE, options.threads)
         steps = DesignedSteps.load(folders[noise] / "steps.json")
-        x0 = run.draw(DDIM(), options.steps, seed, options.count, steps.times(run.denoiser.process.schedule))
+        x0 = run.draw(DDIM(), options.steps, seed, COUNT, steps.times(run.denoiser.process.schedule))
         chosen = {"spectrum": report["spectrum"], "reasons": report["reasons"]} if noise == "recommended" else {}
         values: dict[str, Any] = run.judge(x0) | run.axis_errors(x0)
-        append(EXPERIMENT, arm, values | chosen | {"count": options.count} | run.conditions())
+        append(EXPERIMENT, arm, values | chosen | {"count": COUNT} | run.conditions())
         print(f"{arm}: {values}", flush=True)
 
 
@@ -127,8 +128,6 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="folder that `multisagd encode` left")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--reference", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/recommended"))
     parser.add_argument("--show", action="store_true", help="only print what was measured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,13 @@ def rows(experiment: str, path: Path = RESULTS) -> Iterator[dict[str, Any]]:
 def append(experiment: str, arm: Mapping[str, Any], values: Mapping[str, Any], path: Path = RESULTS) -> None:
     """Add one measurement: what was done (`arm`) and what came out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"experiment": experiment, "arm": dict(arm), **values}) + "\n")
+    line = json.dumps({"experiment": experiment, "arm": dict(arm), **values}) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # the last row was cut short: this one must not continue it
+                line = "\n" + line
+        file.write(line.encode())
 
 
 def missing(experiment: str, arms: list[dict[str, Any]], path: Path = RESULTS) -> list[dict[str, Any]]:

@@ -67,12 +67,14 @@ class Run:
         if state is None:
             raise SystemExit(f"{run_dir} has no checkpoint")
         denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
-        examples, test = real_data(run_config, builder)
+        examples, held_out = real_data(run_config, builder)
         network, real = None, None
         if examples.classes is not None:
-            network, _ = cached_network(examples, test)
-            real = read_dataset(network, examples, chosen(examples, reference)).features
-        return cls(denoiser, statistics, classes, state.samples, network, real, examples, test, runtime)
+            # One classifier and one reference for the runs of all seeds, which hold out different examples.
+            common = real_data({**run_config, "seed": 0}, builder)
+            network, _ = cached_network(*common)
+            real = read_dataset(network, common[0], chosen(common[0], reference)).features
+        return cls(denoiser, statistics, classes, state.samples, network, real, examples, held_out, runtime)
 
     def labels(self, count: int) -> Tensor | None:
         """Return the classes that `count` samples are drawn with, each as often."""
@@ -129,13 +131,14 @@ class Run:
         """
         process, power = self.denoiser.process, self.statistics.power
         x0, labels = self.held_out.batch(chosen(self.held_out, count))[:2]
-        labels = None if self.classes is None else labels
+        x0 = self.runtime.put(x0)
+        labels = None if self.classes is None or labels is None else self.runtime.put(labels)
         noise = process.noise(x0.shape, derive_many(0, "denoising error", 0, range(len(x0))))
         errors = {}
         for level in levels:
-            t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0))
-            at = process.coefficients(t[:1], power[None])
-            loud = at.b.reshape(()) ** 2 * process.covariance.power().double()
+            t = process.schedule.time(torch.tensor([level], dtype=torch.float64)).expand(len(x0)).to(x0.device)
+            at = process.coefficients(t[:1].cpu(), power[None])
+            loud = at.b.reshape(()) ** 2 * process.covariance.power().cpu().double()
             wiener = self.statistics.grid.mean(power * loud / (at.a.reshape(()) ** 2 * power + loud)).mean()
             with torch.no_grad():
                 estimate = self.denoiser(process.add_noise(x0, t, noise), t, labels)

@@ -31,6 +31,7 @@ from multisagd.analysis.design import design_schedule, spectral_ends
 from multisagd.samplers import Sampler
 
 EXPERIMENT = "schedules on runs"
+REFERENCE = 2000
 SCHEDULES = (
     "designed W2", "designed KL", "cosine", "linear", "sigmoid", "karras", "flow", "flow, shift 3", "log-SNR",
     "trajectory-regular", "gaussian integrator",
@@ -58,7 +59,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
     left = missing(EXPERIMENT, arms)
     if not left:
         return
-    run = Run.load(run_dir, options.reference, options.threads)
+    run = Run.load(run_dir, REFERENCE, options.threads)
     for arm in left:
         process = run.denoiser.process
         times = process.schedule.time(log_snrs(arm["schedule"], arm["steps"], run.statistics, process))
@@ -92,7 +93,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--reference", type=int, default=2000)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--show", action="store_true", help="only print what was measured")
     options = parser.parse_args()

@@ -141,7 +141,9 @@ def test_rows_survive_an_interruption_and_are_not_measured_again(tmp_path: Path)
     with path.open("a") as file:
         file.write('{"experiment": "a", "arm": {"seed": 2')
     assert missing("a", arms, path) == arms[1:]
-    assert [row["value"] for row in rows("a", path)] == [1.0]
+    append("a", arms[2], {"value": 3.0}, path)
+    assert missing("a", arms, path) == arms[1:2]
+    assert [row["value"] for row in rows("a", path)] == [1.0, 3.0]
 
 
 @pytest.mark.parametrize("data", SIZES["cpu"])
