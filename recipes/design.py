@@ -99,7 +99,7 @@ def design(config: Config) -> Path:
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
     statistics = read_statistics(path, "`multisagd analyze` makes such a file", key="statistics: ")
-    sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
+    sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     schedule = builder.build(settings.schedule, Schedule, "schedule")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
     try:
@@ -119,7 +119,7 @@ def design(config: Config) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     outcome.steps.save(out / "steps.json")
     (out / "config" / "schedule").mkdir(parents=True, exist_ok=True)
-    configuration.write(schedule_group(outcome.steps, settings.schedule), out / "config" / "schedule" / "designed.yaml")
+    configuration.write(schedule_group(outcome.steps, schedule.path), out / "config" / "schedule" / "designed.yaml")
     if settings.noise != "given":
         (out / "config" / "spectrum").mkdir(exist_ok=True)
         configuration.write(dict(outcome.group), out / "config" / "spectrum" / "designed.yaml")
@@ -153,8 +153,9 @@ def choose(
         return Outcome(found, given, settings.spectrum, ())
     if settings.noise == "recommend":
         advice = recommend(
-            statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts
-        )
+            statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts,
+            seed=settings.seed,
+        )  # fmt: skip
         return recommended(advice)
     joint = design_joint(
         statistics, process, steps, objective, settings.noise, sampler=sampler, ends=ends,
@@ -193,15 +194,14 @@ def data_power(exponent: float) -> Group:
     return {"_target_": "recipes.engine.assemble.DataPower", "exponent": exponent, "floor": FLOOR}
 
 
-def schedule_group(steps: DesignedSteps, schedule: Group) -> dict[str, Any]:
-    """Return a schedule through the designed log-SNRs, equal steps of its time being the designed steps."""
-    path = {"path": schedule["path"]} if "path" in schedule else {}
+def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
+    """Return a schedule on a path through the designed log-SNRs, equal steps of its time being the designed steps."""
     return {
         "_target_": "multisagd.TabulatedSchedule",
         "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
         "shift": 1.0,
         "log_snr_range": [-20.0, 20.0],
-        **path,
+        "path": path,
     }
 
 
@@ -223,6 +223,8 @@ def compare(
     reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64))
     transfers = {}
     for name, log_snrs in chosen.items():
+        if not bool((log_snrs.diff() > 0).all()):
+            continue  # a schedule of 1,000 discrete levels has no more steps than that
         if bool(log_snrs[0] >= reach[0] - 1e-6) and bool(log_snrs[-1] <= reach[1] + 1e-6):
             with torch.no_grad():
                 times = process.schedule.time(log_snrs)

@@ -21,7 +21,8 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
     """Return the rising log-SNRs of the usual schedules in this many steps.
 
     Schedules that end at infinite log-SNRs (sigmoid, flow matching) are run through between `ends`; of the cosine
-    schedule only the outermost steps move there, as it is used. Karras' and the linear schedule keep their own ends.
+    schedule only the outermost steps move there, as it is used, unless more of them lie outside. Karras' and the linear
+    schedule keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
@@ -29,8 +30,9 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
         first, last = schedule.time(torch.tensor(ends, dtype=torch.float64))
         return schedule.log_snr(torch.lerp(last, first, even))
 
+    cosine = CosineSchedule(offset=0.008).log_snr(even).clamp(*ends)
     return {
-        "cosine": CosineSchedule(offset=0.008).log_snr(even).clamp(*ends),
+        "cosine": cosine if bool((cosine.diff() > 0).all()) else between(CosineSchedule(offset=0.008)),
         "linear": _discrete_linear(steps),
         "sigmoid": between(SigmoidSchedule()),
         "karras": KarrasSchedule().log_snr(even),
@@ -63,8 +65,10 @@ def trajectory_regular(
         raise ValueError(f"{steps} steps need more than {candidates} candidates")
     spectra = Spectra.of(statistics, process)
     # Frequencies where noise and data both are, as lists: pairs of candidates times frequencies must fit in memory.
-    data, noise = (each.expand(statistics.power.shape).flatten() for each in (spectra.data, spectra.noise))
-    weight = spectra.weight.expand(statistics.power.shape).flatten()
+    both = ((spectra.data > 0) & (spectra.noise > 0)).expand(statistics.power.shape)
+    data, noise, weight = (
+        each.expand(statistics.power.shape)[both] for each in (spectra.data, spectra.noise, spectra.weight)
+    )
     log_snr = torch.linspace(*ends, candidates, dtype=torch.float64)
     a, b = (each[:, None] for each in process.schedule.from_log_snr(log_snr))
     total = a**2 * data + b**2 * noise

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.analysis.transfer import check_sampler
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, State
 
@@ -42,9 +43,10 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     The grid is that of the process, one channel.
 
     Raises:
-        ValueError: for a grid of more than 1,024 samples, data of another size, or coefficients that depend on
-            frequency.
+        ValueError: for a grid of more than 1,024 samples, data of another size, coefficients that depend on frequency,
+            or `GaussianIntegrator`.
     """
+    check_sampler(sampler)
     n, shape = process.grid.numel, process.grid.shape
     if n > LIMIT:
         raise ValueError(f"full matrices are for grids of up to {LIMIT} samples, this one has {n}")

@@ -114,15 +114,21 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     """Return the log-SNRs between which steps matter for these data, within the range of the process's schedule.
 
     At the first the loudest frequency, mean included, has a signal-to-noise ratio of `share`; at the last noise has
-    that share of the quietest frequency (those more than 60 dB below the loudest do not count).
+    that share of the quietest frequency (those more than 60 dB below the loudest do not count). Frequencies without
+    noise do not matter.
+
+    Raises:
+        ValueError: as `Spectra.of` does, and if the data have no power where there is noise.
     """
     spectra = Spectra.of(statistics, process)
     used = spectra.noise > 0
-    ratio = (spectra.data / torch.where(used, spectra.noise, 1.0))[used.expand_as(spectra.data)]
-    with_mean = ((spectra.data + spectra.mean) / torch.where(used, spectra.noise, 1.0)).max()
+    noise = torch.where(used, spectra.noise, 1.0)
+    ratio, with_mean = ((power / noise)[used.expand_as(power)] for power in (spectra.data, spectra.data + spectra.mean))
     quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
+    if quiet <= 0:
+        raise ValueError("the data have no power where there is noise: steps cannot be spread by their spectrum")
     reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    return max(math.log(share / float(with_mean)), reach[0]), min(-math.log(share * quiet), reach[1])
+    return max(math.log(share / float(with_mean.max())), reach[0]), min(-math.log(share * quiet), reach[1])
 
 
 def design_schedule(

@@ -149,6 +149,7 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
         return (level + exponent / 2 * (radius**2 + math.exp(2 * log_knee)).log() - logs).numpy()
 
     slope = float((logs[-1] - logs[1]) / (radius[-1] / radius[1]).log()) if radius[1] > 0 else -2.0
+    slope = max(-19.0, min(19.0, slope))
     found = min(
         (
             least_squares(residuals, (float(logs[-1]), slope, start), bounds=([-300, -20, low], [300, 20, high]))
@@ -182,12 +183,13 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, coherence) of the bands of `Grid.bands`, the squared correlation `(channels, channels)`.
 
-    Cross powers and powers are summed over a band before they are divided.
+    It is the correlation of the channels when all but the band is filtered out: cross powers and powers are summed over
+    it, both halves of the spectrum, before they are divided.
     """
     result = []
     for low, high, weight in grid.bands(bands):
-        summed = (cross * weight).flatten(2).sum(2)
-        power = summed.diagonal().real
+        summed = (cross.real * weight).flatten(2).sum(2)  # the other half of the spectrum cancels imaginary parts
+        power = summed.diagonal()
         norm = (power[:, None] * power).clamp(min=1e-300)
-        result.append((low, high, summed.abs().square() / norm))
+        result.append((low, high, summed.square() / norm))
     return result

@@ -95,6 +95,7 @@ def recommend(
     limits: Limits | None = None,
     ends: tuple[float, float] = ENDS,
     restarts: int = 3,
+    seed: int = 0,
 ) -> Recommendation:
     """Return which noise to train with for sampling in so many steps.
 
@@ -106,7 +107,8 @@ def recommend(
     """
     limits = limits or Limits()
     candidates = tuple(
-        _candidate(exponent, statistics, schedule, steps, objective, sampler, ends, restarts) for exponent in EXPONENTS
+        _candidate(exponent, statistics, schedule, steps, objective, sampler, ends, restarts, seed)
+        for exponent in EXPONENTS
     )
     white, reasons = candidates[0], []
     reasons.append(
@@ -158,10 +160,13 @@ def _candidate(
     sampler: Sampler | None,
     ends: tuple[float, float],
     restarts: int,
+    seed: int,
 ) -> Candidate:
     spectrum = Flat() if exponent == 0 else statistics.spectrum(FLOOR) ** exponent
     process = Process(schedule, SpectralCovariance(spectrum, statistics.grid))
-    designed = design_schedule(statistics, process, steps, objective, sampler=sampler, ends=ends, restarts=restarts)
+    designed = design_schedule(
+        statistics, process, steps, objective, sampler=sampler, ends=ends, restarts=restarts, seed=seed
+    )
     power = process.covariance.power()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is returned

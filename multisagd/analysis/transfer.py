@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from multisagd.grid import Grid
+from multisagd.integrator import GaussianIntegrator
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, State
@@ -82,9 +83,15 @@ class Transfer:
         return (root(self.spectra.data) - root(self.power)) ** 2 + self.bias
 
     def kl(self) -> Tensor:
-        """Return the Kullback-Leibler divergence from the data per frequency, infinite where the data have no power."""
-        ratio = self.power / self.spectra.data
-        return 0.5 * (ratio - 1 - ratio.log() + self.bias / self.spectra.data)
+        """Return the Kullback-Leibler divergence from the data per frequency.
+
+        Infinite where only one of the two has power or the data are a wrong constant, zero where both are the mean.
+        """
+        some = self.spectra.data > 0
+        data = torch.where(some, self.spectra.data, 1.0)
+        ratio = torch.where(some, self.power / data, 1.0)
+        constant = torch.where(self.power + self.bias > 0, torch.inf, 0.0)
+        return torch.where(some, 0.5 * (ratio - 1 - ratio.log() + self.bias / data), constant)
 
     def deviation(self) -> Tensor:
         """Return the absolute error of the power per frequency, with that of the mean."""
@@ -114,7 +121,7 @@ def transfer_function(
     `times` fall, as in `sample`. Sampling starts at `b_1 ε`; with `start_at_mean` at `a_1 μ + b_1 ε`, as training does.
 
     Raises:
-        ValueError: as `Spectra.of` does, and for times that do not fall.
+        ValueError: as `Spectra.of` does, for times that do not fall, and for `GaussianIntegrator`, whose error is zero.
     """
     spectra = Spectra.of(statistics, process)
     like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64)
@@ -129,8 +136,9 @@ def follow(
     Differentiable in `times` and in `spectra.noise`.
 
     Raises:
-        ValueError: for times that do not fall.
+        ValueError: for times that do not fall, and for `GaussianIntegrator`.
     """
+    check_sampler(sampler)
     if len(times) < 2 or not bool((times.detach().diff() < 0).all()):
         raise ValueError("a transfer function needs at least two times, each below the one before")
     steps = len(times) - 1
@@ -160,6 +168,15 @@ def follow(
     noise_gain, mean_gain, *injected = state.x
     power = sum((each**2 * spectra.noise for each in injected), torch.zeros_like(noise_gain))
     return Transfer(spectra, noise_gain, mean_gain, first.at.b[0] ** 2 * spectra.noise, power)
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """Raise a ValueError for the one sampler that has no transfer function."""
+    if isinstance(sampler, GaussianIntegrator):
+        raise ValueError(
+            "the Gaussian integrator makes no error on Gaussian data, in any steps: there is nothing to analyse or "
+            "design; choose another sampler"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from multisagd import (
     DDIM,
+    Band,
     CosineSchedule,
     DataStatistics,
     DPMSolver,
@@ -25,7 +26,7 @@ from multisagd import (
     sample,
 )
 from multisagd.analysis.baselines import baselines, trajectory_regular
-from multisagd.analysis.design import ENDS, DesignedSteps, Objective, design_schedule, objective_value
+from multisagd.analysis.design import ENDS, DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
 from multisagd.analysis.transfer import transfer_function
 from multisagd.samplers import Sampler
 from multisagd.schedule import Schedule
@@ -186,6 +187,31 @@ def test_impossible_designs_are_refused() -> None:
         trajectory_regular(statistics, process, 50, candidates=40)
     with pytest.raises(ValueError, match="design steps between its ends"):
         DesignedSteps((-9.0, 12.0), "w2", "", 0.0).times(KarrasSchedule(sigma_min=0.01))
+
+
+@pytest.mark.parametrize("ends", [ENDS, (-4.0, 4.0), (-12.0, 3.0)])
+@pytest.mark.parametrize("steps", [1, 5, 12, 50, 100])
+def test_every_baseline_can_be_followed(ends: tuple[float, float], steps: int) -> None:
+    for name, log_snrs in baselines(steps, ends).items():
+        assert len(log_snrs) == steps + 1, name
+        assert bool((log_snrs.diff() > 0).all()), name
+
+
+def test_what_gets_no_noise_does_not_count() -> None:
+    """The mean and zero frequency, left out of the noise, move neither the ends nor dynamic programming's steps."""
+    statistics = image_like(8)
+    loud = DataStatistics(statistics.mean + 3, statistics.power, statistics.grid, 10)
+    process = process_of(statistics, Band(0.1, 2.0))
+    assert not process.covariance.power()[0, 0]
+    assert spectral_ends(loud, process) == spectral_ends(statistics, process)
+    found = trajectory_regular(loud, process, 5)
+    assert bool((found.diff() > 0).all())
+    empty = statistics.power.clone()
+    empty[:, 0, 0] = 0
+    without = DataStatistics(statistics.mean, empty, statistics.grid, 10)
+    torch.testing.assert_close(trajectory_regular(without, process, 5), found)
+    with pytest.raises(ValueError, match="no power where there is noise"):
+        spectral_ends(DataStatistics(statistics.mean, 0 * statistics.power, statistics.grid, 10), process)
 
 
 def test_dynamic_programming_finds_the_least_sum() -> None:

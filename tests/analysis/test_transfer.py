@@ -9,6 +9,7 @@ from torch import Tensor
 from multisagd import (
     DDIM,
     Ancestral,
+    Band,
     Blur,
     CosineSchedule,
     DataStatistics,
@@ -17,6 +18,7 @@ from multisagd import (
     Flat,
     FlowSchedule,
     GaussianDenoiser,
+    GaussianIntegrator,
     Grid,
     Heun,
     KarrasSchedule,
@@ -103,7 +105,7 @@ def test_starting_at_the_mean_adds_it() -> None:
 
 @pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(), UniPC(), DPMSolver(sde=True), Ancestral()], ids=str)
 def test_coefficients_that_depend_on_frequency(sampler: Sampler) -> None:
-    """The same for blurring: the deterministic part exactly, the injected part by its own draw."""
+    """The same for blurring: the response to the start exactly, the rest by Monte Carlo, 6 standard errors of 4,000."""
     grid = GRIDS[1]
     process = Process(CosineSchedule(), SpectralCovariance(SPECTRA[1], grid), Blur(length=1.5)).double()
     statistics = made(grid, 4)
@@ -116,6 +118,14 @@ def test_coefficients_that_depend_on_frequency(sampler: Sampler) -> None:
     torch.testing.assert_close(
         transform(shifted - drawn, grid)[0], transfer.noise_gain * transform(initial, grid)[0], rtol=1e-9, atol=1e-10
     )
+    count = 4000
+    start = transform(process.noise((count, 2, *grid.shape), range(count)), grid)
+    start = start * (transfer.prior / process.covariance.power()).sqrt()
+    initial = torch.fft.irfftn(start, s=grid.shape, dim=(-2, -1), norm="ortho")
+    drawn = sample(oracle, sampler, initial.shape, 5, range(count), times=times(5), initial=initial)
+    away = transform(drawn, grid) - transfer.mean_gain * transform(statistics.mean, grid)
+    assert float((away.abs().square().mean(0) / transfer.power - 1).abs().max()) < 6 * math.sqrt(2 / count)
+    assert float((away.mean(0).abs() / transfer.power.sqrt()).max()) < 6 / math.sqrt(count)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
@@ -251,6 +261,20 @@ def test_perfect_generation_has_no_error() -> None:
         assert float(transfer.total(error)) < 1e-3 * float(transfer.total(statistics.power))
 
 
+def test_divergence_where_data_are_constant() -> None:
+    """A frequency of which neither data nor noise hold anything diverges by nothing; with noise on it, by infinity."""
+    grid = Grid.of(time=8)
+    power = made(grid, 13, channels=1).power
+    power[:, 0] = 0
+    statistics = DataStatistics(torch.zeros(1, 8, dtype=torch.float64), power, grid, 10)
+    silent, white = (made_process(CosineSchedule(), each, grid) for each in (Band(0.1, 1.0), Flat()))
+    assert not silent.covariance.power()[0]
+    divergence = transfer_function(DDIM(), silent, times(4), statistics).kl()
+    assert divergence[0, 0] == 0
+    assert bool(divergence.isfinite().all())
+    assert transfer_function(DDIM(), white, times(4), statistics).kl()[0, 0] == math.inf
+
+
 def test_what_has_no_transfer_function_is_refused() -> None:
     grid = Grid.of(time=8)
     statistics = made(grid, 12)
@@ -261,6 +285,11 @@ def test_what_has_no_transfer_function_is_refused() -> None:
         transfer_function(DDIM(), made_process(CosineSchedule(), Flat(), Grid.of(width=8)), times(3), statistics)
     with pytest.raises(ValueError, match="each below"):
         transfer_function(DDIM(), made_process(CosineSchedule(), Flat(), grid), times(3).flip(0), statistics)
+    process = made_process(CosineSchedule(), Flat(), grid)
+    with pytest.raises(ValueError, match="nothing to analyse or design"):
+        transfer_function(GaussianIntegrator(statistics), process, times(3), statistics)
+    with pytest.raises(ValueError, match="nothing to analyse or design"):
+        dense_transfer(GaussianIntegrator(statistics), process, times(3), DenseLaw(torch.zeros(8), torch.eye(8)))
     large = made_process(CosineSchedule(), Flat(), Grid.of(time=2000))
     with pytest.raises(ValueError, match="up to 1024"):
         dense_transfer(DDIM(), large, times(3), DenseLaw(torch.zeros(2000), torch.eye(2000)))

@@ -9,12 +9,13 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY, tiny_run
 
-from multisagd import DataStatistics, Grid, TabulatedSchedule
+from multisagd import DataStatistics, Grid, Schedule, TabulatedSchedule
 from multisagd.analysis.design import DesignedSteps
 from recipes import cli
 from recipes.analyze import analyze
 from recipes.design import design
 from recipes.engine import config as configuration
+from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.sample import sample
 from recipes.train import train
@@ -108,6 +109,18 @@ def test_designed_noise_is_a_choice_that_trains_and_samples(tmp_path: Path, nois
     assert bool(torch.isfinite(load_file(drawn / "samples.safetensors")["x0"]).all())
 
 
+@pytest.mark.parametrize(("schedule", "path"), [("cosine", "preserving"), ("karras", "exploding"), ("flow", "flow")])
+def test_a_designed_schedule_keeps_the_path(tmp_path: Path, schedule: str, path: str) -> None:
+    out = designed(tmp_path, f"schedule={schedule}")
+    config = configuration.load("train", ["run_dir=r", "schedule=designed"], out / "config")
+    assert Builder().build(config["schedule"], Schedule, "schedule").path == path
+
+
+def test_a_design_of_more_steps_than_a_baseline_has_between_its_ends(tmp_path: Path) -> None:
+    report = json.loads((designed(tmp_path, "steps=12", "ends=[-4,4]") / "design.json").read_text())
+    assert {"designed", "cosine"} <= set(report["errors"])
+
+
 def test_a_recommendation_gives_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = designed(tmp_path, "noise=recommend")
     report = json.loads((out / "design.json").read_text())
@@ -152,7 +165,7 @@ def test_the_gaussian_sampler_draws_from_a_run(tmp_path: Path) -> None:
         (["objective=w3"], "objective"),
         (["noise=pink"], "noise"),
         (["free_ends=true", "noise=bands"], "free_ends"),
-        (["sampler=gaussian"], "sampler"),
+        (["sampler=gaussian"], "nothing to analyse or design"),
         (["spectrum=velocity"], "spectrum"),
         (["spectrum=band", "spectrum.low=2", "spectrum.high=3"], "no power"),
     ],
