@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=list(SIZES["cpu"]), default=list(SIZES["cpu"]))
     parser.add_argument("--size", choices=list(SIZES), default="cpu")
     parser.add_argument("--matrix", action="store_true", help="every combination, not one change at a time")
+    parser.add_argument("--arms", nargs="+", help="some arms, by their names in the table (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/preconditioning"))
@@ -184,7 +185,10 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="only print what was measured")
     options = parser.parse_args()
     if not options.show:
-        measure(options, matrix() if options.matrix else one_at_a_time())
+        arms = matrix() if options.matrix else one_at_a_time()
+        if unknown := set(options.arms or ()) - set(arms):
+            parser.error(f"there are no arms {sorted(unknown)}; choose among {sorted(arms)}")
+        measure(options, {name: arms[name] for name in options.arms or arms})
     if not options.commands:
         for data in options.data:
             show(data, options.size)
