@@ -1,10 +1,10 @@
 """Which part of spectral preconditioning helps: `python -m benchmarks.preconditioning --data mnist sign_digits`.
 
 Arms change one part of Karras' preconditioning with centred data (`denoiser=karras`), or all (`spectral`), or all and
-the metric; network, examples, noise levels of training and steps of sampling are the same, as are draws of noise where
-its spectrum is. The noise levels are those of Karras et al. moved to the data's σ about the mean, so the baseline is
-tuned to the data as the spectral form is; for shaped noise they are not tuned again. See `benchmarks.partly_spectral`
-for what each part is.
+the metric; those named cosine do so on the default schedule and times of training. Network, examples, noise levels of
+training and steps of sampling are the same, as are draws of noise where its spectrum is. The noise levels are those of
+Karras et al. moved to the data's σ about the mean, so the baseline is tuned to the data as the spectral form is; for
+shaped noise they are not tuned again. See `benchmarks.partly_spectral` for what each part is.
 
 Each training is judged by the averaged weights: samples of Heun's method on Karras' steps (spectrum error, Fréchet
 distance, share recognised; see `benchmarks.runs`), and the denoising error on held-out data over the Wiener filter's at
@@ -27,13 +27,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rows import append, missing, rows
 from benchmarks.runs import Run, spread, train_run
-from multisagd import Heun
+from multisagd import Heun, KarrasSchedule
 
 EXPERIMENT = "preconditioning"
 ALLOW = "allow_targets=[benchmarks]"
@@ -47,11 +48,22 @@ PARTS: dict[str, dict[str, str]] = {
     "spectral output scale": {"out": "spectral"},
     "spectral": {"into": "spectral", "skip": "spectral", "out": "spectral"},
 }
-AGAINST = {"spectral, whitened metric": "spectral"}
+COSINE = [
+    "schedule=cosine", "loss.times._target_=multisagd.UniformTimes", "~loss.times.mean", "~loss.times.std",
+]  # fmt: skip
+"""The default schedule and its times, under which the default preconditioning has to prove itself."""
+AGAINST = {
+    "spectral, whitened metric": "spectral",
+    "cosine schedule, as v-prediction": "cosine schedule, scalar",
+    "cosine schedule, spectral": "cosine schedule, scalar",
+}
 """What an arm is compared with seed by seed, if not with the baseline."""
 STEPS, COUNT, REFERENCE = (5, 18), 1000, 5000
 ARMS: dict[str, list[str]] = {name: [] for name in PARTS} | {
     "spectral, whitened metric": ["loss.metric=whitened"],
+    "cosine schedule, scalar": COSINE,
+    "cosine schedule, as v-prediction": COSINE,
+    "cosine schedule, spectral": COSINE,
     "scalar, noise of data power^.5": ["spectrum=data_power", "spectrum.exponent=0.5", "spectrum.floor=40"],
 }
 SIZES: dict[str, dict[str, list[str]]] = {
@@ -78,7 +90,11 @@ def denoiser(parts: dict[str, str]) -> list[str]:
 def one_at_a_time() -> dict[str, list[str]]:
     """Return the arguments of each arm of the table."""
     whole = PARTS["spectral"]
-    parts = PARTS | {"spectral, whitened metric": whole}
+    parts = PARTS | {
+        "spectral, whitened metric": whole,
+        "cosine schedule, as v-prediction": {"sigma_data": "1"},
+        "cosine schedule, spectral": whole,
+    }
     return {name: denoiser(parts.get(name, {})) + rest for name, rest in ARMS.items()}
 
 
@@ -119,7 +135,9 @@ def measure(options: argparse.Namespace, arms: dict[str, list[str]]) -> None:
         run = Run.load(run_dir, REFERENCE, options.threads, allow=("benchmarks",))
         values: dict[str, Any] = {"denoising_error": run.denoising_error()}
         for steps in STEPS:
-            values[f"heun_{steps}"] = run.judge(run.draw(Heun(), steps, seed, COUNT, spacing="karras"))
+            log_snrs = KarrasSchedule().log_snr(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+            times = run.denoiser.process.schedule.time(log_snrs)
+            values[f"heun_{steps}"] = run.judge(run.draw(Heun(), steps, seed, COUNT, times))
         append(EXPERIMENT, arm, values | {"count": COUNT} | run.conditions())
         print(f"{arm}: {values}", flush=True)
 

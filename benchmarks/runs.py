@@ -16,7 +16,6 @@ from modalities.base import Dataset, Modality
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.samplers import Sampler
-from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
 from recipes.engine import record
@@ -80,21 +79,11 @@ class Run:
         """Return the classes that `count` samples are drawn with, each as often."""
         return None if self.classes is None else torch.arange(count) % len(self.classes)
 
-    def draw(
-        self,
-        sampler: Sampler,
-        steps: int,
-        seed: int,
-        count: int,
-        times: Tensor | None = None,
-        spacing: Spacing = "time",
-    ) -> Tensor:
-        """Draw samples, class by class in turn."""
+    def draw(self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor) -> Tensor:
+        """Draw samples at these times, class by class in turn."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
-        return generate(
-            self.denoiser, sampler, shape, steps, seeds, self.labels(count), self.runtime, times=times, spacing=spacing
-        )
+        return generate(self.denoiser, sampler, shape, steps, seeds, self.labels(count), self.runtime, times=times)
 
     def judge(self, x0: Tensor) -> dict[str, float]:
         """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
