@@ -56,6 +56,7 @@ AGAINST = {
     "spectral, whitened metric": "spectral",
     "cosine schedule, as v-prediction": "cosine schedule, scalar",
     "cosine schedule, spectral": "cosine schedule, scalar",
+    "cosine schedule, not centred": "cosine schedule, scalar",
 }
 """What an arm is compared with seed by seed, if not with the baseline."""
 STEPS, COUNT, REFERENCE = (5, 18), 1000, 5000
@@ -64,6 +65,7 @@ ARMS: dict[str, list[str]] = {name: [] for name in PARTS} | {
     "cosine schedule, scalar": COSINE,
     "cosine schedule, as v-prediction": COSINE,
     "cosine schedule, spectral": COSINE,
+    "cosine schedule, not centred": COSINE,
     "scalar, noise of data power^.5": ["spectrum=data_power", "spectrum.exponent=0.5", "spectrum.floor=40"],
 }
 SIZES: dict[str, dict[str, list[str]]] = {
@@ -94,6 +96,7 @@ def one_at_a_time() -> dict[str, list[str]]:
         "spectral, whitened metric": whole,
         "cosine schedule, as v-prediction": {"sigma_data": "1"},
         "cosine schedule, spectral": whole,
+        "cosine schedule, not centred": {"centred": "false"},
     }
     return {name: denoiser(parts.get(name, {})) + rest for name, rest in ARMS.items()}
 
