@@ -124,8 +124,8 @@ def trained(assembly: Assembly, state: State, which: str, runtime: Runtime) -> D
     """
     network = assembly.network()
     load_module(network, weights(state, which), which)
-    network.eval().requires_grad_(False).to(runtime.device)
-    return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device)).eval()
+    network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
+    return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
 
 
 def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps | None, Tensor | None]:

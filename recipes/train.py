@@ -1,12 +1,13 @@
-"""Train a diffusion model on one machine: `multisagd train …`, the same as `python -m recipes.train …`.
+"""Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
 What it does, in order: build modality and data, hold some out; measure the data's mean and power spectrum; build
 process, network and denoiser; go on from the newest checkpoint if there is one; learn; report; leave final samples.
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
 a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
-metrics. Features: gradient accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, classes
-or text as condition with dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
+metrics. Under torchrun several processes share every batch; the first alone writes and speaks. Features: gradient
+accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, classes or text as condition with
+dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
@@ -17,13 +18,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
-from torch import nn
+import torch
 
 from modalities.base import Dataset, Modality
 from modalities.captions import Captioned
+from multisagd import DataStatistics
+from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
@@ -34,6 +37,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
+from recipes.engine.distribution import agreed, from_first, wait_for_all
 from recipes.engine.errors import Interrupted
 from recipes.engine.files import held
 from recipes.engine.generate import generate
@@ -43,7 +47,7 @@ from recipes.engine.order import batches
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
-from recipes.engine.tracking import Tracker
+from recipes.engine.tracking import Silence, Tracker
 from recipes.engine.validation import validate
 
 UNREADABLE = "unreadable.json"
@@ -59,7 +63,9 @@ def train(config: Config) -> None:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     runtime = Runtime.start(settings.engine)
-    with held(settings.run_dir):
+    runtime.share(settings.training.batch)
+    with held(settings.run_dir) if runtime.main else nullcontext():
+        wait_for_all()
         learn(config, builder, settings, runtime)
 
 
@@ -83,19 +89,22 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     if state is not None:
         check_encoder(condition.encoder, record.read_facts(run_dir), run_dir)
     told, told_held_out = condition.embedded(training), condition.embedded(held_out)
-    statistics = measure(training, settings) if state is None else load_statistics(run_dir)
+    statistics = measured(training, settings, runtime) if state is None else load_statistics(run_dir)
     slots = range(settings.sampling.count)
     shown, texts = condition.shown(held_out, len(slots))
 
     # Model.
     assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width)
-    process = assembly.process().to(runtime.device)
-    network = assembly.network().to(runtime.device)
-    denoiser = assembly.denoiser(runtime.compiled(network), process)
-    learner = Learner(
-        denoiser, network, settings, runtime, None if condition.classes is None else len(condition.classes)
-    )
-    averaged = assembly.denoiser(learner.ema.module, process).eval()
+    process = assembly.process().to(runtime.device, runtime.dtype)
+    network = assembly.network().to(runtime.device, runtime.dtype)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    average = PowerEMA(network, sigma_rel=settings.training.ema)
+    runtime.sharded(average.module)
+    spread = runtime.spread(network)
+    denoiser = assembly.denoiser(runtime.compiled(spread), process)
+    null_label = None if condition.classes is None else len(condition.classes)
+    learner = Learner(denoiser, network, spread, average, settings, runtime, null_label)
+    averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
     position = learner.restore(state) if state is not None else 0
@@ -118,7 +127,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 derive_many(seed, "sample", 0, slots), shown, runtime, settings.guidance,
                 settings.sampling.spacing,
             )  # fmt: skip
-            modality.save_grid([modality.decode(each) for each in x0], path)
+            if runtime.main:
+                modality.save_grid([modality.decode(each) for each in x0], path)
         except ValueError as error:  # a picture is not worth a training: early weights may well sample to infinity
             display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")
             return
@@ -134,16 +144,18 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
 
     # From here on the folder belongs to this run.
     with StopRequest() as stop, ExitStack() as at_last:
-        at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
-        record.write_run(run_dir, config, statistics)
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
-        record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
+        if runtime.main:
+            at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
+            record.write_run(run_dir, config, statistics)
+            facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
+            record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
-            closing(Tracker(run_dir, settings.tracking, config, position, learner.samples)) as tracker,
-            Display("training", settings.training.samples, learner.samples) as display,
+            closing(
+                Tracker(run_dir, settings.tracking, config, position, learner.samples) if runtime.main else Silence()
+            ) as tracker,
+            Display("training", settings.training.samples, learner.samples, quiet=not runtime.main) as display,
         ):
-            display.say(introduction(runtime, network, told, held_out, statistics.count, learner.samples))
+            display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in process_notes(process, denoiser, statistics):
                 display.say(f"note: {note}")
             if learner.samples:
@@ -161,14 +173,30 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                     display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
                     clock, marked = time.monotonic(), now
                 # Saved before the reports, which may fail, and which a run that continues from here makes anew.
-                last = now >= settings.training.samples
-                if last or stop.signal_number is not None or crossed(before, now, every.checkpoint):
-                    saved = checkpoints.save(learner.state(tracker.position))
-                    if stop.signal_number is not None:
-                        raise Interrupted(f"stopped; saved in {saved}. The same command continues.", stop.signal_number)
+                last, signal_number = now >= settings.training.samples, agreed(stop.signal_number)
+                if last or signal_number or crossed(before, now, every.checkpoint):
+                    current = learner.state(tracker.position)
+                    saved = checkpoints.save(current) if runtime.main else run_dir
+                    if signal_number:
+                        raise Interrupted(f"stopped; saved in {saved}. The same command continues.", signal_number)
                 report()
             report(final=True)
-            display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
+            if runtime.main:
+                display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
+
+
+def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
+    """Measure the data on the first rank, for all."""
+    grid, channels = dataset.modality.grid(), dataset.modality.channels
+    if runtime.main:
+        found = measure(dataset, settings)
+    else:
+        mean, power = (torch.zeros(channels, *shape, dtype=torch.float64) for shape in (grid.shape, grid.half_shape))
+        found = DataStatistics(mean, power, grid, 1)
+    count = torch.tensor(float(found.count))
+    for tensor in (found.mean, found.power, count):
+        from_first(tensor)
+    return DataStatistics(found.mean, found.power, grid, int(count))
 
 
 def crossed(before: int, now: int, every: int) -> bool:
@@ -177,10 +205,9 @@ def crossed(before: int, now: int, every: int) -> bool:
 
 
 def introduction(
-    runtime: Runtime, network: nn.Module, training: Dataset, held_out: Dataset, measured: int, samples: int
+    runtime: Runtime, parameters: int, training: Dataset, held_out: Dataset, measured: int, samples: int
 ) -> str:
     """Say what is about to happen."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     again = f"continuing after {samples:,} samples; " if samples else ""
     names = training.classes
     told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"

@@ -9,6 +9,7 @@ import yaml
 
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
+from recipes.engine.distribution import leave
 from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help, show
 
@@ -30,7 +31,10 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         else:
             action(config)
 
-    return run_command(body)
+    try:
+        return run_command(body)
+    finally:
+        leave()
 
 
 def _take_option(words: list[str], option: str) -> str | None:

@@ -13,6 +13,7 @@ from multisagd.mixing import Refinement, sample_refined
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.spectrum import Flat
+from recipes.engine.distribution import gathered
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Guidance
 
@@ -39,7 +40,8 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says. `report` hears the number of samples done so far.
+    `sample_refined` says. `report` hears the number of samples done so far. Several ranks draw a share each, and
+    every one returns all.
 
     Raises:
         ValueError: if there is not one condition per seed.
@@ -49,10 +51,14 @@ def generate(
     guided: AnyDenoiser = denoiser
     if guidance is not None and guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, guidance.scale, guidance.interval)
+    # All ranks draw equally many, for sharded weights are gathered together: what is too much is cut off at the end.
+    share = -(-len(seeds) // runtime.place.world)
+    mine = [min(place, len(seeds) - 1) for place in range(runtime.place.rank * share, (runtime.place.rank + 1) * share)]
     parts = []
-    for start in range(0, len(seeds), batch):
-        chosen = seeds[start : start + batch]
-        told = None if condition is None else runtime.put(condition[start : start + batch])
+    for start in range(0, share, batch):
+        places = mine[start : start + batch]
+        chosen = [seeds[place] for place in places]
+        told = None if condition is None else runtime.put(condition[places])
         with runtime.autocast():
             x0 = sample_refined(
                 guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
@@ -60,5 +66,5 @@ def generate(
             )  # fmt: skip
         parts.append(x0.float().cpu())
         if report is not None:
-            report(start + len(chosen))
-    return torch.cat(parts)
+            report(min(len(seeds), (start + len(chosen)) * runtime.place.world))
+    return torch.cat(gathered(torch.cat(parts)))[: len(seeds)]

@@ -18,10 +18,11 @@ from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
 from multisagd.seeds import derive, derive_many
 from recipes.engine.checkpoint import State
+from recipes.engine.distribution import mean_over_ranks, synchronise, whole
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
-from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
+from recipes.engine.state import load_module, load_optimizer, module_tensors, optimizer_tensors
 
 
 class Learner:
@@ -29,21 +30,23 @@ class Learner:
 
     Batches with text embeddings are learned with these, whatever their labels.
 
-    `denoiser` may hold a compiled form of `network`; they share their weights.
+    `spread` is the network as all ranks train it (`Runtime.spread`), and `denoiser` may hold a compiled form of that;
+    all share their weights.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
         network: nn.Module,
+        spread: nn.Module,
+        average: PowerEMA,
         settings: TrainSettings,
         runtime: Runtime,
         null_label: int | None,
     ) -> None:
-        self.denoiser, self.network = denoiser.train(), network
+        self.denoiser, self.network, self.spread, self.ema = denoiser.train(), network, spread, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
         wishes = settings.training
-        self.ema = PowerEMA(network, sigma_rel=wishes.ema)
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
             lr=wishes.learning_rate,
@@ -70,17 +73,18 @@ class Learner:
         uniform = stratified_uniform(seed, number, wishes.batch, slots.start, len(slots))
         times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
         self._set_learning_rate()
-        loss = torch.zeros((), device=self.runtime.device)
+        loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
         for part in parts:
+            synchronise(self.spread, part is parts[-1])
             mine = range(first, first + len(part.x0))
             torch.manual_seed(derive(seed, "network", number, first))
-            t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start].to(part.x0.dtype))
+            t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start])
             part_loss = self._loss(part, t, number, mine) / len(slots)
             part_loss.backward()
             loss += part_loss.detach()
             first = mine.stop
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip)).to(loss.dtype)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.samples += wishes.batch
@@ -133,7 +137,7 @@ class Learner:
         """Read losses and gradient norms back from the device, check them, and add them to the window's sums."""
         if not self._pending:
             return
-        rows = torch.stack(self._pending).tolist()
+        rows = mean_over_ranks(torch.stack(self._pending)).tolist()
         self._pending = []
         last = self.samples // self.settings.training.batch
         for step, (loss, norm) in enumerate(rows, start=last - len(rows) + 1):
@@ -146,13 +150,13 @@ class Learner:
             self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
 
     def state(self, position: int) -> State:
-        """Return all that a checkpoint holds; `position` is the tracker's."""
+        """Return all that a checkpoint holds, on every rank; `position` is the tracker's."""
         self._settle()
         return State(
             self.samples,
             {
-                "network": dict(self.network.state_dict()),
-                "ema": dict(self.ema.state_dict()),
+                "network": module_tensors(self.network),
+                "ema": module_tensors(self.ema),
                 "optimizer": optimizer_tensors(self.network, self.optimizer),
             },
             {"window": [value.hex() for value in self._window], "metrics_position": position},

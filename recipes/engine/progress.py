@@ -14,10 +14,12 @@ PLAIN_INTERVAL = 10.0
 
 
 class Display:
-    """Shows progress from `start` to `total` (in samples, or steps); use it as a context manager."""
+    """Shows progress from `start` to `total` (in samples, or steps), unless `quiet`; use it as a context manager."""
 
-    def __init__(self, title: str, total: int, start: int = 0, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(
+        self, title: str, total: int, start: int = 0, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        self._console = console or Console(highlight=False, quiet=quiet)
         self._title, self._total, self._start = title, total, start
         self._bar: Progress | None = None
         if self._console.is_terminal:

@@ -1,4 +1,4 @@
-"""Optimiser state as named tensors, so that it is saved beside the network's and survives a change of order."""
+"""Weights and optimiser state as named whole tensors, which survive a change of order, or of the number of ranks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recipes.engine.distribution import sharded_like, whole
 from recipes.engine.errors import RecipeError
 
 
@@ -22,7 +23,7 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
         for entry, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"{type(optimizer).__name__} keeps {entry} as {type(value).__name__}, not as a tensor")
-            tensors[f"{name}/{entry}"] = value
+            tensors[f"{name}/{entry}"] = whole(value)
     return tensors
 
 
@@ -40,8 +41,13 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
         parameter = parameters.get(name)
         if parameter is None or (tensor.dim() and tensor.shape != parameter.shape):
             raise RecipeError(f"the checkpoint's optimiser state {key} does not fit this network: use another run_dir")
-        state.setdefault(numbers[id(parameter)], {})[entry] = tensor
+        state.setdefault(numbers[id(parameter)], {})[entry] = sharded_like(tensor, parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def module_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a module; of a sharded one, every rank must ask for them and gets the whole."""
+    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -51,7 +57,9 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
         RecipeError: naming the first names or shapes that differ.
     """
     try:
-        module.load_state_dict(dict(tensors), strict=True)
+        now = module.state_dict()
+        fitting = {name: sharded_like(tensor, now.get(name, tensor)) for name, tensor in tensors.items()}
+        module.load_state_dict(fitting, strict=True)
     except RuntimeError as error:
         reasons = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise RecipeError(f"the checkpoint's {what} does not fit the configured network: {reasons}") from error

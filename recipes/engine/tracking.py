@@ -103,6 +103,21 @@ class Tracker:
             self._wandb.finish()
 
 
+class Silence:
+    """In place of a `Tracker` on all ranks but the first: records nothing."""
+
+    position = 0
+
+    def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def timing(self, samples: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
     """Yield the numbers in nested mappings with their path, `validation/level/t=0.10`, as the services want them."""
     for key, value in values.items():

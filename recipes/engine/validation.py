@@ -14,6 +14,7 @@ from modalities.base import Batch, Dataset
 from modalities.files import UnreadableFilesError
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.seeds import derive_many
+from recipes.engine.distribution import gathered
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Loss, Validation
@@ -31,7 +32,7 @@ def validate(
     conditional: bool,
     batch: int,
 ) -> dict[str, Any]:
-    """Measure a denoiser on the first `settings.items` of a dataset.
+    """Measure a denoiser on the first `settings.items` of a dataset, every rank on a share of each batch.
 
     Returns:
         `loss`: the training loss, averaged over all levels.
@@ -52,7 +53,10 @@ def validate(
     for number, time in enumerate(times):
         losses, errors, power = 0.0, 0.0, torch.zeros(len(names), dtype=torch.float64)
         for start in starts:
-            items = range(start, min(start + batch, count))
+            whole_batch = range(start, min(start + batch, count))
+            # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
+            mine = whole_batch[runtime.place.rank :: runtime.place.world]
+            items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
             t = torch.full((len(items),), time, device=x0.device)
             noise_seeds = derive_many(seed, "validation", number, items)
@@ -65,9 +69,12 @@ def validate(
             error = error * valid
             dims = tuple(range(-grid.dimensions, 0))
             spectrum = torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0).cpu()
-            losses += float(values.double().sum())
-            errors += float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1)).sum())
-            power += _by_band(spectrum, members)
+            losses += counted * float(values.double().sum())
+            errors += counted * float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1)).sum())
+            power += counted * _by_band(spectrum, members)
+        sums = torch.cat([torch.tensor([losses, errors], dtype=torch.float64), power])
+        losses, errors, *of_bands = torch.stack(gathered(sums)).sum(0).tolist()
+        power = torch.tensor(of_bands, dtype=torch.float64)
         log_snr = float(denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
         key = f"t={time:.3f}"
         levels[key] = {"log_snr": log_snr, "loss": losses / count, "error": errors / count}

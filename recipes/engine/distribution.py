@@ -1,0 +1,173 @@
+"""Several processes as one training: torchrun's ranks, and how they share a network.
+
+Each rank has a share of every global batch. With `ddp` it has the whole network too, and gradients are averaged; with
+`fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or over
+groups of `shard_ranks` that hold a copy each (hybrid sharding).
+
+Every rank must run the network equally often, because sharded weights are gathered by all of them together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from recipes.engine.errors import RecipeError
+
+Distribution = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is, and which of them on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
+        """Read torchrun's variables; without them, this process is the only one.
+
+        Raises:
+            RecipeError: if some are missing, no numbers, or contradict one another.
+        """
+        found = os.environ if environment is None else environment
+        if int(found.get("WORLD_SIZE", "1")) == 1:
+            return ALONE
+        try:
+            place = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            _ = found["MASTER_ADDR"], found["MASTER_PORT"]
+        except (KeyError, ValueError) as error:
+            raise RecipeError(
+                f"WORLD_SIZE={found['WORLD_SIZE']} asks for several processes, but {error} is missing or no number: "
+                "start them by torchrun, or unset WORLD_SIZE"
+            ) from error
+        if not 0 <= place.rank < place.world:
+            raise RecipeError(f"RANK={place.rank} does not fit WORLD_SIZE={place.world}")
+        return place
+
+
+ALONE = Place()
+
+
+def join(place: Place, device: torch.device, timeout: float) -> None:
+    """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails."""
+    if place.world > 1 and not dist.is_initialized():
+        backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def mesh(place: Place, device: torch.device, shard_ranks: int | None) -> DeviceMesh:
+    """Return the ranks over which weights are sharded: all, or (copies, ranks of one copy).
+
+    Raises:
+        RecipeError: if the copies would have unequal numbers of ranks.
+    """
+    if shard_ranks is None or shard_ranks == place.world:
+        return init_device_mesh(device.type, (place.world,))
+    if place.world % shard_ranks:
+        raise RecipeError(f"engine.shard_ranks={shard_ranks} does not divide the {place.world} processes")
+    return init_device_mesh(device.type, (place.world // shard_ranks, shard_ranks), mesh_dim_names=("copy", "shard"))
+
+
+def replicate(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with gradients averaged over all ranks; call it in place of the network."""
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool, half: bool) -> None:
+    """Shard a network in place, its blocks (the members of module lists) one by one, so that few are whole at a time.
+
+    `reshard` frees the weights of a block after its forward pass and gathers them again for the backward one; `offload`
+    keeps shards in the CPU's memory; `half` computes in bfloat16 and reduces gradients in float32.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
+    blocks = dict.fromkeys(member for member in members if next(member.parameters(), None) is not None)
+    for block in (*blocks, network):
+        fully_shard(
+            block,
+            mesh=ranks,
+            reshard_after_forward=reshard,
+            mp_policy=policy or MixedPrecisionPolicy(),
+            offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
+        )
+
+
+def synchronise(network: nn.Module, wanted: bool) -> None:
+    """Say whether the next backward pass averages gradients: only that of the last accumulated part needs to."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(wanted)
+    elif isinstance(network, DistributedDataParallel):
+        network.require_backward_grad_sync = wanted
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is on one process; of a sharded one, every rank must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """Return a whole tensor, which every rank has, sharded as `model` is."""
+    if not isinstance(model, DTensor) or not tensor.dim():
+        return tensor
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the mean over all ranks of a tensor of this shape."""
+    if not dist.is_initialized():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """Return the tensor, equal in shape on all ranks, of every rank in order, on the CPU."""
+    if not dist.is_initialized():
+        return [tensor.cpu()]
+    tensor = tensor.cpu().contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def wait_for_all() -> None:
+    """Return once every rank has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def from_first(tensor: Tensor) -> None:
+    """Overwrite a tensor on the CPU by that of the first rank."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+
+
+def agreed(number: int | None) -> int:
+    """Return the largest of the ranks' numbers, 0 standing for None: what one was told, all act on."""
+    if not dist.is_initialized():
+        return number or 0
+    largest = torch.tensor(number or 0)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)

@@ -1,0 +1,93 @@
+"""Several ranks train, validate and sample as one process does: same data, same noise, same weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY, last_state, tiny_run
+
+from recipes.engine.distribution import ALONE, Place
+from recipes.engine.errors import RecipeError
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.tracking import read_metrics
+
+ROOT = Path(__file__).parents[2]
+EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
+
+
+def torchrun(ranks: int, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0"]
+    command += ["--standalone", "-m", module, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def trained(run_dir: Path, ranks: int, *words: str) -> list[dict[str, Any]]:
+    done = torchrun(ranks, "recipes.train", *TINY, *EXACT, f"run_dir={run_dir}", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return read_metrics(run_dir)
+
+
+def numbers(node: Any) -> list[float]:
+    """All numbers of a nested entry in order."""
+    if isinstance(node, dict):
+        return [number for value in node.values() for number in numbers(value)]
+    return [float(node)] if isinstance(node, int | float) else []
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
+def test_ranks_learn_what_one_process_learns(tmp_path: Path, ranks: int, distribution: str) -> None:
+    words = [f"engine.distribution={distribution}", f"training.accumulation={4 // ranks}"]
+    alone = tiny_run(tmp_path / "alone", *EXACT, "training.accumulation=4")
+    together = trained(tmp_path / "together", ranks, *words)
+    expected = read_metrics(tmp_path / "alone")
+    assert [entry["kind"] for entry in together] == [entry["kind"] for entry in expected]
+    for ours, theirs in zip(together, expected, strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-9, abs=1e-12)
+    found = last_state(tmp_path / "together")
+    for part, tensors in alone.tensors.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+    pictures = [(tmp_path / run / "samples" / "000000000096.png").read_bytes() for run in ("alone", "together")]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    """48 samples on two sharded ranks, the rest on one: what two sharded ranks learn without a break."""
+    trained(tmp_path / "split", 2, "engine.distribution=fsdp", "training.samples=48")
+    tiny_run(tmp_path / "split", *EXACT)
+    tiny_run(tmp_path / "alone", *EXACT)
+    found = last_state(tmp_path / "split")
+    for part, tensors in last_state(tmp_path / "alone").tensors.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    done = torchrun(3, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode != 0
+    assert "training.batch=16 cannot be split over 3 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_are_read_from_torchrun() -> None:
+    assert Place.of_environment({}) == ALONE
+    assert Place.of_environment({"WORLD_SIZE": "1"}) == ALONE
+    told = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert Place.of_environment(told) == Place(3, 4, 1)
+    for broken in ({"RANK": "x"}, {"RANK": "4"}):
+        with pytest.raises(RecipeError, match="WORLD_SIZE"):
+            Place.of_environment(told | broken)
+    del told["MASTER_ADDR"]
+    with pytest.raises(RecipeError, match="MASTER_ADDR"):
+        Place.of_environment(told)
+
+
+def test_shares_tile_the_batch() -> None:
+    for world in (1, 2, 4, 8):
+        settings, device = EngineSettings(), torch.device("cpu")
+        shares = [Runtime(device, settings, Place(rank, world, rank)).share(16) for rank in range(world)]
+        assert [slot for share in shares for slot in share] == list(range(16))
