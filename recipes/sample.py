@@ -158,7 +158,7 @@ def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
         modality.save(each, out / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
 
 
-def weights(state: State, which: str) -> dict[str, Tensor]:
+def weights(state: State, which: str) -> Mapping[str, Tensor]:
     """Return a checkpoint's last weights ("network") or their running average ("ema")."""
     if which == "network":
         return state.tensors["network"]

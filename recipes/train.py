@@ -176,11 +176,12 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 last, signal_number = now >= settings.training.samples, agreed(stop.signal_number)
                 if last or signal_number or crossed(before, now, every.checkpoint):
                     current = learner.state(tracker.position)
-                    saved = checkpoints.save(current) if runtime.main else run_dir
+                    saved = checkpoints.save(current)
                     if signal_number:
                         raise Interrupted(f"stopped; saved in {saved}. The same command continues.", signal_number)
                 report()
             report(final=True)
+            wait_for_all()  # a process that leaves earlier than the others may take their connections with it
             if runtime.main:
                 display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
 

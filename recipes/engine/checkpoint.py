@@ -2,9 +2,11 @@
 
     checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
 
+Sharded tensors are written by all ranks, each its own, into a folder in place of a file: network/shard-…safetensors.
 A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
 or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
-`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file.
+`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. Where there are several ranks,
+every one calls `save` and `latest`; the first decides.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from recipes.engine.distribution import from_first, is_first, wait_for_all
 from recipes.engine.errors import RecipeError
+from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # the first knew no shards
 INDEX = "checkpoint.json"
 WRITING, REPLACED = ".writing-", ".replaced-"
 log = logging.getLogger("multisagd")
@@ -39,7 +45,7 @@ class State:
     """
 
     samples: int
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,29 +63,40 @@ class Checkpoints:
     def save(self, state: State) -> Path:
         """Write a checkpoint unless this very one is there, drop those beyond the last `keep`; return its folder."""
         target = self.folder / f"{state.samples:012d}"
-        temporary, aside = self.folder / f"{WRITING}{target.name}", self.folder / f"{REPLACED}{target.name}"
-        self._clear_leftovers()
-        temporary.mkdir(parents=True)
-        files = {}
+        temporary = self.folder / f"{WRITING}{target.name}"
+        if is_first():
+            self._clear_leftovers()
+            temporary.mkdir(parents=True)
+        wait_for_all()
         for part, tensors in state.tensors.items():
-            path = temporary / f"{part}.safetensors"
-            safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
-            files[part] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            if are_sharded(tensors):
+                save_shards(tensors, temporary / part)
+            elif is_first():
+                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                safetensors.torch.save_file(whole, temporary / f"{part}.safetensors")
+        wait_for_all()
+        if is_first():
+            self._commit(state, temporary, target)
+        wait_for_all()
+        return target
+
+    def _commit(self, state: State, temporary: Path, target: Path) -> None:
+        """Give complete tensor files their index and their place."""
+        files = {part: {name: _facts(temporary / name) for name in _names(temporary, part)} for part in state.tensors}
         index = {"format_version": FORMAT_VERSION, "samples": state.samples, "files": files, "record": state.record}
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         if _holds(target, index):
             shutil.rmtree(temporary)
-            return target
-        for path in (*temporary.iterdir(), temporary):
+            return
+        for path in (*temporary.rglob("*"), temporary):
             _flush(path)
         if target.exists():  # an unreadable one that this run fell back from, or the same weights with another record
-            target.rename(aside)
+            target.rename(target.with_name(f"{REPLACED}{target.name}"))
         temporary.rename(target)
         _flush(self.folder)
         self._clear_leftovers()
         for old in self.folders()[: -self.keep]:
             shutil.rmtree(old)
-        return target
 
     def folders(self) -> list[Path]:
         """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
@@ -95,6 +112,16 @@ class Checkpoints:
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
         """
+        if not is_first():
+            samples = torch.zeros((), dtype=torch.int64)
+            from_first(samples)
+            chosen = [path for path in self.folders() if path.name.removeprefix(REPLACED) == f"{int(samples):012d}"]
+            return load(chosen[0], verify=False) if chosen else None
+        state = self._latest()
+        from_first(torch.tensor(-1 if state is None else state.samples))
+        return state
+
+    def _latest(self) -> State | None:
         folders = self.folders()
         for folder in reversed(folders):
             try:
@@ -125,8 +152,8 @@ class VersionError(CheckpointError):
     """A checkpoint of a format this version of the program does not know."""
 
 
-def load(folder: Path) -> State:
-    """Load one checkpoint.
+def load(folder: Path, verify: bool = True) -> State:
+    """Load one checkpoint, its tensor files verified unless another rank has done so.
 
     Raises:
         VersionError: for an unknown format version.
@@ -138,14 +165,16 @@ def load(folder: Path) -> State:
         record = index["record"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(_unreadable(folder / INDEX, error)) from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise VersionError(
-            f"{folder / INDEX} has format version {version}, this program reads version {FORMAT_VERSION}: "
+            f"{folder / INDEX} has format version {version}, this program reads versions up to {FORMAT_VERSION}: "
             "use the version of multisagd that wrote it, or train anew in another run_dir"
         )
     if not isinstance(files, dict) or not isinstance(record, dict):
         raise CheckpointError(_unreadable(folder / INDEX, "its entries have the wrong form"))
-    return State(samples, {part: _load_part(folder, part, facts) for part, facts in files.items()}, record)
+    if version == 1:
+        files = {part: {f"{part}.safetensors": facts} for part, facts in files.items()}
+    return State(samples, {part: _load_part(folder, part, facts, verify) for part, facts in files.items()}, record)
 
 
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
@@ -157,18 +186,43 @@ def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
         return False
 
 
-def _load_part(folder: Path, part: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:
-    path = folder / f"{part}.safetensors"
-    if Path(part).name != part:
-        raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a file"))
+def _names(folder: Path, part: str) -> list[str]:
+    """Return the files of a part, relative to the checkpoint's folder."""
+    shards = sorted(path.relative_to(folder).as_posix() for path in (folder / part).glob("*.safetensors"))
+    return shards or [f"{part}.safetensors"]
+
+
+def _load_part(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]], verify: bool) -> Mapping[str, Tensor]:
+    single = f"{part}.safetensors"
+    if Path(part).name != part or not isinstance(files, dict) or not files:
+        raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a part"))
+    if strange := [name for name in files if name != single and Path(name) != Path(part) / Path(name).name]:
+        raise CheckpointError(_unreadable(folder / INDEX, f"{strange[0]!r} is not the name of a file of {part}"))
+    for name, facts in files.items() if verify else ():
+        _verify(folder / name, facts)
+    path = folder / single if single in files else folder / part
+    try:
+        if single not in files:
+            tensors = ShardedTensors(path)
+            len(tensors)  # reads the headers
+            return tensors
+        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _verify(path: Path, facts: Mapping[str, Any]) -> None:
     try:
         if path.stat().st_size != facts["bytes"]:
             raise CheckpointError(_unreadable(path, f"it has {path.stat().st_size} bytes, expected {facts['bytes']}"))
         if _digest(path) != facts["sha256"]:
             raise CheckpointError(_unreadable(path, "its content was altered"))
-        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
-        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
-    except (OSError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
 
 

@@ -128,7 +128,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
     """Return a whole tensor, which every rank has, sharded as `model` is."""
-    if not isinstance(model, DTensor) or not tensor.dim():
+    if isinstance(tensor, DTensor) or not isinstance(model, DTensor) or not tensor.dim():
         return tensor
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
@@ -162,6 +162,11 @@ def from_first(tensor: Tensor) -> None:
     """Overwrite a tensor on the CPU by that of the first rank."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
+
+
+def is_first() -> bool:
+    """Tell whether this is the first rank, or the only process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def agreed(number: int | None) -> int:

@@ -22,7 +22,7 @@ from recipes.engine.distribution import mean_over_ranks, synchronise, whole
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
-from recipes.engine.state import load_module, load_optimizer, module_tensors, optimizer_tensors
+from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
 
 
 class Learner:
@@ -150,13 +150,13 @@ class Learner:
             self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
 
     def state(self, position: int) -> State:
-        """Return all that a checkpoint holds, on every rank; `position` is the tracker's."""
+        """Return all that a checkpoint holds; `position` is the tracker's."""
         self._settle()
         return State(
             self.samples,
             {
-                "network": module_tensors(self.network),
-                "ema": module_tensors(self.ema),
+                "network": dict(self.network.state_dict()),
+                "ema": dict(self.ema.state_dict()),
                 "optimizer": optimizer_tensors(self.network, self.optimizer),
             },
             {"window": [value.hex() for value in self._window], "metrics_position": position},

@@ -1,4 +1,4 @@
-"""Weights and optimiser state as named whole tensors, which survive a change of order, or of the number of ranks."""
+"""Weights and optimiser state as named tensors, which survive a change of order, or of the number of ranks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipes.engine.distribution import sharded_like, whole
+from recipes.engine.distribution import sharded_like
 from recipes.engine.errors import RecipeError
+from recipes.engine.shards import ShardedTensors, are_sharded
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -23,7 +24,7 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
         for entry, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"{type(optimizer).__name__} keeps {entry} as {type(value).__name__}, not as a tensor")
-            tensors[f"{name}/{entry}"] = whole(value)
+            tensors[f"{name}/{entry}"] = value
     return tensors
 
 
@@ -34,6 +35,10 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
         RecipeError: if an entry belongs to no parameter of the network, or has another shape than it.
     """
     parameters = dict(network.named_parameters())
+    if isinstance(tensors, ShardedTensors) and are_sharded(parameters):
+        targets = {key: tensors.empty_like(key, parameters.get(key.rpartition("/")[0])) for key in tensors}
+        tensors.fill(targets)
+        tensors = targets
     numbers = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
@@ -45,11 +50,6 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a module; of a sharded one, every rank must ask for them and gets the whole."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
-
-
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Load weights strictly.
 
@@ -58,8 +58,11 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     """
     try:
         now = module.state_dict()
+        if isinstance(tensors, ShardedTensors) and are_sharded(now):
+            tensors.fill(now)
+            tensors = now
         fitting = {name: sharded_like(tensor, now.get(name, tensor)) for name, tensor in tensors.items()}
         module.load_state_dict(fitting, strict=True)
-    except RuntimeError as error:
-        reasons = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+    except (RuntimeError, ValueError) as error:
+        reasons = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or str(error)
         raise RecipeError(f"the checkpoint's {what} does not fit the configured network: {reasons}") from error

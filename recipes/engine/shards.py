@@ -1,0 +1,86 @@
+"""Sharded tensors in safetensors files, written by all ranks together and read by any number of them.
+
+torch.distributed.checkpoint with its safetensors storage: where each piece belongs stands in the files' headers, so
+nothing is pickled, and what eight ranks wrote two can read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+
+def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether any of them is spread over ranks."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors.values())
+
+
+def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write every rank's pieces into a new folder; every rank must call this."""
+    save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+class ShardedTensors(Mapping[str, Tensor]):
+    """Tensors in a folder that `save_shards` wrote: as a mapping whole, or read piece by piece by `fill`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metadata)
+
+    def __len__(self) -> int:
+        return len(self._metadata)
+
+    def empty_like(self, name: str, model: Tensor | None) -> Tensor:
+        """Return a tensor to `fill`: like the model if that has its shape, or else whole."""
+        size, dtype = self._metadata[name].size, self._metadata[name].properties.dtype
+        if model is not None and model.shape == size:
+            return torch.zeros_like(model, dtype=dtype)
+        return torch.zeros(size, dtype=dtype)
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Read into tensors in place, sharded or not; every rank must call this.
+
+        Raises:
+            ValueError: if names or shapes differ from what is there.
+        """
+        there = {name: tuple(each.size) for name, each in self._metadata.items()}
+        asked = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+        if wrong := sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name)):
+            name = wrong[0]
+            raise ValueError(f"{name} is {there.get(name, 'missing')} there and {asked.get(name, 'missing')} here")
+        load(dict(targets), storage_reader=HuggingFaceStorageReader(str(self.folder)))
+
+    @cached_property
+    def _metadata(self) -> dict[str, TensorStorageMetadata]:
+        found = HuggingFaceStorageReader(str(self.folder)).read_metadata().state_dict_metadata
+        return {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
+
+    @cached_property
+    def _whole(self) -> dict[str, Tensor]:
+        tensors = {name: self.empty_like(name, None) for name in self._metadata}
+        with _alone():
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=True)
+        return tensors
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
