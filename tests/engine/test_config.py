@@ -125,7 +125,7 @@ def test_mistakes_are_told_with_the_nearest_key(argument: str, message: str) -> 
         ("training.batch=0", "training: batch must be above 0"),
         ("training.accumulation=3", "cannot be split"),
         ("training.samples=many", "training.samples: expected a whole number, got 'many'"),
-        ("engine.precision=float8", "engine.precision: expected one of float32, bfloat16, got 'float8'"),
+        ("engine.precision=float8", "engine.precision: expected one of float32, bfloat16, float64, got 'float8'"),
         ("~training.samples", "training: Training needs samples"),
         ("loss.metric=l1", "loss.metric: expected one of euclidean, mahalanobis"),
         ("loss.times._target_=os.system", "loss.times._target_: os.system is not under an allowed package"),

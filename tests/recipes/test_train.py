@@ -16,6 +16,7 @@ import multisagd as ms
 from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Pixels
+from multisagd.ema import PowerEMA
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
@@ -295,8 +296,10 @@ class Learning:
         network = ms.networks.UNet(1, 2, width=8, multipliers=(1, 2), blocks=1, heads=2, classes=10).double()
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        runtime = Runtime(torch.device("cpu"), EngineSettings())
-        self.learner = Learner(ms.Denoiser(network, process), network, self.settings, runtime, null_label=10)
+        runtime = Runtime(torch.device("cpu"), EngineSettings(precision="float64"))
+        self.learner = Learner(
+            ms.Denoiser(network, process), network, network, PowerEMA(network), self.settings, runtime, null_label=10
+        )
         generator = torch.Generator().manual_seed(1)
         self.x0 = torch.randn(BATCH, 1, 8, 8, generator=generator, dtype=torch.float64)
         self.labels = torch.arange(BATCH) % 10
