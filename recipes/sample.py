@@ -42,6 +42,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
 from recipes.engine.data import load_statistics
+from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
@@ -96,12 +97,15 @@ def sample(config: Config) -> Path:
     # The samples.
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     shape = (modality.channels, *modality.grid().shape)
-    with Display("sampling", settings.count) as display:
+    with Display("sampling", settings.count, quiet=not runtime.main) as display:
         x0 = generate(
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, refinement, display.update, times,
         )  # fmt: skip
         out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts, designed)
+        if not runtime.main:
+            wait_for_all()
+            return out
         # Tensors first: what was computed is not lost if it cannot be decoded here.
         out.mkdir(parents=True, exist_ok=True)
         tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
@@ -113,6 +117,7 @@ def sample(config: Config) -> Path:
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         save_media(modality, x0, out)
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
+    wait_for_all()
     return out
 
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import TINY, last_state, tiny_run
 
+from recipes.engine import config as configuration
 from recipes.engine.distribution import ALONE, Place
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.shards import ShardedTensors
 from recipes.engine.tracking import read_metrics
+from recipes.sample import sample
 
 ROOT = Path(__file__).parents[2]
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
@@ -38,6 +41,17 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
+def check_samples(run_dir: Path) -> None:
+    """Five samples on two ranks are those of one process."""
+    words = [f"run_dir={run_dir}", "count=5", "steps=3", "engine.threads=1", "engine.precision=float64"]
+    done = torchrun(2, "recipes.sample", *words, f"out={run_dir / 'two'}")
+    assert done.returncode == 0, done.stderr[:6000]
+    one = sample(configuration.load("sample", [*words, f"out={run_dir / 'one'}"]))
+    drawn = [load_file(folder / "samples.safetensors")["x0"] for folder in (one, run_dir / "two")]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-6)
+    assert (run_dir / "two" / "4.png").exists()
+
+
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
 def test_ranks_learn_what_one_process_learns(tmp_path: Path, ranks: int, distribution: str) -> None:
@@ -53,6 +67,8 @@ def test_ranks_learn_what_one_process_learns(tmp_path: Path, ranks: int, distrib
     for part, tensors in alone.tensors.items():
         for name, tensor in tensors.items():
             torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+    if ranks == 2:
+        check_samples(tmp_path / "together")
     pictures = [(tmp_path / run / "samples" / "000000000096.png").read_bytes() for run in ("alone", "together")]
     assert pictures[0] == pictures[1]
 
