@@ -95,7 +95,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
         return
     run = Run.load(run_dir, REFERENCE, options.threads, allow=("benchmarks",))
     network, process = run.denoiser, run.denoiser.process
-    if not torch.allclose(process.covariance.power(), torch.ones(())):
+    if not bool(((process.covariance.power() - 1).abs() < 1e-6).all()):
         raise SystemExit("the exact denoiser is written for white noise")
     examples, labels = run.examples.batch(list(range(len(run.examples))))[:2]
     exact = Exact(process, examples, None if run.classes is None else labels)

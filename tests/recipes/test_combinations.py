@@ -8,6 +8,7 @@ import torch
 
 from modalities.base import Dataset, Modality
 from modalities.video import Video
+from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from recipes.engine import config as configuration
 from recipes.engine.assemble import Assembly
@@ -136,7 +137,7 @@ def test_two_steps_and_a_media_file(
     before = [parameter.detach().clone() for parameter in net.parameters()]
     denoiser = assembly.denoiser(net, process)
     classes = dataset.classes and len(dataset.classes)
-    learner = Learner(denoiser, net, settings, runtime, classes)
+    learner = Learner(denoiser, net, net, PowerEMA(net), settings, runtime, classes)
     for step in range(2):
         learner.step([dataset.batch(range(4 * step, 4 * step + 4), range(4))])
     values = learner.averages()
