@@ -5,7 +5,7 @@ denoiser of its training examples, `E[x0 | x_t]` when x0 is one of them (of the 
 whether metric and steps are sound: its distance must fall with the number of steps. Then the network is replaced by the
 exact one on one side of a log-SNR only, which tells where the errors are that more steps let in.
 
-Entries are Fréchet distances of classifier features (spectrum error in dB), mean and standard deviation over seeds.
+Entries are Fréchet distances of classifier features / spectrum errors in dB, mean and standard deviation over seeds.
 Rows are appended to benchmarks/results/results.jsonl and not measured again.
 """
 
@@ -19,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.rows import append, missing, rows
-from benchmarks.runs import Run, spread
+from benchmarks.rows import append, missing
+from benchmarks.runs import Run, by_steps
 from multisagd import Heun, KarrasSchedule, Process
 from multisagd.sampling import AnyDenoiser
 
@@ -114,21 +111,6 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
         print(f"{arm}: {values}", flush=True)
 
 
-def show(run: str) -> None:
-    """Print the table of a run."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for row in rows(EXPERIMENT):
-        if row["arm"]["run"] == run:
-            key = (row["arm"]["denoiser"], row["arm"]["steps"])
-            found.setdefault(key, []).append((row["frechet_distance"], row["spectrum_error_db"]))
-    steps = sorted({key[1] for key in found})
-    table = Table("denoiser", *(f"{count} steps" for count in steps), box=box.SIMPLE, title=f"{run}: Fréchet (dB)")
-    for name in ARMS:
-        cells = [list(zip(*found.get((name, count), []), strict=True)) for count in steps]
-        table.add_row(name, *(f"{spread(cell[0])} ({spread(cell[1])})" if cell else "" for cell in cells))
-    Console(width=160).print(table)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.show:
         measure(options.run, options)
-    show(options.run.name)
+    by_steps(EXPERIMENT, options.run.name, "denoiser", ARMS, ("frechet_distance", "spectrum_error_db"))
 
 
 if __name__ == "__main__":

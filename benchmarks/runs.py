@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
+from benchmarks.rows import rows
 from modalities.base import Dataset, Modality
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
@@ -148,3 +152,18 @@ def spread(values: tuple[float, ...], digits: int = 2) -> str:
     """Write the mean of some values, and their standard deviation if there is more than one."""
     shown = f"{mean(values):.{digits}f}"
     return f"{shown} ± {stdev(values):.{digits}f}" if len(values) > 1 else shown
+
+
+def by_steps(experiment: str, run: str, what: str, names: Iterable[str], metrics: tuple[str, str]) -> None:
+    """Print two metrics of a run's rows: a line for each name of `what`, a column for each number of steps."""
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
+    for row in rows(experiment):
+        if row["arm"]["run"] == run:
+            key = (row["arm"][what], row["arm"]["steps"])
+            found.setdefault(key, []).append(tuple(row[metric] for metric in metrics))
+    steps = sorted({key[1] for key in found})
+    table = Table(what, *(f"{count} steps" for count in steps), box=box.SIMPLE, title=f"{run}: {' / '.join(metrics)}")
+    for name in names:
+        cells = [found.get((name, count), []) for count in steps]
+        table.add_row(name, *(" / ".join(spread(values) for values in zip(*cell, strict=True)) for cell in cells))
+    Console(width=160).print(table)

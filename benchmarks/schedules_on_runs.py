@@ -18,13 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.rows import append, missing, rows
-from benchmarks.runs import Run, spread
+from benchmarks.rows import append, missing
+from benchmarks.runs import Run, by_steps
 from multisagd import DDIM, DataStatistics, GaussianIntegrator, Process
 from multisagd.analysis.baselines import baselines, trajectory_regular
 from multisagd.analysis.design import design_schedule, spectral_ends
@@ -70,21 +67,6 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
         print(f"{arm}: {values}", flush=True)
 
 
-def show(run: str) -> None:
-    """Print the table of a run."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for row in rows(EXPERIMENT):
-        if row["arm"]["run"] == run:
-            key = (row["arm"]["schedule"], row["arm"]["steps"])
-            found.setdefault(key, []).append((row["spectrum_error_db"], row["frechet_distance"]))
-    steps = sorted({key[1] for key in found})
-    table = Table("schedule", *(f"{count} steps" for count in steps), box=box.SIMPLE, title=f"{run}: dB / Fréchet")
-    for schedule in SCHEDULES:
-        cells = [found.get((schedule, count), []) for count in steps]
-        table.add_row(schedule, *(" / ".join(spread(values) for values in zip(*cell, strict=True)) for cell in cells))
-    Console(width=140).print(table)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,7 +81,7 @@ def main() -> None:
     for run in options.run:
         if not options.show:
             measure(run, options)
-        show(run.name)
+        by_steps(EXPERIMENT, run.name, "schedule", SCHEDULES, ("spectrum_error_db", "frechet_distance"))
 
 
 if __name__ == "__main__":
