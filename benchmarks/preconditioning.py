@@ -94,9 +94,9 @@ def one_at_a_time() -> dict[str, list[str]]:
     whole = PARTS["spectral"]
     parts = PARTS | {
         "spectral, whitened metric": whole,
-        "cosine schedule, as v-prediction": {"sigma_data": "1"},
+        "cosine schedule, as v-prediction": PARTS["scalar, as v-prediction (sigma_data 1)"],
         "cosine schedule, spectral": whole,
-        "cosine schedule, not centred": {"centred": "false"},
+        "cosine schedule, not centred": PARTS["scalar, not centred"],
     }
     return {name: denoiser(parts.get(name, {})) + rest for name, rest in ARMS.items()}
 
