@@ -2,8 +2,8 @@
 
 Samples a run by Heun's method on Karras' steps, in rising numbers of steps, with the trained network and with the exact
 denoiser of its training examples, `E[x0 | x_t]` when x0 is one of them (of the class asked for). The exact one tells
-whether metric and steps are sound: its error must not grow with the number of steps. Then the network is replaced by the
-exact one on one side of a log-SNR only, which tells where the errors are that more steps let in.
+whether metric and steps are sound: its error must not grow with the number of steps. Then the network is replaced by
+the exact one in a range of log-SNRs only, which tells where the errors are.
 
 Entries are Fréchet distances of classifier features / spectrum errors in dB, mean and standard deviation over seeds.
 Rows are appended to benchmarks/results/results.jsonl and not measured again.
