@@ -16,8 +16,8 @@ from torch import Tensor
 
 from modalities.base import Dataset, Example, Modality
 from modalities.encoding import differences
-from modalities.files import UnreadableFilesError
 from modalities.latent import Latent, Scale
+from modalities.reading import UnreadableFilesError
 from modalities.shard_index import Index, digest, grid_facts
 from multisagd.seeds import derive
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from modalities.base import Dataset, Modality
-from modalities.files import UnreadableFilesError
+from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Grid
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
 from multisagd.seeds import derive

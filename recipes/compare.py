@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from modalities.files import UnreadableFilesError
+from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics
 from multisagd.seeds import derive
 from recipes.engine import config as configuration

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset
 from modalities.encoding import differences
-from modalities.files import UnreadableFilesError
 from modalities.latent import STATISTICS, Latent
+from modalities.reading import UnreadableFilesError
 from modalities.shard_index import (
     INDEX,
     Index,

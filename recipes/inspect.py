@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from modalities.base import Dataset, Modality
-from modalities.files import Folder, UnreadableFilesError
+from modalities.reading import MediaFiles, UnreadableFilesError
 from multisagd import DataStatistics, Process, seeds
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
@@ -108,13 +108,11 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
         raise RecipeError(str(error)) from error
     decoded = [modality.decode(x0) for x0 in batch.x0]
     originals = decoded
-    if isinstance(dataset, Folder):
+    if isinstance(dataset, MediaFiles):
         # A file that cannot be read was replaced by another in the batch, of which only the tensor is known.
-        readable = [place for place, index in enumerate(indices) if dataset.files[index] not in dataset.unreadable]
-        files = {place: dataset.root / dataset.files[indices[place]] for place in readable}
         originals = [
-            modality.load(files[place], augmentation[place]) if place in files else decoded[place]
-            for place in range(len(indices))
+            decoded[place] if dataset.name(index) in dataset.unreadable else dataset.load(index, augmentation[place])
+            for place, index in enumerate(indices)
         ]
     for name, media in zip(FOLDERS, (originals, decoded), strict=False):
         save_all(modality, media, out / name)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
-from modalities.files import UnreadableFilesError
+from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Denoiser, Process, terminal_snr
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from modalities.base import Batch, Dataset
-from modalities.files import UnreadableFilesError
+from modalities.reading import UnreadableFilesError
 from multisagd import seeds
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime

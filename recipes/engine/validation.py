@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset
-from modalities.files import UnreadableFilesError
+from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.seeds import derive_many
 from recipes.engine.distribution import gathered

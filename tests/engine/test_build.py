@@ -56,7 +56,7 @@ def test_context_fills_in_what_is_left_out() -> None:
         "torch.nn.Linear",
         "multisagd.networks.unet.torch.load",
         "modalities.files.os.system",
-        "modalities.files.ThreadPoolExecutor",
+        "modalities.reading.ThreadPoolExecutor",
         "recipes.engine.record.subprocess.run",
         "recipes.train.train",
         "recipes.train.main",

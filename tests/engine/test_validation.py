@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 import multisagd as ms
 from modalities.base import Batch
-from modalities.files import UnreadableFilesError
 from modalities.image import Image
 from modalities.image_sets import Digits, Pixels
+from modalities.reading import UnreadableFilesError
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Loss, Validation

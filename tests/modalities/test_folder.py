@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from modalities.base import split
-from modalities.files import FileReport, Folder, UnreadableFilesError
+from modalities.files import Folder
 from modalities.image import Image
+from modalities.reading import FileReport, UnreadableFilesError
 
 IMAGE = Image(size=8)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from modalities import shards as module
 from modalities.base import split
-from modalities.files import UnreadableFilesError
 from modalities.image import Image
 from modalities.latent import STATISTICS, Latent
+from modalities.reading import UnreadableFilesError
 from modalities.shard_index import Index, grid_facts, measured_scale, shard_name, write_shard, write_whole
 from modalities.shards import LatentShards
 

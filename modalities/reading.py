@@ -1,0 +1,154 @@
+"""Media that are read when they are asked for, and what becomes of those that cannot be read.
+
+One broken file must not end a night of training, and a thousand must not pass unseen. So an unreadable file is named in
+a report and replaced by another of the same dataset; when more than a stated share is unreadable, one error names some.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from modalities.base import Batch, Dataset, Example, collate, pair
+from multisagd.seeds import derive
+
+
+class UnreadableFilesError(RuntimeError):
+    """More files are unreadable than the limit allows."""
+
+
+class FileReport:
+    """The unreadable files among `total`, each with its reason, up to a limit.
+
+    `max_unreadable` is a fraction in [0, 1] of `total`; the number it allows is rounded up, so 0 allows none and
+    anything above 0 allows one. Parts of one dataset share one report, and so do threads; processes do not.
+
+    Raises:
+        ValueError: for a fraction outside [0, 1].
+    """
+
+    def __init__(self, total: int, max_unreadable: float = 0.05) -> None:
+        if not 0 <= max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is a fraction of the files, from 0 to 1, got {max_unreadable}")
+        self.total = total
+        self.max_unreadable = max_unreadable
+        self.reasons: dict[str, str] = {}
+
+    @property
+    def allowed(self) -> int:
+        """How many files may be unreadable."""
+        return math.ceil(self.max_unreadable * self.total)
+
+    def add(self, path: str, error: Exception) -> None:
+        """Name a file as unreadable.
+
+        Raises:
+            UnreadableFilesError: if that makes more than the limit, or all of them.
+        """
+        self.reasons[path] = f"{type(error).__name__}: {error}"
+        if len(self.reasons) > self.allowed or len(self.reasons) >= self.total:
+            raise UnreadableFilesError(self.message()) from error
+
+    def message(self, shown: int = 5) -> str:
+        """Return one paragraph that counts the unreadable files, names some and says what to do."""
+        some = "; ".join(f"{path} ({reason})" for path, reason in sorted(self.reasons.items())[:shown])
+        rest = len(self.reasons) - shown
+        return (
+            f"{len(self.reasons)} of {self.total} files could not be read, and max_unreadable={self.max_unreadable:g} "
+            f"allows {self.allowed}: {some}{f'; and {rest} more' if rest > 0 else ''}. "
+            "Repair or remove them, or raise max_unreadable"
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
+
+        In ASCII: names of files need not be valid UTF-8, and Python holds the rest in a form that UTF-8 refuses.
+        """
+        unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
+        record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+class MediaFiles(Dataset):
+    """Examples that are one media file each, wherever it lies, read by `threads` threads per batch.
+
+    A file that cannot be read is named in `report`, and another of this dataset, chosen by index and seed, takes its
+    place.
+    """
+
+    report: FileReport
+    threads: int
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what names the file in the report, and no other."""
+
+    @abstractmethod
+    def load(self, index: int, seed: int | None) -> Any:
+        """Return what the modality makes of this very file.
+
+        Raises:
+            UnreadableFilesError: if the fault is not this file's own, so that no other could take its place.
+            Exception: any other, for a file that cannot be read.
+        """
+
+    @abstractmethod
+    def label(self, index: int) -> int | None:
+        """Return the class of one file, None in a set without classes."""
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example, or another in its place if its file cannot be read.
+
+        Raises:
+            IndexError: for an index outside `[0, len(self))`.
+            UnreadableFilesError: if more files are unreadable than the limit allows.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside a dataset of {len(self)} files")
+        start = derive(seed or 0, "replacement", index)
+        places = itertools.chain([index], ((start + n) % len(self) for n in range(len(self))))
+        for place in places:
+            example = self.read(place, seed)
+            if example is not None:
+                return example
+        raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")
+
+    def read(self, index: int, seed: int | None) -> Example | None:
+        """Return the example of this very file, or None after reporting that it cannot be read."""
+        name = self.name(index)
+        if name in self.report.reasons:
+            return None
+        try:
+            media = self.load(index, seed)
+            x0, mask = self.modality.encode(media), self.modality.mask(media)
+        except UnreadableFilesError:
+            raise
+        except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other
+            self.report.add(name, error)
+            return None
+        return Example(x0, self.label(index), mask, self.caption(index))
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return a batch as `Dataset.batch` says, its files read by several threads."""
+        pairs = pair(indices, seeds)
+        if self.threads <= 1:
+            return collate([self.example(*each) for each in pairs])
+        with ThreadPoolExecutor(min(self.threads, len(pairs))) as pool:
+            return collate(list(pool.map(lambda each: self.example(*each), pairs)))
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Files that could not be read so far, name to reason."""
+        return self.report.reasons
+
+    def save_unreadable(self, path: Path) -> None:
+        """Write the report of the whole dataset, if any of its files could not be read so far."""
+        if self.report.reasons:
+            self.report.save(path)
