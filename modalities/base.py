@@ -105,6 +105,16 @@ class Batch(NamedTuple):
     embeddings: Tensor | None = None
 
 
+class Groups(NamedTuple):
+    """Which examples are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
+
+    Reading is fastest while it stays in few groups: in `window` of them at a time.
+    """
+
+    lengths: Sequence[int]
+    window: int
+
+
 class Dataset(ABC):
     """A list of examples on one grid, in an order that never changes, with randomness only through the seeds passed in.
 
@@ -144,6 +154,11 @@ class Dataset(ABC):
 
     def caption(self, index: int) -> str | None:
         """Return the text of one example, without reading its media; None for a set without texts."""
+        return None
+
+    @property
+    def groups(self) -> Groups | None:
+        """Which examples are stored together, if it matters to reading; training then stays in some at a time."""
         return None
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from modalities.base import Batch, Dataset, Example
+from modalities.base import Batch, Dataset, Example, Groups
 from modalities.text import TextEncoder
 
 
@@ -56,6 +56,11 @@ class Captioned(Dataset):
         part = copy.copy(self)
         part.dataset = self.dataset.subset(indices)
         return part
+
+    @property
+    def groups(self) -> Groups | None:
+        """Which examples are stored together."""
+        return self.dataset.groups
 
     @property
     def fingerprint(self) -> str:

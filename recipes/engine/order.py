@@ -5,15 +5,17 @@ Both are functions of the number of samples seen, the only clock: no sampler or 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 
-from modalities.base import Batch, Dataset
+from modalities.base import Batch, Dataset, Groups
 from modalities.reading import UnreadableFilesError
 from multisagd import seeds
 from recipes.engine.errors import RecipeError
@@ -24,21 +26,54 @@ T = TypeVar("T")
 
 
 class Order:
-    """An endless order of `length` items: every epoch a new permutation, derived from the seed and the epoch."""
+    """An endless order of `length` items: every epoch a new permutation, derived from the seed and the epoch.
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        # Two, because a batch may begin in one epoch and end in the next.
-        self._permutation = lru_cache(maxsize=2)(lambda epoch: self._shuffle(seed, epoch))
+    With `groups` of items that are stored together, items are shown near those of their group: an epoch shuffles the
+    groups, takes a window of them at a time, and shuffles the items of a window among one another. Nothing larger than
+    two lists of the groups and some windows of items is held.
+
+    Raises:
+        ValueError: if the groups do not have `length` items in all.
+    """
+
+    def __init__(self, length: int, seed: int, groups: Groups | None = None) -> None:
+        groups = groups or Groups((length,), 1)
+        ends = list(accumulate(groups.lengths))
+        if ends[-1] != length:
+            raise ValueError(f"groups of {ends[-1]} items in all cannot order {length}")
+        self.length, self.seed, self.groups = length, seed, groups
+        self._starts = [0, *ends]
+        # Two, because a batch may begin in one epoch and end in the next; and windows are shorter.
+        self._windows = lru_cache(maxsize=2)(self._part)
+        self._items = lru_cache(maxsize=4)(self._shuffle)
 
     def indices(self, start: int, count: int) -> list[int]:
         """Return the items that samples number `start` to `start + count - 1` of the whole training show."""
-        places = (divmod(number, self.length) for number in range(start, start + count))
-        return [int(self._permutation(epoch)[place]) for epoch, place in places]
+        return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
 
-    def _shuffle(self, seed: int, epoch: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seeds.derive(seed, "order", epoch))
-        return torch.randperm(self.length, generator=generator)
+    def _item(self, epoch: int, place: int) -> int:
+        _, starts = self._windows(epoch)
+        window = bisect_right(starts, place) - 1
+        return int(self._items(epoch, window)[place - starts[window]])
+
+    def _part(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+        """Return the groups of each window of an epoch, and the place where each window starts."""
+        lengths, window = self.groups
+        shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
+        windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
+        sizes = (sum(lengths[group] for group in groups) for groups in windows)
+        return windows, list(accumulate(sizes, initial=0))
+
+    def _shuffle(self, epoch: int, window: int) -> torch.Tensor:
+        """Return the items of one window as they are shown."""
+        groups = self._windows(epoch)[0][window]
+        items = torch.cat([torch.arange(self._starts[group], self._starts[group + 1]) for group in groups])
+        # The first window bears no number, so that the order without groups is what it was before there were any.
+        generator = self._generator("order", epoch, *([window] if window else []))
+        return items[torch.randperm(len(items), generator=generator)]
+
+    def _generator(self, stream: str, *indices: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
 
 
 def prefetch(fetch: Callable[[int], T], keys: Iterable[int], workers: int) -> Iterator[T]:
@@ -70,7 +105,7 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
         RecipeError: when too many files cannot be read.
     """
     wishes = settings.training
-    order, share = Order(len(dataset), settings.seed), runtime.share(wishes.batch)
+    order, share = Order(len(dataset), settings.seed, dataset.groups), runtime.share(wishes.batch)
     size = len(share) // wishes.accumulation
 
     def fetch(first: int) -> list[Batch]:
