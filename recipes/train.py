@@ -16,7 +16,6 @@ unreadable data, data or losses that are not finite, a run folder of another con
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
@@ -37,18 +36,22 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
-from recipes.engine.distribution import agreed, from_first, wait_for_all
-from recipes.engine.errors import Interrupted
+from recipes.engine.distribution import from_first, separate_group, wait_for_all
 from recipes.engine.files import held
+from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.learner import Learner
-from recipes.engine.order import batches
+from recipes.engine.loop import Loop, crossed
+from recipes.engine.monitor import Monitor
+from recipes.engine.profiling import StepProfiler
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
+from recipes.engine.saving import Saver
 from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import Silence, Tracker
 from recipes.engine.validation import validate
+from recipes.engine.watchdog import Watchdog
 
 UNREADABLE = "unreadable.json"
 
@@ -74,7 +77,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     run_dir, seed, every = settings.run_dir, settings.seed, settings.every
 
     # The past, if there is one.
-    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep)
+    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, separate_group())
     state = checkpoints.latest()
     record.check_run(run_dir, config, begun=state is not None)
 
@@ -99,6 +102,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     network = assembly.network().to(runtime.device, runtime.dtype)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     average = PowerEMA(network, sigma_rel=settings.training.ema)
+    flops = training_flops(network, (modality.channels, *modality.grid().shape))
     runtime.sharded(average.module)
     spread = runtime.spread(network)
     denoiser = assembly.denoiser(runtime.compiled(spread), process)
@@ -143,6 +147,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             draw()
 
     # From here on the folder belongs to this run.
+    peak = settings.engine.peak_flops or peak_flops(runtime.device, runtime.products)
+    profiler = StepProfiler(run_dir / "profile", runtime.place.rank, runtime.device, settings.engine.profile)
     with StopRequest() as stop, ExitStack() as at_last:
         if runtime.main:
             at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
@@ -154,32 +160,16 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 Tracker(run_dir, settings.tracking, config, position, learner.samples) if runtime.main else Silence()
             ) as tracker,
             Display("training", settings.training.samples, learner.samples, quiet=not runtime.main) as display,
+            Saver(checkpoints, settings.engine.save_in_background) as saver,
+            Watchdog(runtime.place, settings.engine.hang_report) as watchdog,
         ):
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in process_notes(process, denoiser, statistics):
                 display.say(f"note: {note}")
             if learner.samples:
                 report()  # saved before these, so they have been cut off, or never came to be
-            clock, marked = time.monotonic(), learner.samples
-            for batch in batches(told, learner.samples, settings, runtime):
-                before = learner.samples
-                learner.step(batch)
-                now = learner.samples
-                if crossed(before, now, every.log):
-                    values = learner.averages()
-                    tracker.metrics(now, "train", values)
-                    rate = (now - marked) / (time.monotonic() - clock)
-                    tracker.timing(now, {"samples_per_second": rate})
-                    display.update(now, f"loss {values['loss']:.4f}, {rate:,.0f} samples/s")
-                    clock, marked = time.monotonic(), now
-                # Saved before the reports, which may fail, and which a run that continues from here makes anew.
-                last, signal_number = now >= settings.training.samples, agreed(stop.signal_number)
-                if last or signal_number or crossed(before, now, every.checkpoint):
-                    current = learner.state(tracker.position)
-                    saved = checkpoints.save(current)
-                    if signal_number:
-                        raise Interrupted(f"stopped; saved in {saved}. The same command continues.", signal_number)
-                report()
+            monitor = Monitor(runtime, spread, flops, peak)
+            Loop(learner, told, saver, monitor, profiler, watchdog, tracker, display, report).run(stop)
             report(final=True)
             wait_for_all()  # a process that leaves earlier than the others may take their connections with it
             if runtime.main:
@@ -198,11 +188,6 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
     for tensor in (found.mean, found.power, count):
         from_first(tensor)
     return DataStatistics(found.mean, found.power, grid, int(count))
-
-
-def crossed(before: int, now: int, every: int) -> bool:
-    """Tell whether a multiple of `every` lies in (before, now]; never for 0."""
-    return every > 0 and now // every > before // every
 
 
 def introduction(

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from recipes.engine.distribution import from_first, is_first, wait_for_all
+from recipes.engine.distribution import Group, from_first, is_first, raise_together
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
 
@@ -53,35 +53,60 @@ class CheckpointError(RecipeError):
     """A checkpoint that cannot be read; the message names the file and the remedy."""
 
 
+class SaveError(RecipeError):
+    """A checkpoint that cannot be written; the message names the folder and what is left."""
+
+
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run, in `folder`; saving keeps the last `keep`."""
+    """The checkpoints of one run, in `folder`.
+
+    Saving keeps the last `keep`, and for good the first at or after every multiple of `keep_every` samples (0: none).
+    Ranks meet in `group`.
+    """
 
     folder: Path
     keep: int = 2
+    keep_every: int = 0
+    group: Group = None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint unless this very one is there, drop those beyond the last `keep`; return its folder."""
+        """Write a checkpoint unless this very one is there, drop those not to be kept; return its folder.
+
+        Raises:
+            SaveError: if it cannot be written, a full disk for example; what was there before is still there.
+            FailedElsewhereError: if another rank cannot write its part.
+        """
         target = self.folder / f"{state.samples:012d}"
         temporary = self.folder / f"{WRITING}{target.name}"
+        for stage in (self._begin, self._write, self._commit):
+            problem = None
+            try:
+                stage(state, temporary, target)
+            except (OSError, SafetensorError) as error:
+                problem = SaveError(self._failed(target, error))
+                if is_first():
+                    shutil.rmtree(temporary, ignore_errors=True)
+            raise_together(problem, self.group)
+        return target
+
+    def _begin(self, state: State, temporary: Path, target: Path) -> None:
         if is_first():
             self._clear_leftovers()
             temporary.mkdir(parents=True)
-        wait_for_all()
+
+    def _write(self, state: State, temporary: Path, target: Path) -> None:
         for part, tensors in state.tensors.items():
             if are_sharded(tensors):
-                save_shards(tensors, temporary / part)
+                save_shards(tensors, temporary / part, self.group)
             elif is_first():
                 whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 safetensors.torch.save_file(whole, temporary / f"{part}.safetensors")
-        wait_for_all()
-        if is_first():
-            self._commit(state, temporary, target)
-        wait_for_all()
-        return target
 
     def _commit(self, state: State, temporary: Path, target: Path) -> None:
         """Give complete tensor files their index and their place."""
+        if not is_first():
+            return
         files = {part: {name: _facts(temporary / name) for name in _names(temporary, part)} for part in state.tensors}
         index = {"format_version": FORMAT_VERSION, "samples": state.samples, "files": files, "record": state.record}
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -95,8 +120,23 @@ class Checkpoints:
         temporary.rename(target)
         _flush(self.folder)
         self._clear_leftovers()
-        for old in self.folders()[: -self.keep]:
+        for old in self._superfluous():
             shutil.rmtree(old)
+
+    def _superfluous(self) -> list[Path]:
+        folders = self.folders()
+        firsts: dict[int, Path] = {}
+        for path in folders if self.keep_every else ():
+            firsts.setdefault(_samples(path) // self.keep_every, path)
+        kept = {path for multiple, path in firsts.items() if multiple > 0}
+        return [path for path in folders[: -self.keep] if path not in kept]
+
+    def _failed(self, target: Path, error: Exception) -> str:
+        free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
+        last = [path.name for path in self.folders() if path != target]
+        return f"cannot write the checkpoint {target} ({error}; {free / 2**20:,.0f} MiB are free): make room. " + (
+            f"The last one that is whole is {last[-1]}" if last else "There is none before it"
+        )
 
     def folders(self) -> list[Path]:
         """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
@@ -115,7 +155,7 @@ class Checkpoints:
         if not is_first():
             samples = torch.zeros((), dtype=torch.int64)
             from_first(samples)
-            chosen = [path for path in self.folders() if path.name.removeprefix(REPLACED) == f"{int(samples):012d}"]
+            chosen = [path for path in self.folders() if _samples(path) == int(samples)]
             return load(chosen[0], verify=False) if chosen else None
         state = self._latest()
         from_first(torch.tensor(-1 if state is None else state.samples))
@@ -146,6 +186,10 @@ class Checkpoints:
                 shutil.rmtree(path)
             else:
                 path.rename(target)
+
+
+def _samples(folder: Path) -> int:
+    return int(folder.name.removeprefix(REPLACED))
 
 
 class VersionError(CheckpointError):

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,10 +23,17 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from recipes.engine.errors import RecipeError
 
 Distribution = Literal["ddp", "fsdp"]
+Group = dist.ProcessGroup | None
+"""Ranks that meet; None is all of them."""
+
+
+class FailedElsewhereError(RecipeError):
+    """What one process could not do, told to the others."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +102,13 @@ def replicate(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool, half: bool) -> None:
-    """Shard a network in place, its blocks (the members of module lists) one by one, so that few are whole at a time.
+    """Shard a network in place, its blocks one by one, so that few are whole at a time.
 
     `reshard` frees the weights of a block after its forward pass and gathers them again for the backward one; `offload`
     keeps shards in the CPU's memory; `half` computes in bfloat16 and reduces gradients in float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
-    blocks = dict.fromkeys(member for member in members if next(member.parameters(), None) is not None)
-    for block in (*blocks, network):
+    for block in (*blocks(network), network):
         fully_shard(
             block,
             mesh=ranks,
@@ -111,6 +116,22 @@ def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool
             mp_policy=policy or MixedPrecisionPolicy(),
             offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
         )
+
+
+def recompute(network: nn.Module) -> None:
+    """Let the blocks of a network compute their activations again in the backward pass, to hold few at a time.
+
+    In place, and without a trace in the names of weights; as arXiv 1604.06174 proposes.
+    """
+    for block in blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the members of a network's module lists that have weights, inner ones first."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
+    return list(dict.fromkeys(member for member in members if next(member.parameters(), None) is not None))
 
 
 def synchronise(network: nn.Module, wanted: bool) -> None:
@@ -152,10 +173,31 @@ def gathered(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def wait_for_all() -> None:
+def separate_group() -> Group:
+    """Return a group of all ranks for another thread than the main one, since two threads must not share one.
+
+    None if this is the only process; every rank must ask for it at the same point.
+    """
+    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+
+def wait_for_all(group: Group = None) -> None:
     """Return once every rank has come here."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=group)
+
+
+def raise_together(error: Exception | None, group: Group = None) -> None:
+    """Raise on every rank if any has failed: its own error where it failed, and elsewhere a note that another did.
+
+    Raises:
+        FailedElsewhereError: where no error was given and another rank gave one.
+    """
+    failed = agreed(int(error is not None), group)
+    if error is not None:
+        raise error
+    if failed:
+        raise FailedElsewhereError("another process failed; its own message says why")
 
 
 def from_first(tensor: Tensor) -> None:
@@ -169,10 +211,10 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def agreed(number: int | None) -> int:
+def agreed(number: int | None, group: Group = None) -> int:
     """Return the largest of the ranks' numbers, 0 standing for None: what one was told, all act on."""
     if not dist.is_initialized():
         return number or 0
     largest = torch.tensor(number or 0)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
     return int(largest)

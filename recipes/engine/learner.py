@@ -2,6 +2,9 @@
 
 Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
 every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
+
+A step whose gradient is not finite changes nothing but the count of samples seen. That is decided on the device, by all
+ranks alike, since the norm of the averaged gradient is the same on all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
+
+
+class DivergedError(RecipeError):
+    """Too many steps in a row whose loss or gradient was not finite."""
 
 
 class Learner:
@@ -52,22 +59,34 @@ class Learner:
             lr=wishes.learning_rate,
             betas=wishes.betas,
             weight_decay=wishes.weight_decay,
-            fused=runtime.device.type in ("cpu", "cuda"),
+            fused=True,  # it leaves out a step by a flag on the device, which nobody waits for
         )
         self.samples = 0
+        self.rollbacks = 0
+        self.skipped, self._in_a_row = 0, 0  # steps left out in all, and since the last good one
         self._window: list[float] = [0.0, 0.0, 0.0]  # sums of loss and gradient norm, and how many steps
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
         # Reading them back makes an accelerator wait, so that is put off to the next log or checkpoint there.
         self._patience = 1 if runtime.device.type == "cpu" else 1000
 
+    @property
+    def seed(self) -> int:
+        """The seed of all that is random now: another one after each return to a checkpoint."""
+        return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether the last step that was read back was finite: what is worth saving."""
+        return self._in_a_row == 0
+
     def step(self, parts: Sequence[Batch]) -> None:
         """Learn from one batch, given as the equal parts whose gradients are accumulated.
 
         Raises:
-            RecipeError: if the loss or gradient of a step was not finite: at once on a CPU, and on an accelerator
-                within 1,000 steps, or when `averages` or `state` is called.
+            DivergedError: if loss or gradient were not finite in `training.max_skips` steps in a row: at once on a CPU,
+                and on an accelerator within 1,000 steps, or when `averages` or `state` is called.
         """
-        seed, wishes = self.settings.seed, self.settings.training
+        seed, wishes = self.seed, self.settings.training
         number = self.samples // wishes.batch
         slots = self.runtime.share(wishes.batch)
         uniform = stratified_uniform(seed, number, wishes.batch, slots.start, len(slots))
@@ -85,6 +104,7 @@ class Learner:
             loss += part_loss.detach()
             first = mine.stop
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip)).to(loss.dtype)
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.samples += wishes.batch
@@ -96,7 +116,7 @@ class Learner:
     def _loss(self, part: Batch, t: Tensor, number: int, slots: range) -> Tensor:
         put, loss = self.runtime.put, self.settings.loss
         mask = None if part.mask is None else put(part.mask)
-        noise_seeds = derive_many(self.settings.seed, "noise", number, slots)
+        noise_seeds = derive_many(self.seed, "noise", number, slots)
         condition = self._condition(part, number, slots)
         with self.runtime.autocast():
             losses = self.denoiser.loss(
@@ -108,7 +128,7 @@ class Learner:
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
         """Return texts or labels of which a share is left out at random, as classifier-free guidance needs."""
         share = self.settings.training.condition_dropout
-        drawn = [draw / 2**32 for draw in derive_many(self.settings.seed, "condition", number, slots)]
+        drawn = [draw / 2**32 for draw in derive_many(self.seed, "condition", number, slots)]
         dropped = torch.tensor([value < share for value in drawn])
         if part.embeddings is not None:
             return self.runtime.put(part.embeddings.masked_fill(dropped[:, None, None], 0.0))
@@ -123,31 +143,38 @@ class Learner:
             group["lr"] = wishes.learning_rate * rise
 
     def averages(self) -> dict[str, float]:
-        """Return mean loss and gradient norm since the last call, and the learning rate."""
+        """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
+
+        With `skipped_steps`, the number of all steps left out so far, if there are any.
+        """
         self._settle()
         loss, norm, count = self._window
         self._window = [0.0, 0.0, 0.0]
-        return {
+        values = {
             "loss": loss / max(count, 1),
             "gradient_norm": norm / max(count, 1),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        return values | ({"skipped_steps": self.skipped} if self.skipped else {})
 
     def _settle(self) -> None:
-        """Read losses and gradient norms back from the device, check them, and add them to the window's sums."""
+        """Read losses and gradient norms back from the device, and add them to the window's sums."""
         if not self._pending:
             return
         rows = mean_over_ranks(torch.stack(self._pending)).tolist()
         self._pending = []
-        last = self.samples // self.settings.training.batch
-        for step, (loss, norm) in enumerate(rows, start=last - len(rows) + 1):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise RecipeError(
-                    f"training diverged: loss {loss}, gradient norm {norm} at step {step}, after "
-                    f"{step * self.settings.training.batch:,} samples. The last checkpoint is kept. Try a lower "
-                    "training.learning_rate, a longer training.warmup or engine.precision=float32, in another run_dir"
+        for loss, norm in rows:
+            if math.isfinite(loss) and math.isfinite(norm):
+                self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+                self._in_a_row = 0
+                continue
+            self.skipped += 1
+            self._in_a_row += 1
+            if self._in_a_row >= self.settings.training.max_skips:
+                raise DivergedError(
+                    f"training diverged: {self._in_a_row} steps in a row without a finite loss and gradient (loss "
+                    f"{loss}, gradient norm {norm}) before {self.samples:,} samples"
                 )
-            self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
 
     def state(self, position: int) -> State:
         """Return all that a checkpoint holds; `position` is the tracker's."""
@@ -159,7 +186,12 @@ class Learner:
                 "ema": dict(self.ema.state_dict()),
                 "optimizer": optimizer_tensors(self.network, self.optimizer),
             },
-            {"window": [value.hex() for value in self._window], "metrics_position": position},
+            {
+                "window": [value.hex() for value in self._window],
+                "metrics_position": position,
+                "skipped": self.skipped,
+                "rollbacks": self.rollbacks,
+            },
         )
 
     def restore(self, state: State) -> int:
@@ -173,4 +205,6 @@ class Learner:
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
         self.samples = state.samples
         self._window = [float.fromhex(value) for value in state.record["window"]]
+        self._pending, self._in_a_row = [], 0
+        self.skipped, self.rollbacks = (int(state.record.get(name, 0)) for name in ("skipped", "rollbacks"))
         return int(state.record["metrics_position"])

@@ -23,7 +23,12 @@ class EngineSettings:
     `workers` is the number of threads that load data ahead, and `threads` those of a CPU's operations (null: torch's).
 
     The others matter to several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
-    (`recipes.engine.distribution`); `timeout` is after how many seconds of waiting for another process one gives up.
+    (`recipes.engine.distribution`); `timeout` is after how many seconds of waiting for another process one gives up,
+    and `hang_report` after how many without a step it is said where each of them is (`recipes.engine.watchdog`).
+
+    `recompute` computes the blocks' activations again in the backward pass in place of keeping them. Checkpoints are
+    written while training goes on if `save_in_background`. `profile` steps are profiled (`recipes.engine.profiling`),
+    and `peak_flops` is what one device can do per second, where that is not known by its name.
     """
 
     device: str = "auto"
@@ -36,12 +41,22 @@ class EngineSettings:
     reshard: bool = True
     offload: bool = False
     timeout: float = 600.0
+    hang_report: float = 300.0
+    recompute: bool = False
+    save_in_background: bool = True
+    profile: int = 0
+    peak_flops: float | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
+        for name in ("hang_report", "profile"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.peak_flops is not None and self.peak_flops <= 0:
+            raise ValueError(f"peak_flops must be above 0, got {self.peak_flops}")
         if self.timeout <= 0 or (self.shard_ranks is not None and self.shard_ranks < 1):
             raise ValueError(f"timeout and shard_ranks must be above 0, got {self.timeout} and {self.shard_ranks}")
 
@@ -91,6 +106,11 @@ class Runtime:
         """Precision of weights and data."""
         return torch.float64 if self.settings.precision == "float64" else torch.float32
 
+    @property
+    def products(self) -> torch.dtype:
+        """Precision of the network's matrix products."""
+        return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
+
     def share(self, batch: int) -> range:
         """Return the slots of a global batch that belong to this process.
 
@@ -107,6 +127,8 @@ class Runtime:
 
         With fsdp the network itself is sharded; with ddp it stays whole beside what is returned.
         """
+        if self.settings.recompute:
+            distribution.recompute(network)
         if self.place.world == 1:
             return network
         if self.settings.distribution == "ddp":

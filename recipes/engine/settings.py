@@ -34,9 +34,11 @@ class Training:
     conditional: bool | None
     condition_dropout: float
     statistics: int
+    max_skips: int = 10
+    max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics"):
+        for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics", "max_skips"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.batch % self.accumulation:
@@ -47,7 +49,7 @@ class Training:
             raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
-        _at_least(self, 0, "warmup", "weight_decay")
+        _at_least(self, 0, "warmup", "weight_decay", "max_rollbacks")
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,12 @@ class TrainSettings:
     # Runs from before there were these have none.
     text: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
+        _at_least(self, 0, "keep_every")
         _folder("run_dir", self.run_dir)
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
+
+from recipes.engine.distribution import Group
 
 
 def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
@@ -26,9 +29,18 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
     return any(isinstance(tensor, DTensor) for tensor in tensors.values())
 
 
-def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write every rank's pieces into a new folder; every rank must call this."""
-    save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
+    """Write every rank's pieces into a new folder; every rank must call this.
+
+    Raises:
+        OSError: if any rank cannot write its own.
+    """
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        save(dict(tensors), storage_writer=writer, process_group=group)
+    except CheckpointException as error:
+        reasons = [f"process {rank}: {each[0]}" for rank, each in error.failures.items()]
+        raise OSError("; ".join(reasons)) from error
 
 
 class ShardedTensors(Mapping[str, Tensor]):

@@ -50,6 +50,10 @@ class Journal:
         """Length of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
+    def cut(self, position: int) -> None:
+        """Forget what was written after a position."""
+        os.truncate(self._file.fileno(), position)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -78,15 +82,23 @@ class Tracker:
         """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
         self._metrics.write({"samples": samples, "kind": kind, **values})
         scalars = dict(scalar_items(values, kind))
+        self._tell(samples, scalars)
+
+    def timing(self, samples: int, values: Mapping[str, Any]) -> None:
+        """Record how long things took; kept apart because no two runs agree on it."""
+        self._timing.write({"samples": samples, **values})
+        self._tell(samples, dict(scalar_items(values, "timing")))
+
+    def _tell(self, samples: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             if self._board is not None:
                 self._board.add_scalar(name, value, samples)
         if self._wandb is not None:
             self._wandb.log({"samples": samples, **scalars})
 
-    def timing(self, samples: int, values: Mapping[str, float]) -> None:
-        """Record how long things took; kept apart because no two runs agree on it."""
-        self._timing.write({"samples": samples, **values})
+    def cut(self, position: int) -> None:
+        """Forget the metrics after a position: training went back to a checkpoint. The services keep both."""
+        self._metrics.cut(position)
 
     @property
     def position(self) -> int:
@@ -111,7 +123,10 @@ class Silence:
     def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def timing(self, samples: int, values: Mapping[str, float]) -> None:
+    def timing(self, samples: int, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def cut(self, position: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:

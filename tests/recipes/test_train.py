@@ -23,7 +23,7 @@ from recipes.engine.build import Builder
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held
 from recipes.engine.interrupt import StopRequest
-from recipes.engine.learner import Learner
+from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import read_metrics
@@ -183,21 +183,71 @@ def test_an_interrupt_has_the_exit_status_of_its_signal() -> None:
     assert Interrupted("", signal.SIGTERM).status == 143
 
 
-def test_divergence_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
-    real = ms.Denoiser.loss
+class Poison:
+    """Makes the losses of some calls infinite or NaN, counted from the first; a training step here is one call."""
 
-    def poisoned(self: ms.Denoiser, x0: torch.Tensor, t: torch.Tensor, seeds: Any, **more: Any) -> torch.Tensor:
-        loss = real(self, x0, t, seeds, **more)
-        poisoned.calls += 1  # type: ignore[attr-defined]
-        return loss * float("nan") if poisoned.calls == 4 else loss  # type: ignore[attr-defined]
+    def __init__(self, monkeypatch: Any, *poisoned: int, value: float = float("nan")) -> None:
+        real, self.calls = ms.Denoiser.loss, 0
 
-    poisoned.calls = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(ms.Denoiser, "loss", poisoned)
-    with pytest.raises(RecipeError, match=r"loss nan.*at step 4, after 64 samples"):
-        tiny_run(tmp_path / "run")
+        def loss(denoiser: ms.Denoiser, *words: Any, **more: Any) -> torch.Tensor:
+            self.calls += 1
+            found = real(denoiser, *words, **more)
+            return found * value if self.calls in poisoned else found
+
+        monkeypatch.setattr(ms.Denoiser, "loss", loss)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, monkeypatch: Any, value: float) -> None:
+    Poison(monkeypatch, 3, value=value)
+    state = tiny_run(tmp_path / "run", "every.checkpoint=16", "keep=9")
+    assert state.samples == 96
+    assert (state.record["skipped"], state.record["rollbacks"]) == (1, 0)
+    assert all(torch.isfinite(tensor).all() for tensor in state.tensors["network"].values())
+    assert [entry.get("skipped_steps") for entry in read_metrics(tmp_path / "run", "train")] == [None, 1, 1]
+    # Nothing was learned from it, and a state in trouble is no state to go back to.
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(int(path.name) for path in checkpoints.iterdir()) == [16, 32, 64, 80, 96]
+    optimizer = state.tensors["optimizer"]
+    assert {float(value) for name, value in optimizer.items() if name.endswith("/step")} == {5.0}
+
+
+def test_several_such_steps_in_a_row_go_back_to_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["training.max_skips=2", "every.log=16"]
+    Poison(monkeypatch, 5, 6)
+    state = tiny_run(tmp_path / "run", *words)
+    assert "back to the checkpoint after 48, and on with other random numbers" in capsys.readouterr().out
+    assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 2, 1)
+    seen = [entry["samples"] for entry in read_metrics(tmp_path / "run", "train")]
+    assert seen == [16, 32, 48, 64, 80, 96]
+    # From there on it is another training, and one that continues exactly.
+    monkeypatch.undo()
+    plain = tiny_run(tmp_path / "plain", *words)
+    ours, others = (each.tensors["network"] for each in (state, plain))
+    assert not all(torch.equal(tensor, others[name]) for name, tensor in ours.items())
+    Poison(monkeypatch, 5, 6)
+    tiny_run(tmp_path / "split", *words, "training.samples=80", "every.checkpoint=16")
+    monkeypatch.undo()
+    again = tiny_run(tmp_path / "split", *words)
+    for name, tensor in state.tensors["network"].items():
+        assert torch.equal(tensor, again.tensors["network"][name])
+
+
+def test_divergence_that_returns_ends_with_advice_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:
+    Poison(monkeypatch, *range(4, 100))
+    with pytest.raises(RecipeError, match=r"2 steps in a row.*after 3 returns to the last checkpoint.*learning_rate"):
+        tiny_run(tmp_path / "run", "training.max_skips=2")
     state = last_state(tmp_path / "run")
     assert state.samples == 48
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors["network"].values())
+
+
+def test_divergence_before_any_checkpoint_says_so(tmp_path: Path, monkeypatch: Any) -> None:
+    Poison(monkeypatch, 1, 2)
+    with pytest.raises(RecipeError, match="there is no checkpoint to go back to"):
+        tiny_run(tmp_path / "run", "training.max_skips=2")
 
 
 def test_data_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
@@ -320,7 +370,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
         torch.testing.assert_close(one, other, **tolerance)
 
 
-def test_losses_left_on_the_device_add_up_the_same_and_name_the_step_that_diverged() -> None:
+def test_losses_left_on_the_device_add_up_the_same_and_divergence_is_found_later() -> None:
     prompt, patient = Learning(1), Learning(1)
     patient.learner._patience = 1000
     for _ in range(3):
@@ -330,9 +380,11 @@ def test_losses_left_on_the_device_add_up_the_same_and_name_the_step_that_diverg
     assert patient.learner.averages() == prompt.learner.averages()
     patient.step()
     patient.x0[0] = float("nan")
-    patient.step()
-    patient.step()
-    with pytest.raises(RecipeError, match="at step 5, after 80 samples"):
+    before = [parameter.clone() for parameter in patient.learner.network.parameters()]
+    for _ in range(10):
+        patient.step()
+    assert all(map(torch.equal, before, patient.learner.network.parameters()))
+    with pytest.raises(DivergedError, match=r"10 steps in a row.*before 224 samples"):
         patient.learner.state(0)
 
 

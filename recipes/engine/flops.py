@@ -1,0 +1,56 @@
+"""Arithmetic of a training step, and how much of a device's it is: model FLOPs utilisation (arXiv 2204.02311, B)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+log = logging.getLogger("multisagd")
+
+PEAKS: dict[str, dict[torch.dtype, float]] = {
+    "B200": {torch.bfloat16: 2250e12},
+    "H200": {torch.bfloat16: 989e12},
+    "H100 PCIe": {torch.bfloat16: 756e12},
+    "H100": {torch.bfloat16: 989e12},
+    "A100": {torch.bfloat16: 312e12, torch.float32: 19.5e12},
+    "L40S": {torch.bfloat16: 362e12},
+    "L4": {torch.bfloat16: 121e12},
+    "V100": {torch.float32: 15.7e12},
+}
+"""Dense multiply-adds of matrix products per second, counted as two operations, by NVIDIA's data sheets.
+
+Of float32 only where torch's default does not round to TF32 and the sheet says so. The first name that a device's own
+contains counts; `engine.peak_flops` overrides it.
+"""
+
+
+def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
+    """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
+
+    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device), so nothing is computed; None
+    for a network that cannot run so.
+    """
+    try:
+        twin = copy.deepcopy(network).to("meta", torch.float32)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"))
+            predicted.sum().backward()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        log.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
+        return None
+    return int(counter.get_total_flops())
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the most operations per second that a device is said to do; None if it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    known = next((peaks for part, peaks in PEAKS.items() if part in name), {})
+    return known.get(dtype)

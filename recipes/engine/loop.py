@@ -1,0 +1,129 @@
+"""The training loop: learn, log, save, report, and go on after what can be recovered from.
+
+Saved before it is reported, since reports may fail, and a run that continues from there makes them anew. A checkpoint
+that cannot be written is a warning as long as training can go on without; steps that are not finite are skipped, and
+after several in a row training goes back to the last checkpoint and on with other random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from modalities.base import Dataset
+from recipes.engine.checkpoint import SaveError
+from recipes.engine.distribution import FailedElsewhereError, agreed
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.interrupt import StopRequest
+from recipes.engine.learner import DivergedError, Learner
+from recipes.engine.monitor import Monitor
+from recipes.engine.order import batches
+from recipes.engine.profiling import StepProfiler
+from recipes.engine.progress import Display
+from recipes.engine.saving import Saver
+from recipes.engine.tracking import Silence, Tracker
+from recipes.engine.watchdog import Watchdog
+
+
+@dataclass
+class Loop:
+    """Trains until all samples are seen; `report` is called after every step, to look and draw when it is time."""
+
+    learner: Learner
+    data: Dataset
+    saver: Saver
+    monitor: Monitor
+    profiler: StepProfiler
+    watchdog: Watchdog
+    tracker: Tracker | Silence
+    display: Display
+    report: Callable[[], None]
+    _attempts: int = 0  # returns to the same checkpoint
+
+    def run(self, stop: StopRequest) -> None:
+        """Train.
+
+        Raises:
+            Interrupted: after a signal, once the state is saved.
+            RecipeError: if training diverged again and again, or a checkpoint that matters cannot be written.
+        """
+        while self.learner.samples < self.learner.settings.training.samples:
+            try:
+                self._train(stop)
+            except DivergedError as error:
+                self._go_back(error)
+
+    def _train(self, stop: StopRequest) -> None:
+        learner, settings = self.learner, self.learner.settings
+        ahead = batches(self.data, learner.samples, replace(settings, seed=learner.seed), learner.runtime)
+        self.monitor.restart()
+        for batch in self.monitor.steps(ahead):
+            before = learner.samples
+            learner.step(batch)
+            now = learner.samples
+            self.watchdog.progress(now)
+            if (trace := self.profiler.step()) is not None:
+                self.display.say(f"profile of {self.profiler.steps} steps in {trace}")
+            if crossed(before, now, settings.every.log):
+                self._log()
+            last, signal_number = now >= settings.training.samples, agreed(stop.signal_number)
+            if last or signal_number or (crossed(before, now, settings.every.checkpoint) and learner.healthy):
+                self._save(must=bool(last or signal_number))
+                if signal_number:
+                    raise Interrupted(
+                        f"stopped; saved in {self.saver.checkpoints.folders()[-1]}. The same command continues.",
+                        signal_number,
+                    )
+            self.report()
+
+    def _log(self) -> None:
+        learner = self.learner
+        values = learner.averages()
+        self.tracker.metrics(learner.samples, "train", values)
+        speed = self.monitor.window(learner.settings.training.batch)
+        self.tracker.timing(learner.samples, speed)
+        self.display.update(learner.samples, f"loss {values['loss']:.4f}, {speed['samples_per_second']:,.0f} samples/s")
+
+    def _save(self, must: bool) -> None:
+        """Save the state; unless it must be saved, training can go on without it."""
+        self._or_warn(self.saver.finish)  # of the one before
+        state = self.learner.state(self.tracker.position)
+        if must:
+            self.saver.save(state)
+            self.saver.finish()
+        else:
+            self._or_warn(lambda: self.saver.save(state))
+        self._attempts = 0
+
+    def _or_warn(self, save: Callable[[], None]) -> None:
+        try:
+            save()
+        except (SaveError, FailedElsewhereError) as error:
+            self.display.say(f"warning: {error}. Training goes on, and so will the next checkpoint be tried")
+
+    def _go_back(self, error: DivergedError) -> None:
+        """Return to the last checkpoint, from where everything random is drawn anew.
+
+        Raises:
+            RecipeError: if there is no checkpoint, or this has been tried often enough.
+        """
+        learner, limit = self.learner, self.learner.settings.training.max_rollbacks
+        remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
+        if self._attempts >= limit:
+            raise RecipeError(f"{error}, after {self._attempts} returns to the last checkpoint. {remedy}") from error
+        self._or_warn(self.saver.finish)
+        state = self.saver.checkpoints.latest()
+        if state is None:
+            raise RecipeError(f"{error}, and there is no checkpoint to go back to. {remedy}") from error
+        self._attempts += 1
+        skipped, rollbacks = learner.skipped, learner.rollbacks
+        self.tracker.cut(learner.restore(state))
+        learner.skipped, learner.rollbacks = skipped, rollbacks + 1
+        self.display.say(
+            f"warning: {error}; back to the checkpoint after {state.samples:,}, and on with other random numbers"
+        )
+
+
+def crossed(before: int, now: int, every: int) -> bool:
+    """Tell whether a multiple of `every` lies in (before, now]; never for 0."""
+    return every > 0 and now // every > before // every

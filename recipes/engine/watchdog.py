@@ -1,0 +1,108 @@
+"""Says which process waits where when training stands still, before a timeout ends it.
+
+Every process tells the others, every few seconds, how many samples it has seen, for how long that has not changed, and
+at which line of the program it is. When nothing has moved for long on any of them, the first prints all of it: the one
+whose line is not a meeting of processes (a read of data, say) is the one that the others wait for.
+
+Ages are measured by each process's own clock, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from recipes.engine.distribution import Place
+
+log = logging.getLogger("multisagd")
+OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("recipes", "modalities", "multisagd"))
+TICKS = 10
+"""So many times within `patience` each process tells where it is."""
+
+
+class Watchdog:
+    """Watches over training from a thread, on all ranks; does nothing where there is one process, or `patience` is 0.
+
+    `patience` is after how many seconds without a step there is a report.
+    """
+
+    def __init__(self, place: Place, patience: float) -> None:
+        self.place, self.patience = place, patience
+        self._samples, self._since = -1, time.monotonic()
+        self._main = threading.get_ident()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        if dist.is_initialized() and self.patience > 0:
+            self._store = _get_default_store().clone()  # type: ignore[attr-defined]
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(self.patience)
+
+    def progress(self, samples: int) -> None:
+        """Note that training has got so far."""
+        self._samples, self._since = samples, time.monotonic()
+
+    def _watch(self) -> None:
+        reported = False
+        while not self._ended.wait(self.patience / TICKS):
+            try:
+                self._store.set(f"watchdog/{self.place.rank}", json.dumps(self._here()))
+                if self.place.rank == 0:
+                    ages = self._everyone()
+                    stuck = min(each["seconds"] for each in ages.values()) >= self.patience
+                    if stuck and not reported:
+                        log.warning("%s", report(ages, self.place.world))
+                    reported = stuck
+            except (RuntimeError, ValueError):  # the store went away with the process that held it
+                return
+
+    def _here(self) -> dict[str, Any]:
+        frame = sys._current_frames().get(self._main)
+        return {"samples": self._samples, "seconds": time.monotonic() - self._since, "where": where(frame)}
+
+    def _everyone(self) -> dict[int, dict[str, Any]]:
+        keys = {rank: f"watchdog/{rank}" for rank in range(self.place.world)}
+        there = {rank: key for rank, key in keys.items() if self._store.check([key])}
+        return {rank: json.loads(self._store.get(key)) for rank, key in there.items()}
+
+
+def where(frame: FrameType | None) -> str:
+    """Return the innermost line of this project that a thread is at, and the function it has called from there."""
+    stack: Sequence[traceback.FrameSummary] = traceback.extract_stack(frame) if frame is not None else []
+    ours = [each for each in stack if each.filename.startswith(OURS)]
+    if not ours:
+        return "unknown"
+    last = ours[-1]
+    called = f", in {stack[-1].name}" if stack[-1] is not last else ""
+    return f"{Path(last.filename).name}:{last.lineno} in {last.name}: {last.line}{called}"
+
+
+def report(processes: Mapping[int, Mapping[str, Any]], world: int) -> str:
+    """Return one line for each process: how far it is, for how long, and where."""
+    lines = ["training stands still; each process, and where it waits:"]
+    for rank in range(world):
+        if rank in processes:
+            found = processes[rank]
+            lines.append(f"  {rank}: {found['samples']:,} samples, {found['seconds']:.0f} s at {found['where']}")
+        else:
+            lines.append(f"  {rank}: never heard of")
+    return "\n".join(lines)
