@@ -145,17 +145,15 @@ class Learner:
     def averages(self) -> dict[str, float]:
         """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
 
-        With `skipped_steps`, the number of all steps left out so far, if there are any.
+        With `skipped_steps`, the number of all steps left out so far, if there are any; without loss and norm if no
+        step was good.
         """
         self._settle()
         loss, norm, count = self._window
         self._window = [0.0, 0.0, 0.0]
-        values = {
-            "loss": loss / max(count, 1),
-            "gradient_norm": norm / max(count, 1),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
-        return values | ({"skipped_steps": self.skipped} if self.skipped else {})
+        means = {"loss": loss / count, "gradient_norm": norm / count} if count else {}
+        skipped = {"skipped_steps": self.skipped} if self.skipped else {}
+        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped
 
     def _settle(self) -> None:
         """Read losses and gradient norms back from the device, and add them to the window's sums."""

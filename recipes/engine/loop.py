@@ -82,7 +82,8 @@ class Loop:
         self.tracker.metrics(learner.samples, "train", values)
         speed = self.monitor.window(learner.settings.training.batch)
         self.tracker.timing(learner.samples, speed)
-        self.display.update(learner.samples, f"loss {values['loss']:.4f}, {speed['samples_per_second']:,.0f} samples/s")
+        loss = f"loss {values['loss']:.4f}" if "loss" in values else "no finite loss"
+        self.display.update(learner.samples, f"{loss}, {speed['samples_per_second']:,.0f} samples/s")
 
     def _save(self, must: bool) -> None:
         """Save the state; unless it must be saved, training can go on without it."""
