@@ -53,7 +53,10 @@ from recipes.engine.record import data_facts
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group
 
-FREE = ("run_dir", "data.root", "data.threads", "engine", "batch", "allow_targets", "modality.autoencoder.device")
+FREE = (
+    "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",
+    "modality.autoencoder.device",
+)  # fmt: skip
 """Keys, or groups of keys, that may change when encoding is continued; some of them change rounding."""
 
 

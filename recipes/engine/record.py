@@ -32,6 +32,8 @@ PACKAGES = (
 FREE = (
     "run_dir",
     "data.root",
+    "data.urls",
+    "data.index",
     "modality.statistics",
     "text.name",
     "text.cache",

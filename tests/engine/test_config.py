@@ -28,6 +28,7 @@ CHOICES = [
 # What a choice leaves for the user to say.
 NEEDED = {
     ("data", "folder"): ["data.root=photos"],
+    ("data", "webdataset"): ["data.urls=shards"],
     ("text", "encoder"): ["text.name=model"],
     ("experiment", "image_folder"): ["data.root=photos"],
     ("experiment", "video_clips"): ["data.root=clips"],

@@ -1,0 +1,189 @@
+"""Parts of files, read at their place: local files, and whatever fsspec reads (s3://, gs://, https://, filecache::…).
+
+Reading is tried again when it fails, with growing pauses, since storage that many machines share fails now and then.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import random
+import re
+import threading
+import time
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+T = TypeVar("T")
+
+ATTEMPTS = 7
+PAUSE = 0.5
+"""Seconds before the second attempt, about; each further pause is twice the one before, so half a minute in all."""
+
+OPEN_FILES = 64
+"""Local files kept open at a time."""
+
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError)
+"""Errors that another attempt does not mend."""
+
+IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""Where file systems say what changes with a file's content, the best first."""
+
+
+class Source:
+    """One file that is read in parts; `url` names it in messages, and `local` tells a file of this machine."""
+
+    def __init__(self, url: str, system: Any, path: str) -> None:
+        self.url, self.system, self.path = url, system, path
+        self.local = isinstance(system, LocalFileSystem)
+
+    def state(self) -> tuple[int, str]:
+        """Return the size in bytes, and a text that changes when the file does, as far as its storage tells.
+
+        Raises:
+            OSError: if it is not there or cannot be reached.
+        """
+        if self.local:
+            status = patiently(self.url, lambda: Path(self.path).stat())
+            return status.st_size, str(status.st_mtime_ns)
+        facts = patiently(self.url, lambda: self.system.info(self.path))
+        if not isinstance(facts.get("size"), int):
+            raise OSError(f"{self.url}: its server does not tell its size, so it cannot be read in parts")
+        return facts["size"], next((str(facts[key]) for key in IDENTITY if facts.get(key)), "")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` up to `stop`.
+
+        Raises:
+            OSError: if they are not there or cannot be reached.
+        """
+
+        def attempt() -> bytes:
+            if self.local:
+                data = OPENED.read(self.path, start, stop - start)
+            else:
+                data = bytes(self.system.cat_file(self.path, start=start, end=stop))
+            if len(data) != stop - start:
+                raise OSError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
+            return data
+
+        return patiently(self.url, attempt) if stop > start else b""
+
+
+class OpenFiles:
+    """The local files read last, kept open; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _Descriptor] = OrderedDict()
+
+    def read(self, path: str, start: int, count: int) -> bytes:
+        """Return up to `count` bytes; a file that fails is opened anew the next time."""
+        with self._lock:
+            file = self._files.pop(path, None) or _Descriptor(path)
+            self._files[path] = file
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)
+        try:
+            parts = []
+            # One call reads no more than 2 GiB, and may be interrupted.
+            while count and (part := os.pread(file.number, count, start)):
+                parts.append(part)
+                start, count = start + len(part), count - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        except OSError:
+            with self._lock:
+                self._files.pop(path, None)
+            raise
+
+
+class _Descriptor:
+    """A file open for reading, closed when nobody holds it any more: a thread may still read what others gave up."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.number)
+
+
+OPENED = OpenFiles()
+
+
+def patiently(url: str, action: Callable[[], T]) -> T:
+    """Return what an action on a file returns, trying again when it fails.
+
+    Raises:
+        OSError: naming the file, when it failed `ATTEMPTS` times, or once in a way that lasts.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except LASTING as error:
+            raise OSError(f"{url}: {type(error).__name__}: {error}") from error
+        except Exception as error:  # every storage has errors of its own
+            failure = error
+        if attempt + 1 < ATTEMPTS:
+            # Drawn anew, so that many processes do not all come back at the same moment.
+            time.sleep(PAUSE * 2**attempt * random.SystemRandom().uniform(0.5, 1.0))
+    raise OSError(f"{url}: {type(failure).__name__}: {failure}, in {ATTEMPTS} attempts") from failure
+
+
+def find(urls: str | Sequence[str], ending: str) -> list[Source]:
+    """Return the files that addresses name, in their order: a list of addresses, or one.
+
+    An address may hold ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
+    stands for its files with the `ending`.
+
+    Raises:
+        OSError: for a pattern or folder without files, or storage that cannot be reached.
+        ValueError: for no address, a file that is named twice, or an address that fsspec cannot take.
+    """
+    addresses = [urls] if isinstance(urls, str) else urls
+    found = [source for given in addresses for url in expanded(given) for source in _files(url, ending)]
+    if not found:
+        raise ValueError("no address is given")
+    url, count = Counter(source.url for source in found).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{url} is named twice")
+    return found
+
+
+def _files(url: str, ending: str) -> list[Source]:
+    try:
+        system, path = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{url}: {error}") from error
+    local = isinstance(system, LocalFileSystem)
+    if "*" not in path:
+        if path.endswith(ending) or not patiently(url, lambda: system.isdir(path)):
+            return [Source(path if local else url, system, path)]
+        path = f"{glob.escape(path.rstrip('/'))}/*{ending}"
+    matches = sorted(patiently(url, lambda: system.glob(path)))
+    if not matches:
+        raise FileNotFoundError(f"{url}: there is no file {path}")
+    return [Source(each if local else system.unstrip_protocol(each), system, each) for each in matches]
+
+
+def expanded(url: str) -> list[str]:
+    """Return the addresses that one with ranges of numbers stands for: `{08..10}` is 08, 09 and 10.
+
+    Raises:
+        ValueError: for a range that falls.
+    """
+    parts = re.split(r"\{(\d+)\.\.(\d+)\}", url)
+    ranges = []
+    for first, last in zip(parts[1::3], parts[2::3], strict=True):
+        if int(first) > int(last):
+            raise ValueError(f"{url}: the range from {first} to {last} falls")
+        ranges.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
+    return ["".join(_woven(parts[0::3], numbers)) for numbers in product(*ranges)]
+
+
+def _woven(texts: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    return [piece for text, number in zip(texts, [*numbers, ""], strict=True) for piece in (text, number)]

@@ -1,0 +1,250 @@
+"""The index of a tar shard: where each example's media lie, its class and its text, so that any can be read by itself.
+
+It is made in one pass over the shard's headers and kept in a file of its own, safetensors and no pickle:
+`000000.tar.KEY.index` beside the shard, where KEY stands for what was looked for in it. An index that does not belong
+to the shard as it is now, or is damaged, counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from modalities.tar_members import BLOCK, Ahead, Member, Read, members
+
+FORMAT_VERSION = 1
+LARGEST_SIDECAR = 1 << 20
+"""Bytes of a class, a caption or a JSON file; beyond that it is none."""
+
+SIDECARS = ("cls", "txt", "json")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is looked for in a shard: endings of media, lower case without the dot, and keys of the JSON files."""
+
+    media: tuple[str, ...]
+    label_key: str = "label"
+    text_key: str = "text"
+
+    @property
+    def key(self) -> str:
+        """A name for indices made with these."""
+        facts = [FORMAT_VERSION, sorted(self.media), self.label_key, self.text_key]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+class Texts:
+    """A sequence of texts in two arrays, which takes their bytes and eight more for each."""
+
+    def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.data, self.ends = data, ends
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Pack texts."""
+        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(parts), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: int) -> str:
+        start = int(self.ends[place - 1]) if place else 0
+        return self.data[start : int(self.ends[place])].tobytes().decode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The examples of one shard in the order of their media, one entry of each array per example.
+
+    `header` is the position of the media's header block and `crc` the CRC-32 of it, `size` that of the media; `label`
+    is a place in `classes`, -1 without a class; `text` is empty where `captioned` is False. `length`
+    (in bytes) and `state` are of the shard, and `names` are of the media.
+    """
+
+    length: int
+    state: str
+    classes: tuple[str, ...]
+    header: NDArray[np.int64]
+    size: NDArray[np.int64]
+    crc: NDArray[np.uint32]
+    label: NDArray[np.int32]
+    captioned: NDArray[np.bool_]
+    names: Texts
+    texts: Texts
+
+    def __len__(self) -> int:
+        return len(self.header)
+
+    @classmethod
+    def build(cls, read: Read, size: int, state: str, looked: Looked, block: int) -> Self:
+        """Make the index of a shard, reading `block` bytes at a time.
+
+        Raises:
+            ValueError: naming the member or place, for a shard that is damaged or ambiguous, or a class or text that
+                cannot be read.
+        """
+        media, labels, texts = _examples(Ahead(read, size, block), size, looked)
+        keys = list(media)
+        classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
+        places = {name: place for place, name in enumerate(classes)}
+        found = [media[key] for key in keys]
+        return cls(
+            size,
+            state,
+            classes,
+            np.array([each.header for each in found], np.int64),
+            np.array([each.size for each in found], np.int64),
+            np.array([each.crc for each in found], np.uint32),
+            np.array([places.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
+            np.array([key in texts for key in keys], np.bool_),
+            Texts.of([each.name for each in found]),
+            Texts.of([texts.get(key, "") for key in keys]),
+        )
+
+    def pack(self) -> bytes:
+        """Return the content of an index file."""
+        facts = json.dumps({"length": self.length, "state": self.state, "classes": self.classes})
+        arrays: dict[str, NDArray[Any]] = {"facts": np.frombuffer(facts.encode(), np.uint8)}
+        for field in fields(self)[3:]:
+            value = getattr(self, field.name)
+            if isinstance(value, Texts):
+                arrays |= {f"{field.name}.data": value.data, f"{field.name}.ends": value.ends}
+            else:
+                arrays[field.name] = value
+        return safetensors.numpy.save(arrays)
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Self:
+        """Read the content of an index file.
+
+        Raises:
+            ValueError: if it is damaged, or gives places that its shard does not have.
+        """
+        try:
+            arrays = safetensors.numpy.load(content)
+            facts = json.loads(arrays["facts"].tobytes())
+            parts: list[Any] = [arrays[name] for name in ("header", "size", "crc", "label", "captioned")]
+            parts += [Texts(arrays[f"{name}.data"], arrays[f"{name}.ends"]) for name in ("names", "texts")]
+            index = cls(int(facts["length"]), str(facts["state"]), tuple(map(str, facts["classes"])), *parts)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"it is no index: {error}") from error
+        index._check()
+        return index
+
+    @property
+    def digest(self) -> str:
+        """A hash of the examples: their names, sizes, classes and texts."""
+        found = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
+        arrays: tuple[NDArray[Any], ...] = (self.size, self.label, self.captioned)
+        for array in (*arrays, *(part for packed in (self.names, self.texts) for part in (packed.ends, packed.data))):
+            found.update(array.tobytes())
+        return found.hexdigest()
+
+    def _check(self) -> None:
+        count = len(self)
+        kinds = {"header": np.int64, "size": np.int64, "crc": np.uint32, "label": np.int32, "captioned": np.bool_}
+        right = all(getattr(self, name).shape == (count,) for name in kinds)
+        right = right and all(getattr(self, name).dtype == kind for name, kind in kinds.items())
+        if right and count:
+            right = self.header.min() >= 0 and self.size.min() >= 0 and self.header.max() < self.length < 1 << 62
+            right = right and bool((self.size <= self.length - BLOCK - self.header).all())
+            right = right and -1 <= self.label.min() <= self.label.max() < len(self.classes)
+        for packed in (self.names, self.texts):
+            ends = packed.ends
+            right = right and ends.shape == (count,) and ends.dtype == np.int64 and packed.data.dtype == np.uint8
+            right = right and bool((np.diff(ends, prepend=0) >= 0).all())
+            right = right and (ends[-1] if count else 0) == len(packed.data)
+        if not right:
+            raise ValueError("its entries are not what they should be")
+
+
+def write_index(path: Path, content: bytes) -> None:
+    """Write an index in one go, however many processes write the same one.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
+    """Return the media, class and text of each example, by the name that its files share."""
+    media: dict[str, Member] = {}
+    labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
+    texts: dict[str, dict[str, str]] = {"txt": {}, "json": {}}
+    seen: set[tuple[str, str]] = set()
+    for member in members(read, size):
+        folder, base = posixpath.split(member.name)
+        stem, _, ending = base.partition(".")
+        key, ending = posixpath.join(folder, stem), ending.lower()
+        # Hidden files and what WebDataset keeps for itself are no examples; links and devices are never followed.
+        if member.kind != "file" or not stem or base.startswith("__"):
+            continue
+        if ending not in looked.media and ending not in SIDECARS:
+            continue
+        if (key, ending) in seen:
+            raise ValueError(f"{member.name!r} is there twice")
+        seen.add((key, ending))
+        if ending in looked.media:
+            if key in media:
+                raise ValueError(
+                    f"{media[key].name!r} and {member.name!r} are media of one example: choose by data.media={ending}"
+                )
+            media[key] = member
+        elif ending == "json":
+            values = _json(read, member)
+            for key_of, target in ((looked.label_key, labels["json"]), (looked.text_key, texts["json"])):
+                if (value := values.get(key_of)) is not None:
+                    if isinstance(value, bool) or not isinstance(value, str | int):
+                        raise ValueError(f"{member.name!r}: {key_of} should be text or a whole number, got {value!r}")
+                    target[key] = str(value).strip()
+        else:
+            (labels if ending == "cls" else texts)[ending][key] = _content(read, member)
+    found = labels["json"] | labels["cls"]
+    if empty := next((key for key, label in found.items() if not label), None):
+        raise ValueError(f"the class of {empty!r} is empty")
+    return media, found, texts["json"] | texts["txt"]
+
+
+def _content(read: Read, member: Member) -> str:
+    if member.size > LARGEST_SIDECAR:
+        raise ValueError(f"{member.name!r} has {member.size} bytes, more than a class or text of {LARGEST_SIDECAR}")
+    try:
+        return read(member.start, member.start + member.size).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{member.name!r} is no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _json(read: Read, member: Member) -> dict[str, Any]:
+    text = _content(read, member)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{member.name!r} is no valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{member.name!r} should hold one JSON object, got {text[:40]!r}")
+    return values

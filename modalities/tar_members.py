@@ -1,0 +1,200 @@
+"""The members of an uncompressed tar archive, from one pass over its headers, as POSIX (ustar, pax) and GNU write them.
+
+Python's `tarfile` takes a damaged header for the end of the archive, and extended headers of any size into memory. Here
+what is not understood is an error that says so, because an archive that ends early unseen is data lost unseen; and
+since archives come from anywhere, nothing in one is believed that its own size contradicts. Nothing is ever unpacked.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+BLOCK = 512
+LARGEST_EXTENSION = 1 << 20
+"""Bytes of a header that gives a long name; beyond that it is no name."""
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of what a tar archive is often compressed with."""
+
+KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link", b"3": "device", b"4": "device",
+         b"5": "folder", b"6": "pipe"}  # fmt: skip
+EXTENSIONS = (b"x", b"X", b"g", b"L", b"K")
+"""Flags of headers that tell about the next member, or about all: pax and GNU."""
+
+EMPTY = ("link", "device", "folder", "pipe")
+"""Kinds without content, whatever size their header gives."""
+
+Read = Callable[[int, int], bytes]
+"""Reads the bytes from one position up to another."""
+
+
+class Member(NamedTuple):
+    """One entry: its content is the `size` bytes after the header block at `header`, whose CRC-32 is `crc`."""
+
+    name: str
+    kind: str
+    header: int
+    size: int
+    crc: int
+
+    @property
+    def start(self) -> int:
+        """Position of the content."""
+        return self.header + BLOCK
+
+
+class Ahead:
+    """A reader of small pieces, in ascending places, that asks `read` for `block` bytes at a time."""
+
+    def __init__(self, read: Read, size: int, block: int) -> None:
+        self.read, self.size, self.block = read, size, block
+        self._start, self._held = 0, b""
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`, which lie within the archive."""
+        if not self._start <= start <= stop <= self._start + len(self._held):
+            self._held = self.read(start, max(stop, min(start + self.block, self.size)))
+            self._start = start
+        return self._held[start - self._start : stop - self._start]
+
+
+def members(read: Read, size: int) -> Iterator[Member]:
+    """Yield the members of an archive of `size` bytes, whatever their kind.
+
+    Raises:
+        ValueError: if it is compressed, damaged, cut off, or holds what is not supported, naming the member or place.
+    """
+    place, said = 0, _Said()
+    while True:
+        block = _piece(read, place, BLOCK, size, said.name)
+        if not any(block):
+            _check_end(read, place, size)
+            return
+        header = _header(block, place)
+        extension, name = header.flag in EXTENSIONS, said.name or header.name
+        length = header.size if extension or said.size is None else said.size
+        if extension and length > LARGEST_EXTENSION:
+            raise ValueError(f"an extended header of {length} bytes at {place}: this is no archive of examples")
+        length = 0 if header.kind in EMPTY else length
+        if place + BLOCK + length > size:
+            raise ValueError(
+                f"it is cut off: {name!r} ends at {place + BLOCK + length}, and the archive has {size} bytes"
+            )
+        if extension:
+            said = _extended(said, header.flag, read(place + BLOCK, place + BLOCK + length))
+        else:
+            yield Member(name, header.kind, place, length, zlib.crc32(block))
+            said = _Said()
+        place += BLOCK + -(-length // BLOCK) * BLOCK
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What extended headers said of the next member, where its own header has no room for it."""
+
+    name: str = ""
+    size: int | None = None
+
+
+class _Header(NamedTuple):
+    name: str
+    flag: bytes
+    size: int
+
+    @property
+    def kind(self) -> str:
+        if self.flag in (b"0", b"\0") and self.name.endswith("/"):
+            return "folder"
+        return KINDS.get(self.flag, "unknown")
+
+
+def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
+    if place + count > size:
+        after = f", after the name of {name!r}" if name else ""
+        raise ValueError(f"it is cut off: it has {size} bytes and no mark of its end{after}")
+    return read(place, place + count)
+
+
+def _header(block: bytes, place: int) -> _Header:
+    try:
+        told = _number(block[148:156])
+    except ValueError:
+        told = -1
+    # The sum takes its own field for spaces; some old writers summed signed bytes.
+    sums = [sum(block[:148]) + 8 * 32 + sum(block[156:])]
+    sums.append(sums[0] - 256 * sum(byte > 127 for byte in block[:148] + block[156:]))
+    if told not in sums:
+        if place == 0:
+            for magic, program in COMPRESSED.items():
+                if block.startswith(magic):
+                    raise ValueError(
+                        f"it is compressed with {program}, so no example can be read at its place: decompress it "
+                        "(media files are compressed already, so little is lost)"
+                    )
+            raise ValueError("it is no tar archive")
+        raise ValueError(f"the header at {place} is damaged")
+    try:
+        size = _number(block[124:136])
+    except ValueError as error:
+        raise ValueError(f"the header at {place} gives no size: {error}") from error
+    name = _text(block[:100])
+    if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
+        name = f"{prefix}/{name}"
+    header = _Header(name, block[156:157], size)
+    if header.flag in (b"S", b"M"):
+        raise ValueError(f"{name!r} is {'sparse' if header.flag == b'S' else 'a part of a larger file'}: pack it whole")
+    return header
+
+
+def _number(field: bytes) -> int:
+    """Read octal digits, or GNU's binary number of any length, which is marked by the highest bit."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    text = field.split(b"\0", 1)[0].strip(b" ")
+    if not re.fullmatch(rb"[0-7]*", text):
+        raise ValueError(f"{field!r} is no positive number")
+    return int(text or b"0", 8)
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _extended(said: _Said, flag: bytes, data: bytes) -> _Said:
+    if flag == b"K":
+        return said  # the target of a link, and links are passed over
+    if flag == b"L":
+        return _Said(_text(data), said.size)
+    records = dict(_records(data))
+    if sparse := next((key for key in records if key.startswith("GNU.sparse")), None):
+        raise ValueError(f"a sparse member ({sparse}): pack it whole")
+    if flag == b"g":
+        if {"path", "size"} & records.keys():
+            raise ValueError("a global header names all members alike: this is no archive of examples")
+        return said
+    size = said.size
+    if "size" in records:
+        if not re.fullmatch(rb"[0-9]{1,19}", records["size"]):
+            raise ValueError(f"an extended header gives the size {records['size'][:20]!r}")
+        size = int(records["size"])
+    return _Said(_text(records["path"]) if "path" in records else said.name, size)
+
+
+def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Split a pax header: each record is `LENGTH KEY=VALUE`, the length its own and that of the line's end included."""
+    while data.strip(b"\0"):
+        match = re.match(rb"([0-9]{1,7}) ([^=]+)=", data)
+        if match is None or not match.end() < (length := int(match[1])) <= len(data) or data[length - 1] != 10:
+            raise ValueError("an extended header is damaged")
+        yield _text(match[2]), data[match.end() : length - 1]
+        data = data[length:]
+
+
+def _check_end(read: Read, place: int, size: int) -> None:
+    """Check that nothing follows the mark of the end: tools read no further, so it would be lost unseen."""
+    if any(read(place, min(size, place + 20 * BLOCK))):
+        raise ValueError(f"it goes on after its end at {place}, like archives joined by cat: unpack and pack it anew")

@@ -1,0 +1,222 @@
+"""Shards in the layout of WebDataset, as a dataset: uncompressed tar archives, local or wherever fsspec reads.
+
+The files of one example stand in one archive and share their name up to the first dot of its last part; what follows
+the dot says what each is: `0017.jpg` the media, `0017.cls` its class, `0017.txt` its caption, `0017.json` either.
+Examples are read one by one at their place, so that every order is possible and nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modalities.base import Groups, Modality
+from modalities.byte_ranges import find
+from modalities.labels import number
+from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
+from modalities.tar_catalogue import catalogue
+from modalities.tar_index import Looked
+from modalities.tar_members import BLOCK
+
+MEMORY = Path("/dev/shm")
+"""A folder that is kept in memory, on Linux."""
+
+
+class TarShards(MediaFiles):
+    """The examples of tar shards, shard by shard, with the classes and captions that stand in them.
+
+    At first each shard's headers are read once for an index, kept in a file (see `modalities.tar_catalogue`). Then
+    every example is read at its place, by `threads` threads per batch: its media go to the modality as a file in
+    memory. Media that cannot be read are reported and replaced as in a folder; storage that fails for good is an error.
+    Examples without media are passed over. Classes are sorted by name, numbers in names by their value.
+
+    Args:
+        modality: what reads the media.
+        urls: addresses of shards, or one: a path or any address that fsspec reads. It may hold ranges
+            (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
+        index: the folder for indices; None: beside local shards, or else a folder of the user's own.
+        media: ending of the media, for examples with several (`seg.png`); None: those that the modality reads.
+        labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one. "none": none.
+        captions: "auto": the text in `.txt`, or under `text_key` in `.json`, if examples have one. "labels": the names
+            of the classes, underscores as spaces. "none": none.
+        label_key: key of the class in JSON files.
+        text_key: key of the caption in JSON files.
+        window: shards that training draws from at a time; more mix better, fewer suit caches.
+        max_member_bytes: media of more bytes are not read, but reported.
+        max_unreadable: share of the examples whose media may be unreadable.
+        threads: threads that read a batch.
+
+    Raises:
+        OSError: if there are no shards, or they cannot be reached.
+        ValueError: for settings out of range; for shards that are damaged, compressed or ambiguous, naming shard and
+            member; for a class or caption that some examples have and others have not.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        urls: str | Sequence[str],
+        index: str | Path | None = None,
+        media: str | None = None,
+        labels: Literal["auto", "none"] = "auto",
+        captions: Literal["auto", "labels", "none"] = "auto",
+        label_key: str = "label",
+        text_key: str = "text",
+        window: int = 16,
+        max_member_bytes: int = 1 << 30,
+        max_unreadable: float = 0.05,
+        threads: int = 4,
+    ) -> None:
+        if window < 1 or max_member_bytes < 1:
+            raise ValueError(f"window and max_member_bytes are at least 1, got {window} and {max_member_bytes}")
+        self.modality, self.threads = modality, threads
+        self.window, self.max_member_bytes = window, max_member_bytes
+        endings = [suffix.lower().removeprefix(".") for suffix in ([media] if media else modality.suffixes)]
+        looked = Looked(tuple(endings), label_key, text_key)
+        self.sources = find(urls, ".tar")
+        self.indices = catalogue(self.sources, looked, None if index is None else Path(index))
+        self._starts = np.cumsum([0, *map(len, self.indices)], dtype=np.int64)
+        self._places: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
+        if not len(self):
+            raise ValueError(f"the {len(self.sources)} shards hold no file that ends in .{', .'.join(endings)}")
+        self.report = FileReport(len(self), max_unreadable)
+        self._set_classes(labels)
+        self._set_captions(captions)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, index: int) -> str:
+        """Return the address of a shard and the name of a member in it."""
+        shard, row = self._find(index)
+        return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
+
+    def load(self, index: int, seed: int | None) -> Any:
+        """Return what the modality makes of one example's media.
+
+        Raises:
+            UnreadableFilesError: if the shard cannot be read, or is not the one that was indexed.
+            Exception: any other, for media that cannot be read.
+        """
+        shard, row = self._find(index)
+        source, listed = self.sources[shard], self.indices[shard]
+        start, size = int(listed.header[row]), int(listed.size[row])
+        if size > self.max_member_bytes:
+            raise ValueError(f"it has {size} bytes, and max_member_bytes={self.max_member_bytes}")
+        try:
+            content = memoryview(source.read(start, start + BLOCK + size))
+        except OSError as error:
+            raise UnreadableFilesError(f"{error}. Once it can be reached, the same command continues") from error
+        if zlib.crc32(content[:BLOCK]) != listed.crc[row]:
+            raise UnreadableFilesError(f"{source.url} has changed since this command began: start it again")
+        # Only the ending comes from the archive's name, and only one that the modality reads.
+        ending = Path(listed.names[row]).suffix.lower()
+        with in_memory(content[BLOCK:], ending if ending in self.modality.suffixes else "") as path:
+            return self.modality.load(path, seed)
+
+    def label(self, index: int) -> int | None:
+        """Return the class of one example."""
+        shard, row = self._find(index)
+        return None if self._numbers is None else int(self._numbers[shard][self.indices[shard].label[row]])
+
+    def caption(self, index: int) -> str | None:
+        """Return the text of one example, without reading its shard; None if the examples have none."""
+        if self._captions == "none":
+            return None
+        shard, row = self._find(index)
+        if self._captions == "labels":
+            return self.indices[shard].classes[self.indices[shard].label[row]].replace("_", " ")
+        return self.indices[shard].texts[row]
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these examples only; it shares the report, so the limit counts those of the whole."""
+        part = copy.copy(self)
+        part._places = self._places[np.asarray(indices, np.int64)]
+        return part
+
+    @property
+    def groups(self) -> Groups:
+        """The shards, as far as they follow one another."""
+        shards = np.searchsorted(self._starts, self._places, side="right")
+        ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
+        return Groups(np.diff(ends, prepend=0).tolist(), self.window)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the examples' names, sizes, classes and captions, wherever the shards lie."""
+        facts = [[index.digest for index in self.indices], self.classes, self._captions]
+        found = hashlib.sha256(json.dumps(facts).encode())
+        found.update(self._places.tobytes())
+        return found.hexdigest()
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Return the shard of one example, and its row in the shard's index."""
+        place = int(self._places[index])
+        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return shard, place - int(self._starts[shard])
+
+    def _set_classes(self, labels: str) -> None:
+        self.classes: tuple[str, ...] | None = None
+        self._numbers: list[NDArray[np.int64]] | None = None
+        if labels not in ("auto", "none"):
+            raise ValueError(f"labels is auto or none, got {labels!r}")
+        names = sorted({name for index in self.indices for name in index.classes})
+        if labels == "none" or not names:
+            return
+        self._check_all(
+            "class (.cls, or the label_key of .json)", [index.label >= 0 for index in self.indices], "labels"
+        )
+        self.classes = number(names)[0]
+        places = {name: place for place, name in enumerate(self.classes)}
+        self._numbers = [np.array([places[name] for name in index.classes], np.int64) for index in self.indices]
+
+    def _set_captions(self, captions: str) -> None:
+        if captions not in ("auto", "labels", "none"):
+            raise ValueError(f"captions is auto, labels or none, got {captions!r}")
+        if captions == "labels" and self.classes is None:
+            raise ValueError("captions=labels needs classes, and these shards have none, or labels=none")
+        given = [index.captioned for index in self.indices]
+        if captions == "auto" and any(each.any() for each in given):
+            self._check_all("caption (.txt, or the text_key of .json)", given, "captions")
+        elif captions == "auto":
+            captions = "none"
+        self._captions = captions
+
+    def _check_all(self, what: str, given: Sequence[NDArray[np.bool_]], setting: str) -> None:
+        for shard, having in enumerate(given):
+            if not having.all():
+                name = self.name(int(self._starts[shard]) + int(np.argmin(having)))
+                raise ValueError(f"{name} has no {what}, and other examples have one: add it, or set {setting}=none")
+
+
+@contextmanager
+def in_memory(content: bytes | memoryview, suffix: str) -> Iterator[Path]:
+    """Give a file with this content while the context lasts: in memory where the system offers that and it fits."""
+    folders = [MEMORY] if os.access(MEMORY, os.W_OK) else []
+    with ExitStack() as opened:
+        for folder in (*folders, Path(tempfile.gettempdir())):
+            file = opened.enter_context(
+                tempfile.NamedTemporaryFile(dir=folder, prefix="multisagd-", suffix=suffix, buffering=0)
+            )
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                break
+            except OSError as error:
+                opened.close()
+                if error.errno != errno.ENOSPC or folder != MEMORY:
+                    raise
+        yield Path(file.name)
