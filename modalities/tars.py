@@ -15,7 +15,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -204,19 +204,28 @@ class TarShards(MediaFiles):
 @contextmanager
 def in_memory(content: bytes | memoryview, suffix: str) -> Iterator[Path]:
     """Give a file with this content while the context lasts: in memory where the system offers that and it fits."""
-    folders = [MEMORY] if os.access(MEMORY, os.W_OK) else []
-    with ExitStack() as opened:
-        for folder in (*folders, Path(tempfile.gettempdir())):
-            file = opened.enter_context(
-                tempfile.NamedTemporaryFile(dir=folder, prefix="multisagd-", suffix=suffix, buffering=0)
-            )
-            try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                break
-            except OSError as error:
-                opened.close()
-                if error.errno != errno.ENOSPC or folder != MEMORY:
-                    raise
-        yield Path(file.name)
+    path = None
+    if os.access(MEMORY, os.W_OK):
+        try:
+            path = _written(content, suffix, MEMORY)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    path = path or _written(content, suffix, Path(tempfile.gettempdir()))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _written(content: bytes | memoryview, suffix: str, folder: Path) -> Path:
+    handle, name = tempfile.mkstemp(suffix, "multisagd-", folder)
+    try:
+        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 - it is open already
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return Path(name)

@@ -1,0 +1,180 @@
+"""Pack a folder of files into tar shards: `multisagd pack …`, the same as `python -m recipes.pack …`.
+
+It leaves in `run_dir`:
+
+    000000.tar                  examples in WebDataset's layout: 000000017.jpg and 000000017.json (file, label, text)
+    000000.tar.KEY.index        where they lie in it, so that training need not look
+    pack.json                   what was packed, and how
+
+The same files, settings and seed give the same bytes. A shard is in the folder whole or not at all, so a command that
+was stopped and given again goes on with the first that is missing.
+
+Errors, each in one message: data that are no folder of files, files that change meanwhile or cannot be read, a folder
+that holds shards of other data or settings, or something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalities.base import Dataset, Modality
+from modalities.byte_ranges import find
+from modalities.encoding import differences
+from modalities.files import Folder
+from modalities.shard_index import write_whole
+from modalities.tar_catalogue import indexed
+from modalities.tar_index import Looked
+from modalities.tar_packing import Packed, divided, shard_size, write_tar
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.engine.files import held, write_text
+from recipes.engine.interrupt import StopRequest
+from recipes.engine.order import Order
+from recipes.engine.progress import Display
+from recipes.engine.record import data_facts
+from recipes.engine.settings import Group
+
+RECORD = "pack.json"
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """All keys of `configs/pack.yaml`. Raises ValueError for a size below 1."""
+
+    run_dir: Path
+    seed: int
+    shuffle: bool
+    shard_bytes: int
+    allow_targets: tuple[str, ...]
+    modality: Group
+    data: Group
+
+    def __post_init__(self) -> None:
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+
+
+class Plan:
+    """Which file goes into which shard: a function of the files, their sizes and the settings alone."""
+
+    def __init__(self, folder: Folder, settings: PackSettings) -> None:
+        count = len(folder)
+        self.folder = folder
+        self.order = Order(count, settings.seed).indices(0, count) if settings.shuffle else list(range(count))
+        self.sizes = [(folder.root / folder.files[place]).stat().st_size for place in self.order]
+        self.shards = list(divided([self.example(number).room for number in range(count)], settings.shard_bytes))
+
+    def example(self, number: int) -> Packed:
+        """Return the example at one place of the order."""
+        place, folder = self.order[number], self.folder
+        label, file = folder.labels[place], folder.files[place]
+        named = None if label is None or folder.classes is None else folder.classes[label]
+        facts = {"file": file, "label": named, "text": folder.caption(place)}
+        return Packed.of(f"{number:09d}", folder.root / file, self.sizes[number], facts)
+
+    def facts(self, settings: PackSettings) -> dict[str, Any]:
+        """Return what must not change while a folder is packed."""
+        sizes = hashlib.sha256(np.array(self.sizes, np.int64).tobytes()).hexdigest()
+        chosen = {"seed": settings.seed, "shuffle": settings.shuffle, "shard_bytes": settings.shard_bytes}
+        return {**chosen, **data_facts(self.folder), "sizes": sizes, "shards": len(self.shards)}
+
+
+def pack(config: Config) -> None:
+    """Pack as the configuration says, leaving the shards that are there.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+        Interrupted: when asked to stop; finished shards are kept.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(PackSettings, config, "")
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    folder = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    if not isinstance(folder, Folder):
+        raise RecipeError(f"data: {type(folder).__name__} is no folder of files: give data=folder data.root=…")
+    run_dir = settings.run_dir
+    try:
+        plan = Plan(folder, settings)
+        with held(run_dir), StopRequest() as stop, Display("packing", len(folder)) as display:
+            begin(run_dir, plan.facts(settings))
+            endings = tuple(suffix.removeprefix(".") for suffix in modality.suffixes)
+            for number, places in enumerate(plan.shards):
+                path = run_dir / f"{number:06d}.tar"
+                examples = [plan.example(place) for place in places]
+                if not path.exists() or path.stat().st_size != shard_size(examples):
+                    watched = until_stopped(examples, places.start, display, stop, run_dir)
+                    write_whole(path, lambda partial, watched=watched: write_tar(partial, watched))  # type: ignore[misc]
+                indexed(find(str(path), ".tar")[0], Looked(endings), None)
+                display.update(places.stop)
+            display.say(ending(plan, run_dir))
+    except (OSError, ValueError) as error:
+        raise RecipeError(str(error)) from error
+
+
+def begin(run_dir: Path, facts: dict[str, Any]) -> None:
+    """Check that the folder is free, or holds shards of the same files and settings; write down what they are.
+
+    Raises:
+        RecipeError: if not, naming what differs.
+    """
+    path = run_dir / RECORD
+    if not path.exists():
+        if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
+            raise RecipeError(f"{run_dir} is not empty and holds no shards: choose another run_dir")
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RecipeError(f"cannot read {path} ({error}): choose another run_dir") from error
+    if different := differences(before, facts):
+        raise RecipeError(
+            f"{run_dir} holds shards of other files or settings; these differ: {different}. "
+            "Restore them to continue, or choose another run_dir"
+        )
+
+
+def until_stopped(
+    examples: Sequence[Packed], done: int, display: Display, stop: StopRequest, run_dir: Path
+) -> Iterator[Packed]:
+    """Yield examples and show how far it is.
+
+    Raises:
+        Interrupted: when asked to stop.
+    """
+    for number, example in enumerate(examples):
+        if stop.signal_number is not None:
+            kept = len(list(run_dir.glob("*.tar")))
+            raise Interrupted(
+                f"stopped; {kept} shards are in {run_dir}. The same command continues.", stop.signal_number
+            )
+        yield example
+        display.update(done + number)
+
+
+def ending(plan: Plan, run_dir: Path) -> str:
+    """Say where everything is, and how to go on."""
+    return (
+        f"done. {len(plan.order):,} examples, {sum(plan.sizes) / 1e6:,.1f} MB, in {len(plan.shards)} shards in "
+        f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
+        f"  multisagd train … data=webdataset data.urls={run_dir} run_dir=…"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("pack", arguments, pack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
