@@ -68,6 +68,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
     Raises:
         ValueError: if it is compressed, damaged, cut off, or holds what is not supported, naming the member or place.
     """
+    _check_plain(read(0, min(BLOCK, size)))
     place, said = 0, _Said()
     while True:
         block = _piece(read, place, BLOCK, size, said.name)
@@ -79,7 +80,9 @@ def members(read: Read, size: int) -> Iterator[Member]:
         length = header.size if extension or said.size is None else said.size
         if extension and length > LARGEST_EXTENSION:
             raise ValueError(f"an extended header of {length} bytes at {place}: this is no archive of examples")
-        length = 0 if header.kind in EMPTY else length
+        # Before there was a flag for them, folders were told by their names.
+        kind = "folder" if header.flag == b"\0" and name.endswith("/") else KINDS.get(header.flag, "unknown")
+        length = 0 if kind in EMPTY else length
         if place + BLOCK + length > size:
             raise ValueError(
                 f"it is cut off: {name!r} ends at {place + BLOCK + length}, and the archive has {size} bytes"
@@ -87,7 +90,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
         if extension:
             said = _extended(said, header.flag, read(place + BLOCK, place + BLOCK + length))
         else:
-            yield Member(name, header.kind, place, length, zlib.crc32(block))
+            yield Member(name, kind, place, length, zlib.crc32(block))
             said = _Said()
         place += BLOCK + -(-length // BLOCK) * BLOCK
 
@@ -105,11 +108,14 @@ class _Header(NamedTuple):
     flag: bytes
     size: int
 
-    @property
-    def kind(self) -> str:
-        if self.flag in (b"0", b"\0") and self.name.endswith("/"):
-            return "folder"
-        return KINDS.get(self.flag, "unknown")
+
+def _check_plain(start: bytes) -> None:
+    for magic, program in COMPRESSED.items():
+        if start.startswith(magic) and not _sums_up(start):
+            raise ValueError(
+                f"it is compressed with {program}, so no example can be read at its place: decompress it (media files "
+                "are compressed already, so little is lost)"
+            )
 
 
 def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
@@ -120,23 +126,8 @@ def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
 
 
 def _header(block: bytes, place: int) -> _Header:
-    try:
-        told = _number(block[148:156])
-    except ValueError:
-        told = -1
-    # The sum takes its own field for spaces; some old writers summed signed bytes.
-    sums = [sum(block[:148]) + 8 * 32 + sum(block[156:])]
-    sums.append(sums[0] - 256 * sum(byte > 127 for byte in block[:148] + block[156:]))
-    if told not in sums:
-        if place == 0:
-            for magic, program in COMPRESSED.items():
-                if block.startswith(magic):
-                    raise ValueError(
-                        f"it is compressed with {program}, so no example can be read at its place: decompress it "
-                        "(media files are compressed already, so little is lost)"
-                    )
-            raise ValueError("it is no tar archive")
-        raise ValueError(f"the header at {place} is damaged")
+    if not _sums_up(block):
+        raise ValueError(f"the header at {place} is damaged" if place else "it is no tar archive")
     try:
         size = _number(block[124:136])
     except ValueError as error:
@@ -148,6 +139,17 @@ def _header(block: bytes, place: int) -> _Header:
     if header.flag in (b"S", b"M"):
         raise ValueError(f"{name!r} is {'sparse' if header.flag == b'S' else 'a part of a larger file'}: pack it whole")
     return header
+
+
+def _sums_up(block: bytes) -> bool:
+    """Tell whether a header block has the sum that it gives."""
+    try:
+        told = _number(block[148:156])
+    except (ValueError, IndexError):
+        return False
+    # The sum takes its own field for spaces; some old writers summed signed bytes.
+    rest = block[:148] + b" " * 8 + block[156:]
+    return told in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
 
 
 def _number(field: bytes) -> int:

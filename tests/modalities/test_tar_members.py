@@ -1,0 +1,298 @@
+"""Tar archives as they come: what tools write is read, and what is damaged, cut off or made to mislead is named."""
+
+import gzip
+import io
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modalities.tar_index import Looked, ShardIndex
+from modalities.tar_members import Ahead, Member, members
+
+LOOKED = Looked(("jpg", "png"))
+
+
+def archive(*entries: tuple[str, bytes] | tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT, **more: Any) -> bytes:
+    """Write an archive of files, or of whatever a header says."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form, **more) as tar:
+        for entry in entries:
+            header = entry if isinstance(entry, tarfile.TarInfo) else tarfile.TarInfo(entry[0])
+            content = b"" if isinstance(entry, tarfile.TarInfo) else entry[1]
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return out.getvalue()
+
+
+def listed(data: bytes) -> list[Member]:
+    return list(members(lambda start, stop: data[start:stop], len(data)))
+
+
+def built(data: bytes, block: int = 4096) -> ShardIndex:
+    return ShardIndex.build(lambda start, stop: data[start:stop], len(data), "", LOOKED, block)
+
+
+def changed(data: bytes, place: int, field: slice, value: bytes, fix: bool = True) -> bytes:
+    """Write into the header at `place`, and make its sum right again."""
+    header = bytearray(data[place : place + 512])
+    header[field] = value.ljust(field.stop - field.start, b"\0")
+    if fix:
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
+    return data[:place] + bytes(header) + data[place + 512 :]
+
+
+NAME, SIZE, KIND = slice(0, 100), slice(124, 136), slice(156, 157)
+PLAIN = archive(("a.jpg", b"A" * 700), ("b.jpg", b"B" * 512), ("b.cls", b"3"))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(form: int) -> None:
+    names = ["a.jpg", "deep/er/b.jpg", "ünicode.png", f"{'long/' * 30}{'x' * 60}.jpg", "empty.jpg"]
+    data = archive(*((name, bytes([n]) * (n * 400)) for n, name in enumerate(reversed(names))), form=form)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = [(each.name, each.offset_data, each.size) for each in tar]
+    assert [(each.name, each.start, each.size) for each in listed(data)] == expected
+    # In pieces of any size it is the same.
+    for block in (1, 512, 700, 10_000_000):
+        ahead = Ahead(lambda start, stop: data[start:stop], len(data), block)
+        assert list(members(ahead, len(data))) == listed(data)
+
+
+def test_sizes_beyond_eight_gigabytes() -> None:
+    """Only the headers are there; the rest is read as if it were."""
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        header = tarfile.TarInfo("huge.jpg")
+        header.size = 9 << 30
+        head = header.tobuf(form)
+        size = len(head) + (9 << 30) + 1024
+
+        def read(start: int, stop: int, head: bytes = head) -> bytes:
+            return (head + bytes(1024))[start:stop] if start < len(head) else bytes(stop - start)
+
+        assert [(each.name, each.start, each.size) for each in members(read, size)] == [
+            ("huge.jpg", len(head), 9 << 30)
+        ]
+
+
+def special(kind: bytes, name: str = "x.jpg") -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = kind, "/etc/passwd"
+    return header
+
+
+def test_links_devices_and_folders_are_passed_over() -> None:
+    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
+    data = archive(*map(special, kinds), ("real.jpg", b"data"), special(tarfile.SYMTYPE, "real.txt"))
+    assert [each.kind for each in listed(data)] == [
+        "link",
+        "link",
+        "device",
+        "device",
+        "pipe",
+        "folder",
+        "file",
+        "link",
+    ]
+    index = built(data)
+    assert (len(index), index.names[0], index.captioned.any()) == (1, "real.jpg", False)
+
+
+def test_names_are_keys_and_nothing_else() -> None:
+    names = ["../../etc/a.jpg", "/etc/b.jpg", "c\nd.jpg", "C:\\e.jpg", "bad\udcff.jpg"]
+    index = built(archive(*((name, b"x") for name in names)))
+    assert [index.names[place] for place in range(len(index))] == names
+
+
+def test_hidden_files_and_what_has_no_ending_are_no_examples() -> None:
+    data = archive(("._a.jpg", b"x"), ("__meta__.jpg", b"x"), ("README", b"x"), ("d.ir/a.JPG", b"x"), ("a.other", b"x"))
+    index = built(data)
+    assert [index.names[place] for place in range(len(index))] == ["d.ir/a.JPG"]
+
+
+def test_a_name_that_begins_like_a_compressed_file_is_a_name() -> None:
+    assert built(archive(("BZhang/a.jpg", b"x"))).names[0] == "BZhang/a.jpg"
+
+
+def pax(records: bytes, kind: bytes = b"x", size: bytes | None = None) -> bytes:
+    """An extended header with these records in front of `PLAIN`."""
+    head = archive(("pax", records))[: 512 + -(-len(records) // 512) * 512]
+    head = changed(head, 0, KIND, kind)
+    return (head if size is None else changed(head, 0, SIZE, size)) + PLAIN
+
+
+def record(key: str, value: str) -> bytes:
+    body = f" {key}={value}\n".encode()
+    length = len(body) + 1
+    while len(str(length)) + len(body) != length:
+        length += 1
+    return str(length).encode() + body
+
+
+MISLEADING: dict[str, tuple[bytes, str]] = {
+    "gzip": (gzip.compress(PLAIN), "compressed with gzip.*decompress"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + PLAIN, "compressed with zstd"),
+    "something else": (b"\x89PNG" * 300, "no tar archive"),
+    "empty": (b"", "cut off: it has 0 bytes and no mark of its end"),
+    "half a header": (PLAIN[:300], "cut off"),
+    "cut within media": (PLAIN[:1000], r"cut off: 'a.jpg' ends at 1212, and the archive has 1000 bytes"),
+    "cut between members": (PLAIN[:1536], "cut off: it has 1536 bytes and no mark"),
+    "cut within padding": (PLAIN[:1300], "cut off"),
+    "damaged header": (PLAIN[:1540] + b"!" + PLAIN[1541:], "the header at 1536 is damaged"),
+    "size beyond the archive": (changed(PLAIN, 0, SIZE, b"77777777777\0"), "'a.jpg' ends at 8589935103"),
+    "absurd binary size": (changed(PLAIN, 0, SIZE, b"\x80" + b"\x7f" * 11), "'a.jpg' ends at"),
+    "negative size": (changed(PLAIN, 0, SIZE, b"\xff" * 12), "the header at 0 gives no size: .* is no positive number"),
+    "size of letters": (changed(PLAIN, 0, SIZE, b"0x100"), "no positive number"),
+    "sum that lies": (changed(PLAIN, 0, NAME, b"evil.jpg", fix=False), "no tar archive"),
+    "GNU sparse": (changed(PLAIN, 0, KIND, b"S"), "'a.jpg' is sparse"),
+    "part of a volume": (changed(PLAIN, 0, KIND, b"M"), "part of a larger file"),
+    "pax sparse": (pax(record("GNU.sparse.major", "1")), "a sparse member"),
+    "pax size beyond": (pax(record("size", "999999")), "'a.jpg' ends at"),
+    "pax size negative": (pax(record("size", "-512")), "gives the size b'-512'"),
+    "pax length beyond": (pax(b"99 path=x\n"), "an extended header is damaged"),
+    "pax length zero": (pax(b"0 path=x\n"), "an extended header is damaged"),
+    "pax without end": (pax(b"8 path=x"), "an extended header is damaged"),
+    "pax names all": (pax(record("path", "x.jpg"), b"g"), "a global header names all members"),
+    "extension of gigabytes": (pax(b"", size=b"77777777777\0"), "an extended header of 8589934591 bytes"),
+    "long name of gigabytes": (pax(b"", b"L", b"77777777777\0"), "an extended header of 8589934591 bytes"),
+    "nothing after a long name": (pax(b"x" * 9, b"L")[:1024], "after the name of 'xxxxxxxxx'"),
+    "twice": (archive(("a.jpg", b"1"), ("a.jpg", b"2")), "'a.jpg' is there twice"),
+    "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is there twice"),
+    "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of one.*data.media=png"),
+    "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "goes on after its end"),
+    "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
+    "empty class": (archive(("a.jpg", b"1"), ("a.cls", b" \n")), "the class of 'a' is empty"),
+    "text of no UTF-8": (archive(("a.jpg", b"1"), ("a.txt", b"\xff")), "'a.txt' is no UTF-8 text"),
+    "deep JSON": (archive(("a.jpg", b"1"), ("a.json", b"[" * 100_000)), "'a.json' is no valid JSON"),
+    "JSON list": (archive(("a.jpg", b"1"), ("a.json", b"[1]")), "'a.json' should hold one JSON object"),
+    "JSON number of many digits": (archive(("a.json", b'{"label": ' + b"9" * 9000 + b"}")), "no valid JSON"),
+    "JSON class of a list": (archive(("a.json", b'{"label": [1]}')), "label should be text or a whole number"),
+    "JSON class true": (archive(("a.json", b'{"label": true}')), "label should be text or a whole number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), MISLEADING.values(), ids=list(MISLEADING))
+@pytest.mark.timeout(20)
+def test_what_is_damaged_or_misleading_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(data)
+
+
+def test_what_tools_add_is_read() -> None:
+    extended = pax(record("path", "päx.jpg") + record("mtime", "1.5") + record("comment", ""))
+    assert built(extended).names[0] == "päx.jpg"
+    assert listed(pax(record("comment", "0123456789abcdef"), b"g")) == [
+        each._replace(header=each.header + 1024) for each in listed(PLAIN)
+    ]
+    # A name by pax, and then GNU's: the last says it, and the size of one header is not that of another.
+    both = pax(record("size", "700"))[:1024] + pax(b"long.jpg\0", b"L")
+    assert next((each.name, each.size) for each in listed(both)) == ("long.jpg", 700)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_damage_is_refused_or_harmless(seed: int) -> None:
+    """Whatever bits change, reading ends, and no place lies outside the archive."""
+    draw = random.Random(seed)
+    for _ in range(400):
+        data = bytearray(PLAIN)
+        for _ in range(draw.randint(1, 8)):
+            place = draw.choice([draw.randrange(len(data)), draw.randrange(512), 1536 + draw.randrange(512)])
+            data[place] ^= 1 << draw.randrange(8)
+        damaged = bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
+        try:
+            found = listed(damaged)
+        except ValueError:
+            continue
+        assert all(each.header >= 0 and each.start + each.size <= len(damaged) for each in found)
+
+
+def test_classes_and_captions_from_every_place() -> None:
+    data = archive(
+        ("1.jpg", b"x"), ("1.cls", b" 7\n"), ("1.txt", "\ufeffun chat ".encode()),
+        ("2.json", b'{"label": 3, "text": "dog", "other": [1, {}]}'), ("2.jpg", b"x"),
+        # Files of an example need not follow one another, and .cls and .txt say more than .json.
+        ("3.json", b'{"label": "json", "text": "json"}'), ("4.jpg", b"x"), ("3.jpg", b"x"), ("3.cls", b"cls"),
+        ("3.txt", b"txt"),
+        ("5.json", b'{"label": null}'), ("5.jpg", b"x"), ("6.json", b'{"label": "no media"}'),
+    )  # fmt: skip
+    index = built(data)
+    names = [index.names[place] for place in range(len(index))]
+    assert names == ["1.jpg", "2.jpg", "4.jpg", "3.jpg", "5.jpg"]
+    assert [index.classes[place] if place >= 0 else None for place in index.label] == ["7", "3", None, "cls", None]
+    assert [index.texts[place] for place in range(len(index))] == ["un chat", "dog", "", "txt", ""]
+    assert index.captioned.tolist() == [True, True, False, True, False]
+
+
+def test_an_index_is_the_same_after_it_was_kept() -> None:
+    index = built(archive(("a.jpg", b"x"), ("a.txt", b"text"), ("b.jpg", b""), ("b.cls", b"cat"), ("b\udcff.jpg", b"")))
+    again = ShardIndex.unpack(index.pack())
+    assert again.pack() == index.pack()
+    assert again.digest == index.digest
+    assert [again.names[place] for place in range(3)] == ["a.jpg", "b.jpg", "b\udcff.jpg"]
+    assert len(ShardIndex.unpack(built(archive()).pack())) == 0
+
+
+def test_digests_tell_what_differs() -> None:
+    variants = [
+        archive(("a.jpg", b"x"), ("a.txt", b"t"), ("b.jpg", b"x"), ("b.txt", b"u")),
+        archive(("b.jpg", b"x"), ("b.txt", b"u"), ("a.jpg", b"x"), ("a.txt", b"t")),
+        archive(("a.jpg", b"x"), ("a.txt", b"tu"), ("b.jpg", b"x"), ("b.txt", b"")),
+        archive(("a.jpg", b"x"), ("a.txt", b"tu"), ("b.jpg", b"x")),
+        archive(("a.jpg", b"x"), ("a.cls", b"t"), ("b.jpg", b"x"), ("b.cls", b"u")),
+        archive(("a.jpg", b"x"), ("a.cls", b"u"), ("b.jpg", b"x"), ("b.cls", b"t")),
+        archive(("a.jpg", b"xy"), ("a.cls", b"u"), ("b.jpg", b"x"), ("b.cls", b"t")),
+    ]
+    assert len({built(each).digest for each in variants}) == len(variants)
+
+
+def forged(change: Callable[[ShardIndex], Any]) -> bytes:
+    index = built(PLAIN)
+    change(index)
+    return index.pack()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{}", b"\xff" * 100, built(PLAIN).pack()[:-1],
+        forged(lambda index: index.header.__setitem__(1, 1 << 62)),
+        forged(lambda index: index.header.__setitem__(1, (1 << 63) - 1)),
+        forged(lambda index: index.header.__setitem__(1, -512)),
+        forged(lambda index: index.size.__setitem__(0, -1)),
+        forged(lambda index: index.size.__setitem__(0, 1 << 60)),
+        forged(lambda index: index.label.__setitem__(0, 1)),
+        forged(lambda index: index.label.__setitem__(0, -2)),
+        forged(lambda index: index.names.ends.__setitem__(0, 1 << 40)),
+        forged(lambda index: index.names.ends.__setitem__(1, 3)),
+        forged(lambda index: index.texts.ends.__setitem__(0, -1)),
+        forged(lambda index: object.__setattr__(index, "crc", index.crc[:1])),
+        forged(lambda index: object.__setattr__(index, "crc", index.crc.astype("int64"))),
+        forged(lambda index: object.__setattr__(index, "length", 1 << 70)),
+    ],
+)  # fmt: skip
+def test_an_index_that_was_damaged_or_forged_counts_as_none(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no index|should be"):
+        ShardIndex.unpack(content)
+
+
+def test_real_tools_write_what_is_read(tmp_path: Path) -> None:
+    import shutil
+    import subprocess
+
+    if shutil.which("tar") is None:
+        pytest.skip("there is no tar here")
+    for name in ("a.jpg", "a.txt", f"{'n' * 150}.jpg"):
+        (tmp_path / name).write_bytes(name.encode() * 50)
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    for form in ("ustar", "gnu", "pax", "v7"):
+        names = [path.name for path in tmp_path.iterdir() if form not in ("v7", "ustar") or len(path.name) < 100]
+        command = ["tar", f"--format={form}", "-cf", "out.tar_", *sorted(names)]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        index = built((tmp_path / "out.tar_").read_bytes())
+        assert [index.names[place] for place in range(len(index))] == sorted(
+            name for name in names if name.endswith(".jpg") and name != "link.jpg"
+        )
+        (tmp_path / "out.tar_").unlink()
