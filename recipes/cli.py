@@ -16,7 +16,9 @@ COMMANDS = {
     "design": ("recipes.design", "design a sampler's steps, and the noise, from the data's spectrum"),
     "compare": ("recipes.compare", "compare a run's samples with its data along every axis"),
     "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
+    "pack": ("recipes.pack", "pack a folder of files into tar shards, for storage that likes few large files"),
     "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
+    "launch": ("recipes.launch", "run a command on several GPUs or machines, or for several values"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }
 """Name to module and summary; a command's help comes from `configs/<name>.yaml`, without importing the module."""

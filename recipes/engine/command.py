@@ -24,7 +24,7 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
     def body() -> None:
         show = "--show" in words
         settings = [word for word in words if word != "--show"]
-        folder = _take_option(settings, "--config-dir")
+        folder = take_option(settings, "--config-dir")
         config = configuration.load(name, settings, folder)
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
@@ -37,7 +37,7 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         leave()
 
 
-def _take_option(words: list[str], option: str) -> str | None:
+def take_option(words: list[str], option: str) -> str | None:
     """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
     for place, word in enumerate(words):
         if word == option:

@@ -37,7 +37,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     """
     if folder is not None and not Path(folder).is_dir():
         raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
-    overrides = _parse(arguments)
+    overrides = parse(arguments)
     for override in overrides:
         _check_choice(override, folder)
     extra = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
@@ -63,6 +63,24 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     if not isinstance(allowed := plain.get("allow_targets", []), list):
         raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
     return {str(key): value for key, value in plain.items()}
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """Read `key=value` and `group=choice` arguments in Hydra's grammar.
+
+    Raises:
+        RecipeError: for an option, a word without a value, and a value that cannot be read.
+    """
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise RecipeError(f"unknown option {argument}; settings are written key=value, and --help explains them")
+        if "=" not in argument and not argument.startswith("~"):
+            raise RecipeError(f"cannot read {argument!r}: settings are written key=value or group=choice")
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"cannot read the command: {reason}. Quote values with spaces: 'key=\"a b\"'") from error
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -102,19 +120,6 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(name, overrides=list(arguments))
-
-
-def _parse(arguments: Sequence[str]) -> list[Override]:
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise RecipeError(f"unknown option {argument}; settings are written key=value, and --help explains them")
-        if "=" not in argument and not argument.startswith("~"):
-            raise RecipeError(f"cannot read {argument!r}: settings are written key=value or group=choice")
-    try:
-        return OverridesParser.create().parse_overrides(list(arguments))
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"cannot read the command: {reason}. Quote values with spaces: 'key=\"a b\"'") from error
 
 
 def _check_choice(override: Override, folder: str | Path | None) -> None:

@@ -23,7 +23,7 @@ USAGE = """usage: multisagd {name} {settings}
 
 options:
   --help              this text
-  --show              print the resolved configuration and stop
+  --show              print {shown} and stop
   --config-dir DIR    also look for groups' choices in DIR, laid out like the project's configs
 
 {groups}keys, with their defaults:
@@ -40,6 +40,7 @@ def command_help(name: str) -> str:
     return USAGE.format(
         name=name,
         settings="run_dir=FOLDER [group=choice ...] [key=value ...]" if "run_dir: ???" in keys else "[key=value ...]",
+        shown="what would be run or submitted" if name == "launch" else "the resolved configuration",
         about=about,
         groups="".join(f"{part}\n" for part in [*heading, *sections]),
         keys=_indent(keys, 2),

@@ -7,9 +7,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that ask a process to stop: a person's Ctrl-C, and what schedulers send before they take a machine away."""
+
 
 class StopRequest:
-    """While active, remembers SIGINT and SIGTERM in `signal_number` instead of dying; a second signal ends at once."""
+    """While active, remembers the first of `STOPS` in `signal_number` instead of dying.
+
+    A SIGINT after that ends at once: a person has lost patience. Further signals of other kinds do not, because a
+    scheduler that waits for a process to save may send several.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -18,7 +25,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there is nothing to catch.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -30,6 +37,7 @@ class StopRequest:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        if self.signal_number is None:
+            self.signal_number = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal_number = number

@@ -18,12 +18,12 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help, groups
 from recipes.engine.settings import SampleSettings, TrainSettings
 
-# Refinement belongs to sampling; latents need an autoencoder's weights, or a folder that was encoded.
+# Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
 CHOICES = [
     (group, choice)
     for group, choices in groups().items()
     for choice in choices
-    if group != "refine" and not choice.startswith("latent") and "cached" not in choice
+    if group not in ("refine", "cluster") and not choice.startswith("latent") and "cached" not in choice
 ]
 # What a choice leaves for the user to say.
 NEEDED = {
@@ -178,7 +178,7 @@ def test_help_explains_every_group_with_an_example(name: str) -> None:
             lines = [line for line in section.splitlines() if line[6:].startswith(f"{choice} ")]
             assert lines, f"{group}={choice} is not listed"
             assert len(lines[0].split(maxsplit=2)) == 3, f"{group}={choice} has no description"
-    for key in ("statistics" if name == "design" else "run_dir", "seed"):
+    for key in {"design": ("statistics", "seed"), "launch": ("command",)}.get(name, ("run_dir", "seed")):
         assert f"\n  {key}:" in text
 
 

@@ -22,7 +22,7 @@ from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held
-from recipes.engine.interrupt import StopRequest
+from recipes.engine.interrupt import STOPS, StopRequest
 from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import TrainSettings
@@ -145,7 +145,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     assert tiny_run(run_dir, "training.samples=128").samples == 128
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, f"run_dir={run_dir}", "training.samples=1000000", "every.checkpoint=0", "every.log=16"]
@@ -171,10 +171,13 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path, number: s
     assert_same(resumed, tiny_run(tmp_path / "whole", f"training.samples={stopped + 32}", "every.log=16"))
 
 
-def test_a_second_signal_ends_at_once() -> None:
+@pytest.mark.parametrize("number", STOPS)
+def test_the_first_signal_counts_and_a_later_ctrl_c_ends_at_once(number: signal.Signals) -> None:
     with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
+        signal.raise_signal(number)
+        for later in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2):  # schedulers repeat themselves
+            signal.raise_signal(later)
+        assert stop.signal_number == number
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

@@ -1,0 +1,132 @@
+"""Submit jobs to Slurm by submitit: one task for each process, one job (of an array, for a sweep) for each command.
+
+submitit writes the sbatch script and keeps, beside the logs, what a job is to call as a pickle. That is this project's
+own `SlurmJob`, which holds nothing but words; a job runs only what the person who submitted it wrote into that folder.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.clusters.base import Cluster, Job, at_least, this_python
+from recipes.clusters.slurm_job import SlurmJob
+from recipes.engine.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Slurm(Cluster):
+    """A Slurm cluster, as seen from a machine that has `sbatch`; `configs/cluster/slurm.yaml` explains the fields."""
+
+    nodes: int = 1
+    gpus: int = 0
+    processes: int | None = None
+    cpus: int = 8
+    memory: str | None = None
+    hours: float = 24.0
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    extra: Mapping[str, Any] | None = None
+    setup: tuple[str, ...] = ()
+    srun: tuple[str, ...] = ()
+    signal_delay: int = 120
+    max_requeues: int = 100
+    parallel: int = 16
+    name: str = "multisagd"
+    logs: Path = Path("runs/slurm")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "nodes", "processes", "cpus", "signal_delay", "parallel")
+        at_least(self, 0, "gpus", "max_requeues")
+        if not self.hours > 0:
+            raise ValueError(f"hours must be above 0, got {self.hours}")
+        if self.processes is not None and self.gpus and self.processes > self.gpus:
+            raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
+
+    @property
+    def tasks(self) -> int:
+        """How many processes a node has."""
+        return self.processes or max(1, self.gpus)
+
+    @property
+    def world(self) -> int:
+        """How many processes one job has."""
+        return self.nodes * self.tasks
+
+    def show(self, jobs: Sequence[Job]) -> str:
+        """Return the script that would be given to sbatch, and what its jobs would run."""
+        slurm = _submitit()
+        command = f"{shlex.quote(this_python())} -u -m submitit.core._submit {shlex.quote(str(self.logs.absolute()))}"
+        script = slurm._make_sbatch_string(
+            command, self.logs, map_count=len(jobs) if len(jobs) > 1 else None, **self._parameters()
+        )
+        return "\n".join([script, *(f"# job {number}: {job}" for number, job in enumerate(jobs))])
+
+    def launch(self, jobs: Sequence[Job]) -> int:
+        """Submit the jobs and say how to follow them; the exit status is 0."""
+        slurm = _submitit()
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise RecipeError("there is no sbatch here: run this on a machine from which jobs are submitted to Slurm")
+        executor = slurm.SlurmExecutor(self.logs)
+        executor.update_parameters(**self._parameters())
+        try:
+            with executor.batch():
+                calls = [SlurmJob(job.command, job.words, self.max_requeues) for job in jobs]
+                submitted = [executor.submit(call) for call in calls]
+        except slurm.utils.UncompletedJobError as error:
+            raise RecipeError(f"Slurm refused the job: {' '.join(str(error).split())}") from error
+        for job, handle in zip(jobs, submitted, strict=True):
+            print(f"job {handle.job_id}: {job}\n  log: {handle.paths.stdout}")
+        first = submitted[0].job_id.split("_")[0]
+        print(
+            f"state: squeue --job={first}\n"
+            f"stop:  scancel --signal=INT {first} (saves a checkpoint first; the same command continues)",
+            flush=True,
+        )
+        return 0
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the settings as submitit calls them; what is None is left to Slurm."""
+        return {
+            "job_name": self.name,
+            "nodes": self.nodes,
+            "ntasks_per_node": self.tasks,
+            # A process sees all GPUs of its node and takes the one of its number, as under torchrun.
+            "gpus_per_node": self.gpus or None,
+            "cpus_per_task": self.cpus,
+            "mem": self.memory,
+            "time": math.ceil(self.hours * 60),
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "signal_delay_s": self.signal_delay,
+            "array_parallelism": self.parallel,
+            "setup": list(self.setup) or None,
+            # From Slurm 22.05 on a step does not take over the cores per task by itself. And a process that fails
+            # should not leave the others waiting for it.
+            "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1", *self.srun],
+            "stderr_to_stdout": True,
+            "wckey": None,
+            "additional_parameters": {"requeue": True, **(self.extra or {})},
+        }
+
+
+def _submitit() -> Any:
+    """Return submitit's module for Slurm.
+
+    Raises:
+        RecipeError: if submitit is not installed.
+    """
+    try:
+        from submitit.slurm import slurm
+    except ImportError as error:
+        raise RecipeError("cluster=slurm needs submitit: pip install 'multisagd[cluster]'") from error
+    return slurm

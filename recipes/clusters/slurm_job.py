@@ -1,0 +1,105 @@
+"""What runs in each process of a Slurm job: the command, and where that was stopped, the way back into the queue.
+
+A signal finds the training in its loop, which saves a checkpoint and stops, or outside of it, where the command ends at
+once. In both cases the first process asks Slurm to run the same job again, and that continues from the checkpoint.
+
+Slurm is asked only if it says that the job is still running: the signal then came before a time limit (USR2, because
+of `--signal`), as the warning before a pre-emption with GraceTime (TERM), or from a person (`scancel --signal=USR2`).
+Otherwise Slurm is ending the job itself and is left to it: pre-emption with PreemptMode=REQUEUE and `scontrol requeue`
+put it back into the queue, and `scancel` means that it should be gone. SIGINT saves and ends the job for good.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+from recipes.engine.errors import Interrupted
+
+AGAIN = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals after which a job is to run again."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A command and its words, to be called in each process of a job."""
+
+    command: str
+    words: tuple[str, ...]
+    max_requeues: int
+
+    def __call__(self) -> None:
+        """Run the command, requeue the job if it was stopped, and exit with the command's status."""
+        told: list[int] = []
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if not told:
+                told.append(number)
+                raise Interrupted(f"stopped by {signal.Signals(number).name} outside of training", number)
+
+        # First of all, because importing torch takes seconds. While training, its own handlers are in their place.
+        for each in AGAIN:
+            signal.signal(each, note)
+        status = 1
+        try:
+            from submitit.helpers import TorchDistributedEnvironment
+
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+            sys.argv = ["multisagd", self.command, *self.words]
+            from recipes.cli import main
+
+            status = main([self.command, *self.words])
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+        finally:
+            # Whatever else has failed since: a process whose neighbour has left cannot go on.
+            number = told[0] if told else status - 128
+            if number in AGAIN or number == signal.SIGINT:
+                for each in AGAIN:
+                    signal.signal(each, signal.SIG_IGN)
+                status = self._stopped(number)
+        sys.exit(status)
+
+    def _stopped(self, number: int) -> int:
+        """Requeue the job if that is wanted, and return the exit status of this process."""
+        if int(os.environ.get("SLURM_PROCID", "0")):
+            return 0  # a failure here would make srun kill the first process, which may still be at work
+        if number in AGAIN:
+            print(requeue(int(os.environ.get("SLURM_RESTART_COUNT", "0")), self.max_requeues), flush=True)
+        return 128 + number
+
+
+def requeue(restarts: int, most: int) -> str:
+    """Ask Slurm to run this job again, unless it is about to end it itself; return what was done.
+
+    `restarts` is how often the job was put back into the queue before, by anyone.
+    """
+    job = job_id()
+    if restarts >= most:
+        return f"job {job} has been requeued {restarts} times and is not again: cluster.max_requeues={most}"
+    if (state := job_state(job)) != "RUNNING":
+        return f"job {job} is {state}: what becomes of it is up to Slurm"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        return f"job {job} could not be requeued: {done.stderr.strip()}"
+    return f"job {job} is requeued, for the {restarts + 1}. time"
+
+
+def job_id() -> str:
+    """Return the id of this job; one of an array is named by its place, because the array's id means all of them."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def job_state(job: str) -> str:
+    """Return the state of a job as Slurm tells it, or why it does not."""
+    done = subprocess.run(
+        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False, timeout=60
+    )
+    found = re.search(r"\bJobState=(\w+)", done.stdout)
+    return found[1] if found else f"unknown to scontrol ({done.stderr.strip()})"

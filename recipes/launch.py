@@ -1,0 +1,155 @@
+"""Run a command elsewhere or more than once: `multisagd launch cluster=… WORDS`, or `python -m recipes.launch …`.
+
+Words that begin with `cluster`, and `command`, say where and what; all others are those of the command that is
+launched, `train` unless said otherwise. Words with several values are a sweep, in the grammar of Hydra's multirun. The
+configuration of every job is composed and its values are checked here, before anything runs or is submitted.
+
+Errors, each in one message: those of the command's configuration; a batch that the processes cannot share; several jobs
+in one folder; several processes for a command that uses one; a cluster that cannot be reached from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from recipes.cli import COMMANDS
+from recipes.clusters.base import Cluster, Job
+from recipes.engine import config as configuration
+from recipes.engine import record
+from recipes.engine.build import Builder
+from recipes.engine.command import take_option
+from recipes.engine.config import Config
+from recipes.engine.distribution import Place
+from recipes.engine.errors import RecipeError, nearest, run_command
+from recipes.engine.help import command_help, show
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
+
+SHARED = ("train", "sample")
+"""Commands whose work several processes share."""
+READING = ("sample", "fidelity", "compare")
+"""Commands whose `run_dir` is a run that they read; several may."""
+SETTINGS = {
+    "sample": "SampleSettings", "compare": "CompareSettings", "demo": "DemoSettings", "design": "DesignSettings",
+    "encode": "EncodeSettings", "fidelity": "FidelitySettings",
+}  # fmt: skip
+"""The settings of the commands, each in the module of its command, that are not `TrainSettings`."""
+PARTIAL = ("fidelity", "compare")
+"""Commands whose settings are a part of their keys."""
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """All keys of `configs/launch.yaml`."""
+
+    cluster: Cluster
+    command: str
+
+    def __post_init__(self) -> None:
+        if self.command not in COMMANDS or self.command == "launch":
+            raise ValueError(f"command={self.command}: there is no such command{nearest(self.command, COMMANDS)}")
+        if self.cluster.world > 1 and self.command not in SHARED:
+            raise ValueError(f"{self.command} runs in one process, and the cluster was asked for {self.cluster.world}")
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Launch the jobs that the arguments describe, or show them, and return the exit status.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    words = [word for word in arguments if word != "--show"]
+    folder = take_option(words, "--config-dir")
+    settings, jobs = planned(words, folder)
+    if "--show" in arguments:
+        print(settings.cluster.show(jobs))
+        return 0
+    return settings.cluster.launch(jobs)
+
+
+def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSettings, list[Job]]:
+    """Return where to run, and the jobs, all of them checked.
+
+    Raises:
+        RecipeError: as `launch`.
+    """
+    overrides = configuration.parse(words)
+    where = [override.input_line or "" for override in overrides if of_launch(override)]
+    settings = Builder().settings(LaunchSettings, configuration.load("launch", where, folder), "")
+    options = [] if folder is None else ["--config-dir", str(Path(folder).absolute())]
+    jobs: list[Job] = []
+    folders: dict[str | None, Job] = {}
+    for combination in itertools.product(*(values(each) for each in overrides if not of_launch(each))):
+        job = Job(settings.command, (*combination, *options))
+        config = checked(settings, combination, folder)
+        run_dir = config.get("run_dir")
+        if run_dir in folders and settings.command not in READING:
+            raise RecipeError(
+                f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}. Name the folder after what differs: "
+                "'run_dir=runs/sweep/${seed}'"
+            )
+        folders[run_dir] = job
+        jobs.append(job)
+    return settings, jobs
+
+
+def of_launch(override: Override) -> bool:
+    """Tell whether a word belongs to this command, and not to the one that is launched."""
+    return override.key_or_group.split(".")[0] in {field.name for field in fields(LaunchSettings)}
+
+
+def values(override: Override) -> list[str]:
+    """Return a word for each value of a sweep; of other words, the word.
+
+    Raises:
+        RecipeError: for a sweep whose values cannot be listed.
+    """
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except (HydraException, AssertionError) as error:
+        raise RecipeError(f"{override.input_line}: list the values (0,1,2), or write range(0,3)") from error
+
+
+def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
+    """Compose the configuration of one job and check its values as the command will, without its data.
+
+    Raises:
+        RecipeError: for what the command would refuse.
+    """
+    config = configuration.load(settings.command, words, folder)
+    module = importlib.import_module(COMMANDS[settings.command][0])
+    kind = getattr(module, SETTINGS[settings.command]) if settings.command in SETTINGS else TrainSettings
+    builder = Builder(tuple(config.get("allow_targets", ())))
+    own = {field.name for field in fields(kind)} if settings.command in PARTIAL else set(config)
+    typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")
+    if settings.command == "train":
+        place = Place(0, settings.cluster.world, 0)
+        Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
+        record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
+    return config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help") for word in words):
+        show(command_help("launch"))
+        return 0
+    statuses: list[int] = []
+    failed = run_command(lambda: statuses.append(launch(words)))
+    return failed or statuses[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
