@@ -30,7 +30,7 @@ PAUSE = 0.5
 OPEN_FILES = 64
 """Local files kept open at a time."""
 
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError)
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotImplementedError, ImportError)
 """Errors that another attempt does not mend."""
 
 IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
@@ -71,7 +71,7 @@ class Source:
             else:
                 data = bytes(self.system.cat_file(self.path, start=start, end=stop))
             if len(data) != stop - start:
-                raise OSError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
+                raise EOFError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
             return data
 
         return patiently(self.url, attempt) if stop > start else b""

@@ -20,8 +20,8 @@ THREADS = 8
 LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
 """Bytes read at a time while an index is made: local files skip media, and remote ones answer too slowly for that."""
 
-REPORTED = 5
-"""Shards that may fail before the others are not even tried."""
+REPORTED = 3
+"""Shards that may fail before the others are not even tried, and that are named."""
 
 EVERY = 30.0
 """Seconds between two lines about how far indexing is."""
@@ -60,7 +60,7 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None) ->
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     if failed:
-        told = "; ".join(str(failed[place]) for place in sorted(failed))
+        told = "; ".join(str(failed[place]) for place in sorted(failed)[:REPORTED])
         raise ValueError(f"{told}. Restore what is damaged or missing, or leave it out of urls")
     return [done[place] for place in range(len(sources))]
 

@@ -1,0 +1,218 @@
+"""Parts of files wherever they lie: addresses, open files, and storage that fails now and then."""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from modalities import byte_ranges
+from modalities.byte_ranges import ATTEMPTS, Source, expanded, find
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Flaky(MemoryFileSystem):
+    """Storage that fails as often as it is told, before it works."""
+
+    protocol = "flaky"
+    failures = 0
+    error: Exception = TimeoutError("too busy")
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("flaky://", "memory://")))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+        if Flaky.failures:
+            Flaky.failures -= 1
+            raise Flaky.error
+        return bytes(super().cat_file(path, start=start, end=end, **more))
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty file system in memory; pauses take no time."""
+    monkeypatch.setattr(byte_ranges, "PAUSE", 0.0)
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    yield system
+    system.store.clear()
+    Flaky.failures, Flaky.error = 0, TimeoutError("too busy")
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves the files of a folder in parts."""
+
+    root: Path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        file = self.root / self.path.lstrip("/")
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data = file.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{hash(data)}"')
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address that it is served at."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "served").mkdir()
+    handler = type("Handler", (Server,), {"root": tmp_path / "served"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_ranges_of_numbers() -> None:
+    assert expanded("a{08..11}.tar") == ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]
+    assert expanded("{0..1}/{5..6}") == ["0/5", "0/6", "1/5", "1/6"]
+    assert expanded("s3://b/{x}.tar") == ["s3://b/{x}.tar"]
+    with pytest.raises(ValueError, match="the range from 5 to 4 falls"):
+        expanded("{5..4}")
+
+
+def test_addresses_of_local_files(tmp_path: Path) -> None:
+    folder = tmp_path / "with [brackets]"
+    folder.mkdir()
+    for name in ("1.tar", "2.tar", "10.tar", "other.txt"):
+        (folder / name).write_bytes(CONTENT)
+    paths = [str(folder / name) for name in ("1.tar", "10.tar", "2.tar")]
+    for urls in (str(folder), f"file://{folder}"):
+        assert [source.url for source in find(urls, ".tar")] == paths
+    assert [source.url for source in find([str(folder / "2.tar"), str(folder / "1{..}.tar")][:1], ".tar")] == paths[2:]
+    plain = tmp_path / "plain"
+    folder.rename(plain)
+    assert [Path(source.url).name for source in find(f"{plain}/*.tar", ".tar")] == ["1.tar", "10.tar", "2.tar"]
+    assert [Path(source.url).name for source in find([f"{plain}/{{1..2}}.tar"], ".tar")] == ["1.tar", "2.tar"]
+    for urls, message in (
+        ([], "no address"),
+        (f"{plain}/x*.tar", r"there is no file .*x\*.tar"),
+        ([f"{plain}/1.tar", f"{plain}/{{1..2}}.tar"], r"1.tar is named twice"),
+        ("nonsense://bucket/1.tar", "nonsense"),
+    ):
+        with pytest.raises((OSError, ValueError), match=message):
+            find(urls, ".tar")
+
+
+def test_addresses_elsewhere(memory: Any) -> None:
+    for name in ("/b/1.tar", "/b/2.tar", "/b/2.txt"):
+        memory.pipe_file(name, CONTENT)
+    for urls in ("memory://b", "memory://b/*.tar", "memory://b/{1..2}.tar", "simplecache::memory://b/*.tar"):
+        found = find(urls, ".tar")
+        assert [source.path for source in found] == ["/b/1.tar", "/b/2.tar"]
+        assert found[0].read(1, 4) == CONTENT[1:4]
+        assert found[0].state()[0] == len(CONTENT)
+        assert not found[0].local
+
+
+def test_a_file_is_known_by_its_state(tmp_path: Path, memory: Any) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"one")
+    (source,) = find(str(path), ".tar")
+    before = source.state()
+    assert source.state() == before
+    os.utime(path, ns=(1, 1))
+    assert source.state() != before
+    memory.pipe_file("/a.tar", b"one")
+    (source,) = find("memory://a.tar", ".tar")
+    before = source.state()
+    memory.pipe_file("/a.tar", b"two")
+    assert source.state() != before
+
+
+def test_few_files_are_open_at_a_time_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(byte_ranges, "OPEN_FILES", 3)
+    for number in range(10):
+        (tmp_path / f"{number}.tar").write_bytes(bytes([number]) * 100)
+    sources = find(str(tmp_path), ".tar")
+    byte_ranges.OPENED._files.clear()
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0  # noqa: PTH208
+    with ThreadPoolExecutor(8) as pool:
+        for number, data in enumerate(pool.map(lambda n: sources[n * 7 % 10].read(n % 5, 90), range(2000))):
+            assert data == bytes([number * 7 % 10]) * (90 - number % 5)
+    assert len(byte_ranges.OPENED._files) == 3
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 3  # noqa: PTH208
+
+
+@pytest.mark.parametrize("failures", [1, ATTEMPTS - 1])
+def test_storage_that_fails_is_tried_again(memory: Any, failures: int) -> None:
+    memory.pipe_file("/a.tar", CONTENT)
+    (source,) = find("flaky://a.tar", ".tar")
+    Flaky.failures = failures
+    assert source.read(100, 200) == CONTENT[100:200]
+    assert Flaky.failures == 0
+
+
+def test_storage_that_goes_on_failing_is_an_error(memory: Any) -> None:
+    memory.pipe_file("/a.tar", CONTENT)
+    (source,) = find("flaky://a.tar", ".tar")
+    Flaky.failures = ATTEMPTS
+    with pytest.raises(OSError, match=rf"^flaky://a.tar: TimeoutError: too busy, in {ATTEMPTS} attempts"):
+        source.read(100, 200)
+    # What cannot be mended by waiting is told at once.
+    Flaky.failures, Flaky.error = 2, PermissionError("no key")
+    with pytest.raises(OSError, match="PermissionError: no key"):
+        source.read(100, 200)
+    assert Flaky.failures == 1
+
+
+def test_a_file_that_is_shorter_than_it_was_is_an_error(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "a.tar").write_bytes(CONTENT)
+    memory.pipe_file("/a.tar", CONTENT)
+    for url in (str(tmp_path / "a.tar"), "memory://a.tar"):
+        (source,) = find(url, ".tar")
+        with pytest.raises(OSError, match=r"a.tar: EOFError: 10 bytes came where 20 were asked for"):
+            source.read(len(CONTENT) - 10, len(CONTENT) + 10)
+
+
+def test_pauses_grow_to_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(byte_ranges.time, "sleep", slept.append)
+    source = Source("x", Flaky(), "/missing")
+    with pytest.raises(OSError, match="FileNotFoundError"):
+        source.read(0, 1)
+    assert slept == []
+    with pytest.raises(OSError, match="busy"):
+        byte_ranges.patiently("x", lambda: (_ for _ in ()).throw(TimeoutError("busy")))
+    assert [0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(slept)] == [True] * (ATTEMPTS - 1)
+
+
+def test_a_web_server_is_read_in_parts(served: tuple[Path, str]) -> None:
+    folder, address = served
+    (folder / "a.tar").write_bytes(CONTENT)
+    (source,) = find(f"{address}/a.tar", ".tar")
+    size, state = source.state()
+    assert size == len(CONTENT)
+    assert state
+    assert source.read(1000, 1010) == CONTENT[1000:1010]
+    with pytest.raises(OSError, match="FileNotFoundError"):
+        find(f"{address}/b.tar", ".tar")[0].state()

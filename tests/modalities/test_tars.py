@@ -1,0 +1,489 @@
+"""Tar shards as a dataset: the examples of a folder of the same files, from wherever the shards lie."""
+
+import errno
+import json
+import os
+import shutil
+import stat
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from modalities import byte_ranges, tar_catalogue, tars
+from modalities.audio import Audio
+from modalities.base import Batch, Dataset, split
+from modalities.files import Folder
+from modalities.image import Image
+from modalities.reading import UnreadableFilesError
+from modalities.tar_index import ShardIndex
+from modalities.tar_packing import Packed, divided, shard_size, write_tar
+from modalities.tars import TarShards, in_memory
+from modalities.video import Video
+
+sys.path.append(str(Path(__file__).parent))
+from test_byte_ranges import Flaky, memory, served  # noqa: F401 - fixtures
+
+IMAGE = Image(size=8, flip=True)
+COUNT, EACH = 23, 5
+DATA = os.environ.get("MULTISAGD_DATA")
+real = pytest.mark.skipif(DATA is None, reason="MULTISAGD_DATA is not set: real data are not there")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Pictures in three classes, each with a caption, whose values are random."""
+    rows = ["file,label,text"]
+    for number in range(COUNT):
+        file = f"{('dog', 'cat', '10', '9')[number % 4]}/{number:02}.{('png', 'JPG')[number % 2]}"
+        path = tmp_path / "photos" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(path, quality=95)
+        rows.append(f"{file},{path.parent.name},“number” {number}")
+    (tmp_path / "photos" / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path / "photos"
+
+
+def packed(folder: Folder, out: Path, each: int = EACH) -> Path:
+    """Pack a folder in its order, `each` files to a shard."""
+    out.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(folder), each):
+        examples = []
+        for place in range(start, min(start + each, len(folder))):
+            label = folder.labels[place]
+            named = None if label is None or folder.classes is None else folder.classes[label]
+            path = folder.root / folder.files[place]
+            facts = {"label": named, "text": folder.caption(place)}
+            examples.append(Packed.of(f"{place:05}", path, path.stat().st_size, facts))
+        write_tar(out / f"{start // each:03}.tar", examples)
+        assert (out / f"{start // each:03}.tar").stat().st_size == shard_size(examples)
+    return out
+
+
+@pytest.fixture
+def folder(photos: Path) -> Folder:
+    return Folder(IMAGE, photos, manifest="list.csv")
+
+
+@pytest.fixture
+def shards(folder: Folder, tmp_path: Path) -> Path:
+    return packed(folder, tmp_path / "shards")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def upload(memory: Any, shards: Path, pattern: str = "*.tar") -> None:  # noqa: F811
+    for path in shards.glob(pattern):
+        memory.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+
+
+def all_of(dataset: Dataset, seeds: bool = True) -> Batch:
+    return dataset.batch(range(len(dataset)), range(100, 100 + len(dataset)) if seeds else None)
+
+
+def assert_equal(left: Batch, right: Batch) -> None:
+    assert torch.equal(left.x0, right.x0)
+    assert (left.labels is None) == (right.labels is None)
+    assert left.labels is None or right.labels is None or torch.equal(left.labels, right.labels)
+    assert left.texts == right.texts
+    assert (left.mask is None) == (right.mask is None)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_shards_give_what_the_folder_gives(folder: Folder, shards: Path, threads: int) -> None:
+    data = TarShards(IMAGE, str(shards), threads=threads)
+    assert len(data) == COUNT
+    assert data.classes == folder.classes == ("9", "10", "cat", "dog")
+    for seeds in (False, True):
+        assert_equal(all_of(data, seeds), all_of(folder, seeds))
+    assert [data.caption(place) for place in range(COUNT)] == [folder.caption(place) for place in range(COUNT)]
+    assert data[22].text == "“number” " + Path(folder.files[22]).stem.lstrip("0")
+    assert torch.equal(data.example(3, 9).x0, folder.example(3, 9).x0)
+    for index in (-1, COUNT):
+        with pytest.raises(IndexError, match=str(index)):
+            data.example(index)
+
+
+@pytest.mark.parametrize(
+    "urls",
+    ["memory://bucket", "memory://bucket/*.tar", "memory://bucket/{000..004}.tar", "filecache::memory://bucket/*.tar"],
+)
+def test_shards_elsewhere_give_it_too(folder: Folder, shards: Path, memory: Any, urls: str) -> None:  # noqa: F811
+    upload(memory, shards)
+    data = TarShards(IMAGE, urls)
+    assert_equal(all_of(data), all_of(folder))
+    assert data.fingerprint == TarShards(IMAGE, [str(path) for path in sorted(shards.glob("*.tar"))]).fingerprint
+
+
+def test_shards_on_a_web_server(folder: Folder, served: tuple[Path, str]) -> None:  # noqa: F811
+    root, address = served
+    packed(folder, root)
+    data = TarShards(IMAGE, address + "/{000..004}.tar")
+    assert_equal(all_of(data), all_of(folder))
+    with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*leave it out of urls"):
+        TarShards(IMAGE, address + "/{000..005}.tar")
+
+
+def test_labels_and_captions_on_request(shards: Path, folder: Folder) -> None:
+    assert TarShards(IMAGE, str(shards), labels="none").classes is None
+    assert all_of(TarShards(IMAGE, str(shards), labels="none")).labels is None
+    assert TarShards(IMAGE, str(shards), captions="none").caption(0) is None
+    assert TarShards(IMAGE, str(shards), captions="labels").caption(0) == Path(folder.files[0]).parent.name
+    other = TarShards(IMAGE, str(shards), label_key="text", text_key="label")
+    assert other.classes is not None
+    assert len(other.classes) == COUNT
+    assert other.caption(0) == Path(folder.files[0]).parent.name
+    assert TarShards(IMAGE, str(shards), label_key="x", text_key="y").classes is None
+    for settings, message in (
+        ({"labels": "folder"}, "labels is auto or none"),
+        ({"captions": "sidecar"}, "captions is auto, labels or none"),
+        ({"captions": "labels", "labels": "none"}, "captions=labels needs classes"),
+        ({"window": 0}, "window"),
+        ({"max_member_bytes": 0}, "max_member_bytes"),
+        ({"max_unreadable": 2}, "fraction"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TarShards(IMAGE, str(shards), **settings)  # type: ignore[arg-type]
+
+
+def add(shard: Path, **files: bytes) -> None:
+    """Append files; `__` in a name stands for the dot."""
+    import io
+
+    with tarfile.open(shard, "a") as tar:
+        for name, content in files.items():
+            header = tarfile.TarInfo(name.replace("__", "."))
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+
+
+def test_a_class_or_caption_that_only_some_have(shards: Path, photos: Path) -> None:
+    content = next(photos.rglob("*.png")).read_bytes()
+    add(shards / "004.tar", new__png=content, new__txt=b"text")
+    with pytest.raises(ValueError, match=r"004.tar/new.png has no class .*labels=none"):
+        TarShards(IMAGE, str(shards))
+    assert TarShards(IMAGE, str(shards), labels="none").caption(COUNT) == "text"
+    add(shards / "003.tar", new__png=content, new__cls=b"cat")
+    with pytest.raises(ValueError, match=r"003.tar/new.png has no caption .*captions=none"):
+        TarShards(IMAGE, str(shards), labels="none")
+    assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT + 2
+
+
+def test_one_of_several_media_is_chosen(photos: Path, tmp_path: Path) -> None:
+    one, two = sorted(photos.rglob("*.png"))[:2]
+    (tmp_path / "s").mkdir()
+    write_tar(tmp_path / "s" / "0.tar", [Packed.of("a", one, one.stat().st_size, {})])
+    add(tmp_path / "s" / "0.tar", a__seg__png=two.read_bytes(), a__wav=b"sound")
+    image = Image(size=8)
+    for media, path in ((None, one), ("png", one), ("seg.png", two), (".seg.PNG", two)):
+        data = TarShards(image, str(tmp_path / "s"), media=media)
+        assert torch.equal(data[0].x0, image.encode(image.load(path)))
+    with pytest.raises(ValueError, match=r"the 1 shards hold no file that ends in \.gif"):
+        TarShards(image, str(tmp_path / "s"), media="gif")
+
+
+def test_subsets_keep_examples_and_tell_what_lies_together(shards: Path) -> None:
+    data = TarShards(IMAGE, str(shards), window=3)
+    assert data.groups == ([5, 5, 5, 5, 3], 3)
+    part = data.subset([0, 1, 4, 6, 20, 22])
+    assert part.groups == ([3, 1, 2], 3)
+    assert part.subset([5, 0, 1]).groups == ([1, 2], 3)
+    assert torch.equal(part.subset([5, 0]).example(0, 3).x0, data.example(22, 3).x0)
+    assert part.caption(3) == data.caption(6)
+    assert part.label(3) == data.label(6)
+    training, held_out = split(data, 4, seed=1)
+    assert sum(training.groups.lengths) == len(training) == COUNT - 4
+    names = [{each.name(place) for place in range(len(each))} for each in (training, held_out)]
+    assert len(names[0] | names[1]) == COUNT
+    assert len({data.fingerprint, training.fingerprint, held_out.fingerprint, part.fingerprint}) == 4
+
+
+def test_the_fingerprint_is_of_the_examples_and_not_of_their_place(
+    shards: Path, folder: Folder, tmp_path: Path
+) -> None:
+    first = TarShards(IMAGE, str(shards)).fingerprint
+    moved = Path(shutil.copytree(shards, tmp_path / "moved"))
+    assert TarShards(IMAGE, f"{moved}/{{000..004}}.tar").fingerprint == first
+    assert TarShards(IMAGE, [str(path) for path in sorted(moved.glob("*.tar"), reverse=True)]).fingerprint != first
+    assert TarShards(IMAGE, str(shards), captions="none").fingerprint != first
+    assert TarShards(IMAGE, str(shards), labels="none").fingerprint != first
+    # Other shards of the same examples have other groups, hence another order.
+    assert TarShards(IMAGE, str(packed(folder, tmp_path / "other", 6))).fingerprint != first
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the shards whose index is made from now on."""
+    sizes: list[int] = []
+    build = ShardIndex.build.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: Any, read: Any, size: int, *more: Any) -> ShardIndex:
+        sizes.append(size)
+        return build(cls, read, size, *more)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(ShardIndex, "build", classmethod(counted))
+    return sizes
+
+
+def test_an_index_is_made_once(shards: Path, made: list[int]) -> None:
+    first = TarShards(IMAGE, str(shards))
+    assert len(made) == 5
+    assert sorted(path.name.split(".tar")[0] for path in shards.glob("*.index")) == ["000", "001", "002", "003", "004"]
+    assert_equal(all_of(TarShards(IMAGE, str(shards))), all_of(first))
+    assert len(made) == 5
+    # What is looked for is another thing, with an index of its own.
+    TarShards(IMAGE, str(shards), text_key="caption")
+    assert len(made) == 10
+    TarShards(IMAGE, str(shards))
+    assert len(made) == 10
+
+
+def test_an_index_of_what_has_changed_is_made_again(shards: Path, folder: Folder, made: list[int]) -> None:
+    TarShards(IMAGE, str(shards))
+    made.clear()
+    before = (shards / "002.tar").stat()
+    # Other classes in a shard of the same size, a shard of another size, and a damaged index.
+    data = (shards / "002.tar").read_bytes()
+    assert b'"cat"' in data
+    (shards / "002.tar").write_bytes(data.replace(b'"cat"', b'"cow"'))
+    assert (shards / "002.tar").stat().st_size == before.st_size
+    add(shards / "003.tar", extra__json=b"{}")
+    next(shards.glob("004.tar.*.index")).write_bytes(b"damaged")
+    data = TarShards(IMAGE, str(shards))
+    assert sorted(made) == sorted((shards / f"00{n}.tar").stat().st_size for n in (2, 3, 4))
+    assert data.classes == ("9", "10", "cat", "cow", "dog")
+    assert torch.equal(all_of(data).x0, all_of(folder).x0)
+    made.clear()
+    TarShards(IMAGE, str(shards))
+    assert made == []
+
+
+def test_where_shards_cannot_be_written_the_index_is_kept_elsewhere(
+    shards: Path, cache: Path, tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def refusing(path: Path, content: bytes) -> None:
+        if path.parent in refused:
+            raise PermissionError("read-only")
+        write(path, content)
+
+    write, refused = tar_catalogue.write_index, {shards}
+    monkeypatch.setattr(tar_catalogue, "write_index", refusing)
+    for _ in range(2):
+        TarShards(IMAGE, str(shards))
+    assert len(made) == 5
+    assert len(list((cache / "multisagd" / "index").iterdir())) == 5
+    assert not list(shards.glob("*.index"))
+    for _ in range(2):
+        TarShards(IMAGE, str(shards), index=tmp_path / "named")
+    assert len(made) == 10
+    assert len(list((tmp_path / "named").iterdir())) == 5
+    # Shards of the same name elsewhere have indices of their own.
+    TarShards(IMAGE, str(shutil.copytree(shards, tmp_path / "copy")), index=tmp_path / "named")
+    assert len(list((tmp_path / "named").iterdir())) == 10
+    assert caplog.text == ""
+    refused.add(tmp_path / "nowhere")
+    assert len(TarShards(IMAGE, str(shards), index=tmp_path / "nowhere")) == COUNT
+    assert "could be kept nowhere: set data.index" in caplog.text
+
+
+def test_an_index_is_there_whole_or_not_at_all(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        assert len(TarShards(IMAGE, str(shards))) == COUNT
+    assert sorted(path.suffix for path in shards.iterdir()) == [".tar"] * 5
+    TarShards(IMAGE, str(shards))
+    index = next(shards.glob("*.index"))
+    assert stat.S_IMODE(index.stat().st_mode) == stat.S_IMODE((shards / "000.tar").stat().st_mode)
+
+
+def test_many_that_start_together_agree(shards: Path, made: list[int]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: TarShards(IMAGE, str(shards)).fingerprint, range(16)))
+    assert len(set(found)) == 1
+    assert len(made) < 16 * 5
+    assert len(list(shards.iterdir())) == 10
+
+
+def test_an_uploaded_index_saves_the_pass(shards: Path, folder: Folder, memory: Any, made: list[int]) -> None:  # noqa: F811
+    TarShards(IMAGE, str(shards))
+    upload(memory, shards, "*")
+    made.clear()
+    assert_equal(all_of(TarShards(IMAGE, "memory://bucket")), all_of(folder))
+    assert made == []
+    # One that is not of this shard is not believed: another size, or another last header.
+    content = (shards / "001.tar").read_bytes()
+    add(shards / "002.tar", extra__json=b"{}" + b" " * 9999)
+    memory.pipe_file("/bucket/002.tar", (shards / "002.tar").read_bytes())
+    header = content.rindex(b"00009.", 0, content.rindex(b"00009.json"))
+    other = touched(content, header)
+    memory.pipe_file("/bucket/001.tar", other)
+    TarShards(IMAGE, "memory://bucket")
+    assert sorted(made) == sorted([len(other), (shards / "002.tar").stat().st_size])
+
+
+def touched(content: bytes, place: int) -> bytes:
+    """Change the time in the header at a place, and its sum with it."""
+    header = bytearray(content[place : place + 512])
+    header[136:148] = b"00000000001\0"
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
+    return content[:place] + bytes(header) + content[place + 512 :]
+
+
+def test_damaged_and_missing_shards_are_named_before_work_begins(shards: Path) -> None:
+    whole = (shards / "001.tar").read_bytes()
+    (shards / "001.tar").write_bytes(whole[:-11_000])
+    (shards / "003.tar").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(ValueError, match=r"001.tar: it is cut off.*; .*003.tar: it is no tar archive\. Restore"):
+        TarShards(IMAGE, str(shards))
+    (shards / "003.tar").unlink()
+    (shards / "001.tar").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"003.tar: FileNotFoundError"):
+        TarShards(IMAGE, f"{shards}/{{000..004}}.tar")
+    assert len(TarShards(IMAGE, str(shards))) == COUNT - EACH
+
+
+def test_many_failing_shards_are_not_all_tried(shards: Path) -> None:
+    with pytest.raises(ValueError, match="FileNotFoundError") as caught:
+        TarShards(IMAGE, f"{shards}/{{100..999}}.tar")
+    assert str(caught.value).count("FileNotFoundError") == 3
+
+
+def test_a_shard_that_changes_under_a_run_ends_it(shards: Path) -> None:
+    data = TarShards(IMAGE, str(shards))
+    content = (shards / "000.tar").read_bytes()
+    (shards / "000.tar").write_bytes(touched(content, 0))
+    with pytest.raises(UnreadableFilesError, match=r"000.tar has changed since this command began: start it again"):
+        data.batch([0, 7])
+    (shards / "000.tar").write_bytes(content[:600])
+    with pytest.raises(
+        UnreadableFilesError, match=r"000.tar: EOFError: .* bytes came where .*the same command continues"
+    ):
+        data.batch([0, 7])
+    assert data.unreadable == {}
+    assert data.batch([7]).x0.shape == (1, 3, 8, 8)
+
+
+def test_storage_that_fails_for_good_ends_a_run(shards: Path, memory: Any) -> None:  # noqa: F811
+    upload(memory, shards)
+    data = TarShards(IMAGE, "flaky://bucket/{000..004}.tar")
+    Flaky.failures = 2
+    assert data.batch([1]).x0.shape == (1, 3, 8, 8)
+    Flaky.failures = 10**6
+    with pytest.raises(UnreadableFilesError, match=r"too busy, in 7 attempts. Once it can be reached"):
+        data.batch([0, 1, 2])
+    assert data.unreadable == {}
+
+
+def test_media_that_cannot_be_read_are_named_and_replaced_as_in_a_folder(photos: Path, tmp_path: Path) -> None:
+    file = Folder(IMAGE, photos, manifest="list.csv").files[6]
+    (photos / file).write_bytes(b"broken")
+    folder = Folder(IMAGE, photos, manifest="list.csv")
+    shards = packed(folder, tmp_path / "shards")
+    data = TarShards(IMAGE, str(shards))
+    assert_equal(all_of(data), all_of(folder))
+    name = f"{shards}/001.tar/00006{Path(file).suffix.lower()}"
+    assert list(data.unreadable) == [name]
+    data.save_unreadable(tmp_path / "unreadable.json")
+    assert json.loads((tmp_path / "unreadable.json").read_text())["unreadable"][0]["path"] == name
+    with pytest.raises(UnreadableFilesError, match=r"1 of 23 files .* allows 0: .*001.tar/00006"):
+        TarShards(IMAGE, str(shards), max_unreadable=0).batch([6])
+
+
+def test_media_beyond_the_limit_are_not_read(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TarShards(IMAGE, str(shards), max_member_bytes=20, max_unreadable=1)
+    monkeypatch.setattr(byte_ranges.Source, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UnreadableFilesError, match="bytes, and max_member_bytes=20"):
+        data.batch(range(COUNT))
+
+
+class Adapter(Image):
+    """A modality that says what it was given."""
+
+    given: list[Path] = []  # noqa: RUF012
+
+    def load(self, path: Path, seed: int | None = None) -> torch.Tensor:
+        assert path.is_file()
+        Adapter.given.append(path)
+        return super().load(path, seed)
+
+
+@pytest.mark.parametrize("memory_folder", ["/dev/shm", "/nowhere"])
+def test_a_modality_gets_a_file_that_is_gone_afterwards(
+    shards: Path, folder: Folder, memory_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "MEMORY", Path(memory_folder))
+    Adapter.given.clear()
+    data = TarShards(Adapter(size=8, flip=True), str(shards), threads=1)
+    all_of(data)
+    assert [path.suffix for path in Adapter.given] == [Path(file).suffix.lower() for file in folder.files]
+    assert not any(path.exists() for path in Adapter.given)
+    if Path(memory_folder).exists():
+        assert {str(path.parent) for path in Adapter.given} == {memory_folder}
+
+
+def test_a_full_memory_gives_way_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = tars._written
+
+    def full(content: Any, suffix: str, folder: Path) -> Path:
+        if folder == tmp_path:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(content, suffix, folder)
+
+    monkeypatch.setattr(tars, "MEMORY", tmp_path)
+    monkeypatch.setattr(tars, "_written", full)
+    with in_memory(b"content", ".x") as path:
+        assert path.read_bytes() == b"content"
+        assert path.parent != tmp_path
+    with pytest.raises(KeyError), in_memory(b"", ".x") as path:
+        raise KeyError
+    assert not path.exists()
+
+
+def test_division_into_shards() -> None:
+    assert list(divided([4, 4, 4, 4, 4], 8)) == [range(2), range(2, 4), range(4, 5)]
+    assert list(divided([9, 1, 9, 2], 8)) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
+    assert list(divided([1], 8)) == [range(1)]
+
+
+def test_the_same_files_give_the_same_bytes(folder: Folder, shards: Path, tmp_path: Path) -> None:
+    for file in folder.files:
+        os.utime(folder.root / file, (1, 1))
+        (folder.root / file).chmod(0o600)
+    again = packed(folder, tmp_path / "again")
+    for path in shards.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+@real
+@pytest.mark.parametrize(
+    ("modality", "place", "settings"),
+    [
+        (Image(size=32, flip=True), "images/sign_digits", {}),
+        (Audio(rate=8000, seconds=0.5), "audio/fsdd/recordings", {"labels": "name", "pattern": r"^(\d)"}),
+        (Video(frames=4, fps=8, size=32), "video/intel_sample_videos", {}),
+    ],
+    ids=["images", "sounds", "clips"],
+)
+def test_real_media_are_those_of_the_folder(tmp_path: Path, modality: Any, place: str, settings: Any) -> None:
+    folder = Folder(modality, f"{DATA}/{place}", **settings)
+    folder = folder.subset(range(0, len(folder), max(1, len(folder) // 30)))
+    if "video" in place:
+        folder = folder.subset([n for n, file in enumerate(folder.files) if (folder.root / file).stat().st_size < 2e6])
+    data = TarShards(modality, str(packed(folder, tmp_path / "real")))
+    assert_equal(all_of(data), all_of(folder))
+    assert data.unreadable == {}
