@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 
 from recipes.cli import COMMANDS
 from recipes.clusters.base import Cluster, Job
+from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
@@ -71,7 +72,7 @@ def launch(arguments: Sequence[str]) -> int:
     folder = take_option(words, "--config-dir")
     settings, jobs = planned(words, folder)
     if "--show" in arguments:
-        print(settings.cluster.show(jobs))
+        show(settings.cluster.show(jobs))
         return 0
     return settings.cluster.launch(jobs)
 
@@ -136,7 +137,8 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     if settings.command == "train":
         place = Place(0, settings.cluster.world, 0)
         Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
-        record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
+        if not isinstance(settings.cluster, Written):  # else the folder is one of another machine
+            record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 
 

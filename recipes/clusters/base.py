@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
@@ -65,15 +64,3 @@ def at_least(settings: object, least: int, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def numbered(name: str, jobs: Sequence[Job]) -> list[tuple[str, Job]]:
-    """Return each job with a name that Kubernetes and SkyPilot accept: letters, digits and dashes.
-
-    Raises:
-        ValueError: if no such name is left of `name`.
-    """
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if not plain or not plain[0].isalpha():
-        raise ValueError(f"name must begin with a letter, got {name!r}")
-    return [(plain if len(jobs) == 1 else f"{plain}-{number}", job) for number, job in enumerate(jobs)]

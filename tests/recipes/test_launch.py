@@ -1,0 +1,286 @@
+"""Jobs are composed and checked before anything runs, and run here, in turn, in as many processes as asked for."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny import TINY, last_state, tiny_run
+
+from recipes.clusters.base import Job
+from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.launch import main, planned
+
+ROOT = Path(__file__).parents[2]
+TWO = ["cluster=kubernetes", "cluster.image=multisagd:1", "cluster.nodes=2", "cluster.gpus=4", "cluster.claim=disk"]
+
+
+def words_of(*words: str) -> list[list[str]]:
+    return [list(job.words) for job in planned(words)[1]]
+
+
+def documents(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    assert main(words) == 0
+    return list(yaml.safe_load_all(capsys.readouterr().out))
+
+
+def test_words_go_to_the_cluster_or_to_the_command() -> None:
+    settings, jobs = planned(["run_dir=r", "cluster=local", "seed=3", "cluster.processes=4", "command=train"])
+    assert settings.cluster.world == 4
+    assert jobs == [Job("train", ("run_dir=r", "seed=3"))]
+
+
+def test_several_values_make_a_job_of_each() -> None:
+    assert words_of("run_dir=r/${seed}/${spectrum.exponent}", "seed=range(0,2)", "spectrum=power_law",
+                    "spectrum.exponent=-1,-2", "modality.size=16") == [
+        ["run_dir=r/${seed}/${spectrum.exponent}", f"seed={seed}", "spectrum=power_law",
+         f"spectrum.exponent={exponent}", "modality.size=16"]
+        for seed in (0, 1) for exponent in (-1, -2)
+    ]  # fmt: skip
+    assert [words[0] for words in words_of("spectrum=white,power_law", "run_dir=r/${spectrum._target_}")] == [
+        "spectrum=white", "spectrum=power_law"
+    ]  # fmt: skip
+    assert len(words_of("command=sample", "seed=0,1", "run_dir=r")) == 2
+    assert words_of("run_dir='a, b'") == [["run_dir='a, b'"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sed=1 run_dir=r", "unknown key 'sed'; did you mean 'seed'"),
+        ("", "run_dir has no value"),
+        ("run_dir=r cluster=slrum", "cluster=slrum: there is no such choice; did you mean 'slurm'"),
+        ("run_dir=r cluster=slurm cluster.nods=2", "did you mean 'cluster.nodes'"),
+        ("run_dir=r cluster.processes=0", "cluster: processes must be at least 1, got 0"),
+        ("run_dir=r cluster.processes=two", "cluster.processes: expected a whole number, got 'two'"),
+        ("run_dir=r cluster._target_=os.system", "not under an allowed package"),
+        ("run_dir=r command=trian", "command=trian: there is no such command; did you mean 'train'"),
+        ("run_dir=r command=launch", "there is no such command"),
+        ("run_dir=r command=fidelity cluster.processes=2", "fidelity runs in one process"),
+        ("run_dir=r command=compare bands=0", "expected reference >= 4 and bands >= 1"),
+        ("run_dir=r training.batch=0", "training: batch must be above 0"),
+        ("run_dir=r cluster.processes=3", "training.batch=64 cannot be split over 3 processes"),
+        ("run_dir=r cluster=slurm cluster.nodes=3 cluster.gpus=2", "cannot be split over 6 processes"),
+        ("run_dir=r cluster=slurm cluster.processes=4 cluster.gpus=2", "processes=4 of a node cannot share its gpus=2"),
+        ("run_dir=r cluster=slurm cluster.hours=0", "hours must be above 0"),
+        ("run_dir=r seed=0,1", "two jobs would work in r: multisagd train run_dir=r seed=0 and"),
+        ("run_dir=r/${seed} seed=0,1 training.batch=64,7 cluster.processes=2", "cannot be split over 2 processes"),
+        ("run_dir=r seed=glob(*)", "list the values"),
+        ("run_dir=r cluster.processes=1,2", "Ambiguous value"),
+        ("run_dir=r cluster=kubernetes", "cluster.image has no value"),
+        ("run_dir=r cluster=kubernetes cluster.image=i cluster.kind=pod", "expected one of pytorchjob, jobset"),
+        ("run_dir=r cluster=kubernetes cluster.image=i cluster.name=My_job", "small letters, digits and dashes"),
+        ("run_dir=r cluster=skypilot cluster.gpus=8", "gpus=8 needs to know of which kind"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run")
+    with pytest.raises(RecipeError, match="seed: 0 -> 1"):
+        planned([*TINY, f"run_dir={tmp_path / 'run'}", "seed=1"])
+    assert planned([*TINY, f"run_dir={tmp_path / 'run'}", "training.samples=128"])[1]
+
+
+def test_local_jobs_run_in_turn_and_the_worst_status_counts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The second of three fails, in a way that only shows when it runs."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / ".lock").mkdir()
+    status = main([*TINY, "seed=0,1,2", f"run_dir={tmp_path}/${{seed}}"])
+    told = capfd.readouterr()
+    assert status == 1, told.err
+    assert "error: 1 of 3 jobs failed: 2 (status 1)" in told.err
+    assert "job 3 of 3: multisagd train" in told.out
+    for seed in (0, 2):
+        assert last_state(tmp_path / str(seed)).samples == 96
+
+
+def test_a_local_job_in_two_processes_stops_saves_and_continues(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "recipes.cli", "launch", "cluster=local", "cluster.processes=2", *TINY]
+    command += ["every.log=16", "every.checkpoint=0", f"run_dir={run_dir}"]
+    with subprocess.Popen([*command, "training.samples=1000000"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
+        deadline = time.monotonic() + 120
+        while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").stat().st_size:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGUSR1)
+        _, errors = first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGUSR1, errors
+    stopped = last_state(run_dir).samples
+    assert 0 < stopped < 1000000
+    done = subprocess.run([*command, f"training.samples={stopped + 32}"], cwd=ROOT, timeout=120, check=False)
+    assert done.returncode == 0
+    assert last_state(run_dir).samples == stopped + 32
+
+
+def test_the_script_for_sbatch(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cluster=slurm", "cluster.nodes=2", "cluster.gpus=4", "cluster.hours=1.5", "cluster.memory=100GB",
+             "cluster.partition=long", 'cluster.setup=["module load cuda"]', "cluster.extra={mail-type:FAIL}",
+             "cluster.logs=/tmp/logs", "run_dir=r/${seed}", "--show"]  # fmt: skip
+    assert main([*words, "seed=1"]) == 0
+    script = capsys.readouterr().out
+    for line in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=8", "time=90", "mem=100GB",
+                 "partition=long", "signal=USR2@120", "requeue", "open-mode=append", "mail-type=FAIL"):  # fmt: skip
+        assert f"\n#SBATCH --{line}\n" in script
+    assert "\nmodule load cuda\n" in script
+    assert "srun --unbuffered --output /tmp/logs/%j_%t_log.out --cpus-per-task=8 --kill-on-bad-exit=1" in script
+    assert script.endswith("# job 0: multisagd train 'run_dir=r/${seed}' seed=1\n")
+    assert main([*words, "seed=1,2,3", "cluster.parallel=2"]) == 0
+    assert "\n#SBATCH --array=0-2%2\n" in capsys.readouterr().out
+
+
+def test_without_slurm_or_submitit_launching_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["cluster=slurm", "run_dir=r"]) == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "submitit.slurm", None)
+    assert main(["cluster=slurm", "run_dir=r"]) == 2
+    assert "pip install 'multisagd[cluster]'" in capsys.readouterr().err
+
+
+def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> Path:
+    """Put a `scontrol` first on the path that tells a state and notes what else it is asked to do."""
+    asked = folder / "asked"
+    program = folder / "scontrol"
+    program.write_text(f'#!/bin/sh\n[ "$1" = show ] && echo JobId=7 JobState={state} || echo "$@" >> {asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return asked
+
+
+@pytest.mark.parametrize(("state", "restarts", "again"), [("RUNNING", 0, True), ("RUNNING", 5, False),
+                                                          ("COMPLETING", 0, False)])  # fmt: skip
+def test_a_job_is_requeued_while_it_runs_and_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, restarts: int, again: bool
+) -> None:
+    asked = fake_slurm(tmp_path, monkeypatch, state)
+    told = requeue(restarts, most=5)
+    assert (asked.read_text() == "requeue 7\n") if again else not asked.exists()
+    assert ("is requeued" in told) == again
+
+
+def test_a_job_of_an_array_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert job_id() == "8"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert job_id() == "7_3"
+
+
+@pytest.mark.parametrize(("rank", "status"), [("0", 140), ("1", 0)])
+def test_a_signal_outside_of_training_requeues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, status: int
+) -> None:
+    """Whatever the command was doing; the other processes leave quietly."""
+    asked = fake_slurm(tmp_path, monkeypatch, "RUNNING")
+    for name, value in {"SLURM_PROCID": rank, "SUBMITIT_EXECUTOR": "slurm", "SLURM_NTASKS": "2",
+                        "SLURM_JOB_NODELIST": "n[1-2]"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")  # so that they are as before at the end
+    monkeypatch.setattr("recipes.cli.main", lambda words: signal.raise_signal(signal.SIGUSR2))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    monkeypatch.setattr(sys, "argv", [])
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            SlurmJob("train", ("run_dir=r",), 5)()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == status
+    assert asked.exists() == (rank == "0")
+
+
+def test_a_manifest_for_the_training_operator(capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = documents(capsys, *TWO, "cluster.memory=100Gi", "run_dir=/runs/a b")
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert {name: replica["replicas"] for name, replica in replicas.items()} == {"Master": 1, "Worker": 1}
+    assert replicas["Master"]["template"] == replicas["Worker"]["template"]
+    assert {replica["restartPolicy"] for replica in replicas.values()} == {"OnFailure"}
+    pod = replicas["Master"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 120
+    (container,) = pod["containers"]
+    assert container["name"] == "pytorch"
+    assert container["resources"] == {"requests": {"cpu": 8, "memory": "100Gi"}, "limits": {"nvidia.com/gpu": 4}}
+    assert {"--nnodes=2", "--nproc-per-node=4", "--node-rank=$(RANK)"} < set(container["command"])
+    assert container["command"][-4:] == ["-m", "recipes.cli", "train", "run_dir=/runs/a b"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {"claimName": "disk"} in [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]
+    (alone,) = documents(capsys, "cluster=kubernetes", "cluster.image=i", "run_dir=r")
+    assert set(alone["spec"]["pytorchReplicaSpecs"]) == {"Master"}
+
+
+def test_jobsets_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TWO, "cluster.kind=jobset", "seed=0,1", "run_dir=/runs/${seed}"]
+    jobs = documents(capsys, *words)
+    assert [job["metadata"]["name"] for job in jobs] == ["multisagd-0", "multisagd-1"]
+    assert (jobs[0]["apiVersion"], jobs[0]["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobs[0]["spec"]["failurePolicy"] == {"maxRestarts": 100}
+    (replicated,) = jobs[1]["spec"]["replicatedJobs"]
+    template = replicated["template"]["spec"]
+    assert (template["parallelism"], template["completions"], template["backoffLimit"]) == (2, 2, 0)
+    pod = template["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    command = pod["containers"][0]["command"]
+    assert "--master-addr=multisagd-1-node-0-0.multisagd-1" in command
+    assert "--node-rank=$(JOB_COMPLETION_INDEX)" in command
+    assert main([*words, f"cluster.out={tmp_path / 'out'}"]) == 0
+    assert f"kubectl apply -f {tmp_path / 'out'}" in capsys.readouterr().out
+    assert [yaml.safe_load((tmp_path / "out" / f"multisagd-{i}.yaml").read_text()) for i in (0, 1)] == jobs
+
+
+def test_a_task_for_skypilot_runs_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its shell lines are run, in place of SkyPilot, with the variables that it sets on the first of two machines."""
+    (task,) = documents(capsys, "cluster=skypilot", "cluster.nodes=2", "cluster.gpus=4", "cluster.accelerator=H100",
+                        "cluster.bucket=s3://my-runs", "run_dir='/runs/a b'")  # fmt: skip
+    assert task["num_nodes"] == 2
+    assert task["resources"] == {
+        "accelerators": "H100:4", "use_spot": True, "job_recovery": {"max_restarts_on_errors": 3}
+    }  # fmt: skip
+    assert task["file_mounts"] == {"/runs": {"source": "s3://my-runs", "mode": "MOUNT"}}
+    assert task["setup"] == "pip install -e .\n"
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euc", task["run"]], capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"},
+    )  # fmt: skip
+    told = done.stdout.splitlines()
+    assert told[:2] == ["-m", "torch.distributed.run"]
+    assert {"--nnodes=2", "--nproc-per-node=4", "--node-rank=1", "--master-addr=10.0.0.1"} < set(told)
+    assert told[-4:] == ["-m", "recipes.cli", "train", "run_dir='/runs/a b'"]
+
+
+def test_choices_of_the_users_own_reach_the_jobs(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "ours.yaml").write_text("defaults: [slurm]\npartition: long\ngpus: 4\n")
+    settings, jobs = planned(["cluster=ours", "run_dir=r"], str(tmp_path))
+    assert settings.cluster.world == 4
+    assert jobs[0].words == ("run_dir=r", "--config-dir", str(tmp_path))
+
+
+@pytest.mark.parametrize("choice", ["local", "slurm", "kubernetes", "skypilot"])
+def test_every_cluster_composes(choice: str) -> None:
+    image = ["cluster.image=i"] if choice == "kubernetes" else []
+    settings, _ = planned([f"cluster={choice}", *image, "run_dir=r"])
+    config = configuration.load("launch", [f"cluster={choice}", *image])
+    assert type(settings.cluster)(**{k: v for k, v in config["cluster"].items() if k != "_target_"}).world == 1
