@@ -67,7 +67,7 @@ class Source:
 
         def attempt() -> bytes:
             if self.local:
-                data = OPENED.read(self.path, start, stop - start)
+                data = OPENED.read(self, start, stop - start)
             else:
                 data = bytes(self.system.cat_file(self.path, start=start, end=stop))
             if len(data) != stop - start:
@@ -82,13 +82,14 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._files: OrderedDict[Source, _Descriptor] = OrderedDict()
 
-    def read(self, path: str, start: int, count: int) -> bytes:
+    def read(self, source: Source, start: int, count: int) -> bytes:
         """Return up to `count` bytes; a file that fails is opened anew the next time."""
         with self._lock:
-            file = self._files.pop(path, None) or _Descriptor(path)
-            self._files[path] = file
+            # By source and not by path: another source of the same path was made later, and may be another file.
+            file = self._files.pop(source, None) or _Descriptor(source.path)
+            self._files[source] = file
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
         try:
@@ -100,7 +101,7 @@ class OpenFiles:
             return parts[0] if len(parts) == 1 else b"".join(parts)
         except OSError:
             with self._lock:
-                self._files.pop(path, None)
+                self._files.pop(source, None)
             raise
 
 

@@ -1,0 +1,184 @@
+"""Packing folders: the same examples, the same bytes, and what was begun is finished."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from modalities import tar_packing
+from modalities.files import Folder
+from modalities.image import Image
+from modalities.tars import TarShards
+from recipes.engine import config as configuration
+from recipes.engine.errors import Interrupted, RecipeError
+from recipes.pack import main, pack
+
+COUNT = 30
+IMAGE = Image(size=8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rows = []
+    for number in range(COUNT):
+        file = f"{('cat', 'dog', '2', '10')[number % 4]}/{number:02}.PNG"
+        (tmp_path / "photos" / file).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / "photos" / file)
+        rows.append(json.dumps({"file": file, "text": f"“number” {number}"}))
+    (tmp_path / "photos" / "list.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path / "photos"
+
+
+def run(photos: Path, out: Path, *words: str) -> Path:
+    pack(configuration.load("pack", [f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000", *words]))
+    return out
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+
+
+def tars_of(out: Path) -> dict[str, bytes]:
+    return {name: data for name, data in content(out).items() if name.endswith(".tar")}
+
+
+def test_shards_hold_the_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data.manifest=list.jsonl", "data.labels=folder"]
+    out = run(photos, tmp_path / "out", *words)
+    shards = sorted(tars_of(out))
+    assert shards == [f"{number:06}.tar" for number in range(len(shards))]
+    assert len(shards) > 3
+    assert all(len(data) <= 12_000 + 10_240 for data in tars_of(out).values())
+    folder, data = Folder(IMAGE, photos, "folder", manifest="list.jsonl"), TarShards(IMAGE, str(out))
+    assert data.classes == folder.classes == ("2", "10", "cat", "dog")
+    facts: list[dict[str, Any]] = []
+    for shard in shards:
+        with tarfile.open(out / shard) as archive:
+            names = archive.getnames()
+            assert [name.split(".")[1] for name in names] == ["png", "json"] * (len(names) // 2)
+            facts += [json.load(archive.extractfile(name)) for name in names[1::2]]  # type: ignore[arg-type]
+            assert {(each.mtime, each.uid, each.gid, each.mode) for each in archive} == {(0, 0, 0, 0o644)}
+    order = [folder.files.index(each["file"]) for each in facts]
+    assert sorted(order) == list(range(COUNT))
+    assert order != sorted(order)
+    whole, expected = data.batch(range(COUNT)), folder.batch(order)
+    assert torch.equal(whole.x0, expected.x0)
+    assert whole.labels is not None
+    assert expected.labels is not None
+    assert torch.equal(whole.labels, expected.labels)
+    assert whole.texts == expected.texts
+    assert f"data=webdataset data.urls={out}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_classes_and_in_order(photos: Path, tmp_path: Path) -> None:
+    out = run(photos, tmp_path / "out", "shuffle=false", "data.labels=none", "shard_bytes=1000000000")
+    assert list(tars_of(out)) == ["000000.tar"]
+    data = TarShards(IMAGE, str(out))
+    assert data.classes is None
+    assert data.caption(0) is None
+    assert torch.equal(data.batch(range(COUNT)).x0, Folder(IMAGE, photos, "none").batch(range(COUNT)).x0)
+
+
+def test_the_same_files_give_the_same_bytes_and_seeds_another_mix(photos: Path, tmp_path: Path) -> None:
+    first = run(photos, tmp_path / "first")
+    copy = shutil.copytree(photos, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert tars_of(run(copy, tmp_path / "second")) == tars_of(first)
+    assert tars_of(run(photos, tmp_path / "third", "seed=1")) != tars_of(first)
+
+
+def test_training_makes_no_index_again(photos: Path, tmp_path: Path) -> None:
+    out = run(photos, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    TarShards(IMAGE, str(out))
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_what_was_stopped_is_finished(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(photos, tmp_path / "whole")
+    written = []
+    write = tar_packing._header
+
+    def header(name: str, size: int) -> tarfile.TarInfo:
+        written.append(name)
+        if len(written) == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(name, size)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as context:
+        context.setattr(tar_packing, "_header", header)
+        with pytest.raises(Interrupted, match=r"[1-9] shards are in .*The same command continues"):
+            run(photos, out)
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert 0 < len(finished) < len(tars_of(whole))
+    assert all(tars_of(out)[name] == tars_of(whole)[name] for name in finished)
+    # A shard that was cut off meanwhile, and one that lost its index, are mended too.
+    (out / "000000.tar").write_bytes(b"half")
+    run(photos, out)
+    assert tars_of(out) == tars_of(whole)
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}.items() >= {
+        (name, time) for name, time in finished.items() if name != "000000.tar"
+    }
+    assert len(list(out.glob("*.index"))) == len(tars_of(whole))
+    assert not list(out.glob("*.partial"))
+
+
+def test_killed_and_given_again(photos: Path, tmp_path: Path) -> None:
+    """A process that dies in the middle of a shard leaves no half of one under its name."""
+    program = (
+        "import os, sys\nfrom modalities import tar_packing\nfrom recipes.pack import main\n"
+        "write, names = tar_packing._header, []\n"
+        "def header(name, size):\n    names.append(name)\n    len(names) == 30 and os._exit(9)\n"
+        "    return write(name, size)\n"
+        "tar_packing._header = header\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    words = [f"data.root={photos}", f"run_dir={tmp_path / 'out'}", "shard_bytes=12000"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=root, check=False, timeout=60)
+    assert done.returncode == 9
+    whole = tars_of(run(photos, tmp_path / "whole"))
+    left = tars_of(tmp_path / "out")
+    assert left
+    assert left.items() < whole.items()
+    assert tars_of(run(photos, tmp_path / "out")) == whole
+
+
+def test_mistakes_are_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(photos, tmp_path / "out")
+    before = content(out)
+    for words, message in (
+        (["seed=1"], "these differ: seed: 0 -> 1"),
+        (["shard_bytes=20000"], "shard_bytes: 12000 -> 20000"),
+        (["data.labels=none"], r"these differ: .*fingerprint"),
+        (["shard_bytes=0"], "shard_bytes must be at least 1"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            run(photos, out, *words)
+    with pytest.raises(RecipeError, match=r"data: Digits is no folder of files: give data=folder"):
+        pack(configuration.load("pack", ["data=digits", f"run_dir={tmp_path / 'none'}"]))
+    assert not (tmp_path / "none").exists()
+    assert content(out) == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(RecipeError, match=r"full is not empty and holds no shards"):
+        run(photos, tmp_path / "full")
+    (photos / "cat" / "00.PNG").write_bytes(b"other")
+    assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2
+    assert "holds shards of other files or settings; these differ: sizes" in capsys.readouterr().err
+
+
+def test_a_file_that_changes_meanwhile_is_named(photos: Path, tmp_path: Path) -> None:
+    example = tar_packing.Packed.of("0", photos / "cat" / "00.PNG", 7, {})
+    with pytest.raises(ValueError, match=r"00.PNG has changed since this command began"):
+        tar_packing.write_tar(tmp_path / "a.tar", [example])
