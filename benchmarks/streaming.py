@@ -2,9 +2,9 @@
 
 Run on an idle machine: `python -m benchmarks.streaming`. Files are JPEG of 640×480, packed as `multisagd pack` does.
 All ways read batches of random examples in turn, with --threads threads, so that ratios are paired: the folder
-(`Folder.batch`), shards on the same disk, and the same shards through fsspec, from memory (`memory://`: what fsspec costs
-without a network) and from a web server in this process (`http://`, which takes its share of the processor). Everything
-is in the page cache: what a network or a cold disk adds is not measured here.
+(`Folder.batch`), shards on the same disk, and the same shards through fsspec, from memory (`memory://`: what fsspec
+costs without a network) and from a web server in this process (`http://`, which takes its share of the processor).
+Everything is in the page cache: what a network or a cold disk adds is not measured here.
 
 Then --examples are streamed from the local shards as in training, in its order, --workers batches ahead, and the memory
 that this process holds is printed ten times on the way, with its slope over all but the first two. At last the consumer
