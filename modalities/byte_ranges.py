@@ -14,11 +14,13 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 T = TypeVar("T")
@@ -43,6 +45,8 @@ class Source:
     def __init__(self, url: str, system: Any, path: str) -> None:
         self.url, self.system, self.path = url, system, path
         self.local = isinstance(system, LocalFileSystem)
+        # fsspec's caches take a file that another thread still downloads for whole.
+        self._turn = threading.Lock() if isinstance(system, CachingFileSystem) else nullcontext()
 
     def state(self) -> tuple[int, str]:
         """Return the size in bytes, and a text that changes when the file does, as far as its storage tells.
@@ -69,7 +73,8 @@ class Source:
             if self.local:
                 data = OPENED.read(self, start, stop - start)
             else:
-                data = bytes(self.system.cat_file(self.path, start=start, end=stop))
+                with self._turn:
+                    data = bytes(self.system.cat_file(self.path, start=start, end=stop))
             if len(data) != stop - start:
                 raise EOFError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
             return data

@@ -147,9 +147,13 @@ def _sums_up(block: bytes) -> bool:
         told = _number(block[148:156])
     except (ValueError, IndexError):
         return False
-    # The sum takes its own field for spaces; some old writers summed signed bytes.
+    # The sum takes its own field for spaces.
     rest = block[:148] + b" " * 8 + block[156:]
-    return told in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
+    unsigned = sum(rest)
+    if told == unsigned:
+        return True
+    # Some old writers summed signed bytes.
+    return told == unsigned - 256 * sum(byte > 127 for byte in rest)
 
 
 def _number(field: bytes) -> int:

@@ -34,6 +34,7 @@ FREE = (
     "data.root",
     "data.urls",
     "data.index",
+    "data.threads",
     "modality.statistics",
     "text.name",
     "text.cache",

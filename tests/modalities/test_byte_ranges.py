@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,6 +132,33 @@ def test_addresses_elsewhere(memory: Any) -> None:
         assert found[0].read(1, 4) == CONTENT[1:4]
         assert found[0].state()[0] == len(CONTENT)
         assert not found[0].local
+
+
+class Slow(MemoryFileSystem):
+    """Storage that takes its time to hand over a whole file."""
+
+    protocol = "slow"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("slow://", "memory://")))
+
+    def get_file(self, rpath: str, lpath: str, **more: Any) -> None:
+        with Path(lpath).open("wb") as file:
+            for start in range(0, len(CONTENT), 1024):
+                file.write(CONTENT[start : start + 1024])
+                file.flush()
+                time.sleep(0.005)
+
+
+@pytest.mark.parametrize("cache", ["filecache", "simplecache"])
+def test_a_file_that_a_cache_still_fetches_is_not_read_by_other_threads(memory: Any, cache: str) -> None:
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    memory.pipe_file("/a.tar", CONTENT)
+    (source,) = find(f"{cache}::slow://a.tar", ".tar")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: source.read(n * 1000, n * 1000 + 1000), range(10)))
+    assert b"".join(found) == CONTENT[:10000]
 
 
 def test_a_file_is_known_by_its_state(tmp_path: Path, memory: Any) -> None:
