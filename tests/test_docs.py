@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recipes.engine import config as configuration
+from recipes.launch import planned
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,7 +34,11 @@ def test_commands_compose(page: Path, tmp_path: Path) -> None:
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     for command, words in re.findall(r"^multisagd (\w+)(.*)$", text, re.MULTILINE):
         settings = [word for word in shlex.split(words, comments=True) if not word.startswith("--")]
-        assert configuration.load(command, settings, tmp_path if "--config-dir=" in words else None)
+        folder = tmp_path if "--config-dir=" in words else None
+        if command == "launch":
+            assert planned(settings, None if folder is None else str(folder))[1]
+        else:
+            assert configuration.load(command, settings, folder)
 
 
 def test_python_of_the_readme_runs() -> None:
