@@ -271,7 +271,8 @@ def _verify(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _unreadable(path: Path, reason: object) -> str:
-    return f"cannot read {path} ({reason}): remove {path.parent} to go on from an earlier checkpoint"
+    folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
+    return f"cannot read {path} ({reason}): remove {folder} to go on from an earlier checkpoint"
 
 
 def _digest(path: Path) -> str:

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from recipes.engine.errors import RecipeError
+from recipes.engine.rendezvous import fresh_store
 
 Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
@@ -74,7 +75,9 @@ def join(place: Place, device: torch.device, timeout: float) -> None:
     """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails."""
     if place.world > 1 and not dist.is_initialized():
         backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        patience = timedelta(seconds=timeout)
+        store, rank, world = fresh_store(patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
 
 
 def leave() -> None:

@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
 
+LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "gloo")
+"""Signs by which the errors of a process group are known: most of them are plain runtime errors."""
+AGAIN = "Its own messages say more; the same command continues from the last checkpoint"
+
 
 class RecipeError(Exception):
     """A mistake in what was asked for, told in one message without a traceback."""
@@ -49,4 +53,9 @@ def run_command(action: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST):
+            raise
+        print(f"error: lost touch with another process, which died or hangs ({error}). {AGAIN}", file=sys.stderr)
+        return 1
     return 0

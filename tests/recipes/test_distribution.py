@@ -1,12 +1,11 @@
 """Several ranks train, validate and sample as one process does: same data, same noise, same weights."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import torchrun
 from safetensors.torch import load_file
 from tiny import TINY, last_state, tiny_run
 
@@ -18,14 +17,7 @@ from recipes.engine.shards import ShardedTensors
 from recipes.engine.tracking import read_metrics
 from recipes.sample import sample
 
-ROOT = Path(__file__).parents[2]
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
-
-
-def torchrun(ranks: int, module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port=0"]
-    command += ["--standalone", "-m", module, *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
 def trained(run_dir: Path, ranks: int, *words: str) -> list[dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""What can go wrong on a cluster: processes that die or hang, disks that are full, clocks that disagree."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launching import ENVIRONMENT, ROOT, torchrun
+from tiny import TINY, assert_same, last_state, tiny_run
+
+from recipes.engine.errors import RecipeError
+from recipes.engine.watchdog import report, where
+
+ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
+
+
+def faulty(run_dir: Path, fault: str, rank: int, at: int, size: int) -> list[str]:
+    keys = {"fault": fault, "rank": rank, "at": at, "size": size, "marks": run_dir.parent / "marks"}
+    return [*ALLOWED, *(f"+data.{key}={value}" for key, value in keys.items())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
+def test_a_killed_process_is_started_again_and_the_run_ends_complete(tmp_path: Path, distribution: str) -> None:
+    words = [f"engine.distribution={distribution}", "every.checkpoint=16", "engine.workers=0"]
+    run_dir = tmp_path / "run"
+    done = torchrun(
+        2, "recipes.train", *TINY, *words, *faulty(run_dir, "kill", 1, 4, 8), f"run_dir={run_dir}", restarts=1
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert "continuing after" in done.stdout
+    assert (tmp_path / "marks" / "done").exists()
+    whole = torchrun(2, "recipes.train", *TINY, *words, f"run_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr[-6000:]
+    ours, theirs = last_state(run_dir), last_state(tmp_path / "whole")
+    assert ours.samples == theirs.samples == 96
+    for part, tensors in theirs.tensors.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(ours.tensors[part][name], tensor, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow  # torchrun gives a process that hangs half a minute to end
+def test_a_process_that_hangs_is_named_before_a_timeout_ends_it(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [
+        "engine.hang_report=2",
+        "engine.timeout=8",
+        "engine.workers=0",
+        "every.checkpoint=16",
+        f"run_dir={run_dir}",
+    ]
+    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "hang", 1, 4, 8))
+    assert done.returncode != 0
+    assert "training stands still" in done.stderr
+    told = {rank: re.search(rf"^  {rank}: 48 samples, \d+ s at (.*)$", done.stderr, re.MULTILINE) for rank in (0, 1)}
+    assert all(told.values()), done.stderr[-4000:]
+    lines = [found[1] for found in told.values() if found]
+    assert "learner.py" in lines[0]
+    assert "order.py" in lines[1]
+    assert "lost touch with another process" in done.stderr
+    assert last_state(run_dir).samples >= 32
+
+
+def test_a_process_that_fails_tells_why_and_the_others_end(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    done = torchrun(2, "recipes.train", *TINY, *faulty(run_dir, "error", 0, 3, 8), f"run_dir={run_dir}")
+    assert done.returncode != 0
+    assert "the disk fell out" in done.stderr
+
+
+def limited(bytes_per_file: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process that may write files of a size only, which fails as a full disk does."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, bytes_per_file))
+
+    command = [sys.executable, "-m", "recipes.train", *TINY, *words]
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit
+    )
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_full_disk_warns_and_then_says_what_is_left(tmp_path: Path, background: str) -> None:
+    words = [f"engine.save_in_background={background}", f"run_dir={tmp_path / 'run'}"]
+    whole = tiny_run(tmp_path / "whole")
+    tiny_run(tmp_path / "run", "training.samples=48")
+    failed = limited(40_000, *words, "every.checkpoint=16")
+    assert failed.returncode == 2
+    assert failed.stdout.count("warning: cannot write the checkpoint") == 2  # after 64 and 80 samples
+    assert "Training goes on" in failed.stdout
+    assert "The last one that is whole is 000000000048" in failed.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000048"]
+    assert_same(whole, tiny_run(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_stops_all_of_them(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [*TINY, "engine.distribution=fsdp", f"run_dir={run_dir}"]
+    assert torchrun(2, "recipes.train", *words, "training.samples=48").returncode == 0
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    failed = torchrun(2, "recipes.train", *words, preexec_fn=limit)
+    assert failed.returncode != 0
+    assert "The last one that is whole is 000000000048" in failed.stderr
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["000000000048"]
+    assert torchrun(2, "recipes.train", *words).returncode == 0
+    assert last_state(run_dir).samples == 96
+
+
+@pytest.mark.slow
+def test_a_corrupted_shard_falls_back_on_every_process(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = [*TINY, "engine.distribution=fsdp", "every.checkpoint=48", f"run_dir={run_dir}"]
+    assert torchrun(2, "recipes.train", *words).returncode == 0
+    newest = run_dir / "checkpoints" / "000000000096"
+    shard = sorted((newest / "ema").glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
+    done = torchrun(2, "recipes.train", *words)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "falling back to the checkpoint before it" in done.stderr
+    assert "continuing after 48 samples" in done.stdout
+    assert last_state(run_dir).samples == 96
+
+
+def test_clocks_do_not_matter(tmp_path: Path) -> None:
+    """The newest checkpoint is the one with the most samples, whatever the files' times say."""
+    whole = tiny_run(tmp_path / "whole")
+    tiny_run(tmp_path / "run", "training.samples=80", "every.checkpoint=16", "keep=9")
+    for place, folder in enumerate(sorted((tmp_path / "run" / "checkpoints").iterdir())):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (4e9 - 1e6 * place, 4e9 - 1e6 * place))
+    assert_same(whole, tiny_run(tmp_path / "run"))
+
+
+def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
+    from recipes.engine.files import held
+
+    with held(tmp_path / "run"):
+        done = torchrun(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
+        assert done.returncode != 0
+        assert "another process works in" in done.stderr
+        with pytest.raises(RecipeError, match="another process works in"):
+            tiny_run(tmp_path / "run")
+
+
+def test_reports_name_every_process() -> None:
+    found = {0: {"samples": 1600, "seconds": 301.2, "where": where(sys._getframe())}}
+    lines = report(found, 2).splitlines()
+    assert lines[1:] == ["  0: 1,600 samples, 301 s at unknown", "  1: never heard of"]
