@@ -87,7 +87,7 @@ def requeue(restarts: int, most: int) -> str:
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         return f"job {job} could not be requeued: {done.stderr.strip()}"
-    return f"job {job} is requeued, for the {restarts + 1}. time"
+    return f"job {job} is requeued ({restarts + 1} of at most {most} times)"
 
 
 def job_id() -> str:

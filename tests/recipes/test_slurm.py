@@ -95,7 +95,7 @@ def test_a_preempted_training_on_two_nodes_ends_as_an_uninterrupted_one(cluster:
     wait(cluster, logs, "the end", lambda: state(cluster, job) == "COMPLETED")
     assert 0 < starts(run_dir)[1] < starts(run_dir)[2] < 8000
     log = (logs / f"{job}_0_log.out").read_text()
-    assert f"job {job} is requeued, for the 1. time" in log
+    assert f"job {job} is requeued (1 of at most 100 times)" in log
     assert "DUE TO PREEMPTION" in log
     assert "continuing after" in log
 
@@ -130,7 +130,10 @@ def test_jobs_of_a_sweep_are_warned_and_requeue_themselves(cluster: Cluster, tmp
     wait(cluster, logs, "both to continue", lambda: all(learning(each, 2) for each in both))
     for number, each in enumerate(both):
         assert starts(each)[1] > 0
-        assert f"job {job}_{number} is requeued, for the 1. time" in (logs / f"{job}_{number}_0_log.out").read_text()
+        assert (
+            f"job {job}_{number} is requeued (1 of at most 100 times)"
+            in (logs / f"{job}_{number}_0_log.out").read_text()
+        )
     cluster.run("scancel", "--signal=INT", job)
     wait(cluster, logs, "the end of both", lambda: not cluster.run("squeue", "-h").strip())
     assert all(last_state(each).samples > starts(each)[1] for each in both)
@@ -142,7 +145,7 @@ def test_a_signal_before_training_requeues_and_scancel_does_not(cluster: Cluster
     log = logs / f"{job}_0_log.out"
     wait(cluster, logs, "a start", lambda: log.exists() and "Loading pickle" in log.read_text())
     cluster.run("scancel", "--signal=USR2", job)
-    wait(cluster, logs, "a requeue", lambda: "is requeued, for the 1. time" in log.read_text())
+    wait(cluster, logs, "a requeue", lambda: "is requeued (1 of at most 100 times)" in log.read_text())
     wait(cluster, logs, "a training", lambda: learning(run_dir, 1))
     cluster.run("scancel", job)
     wait(cluster, logs, "the end", lambda: state(cluster, job) == "CANCELLED")
