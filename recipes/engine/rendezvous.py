@@ -13,24 +13,25 @@ import secrets
 import time
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 POLL = 0.02
 
 
-def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
+def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
     """Return a store that knows nothing of earlier attempts, this process's rank, and how many there are.
 
     Raises:
         RuntimeError: if the others have not come within the timeout.
     """
-    store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, world = next(rendezvous("env://", timeout=timeout))
     deadline = time.monotonic() + timeout.total_seconds()
     name = _name(store, world, deadline) if rank == 0 else _learn_name(store, rank, deadline)
-    return dist.PrefixStore(name, store), rank, world
+    return PrefixStore(name, store), rank, world
 
 
-def _name(store: dist.Store, world: int, deadline: float) -> str:
+def _name(store: Store, world: int, deadline: float) -> str:
     """Offer a name to those who are there, until all have taken it.
 
     An offer repeats what each process says of itself, for what is read of it may be of one that is dead.
@@ -46,7 +47,7 @@ def _name(store: dist.Store, world: int, deadline: float) -> str:
         _wait(deadline, f"processes {missing[:8]} have not come")
 
 
-def _learn_name(store: dist.Store, rank: int, deadline: float) -> str:
+def _learn_name(store: Store, rank: int, deadline: float) -> str:
     """Say that this process is there, and take the name that is offered to it and not to a dead one of its rank."""
     itself = secrets.token_hex(8)
     store.set(f"multisagd/here/{rank}", itself)

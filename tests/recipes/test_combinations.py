@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 from modalities.base import Dataset, Modality
-from modalities.video import Video
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from recipes.engine import config as configuration
@@ -20,39 +20,6 @@ from recipes.engine.learner import Learner
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 
-MODALITIES = {
-    "image": ["modality=image", "modality.size=8", "data=digits"],
-    "spectrogram": [
-        "modality=audio", "modality.rate=4000", "modality.seconds=0.016", "modality.representation.window=16",
-        "modality.representation.hop=8", "data=plucked_strings", "data.count=8",
-    ],
-    "log-mel": [
-        "modality=audio_mel", "modality.rate=4000", "modality.seconds=0.056", "modality.representation.window=64",
-        "modality.representation.hop=32", "modality.representation.bands=7", "data=plucked_strings", "data.count=8",
-    ],
-    "waveform": [
-        "modality=audio_waveform", "modality.rate=4000", "modality.seconds=0.01", "data=plucked_strings",
-        "data.count=8",
-    ],
-    "latent": [
-        "modality=cached_video", "modality.statistics=null", "modality.modality.frames=4", "modality.modality.size=8",
-        "data=folder", "data.labels=none",
-    ],
-    "video": ["modality=video", "modality.frames=5", "modality.size=8", "data=moving_digits", "data.count=8"],
-}  # fmt: skip
-NETWORKS = {
-    "unet": ["network=unet", "network.width=8", "network.multipliers=[1,2]", "network.blocks=1", "network.heads=1"],
-    "transformer": ["network=transformer", "network.width=12", "network.depth=1", "network.heads=1"],
-}
-# Spectra that name axes of a medium: the axes of the others to write them on, space and then time.
-AXES = {
-    "image": ("height", "width"),
-    "spectrogram": ("frequency", "time"),
-    "log-mel": ("mel", "time"),
-    "waveform": (None, "time"),
-    "latent": ("width", "frame"),
-    "video": ("width", "frame"),
-}
 # A hum below Nyquist of the time axis, and a width that its clips can tell.
 HUMS = {
     "image": (0.25, 0.2),
@@ -108,10 +75,7 @@ def runtime() -> Runtime:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of eight clips: latents are those of files."""
     root = tmp_path_factory.mktemp("clips")
-    video = Video(frames=6, size=8)
-    for number in range(8):
-        colours = torch.rand(3, 6, 8, 8, generator=torch.Generator().manual_seed(number))
-        video.save((255 * colours).to(torch.uint8), root / f"{number}.mp4")
+    save_clips(root)
     return root
 
 
