@@ -67,10 +67,12 @@ def compare(config: Config) -> dict[str, Any]:
     builder = Builder(tuple(config["allow_targets"]))
     own = {field.name for field in fields(CompareSettings)}
     settings = builder.settings(CompareSettings, {key: config[key] for key in own}, "")
-    Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, _ = real_data(run_config, builder)
-    path = find_or_draw(settings.samples, config)
+    path = find_or_draw(settings.samples, config, runtime)
+    if path is None:
+        return {}
     x0, _ = load_samples(path, train)
     if len(x0) < 2:
         raise RecipeError(f"{path} holds one sample, and a power about the mean needs two: draw more with count=…")

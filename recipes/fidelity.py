@@ -1,8 +1,8 @@
 """How close a run's samples are to its data: `multisagd fidelity …`, the same as `python -m recipes.fidelity …`.
 
-What it does, in order: draw samples (or take those of `samples=…`); train a classifier on the run's training data, or
-take it from the cache; compare features. Samples are judged as the files that a person would look at: clipped and
-rounded as the modality saves them. The table is printed and kept as fidelity.json beside the samples.
+What it does, in order: draw samples, on all processes there are (or take those of `samples=…`); train a classifier on
+the run's training data, or take it from the cache; compare features. Samples are judged as the files that a person
+would look at: clipped and rounded as the modality saves them. The table is printed, and kept as fidelity.json.
 
 Everything is compared at the same counts: so many samples, as many real examples in the noise floor's splits, the same
 number of reference examples; of conditional samples also per class, as many as were asked for. Only distances of equal
@@ -32,6 +32,7 @@ from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out
+from recipes.engine.distribution import leave
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings, TrainSettings
@@ -62,15 +63,19 @@ def fidelity(config: Config) -> dict[str, Any]:
     builder = Builder(tuple(config["allow_targets"]))
     own = {field.name for field in fields(FidelitySettings)}
     settings = builder.settings(FidelitySettings, {key: config[key] for key in own}, "")
-    Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, test = real_data(run_config, builder)
+    if train.classes is None:
+        raise RecipeError("features need labels to be trained on, and this run's data have none")
+    path = find_or_draw(settings.samples, config, runtime)
+    if path is None:
+        return {}
     try:
         network, record = cached_network(train, test, settings.cache, settings.classifier)
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
-    path = find_or_draw(settings.samples, config)
     x0, labels = load_samples(path, train)
     modality = train.modality
     seen = torch.stack([modality.encode(modality.decode(each)) for each in x0])
@@ -109,9 +114,15 @@ def fidelity(config: Config) -> dict[str, Any]:
     return result
 
 
-def find_or_draw(samples: Path | None, config: Config) -> Path:
-    """Return the file of tensors at `samples`, a folder or that file, or draw it now as `multisagd sample` does."""
+def find_or_draw(samples: Path | None, config: Config, runtime: Runtime) -> Path | None:
+    """Return the file of tensors at `samples`, a folder or that file, or draw it now as `multisagd sample` does.
+
+    All ranks draw a share; what follows is the work of the first, and the others get None.
+    """
     path = samples or sample({field.name: config[field.name] for field in fields(SampleSettings)})
+    leave()
+    if not runtime.main:
+        return None
     return path / "samples.safetensors" if path.is_dir() else path
 
 

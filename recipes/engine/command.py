@@ -9,9 +9,12 @@ import yaml
 
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
-from recipes.engine.distribution import leave
+from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help, show
+
+SHARED = ("train", "sample", "fidelity", "compare")
+"""Commands whose work several processes can share."""
 
 
 def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
@@ -26,6 +29,8 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         settings = [word for word in words if word != "--show"]
         folder = take_option(settings, "--config-dir")
         config = configuration.load(name, settings, folder)
+        if name not in SHARED and not show and (place := Place.of_environment()).world > 1:
+            raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         else:

@@ -1,5 +1,6 @@
 """Several ranks train, validate and sample as one process does: same data, same noise, same weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from launching import torchrun
 from safetensors.torch import load_file
-from tiny import TINY, last_state, tiny_run
+from tiny import TINY, assert_same, last_state, tiny_run
 
+from recipes import analyze
 from recipes.engine import config as configuration
 from recipes.engine.distribution import ALONE, Place
 from recipes.engine.errors import RecipeError
@@ -65,6 +67,31 @@ def test_ranks_learn_what_one_process_learns(tmp_path: Path, ranks: int, distrib
     assert pictures[0] == pictures[1]
 
 
+VARIANTS = {
+    "hybrid": (4, ["engine.distribution=fsdp", "engine.shard_ranks=2"], 1e-9),
+    "not resharded": (2, ["engine.distribution=fsdp", "engine.reshard=false"], 1e-9),
+    "recomputed, replicated": (2, ["engine.recompute=true"], 1e-9),
+    "recomputed, sharded": (2, ["engine.distribution=fsdp", "engine.recompute=true"], 1e-9),
+    "compiled, replicated": (2, ["engine.compile=true"], 1e-7),
+    "compiled, sharded": (2, ["engine.distribution=fsdp", "engine.compile=true"], 1e-7),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_way_to_spread_a_network_learns_the_same(tmp_path: Path, variant: str) -> None:
+    ranks, words, tolerance = VARIANTS[variant]
+    tiny_run(tmp_path / "alone", *EXACT)
+    together = trained(tmp_path / "together", ranks, *words)
+    for ours, theirs in zip(together, read_metrics(tmp_path / "alone"), strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=tolerance, abs=1e-12)
+
+
+def test_recomputed_activations_change_no_bit(tmp_path: Path) -> None:
+    """With dropout, whose numbers must come again."""
+    assert_same(tiny_run(tmp_path / "kept"), tiny_run(tmp_path / "recomputed", "engine.recompute=true"))
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     """A third on four sharded ranks, a third on one process, the rest on two: what one process learns at a stretch."""
     words = ["engine.distribution=fsdp", "every.checkpoint=16"]
@@ -76,6 +103,35 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     for part, tensors in last_state(tmp_path / "alone").tensors.items():
         for name, tensor in tensors.items():
             torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["fidelity", "compare"])
+def test_evaluation_on_two_ranks_says_what_one_process_says(tmp_path: Path, command: str) -> None:
+    tiny_run(tmp_path / "run", "training.samples=32")
+    words = [f"run_dir={tmp_path / 'run'}", "count=20", "steps=2", "engine.threads=1", "engine.precision=float64"]
+    if command == "fidelity":
+        words += [f"cache={tmp_path / 'cache'}", "reference=100", "splits=2", "classifier.samples=640"]
+    found = []
+    for ranks in (1, 2):
+        done = torchrun(ranks, f"recipes.{command}", *words, f"out={tmp_path / str(ranks)}")
+        assert done.returncode == 0, done.stderr[-6000:]
+        assert done.stdout.count("also in") == 1
+        found.append(json.loads((tmp_path / str(ranks) / f"{command}.json").read_text()))
+    assert numbers(found[1]) == pytest.approx(numbers(found[0]), rel=1e-5, abs=1e-9)
+
+
+def test_commands_of_one_process_refuse_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert analyze.main(["run_dir=unused"]) == 2
+    assert "analyze runs as one process, and here are 2" in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
