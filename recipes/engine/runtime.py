@@ -133,14 +133,17 @@ class Runtime:
             return network
         if self.settings.distribution == "ddp":
             return distribution.replicate(network, self.device)
-        return self.sharded(network)
+        return self.sharded(network, self.settings.reshard)
 
-    def sharded(self, network: nn.Module) -> nn.Module:
-        """Return a network as it is, or with fsdp sharded in place: an average that nobody trains, say."""
+    def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
+        """Return a network as it is, or with fsdp sharded in place: an average that nobody trains, say.
+
+        Without `reshard` its weights stay whole after a forward pass until a backward pass comes.
+        """
         if self.place.world > 1 and self.settings.distribution == "fsdp":
             distribution.shard(
                 network, distribution.mesh(self.place, self.device, self.settings.shard_ranks),
-                reshard=self.settings.reshard, offload=self.settings.offload,
+                reshard=reshard, offload=self.settings.offload,
                 half=self.settings.precision == "bfloat16",
             )  # fmt: skip
         return network
