@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import scale
 from benchmarks.few_steps import Exact, Spliced
 from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.preconditioning import SIZES, common, matrix, one_at_a_time
@@ -27,6 +28,7 @@ from multisagd import (
 )
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.flops import training_flops
 from recipes.engine.settings import TrainSettings
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=3, height=4, width=6)]
@@ -171,3 +173,21 @@ def test_every_dataset_of_the_recommendation_composes(name: str) -> None:
     Builder(()).settings(
         TrainSettings, configuration.load("train", [*DATA[name], "data.root=r", "run_dir=r"]), ""
     )  # fmt: skip
+
+
+def test_the_scale_benchmark_measures_both_noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are consistent, and the large size has the parameters and operations of DiT-B with 256 patches."""
+    kept: list[tuple[object, ...]] = []
+    monkeypatch.setattr(scale, "append", lambda *row: kept.append(row))
+    words = ["--size", "small", "--steps", "1", "--rounds", "2", "--warm-up", "1", "engine.threads=1"]
+    found = scale.main([*words, "engine.peak_flops=1e9"])
+    for noise in scale.NOISES:
+        rate = found[noise]["samples_per_second"]
+        assert found[noise]["model_flops_utilisation"] == pytest.approx(rate * found["training_flops_per_sample"] / 1e9)
+    assert found["coloured_over_white"]["mean"] > 0
+    assert [row[0] for row in kept] == ["scale"]
+    config = configuration.load("train", [*scale.SIZES["dit-b"], "engine.device=cpu"])
+    network = Builder().build(config["network"], nn.Module, "network", channels=3, dimensions=2, classes=None)
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(131e6, rel=0.05)
+    # The paper's 23.0 billion multiply-adds forward; a backward pass is two of them.
+    assert training_flops(network, (3, 256, 256)) == pytest.approx(3 * 2 * 23.0e9, rel=0.05)
