@@ -13,19 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 log = logging.getLogger("multisagd")
 
 PEAKS: dict[str, dict[torch.dtype, float]] = {
-    "B200": {torch.bfloat16: 2250e12},
-    "H200": {torch.bfloat16: 989e12},
-    "H100 PCIe": {torch.bfloat16: 756e12},
-    "H100": {torch.bfloat16: 989e12},
-    "A100": {torch.bfloat16: 312e12, torch.float32: 19.5e12},
-    "L40S": {torch.bfloat16: 362e12},
-    "L4": {torch.bfloat16: 121e12},
+    "B200": {torch.bfloat16: 2250e12, torch.float32: 1125e12},
+    "H200": {torch.bfloat16: 989e12, torch.float32: 494e12},
+    "H100 PCIe": {torch.bfloat16: 756e12, torch.float32: 378e12},
+    "H100": {torch.bfloat16: 989e12, torch.float32: 494e12},
+    "A100": {torch.bfloat16: 312e12, torch.float32: 156e12},
+    "L40S": {torch.bfloat16: 362e12, torch.float32: 183e12},
+    "L4": {torch.bfloat16: 121e12, torch.float32: 60e12},
     "V100": {torch.float32: 15.7e12},
 }
-"""Dense multiply-adds of matrix products per second, counted as two operations, by NVIDIA's data sheets.
+"""Operations of dense matrix products per second, a multiply-add being two, by NVIDIA's data sheets.
 
-Of float32 only where torch's default does not round to TF32 and the sheet says so. The first name that a device's own
-contains counts; `engine.peak_flops` overrides it.
+For float32 those of TF32 where the device has it, since `Runtime` lets products round to it. The first name that a
+device's own contains counts; `engine.peak_flops` overrides it.
 """
 
 

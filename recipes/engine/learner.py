@@ -25,7 +25,7 @@ from recipes.engine.distribution import mean_over_ranks, synchronise, whole
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
-from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
+from recipes.engine.state import Progress, load_module, load_optimizer, optimizer_tensors
 
 
 class DivergedError(RecipeError):
@@ -103,13 +103,13 @@ class Learner:
             part_loss.backward()
             loss += part_loss.detach()
             first = mine.stop
-        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip)).to(loss.dtype)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip))
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.samples += wishes.batch
         self.ema.update(self.network)
-        self._pending.append(torch.stack((loss, norm)))
+        self._pending.append(torch.stack((loss, norm.to(loss))))  # offloaded weights have theirs on the CPU
         if len(self._pending) >= self._patience:
             self._settle()
 
@@ -198,11 +198,12 @@ class Learner:
         Raises:
             RecipeError: if it does not fit the configured network.
         """
+        progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
         self.samples = state.samples
-        self._window = [float.fromhex(value) for value in state.record["window"]]
+        self._window = list(progress.window)
         self._pending, self._in_a_row = [], 0
-        self.skipped, self.rollbacks = (int(state.record.get(name, 0)) for name in ("skipped", "rollbacks"))
-        return int(state.record["metrics_position"])
+        self.skipped, self.rollbacks = progress.skipped, progress.rollbacks
+        return progress.metrics_position

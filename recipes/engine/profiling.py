@@ -42,7 +42,7 @@ class StepProfiler:
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
             torch.cuda.memory._record_memory_history()
-        self._profile = profile(activities=activities, profile_memory=True, record_shapes=True)
+        self._profile = profile(activities=activities, profile_memory=True, record_shapes=True, acc_events=True)
         self._profile.start()
 
     def _finish(self, found: profile) -> Path:

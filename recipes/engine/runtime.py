@@ -74,7 +74,8 @@ class Runtime:
         """Choose the device, set what holds for the whole process, and meet the other processes if there are any.
 
         Raises:
-            RecipeError: for a device that this machine does not have, or a torchrun that says too little.
+            RecipeError: for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
+                that says too little.
         """
         place = Place.of_environment()
         if settings.threads is not None:
@@ -93,6 +94,8 @@ class Runtime:
             # TF32 for float32 products: no visible loss in training, several times the speed.
             torch.set_float32_matmul_precision("high")
             torch.cuda.set_device(device)
+        if settings.offload and settings.distribution == "fsdp" and place.world > 1 and device.type == "cpu":
+            raise RecipeError("engine.offload=true moves weights from a GPU to the CPU, and this is one: leave it out")
         distribution.join(place, device, settings.timeout)
         return cls(device, settings, place)
 

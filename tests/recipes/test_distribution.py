@@ -141,6 +141,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
+    words = [*TINY, "engine.distribution=fsdp", "engine.offload=true", f"run_dir={tmp_path / 'run'}"]
+    done = torchrun(2, "recipes.train", *words)
+    assert done.returncode != 0
+    assert "engine.offload=true moves weights from a GPU to the CPU, and this is one" in done.stderr
+
+
 def test_places_are_read_from_torchrun() -> None:
     assert Place.of_environment({}) == ALONE
     assert Place.of_environment({"WORLD_SIZE": "1"}) == ALONE
