@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,43 @@ from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, State
+from recipes.engine.checkpoint import Checkpoints, Shapes, State
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
 from recipes.engine.data import load_statistics
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.files import check_own
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group, SampleSettings
 from recipes.engine.state import load_module
+
+AVERAGED = "module."
+"""What the names of averaged weights begin with."""
+
+
+@dataclass(frozen=True)
+class SampledRun:
+    """The keys of a run's own configuration that sampling needs."""
+
+    seed: int
+    modality: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    training: Group
+    loss: Group
+    text: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.training.get("condition_dropout"), int | float) or "metric" not in self.loss:
+            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
 
 def sample(config: Config) -> Path:
@@ -62,7 +88,7 @@ def sample(config: Config) -> Path:
     runtime = Runtime.start(settings.engine)
 
     # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
-    run_config, facts = configuration.read(settings.run_dir / "config.yaml"), record.read_facts(settings.run_dir)
+    run_config, facts = read_run(settings.run_dir, builder), record.read_facts(settings.run_dir)
     modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     classes = None if facts["classes"] is None else tuple(facts["classes"])
     text = facts.get("text")
@@ -75,7 +101,11 @@ def sample(config: Config) -> Path:
             "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
-    state = Checkpoints(settings.run_dir / "checkpoints").latest()
+    context = None if text is None else text["width"]
+    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes, context)
+    state = Checkpoints(settings.run_dir / "checkpoints").latest(
+        [settings.weights], lambda stored: assembly.check_outline(weight_shapes(stored, settings.weights))
+    )
     if state is None:
         raise RecipeError(f"{settings.run_dir} has no checkpoint yet: train first")
 
@@ -84,8 +114,6 @@ def sample(config: Config) -> Path:
         condition = embed(prompts, settings, run_config["text"], facts, builder, runtime)
 
     # The model.
-    context = None if text is None else text["width"]
-    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes, context)
     denoiser = trained(assembly, state, settings.weights, runtime)
     process = denoiser.process
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
@@ -95,6 +123,8 @@ def sample(config: Config) -> Path:
     designed, times = designed_steps(settings.steps_file, process)
 
     # The samples.
+    out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts, designed)
+    check_own(out, settings.run_dir)
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     shape = (modality.channels, *modality.grid().shape)
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
@@ -102,7 +132,6 @@ def sample(config: Config) -> Path:
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, refinement, display.update, times,
         )  # fmt: skip
-        out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts, designed)
         if not runtime.main:
             wait_for_all()
             return out
@@ -119,6 +148,22 @@ def sample(config: Config) -> Path:
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
     wait_for_all()
     return out
+
+
+def read_run(run_dir: Path, builder: Builder) -> Config:
+    """Read a run's configuration and check what sampling needs of it; the rest may be of another version.
+
+    Raises:
+        RecipeError: if it cannot be read, or a value is missing or of a wrong type.
+    """
+    path = run_dir / "config.yaml"
+    config = configuration.read(path)
+    needed = {field.name for field in fields(SampledRun)}
+    try:
+        builder.settings(SampledRun, {key: value for key, value in config.items() if key in needed}, "")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
+    return config
 
 
 def trained(assembly: Assembly, state: State, which: str, runtime: Runtime) -> Denoiser:
@@ -168,7 +213,21 @@ def weights(state: State, which: str) -> Mapping[str, Tensor]:
     if which == "network":
         return state.tensors["network"]
     averages = state.tensors["ema"].items()
-    return {name.removeprefix("module."): tensor for name, tensor in averages if name.startswith("module.")}
+    return {name.removeprefix(AVERAGED): tensor for name, tensor in averages if name.startswith(AVERAGED)}
+
+
+def weight_shapes(stored: Mapping[str, Shapes], which: str) -> Shapes:
+    """Return names and shapes of `weights`, by those of the parts of a checkpoint.
+
+    Raises:
+        RecipeError: if it has no such part.
+    """
+    if which not in stored:
+        raise RecipeError(f"the run's last checkpoint holds no {which}: choose other weights, or remove it")
+    if which == "network":
+        return stored["network"]
+    averages = stored["ema"].items()
+    return {name.removeprefix(AVERAGED): shape for name, shape in averages if name.startswith(AVERAGED)}
 
 
 def embed(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modalities.base import Modality
 from multisagd import (
@@ -28,6 +32,12 @@ from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
+from recipes.engine.state import mismatch, shapes
+
+MOST_PADDING = 1000
+"""Times that a padded grid may be as large as the data's."""
+
+RESTORE = "Restore the config.yaml that the run was trained with"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +66,14 @@ class Assembly:
     statistics: DataStatistics
     classes: tuple[str, ...] | None
     context: int | None = None
+
+    def __post_init__(self) -> None:
+        measured, wanted = tuple(self.statistics.mean.shape), (self.modality.channels, *self.modality.grid().shape)
+        if measured != wanted:
+            raise RecipeError(
+                f"the statistics are those of data of shape {measured}, and the modality's have {wanted}: "
+                "restore the run's statistics.safetensors and config.yaml, or measure and train anew"
+            )
 
     def process(self) -> Process:
         """Return the forward process: schedule, and spectrum on the modality's grid.
@@ -86,6 +104,12 @@ class Assembly:
             raise RecipeError(
                 "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
             )
+        added = {name: samples for name, samples in padding.items() if isinstance(samples, int)}  # others are refused
+        padded = math.prod(axis.size + added.get(axis.name, 0) for axis in grid.axes)
+        if padded > MOST_PADDING * grid.numel:
+            raise RecipeError(
+                f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: pad less"
+            )
         try:
             return PaddedCovariance(spectrum, grid, padding)
         except ValueError as error:
@@ -98,13 +122,7 @@ class Assembly:
             RecipeError: if it cannot be built, or reads no texts where there are some.
         """
         torch.manual_seed(seeds.derive(self.config["seed"], "initialisation"))
-        facts: dict[str, Any] = {
-            "channels": self.modality.channels,
-            "dimensions": self.modality.grid().dimensions,
-            "classes": None if self.classes is None else len(self.classes),
-            "context": self.context,
-        }
-        network = self.builder.build(self.config["network"], nn.Module, "network", **facts)
+        network = self._build()
         parameters = inspect.signature(type(network)).parameters
         if self.context is not None and "context" not in parameters:
             raise RecipeError(
@@ -113,10 +131,64 @@ class Assembly:
             )
         return network
 
+    def _build(self) -> nn.Module:
+        facts: dict[str, Any] = {
+            "channels": self.modality.channels,
+            "dimensions": self.modality.grid().dimensions,
+            "classes": None if self.classes is None else len(self.classes),
+            "context": self.context,
+        }
+        return self.builder.build(self.config["network"], nn.Module, "network", **facts)
+
+    def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that the configured network has weights of these names and shapes, before either takes any memory.
+
+        Both may come from elsewhere, and ask for more than any machine has.
+
+        Raises:
+            RecipeError: naming the first that differs.
+        """
+        # A network may register some of its weights more than once while it is built.
+        count, elements = 4 * len(trained), 4 * sum(map(math.prod, trained.values()))
+        try:
+            with torch.device("meta"), at_most(count, elements):
+                different = mismatch(trained, shapes(self._build().state_dict()))
+        except (RuntimeError, NotImplementedError) as error:
+            # A network of the user's own may need real tensors to be built.
+            if self.builder.extra:
+                return
+            raise RecipeError(f"network: {error}") from error
+        if different is not None:
+            raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
+
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network."""
         parts = {"network": network, "process": process, "statistics": self.statistics}
         return self.builder.build(self.config["denoiser"], Denoiser, "denoiser", **parts)
+
+
+@contextmanager
+def at_most(count: int, elements: int) -> Iterator[None]:
+    """Refuse networks of more than so many parameters, or elements in all of them, while they are being built.
+
+    Raises:
+        RecipeError: from the constructor that exceeds them.
+    """
+    left = [count, elements]
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise RecipeError(
+                f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
+            )
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def check_sampler(sampler: Sampler, process: Process) -> None:

@@ -49,6 +49,10 @@ class Builder:
         self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any] | None = None
     ) -> Any:
         context = context or {}
+        if not isinstance(node, Mapping):
+            raise RecipeError(
+                f"{where}: expected a group of keys that describes a {_names(expected)}, got {node!r:.80}"
+            )
 
         def deeper(node: Mapping[str, Any], expected: tuple[type, ...], where: str) -> Any:
             return self._nested(node, expected, where, context)
@@ -72,7 +76,9 @@ class Builder:
         # that it imported from elsewhere.
         if not isinstance(path, str) or not _under(path, allowed):
             raise RecipeError(_refusal(where, str(path), str(path), allowed))
-        found = _find(path, where, self.extra)
+        if not all(part.isidentifier() for part in path.split(".")):
+            raise RecipeError(f"{where}: {path!r} is no import path of a {_names(expected)}")
+        found = _find(path, where, allowed, self.extra)
         owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
         if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
             raise RecipeError(f"{where}: {path} is not a class; expected {_names(expected)}")
@@ -112,12 +118,16 @@ class Builder:
             raise RecipeError(f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…")
         try:
             return target(**arguments)
-        except (TypeError, ValueError, OSError) as error:
+        # Numbers beyond all measure overflow somewhere, in Python or in torch.
+        except (TypeError, ValueError, OSError, ArithmeticError, MemoryError) as error:
             raise RecipeError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _find(path: str, where: str, extra: Sequence[str]) -> Any:
-    """Import the longest module prefix of a dotted path and walk the rest by attribute."""
+def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
+    """Import the longest module prefix of a dotted path and walk the rest by public attributes.
+
+    The walk does not go through modules of other packages, some of which import others when an attribute is looked at.
+    """
     here = str(Path.cwd())
     if extra and here not in sys.path:
         # A user's own module lies in the working folder, which the console command does not search by itself.
@@ -132,6 +142,10 @@ def _find(path: str, where: str, extra: Sequence[str]) -> Any:
                 continue
             raise RecipeError(f"{where}: importing {module_name} failed: {error}") from error
         for part in parts[cut:]:
+            if inspect.ismodule(found) and not _under(found.__name__, allowed):
+                raise RecipeError(_refusal(where, path, found.__name__, allowed))
+            if part.startswith("_"):
+                raise RecipeError(f"{where}: {path} is private: {part} begins with _")
             if not hasattr(found, part):
                 public = [name for name in dir(found) if not name.startswith("_")]
                 raise RecipeError(f"{where}: {path} does not exist{nearest(part, public)}")

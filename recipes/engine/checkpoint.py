@@ -5,8 +5,10 @@
 Sharded tensors are written by all ranks, each its own, into a folder in place of a file: network/shard-…safetensors.
 A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
 or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
-`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. Where there are several ranks,
-every one calls `save` and `latest`; the first decides.
+`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. That finds what was damaged, not
+what was made to harm: whoever wrote the tensors may have written their sums too. So names, kinds and headers of files
+are checked before any of them is read, and who knows the network can look at the shapes before tensors are. Where there
+are several ranks, every one calls `save` and `latest`; the first decides.
 """
 
 from __future__ import annotations
@@ -15,17 +17,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from multisagd.files import check_file, read_json
 from recipes.engine.distribution import Group, from_first, is_first, raise_together
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
@@ -34,6 +38,12 @@ FORMAT_VERSION = 2
 READABLE = (1, 2)  # the first knew no shards
 INDEX = "checkpoint.json"
 WRITING, REPLACED = ".writing-", ".replaced-"
+MOST_SAMPLES = 10**18
+"""Beyond any training, and within what a tensor can count."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by their names."""
+Check = Callable[[Mapping[str, Shapes]], None]
+"""Looks at the shapes of every part before its tensors are read, and raises what speaks against that."""
 log = logging.getLogger("multisagd")
 
 
@@ -141,13 +151,14 @@ class Checkpoints:
     def folders(self) -> list[Path]:
         """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
         aside = {path.name.removeprefix(REPLACED): path for path in self.folder.glob(f"{REPLACED}*")}
-        placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir() and path.name.isdigit()}
-        return [path for _, path in sorted((aside | placed).items())]
+        placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir()}
+        return [path for name, path in sorted((aside | placed).items()) if re.fullmatch("[0-9]{12,18}", name)]
 
-    def latest(self) -> State | None:
-        """Load the newest readable checkpoint; None if there is none at all.
+    def latest(self, parts: Collection[str] | None = None, check: Check | None = None) -> State | None:
+        """Load the newest readable checkpoint, or only some parts of it; None if there is none at all.
 
-        An unreadable one is passed over with a warning that names it.
+        `check` is called by the first rank, for each checkpoint that is looked at. An unreadable one is passed over with
+        a warning that names it.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
@@ -156,16 +167,16 @@ class Checkpoints:
             samples = torch.zeros((), dtype=torch.int64)
             from_first(samples)
             chosen = [path for path in self.folders() if _samples(path) == int(samples)]
-            return load(chosen[0], verify=False) if chosen else None
-        state = self._latest()
+            return load(chosen[0], verify=False, parts=parts) if chosen else None
+        state = self._latest(parts, check)
         from_first(torch.tensor(-1 if state is None else state.samples))
         return state
 
-    def _latest(self) -> State | None:
+    def _latest(self, parts: Collection[str] | None, check: Check | None) -> State | None:
         folders = self.folders()
         for folder in reversed(folders):
             try:
-                return load(folder)
+                return load(folder, parts=parts, check=check)
             except VersionError:
                 raise
             except CheckpointError as error:
@@ -196,36 +207,42 @@ class VersionError(CheckpointError):
     """A checkpoint of a format this version of the program does not know."""
 
 
-def load(folder: Path, verify: bool = True) -> State:
-    """Load one checkpoint, its tensor files verified unless another rank has done so.
+def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
+    """Load one checkpoint, or only some parts of it, the tensor files verified unless another rank has done so.
 
     Raises:
         VersionError: for an unknown format version.
         CheckpointError: for a missing, truncated or altered file.
     """
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        version, samples, files = index["format_version"], int(index["samples"]), index["files"]
+        index = read_json(folder / INDEX)
+        version, samples, files = index["format_version"], index["samples"], index["files"]
         record = index["record"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(_unreadable(folder / INDEX, error)) from error
-    if version not in READABLE:
+    if type(version) is not int or version not in READABLE:
         raise VersionError(
-            f"{folder / INDEX} has format version {version}, this program reads versions up to {FORMAT_VERSION}: "
+            f"{folder / INDEX} has format version {version!r:.80}, this program reads versions up to {FORMAT_VERSION}: "
             "use the version of multisagd that wrote it, or train anew in another run_dir"
         )
     if not isinstance(files, dict) or not isinstance(record, dict):
         raise CheckpointError(_unreadable(folder / INDEX, "its entries have the wrong form"))
+    if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
+        raise CheckpointError(_unreadable(folder / INDEX, f"{samples!r:.80} is no number of samples seen"))
     if version == 1:
         files = {part: {f"{part}.safetensors": facts} for part, facts in files.items()}
-    return State(samples, {part: _load_part(folder, part, facts, verify) for part, facts in files.items()}, record)
+    chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
+    shapes = {part: _shapes(folder, part, facts) for part, facts in chosen.items()}
+    if check is not None:
+        check(shapes)
+    return State(samples, {part: _load_part(folder, part, facts, verify) for part, facts in chosen.items()}, record)
 
 
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
     """Tell whether a folder holds a readable checkpoint with this very index, and so the same content."""
     try:
         load(folder)
-        return bool(json.loads((folder / INDEX).read_text(encoding="utf-8")) == json.loads(json.dumps(index)))
+        return bool(read_json(folder / INDEX) == json.loads(json.dumps(index)))
     except CheckpointError:
         return False
 
@@ -236,24 +253,44 @@ def _names(folder: Path, part: str) -> list[str]:
     return shards or [f"{part}.safetensors"]
 
 
-def _load_part(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]], verify: bool) -> Mapping[str, Tensor]:
+def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> Shapes:
+    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
     single = f"{part}.safetensors"
     if Path(part).name != part or not isinstance(files, dict) or not files:
         raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a part"))
     if strange := [name for name in files if name != single and Path(name) != Path(part) / Path(name).name]:
         raise CheckpointError(_unreadable(folder / INDEX, f"{strange[0]!r} is not the name of a file of {part}"))
-    for name, facts in files.items() if verify else ():
-        _verify(folder / name, facts)
-    path = folder / single if single in files else folder / part
+    path = _place(folder, part, files)
     try:
-        if single not in files:
-            tensors = ShardedTensors(path)
-            len(tensors)  # reads the headers
-            return tensors
-        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
-        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+        for name in files:
+            check_file(folder / name)
+        if path.is_dir():
+            if sorted(files) != _names(folder, part):
+                raise ValueError("its files are not those that the index names")
+            return ShardedTensors(path).shapes
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _load_part(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]], verify: bool) -> Mapping[str, Tensor]:
+    for name, facts in files.items() if verify else ():
+        _verify(folder / name, facts)
+    path = _place(folder, part, files)
+    try:
+        if path.is_dir():
+            return ShardedTensors(path)
+        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+
+
+def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
+    """Return the file of a part, or its folder of shards."""
+    single = f"{part}.safetensors"
+    return folder / single if single in files else folder / part
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +28,44 @@ def check_replaceable(out: Path, report: str, command: str) -> None:
         raise RecipeError(f"{out} is not empty and not what {command} left: choose another run_dir")
 
 
+def check_own(folder: Path, root: Path) -> None:
+    """Check that whatever is written into `folder`, which may lie in `root`, ends up in there.
+
+    A folder from elsewhere may hold links to files that are not its own, and pipes, which wait for a reader. The root
+    itself may be a link.
+
+    Raises:
+        RecipeError: naming the first entry that is either.
+    """
+    if root in folder.parents:
+        for each in (folder, *folder.parents[: folder.parents.index(root)]):
+            _check_entry(each, root)
+    else:
+        root = folder
+    # Links are not followed, so this ends, and they are judged themselves.
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _check_entry(Path(parent, name), root)
+
+
+def _check_entry(path: Path, root: Path) -> None:
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise RecipeError(
+            f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write: replace it by "
+            "what it leads to (where space is short, move the whole folder, and link to that)"
+        )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")
+
+
 @contextmanager
 def held(run_dir: Path) -> Iterator[None]:
     """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process holds it.
+        RecipeError: if another process holds it, or something in it leads out of it.
     """
+    check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
     alone = not path.exists()
     run_dir.mkdir(parents=True, exist_ok=True)

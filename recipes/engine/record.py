@@ -19,6 +19,7 @@ import torch
 
 from modalities.base import Dataset
 from multisagd import DataStatistics
+from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
@@ -122,7 +123,7 @@ def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None
 def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:
     """Add this start to `run.json`, with `facts` about the run that sampling needs (such as the classes)."""
     path = run_dir / "run.json"
-    starts = read_facts(run_dir)["starts"] if path.exists() else []
+    starts = read_facts(run_dir).get("starts", []) if path.exists() else []
     start = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "samples": samples,
@@ -139,14 +140,15 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
     """Read `run.json`.
 
     Raises:
-        RecipeError: if it is missing or cannot be read.
+        RecipeError: if it is missing or cannot be read, or an entry is not what training writes there.
     """
     path = run_dir / "run.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
+        _check_facts(facts)
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): is {run_dir} the folder of a training run?") from error
-    return facts
+    return dict(facts)
 
 
 def versions() -> dict[str, str]:
@@ -175,6 +177,32 @@ def revision() -> str | None:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _check_facts(facts: Any) -> None:
+    """Check the entries of `run.json` that are read; those that older runs lack may be missing.
+
+    Raises:
+        ValueError: naming the first that is not what it should be.
+    """
+
+    def require(holds: bool, name: str) -> None:
+        if not holds:
+            raise ValueError(f"its {name} is not what it should be")
+
+    require(isinstance(facts, dict), "content")
+    classes, text, data = facts.get("classes"), facts.get("text"), facts.get("data")
+    require("classes" in facts and (classes is None or _texts(classes)), "classes")
+    require(isinstance(facts.get("starts", []), list), "starts")
+    require(text is None or isinstance(text, dict), "text")
+    if text is not None:
+        require(_texts([text.get("name"), text.get("fingerprint")]), "text")
+        require(type(text.get("width")) is int and text["width"] > 0, "width of the text")
+    require(data is None or (isinstance(data, dict) and {"examples", "classes", "fingerprint"} <= data.keys()), "data")
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(each, str) for each in values)
 
 
 def _free(key: str) -> bool:

@@ -5,6 +5,7 @@ A number where a name belongs is found here, with the key that holds it, and not
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
         fits, converted = _try(value, option, where, nested)
         if fits:
             return converted
-    raise RecipeError(f"{where}: expected {describe(hint)}, got {value!r}")
+    raise RecipeError(f"{where}: expected {describe(hint)}, got {value!r:.200}")
 
 
 def describe(hint: Any) -> str:
@@ -65,7 +66,7 @@ def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return whole, int(value) if whole else None
     if hint is float:
-        number = isinstance(value, int | float)
+        number = isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
         return number, float(value) if number else None
     if hint is Path:
         return isinstance(value, str | Path), Path(value) if isinstance(value, str | Path) else None
