@@ -22,6 +22,7 @@ from modalities.autoencoders import Autoencoder
 from modalities.base import Modality
 from modalities.encoding import describe, differences
 from modalities.latent_layout import Layout, extended, find_layout, pooled
+from multisagd.files import read_json
 from multisagd.grid import Axis, Grid
 
 FORMAT_VERSION = 1
@@ -55,11 +56,11 @@ class Scale:
         """
         path = path / STATISTICS if path.is_dir() else path
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             if record["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {record['format_version']}, this program reads {FORMAT_VERSION}")
             return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"cannot read the scale of the latents in {path.absolute()} ({error}): "
                 "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished; if a "

@@ -24,9 +24,12 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.latent import Scale
+from multisagd.files import read_json
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
+LARGEST_INDEX = 1 << 28
+"""Bytes of an index; a shard takes some hundreds."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Index:
         """
         path = root / INDEX
         try:
-            record = dict(json.loads(path.read_text(encoding="utf-8")))
+            record = dict(read_json(path, LARGEST_INDEX))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
             _check_types(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from modalities.base import Dataset, Example, Modality
 from modalities.encoding import differences
 from modalities.latent import Latent, Scale
 from modalities.reading import UnreadableFilesError
-from modalities.shard_index import Index, digest, grid_facts
+from modalities.shard_index import INDEX, Index, digest, grid_facts, shard_name
+from multisagd.files import parse_json
 from multisagd.seeds import derive
 
 OPEN_SHARDS = 64
@@ -111,8 +113,16 @@ class LatentShards(Dataset):
             raise ValueError(
                 f"the modality does not scale latents by the statistics of {self.root}: set statistics to {self.root}"
             )
-        for shard in index.shards:
+        total, least = index.examples * index.passes, index.channels * math.prod(axis["size"] for axis in index.grid)
+        for number, shard in enumerate(index.shards):
+            rows = min(index.shard_size, total - number * index.shard_size)
+            if shard.file != shard_name(number) or shard.rows != rows or rows * least > shard.bytes:
+                raise ValueError(
+                    f"{self.root / INDEX} does not describe {shard.file} as it should be: {rows:,} rows of {least:,} "
+                    "numbers; encode again into another folder"
+                )
             path = self.root / shard.file
+            # A pipe or a device is none, and would be read for ever.
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes or (verify and digest(path) != shard.sha256):
                 reason = "is missing" if size is None else "is damaged"
@@ -122,16 +132,24 @@ class LatentShards(Dataset):
 class _Shard:
     """One open shard: tensors stay on disk, labels and texts are read."""
 
-    def __init__(self, path: Path, rows: int) -> None:
+    def __init__(self, path: Path, rows: int, shape: Sequence[int], classes: int) -> None:
         self.path = path
         try:
             self._file = safe_open(path, framework="pt")
             self._names = set(self._file.keys())
-            self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
             texts = (self._file.metadata() or {}).get("texts")
-            self.texts: list[str] | None = None if texts is None else json.loads(texts)
-            if self._file.get_slice("x0").get_shape()[0] != rows:
-                raise ValueError(f"it does not hold {rows} rows")
+            self.texts: list[str] | None = None if texts is None else parse_json(texts)
+            shapes = {name: self._file.get_slice(name).get_shape() for name in self._names}
+            wanted = {"x0": [rows, *shape], "mask": [rows, 1, *shape[1:]], "labels": [rows]}
+            if shapes != {name: wanted.get(name) for name in ("x0", *self._names)}:
+                raise ValueError(f"it holds tensors of shapes {shapes}, and should hold {rows} rows of shape {shape}")
+            if self.texts is not None and not (
+                isinstance(self.texts, list) and [type(text) for text in self.texts] == [str] * rows
+            ):
+                raise ValueError(f"it does not hold {rows} texts")
+            self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
+            if classes and (self.labels is None or not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes):
+                raise ValueError(f"it does not hold labels of {classes} classes")
         except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
 
@@ -156,6 +174,8 @@ class _OpenShards:
 
     def __init__(self, root: Path, index: Index) -> None:
         self.root, self.index = root, index
+        self._shape = [index.channels, *(axis["size"] for axis in index.grid)]
+        self._classes = len(index.classes or ())
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
@@ -165,7 +185,7 @@ class _OpenShards:
         with self._lock:
             if number not in self._shards:
                 facts = self.index.shards[number]
-                self._shards[number] = _Shard(self.root / facts.file, facts.rows)
+                self._shards[number] = _Shard(self.root / facts.file, facts.rows, self._shape, self._classes)
             self._shards.move_to_end(number)
             if len(self._shards) > OPEN_SHARDS:
                 self._shards.popitem(last=False)

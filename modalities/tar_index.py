@@ -206,6 +206,9 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
             continue
         if ending not in looked.media and ending not in SIDECARS:
             continue
+        # It is never unpacked here, but names may be by whoever sees them in a report.
+        if posixpath.isabs(member.name) or ".." in member.name.split("/"):
+            raise ValueError(f"{member.name!r} leads out of the archive: pack it anew, with names relative to its root")
         if (key, ending) in seen:
             raise ValueError(f"{member.name!r} is there twice")
         seen.add((key, ending))

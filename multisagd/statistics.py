@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from multisagd.files import check_file, parse_json
 from multisagd.grid import Axis, Grid
 from multisagd.process import Process
 from multisagd.table import Table
@@ -142,9 +143,14 @@ class DataStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write the statistics as safetensors, the grid in its metadata."""
+        tensors, metadata = self.stored()
+        save_file(tensors, str(path), metadata=metadata)
+
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the tensors and the metadata of a safetensors file that `load` reads; it may hold others too."""
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": [asdict(a) for a in self.grid.axes]}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
-        save_file(tensors, str(path), metadata={"statistics": json.dumps(described)})
+        return tensors, {"statistics": json.dumps(described)}
 
     @classmethod
     def load(cls, path: str | Path) -> DataStatistics:
@@ -153,13 +159,26 @@ class DataStatistics:
         Raises:
             ValueError: if the file is something else or of another version.
         """
+        check_file(path)
         with safe_open(str(path), framework="pt") as file:
-            described: dict[str, Any] = json.loads((file.metadata() or {}).get("statistics", "{}"))
-            if described.get("format_version") != FORMAT_VERSION:
+            described: Any = parse_json((file.metadata() or {}).get("statistics", "{}"))
+            if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
                 raise ValueError(f"{path} holds no data statistics of format {FORMAT_VERSION}; measure them again")
-            grid = Grid(tuple(Axis(**axis) for axis in described["axes"]))
+            try:
+                grid = Grid(tuple(Axis(**axis) for axis in described["axes"]))
+            except (TypeError, AttributeError) as error:
+                raise ValueError(f"its axes are not what they should be: {error}") from error
+            if type(count := described["count"]) is not int or count < 1:
+                raise ValueError(f"its count is no number of data, but {count!r:.80}")
+            # Before they are read: a header may give any shape, and a grid any size.
+            shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "power")]
+            if shapes != [(*shapes[0][:1], *shape) for shape in (grid.shape, grid.half_shape)]:
+                raise ValueError(f"tensors of shapes {shapes} do not fit a grid of shape {grid.shape}")
             # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
-            return cls(file.get_tensor("mean").clone(), file.get_tensor("power").clone(), grid, described["count"])
+            mean, power = (file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "power"))
+            if bool((power < 0).any()):
+                raise ValueError("its power is negative at some frequencies")
+            return cls(mean, power, grid, count)
 
 
 def transforms_about(

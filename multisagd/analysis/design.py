@@ -19,6 +19,7 @@ from torch import Tensor
 
 from multisagd.analysis.search import Method, Search, minimise
 from multisagd.analysis.transfer import Spectra, Transfer, follow
+from multisagd.files import read_json
 from multisagd.process import Process
 from multisagd.samplers import DDIM, Sampler
 from multisagd.schedule import Schedule
@@ -98,11 +99,11 @@ class DesignedSteps:
             ValueError: if the file is something else.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise ValueError("another format")
             return cls(**{**content, "log_snrs": tuple(float(each) for each in content["log_snrs"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path} holds no designed steps: {error}") from error
 
 

@@ -157,8 +157,8 @@ class Checkpoints:
     def latest(self, parts: Collection[str] | None = None, check: Check | None = None) -> State | None:
         """Load the newest readable checkpoint, or only some parts of it; None if there is none at all.
 
-        `check` is called by the first rank, for each checkpoint that is looked at. An unreadable one is passed over with
-        a warning that names it.
+        `check` is called by the first rank, for each checkpoint that is looked at. An unreadable one is passed over
+        with a warning that names it.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
@@ -231,6 +231,8 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
         raise CheckpointError(_unreadable(folder / INDEX, f"{samples!r:.80} is no number of samples seen"))
     if version == 1:
         files = {part: {f"{part}.safetensors": facts} for part, facts in files.items()}
+    for part, facts in files.items():
+        _check_names(folder, part, facts)
     chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
     shapes = {part: _shapes(folder, part, facts) for part, facts in chosen.items()}
     if check is not None:
@@ -253,13 +255,17 @@ def _names(folder: Path, part: str) -> list[str]:
     return shards or [f"{part}.safetensors"]
 
 
-def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> Shapes:
-    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
-    single = f"{part}.safetensors"
+def _check_names(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> None:
     if Path(part).name != part or not isinstance(files, dict) or not files:
         raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a part"))
-    if strange := [name for name in files if name != single and Path(name) != Path(part) / Path(name).name]:
+    if strange := [
+        name for name in files if name != f"{part}.safetensors" and Path(name) != Path(part) / Path(name).name
+    ]:
         raise CheckpointError(_unreadable(folder / INDEX, f"{strange[0]!r} is not the name of a file of {part}"))
+
+
+def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> Shapes:
+    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
     path = _place(folder, part, files)
     try:
         for name in files:
@@ -268,7 +274,7 @@ def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> 
             if sorted(files) != _names(folder, part):
                 raise ValueError("its files are not those that the index names")
             return ShardedTensors(path).shapes
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # for torch the file would be mapped as if it were to be written
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(_unreadable(path, error)) from error

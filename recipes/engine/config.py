@@ -120,8 +120,9 @@ def read(path: Path) -> Config:
         # A safe loader: it makes plain values only.
         config = yaml.load(read_text(path, LARGEST), Loader=_Loader)
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
         raise RecipeError(
-            f"cannot read the run's configuration {path}: {error}. Restore the file that training wrote"
+            f"cannot read the run's configuration {path}: {reason}. Restore the file that training wrote"
         ) from error
     if not isinstance(config, dict):
         raise RecipeError(f"{path} does not hold a configuration")

@@ -324,7 +324,7 @@ def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
     index = Index({}, {}, {}, [name], 1, [], "float32", 1, 1, 1, [write_shard(tmp_path, 0, x0, [name])], {name: name})
     index.save(tmp_path)
     assert Index.load(tmp_path) == index
-    assert module._Shard(tmp_path / shard_name(0), 1).texts == [name]
+    assert module._Shard(tmp_path / shard_name(0), 1, [1, 2, 2], 0).texts == [name]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

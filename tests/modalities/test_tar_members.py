@@ -102,9 +102,15 @@ def test_links_devices_and_folders_are_passed_over() -> None:
 
 
 def test_names_are_keys_and_nothing_else() -> None:
-    names = ["../../etc/a.jpg", "/etc/b.jpg", "c\nd.jpg", "C:\\e.jpg", "bad\udcff.jpg"]
+    names = ["c\nd.jpg", "C:\\e.jpg", "..a/f.jpg", "bad\udcff.jpg"]
     index = built(archive(*((name, b"x") for name in names)))
     assert [index.names[place] for place in range(len(index))] == names
+
+
+@pytest.mark.parametrize("name", ["../../etc/a.jpg", "/etc/b.jpg", "a/../../b.jpg"])
+def test_names_that_lead_out_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' leads out of the archive"):
+        built(archive((name, b"x")))
 
 
 def test_hidden_files_and_what_has_no_ending_are_no_examples() -> None:
