@@ -5,6 +5,7 @@ can also write its SHA-256, so the sums are made to fit.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -38,7 +39,7 @@ from recipes.sample import sample
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
-from tiny import TINY, tiny_config, tiny_run
+from tiny import TINY, tiny_run
 
 QUICK = ["steps=2", "count=2", "engine.threads=1", "engine.device=cpu"]
 CHECKPOINT = Path("checkpoints/000000000096")
@@ -63,12 +64,18 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
 
 
+@functools.cache
+def composed(command: str, *words: str) -> dict[str, Any]:
+    """Compose a configuration once for all cases, which takes longer than to refuse it."""
+    return configuration.load(command, [*words, "run_dir=anywhere"])
+
+
 def draw(run_dir: Path, *words: str) -> object:
-    return sample(configuration.load("sample", [f"run_dir={run_dir}", *QUICK, *words]))
+    return sample({**composed("sample", *QUICK, *words), "run_dir": str(run_dir)})
 
 
 def go_on(run_dir: Path, *words: str) -> None:
-    train(tiny_config(run_dir, "training.samples=128", *words))
+    train({**composed("train", *TINY, "training.samples=128", *words), "run_dir": str(run_dir)})
 
 
 def judge(run_dir: Path, *words: str) -> object:
