@@ -23,12 +23,10 @@ from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
 from recipes.engine import record
-from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.data import load_statistics
 from recipes.engine.generate import generate
 from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.trained import open_model
 from recipes.features import FeatureNetwork, cached_network, read_dataset, read_samples
 from recipes.fidelity import chosen, real_data
 from recipes.metrics import frechet_distance
@@ -62,14 +60,11 @@ class Run:
     def load(cls, run_dir: Path, reference: int, threads: int | None, allow: tuple[str, ...] = ()) -> Run:
         """Read the averaged weights of a run, and features of so many of its training examples."""
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
-        run_config, facts = configuration.read(run_dir / "config.yaml"), record.read_facts(run_dir)
-        modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-        classes = None if facts["classes"] is None else tuple(facts["classes"])
-        statistics = load_statistics(run_dir)
-        state = Checkpoints(run_dir / "checkpoints").latest()
-        if state is None:
-            raise SystemExit(f"{run_dir} has no checkpoint")
-        denoiser = trained(Assembly(run_config, builder, modality, statistics, classes), state, "ema", runtime)
+        model = open_model(run_dir, builder)
+        modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+        assembly, run_config = model.assembly(builder, modality), model.config
+        weights = model.weights("ema", assembly.check_outline)
+        denoiser = trained(assembly, weights, runtime)
         examples, held_out = real_data(run_config, builder)
         network, real = None, None
         if examples.classes is not None:
@@ -77,7 +72,9 @@ class Run:
             common = real_data({**run_config, "seed": 0}, builder)
             network, _ = cached_network(*common)
             real = read_dataset(network, common[0], chosen(common[0], reference)).features
-        return cls(denoiser, statistics, classes, state.samples, network, real, examples, held_out, runtime)
+        return cls(
+            denoiser, model.statistics, assembly.classes, weights.samples, network, real, examples, held_out, runtime
+        )  # fmt: skip
 
     def labels(self, count: int) -> Tensor | None:
         """Return the classes that `count` samples are drawn with, each as often."""

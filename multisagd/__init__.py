@@ -29,8 +29,9 @@ from multisagd.schedule import (
 )
 from multisagd.spacetime import Autoregressive, HarmonicStop, VelocityTuned
 from multisagd.spectrum import Flat, Offset, Spectrum
-from multisagd.statistics import DataStatistics, terminal_snr
+from multisagd.statistics import DataStatistics
 from multisagd.table import Table
+from multisagd.terminal import terminal_snr
 
 __all__ = [
     "DDIM",

@@ -11,6 +11,7 @@ from pathlib import Path
 COMMANDS = {
     "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
     "sample": ("recipes.sample", "draw samples from a trained run"),
+    "export": ("recipes.export", "write a trained model as one safetensors file and one JSON"),
     "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
     "analyze": ("recipes.analyze", "measure a dataset's spectrum: curves, uncertainty, power law"),
     "design": ("recipes.design", "design a sampler's steps, and the noise, from the data's spectrum"),

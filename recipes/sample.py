@@ -19,7 +19,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,12 @@ from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
-from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, Shapes, State
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
-from recipes.engine.data import load_statistics
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import check_own
@@ -51,30 +47,7 @@ from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group, SampleSettings
 from recipes.engine.state import load_module
-
-AVERAGED = "module."
-"""What the names of averaged weights begin with."""
-
-
-@dataclass(frozen=True)
-class SampledRun:
-    """The keys of a run's own configuration that sampling needs."""
-
-    seed: int
-    modality: Group
-    spectrum: Group
-    schedule: Group
-    process: Group
-    denoiser: Group
-    network: Group
-    training: Group
-    loss: Group
-    text: Group = field(default_factory=dict)
-    padding: Mapping[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.training.get("condition_dropout"), int | float) or "metric" not in self.loss:
-            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
+from recipes.engine.trained import TrainedWeights, open_model
 
 
 def sample(config: Config) -> Path:
@@ -88,10 +61,11 @@ def sample(config: Config) -> Path:
     runtime = Runtime.start(settings.engine)
 
     # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
-    run_config, facts = read_run(settings.run_dir, builder), record.read_facts(settings.run_dir)
+    model = open_model(settings.run_dir, builder)
+    run_config, facts = model.config, model.facts
     modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    classes = None if facts["classes"] is None else tuple(facts["classes"])
-    text = facts.get("text")
+    assembly = model.assembly(builder, modality)
+    classes, text = assembly.classes, facts.get("text")
     prompts = chosen_prompts(settings, text is not None)
     labels = chosen_labels(settings.labels, classes, settings.count, text is not None)
     if settings.guidance.scale != 1.0 and labels is None and prompts is None:
@@ -101,20 +75,14 @@ def sample(config: Config) -> Path:
             "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
-    context = None if text is None else text["width"]
-    assembly = Assembly(run_config, builder, modality, load_statistics(settings.run_dir), classes, context)
-    state = Checkpoints(settings.run_dir / "checkpoints").latest(
-        [settings.weights], lambda stored: assembly.check_outline(weight_shapes(stored, settings.weights))
-    )
-    if state is None:
-        raise RecipeError(f"{settings.run_dir} has no checkpoint yet: train first")
+    weights = model.weights(settings.weights, assembly.check_outline)
 
     condition = None if labels is None else torch.tensor(labels)
     if prompts is not None and text is not None:
         condition = embed(prompts, settings, run_config["text"], facts, builder, runtime)
 
     # The model.
-    denoiser = trained(assembly, state, settings.weights, runtime)
+    denoiser = trained(assembly, weights, runtime)
     process = denoiser.process
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
@@ -123,7 +91,7 @@ def sample(config: Config) -> Path:
     designed, times = designed_steps(settings.steps_file, process)
 
     # The samples.
-    out = settings.out or settings.run_dir / "sampled" / folder_name(config, state.samples, prompts, designed)
+    out = settings.out or settings.run_dir / "sampled" / folder_name(config, weights.samples, prompts, designed)
     check_own(out, settings.run_dir)
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     shape = (modality.channels, *modality.grid().shape)
@@ -141,7 +109,7 @@ def sample(config: Config) -> Path:
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
         safetensors.torch.save_file(tensors, out / "samples.safetensors")
-        made = {"samples_seen": state.samples, "settings": config, "classes": classes, "prompts": prompts}
+        made = {"samples_seen": weights.samples, "settings": config, "classes": classes, "prompts": prompts}
         made["versions"] = record.versions()
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         save_media(modality, x0, out)
@@ -150,30 +118,14 @@ def sample(config: Config) -> Path:
     return out
 
 
-def read_run(run_dir: Path, builder: Builder) -> Config:
-    """Read a run's configuration and check what sampling needs of it; the rest may be of another version.
-
-    Raises:
-        RecipeError: if it cannot be read, or a value is missing or of a wrong type.
-    """
-    path = run_dir / "config.yaml"
-    config = configuration.read(path)
-    needed = {field.name for field in fields(SampledRun)}
-    try:
-        builder.settings(SampledRun, {key: value for key, value in config.items() if key in needed}, "")
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
-    return config
-
-
-def trained(assembly: Assembly, state: State, which: str, runtime: Runtime) -> Denoiser:
-    """Return the denoiser of a run with a checkpoint's weights, on the device, for sampling.
+def trained(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:
+    """Return the denoiser of a run with trained weights, on the device, for sampling.
 
     Raises:
         RecipeError: if the weights do not fit the configured network.
     """
     network = assembly.network()
-    load_module(network, weights(state, which), which)
+    load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
 
@@ -206,28 +158,6 @@ def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
     modality.save_grid(media, out / "grid.png")
     for number, each in enumerate(media):
         modality.save(each, out / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
-
-
-def weights(state: State, which: str) -> Mapping[str, Tensor]:
-    """Return a checkpoint's last weights ("network") or their running average ("ema")."""
-    if which == "network":
-        return state.tensors["network"]
-    averages = state.tensors["ema"].items()
-    return {name.removeprefix(AVERAGED): tensor for name, tensor in averages if name.startswith(AVERAGED)}
-
-
-def weight_shapes(stored: Mapping[str, Shapes], which: str) -> Shapes:
-    """Return names and shapes of `weights`, by those of the parts of a checkpoint.
-
-    Raises:
-        RecipeError: if it has no such part.
-    """
-    if which not in stored:
-        raise RecipeError(f"the run's last checkpoint holds no {which}: choose other weights, or remove it")
-    if which == "network":
-        return stored["network"]
-    averages = stored["ema"].items()
-    return {name.removeprefix(AVERAGED): shape for name, shape in averages if name.startswith(AVERAGED)}
 
 
 def embed(

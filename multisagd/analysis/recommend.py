@@ -21,7 +21,8 @@ from multisagd.process import Process
 from multisagd.samplers import DDIM, Sampler
 from multisagd.schedule import Schedule
 from multisagd.spectrum import Flat, Spectrum
-from multisagd.statistics import DataStatistics, terminal_snr
+from multisagd.statistics import DataStatistics
+from multisagd.terminal import terminal_snr
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates: the data's power to each of these, 0 being white noise."""

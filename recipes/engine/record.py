@@ -145,7 +145,7 @@ def read_facts(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "run.json"
     try:
         facts = read_json(path)
-        _check_facts(facts)
+        check_facts(facts)
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): is {run_dir} the folder of a training run?") from error
     return dict(facts)
@@ -179,7 +179,7 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def _check_facts(facts: Any) -> None:
+def check_facts(facts: Any) -> None:
     """Check the entries of `run.json` that are read; those that older runs lack may be missing.
 
     Raises:

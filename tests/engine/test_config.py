@@ -178,7 +178,9 @@ def test_help_explains_every_group_with_an_example(name: str) -> None:
             lines = [line for line in section.splitlines() if line[6:].startswith(f"{choice} ")]
             assert lines, f"{group}={choice} is not listed"
             assert len(lines[0].split(maxsplit=2)) == 3, f"{group}={choice} has no description"
-    for key in {"design": ("statistics", "seed"), "launch": ("command",)}.get(name, ("run_dir", "seed")):
+    for key in {"design": ("statistics", "seed"), "launch": ("command",), "export": ("run_dir",)}.get(
+        name, ("run_dir", "seed")
+    ):
         assert f"\n  {key}:" in text
 
 

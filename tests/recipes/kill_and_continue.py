@@ -54,9 +54,7 @@ def wait_for_start(process: subprocess.Popen[bytes], run_dir: Path) -> None:
 
 def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random, writing: bool) -> bool:
     """Start a command and kill it and its children; return whether it was still at work."""
-    process = subprocess.Popen(
-        words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_start(process, run_dir)
     if writing:
         seen, wanted, before = 0, chance.randint(1, 12), False
@@ -67,10 +65,16 @@ def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random,
     else:
         time.sleep(chance.uniform(0, 0.6 * seconds))
     at_work = process.poll() is None
-    if at_work:
-        os.killpg(process.pid, signal.SIGKILL)
+    for number in [process.pid, *descendants(process.pid)] if at_work else ():
+        os.kill(number, signal.SIGKILL)
     process.wait()
     return at_work
+
+
+def descendants(number: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    children = [int(each) for each in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
 def check(run_dir: Path, whole: Path, ranks: int) -> None:

@@ -92,12 +92,18 @@ def test_recomputed_activations_change_no_bit(tmp_path: Path) -> None:
     assert_same(tiny_run(tmp_path / "kept"), tiny_run(tmp_path / "recomputed", "engine.recompute=true"))
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
-    """A third on four sharded ranks, a third on one process, the rest on two: what one process learns at a stretch."""
+JOURNEYS = [((2, 48), (1, 64), (2, 96)), ((4, 32), (2, 48), (1, 64), (4, 96))]
+
+
+@pytest.mark.parametrize("journey", [JOURNEYS[0], pytest.param(JOURNEYS[1], marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, journey: tuple[tuple[int, int], ...]) -> None:
+    """Sharded over so many processes up to so many samples, then over others: what one learns at a stretch."""
     words = ["engine.distribution=fsdp", "every.checkpoint=16"]
-    trained(tmp_path / "split", 4, *words, "training.samples=32")
-    tiny_run(tmp_path / "split", *EXACT, "every.checkpoint=16", "training.samples=64")
-    trained(tmp_path / "split", 2, *words)
+    for ranks, samples in journey:
+        if ranks == 1:
+            tiny_run(tmp_path / "split", *EXACT, "every.checkpoint=16", f"training.samples={samples}")
+        else:
+            trained(tmp_path / "split", ranks, *words, f"training.samples={samples}")
     tiny_run(tmp_path / "alone", *EXACT)
     found = last_state(tmp_path / "split")
     for part, tensors in last_state(tmp_path / "alone").tensors.items():

@@ -1,0 +1,202 @@
+"""A trained model as it is read back: from the folder of a run, or from what `multisagd export` made of one.
+
+An exported model is two files, and nothing in them can execute code:
+
+    model.safetensors   the network's weights, `network.…`, and the data's statistics, as `DataStatistics` stores them
+    model.json          configuration, classes, samples seen, versions, and the SHA-256 of the former
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from modalities.base import Modality
+from multisagd import DataStatistics
+from multisagd.files import read_json
+from recipes.engine import config as configuration
+from recipes.engine import record
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Checkpoints, Shapes
+from recipes.engine.config import Config
+from recipes.engine.data import load_statistics, read_statistics
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import write_text
+from recipes.engine.settings import Group
+
+Which = Literal["ema", "network"]
+T = TypeVar("T")
+CheckShapes = Callable[[Shapes], None]
+"""Raises what speaks against weights of these shapes, before they are read."""
+FORMAT_VERSION = 1
+WEIGHTS, NOTES = "model.safetensors", "model.json"
+NETWORK = "network."
+AVERAGED = "module."
+"""What the names of averaged weights begin with in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """Weights by the names that the network knows them by, after so many samples."""
+
+    samples: int
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
+
+    `weights(which, check)` reads the last weights ("network") or their average ("ema").
+    """
+
+    config: Config
+    facts: dict[str, Any]
+    statistics: DataStatistics
+    weights: Callable[[Which, CheckShapes], TrainedWeights]
+
+    def assembly(self, builder: Builder, modality: Modality) -> Assembly:
+        """Return what builds the model's parts."""
+        classes, text = self.facts["classes"], self.facts.get("text")
+        return Assembly(
+            self.config, builder, modality, self.statistics, None if classes is None else tuple(classes),
+            None if text is None else text["width"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SampledRun:
+    """The keys of a run's own configuration that sampling needs."""
+
+    seed: int
+    modality: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    training: Group
+    loss: Group
+    text: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.training.get("condition_dropout"), int | float) or "metric" not in self.loss:
+            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
+
+
+def open_model(folder: Path, builder: Builder) -> TrainedModel:
+    """Open a run or an exported model: all but its weights are read.
+
+    Raises:
+        RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
+    """
+    if (folder / NOTES).exists():
+        return _exported(folder, builder)
+    config = check_config(configuration.read(folder / "config.yaml"), folder / "config.yaml", builder)
+    return TrainedModel(config, record.read_facts(folder), load_statistics(folder), partial(_run_weights, folder))
+
+
+def check_config(config: Config, path: Path, builder: Builder) -> Config:
+    """Check what sampling needs of a run's configuration; the rest may be of another version.
+
+    Raises:
+        RecipeError: naming the file, if a value is missing or of a wrong type.
+    """
+    needed = {field.name for field in fields(SampledRun)}
+    try:
+        builder.settings(SampledRun, {key: value for key, value in config.items() if key in needed}, "")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
+    return config
+
+
+def _run_weights(folder: Path, which: Which, check: CheckShapes) -> TrainedWeights:
+    prefix = AVERAGED if which == "ema" else ""
+
+    def check_part(stored: Mapping[str, Shapes]) -> None:
+        if which not in stored:
+            raise RecipeError(f"the run's last checkpoint holds no {which}: choose other weights, or remove it")
+        check(_named(stored[which], prefix))
+
+    state = Checkpoints(folder / "checkpoints").latest([which], check_part)
+    if state is None:
+        raise RecipeError(f"{folder} has no checkpoint yet: train first")
+    return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
+
+
+def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
+    """Write a model as two files into a folder, the notes last, so that their presence says that all is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors, metadata = model.statistics.stored()
+    tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}
+    partial_file = out / f"{WEIGHTS}.partial"
+    safetensors.torch.save_file(tensors, partial_file, metadata)
+    partial_file.chmod(out.stat().st_mode & 0o666)  # it is written for its owner alone, and models are shared
+    notes = {
+        "format_version": FORMAT_VERSION,
+        "weights": which,
+        "samples": weights.samples,
+        "facts": {name: value for name, value in model.facts.items() if name != "starts"},
+        "sha256": _digest(partial_file),
+        "versions": record.versions(),
+        "config": model.config,
+    }
+    partial_file.replace(out / WEIGHTS)
+    write_text(out / NOTES, json.dumps(notes, indent=1))
+
+
+def _exported(folder: Path, builder: Builder) -> TrainedModel:
+    try:
+        notes = read_json(folder / NOTES)
+        if notes["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
+        facts, config = notes["facts"], notes["config"]
+        record.check_facts(facts)
+        if not isinstance(config, dict):
+            raise ValueError("it holds no configuration")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+    check_config(config, folder / NOTES, builder)
+    statistics = read_statistics(folder / WEIGHTS, "export it again")
+    return TrainedModel(config, facts, statistics, partial(_exported_weights, folder, notes))
+
+
+def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:
+    if which != notes.get("weights"):
+        raise RecipeError(f"{folder} holds the weights {notes.get('weights')!r:.80} alone, and {which} are asked for")
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(NETWORK)]  # noqa: SIM118 - no dict
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            check(_named(shapes, NETWORK))
+            if _digest(folder / WEIGHTS) != notes.get("sha256"):
+                raise ValueError("its content was altered")
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+        return TrainedWeights(int(notes["samples"]), _named(tensors, NETWORK))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Return what is stored under names with a prefix, without that."""
+    return {name.removeprefix(prefix): each for name, each in stored.items() if name.startswith(prefix)}
+
+
+def _unreadable(folder: Path, error: Exception) -> RecipeError:
+    return RecipeError(f"cannot read the exported model {folder} ({error}): export it again")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

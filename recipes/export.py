@@ -1,0 +1,81 @@
+"""Export a trained model as one safetensors file and one JSON: `multisagd export run_dir=… out=…`.
+
+What is written holds all that sampling needs, and nothing that training alone needs: `multisagd sample run_dir=OUT`
+draws from it the same samples as from the run, and `load_denoiser` gives it to a script. It cannot execute code; what
+its configuration names is built only if it lies under an allowed package.
+
+Errors, each in one message: no run or no checkpoint there, a folder that holds something else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modalities.base import Modality
+from multisagd import Denoiser
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.files import check_replaceable
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.trained import NOTES, WEIGHTS, Which, open_model, write_model
+from recipes.sample import trained
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """All keys of `configs/export.yaml`."""
+
+    run_dir: Path
+    out: Path
+    weights: Which
+    allow_targets: tuple[str, ...]
+
+
+def export(config: Config) -> Path:
+    """Export as the configuration says and return the folder.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    builder = Builder(tuple(config["allow_targets"]))
+    settings = builder.settings(ExportSettings, config, "")
+    check_replaceable(settings.out, NOTES, "multisagd export")
+    model = open_model(settings.run_dir, builder)
+    modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+    weights = model.weights(settings.weights, model.assembly(builder, modality).check_outline)
+    write_model(model, settings.weights, weights, settings.out)
+    size = (settings.out / WEIGHTS).stat().st_size
+    print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
+    print(f"Samples of it: multisagd sample run_dir={settings.out}")
+    return settings.out
+
+
+def load_denoiser(
+    folder: str | Path, device: str = "cpu", weights: Which = "ema", allow_targets: Sequence[str] = ()
+) -> tuple[Denoiser, Modality]:
+    """Return the denoiser and the modality of an exported model, or of a run, for a script of one's own.
+
+    `allow_targets` are packages of yours that its configuration may name.
+
+    Raises:
+        RecipeError: if it cannot be read or built.
+    """
+    builder = Builder(tuple(allow_targets))
+    model = open_model(Path(folder), builder)
+    modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+    assembly = model.assembly(builder, modality)
+    read = model.weights(weights, assembly.check_outline)
+    return trained(assembly, read, Runtime.start(EngineSettings(device=device))), modality
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("export", arguments, export)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
