@@ -54,6 +54,8 @@ from recipes.engine.validation import validate
 from recipes.engine.watchdog import Watchdog
 
 UNREADABLE = "unreadable.json"
+LINGERING = 20.0
+"""Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
 
 
 def train(config: Config) -> None:
@@ -67,7 +69,8 @@ def train(config: Config) -> None:
     settings = builder.settings(TrainSettings, config, "")
     runtime = Runtime.start(settings.engine)
     runtime.share(settings.training.batch)
-    with held(settings.run_dir) if runtime.main else nullcontext():
+    patience = LINGERING if runtime.place.world > 1 else 0.0
+    with held(settings.run_dir, patience) if runtime.main else nullcontext():
         wait_for_all()
         learn(config, builder, settings, runtime)
 

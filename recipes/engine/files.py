@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from recipes.engine.errors import RecipeError
 
@@ -59,23 +61,22 @@ def _check_entry(path: Path, root: Path) -> None:
 
 
 @contextmanager
-def held(run_dir: Path) -> Iterator[None]:
+def held(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process holds it, or something in it leads out of it.
+        RecipeError: if another process holds it for longer than `patience` seconds, or something in it leads out of it.
     """
     check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
     alone = not path.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir") from error
-        except OSError:
-            pass  # some network file systems have no locks; there it is up to the user, as it would be without this
+        deadline = time.monotonic() + patience
+        while not _locked(lock):
+            if time.monotonic() >= deadline:
+                raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir")
+            time.sleep(0.1)
         try:
             yield
         except BaseException:
@@ -85,3 +86,14 @@ def held(run_dir: Path) -> Iterator[None]:
                 if new and not any(run_dir.iterdir()):
                     run_dir.rmdir()
             raise
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Lock a file unless another process has; true too where that cannot be told."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems have no locks; there it is up to the user, as it would be without this
+    return True

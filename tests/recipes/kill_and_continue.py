@@ -50,6 +50,8 @@ def wait_for_start(process: subprocess.Popen[bytes], run_dir: Path) -> None:
         if time.monotonic() > deadline:
             raise AssertionError("training does not begin")
         time.sleep(0.005)
+    if not metrics.exists():
+        raise AssertionError(f"training ended with status {process.returncode} before it began")
 
 
 def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random, writing: bool) -> bool:

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from launching import ENVIRONMENT, ROOT, torchrun
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.engine.errors import RecipeError
+from recipes.engine.files import held
 from recipes.engine.watchdog import report, where
 
 ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
@@ -141,14 +143,20 @@ def test_clocks_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
-    from recipes.engine.files import held
-
     with held(tmp_path / "run"):
         done = torchrun(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
         assert done.returncode != 0
         assert "another process works in" in done.stderr
         with pytest.raises(RecipeError, match="another process works in"):
             tiny_run(tmp_path / "run")
+
+
+def test_a_folder_is_waited_for(tmp_path: Path) -> None:
+    holder = held(tmp_path / "run")
+    holder.__enter__()
+    threading.Timer(0.3, holder.__exit__, (None, None, None)).start()
+    with held(tmp_path / "run", patience=20):
+        pass
 
 
 def test_reports_name_every_process() -> None:
