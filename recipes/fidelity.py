@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from multisagd.files import check_file
 from multisagd.seeds import derive
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
@@ -134,11 +135,13 @@ def real_data(run_config: Config, builder: Builder) -> tuple[Dataset, Dataset]:
     """
     run = builder.settings(TrainSettings, run_config, "")
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = builder.build(run.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    # A run from elsewhere names what is read, and has nothing fetched.
+    data = {**run.data, "download": False} if "download" in run.data else run.data
+    dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     train, held_out = hold_out(dataset, run)
-    if run.data.get("train") is not True:
+    if data.get("train") is not True:
         return train, held_out
-    apart = {**run.data, "train": False}
+    apart = {**data, "train": False}
     return train, builder.build(apart, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
 
 
@@ -149,9 +152,12 @@ def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
         RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
     try:
+        check_file(path)
         tensors = load_file(path)
         x0, labels = tensors["x0"], tensors.get("labels")
-    except (OSError, SafetensorError, KeyError) as error:
+        if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
+            raise ValueError("it holds none, or of another kind")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"cannot read samples from {path} ({error}): make them with multisagd sample") from error
     shape = (dataset.modality.channels, *dataset.modality.grid().shape)
     if tuple(x0.shape[1:]) != shape:

@@ -108,6 +108,9 @@ def test_refusals_name_what_is_wrong(folder: Path) -> None:
         judge(folder, x0[:, :, :8])
     with pytest.raises(RecipeError, match="10 classes"):
         judge(folder, x0, labels + 1)
+    for nothing in (x0[:0], x0.to(torch.complex64), x0.to(torch.int64)):
+        with pytest.raises(RecipeError, match="holds none, or of another kind"):
+            judge(folder, nothing, None)
     with pytest.raises(RecipeError, match="at least 2"):
         judge(folder, x0[:1])
     (folder / "empty").mkdir()
