@@ -100,8 +100,8 @@ def sample(config: Config) -> Path:
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, refinement, display.update, times,
         )  # fmt: skip
+        wait_for_all()  # the others need not wait while files are written
         if not runtime.main:
-            wait_for_all()
             return out
         # Tensors first: what was computed is not lost if it cannot be decoded here.
         out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,6 @@ def sample(config: Config) -> Path:
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         save_media(modality, x0, out)
         display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
-    wait_for_all()
     return out
 
 

@@ -36,8 +36,8 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
-from recipes.engine.distribution import from_first, separate_group, wait_for_all
-from recipes.engine.files import held
+from recipes.engine.distribution import from_first, separate_group, wait_for_all, wait_patiently
+from recipes.engine.files import check_shared, held
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.interrupt import StopRequest
@@ -72,15 +72,16 @@ def train(config: Config) -> None:
     patience = LINGERING if runtime.place.world > 1 else 0.0
     with held(settings.run_dir, patience) if runtime.main else nullcontext():
         wait_for_all()
+        check_shared(settings.run_dir, patience)
         learn(config, builder, settings, runtime)
 
 
 def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Runtime) -> None:
     """Train in a folder that is held; see `train`."""
-    run_dir, seed, every = settings.run_dir, settings.seed, settings.every
+    run_dir, seed, every, timeout = settings.run_dir, settings.seed, settings.every, settings.engine.timeout
 
     # The past, if there is one.
-    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, separate_group())
+    checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, separate_group(timeout))
     state = checkpoints.latest()
     record.check_run(run_dir, config, begun=state is not None)
 
@@ -136,7 +137,10 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             )  # fmt: skip
             if runtime.main:
                 modality.save_grid([modality.decode(each) for each in x0], path)
-        except ValueError as error:  # a picture is not worth a training: early weights may well sample to infinity
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # a picture is not worth a training: early weights may well sample to infinity
             display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")
             return
         display.say(f"{learner.samples:,} samples seen: samples in {path}")
@@ -164,7 +168,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             ) as tracker,
             Display("training", settings.training.samples, learner.samples, quiet=not runtime.main) as display,
             Saver(checkpoints, settings.engine.save_in_background) as saver,
-            Watchdog(runtime.place, settings.engine.hang_report) as watchdog,
+            Watchdog(runtime.place, min(settings.engine.hang_report, timeout / 2), learner.samples) as watchdog,
         ):
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in process_notes(process, denoiser, statistics):
@@ -187,7 +191,8 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
     else:
         mean, power = (torch.zeros(channels, *shape, dtype=torch.float64) for shape in (grid.shape, grid.half_shape))
         found = DataStatistics(mean, power, grid, 1)
-    count = torch.tensor(float(found.count))
+    wait_patiently()
+    count = torch.tensor(found.count)
     for tensor in (found.mean, found.power, count):
         from_first(tensor)
     return DataStatistics(found.mean, found.power, grid, int(count))

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from multisagd.files import check_file, read_json
-from recipes.engine.distribution import Group, from_first, is_first, raise_together
+from recipes.engine.distribution import Group, from_first, is_first, raise_together, wait_patiently
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
 
@@ -163,14 +163,19 @@ class Checkpoints:
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
         """
-        if not is_first():
-            samples = torch.zeros((), dtype=torch.int64)
-            from_first(samples)
-            chosen = [path for path in self.folders() if _samples(path) == int(samples)]
-            return load(chosen[0], verify=False, parts=parts) if chosen else None
-        state = self._latest(parts, check)
-        from_first(torch.tensor(-1 if state is None else state.samples))
-        return state
+        state = self._latest(parts, check) if is_first() else None
+        wait_patiently()
+        samples = torch.tensor(-1 if state is None else state.samples)
+        from_first(samples)
+        if is_first() or samples < 0:
+            return state
+        for path in self.folders():
+            if _samples(path) == samples:
+                return load(path, verify=False, parts=parts)
+        raise CheckpointError(
+            f"{self.folder} on this machine does not hold the checkpoint after {int(samples):,} samples that the first "
+            "process found there: run_dir must be a folder that all machines share"
+        )
 
     def _latest(self, parts: Collection[str] | None, check: Check | None) -> State | None:
         folders = self.folders()

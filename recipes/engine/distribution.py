@@ -53,7 +53,7 @@ class Place:
             RecipeError: if some are missing, no numbers, or contradict one another.
         """
         found = os.environ if environment is None else environment
-        if int(found.get("WORLD_SIZE", "1")) == 1:
+        if found.get("WORLD_SIZE", "1") == "1":
             return ALONE
         try:
             place = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
@@ -176,12 +176,20 @@ def gathered(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def separate_group() -> Group:
+def separate_group(timeout: float) -> Group:
     """Return a group of all ranks for another thread than the main one, since two threads must not share one.
 
     None if this is the only process; every rank must ask for it at the same point.
     """
-    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if dist.is_initialized() else None
+
+
+def wait_patiently() -> None:
+    """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
+    if dist.is_initialized():
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        dist.barrier(group=group)
+        dist.destroy_process_group(group)
 
 
 def wait_for_all(group: Group = None) -> None:
@@ -212,6 +220,24 @@ def from_first(tensor: Tensor) -> None:
 def is_first() -> bool:
     """Tell whether this is the first rank, or the only process."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+class Agreement:
+    """The largest of the ranks' numbers, as of the call before: nobody waits for the others to be told."""
+
+    def __init__(self) -> None:
+        self._number = torch.zeros((), dtype=torch.int64)
+        self._under_way: dist.Work | None = None
+
+    def exchange(self, number: int | None) -> int:
+        """Tell all ranks a number, None standing for 0, and return what they agreed on at the last call; 0 at first."""
+        if not dist.is_initialized():
+            return number or 0
+        if self._under_way is not None:
+            self._under_way.wait()
+        before, self._number = int(self._number), torch.tensor(number or 0)
+        self._under_way = dist.all_reduce(self._number, dist.ReduceOp.MAX, async_op=True)
+        return before
 
 
 def agreed(number: int | None, group: Group = None) -> int:

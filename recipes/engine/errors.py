@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
 
-LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "gloo")
-"""Signs by which the errors of a process group are known: most of them are plain runtime errors."""
-AGAIN = "Its own messages say more; the same command continues from the last checkpoint"
+LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
+"""Signs of a lost connection in the errors of gloo, which are plain runtime errors."""
 
 
 class RecipeError(Exception):
@@ -54,8 +54,24 @@ def run_command(action: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in LOST):
+        if not _lost_touch(error):
             raise
-        print(f"error: lost touch with another process, which died or hangs ({error}). {AGAIN}", file=sys.stderr)
+        traceback.print_exc()
+        print(
+            f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
+            "messages say more; the same command continues from the last checkpoint",
+            file=sys.stderr,
+        )
         return 1
     return 0
+
+
+def _lost_touch(error: RuntimeError) -> bool:
+    """Tell whether an error is that another process could not be reached."""
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return False
+    if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
+        return True
+    return "/gloo/transport/" in str(error) and any(sign in str(error) for sign in LOST)

@@ -88,6 +88,21 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
             raise
 
 
+def check_shared(run_dir: Path, patience: float) -> None:
+    """Check that this process sees the folder that the first one holds, which a network may take a while to show.
+
+    Raises:
+        RecipeError: if it does not.
+    """
+    deadline = time.monotonic() + patience
+    while not (run_dir / ".lock").exists():
+        if time.monotonic() >= deadline:
+            raise RecipeError(
+                f"{run_dir} on this machine is not the first process's: use a folder that all of them share"
+            )
+        time.sleep(0.1)
+
+
 def _locked(lock: IO[str]) -> bool:
     """Lock a file unless another process has; true too where that cannot be told."""
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 log = logging.getLogger("multisagd")
@@ -32,19 +32,32 @@ device's own contains counts; `engine.peak_flops` overrides it.
 def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
     """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
 
-    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device), so nothing is computed; None
-    for a network that cannot run so.
+    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device) and without a condition, so
+    nothing is computed; None for a network that cannot run so.
     """
     try:
-        twin = copy.deepcopy(network).to("meta", torch.float32)
+        twin = copy.deepcopy(network, {id(tensor): _hollow(tensor) for tensor in _tensors(network)})
         counter = FlopCounterMode(display=False)
         with counter:
-            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"))
-            predicted.sum().backward()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
+            output = predicted if isinstance(predicted, Tensor) else predicted.sample
+            output.sum().backward()
+    except Exception as error:  # a network of the user's own may fail in any way here, and this is but a figure
         log.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
         return None
     return int(counter.get_total_flops())
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape that holds nothing, in float32 if it is of floats."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    empty = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

@@ -3,8 +3,8 @@
 Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
 every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
 
-A step whose gradient is not finite changes nothing but the count of samples seen. That is decided on the device, by all
-ranks alike, since the norm of the averaged gradient is the same on all.
+A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the device,
+by all ranks alike, since the norm of the averaged gradient is the same on all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recipes.engine.state import Progress, load_module, load_optimizer, optimize
 
 
 class DivergedError(RecipeError):
-    """Too many steps in a row whose loss or gradient was not finite."""
+    """Too many steps in a row whose gradient was not finite."""
 
 
 class Learner:
@@ -74,17 +74,21 @@ class Learner:
         """The seed of all that is random now: another one after each return to a checkpoint."""
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
-    @property
     def healthy(self) -> bool:
-        """Tell whether the last step that was read back was finite: what is worth saving."""
+        """Tell whether the last step was good; every rank must ask.
+
+        Raises:
+            DivergedError: as `step`.
+        """
+        self._settle()
         return self._in_a_row == 0
 
     def step(self, parts: Sequence[Batch]) -> None:
         """Learn from one batch, given as the equal parts whose gradients are accumulated.
 
         Raises:
-            DivergedError: if loss or gradient were not finite in `training.max_skips` steps in a row: at once on a CPU,
-                and on an accelerator within 1,000 steps, or when `averages` or `state` is called.
+            DivergedError: if the gradient was not finite in `training.max_skips` steps in a row: at once on a CPU, and
+                on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
         seed, wishes = self.seed, self.settings.training
         number = self.samples // wishes.batch
@@ -162,15 +166,16 @@ class Learner:
         rows = mean_over_ranks(torch.stack(self._pending)).tolist()
         self._pending = []
         for loss, norm in rows:
-            if math.isfinite(loss) and math.isfinite(norm):
-                self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+            if math.isfinite(norm):
+                if math.isfinite(loss):
+                    self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
                 self._in_a_row = 0
                 continue
             self.skipped += 1
             self._in_a_row += 1
             if self._in_a_row >= self.settings.training.max_skips:
                 raise DivergedError(
-                    f"training diverged: {self._in_a_row} steps in a row without a finite loss and gradient (loss "
+                    f"training diverged: {self._in_a_row} steps in a row without a finite gradient (loss "
                     f"{loss}, gradient norm {norm}) before {self.samples:,} samples"
                 )
 
@@ -188,6 +193,7 @@ class Learner:
                 "window": [value.hex() for value in self._window],
                 "metrics_position": position,
                 "skipped": self.skipped,
+                "skipped_in_a_row": self._in_a_row,
                 "rollbacks": self.rollbacks,
             },
         )
@@ -204,6 +210,7 @@ class Learner:
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
         self.samples = state.samples
         self._window = list(progress.window)
-        self._pending, self._in_a_row = [], 0
-        self.skipped, self.rollbacks = progress.skipped, progress.rollbacks
+        self._pending = []
+        self.skipped, self._in_a_row = progress.skipped, progress.skipped_in_a_row
+        self.rollbacks = progress.rollbacks
         return progress.metrics_position

@@ -8,11 +8,12 @@ after several in a row training goes back to the last checkpoint and on with oth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from modalities.base import Dataset
 from recipes.engine.checkpoint import SaveError
-from recipes.engine.distribution import FailedElsewhereError, agreed
+from recipes.engine.distribution import Agreement, FailedElsewhereError
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.learner import DivergedError, Learner
@@ -38,7 +39,9 @@ class Loop:
     tracker: Tracker | Silence
     display: Display
     report: Callable[[], None]
-    _attempts: int = 0  # returns to the same checkpoint
+    _attempts: int = 0  # returns to the checkpoint after so many samples:
+    _returned_to: int = -1
+    _agreement: Agreement = field(default_factory=Agreement)
 
     def run(self, stop: StopRequest) -> None:
         """Train.
@@ -52,6 +55,7 @@ class Loop:
                 self._train(stop)
             except DivergedError as error:
                 self._go_back(error)
+        self._tell_profile(self.profiler.finish())
 
     def _train(self, stop: StopRequest) -> None:
         learner, settings = self.learner, self.learner.settings
@@ -62,19 +66,24 @@ class Loop:
             learner.step(batch)
             now = learner.samples
             self.watchdog.progress(now)
-            if (trace := self.profiler.step()) is not None:
-                self.display.say(f"profile of {self.profiler.steps} steps in {trace}")
             if crossed(before, now, settings.every.log):
                 self._log()
-            last, signal_number = now >= settings.training.samples, agreed(stop.signal_number)
-            if last or signal_number or (crossed(before, now, settings.every.checkpoint) and learner.healthy):
-                self._save(must=bool(last or signal_number))
+            last, signal_number = now >= settings.training.samples, self._agreement.exchange(stop.signal_number)
+            with self.monitor.paused():
+                self._tell_profile(self.profiler.step())
+                # Not in the middle of trouble: what is worth going back to is the state before it.
+                if last or signal_number or (crossed(before, now, settings.every.checkpoint) and learner.healthy()):
+                    self._save(must=bool(last or signal_number))
                 if signal_number:
                     raise Interrupted(
                         f"stopped; saved in {self.saver.checkpoints.folders()[-1]}. The same command continues.",
                         signal_number,
                     )
-            self.report()
+                self.report()
+
+    def _tell_profile(self, path: Path | None) -> None:
+        if path is not None:
+            self.display.say(f"profile of {self.profiler.steps} steps in {path}")
 
     def _log(self) -> None:
         learner = self.learner
@@ -94,7 +103,6 @@ class Loop:
             self.saver.finish()
         else:
             self._or_warn(lambda: self.saver.save(state))
-        self._attempts = 0
 
     def _or_warn(self, save: Callable[[], None]) -> None:
         try:
@@ -110,19 +118,21 @@ class Loop:
         """
         learner, limit = self.learner, self.learner.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
-        if self._attempts >= limit:
-            raise RecipeError(f"{error}, after {self._attempts} returns to the last checkpoint. {remedy}") from error
         self._or_warn(self.saver.finish)
         state = self.saver.checkpoints.latest()
         if state is None:
             raise RecipeError(f"{error}, and there is no checkpoint to go back to. {remedy}") from error
-        self._attempts += 1
+        self._attempts = self._attempts + 1 if state.samples == self._returned_to else 1
+        if self._attempts > limit:
+            raise RecipeError(f"{error}, after {limit} returns to the last checkpoint. {remedy}") from error
+        self._returned_to = state.samples
         skipped, rollbacks = learner.skipped, learner.rollbacks
         self.tracker.cut(learner.restore(state))
         learner.skipped, learner.rollbacks = skipped, rollbacks + 1
         self.display.say(
             f"warning: {error}; back to the checkpoint after {state.samples:,}, and on with other random numbers"
         )
+        self.report()  # of the checkpoint's own step, which was cut off with all that came after it
 
 
 def crossed(before: int, now: int, every: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -49,6 +50,13 @@ class Monitor:
             self._steps += 1
             yield batch
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the window what happens meanwhile: saving and reporting are no training."""
+        begun = time.monotonic()
+        yield
+        self._begun += time.monotonic() - begun
+
     def window(self, batch: int) -> dict[str, Any]:
         """Return what was measured since the last call, for batches of so many samples; every rank must call this."""
         seconds = max(time.monotonic() - self._begun, 1e-9)
@@ -71,7 +79,7 @@ class Monitor:
         return values
 
     def restart(self) -> None:
-        """Begin a new window: what happened since the last is no training."""
+        """Begin a new window."""
         self._waited, self._steps, self._begun = 0.0, 0, time.monotonic()
 
 
@@ -88,13 +96,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 def exposed_communication(network: nn.Module) -> float | None:
-    """Return the seconds per step for which DDP's backward pass waited for other ranks; None where DDP does not say.
+    """Return for how many seconds DDP's backward pass waited for other ranks; None where DDP does not say.
 
-    DDP times one step in 100 by itself; what it does while gradients are under way is not counted as waiting. For
-    sharded weights there is no such clock: `engine.profile` measures it.
+    That of the last step which DDP has timed: one in 100, and the first few. What it computes while gradients are under
+    way is not counted as waiting. For sharded weights there is no such clock: `engine.profile` measures it.
     """
     if not isinstance(network, DistributedDataParallel):
         return None
     found = network._get_ddp_logging_data()
-    total, hidden = (found.get(f"avg_backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
+    total, hidden = (found.get(f"backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
     return max(total - hidden, 0) / 1e9

@@ -37,6 +37,10 @@ class StepProfiler:
             return self._finish(self._profile)
         return None
 
+    def finish(self) -> Path | None:
+        """Write what was profiled if training ended before all steps were."""
+        return None if self._profile is None else self._finish(self._profile)
+
     def _start(self) -> None:
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
@@ -56,7 +60,7 @@ class StepProfiler:
         busy, exposed = communication(found)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=30)
-        told = f"communication: {busy:.6f} s in {self.steps} steps, of which {exposed:.6f} s not hidden by computing"
+        told = f"communication: {busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not hidden by computing"
         path.with_suffix(".txt").write_text(f"{told}\n\n{table}\n", encoding="utf-8")
         self._profile = None
         return path

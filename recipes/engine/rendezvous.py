@@ -16,6 +16,8 @@ from datetime import timedelta
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from recipes.engine.errors import RecipeError
+
 POLL = 0.02
 
 
@@ -23,7 +25,7 @@ def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
     """Return a store that knows nothing of earlier attempts, this process's rank, and how many there are.
 
     Raises:
-        RuntimeError: if the others have not come within the timeout.
+        RecipeError: if the others have not come within the timeout.
     """
     store, rank, world = next(rendezvous("env://", timeout=timeout))
     deadline = time.monotonic() + timeout.total_seconds()
@@ -62,5 +64,5 @@ def _learn_name(store: Store, rank: int, deadline: float) -> str:
 
 def _wait(deadline: float, what: str) -> None:
     if time.monotonic() > deadline:
-        raise RuntimeError(f"Timed out waiting for other processes: {what}")
+        raise RecipeError(f"{what} within engine.timeout: are all machines started, and do they reach one another?")
     time.sleep(POLL)

@@ -5,18 +5,17 @@ The copy costs the state's memory once more, on the CPU. One is written at a tim
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
-
 from recipes.engine.checkpoint import Checkpoints, State
 from recipes.engine.distribution import is_first
 from recipes.engine.shards import are_sharded
+
+log = logging.getLogger("multisagd")
 
 
 class Saver:
@@ -38,6 +37,8 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True)
+        if self._pending is not None and (failed := self._pending.exception()) is not None:
+            log.warning("%s", failed)
 
     def save(self, state: State) -> None:
         """Save a state; what happens to its tensors afterwards does not matter.
@@ -65,16 +66,8 @@ class Saver:
 def staged(state: State) -> State:
     """Return a state with copies of its tensors on the CPU: of those that this rank writes."""
     written = {part: named if is_first() or are_sharded(named) else {} for part, named in state.tensors.items()}
-    tensors = {part: {name: copied(each) for name, each in named.items()} for part, named in written.items()}
+    tensors = {
+        part: {name: each.detach().to("cpu", copy=True) for name, each in named.items()}
+        for part, named in written.items()
+    }
     return State(state.samples, tensors, dict(state.record))
-
-
-@torch.no_grad()
-def copied(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor on the CPU; of a sharded one, of this rank's piece."""
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().to("cpu", copy=True)
-    piece = tensor.to_local().detach().to("cpu", copy=True)
-    return DTensor.from_local(
-        piece, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )

@@ -118,6 +118,7 @@ class Progress:
     window: tuple[float, float, float]
     metrics_position: int
     skipped: int = 0
+    skipped_in_a_row: int = 0
     rollbacks: int = 0
 
     @classmethod
@@ -127,8 +128,8 @@ class Progress:
         Raises:
             RecipeError: naming an entry that is missing, or not what training writes there.
         """
-        counts = {"metrics_position": record.get("metrics_position"), "skipped": record.get("skipped", 0)}
-        counts["rollbacks"] = record.get("rollbacks", 0)
+        counts = {"metrics_position": record.get("metrics_position")}
+        counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:
                 raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, no count: {AWAY}")

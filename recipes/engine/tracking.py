@@ -6,6 +6,7 @@ times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its chec
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -34,16 +35,24 @@ class Journal:
     """A file of JSON lines, cut back to `position` bytes if given."""
 
     def __init__(self, path: Path, position: int | None = None) -> None:
-        self._file = path.open("ab")
-        if position is not None and self.position < position:
-            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", path)
-        elif position is not None:
-            os.truncate(path, position)
+        self.path, self._failed = path, False
+        self._file = path.open("ab", buffering=0)
+        if position is not None:
+            self.cut(position)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and hand it to the operating system."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
+        """Append one entry and hand it to the operating system; one for which there is no room is left out."""
+        line, before = json.dumps(entry).encode() + b"\n", self.position
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.truncate(self._file.fileno(), before)
+            if not self._failed:
+                log.warning("cannot write %s (%s): entries are left out until there is room", self.path, error)
+            self._failed = True
+        else:
+            self._failed = False
 
     @property
     def position(self) -> int:
@@ -52,7 +61,9 @@ class Journal:
 
     def cut(self, position: int) -> None:
         """Forget what was written after a position."""
-        os.truncate(self._file.fileno(), position)
+        if self.position < position:
+            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", self.path)
+        os.truncate(self._file.fileno(), min(position, self.position))
 
     def close(self) -> None:
         """Close the file."""
@@ -154,7 +165,7 @@ def _tensorboard(run_dir: Path, samples: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise RecipeError("tracking.tensorboard needs a package: pip install tensorboard") from error
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=samples or None)
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=samples + 1 if samples else None)
 
 
 def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:

@@ -4,7 +4,8 @@ Every process tells the others, every few seconds, how many samples it has seen,
 at which line of the program it is. When nothing has moved for long on any of them, the first prints all of it: the one
 whose line is not a meeting of processes (a read of data, say) is the one that the others wait for.
 
-Ages are measured by each process's own clock, so clocks need not agree.
+Ages are measured by each process's own clock, so clocks need not agree; and since one that is frozen as a whole does not
+even tell its age, the first adds the time, by its own clock, for which it has heard nothing new.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ TICKS = 10
 class Watchdog:
     """Watches over training from a thread, on all ranks; does nothing where there is one process, or `patience` is 0.
 
-    `patience` is after how many seconds without a step there is a report.
+    `patience` is after how many seconds without a step there is a report, and `samples` where training begins.
     """
 
-    def __init__(self, place: Place, patience: float) -> None:
+    def __init__(self, place: Place, patience: float, samples: int) -> None:
         self.place, self.patience = place, patience
-        self._samples, self._since = -1, time.monotonic()
+        self._samples, self._since = samples, time.monotonic()
+        self._heard: dict[int, tuple[bytes, float]] = {}  # what each process said last, and when that was new
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -72,7 +74,8 @@ class Watchdog:
                     if stuck and not reported:
                         log.warning("%s", report(ages, self.place.world))
                     reported = stuck
-            except (RuntimeError, ValueError):  # the store went away with the process that held it
+            except (RuntimeError, ValueError) as error:
+                log.info("the watchdog gives up: %s", error)  # most likely the store's process has ended
                 return
 
     def _here(self) -> dict[str, Any]:
@@ -82,7 +85,14 @@ class Watchdog:
     def _everyone(self) -> dict[int, dict[str, Any]]:
         keys = {rank: f"watchdog/{rank}" for rank in range(self.place.world)}
         there = {rank: key for rank, key in keys.items() if self._store.check([key])}
-        return {rank: json.loads(self._store.get(key)) for rank, key in there.items()}
+        now, found = time.monotonic(), {}
+        for rank, key in there.items():
+            told = self._store.get(key)
+            if rank not in self._heard or self._heard[rank][0] != told:
+                self._heard[rank] = (told, now)
+            found[rank] = json.loads(told)
+            found[rank]["seconds"] += now - self._heard[rank][1]
+        return found
 
 
 def where(frame: FrameType | None) -> str:
@@ -98,7 +108,7 @@ def where(frame: FrameType | None) -> str:
 
 def report(processes: Mapping[int, Mapping[str, Any]], world: int) -> str:
     """Return one line for each process: how far it is, for how long, and where."""
-    lines = ["training stands still; each process, and where it waits:"]
+    lines = ["no training step for a while; how far each process is, for how long, and where:"]
     for rank in range(world):
         if rank in processes:
             found = processes[rank]

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -57,6 +58,24 @@ def test_operations_that_cannot_be_counted_are_unknown() -> None:
     assert training_flops(Reading(), (1, 3, 4)) is None
 
 
+def test_operations_of_networks_with_an_output_of_their_own() -> None:
+    """As diffusers' have, which the denoiser takes too; and one that fails in any way is no reason to stop."""
+
+    class Output(NamedTuple):
+        sample: torch.Tensor
+
+    class Wrapped(Perceptron):
+        def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: object = None) -> Any:
+            return Output(super().forward(x, log_snr))
+
+    class Broken(Perceptron):
+        def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: object = None) -> Any:
+            raise KeyError("mine")
+
+    assert training_flops(Wrapped(), (1, 3, 4)) == training_flops(Perceptron(), (1, 3, 4))
+    assert training_flops(Broken(), (1, 3, 4)) is None
+
+
 def test_waiting_for_data_is_told_from_working() -> None:
     monitor = Monitor(CPU, nn.Identity(), flops=1000, peak=1e6)
 
@@ -76,6 +95,15 @@ def test_waiting_for_data_is_told_from_working() -> None:
     json.dumps(values)
 
 
+def test_reports_are_not_counted_as_training() -> None:
+    monitor = Monitor(CPU, nn.Identity())
+    for _ in monitor.steps(range(2)):
+        time.sleep(0.01)
+        with monitor.paused():
+            time.sleep(0.3)
+    assert monitor.window(batch=8)["seconds_per_step"]["max"] < 0.2
+
+
 def test_spans_are_joined_and_compared() -> None:
     assert merged([(3, 4), (0, 2), (1, 2.5)]) == [(0, 2.5), (3, 4)]
     assert overlap([(0, 2), (4, 6)], [(1, 5)]) == 2
@@ -93,6 +121,13 @@ def test_a_profile_is_written_after_its_steps(tmp_path: Path) -> None:
     assert "aten::mm" in names
     assert "communication: 0.000000 s in 2 steps" in (tmp_path / "rank3.txt").read_text()
     assert StepProfiler(tmp_path, 0, torch.device("cpu"), 0).step() is None
+
+
+def test_a_profile_of_a_short_training_is_written_at_its_end(tmp_path: Path) -> None:
+    profiler = StepProfiler(tmp_path, 0, torch.device("cpu"), 50)
+    assert not any(profiler.step() for _ in range(5))
+    assert profiler.finish() == tmp_path / "rank0.json"
+    assert profiler.finish() is None
 
 
 def test_communication_of_nothing_is_nothing() -> None:

@@ -13,10 +13,19 @@ from modalities.image_sets import Digits
 
 
 class Faulty(Digits):
-    """The digits, with a fault of process `rank` in batch number `at` of `size` samples; once, for it leaves a mark."""
+    """The digits, with a fault of process `rank` in batch number `at` of `size` samples; once, for it leaves a mark.
+
+    The fault "nan" spoils this batch and the one after it.
+    """
 
     def __init__(
-        self, modality: Image, fault: Literal["kill", "hang", "error"], rank: int, at: int, size: int, marks: Path
+        self,
+        modality: Image,
+        fault: Literal["kill", "hang", "freeze", "error", "nan"],
+        rank: int,
+        at: int,
+        size: int,
+        marks: Path,
     ) -> None:
         super().__init__(modality)
         self.fault, self.rank, self.at, self.size, self.mark = fault, rank, at, size, Path(marks) / "done"
@@ -25,11 +34,16 @@ class Faulty(Digits):
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         if seeds is not None and len(seeds) == self.size and os.environ.get("RANK", "0") == str(self.rank):
             self.calls += 1
-            if self.calls == self.at and not self.mark.exists():
+            if self.fault == "nan" and self.calls in (self.at, self.at + 1):
+                batch = super().batch(indices, seeds)
+                return batch._replace(x0=batch.x0 * float("nan"))
+            if self.calls == self.at and self.fault != "nan" and not self.mark.exists():
                 self.mark.parent.mkdir(parents=True, exist_ok=True)
                 self.mark.touch()
                 if self.fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if self.fault == "freeze":
+                    os.kill(os.getpid(), signal.SIGSTOP)  # the whole process, with all its threads
                 if self.fault == "error":
                     raise RuntimeError("the disk fell out")
                 time.sleep(3600)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def wait_for_start(process: subprocess.Popen[bytes], run_dir: Path) -> None:
 
 
 def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random, writing: bool) -> bool:
-    """Start a command and kill it and its children; return whether it was still at work."""
+    """Start a command and kill it and its children; return whether that met it at work, and as it was wanted."""
     process = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_start(process, run_dir)
     if writing:
@@ -63,14 +64,20 @@ def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random,
         while process.poll() is None and seen < wanted:
             now = any((run_dir / "checkpoints").glob(".writing-*"))
             seen, before = seen + (now and not before), now
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(chance.uniform(0, 0.02))
     else:
         time.sleep(chance.uniform(0, 0.6 * seconds))
     at_work = process.poll() is None
     for number in [process.pid, *descendants(process.pid)] if at_work else ():
-        os.kill(number, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     process.wait()
-    return at_work
+    return at_work and (half_written(run_dir) or not writing)
+
+
+def half_written(run_dir: Path) -> bool:
+    """Tell whether a checkpoint was being written."""
+    return any((run_dir / "checkpoints").glob(".writing-*"))
 
 
 def descendants(number: int) -> list[int]:
@@ -100,13 +107,13 @@ def main(folder: Path, times: int, ranks: int = 1, distribution: str = "ddp", se
         run_dir = folder / f"killed{number}"
         words = command(run_dir, ranks, distribution)
         while not kill(words, run_dir, seconds, chance, writing=number % 2 == 1):
-            run_dir.rename(folder / f"ended{number}-{chance.randint(0, 10**6)}")  # it was faster than the kill
-        half_written = any((run_dir / "checkpoints").glob(".writing-*"))
-        torn += half_written
+            run_dir.rename(folder / f"missed{number}-{chance.randint(0, 10**6)}")  # it was faster than the kill
+        within = half_written(run_dir)
+        torn += within
         last = max((int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*")), default=0)
         finish(words)
         check(run_dir, folder / "whole", ranks)
-        told = ", while it wrote the next one" if half_written else ""
+        told = ", while it wrote the next one" if within else ""
         print(f"{number + 1}: killed after checkpoint {last}{told}; continued, and equal", flush=True)
     return torn
 

@@ -14,7 +14,8 @@ from launching import ENVIRONMENT, ROOT, torchrun
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import held
+from recipes.engine.files import check_shared, held
+from recipes.engine.tracking import Journal, read_metrics
 from recipes.engine.watchdog import report, where
 
 ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
@@ -57,7 +58,7 @@ def test_a_process_that_hangs_is_named_before_a_timeout_ends_it(tmp_path: Path) 
     ]
     done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "hang", 1, 4, 8))
     assert done.returncode != 0
-    assert "training stands still" in done.stderr
+    assert "no training step for a while" in done.stderr
     told = {rank: re.search(rf"^  {rank}: 48 samples, \d+ s at (.*)$", done.stderr, re.MULTILINE) for rank in (0, 1)}
     assert all(told.values()), done.stderr[-4000:]
     lines = [found[1] for found in told.values() if found]
@@ -65,6 +66,59 @@ def test_a_process_that_hangs_is_named_before_a_timeout_ends_it(tmp_path: Path) 
     assert "order.py" in lines[1]
     assert "lost touch with another process" in done.stderr
     assert last_state(run_dir).samples >= 32
+
+
+@pytest.mark.slow
+def test_a_process_that_is_frozen_is_told_from_one_that_waits(tmp_path: Path) -> None:
+    """It cannot even say how long it has been where it is."""
+    run_dir = tmp_path / "run"
+    words = ["engine.hang_report=4", "engine.timeout=12", "engine.workers=0", f"run_dir={run_dir}"]
+    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "freeze", 1, 5, 8), "training.samples=1600")
+    assert done.returncode != 0
+    ages = re.findall(r"^  1: [\d,]+ samples, (\d+) s at", done.stderr, re.MULTILINE)
+    assert ages, done.stderr[-4000:]
+    assert int(ages[0]) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
+def test_what_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path, distribution: str) -> None:
+    run_dir = tmp_path / "run"
+    words = [
+        f"engine.distribution={distribution}",
+        "training.max_skips=2",
+        "every.validation=48",
+        "every.checkpoint=48",
+    ]
+    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "nan", 1, 4, 8), f"run_dir={run_dir}")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "back to the checkpoint after 48" in done.stdout
+    state = last_state(run_dir)
+    assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 2, 1)
+    assert all(bool(tensor.isfinite().all()) for tensor in state.tensors["network"].values())
+    # What was reported at the checkpoint's own step was cut off, and is made anew.
+    assert [entry["samples"] for entry in read_metrics(run_dir, "validation")] == [48, 96]
+
+
+def test_a_disk_that_is_full_leaves_out_metrics_and_no_half_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.write({"a": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.position + 4, limits[1]))
+    try:
+        journal.write({"b": "x" * 40})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.write({"c": 3})
+    journal.cut(10**6)  # what a checkpoint remembers may be more than is there
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"a": 1}\n{"c": 3}\n'
+
+
+def test_machines_that_do_not_share_a_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="use a folder that all of them share"):
+        check_shared(tmp_path / "elsewhere", 0.2)
 
 
 def test_a_process_that_fails_tells_why_and_the_others_end(tmp_path: Path) -> None:
