@@ -137,10 +137,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             )  # fmt: skip
             if runtime.main:
                 modality.save_grid([modality.decode(each) for each in x0], path)
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # a picture is not worth a training: early weights may well sample to infinity
+        except (ValueError, OSError) as error:
+            # A picture is not worth a training: early weights may well sample to infinity, or the disk be full.
             display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")
             return
         display.say(f"{learner.samples:,} samples seen: samples in {path}")

@@ -12,7 +12,7 @@ USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
 
 LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
-"""Signs of a lost connection in the errors of gloo, which are plain runtime errors."""
+"""Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
 
 
 class RecipeError(Exception):
@@ -74,4 +74,5 @@ def _lost_touch(error: RuntimeError) -> bool:
         return False
     if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
         return True
-    return "/gloo/transport/" in str(error) and any(sign in str(error) for sign in LOST)
+    told = str(error)
+    return told.startswith("Application timeout") or ("/gloo/" in told and any(sign in told for sign in LOST))

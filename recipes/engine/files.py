@@ -97,9 +97,7 @@ def check_shared(run_dir: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while not (run_dir / ".lock").exists():
         if time.monotonic() >= deadline:
-            raise RecipeError(
-                f"{run_dir} on this machine is not the first process's: use a folder that all of them share"
-            )
+            raise RecipeError(f"{run_dir} is not the folder of the first process: use one that all machines share")
         time.sleep(0.1)
 
 

@@ -3,8 +3,8 @@
 Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
 every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
 
-A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the device,
-by all ranks alike, since the norm of the averaged gradient is the same on all.
+A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the
+device, by all ranks alike, since the norm of the averaged gradient is the same on all.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class StepProfiler:
         busy, exposed = communication(found)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=30)
-        told = f"communication: {busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not hidden by computing"
+        steps = self._done - WARM_UP
+        told = f"communication: {busy:.6f} s in {steps} steps, of which {exposed:.6f} s not hidden by computing"
         path.with_suffix(".txt").write_text(f"{told}\n\n{table}\n", encoding="utf-8")
         self._profile = None
         return path

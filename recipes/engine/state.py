@@ -128,7 +128,7 @@ class Progress:
         Raises:
             RecipeError: naming an entry that is missing, or not what training writes there.
         """
-        counts = {"metrics_position": record.get("metrics_position")}
+        counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:

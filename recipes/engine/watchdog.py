@@ -4,8 +4,8 @@ Every process tells the others, every few seconds, how many samples it has seen,
 at which line of the program it is. When nothing has moved for long on any of them, the first prints all of it: the one
 whose line is not a meeting of processes (a read of data, say) is the one that the others wait for.
 
-Ages are measured by each process's own clock, so clocks need not agree; and since one that is frozen as a whole does not
-even tell its age, the first adds the time, by its own clock, for which it has heard nothing new.
+Ages are measured by each process's own clock, so clocks need not agree; and since one that is frozen as a whole does
+not even tell its age, the first adds the time, by its own clock, for which it has heard nothing new.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         reported = False
-        while not self._ended.wait(self.patience / TICKS):
+        while True:
             try:
                 self._store.set(f"watchdog/{self.place.rank}", json.dumps(self._here()))
                 if self.place.rank == 0:
@@ -76,6 +76,8 @@ class Watchdog:
                     reported = stuck
             except (RuntimeError, ValueError) as error:
                 log.info("the watchdog gives up: %s", error)  # most likely the store's process has ended
+                return
+            if self._ended.wait(self.patience / TICKS):
                 return
 
     def _here(self) -> dict[str, Any]:

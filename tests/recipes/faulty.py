@@ -15,13 +15,13 @@ from modalities.image_sets import Digits
 class Faulty(Digits):
     """The digits, with a fault of process `rank` in batch number `at` of `size` samples; once, for it leaves a mark.
 
-    The fault "nan" spoils this batch and the one after it.
+    The fault "spoil" spoils this batch and the one after it.
     """
 
     def __init__(
         self,
         modality: Image,
-        fault: Literal["kill", "hang", "freeze", "error", "nan"],
+        fault: Literal["kill", "hang", "freeze", "error", "spoil"],
         rank: int,
         at: int,
         size: int,
@@ -34,10 +34,10 @@ class Faulty(Digits):
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         if seeds is not None and len(seeds) == self.size and os.environ.get("RANK", "0") == str(self.rank):
             self.calls += 1
-            if self.fault == "nan" and self.calls in (self.at, self.at + 1):
+            if self.fault == "spoil" and self.calls in (self.at, self.at + 1):
                 batch = super().batch(indices, seeds)
-                return batch._replace(x0=batch.x0 * float("nan"))
-            if self.calls == self.at and self.fault != "nan" and not self.mark.exists():
+                return batch._replace(x0=float("nan") * batch.x0)
+            if self.calls == self.at and self.fault != "spoil" and not self.mark.exists():
                 self.mark.parent.mkdir(parents=True, exist_ok=True)
                 self.mark.touch()
                 if self.fault == "kill":

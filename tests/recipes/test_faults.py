@@ -90,7 +90,7 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path, dis
         "every.validation=48",
         "every.checkpoint=48",
     ]
-    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "nan", 1, 4, 8), f"run_dir={run_dir}")
+    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "spoil", 1, 4, 8), f"run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "back to the checkpoint after 48" in done.stdout
     state = last_state(run_dir)
@@ -100,9 +100,7 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path, dis
     assert [entry["samples"] for entry in read_metrics(run_dir, "validation")] == [48, 96]
 
 
-def test_a_disk_that_is_full_leaves_out_metrics_and_no_half_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_leaves_out_metrics_and_no_half_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.write({"a": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -117,7 +115,7 @@ def test_a_disk_that_is_full_leaves_out_metrics_and_no_half_lines(
 
 
 def test_machines_that_do_not_share_a_folder_are_told(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="use a folder that all of them share"):
+    with pytest.raises(RecipeError, match="use one that all machines share"):
         check_shared(tmp_path / "elsewhere", 0.2)
 
 
