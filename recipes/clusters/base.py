@@ -49,6 +49,24 @@ class Cluster(ABC):
         """
 
 
+class Machines(Cluster):
+    """A cluster whose jobs run on machines alike, as many processes on each: one for each GPU unless it is told."""
+
+    nodes: int
+    gpus: int
+    processes: int | None
+
+    @property
+    def tasks(self) -> int:
+        """How many processes one machine has."""
+        return self.processes or max(1, self.gpus)
+
+    @property
+    def world(self) -> int:
+        """How many processes one job has in all."""
+        return self.nodes * self.tasks
+
+
 def this_python() -> str:
     """Return the interpreter of this process."""
     return sys.executable or "python"

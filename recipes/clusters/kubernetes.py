@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.clusters.base import Job, at_least
-from recipes.clusters.written import PORT, Written, check_name, numbered, torchrun
+from recipes.clusters.written import PORT, Written, check_name, torchrun
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,6 @@ class Kubernetes(Written):
         at_least(self, 1, "nodes", "processes", "cpus")
         at_least(self, 0, "gpus", "restarts", "grace")
         check_name(self.name)
-
-    @property
-    def tasks(self) -> int:
-        """How many processes a node has."""
-        return self.processes or max(1, self.gpus)
-
-    @property
-    def world(self) -> int:
-        """How many processes one job has."""
-        return self.nodes * self.tasks
-
-    def named(self, number: int | None) -> str:
-        """Return the name of a job, or of job `number` of a sweep."""
-        return numbered(self.name, number)
 
     def hint(self, paths: Sequence[Path]) -> str:
         """Return the command that hands files over."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.clusters.base import Job, at_least
-from recipes.clusters.written import Written, check_name, numbered, torchrun
+from recipes.clusters.written import Written, check_name, torchrun
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,6 @@ class SkyPilot(Written):
         check_name(self.name)
         if self.gpus and self.accelerator is None:
             raise ValueError(f"gpus={self.gpus} needs to know of which kind: add accelerator, such as H100")
-
-    @property
-    def tasks(self) -> int:
-        """How many processes a machine has."""
-        return self.processes or max(1, self.gpus)
-
-    @property
-    def world(self) -> int:
-        """How many processes one job has."""
-        return self.nodes * self.tasks
-
-    def named(self, number: int | None) -> str:
-        """Return the name of a job, or of job `number` of a sweep."""
-        return numbered(self.name, number)
 
     def hint(self, paths: Sequence[Path]) -> str:
         """Return the command that hands files over."""

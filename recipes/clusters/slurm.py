@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.clusters.base import Cluster, Job, at_least, this_python
+from recipes.clusters.base import Job, Machines, at_least, this_python
 from recipes.clusters.slurm_job import SlurmJob
 from recipes.engine.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Slurm(Cluster):
+class Slurm(Machines):
     """A Slurm cluster, as seen from a machine that has `sbatch`; `configs/cluster/slurm.yaml` explains the fields."""
 
     nodes: int = 1
@@ -49,16 +49,6 @@ class Slurm(Cluster):
             raise ValueError(f"hours must be above 0, got {self.hours}")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
-
-    @property
-    def tasks(self) -> int:
-        """How many processes a node has."""
-        return self.processes or max(1, self.gpus)
-
-    @property
-    def world(self) -> int:
-        """How many processes one job has."""
-        return self.nodes * self.tasks
 
     def show(self, jobs: Sequence[Job]) -> str:
         """Return the script that would be given to sbatch, and what its jobs would run."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from recipes.clusters.base import STOPPING, Cluster, Job
+from recipes.clusters.base import STOPPING, Job, Machines
 from recipes.engine.files import write_text
 from recipes.engine.help import show
 
@@ -18,18 +18,15 @@ PORT = 29500
 """Where the first process listens for the others; a container or a rented machine has no other use for it."""
 
 
-class Written(Cluster):
+class Written(Machines):
     """A cluster whose jobs are YAML documents; `out` is the folder for them, or None to print them."""
 
     out: Path | None
+    name: str
 
     @abstractmethod
     def document(self, name: str, job: Job) -> dict[str, Any]:
         """Return the document of one job."""
-
-    @abstractmethod
-    def named(self, number: int | None) -> str:
-        """Return the name of a job, or of job `number` of a sweep."""
 
     @abstractmethod
     def hint(self, paths: Sequence[Path]) -> str:
@@ -39,7 +36,7 @@ class Written(Cluster):
         """Return the text of each job's document by the name of the job."""
         found = {}
         for number, job in enumerate(jobs):
-            name = self.named(number if len(jobs) > 1 else None)
+            name = numbered(self.name, number if len(jobs) > 1 else None)
             text = yaml.dump(self.document(name, job), Dumper=_Readable, sort_keys=False, width=1000)
             found[name] = f"# {job}\n{text}"
         return found
