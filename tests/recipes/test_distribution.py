@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from launching import torchrun
 from safetensors.torch import load_file
 from tiny import TINY, assert_same, last_state, tiny_run
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from recipes import analyze
 from recipes.engine import config as configuration
-from recipes.engine.distribution import ALONE, Place
+from recipes.engine.distribution import ALONE, Place, replicate, synchronise
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.shards import ShardedTensors
@@ -72,6 +74,7 @@ VARIANTS = {
     "not resharded": (2, ["engine.distribution=fsdp", "engine.reshard=false"], 1e-9),
     "recomputed, replicated": (2, ["engine.recompute=true"], 1e-9),
     "recomputed, sharded": (2, ["engine.distribution=fsdp", "engine.recompute=true"], 1e-9),
+    "bfloat16, sharded": (2, ["engine.distribution=fsdp", "engine.precision=bfloat16"], 0.02),
     "compiled, replicated": (2, ["engine.compile=true", "engine.precision=float32"], 1e-4),
     "compiled, sharded": (2, ["engine.distribution=fsdp", "engine.compile=true", "engine.precision=float32"], 1e-4),
 }
@@ -152,6 +155,25 @@ def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
     done = torchrun(2, "recipes.train", *words)
     assert done.returncode != 0
     assert "engine.offload=true moves weights from a GPU to the CPU, and this is one" in done.stderr
+
+
+def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        exchanged = []
+
+        def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            exchanged.append(bucket.index())
+            return allreduce_hook(None, bucket)
+
+        network = replicate(torch.nn.Linear(2, 2), torch.device("cpu"))
+        network.register_comm_hook(None, count)
+        for part in range(4):
+            synchronise(network, part == 3)
+            network(torch.ones(1, 2)).sum().backward()
+        assert exchanged == [0]
+    finally:
+        dist.destroy_process_group()
 
 
 def test_places_are_read_from_torchrun() -> None:
