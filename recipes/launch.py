@@ -27,7 +27,7 @@ from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
-from recipes.engine.command import take_option
+from recipes.engine.command import SHARED, take_option
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place
 from recipes.engine.errors import RecipeError, nearest, run_command
@@ -35,16 +35,9 @@ from recipes.engine.help import command_help, show
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 
-SHARED = ("train", "sample")
-"""Commands whose work several processes share."""
 READING = ("sample", "fidelity", "compare")
 """Commands whose `run_dir` is a run that they read; several may."""
-SETTINGS = {
-    "sample": "SampleSettings", "compare": "CompareSettings", "demo": "DemoSettings", "design": "DesignSettings",
-    "encode": "EncodeSettings", "fidelity": "FidelitySettings",
-}  # fmt: skip
-"""The settings of the commands, each in the module of its command, that are not `TrainSettings`."""
-PARTIAL = ("fidelity", "compare")
+PARTIAL = ("fidelity", "compare", "inspect")
 """Commands whose settings are a part of their keys."""
 
 
@@ -130,7 +123,7 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     """
     config = configuration.load(settings.command, words, folder)
     module = importlib.import_module(COMMANDS[settings.command][0])
-    kind = getattr(module, SETTINGS[settings.command]) if settings.command in SETTINGS else TrainSettings
+    kind = getattr(module, f"{settings.command.title()}Settings", TrainSettings)  # some commands read those of train
     builder = Builder(tuple(config.get("allow_targets", ())))
     own = {field.name for field in fields(kind)} if settings.command in PARTIAL else set(config)
     typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")

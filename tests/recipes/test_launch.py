@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tiny import TINY, last_state, tiny_run
 
+from recipes.cli import COMMANDS
 from recipes.clusters.base import Job
 from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
 from recipes.engine import config as configuration
@@ -50,6 +51,16 @@ def test_several_values_make_a_job_of_each() -> None:
     assert words_of("run_dir='a, b'") == [["run_dir='a, b'"]]
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "launch"])
+def test_every_command_is_checked_by_its_own_settings(command: str) -> None:
+    needed = {
+        "export": ["out=model"], "pack": ["data.root=photos"], "encode": ["data.root=photos"],
+        "design": ["statistics=s.safetensors"],
+    }  # fmt: skip
+    words = [] if command == "design" else ["run_dir=r"]
+    assert words_of(f"command={command}", *words, *needed.get(command, []))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -62,7 +73,7 @@ def test_several_values_make_a_job_of_each() -> None:
         ("run_dir=r cluster._target_=os.system", "not under an allowed package"),
         ("run_dir=r command=trian", "command=trian: there is no such command; did you mean 'train'"),
         ("run_dir=r command=launch", "there is no such command"),
-        ("run_dir=r command=fidelity cluster.processes=2", "fidelity runs in one process"),
+        ("run_dir=r command=inspect cluster.processes=2", "inspect runs in one process"),
         ("run_dir=r command=compare bands=0", "expected reference >= 4 and bands >= 1"),
         ("run_dir=r training.batch=0", "training: batch must be above 0"),
         ("run_dir=r cluster.processes=3", "training.batch=64 cannot be split over 3 processes"),
