@@ -10,7 +10,6 @@ flushed to disk and renamed, and the index names it afterwards: what the index n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.latent import Scale
-from multisagd.files import read_json
+from multisagd.files import digest, read_json
 
 FORMAT_VERSION = 1
 INDEX = "index.json"
@@ -194,9 +193,3 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

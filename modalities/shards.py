@@ -19,8 +19,8 @@ from modalities.base import Dataset, Example, Modality
 from modalities.encoding import differences
 from modalities.latent import Latent, Scale
 from modalities.reading import UnreadableFilesError
-from modalities.shard_index import INDEX, Index, digest, grid_facts, shard_name
-from multisagd.files import parse_json
+from modalities.shard_index import INDEX, Index, grid_facts, shard_name
+from multisagd.files import digest, parse_json
 from multisagd.seeds import derive
 
 OPEN_SHARDS = 64

@@ -6,6 +6,7 @@ followed: shared folders of files are often made of them, and reading does no ha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from collections.abc import Sequence
@@ -33,6 +34,12 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
         raise ValueError(f"it is {KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and not a file")
     if largest is not None and found.st_size > largest:
         raise ValueError(f"it has {found.st_size:,} bytes, and at most {largest:,} make sense")
+
+
+def digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:

@@ -32,13 +32,13 @@ from modalities.shard_index import (
     INDEX,
     Index,
     ShardFacts,
-    digest,
     grid_facts,
     measured_scale,
     shard_name,
     write_shard,
     write_whole,
 )
+from multisagd.files import digest
 from multisagd.seeds import derive
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder

@@ -13,7 +13,6 @@ are several ranks, every one calls `save` and `latest`; the first decides.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from multisagd.files import check_file, read_json
+from multisagd.files import check_file, digest, read_json
 from recipes.engine.distribution import Group, from_first, is_first, raise_together, wait_patiently
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
@@ -305,14 +304,14 @@ def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _verify(path: Path, facts: Mapping[str, Any]) -> None:
     try:
         if path.stat().st_size != facts["bytes"]:
             raise CheckpointError(_unreadable(path, f"it has {path.stat().st_size} bytes, expected {facts['bytes']}"))
-        if _digest(path) != facts["sha256"]:
+        if digest(path) != facts["sha256"]:
             raise CheckpointError(_unreadable(path, "its content was altered"))
     except (OSError, KeyError, TypeError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
@@ -321,11 +320,6 @@ def _verify(path: Path, facts: Mapping[str, Any]) -> None:
 def _unreadable(path: Path, reason: object) -> str:
     folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
     return f"cannot read {path} ({reason}): remove {folder} to go on from an earlier checkpoint"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -192,10 +192,10 @@ def wait_patiently() -> None:
         dist.destroy_process_group(group)
 
 
-def wait_for_all(group: Group = None) -> None:
+def wait_for_all() -> None:
     """Return once every rank has come here."""
     if dist.is_initialized():
-        dist.barrier(group=group)
+        dist.barrier()
 
 
 def raise_together(error: Exception | None, group: Group = None) -> None:
@@ -204,7 +204,9 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
     Raises:
         FailedElsewhereError: where no error was given and another rank gave one.
     """
-    failed = agreed(int(error is not None), group)
+    failed = torch.tensor(int(error is not None))
+    if dist.is_initialized():
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
     if error is not None:
         raise error
     if failed:
@@ -238,12 +240,3 @@ class Agreement:
         before, self._number = int(self._number), torch.tensor(number or 0)
         self._under_way = dist.all_reduce(self._number, dist.ReduceOp.MAX, async_op=True)
         return before
-
-
-def agreed(number: int | None, group: Group = None) -> int:
-    """Return the largest of the ranks' numbers, 0 standing for None: what one was told, all act on."""
-    if not dist.is_initialized():
-        return number or 0
-    largest = torch.tensor(number or 0)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-    return int(largest)

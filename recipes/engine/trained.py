@@ -8,7 +8,6 @@ An exported model is two files, and nothing in them can execute code:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from multisagd import DataStatistics
-from multisagd.files import read_json
+from multisagd.files import digest, read_json
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.assemble import Assembly
@@ -148,7 +147,7 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
         "weights": which,
         "samples": weights.samples,
         "facts": {name: value for name, value in model.facts.items() if name != "starts"},
-        "sha256": _digest(partial_file),
+        "sha256": digest(partial_file),
         "versions": record.versions(),
         "config": model.config,
     }
@@ -180,7 +179,7 @@ def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, chec
             names = [name for name in file.keys() if name.startswith(NETWORK)]  # noqa: SIM118 - no dict
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
             check(_named(shapes, NETWORK))
-            if _digest(folder / WEIGHTS) != notes.get("sha256"):
+            if digest(folder / WEIGHTS) != notes.get("sha256"):
                 raise ValueError("its content was altered")
             tensors = {name: file.get_tensor(name).clone() for name in names}
         return TrainedWeights(int(notes["samples"]), _named(tensors, NETWORK))
@@ -195,8 +194,3 @@ def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
 
 def _unreadable(folder: Path, error: Exception) -> RecipeError:
     return RecipeError(f"cannot read the exported model {folder} ({error}): export it again")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
