@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.rows import rows
-from modalities.base import Dataset, Modality
+from modalities.base import Dataset
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.samplers import Sampler
@@ -61,8 +61,7 @@ class Run:
         """Read the averaged weights of a run, and features of so many of its training examples."""
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
         model = open_model(run_dir, builder)
-        modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-        assembly, run_config = model.assembly(builder, modality), model.config
+        assembly, run_config = model.assembly(builder), model.config
         weights = model.weights("ema", assembly.check_outline)
         denoiser = trained(assembly, weights, runtime)
         examples, held_out = real_data(run_config, builder)

@@ -45,8 +45,7 @@ def export(config: Config) -> Path:
     settings = builder.settings(ExportSettings, config, "")
     check_replaceable(settings.out, NOTES, "multisagd export")
     model = open_model(settings.run_dir, builder)
-    modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    weights = model.weights(settings.weights, model.assembly(builder, modality).check_outline)
+    weights = model.weights(settings.weights, model.assembly(builder).check_outline)
     write_model(model, settings.weights, weights, settings.out)
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
@@ -66,10 +65,9 @@ def load_denoiser(
     """
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder)
-    modality = builder.build(model.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    assembly = model.assembly(builder, modality)
+    assembly = model.assembly(builder)
     read = model.weights(weights, assembly.check_outline)
-    return trained(assembly, read, Runtime.start(EngineSettings(device=device))), modality
+    return trained(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

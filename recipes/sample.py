@@ -63,8 +63,8 @@ def sample(config: Config) -> Path:
     # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
     model = open_model(settings.run_dir, builder)
     run_config, facts = model.config, model.facts
-    modality = builder.build(run_config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-    assembly = model.assembly(builder, modality)
+    assembly = model.assembly(builder)
+    modality = assembly.modality
     classes, text = assembly.classes, facts.get("text")
     prompts = chosen_prompts(settings, text is not None)
     labels = chosen_labels(settings.labels, classes, settings.count, text is not None)

@@ -64,8 +64,13 @@ class TrainedModel:
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
 
-    def assembly(self, builder: Builder, modality: Modality) -> Assembly:
-        """Return what builds the model's parts."""
+    def assembly(self, builder: Builder) -> Assembly:
+        """Return what builds the model's parts, with its modality.
+
+        Raises:
+            RecipeError: if the configuration's modality is wrong, or not that of the statistics.
+        """
+        modality = builder.build(self.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
         return Assembly(
             self.config, builder, modality, self.statistics, None if classes is None else tuple(classes),
