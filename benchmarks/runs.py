@@ -85,17 +85,17 @@ class Run:
         seeds = derive_many(seed, "sample", 0, range(count))
         return generate(self.denoiser, sampler, shape, steps, seeds, self.labels(count), self.runtime, times=times)
 
-    def judge(self, x0: Tensor) -> dict[str, float]:
+    def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
         over real power about the mean. The distance is that of `multisagd fidelity`, but of tensors, not of files; it
-        depends on the counts.
+        depends on the counts. `labels` are what x0 was drawn with, if not all classes in turn.
         """
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}
         if self.network is None or self.reference is None:
             return values
-        readings = read_samples(self.network, x0, self.labels(len(x0)))
+        readings = read_samples(self.network, x0, self.labels(len(x0)) if labels is None else labels)
         values["frechet_distance"] = frechet_distance(readings.features, self.reference)
         return values if readings.labels is None else values | {"recognised": readings.accuracy()}
 

@@ -7,9 +7,10 @@ from multisagd.ema import PowerEMA
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.integrator import GaussianIntegrator
+from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
 from multisagd.mixing import Refinement, mix_noise, sample_refined
-from multisagd.modulation import Blur, ColorShift
+from multisagd.modulation import Blur, ColorShift, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
 from multisagd.oracle import GaussianDenoiser
 from multisagd.padding import PaddedCovariance
@@ -67,6 +68,7 @@ __all__ = [
     "PaddedCovariance",
     "PowerEMA",
     "PowerLaw",
+    "Prefilter",
     "Process",
     "Refinement",
     "Rings",
@@ -81,6 +83,8 @@ __all__ = [
     "UniPC",
     "UniformTimes",
     "VelocityTuned",
+    "bits_per_dimension",
+    "log_likelihood",
     "loss",
     "mix_noise",
     "networks",

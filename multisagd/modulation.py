@@ -1,4 +1,4 @@
-"""Two processes whose coefficients depend on frequency: blurring, and noise that changes colour over time.
+"""Processes whose coefficients depend on frequency: blurring, noise that changes colour over time, filtered data.
 
 Each is a `Modulation`: called with times and a grid, it returns the factors by which signal and noise of the scalar
 process are multiplied at every frequency.
@@ -53,6 +53,29 @@ class ColorShift:
         early, late = ((p / grid.mean(p)).sqrt().to(t.device) for p in (self.early.power(grid), self.late.power(grid)))
         noise = torch.lerp(early, late, _per_frequency(t, grid))
         return torch.ones_like(noise), noise
+
+
+@dataclass(frozen=True)
+class Prefilter:
+    """Data filtered by `w^{-1}` under unchanged noise: `m = w⁻¹`, with the spectrum normalised to mean power one.
+
+    With a white covariance the signal-to-noise ratio at every frequency is that of noise of this spectrum on unfiltered
+    data. Both are one diffusion in other coordinates (arXiv 2510.09660 with `z = Σ^{-1/2} x`), so comparing them tells
+    what of shaped noise is due to these ratios, and what to the scale of the network's inputs and targets.
+
+    Raises:
+        ValueError: in use, for a spectrum that is empty somewhere.
+    """
+
+    spectrum: Spectrum
+
+    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        power = self.spectrum.power(grid)
+        if not bool((power > 0).all()):
+            raise ValueError(f"{self.spectrum} has frequencies without power: data cannot be divided by it")
+        signal = (power / grid.mean(power)).rsqrt().to(t.device).expand(len(t), *grid.half_shape)
+        return signal, torch.ones_like(signal)
 
 
 def _per_frequency(t: Tensor, grid: Grid) -> Tensor:

@@ -1,0 +1,51 @@
+"""Run experiments and print their tables: `python -m benchmarks.experiments power_law_mnist omission_mnist`.
+
+An experiment is a YAML file in benchmarks/experiments: a question, and arms that differ in arguments of
+`multisagd train`. Rows are appended to benchmarks/results/results.jsonl; what is there already is not made again, and an
+interrupted training goes on. Afterwards, or with --show, tables of means and standard errors over seeds are printed,
+with the differences seed by seed. `--size gpu` makes them at the size of the papers (not run here), and `--commands`
+prints the trainings as commands for a cluster instead. `--all-arms` adds those that are left out on a CPU for time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.experiments.design import REAL, experiments
+from benchmarks.experiments.runner import measure
+from benchmarks.experiments.tables import show
+
+
+def main() -> None:
+    """Measure and print."""
+    known = experiments()
+    listed = "\n".join(f"  {name}: {each.question}" for name, each in known.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nexperiments:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments (default: all)")
+    parser.add_argument("--arms", nargs="+", help="some arms, by their names (default: those that a CPU has time for)")
+    parser.add_argument("--all-arms", action="store_true")
+    parser.add_argument("--size", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--commands", action="store_true", help="print the commands instead of training")
+    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(known):
+        parser.error(f"there are no experiments {sorted(unknown)}; choose among {sorted(known)}")
+    chosen = [known[name] for name in options.names or known]
+    for experiment in () if options.show else chosen:
+        everything = options.all_arms or options.size == "gpu" or experiment.cpu_arms is None
+        arms = options.arms or list(experiment.arms if everything else experiment.cpu_arms or ())
+        if wrong := set(arms) - set(experiment.arms) - {REAL}:
+            parser.error(f"{experiment.name} has no arms {sorted(wrong)}; choose among {sorted(experiment.arms)}")
+        measure(experiment, options, arms)
+    for experiment in () if options.commands else chosen:
+        show(experiment, options.size)
+
+
+if __name__ == "__main__":
+    main()

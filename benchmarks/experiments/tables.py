@@ -1,0 +1,56 @@
+"""Tables of an experiment's rows: means and standard errors over seeds, and differences seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.rows import RESULTS, rows
+
+METRICS = {"frechet_distance": "Fréchet distance", "spectrum_error_db": "spectrum, dB", "recognised": "recognised"}
+
+
+def found(experiment: Experiment, size: str, path: Path = RESULTS) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the rows of an experiment by arm and seed, arms in the order of its file."""
+    measured: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows(experiment.name, path):
+        if row["arm"]["size"] == size:
+            measured.setdefault(row["arm"]["arm"], {})[row["arm"]["seed"]] = row
+    return {arm: measured[arm] for arm in (*experiment.arms, REAL) if arm in measured}
+
+
+def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    """Write the mean of some values, and its standard error if there is more than one."""
+    shown = f"{mean(values):{sign}.{digits}f}"
+    return f"{shown} ± {stdev(values) / sqrt(len(values)):.{digits}f}" if len(values) > 1 else shown
+
+
+def differences(mine: dict[int, Any], theirs: dict[int, Any], metric: str) -> list[float]:
+    """Return the differences of two arms in a metric, for the seeds that both have."""
+    return [mine[s][metric] - theirs[s][metric] for s in sorted(mine) if s in theirs and metric in mine[s]]
+
+
+def show(experiment: Experiment, size: str) -> None:
+    """Print means and standard errors, and what each arm changes."""
+    measured = found(experiment, size)
+    if not measured:
+        print(f"{experiment.name}: nothing was measured at size {size}")
+        return
+    table = Table("arm", *METRICS.values(), "seeds", box=box.SIMPLE, title=f"{experiment.title} ({size})")
+    paired = Table("arm", "minus", *METRICS.values(), box=box.SIMPLE, title="differences seed by seed")
+    for arm, seeds in measured.items():
+        cells = [with_error([row[metric] for row in seeds.values() if metric in row]) for metric in METRICS]
+        table.add_row(arm, *cells, str(len(seeds)))
+        other = experiment.other(arm)
+        if other in measured:
+            each = [differences(seeds, measured[other], metric) for metric in METRICS]
+            paired.add_row(arm, other, *(with_error(values, sign="+") if values else "" for values in each))
+    Console(width=160).print(table, paired)

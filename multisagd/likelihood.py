@@ -1,0 +1,192 @@
+"""Log-likelihood of data under a denoiser and its process, by the probability-flow ODE (arXiv 2011.13456, §4.3).
+
+In `y = x_t/α` the flow is simple in the log-SNR λ, whatever the path of the schedule and the colour of the noise:
+
+    dy/dλ = (E[x0 | x_t] - y)/2,        d log|∂y/∂y_0|/dλ = (tr J - n)/2,   J = ∂E[x0 | x_t]/∂y
+
+because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is followed from the
+datum to t = 1, where the law is that of the prior, `N(0, σ² Σ)`: Σ enters there alone, by its determinant and norm.
+
+The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
+coloured noise, but similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`, and of all matrices similar to it S has the
+smallest symmetric part, which is what the variance of a probe comes from. So probes are coloured by Σ on one side of J
+and whitened on the other. With the statistics of the data the Jacobian of the Wiener filter, whose trace is known, is
+taken out too, and only what the network adds to it is estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import SpectralCovariance, to_half_spectrum
+from multisagd.grid import Grid
+from multisagd.padding import PaddedCovariance
+from multisagd.process import Process
+from multisagd.pullback import estimate_and_pullback
+from multisagd.sampling import AnyDenoiser
+from multisagd.schedule import Schedule
+from multisagd.seeds import derive
+from multisagd.spectrum import Flat
+from multisagd.statistics import DataStatistics
+
+Probes = list[tuple[Tensor, Tensor]]
+
+
+def log_likelihood(
+    denoiser: AnyDenoiser,
+    x0: Tensor,
+    *,
+    steps: int = 50,
+    seeds: Sequence[int] = (),
+    probes: int | None = 1,
+    condition: Tensor | None = None,
+    statistics: DataStatistics | None = None,
+) -> Tensor:
+    """Return the log-likelihood of each item of x0 `(batch, channels, *grid)` in nats, float64 `(batch,)`.
+
+    It is the log-density, at x0, of what the flow makes of `process.prior`: the law that deterministic samplers draw
+    from in infinitely many steps. That law is the law of x at t = 0, which still has the noise the schedule leaves
+    there: next to none, except with a `log_snr_range` that is cut short, or Karras' σ_min, and then the density is
+    that of data with that much noise. Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of
+    the denoiser each and as many gradients as there are probes.
+
+    `probes` is the number of random vectors per item, from its own seed; they give the estimate a variance, but no
+    bias. None takes the trace exactly, without seeds: as many gradients as there are numbers in a datum. `statistics`
+    of the data make the variance smaller, and nothing else.
+
+    The denoiser is called in the dtype of x0; the rest is float64. Densities are those of the scale of x0: for a datum
+    multiplied by c subtract `n log c`.
+
+    Raises:
+        ValueError: for fewer than one step or probe, without one seed per item for the probes, for noise that is empty
+            at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency, or
+            for statistics of another number of channels.
+    """
+    process = denoiser.process
+    _check(process, x0, steps, seeds, probes)
+    grid, n = process.grid.resize(x0.shape[2:]), x0[0].numel()
+    covariance = process.covariance
+    vectors = list(_exact(x0) if probes is None else _random(process, x0, seeds, probes))
+    known = None if statistics is None or probes is None else _Wiener.of(process, statistics, vectors)
+
+    def slope(log_snr: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return dy/dλ and the derivative of the log-determinant."""
+        a, _ = process.schedule.from_log_snr(log_snr)
+        t = process.schedule.time(log_snr).expand(len(y)).to(y.device)
+        estimate, pullback = estimate_and_pullback(denoiser, (a * y).to(x0.dtype), t, condition)
+        traces = [(a * pullback(left).double() * right).flatten(1).sum(1) for left, right in vectors]
+        trace = torch.stack(traces).sum(0) / (1 if probes is None else probes)
+        if known is not None:
+            trace = trace + known.correction(log_snr)
+        return (estimate.double() - y) / 2, (trace - n) / 2
+
+    ends = process.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    first, last = (tuple(factor.to(x0.device) for factor in process.schedule.from_log_snr(end)) for end in ends)
+    y, determinant = _follow(slope, x0.detach().double() / first[0], ends, steps)
+    # Of x rather than y: at the one end the density is asked for, at the other the prior is known.
+    determinant = determinant + n * (last[0].log() - first[0].log())
+    x = last[0] * y
+    norm = covariance.mahalanobis(x) / last[1] ** 2
+    logdet = x0.shape[1] * covariance.logdet(grid.shape).to(x) + 2 * n * last[1].log()
+    return determinant - (n * math.log(2 * math.pi) + logdet + norm) / 2
+
+
+def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
+    """Return the negative log-likelihood, given in nats, in bits per dimension.
+
+    Data of 256 levels that were spread over [-1, 1] need `log2(128) = 7` bits more, and noise uniform within a level
+    added to them first: only then is it the usual number of the literature, an upper bound on their code length.
+
+    Raises:
+        ValueError: for fewer than one dimension.
+    """
+    if dimensions < 1:
+        raise ValueError(f"a datum has at least one dimension, got {dimensions}")
+    return -log_likelihood / (dimensions * math.log(2))
+
+
+def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probes: int | None) -> None:
+    if steps < 1 or (probes is not None and probes < 1):
+        raise ValueError(f"a likelihood takes at least one step and one probe, got {steps} and {probes}")
+    if probes is not None and len(seeds) != len(x0):
+        raise ValueError(f"a batch of {len(x0)} needs {len(x0)} seeds for its probes, got {len(seeds)}")
+    if isinstance(process.covariance, PaddedCovariance):
+        raise ValueError("noise drawn on a padded grid has no determinant in closed form: leave out the padding")
+    if process.modulation is not None:
+        raise ValueError("likelihoods need scalar coefficients: leave out the modulation")
+    if not bool(process.covariance.support(x0.shape[2:]).all()):
+        raise ValueError(
+            "the noise is empty at some frequencies, where everything generated is zero: such a law has no density. "
+            "Take a spectrum that is positive everywhere"
+        )
+
+
+def _follow(
+    slope: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], y: Tensor, ends: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Integrate y and the log-determinant between two log-SNRs by the classical Runge-Kutta scheme."""
+    determinant, h = torch.zeros(len(y), dtype=torch.float64, device=y.device), (ends[1] - ends[0]) / steps
+    for step in range(steps):
+        log_snr = ends[0] + step * h
+        k1, d1 = slope(log_snr, y)
+        k2, d2 = slope(log_snr + h / 2, y + h / 2 * k1)
+        k3, d3 = slope(log_snr + h / 2, y + h / 2 * k2)
+        k4, d4 = slope(log_snr + h, y + h * k3)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        determinant = determinant + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return y, determinant
+
+
+def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every basis vector, which on both sides of a matrix picks one entry of its diagonal."""
+    for place in range(x0[0].numel()):
+        basis = torch.zeros(x0[0].numel(), dtype=torch.float64, device=x0.device)
+        basis[place] = 1.0
+        vector = basis.reshape(1, *x0.shape[1:]).expand(x0.shape)
+        yield vector, vector
+
+
+def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield random signs, whitened for the left of the Jacobian and coloured for its right."""
+    split = x0.dim() - process.grid.dimensions
+    white = SpectralCovariance(Flat(), process.grid).to(x0.device)
+    for probe in range(probes):
+        chosen = [derive(int(seed), "likelihood", probe) for seed in seeds]
+        # The signs of white Gaussian noise are fair and independent: the one source of noise serves these too.
+        signs = white.sample(chosen, tuple(x0.shape[1:split]), x0.shape[split:]).sign().double()
+        yield process.covariance.whiten(signs), process.covariance.color(signs)
+
+
+@dataclass(frozen=True)
+class _Wiener:
+    """What the probes miss of the trace of the Wiener filter's Jacobian, which is known."""
+
+    schedule: Schedule
+    grid: Grid
+    data: Tensor
+    noise: Tensor
+    missed: Tensor
+
+    @classmethod
+    def of(cls, process: Process, statistics: DataStatistics, vectors: Probes) -> _Wiener:
+        like = vectors[0][0]
+        shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
+        if like.shape[1] != len(statistics.mean):
+            raise ValueError(f"the statistics are of {len(statistics.mean)} channels, the data of {like.shape[1]}")
+        # Filters commute, so that colour cancels: of the two sides only the power of the probe is left.
+        halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
+        power = sum(((left.conj() * right).real for left, right in halves), torch.zeros(())) / len(vectors)
+        grid = process.grid.resize(shape)
+        data, noise = (each.to(like.device) for each in (statistics.power_on(shape), process.covariance.power(shape)))
+        return cls(process.schedule, grid, data, noise, grid.numel - power)
+
+    def correction(self, log_snr: Tensor) -> Tensor:
+        """Return the trace minus the probes' estimate of it for the Jacobian `a²C/(a²C + b²W)` by y, `(batch,)`."""
+        a, b = self.schedule.from_log_snr(log_snr)
+        gain = a**2 * self.data / (a**2 * self.data + b**2 * self.noise)
+        return self.grid.mean(gain * self.missed).sum(1)

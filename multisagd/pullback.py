@@ -1,0 +1,34 @@
+"""A denoiser's estimate together with its Jacobian transposed, which likelihoods and inverse problems both need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from multisagd.sampling import AnyDenoiser
+
+Pullback = Callable[[Tensor], Tensor]
+"""`v -> Jᵀv` for the Jacobian `J = ∂E[x0 | x_t]/∂x_t` of each item."""
+
+
+def estimate_and_pullback(
+    denoiser: AnyDenoiser, x_t: Tensor, t: Tensor, condition: Tensor | None = None
+) -> tuple[Tensor, Pullback]:
+    """Return `E[x0 | x_t]`, detached, and the function that multiplies by its transposed Jacobian.
+
+    The function may be called any number of times, and keeps the graph of one call of the denoiser alive. It works
+    under `no_grad`, as samplers are run, and in inference mode.
+    """
+    # Inference tensors cannot enter a graph; a copy made outside of inference mode can.
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x_t.detach().clone().requires_grad_()
+        told = condition.clone() if condition is not None and condition.is_inference() else condition
+        x0 = denoiser(x, t.clone(), told)
+
+    def pullback(vector: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(x0, x, vector.detach().clone().to(x0), retain_graph=True)[0].detach()
+
+    return x0.detach(), pullback
