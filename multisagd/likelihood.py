@@ -64,8 +64,8 @@ def log_likelihood(
 
     Raises:
         ValueError: for fewer than one step or probe, without one seed per item for the probes, for noise that is empty
-            at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency, or
-            for statistics of another number of channels.
+            at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency,
+            or for statistics of another number of channels.
     """
     process = denoiser.process
     _check(process, x0, steps, seeds, probes)
