@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors, and what the same distance is between real data and itself."""
+"""The Fréchet distance of two sets of feature vectors, and what it is between real data and itself."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+"""How much a statistic of finite sets varies: the bootstrap (Efron, Annals of Statistics 7, 1979).
+
+Items are drawn again with replacement, class by class where the sets are made of classes, and the statistic is computed
+on each draw. Only the SPREAD of these values is used. Their mean is not: a set with duplicates looks less varied than it
+is, so that a distance between redrawn sets is larger on average than that of the sets themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from multisagd.seeds import derive
+
+
+def redrawn(sizes: Sequence[int], seed: int) -> Tensor:
+    """Return places drawn with replacement within consecutive groups of these sizes, int64 `(sum(sizes),)`."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return torch.cat(
+        [start + torch.randint(size, (size,), generator=generator) for start, size in zip(starts, sizes, strict=True)
+         if size]
+    )  # fmt: skip
+
+
+def bootstrap_error(
+    statistic: Callable[[Tensor, Tensor], float], sizes: Sequence[int], resamples: int, seed: int = 0
+) -> float | None:
+    """Return the standard deviation of `statistic(places_a, places_b)` over redrawn places of two sets.
+
+    Both sets consist of consecutive groups of `sizes`. None for fewer than two resamples: there is no spread then.
+    """
+    if resamples < 2:
+        return None
+    values = [
+        statistic(
+            redrawn(sizes, derive(seed, "bootstrap/a", number)), redrawn(sizes, derive(seed, "bootstrap/b", number))
+        )
+        for number in range(resamples)
+    ]
+    return float(torch.tensor(values, dtype=torch.float64).std())
+
+
+def mean_error(values: Tensor) -> float:
+    """Return the standard error of the mean of independent values `(count,)`: what a bootstrap of it tends to."""
+    return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else 0.0

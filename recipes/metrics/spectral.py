@@ -1,0 +1,75 @@
+"""Errors of the generated power spectrum in decibels: over the radius, along every axis, and in bands.
+
+Every item has a curve of its own; a set's curve is their mean. Items are independent and the points of one curve are
+not, so uncertainties come from drawing items again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd import DataStatistics
+from multisagd.analysis.profiles import axis_profile, radial_profile
+from multisagd.statistics import transforms_about
+
+RADIUS, BANDS = "radius", "bands"
+LEAST = 1e-12
+"""Power below this share of the largest counts as so much: a ratio needs a floor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The power of each item `(items, points)` at frequencies `(points,)`, channels averaged.
+
+    `edges` are the (low, high) of bands, in cycles per sample, and empty for a curve over single frequencies.
+    """
+
+    frequency: Tensor
+    values: Tensor
+    edges: tuple[tuple[float, float], ...] = ()
+
+
+def item_curves(
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics, bands: int
+) -> dict[str, Curves]:
+    """Return the items' curves over the "radius", along every axis by its name, and in "bands" (`Grid.bands`).
+
+    `batches` are as `DataStatistics.measure` takes them; power is about the mean of the statistics, and scaled by
+    count / (count - 1) of these, which measured that mean on their own data.
+    """
+    grid = statistics.grid
+    rings = grid.bands(bands)
+    found: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, BANDS, *grid.names)}
+    frequency: dict[str, Tensor] = {}
+    for transform in transforms_about(statistics.mean, batches, grid):
+        power = transform.abs().square().mean(1) * (statistics.count / max(1, statistics.count - 1))
+        radial = radial_profile(power, grid)
+        found[RADIUS].append(radial.power)
+        frequency[RADIUS] = radial.frequency
+        found[BANDS].append(torch.stack([(power * w).flatten(1).sum(1) / w.sum() for _, _, w in rings], dim=1))
+        for name in grid.names:
+            profiles = [axis_profile(each, grid, name) for each in power]
+            found[name].append(torch.stack([profile.power for profile in profiles]))
+            frequency[name] = profiles[0].frequency
+    frequency[BANDS] = torch.tensor([(low + high) / 2 for low, high, _ in rings], dtype=torch.float64)
+    edges = tuple((low, high) for low, high, _ in rings)
+    return {
+        name: Curves(frequency[name], torch.cat(values), edges if name == BANDS else ())
+        for name, values in found.items()
+    }
+
+
+def decibels(made: Tensor, real: Tensor) -> Tensor:
+    """Return 10 log10 of mean generated over mean real power, from items' curves `(items, points)`: `(points,)`."""
+    above, below = made.mean(0), real.mean(0)
+    least = LEAST * max(float(above.max()), float(below.max()), 1e-300)
+    return 10 * (above.clamp(min=least) / below.clamp(min=least)).log10()
+
+
+def error(made: Tensor, real: Tensor) -> float:
+    """Return the root mean square over points of `decibels`: 0 for equal spectra, biased upwards at finite counts."""
+    return float(decibels(made, real).square().mean().sqrt())
