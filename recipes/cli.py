@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
     "pack": ("recipes.pack", "pack a folder of files into tar shards, for storage that likes few large files"),
     "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
+    "evaluate": ("recipes.evaluate", "judge a run's samples by every metric: distances, spectra, variety, copies"),
     "launch": ("recipes.launch", "run a command on several GPUs or machines, or for several values"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }

@@ -35,9 +35,9 @@ from recipes.engine.help import command_help, show
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 
-READING = ("sample", "fidelity", "compare")
+READING = ("sample", "fidelity", "compare", "evaluate")
 """Commands whose `run_dir` is a run that they read; several may."""
-PARTIAL = ("fidelity", "compare", "inspect")
+PARTIAL = ("fidelity", "compare", "evaluate", "inspect")
 """Commands whose settings are a part of their keys."""
 
 

@@ -13,7 +13,7 @@ from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help, show
 
-SHARED = ("train", "sample", "fidelity", "compare")
+SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
 """Commands whose work several processes can share."""
 
 

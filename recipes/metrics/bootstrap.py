@@ -1,8 +1,8 @@
 """How much a statistic of finite sets varies: the bootstrap (Efron, Annals of Statistics 7, 1979).
 
-Items are drawn again with replacement, class by class where the sets are made of classes, and the statistic is computed
-on each draw. Only the SPREAD of these values is used. Their mean is not: a set with duplicates looks less varied than it
-is, so that a distance between redrawn sets is larger on average than that of the sets themselves.
+Items are drawn again with replacement, class by class where the sets are made of classes, and the statistic is
+computed on each draw. Only the SPREAD of these values is used. Their mean is not: a set with duplicates looks less
+varied than it is, so that a distance between redrawn sets is larger on average than that of the sets themselves.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from multisagd.seeds import derive
 from multisagd.statistics import transforms_about
 
 LEAST = 1e-10
-"""Added to the power before the logarithm, as a share of its mean: bins without any power have one then."""
+"""Added to the power before the logarithm, as a share of its mean over real items: bins may have none."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class BandAccuracy:
     count: int
 
 
-def band_magnitudes(
+def band_powers(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int, most: int = 128, seed: int = 0
 ) -> list[tuple[float, float, Tensor]]:
-    """Return (low, high, log power `(items, features)`) of the bands of `Grid.bands`, edges in cycles per sample.
+    """Return (low, high, power `(items, features)`) of the bands of `Grid.bands`, edges in cycles per sample.
 
     The features are the bins of all channels, or `most` of them by chance, the same for every set of data.
     """
@@ -49,16 +49,14 @@ def band_magnitudes(
         channels = (batch if isinstance(batch, Tensor) else batch[0]).shape[1]
         if zero is None:
             zero = torch.zeros(channels, *grid.shape, dtype=torch.float64)
-            chosen = [_features(weight, channels, most, derive(seed, "bands", n)) for n, (*_, weight) in enumerate(rings)]
+            chosen = [
+                _features(weight, channels, most, derive(seed, "bands", n)) for n, (*_, weight) in enumerate(rings)
+            ]
         for transform in transforms_about(zero, [batch], grid):
             power = transform.abs().square().flatten(1)
             for parts, places in zip(found, chosen, strict=True):
                 parts.append(power[:, places])
-    magnitudes = [torch.cat(parts) for parts in found]
-    return [
-        (low, high, (each + LEAST * each.mean() + 1e-300).log())
-        for (low, high, _), each in zip(rings, magnitudes, strict=True)
-    ]
+    return [(low, high, torch.cat(parts)) for (low, high, _), parts in zip(rings, found, strict=True)]
 
 
 def _features(weight: Tensor, channels: int, most: int, seed: int) -> Tensor:
@@ -69,7 +67,7 @@ def _features(weight: Tensor, channels: int, most: int, seed: int) -> Tensor:
 
 
 def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
-    """Return how well logistic regression tells two sets of features `(items, features)` apart, on unseen items.
+    """Return how well logistic regression on log power tells two sets of powers `(items, features)` apart.
 
     It is fitted to a random half of each set and judged on the other halves, weighted alike. At most a quarter as many
     features are used as items are fitted to.
@@ -79,7 +77,9 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     """
     if min(len(real), len(made)) < 4:
         raise ValueError(f"a logistic test needs at least 4 items in each set, got {len(real)} and {len(made)}")
-    halves = [_halves(each, derive(seed, "halves", number)) for number, each in enumerate((real, made))]
+    least = LEAST * float(real.mean()) + 1e-300
+    logs = [(each + least).log() for each in (real, made)]
+    halves = [_halves(each, derive(seed, "halves", number)) for number, each in enumerate(logs)]
     fitted = sum(len(seen) for seen, _ in halves)
     used = torch.randperm(real.shape[1], generator=torch.Generator().manual_seed(derive(seed, "used")))
     used = used[: max(1, fitted // 4)]

@@ -6,8 +6,6 @@ is nearer, which no distance between sets can see: copies of training examples s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -17,25 +15,24 @@ REPEATED = 1 / 3
 """A sample counts as a repetition if its nearest training example is nearer than this share of the second nearest."""
 
 
-def nearest_examples(points: Tensor, examples: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return distances to the `count` nearest examples and their places, `(points, count)`, fewer if there are fewer.
+class NearestExamples:
+    """Looks up vectors `(points, dimensions)` among examples that come in batches, and are held no longer than that.
 
-    `points` are vectors `(points, dimensions)`, `examples` batches of such, numbered in their order: so a training set
-    is read once and never held.
-
-    Raises:
-        ValueError: without examples.
+    `distances` and `places`, both `(points, count)`, are those of the `count` nearest so far, rising; the places number
+    the examples in the order of their coming.
     """
-    start = 0
-    best: tuple[Tensor, Tensor] | None = None
-    for batch in examples:
-        distances, places = smallest_distances(points, batch, min(count, len(batch)))
-        found = (distances, places + start)
-        best = found if best is None else nearer(best, found, count)
-        start += len(batch)
-    if best is None:
-        raise ValueError("there are no examples to search")
-    return best
+
+    def __init__(self, points: Tensor, count: int) -> None:
+        self.points, self.count, self.seen = points, count, 0
+        self.distances = torch.empty(len(points), 0)
+        self.places = torch.empty(len(points), 0, dtype=torch.int64)
+
+    def add(self, examples: Tensor) -> None:
+        """Search a batch of examples `(batch, dimensions)`."""
+        distances, places = smallest_distances(self.points, examples, min(self.count, len(examples)))
+        before = (self.distances, self.places)
+        self.distances, self.places = nearer(before, (distances, places + self.seen), self.count)
+        self.seen += len(examples)
 
 
 def share_nearer(samples: Tensor, held_out: Tensor) -> float:

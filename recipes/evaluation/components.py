@@ -1,0 +1,30 @@
+"""Features without a network: the leading principal components of the data, for every modality and without classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+MOST = 64
+PER_COMPONENT = 10
+"""Items for each component at least: fewer would be fitted to these items, and not to the data."""
+
+
+def components(reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what takes data `(count, …)` to their leading components, of unit variance on the reference.
+
+    At most 64 of them. They are fitted to the reference alone, so that other real data and samples are equally strange
+    to them.
+    """
+    flat = reference.flatten(1).numpy()
+    count = max(1, min(MOST, len(flat) // PER_COMPONENT, flat.shape[1]))
+    fitted = PCA(count, whiten=True, svd_solver="randomized", random_state=0).fit(flat)
+
+    def features(data: Tensor) -> Tensor:
+        parts = [torch.from_numpy(fitted.transform(part.flatten(1).numpy())) for part in data.split(1024)]
+        return torch.cat(parts)
+
+    return features

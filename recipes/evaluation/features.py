@@ -1,0 +1,38 @@
+"""Kinds of metrics that compare feature vectors, or the data themselves along lines."""
+
+from __future__ import annotations
+
+from recipes.evaluation.components import components
+from recipes.evaluation.distances import feature_rows, spread
+from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.task import Task, flat
+from recipes.metrics.bootstrap import bootstrap_error
+from recipes.metrics.sliced import directions, project, sliced_distance
+
+
+def classifier_features(task: Task) -> Result:
+    """Compare features of the classifier trained on the run's data."""
+    made, real = task.readings
+    settings, record = task.settings, task.classifier[1]
+    rows = feature_rows(made.features, real.features, task.sets, settings.splits, settings.bootstrap)
+    return Result(rows, {"classifier": record, "features": made.features.shape[1]})
+
+
+def principal_components(task: Task) -> Result:
+    """Compare the leading principal components of the data, which need no network."""
+    sets, settings = task.sets, task.settings
+    count = components(flat(sets.real[: sets.count]))(flat(sets.samples[:1])).shape[1]
+    rows = feature_rows(flat(sets.samples), flat(sets.real), sets, settings.splits, settings.bootstrap, fit=components)
+    return Result(rows, {"components": count})
+
+
+def sliced(task: Task) -> Result:
+    """Compare along random lines, in the scale of the data as tensors."""
+    sets, settings = task.sets, task.settings
+    lines = directions(sets.samples[0].numel(), settings.directions)
+    made, real = project(sets.samples, lines), project(sets.real, lines)
+    floors = [sliced_distance(real[other], real[one]) for one, other in map(sets.halves, range(settings.splits))]
+    reference = real[: sets.count]
+    bootstrap = bootstrap_error(lambda a, b: sliced_distance(made[a], reference[b]), sets.sizes, settings.bootstrap)
+    row = Row("sliced Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))
+    return Result((row,), {"directions": settings.directions})

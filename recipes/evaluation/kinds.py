@@ -1,0 +1,45 @@
+"""The kinds of metrics that `multisagd evaluate` knows: what each needs, and what computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modalities.base import Dataset
+from recipes.evaluation import likelihood
+from recipes.evaluation.classes import classes
+from recipes.evaluation.features import classifier_features, principal_components, sliced
+from recipes.evaluation.neighbours import neighbours
+from recipes.evaluation.rows import Result
+from recipes.evaluation.spectra import band_tests, spectrum
+from recipes.evaluation.task import EvaluateSettings, Task
+
+
+def _needs_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
+    return "the data have no classes to train a classifier on" if train.classes is None else None
+
+
+def _needs_nothing(train: Dataset, settings: EvaluateSettings) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of metric: what it is about, why it cannot be had (None: it can), and how it is computed."""
+
+    about: str
+    lacking: Callable[[Dataset, EvaluateSettings], str | None]
+    run: Callable[[Task], Result]
+
+
+KINDS = {
+    "classifier": Kind("features of a classifier trained on the data", _needs_classes, classifier_features),
+    "components": Kind("principal components of the data", _needs_nothing, principal_components),
+    "sliced": Kind("random lines through the data", _needs_nothing, sliced),
+    "spectrum": Kind("power spectrum", _needs_nothing, spectrum),
+    "bands": Kind("samples told from data by one band", _needs_nothing, band_tests),
+    "classes": Kind("classes, by that classifier", _needs_classes, classes),
+    "neighbours": Kind("nearest training examples", _needs_nothing, neighbours),
+    "likelihood": Kind("bits per dimension of held-out data", likelihood.lacking, likelihood.likelihood),
+}
+"""What can be named in `metrics=[…]`."""

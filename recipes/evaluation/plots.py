@@ -1,0 +1,111 @@
+"""The pictures of an evaluation: spectra with their errors, bands that give samples away, and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from torch import Tensor
+
+from multisagd import Grid
+from multisagd.analysis.profiles import NORMAL_95
+from recipes.metrics.discriminate import BandAccuracy
+from recipes.metrics.spectral import LEAST, RADIUS, Curves
+from recipes.profiles import on_logarithmic_axis
+
+DPI = 110
+SAMPLES, REAL, OTHER = "tab:orange", "tab:blue", "tab:gray"
+FAR = 6.0
+"""Decibels that a plot of errors shows at most above and below what is measured reliably."""
+
+
+def draw_spectra(
+    made: Mapping[str, Curves], real: Mapping[str, Curves], other: Mapping[str, Curves], grid: Grid, path: Path
+) -> None:
+    """Draw power over the radius and along every axis, and below it the ratio to the data in dB with 95 % bands.
+
+    `real` and `other` are the curves of two halves of the data: their ratio is what chance does.
+    """
+    names = [RADIUS, *grid.names]
+    figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
+    above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", height_ratios=(3, 2))
+    for name, upper, lower in zip(names, above, below, strict=True):
+        frequency = on_logarithmic_axis(real[name].frequency).numpy()
+        floor = float(real[name].values.mean(0).max()) * LEAST
+        for curves, label, colour in ((real[name], "data", REAL), (made[name], "samples", SAMPLES)):
+            power = curves.values.mean(0).clamp(min=floor).numpy()
+            upper.loglog(frequency, power, marker=".", markersize=4, label=label, color=colour)
+        _ratio(lower, frequency, other[name], real[name], "data, other half", REAL)
+        _ratio(lower, frequency, made[name], real[name], "samples", SAMPLES)
+        lower.axhline(0, color="black", linewidth=0.8)
+        lower.xaxis.set_minor_formatter(NullFormatter())
+        unit = "sample" if name == RADIUS else grid.axis(name).unit
+        lower.set(xlabel=f"cycles per {unit}")
+        upper.set(title=name)
+    above[0].set_ylabel("power")
+    below[0].set_ylabel("over data, dB (95 %)")
+    above[-1].legend(fontsize="small")
+    below[-1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=DPI)
+
+
+def _ratio(plot: Axes, frequency: object, made: Curves, real: Curves, label: str, colour: str) -> None:
+    centre, half = ratio_decibels(made.values, real.values)
+    plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)  # type: ignore[arg-type]
+    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, label=label, color=colour)  # type: ignore[arg-type]
+
+
+def ratio_decibels(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 10 log10 of the ratio of mean curves `(items, points)`, and half its 95 % band, to first order."""
+    above, below = made.mean(0), real.mean(0)
+    least = LEAST * max(float(below.max()), 1e-300)
+    above, below = above.clamp(min=least), below.clamp(min=least)
+    relative = [each.std(0) / len(each) ** 0.5 / mean for each, mean in ((made, above), (real, below))]
+    scale = 10 / torch.log(torch.tensor(10.0)).item()
+    return 10 * (above / below).log10(), scale * NORMAL_95 * (relative[0].square() + relative[1].square()).sqrt()
+
+
+def draw_bands(
+    edges: Sequence[tuple[float, float]], made: Sequence[BandAccuracy], floor: Sequence[float], path: Path
+) -> None:
+    """Draw in each band the accuracy with which samples are told from data, beside that of data from data."""
+    figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
+    plot = figure.subplots()
+    places = torch.arange(len(edges))
+    plot.bar(places - 0.2, [100 * each.accuracy for each in made], 0.4, yerr=[100 * each.error for each in made],
+             color=SAMPLES, label="samples from data", capsize=2)  # fmt: skip
+    plot.bar(places + 0.2, [100 * each for each in floor], 0.4, color=REAL, label="data from data")
+    plot.axhline(50, color="black", linewidth=0.8, linestyle="--")
+    plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
+    plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="told apart, %")
+    plot.legend(fontsize="small", loc="upper left")
+    figure.savefig(path, dpi=DPI)
+
+
+def band_name(low: float, high: float) -> str:
+    """Name a band by its edges, zero frequency as 0."""
+    return f"{low:.2f}-{high:.2f}" if high else "0"
+
+
+def draw_classes(
+    names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float] | None, path: Path
+) -> None:
+    """Draw the share of items `(classes,)` that are seen as each class, and of conditional samples those recognised."""
+    rows = 1 if recognised is None else 2
+    figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
+    plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
+    places = torch.arange(len(names))
+    plots[0].bar(places - 0.2, 100 * seen, 0.4, color=SAMPLES, label="samples")
+    plots[0].bar(places + 0.2, 100 * real, 0.4, color=REAL, label="data")
+    plots[0].set(ylabel="seen as this, %")
+    plots[0].legend(fontsize="small", loc="lower right")
+    if recognised is not None:
+        plots[1].bar(places, [100 * share for share in recognised], 0.6, color=SAMPLES)
+        plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))
+    turned = max(map(len, names)) > 3
+    plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
+    figure.savefig(path, dpi=DPI)

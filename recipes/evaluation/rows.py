@@ -1,0 +1,70 @@
+"""The numbers of an evaluation as rows of a table: each with its uncertainty, and beside it what real data score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number about the samples, and the same about real data against other real data of equal counts, the floor.
+
+    Errors are standard deviations, None where there is none. `ideal` is what equal distributions score at endless
+    counts, and says in which direction better lies.
+    """
+
+    name: str
+    value: float
+    error: float | None = None
+    floor: float | None = None
+    floor_error: float | None = None
+    ideal: float | None = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one kind of metric found: rows, what else goes into the JSON, and what must be said beside the numbers."""
+
+    rows: tuple[Row, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def described(results: Mapping[str, Result]) -> dict[str, Any]:
+    """Return results as JSON holds them."""
+    return {
+        kind: {"rows": [asdict(row) for row in result.rows], "notes": list(result.notes), **result.details}
+        for kind, result in results.items()
+    }
+
+
+def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:
+    """Print the rows as a table, and below it what must be said."""
+    table = Table("what", "samples", "real against real", "ideal", box=box.SIMPLE, title=title, title_justify="left")
+    for kind, result in results.items():
+        table.add_section()
+        table.add_row(f"[bold]{kind}[/bold]", "", "", "")
+        for row in result.rows:
+            ideal = "" if row.ideal is None else f"{row.ideal:g}"
+            table.add_row(
+                f"  {row.name}", _number(row.value, row.error, row.unit), _number(row.floor, row.floor_error, row.unit),
+                ideal,
+            )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _number(value: float | None, error: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    unit = f" {unit}" if unit else ""
+    return f"{value:.4g}{unit}" if error is None else f"{value:.4g} ± {error:.2g}{unit}"

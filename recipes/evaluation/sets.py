@@ -1,0 +1,151 @@
+"""The sets that an evaluation compares: samples, and twice as many real examples, class by class in equal numbers.
+
+Samples against one half of the real examples is the number; the other half against it is the noise floor, at the same
+counts and proportions of classes. Where data are padded, each sample takes the padding of a real example of its class,
+for a model is not asked to generate padding and must not be judged by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modalities.base import Dataset, Modality
+from modalities.reading import UnreadableFilesError
+from multisagd.seeds import derive
+from recipes.engine.errors import RecipeError
+from recipes.engine.progress import Display
+from recipes.fidelity import chosen
+from recipes.metrics import matched_counts, take
+
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """Samples `(count, channels, *grid)` and real examples `(2 count, …)`, both as the files a person would look at.
+
+    Rows are sorted by class: `sizes` items of each among the samples, and in either half of the real examples. `mask`
+    `(2 count, 1, *grid)` tells data from padding, and its first half is also that of the samples; None: all are data.
+    `labels` are those of the samples, None if they were drawn without. `asked` is how many samples there were.
+    """
+
+    samples: Tensor
+    real: Tensor
+    sizes: tuple[int, ...]
+    mask: Tensor | None
+    labels: Tensor | None
+    asked: int
+
+    @property
+    def count(self) -> int:
+        """Number of samples compared."""
+        return len(self.samples)
+
+    def halves(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the places of two disjoint halves of the real examples, each sorted by class as the samples are.
+
+        Number 0 is the division that the samples are compared with the first half of; others are drawn at random.
+        """
+        places = torch.arange(2 * self.count).reshape(2, -1)
+        if number:
+            generator = torch.Generator().manual_seed(derive(0, "evaluate/halves", number))
+            for start, end in self._spans():
+                both = places[:, start:end].flatten()
+                places[:, start:end] = both[torch.randperm(len(both), generator=generator)].reshape(2, -1)
+        return places[0], places[1]
+
+    def batches(self, real: bool) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the real examples or the samples in batches, each with its mask or None."""
+        data = self.real if real else self.samples
+        masks = [None] * -(-len(data) // BATCH) if self.mask is None else self.mask[: len(data)].split(BATCH)
+        return list(zip(data.split(BATCH), masks, strict=True))
+
+    def scattered(self, count: int, stream: str) -> Tensor:
+        """Return the places of up to `count` samples by chance, of all classes alike."""
+        generator = torch.Generator().manual_seed(derive(0, stream))
+        return torch.randperm(self.count, generator=generator)[:count].sort().values
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        start = 0
+        for size in self.sizes:
+            yield start, start + size
+            start += size
+
+
+def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
+    """Return data decoded and encoded again, clipped and rounded as the modality saves them; `report` hears counts."""
+    seen = torch.empty_like(x0, dtype=torch.float32)
+    for number, each in enumerate(x0):
+        seen[number] = modality.encode(modality.decode(each))
+        if report is not None:
+            report(number + 1)
+    return seen
+
+
+def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
+    """Return samples `(asked, channels, *grid)` with as many real training examples of the same classes, twice.
+
+    Where the data do not suffice for two disjoint halves, there are fewer of all, in the same proportions.
+
+    Raises:
+        RecipeError: if fewer than four would be left, or too many examples cannot be read.
+    """
+    groups = 1 if labels is None else len(train.classes or ())
+    ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
+    wished = [len(group) for group in ours]
+    real, masks = read_real(train, [2 * count for count in wished], labels is not None)
+    counts, _ = matched_counts(wished, [len(group) for group in real], sum(wished))
+    if sum(counts) < 4:
+        told = ", ".join(f"{len(group)} of {wish}" for group, wish in zip(real, wished, strict=True) if wish)
+        raise RecipeError(
+            f"the data do not suffice for two halves like the samples (real examples for samples, by class: {told}): "
+            "draw samples of classes that have examples, and at least 4"
+        )
+    pool = torch.cat([take(real, counts), take(real, counts, counts)])
+    mask = None if masks is None else torch.cat([take(masks, counts), take(masks, counts, counts)])
+    kept = take(ours, counts)
+    if mask is not None:
+        kept = torch.where(mask[: len(kept)], kept, pool[: len(kept)])
+    sorted_labels = None if labels is None else torch.repeat_interleave(torch.arange(groups), torch.tensor(counts))
+    return Sets(kept, pool, tuple(counts), mask, sorted_labels, len(samples))
+
+
+def read_real(train: Dataset, wanted: Sequence[int], by_class: bool) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Return up to `wanted` examples of each class, or of all in one group, as files, and their masks if any is padded.
+
+    Examples are taken in an order that never changes, without augmentation, until all are found.
+
+    Raises:
+        RecipeError: if too many cannot be read.
+    """
+    found: list[list[Tensor]] = [[] for _ in wanted]
+    padded: list[list[Tensor | None]] = [[] for _ in wanted]
+    missing = list(wanted)
+    shape = (train.modality.channels, *train.modality.grid().shape)
+    order, total = chosen(train, len(train)), sum(wanted)
+    with Display("reading real examples", min(total, len(train))) as display:
+        for start in range(0, len(order), BATCH):
+            if not any(missing):
+                break
+            try:
+                batch = train.batch(order[start : start + BATCH])
+            except UnreadableFilesError as error:
+                raise RecipeError(str(error)) from error
+            for place, x0 in enumerate(batch.x0):
+                group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
+                if missing[group]:
+                    missing[group] -= 1
+                    found[group].append(train.modality.encode(train.modality.decode(x0)))
+                    padded[group].append(None if batch.mask is None else batch.mask[place])
+            display.update(total - sum(missing))
+    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]
+    if all(mask is None for group in padded for mask in group):
+        return real, None
+    whole = torch.ones(1, *shape[1:], dtype=torch.bool)
+    empty = torch.empty(0, *whole.shape, dtype=torch.bool)
+    filled = [[whole if mask is None else mask for mask in group] for group in padded]
+    return real, [torch.stack(group) if group else empty for group in filled]

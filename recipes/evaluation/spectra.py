@@ -1,0 +1,85 @@
+"""Kinds of metrics that look at frequencies: errors of power in decibels, and tests of one band at a time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from multisagd import DataStatistics
+from recipes.evaluation import plots
+from recipes.evaluation.distances import spread
+from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.task import Task
+from recipes.metrics.bootstrap import bootstrap_error
+from recipes.metrics.discriminate import band_powers, discriminability
+from recipes.metrics.spectral import BANDS, Curves, decibels, error, item_curves
+
+
+def spectrum(task: Task) -> Result:
+    """Compare power spectra in decibels: over the radius, along every axis, in bands."""
+    sets, settings, grid = task.sets, task.settings, task.modality.grid()
+    made, real = (
+        item_curves(batches, DataStatistics.measure(batches, grid), settings.bands)
+        for batches in (sets.batches(real=False), sets.batches(real=True))
+    )
+    halves = [sets.halves(number) for number in range(settings.splits)]
+    one, other = halves[0]
+    rows = []
+    for name in made:
+        if name == BANDS:
+            continue
+        ours, theirs = made[name].values, real[name].values
+        floors = [error(theirs[b], theirs[a]) for a, b in halves]
+        rows.append(
+            Row(f"{name}: root mean square error", error(ours, theirs[one]),
+                bootstrap_error(lambda a, b, x=ours, y=theirs[one]: error(x[a], y[b]), sets.sizes, settings.bootstrap),
+                *spread(floors), unit="dB")
+        )  # fmt: skip
+    ours, theirs = made[BANDS].values, real[BANDS].values
+    signed = decibels(ours, theirs[one])
+    half = plots.ratio_decibels(ours, theirs[one])[1] / plots.NORMAL_95
+    floors_by_band = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
+    for number, edges in enumerate(made[BANDS].edges):
+        floor = spread(floors_by_band[:, number].tolist())
+        name = f"band {plots.band_name(*edges)} cycles per sample"
+        rows.append(Row(name, float(signed[number]), float(half[number]), *floor, unit="dB"))
+
+    def half_of(number: Tensor) -> dict[str, Curves]:
+        return {name: Curves(each.frequency, each.values[number], each.edges) for name, each in real.items()}
+
+    plots.draw_spectra(made, half_of(one), half_of(other), grid, task.picture("evaluate_spectra.png"))
+    curves = {
+        name: {
+            "frequency": made[name].frequency.tolist(),
+            "decibels": decibels(made[name].values, real[name].values[one]).tolist(),
+            "samples": made[name].values.mean(0).tolist(),
+            "data": real[name].values.mean(0).tolist(),
+        }
+        for name in made
+    }
+    return Result(tuple(rows), {"curves": curves})
+
+
+def band_tests(task: Task) -> Result:
+    """Tell samples from data by the magnitudes in one band of frequency at a time."""
+    sets, settings, grid = task.sets, task.settings, task.modality.grid()
+    made = band_powers(sets.batches(real=False), grid, settings.bands)
+    real = band_powers(sets.batches(real=True), grid, settings.bands)
+    edges = [(low, high) for low, high, _ in made]
+    # Every class alike in both halves that the test is fitted to and judged on: rows are drawn at random there.
+    found = [discriminability(b[2][: sets.count], a[2]) for a, b in zip(made, real, strict=True)]
+    floors = [
+        [discriminability(band[one], band[other]).accuracy for one, other in map(sets.halves, range(settings.splits))]
+        for *_, band in real
+    ]
+    rows = tuple(
+        Row(f"band {plots.band_name(*edge)} cycles per sample", 100 * each.accuracy, 100 * each.error,
+            *spread([100 * value for value in floor]), ideal=50, unit="%")
+        for edge, each, floor in zip(edges, found, floors, strict=True)
+    )  # fmt: skip
+    means = [spread(floor)[0] for floor in floors]
+    plots.draw_bands(edges, found, means, task.picture("evaluate_bands.png"))
+    bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, found, strict=True)]
+    return Result(rows, {"bands": bands})

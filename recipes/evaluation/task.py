@@ -1,0 +1,124 @@
+"""All that the kinds of metrics take their numbers from: the run's data, the sets, and a classifier if any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from modalities.base import Dataset, Modality
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+from recipes.engine.runtime import Runtime
+from recipes.evaluation.sets import Sets
+from recipes.features import FeatureNetwork, Readings, Training, cached_network, read_samples
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How bits per dimension are computed: on so many held-out examples (0: not at all), steps and random probes."""
+
+    items: int = 0
+    steps: int = 50
+    probes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.items < 0 or min(self.steps, self.probes) < 1:
+            raise ValueError(f"expected items >= 0, steps >= 1 and probes >= 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How many samples are looked up among how many training examples at most."""
+
+    items: int = 1000
+    examples: int = 60_000
+
+    def __post_init__(self) -> None:
+        if min(self.items, self.examples) < 2:
+            raise ValueError(f"expected items and examples of at least 2, got {self.items} and {self.examples}")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The keys of `configs/evaluate.yaml` that are not of `configs/sample.yaml`, and some that are."""
+
+    run_dir: Path
+    samples: int
+    samples_from: Path | None
+    metrics: tuple[str, ...] | Literal["all"]
+    splits: int
+    bootstrap: int
+    bands: int
+    directions: int
+    neighbours: Neighbours
+    likelihood: Likelihood
+    networks: Mapping[str, Any]
+    download: bool
+    cache: Path
+    classifier: Training
+    allow_targets: tuple[str, ...]
+    weights: Literal["ema", "network"]
+
+    def __post_init__(self) -> None:
+        if self.samples < 4 or self.splits < 1 or self.bootstrap < 0 or min(self.bands, self.directions) < 1:
+            raise ValueError(
+                "expected samples >= 4, splits >= 1, bootstrap >= 0, bands >= 1 and directions >= 1, got "
+                f"{self.samples}, {self.splits}, {self.bootstrap}, {self.bands} and {self.directions}"
+            )
+
+
+@dataclass(eq=False)
+class Task:
+    """What is evaluated. `folder` is that of the samples, where pictures are left; `pictures` names those drawn."""
+
+    settings: EvaluateSettings
+    config: Config
+    runtime: Runtime
+    train: Dataset
+    test: Dataset
+    sets: Sets
+    folder: Path
+    pictures: list[str] = field(default_factory=list)
+
+    @property
+    def modality(self) -> Modality:
+        """The modality of the data."""
+        return self.train.modality
+
+    @cached_property
+    def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
+        """The classifier of the data and its record, trained now if it is not in the cache.
+
+        Raises:
+            RecipeError: if it cannot be, or not be read.
+        """
+        try:
+            return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+    @cached_property
+    def readings(self) -> tuple[Readings, Readings]:
+        """What the classifier sees in the samples and in the real examples."""
+        network, _ = self.classifier
+        return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
+
+    def picture(self, name: str) -> Path:
+        """Return where to draw a picture, and remember that it was."""
+        self.pictures.append(name)
+        return self.folder / name
+
+    def read_features(self, x0: Tensor) -> Tensor | None:
+        """Return the classifier's features of data, None for data without classes."""
+        return None if self.train.classes is None else read_samples(self.classifier[0], x0).features
+
+
+def flat(x0: Tensor) -> Tensor:
+    """Return data as vectors `(count, channels * samples)`, float32."""
+    return x0.flatten(1).to(torch.float32)
