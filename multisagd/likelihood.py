@@ -6,6 +6,8 @@ In `y = x_t/α` the flow is simple in the log-SNR λ, whatever the path of the s
 
 because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is followed from the
 datum to t = 1, where the law is that of the prior, `N(0, σ² Σ)`: Σ enters there alone, by its determinant and norm.
+What is integrated is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows as r at high noise, and would
+take most of the steps there; z moves only where data and noise mix.
 
 The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
 coloured noise, but similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`, and of all matrices similar to it S has the
@@ -46,18 +48,22 @@ def log_likelihood(
     probes: int | None = 1,
     condition: Tensor | None = None,
     statistics: DataStatistics | None = None,
+    mean: Tensor | None = None,
 ) -> Tensor:
     """Return the log-likelihood of each item of x0 `(batch, channels, *grid)` in nats, float64 `(batch,)`.
 
-    It is the log-density, at x0, of what the flow makes of `process.prior`: the law that deterministic samplers draw
-    from in infinitely many steps. That law is the law of x at t = 0, which still has the noise the schedule leaves
-    there: next to none, except with a `log_snr_range` that is cut short, or Karras' σ_min, and then the density is
-    that of data with that much noise. Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of
-    the denoiser each and as many gradients as there are probes.
+    It is the log-density, at x0, of what the flow makes of `process.prior`, centred on `mean` `(channels, *grid)` if
+    given: the law that deterministic samplers draw from in infinitely many steps. It comes closest to that of the data
+    with their mean, which matters where the noise at t = 1 does not drown it. It is the law of x at t = 0, which still
+    has the noise the schedule leaves there: next to none, except with a `log_snr_range` that is cut short, or Karras'
+    σ_min, and then the density is that of data with so much noise.
+
+    Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of the denoiser each and as many
+    gradients as there are probes.
 
     `probes` is the number of random vectors per item, from its own seed; they give the estimate a variance, but no
     bias. None takes the trace exactly, without seeds: as many gradients as there are numbers in a datum. `statistics`
-    of the data make the variance smaller, and nothing else.
+    of the data make the variance smaller the closer the denoiser is to a Wiener filter, and change nothing else.
 
     The denoiser is called in the dtype of x0; the rest is float64. Densities are those of the scale of x0: for a datum
     multiplied by c subtract `n log c`.
@@ -74,24 +80,27 @@ def log_likelihood(
     vectors = list(_exact(x0) if probes is None else _random(process, x0, seeds, probes))
     known = None if statistics is None or probes is None else _Wiener.of(process, statistics, vectors)
 
-    def slope(log_snr: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dy/dλ and the derivative of the log-determinant."""
-        a, _ = process.schedule.from_log_snr(log_snr)
+    def slope(log_snr: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return dz/dλ, and the derivative of the log-determinant of y."""
+        (a, _), shrink = process.schedule.from_log_snr(log_snr), torch.sigmoid(log_snr).sqrt()
+        y = z / shrink
         t = process.schedule.time(log_snr).expand(len(y)).to(y.device)
         estimate, pullback = estimate_and_pullback(denoiser, (a * y).to(x0.dtype), t, condition)
         traces = [(a * pullback(left).double() * right).flatten(1).sum(1) for left, right in vectors]
         trace = torch.stack(traces).sum(0) / (1 if probes is None else probes)
         if known is not None:
             trace = trace + known.correction(log_snr)
-        return (estimate.double() - y) / 2, (trace - n) / 2
+        return shrink * (estimate.double() - y) / 2 + torch.sigmoid(-log_snr) * z / 2, (trace - n) / 2
 
     ends = process.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
     first, last = (tuple(factor.to(x0.device) for factor in process.schedule.from_log_snr(end)) for end in ends)
-    y, determinant = _follow(slope, x0.detach().double() / first[0], ends, steps)
+    shrink = torch.sigmoid(ends).sqrt()
+    z, determinant = _follow(slope, x0.detach().double() / first[0] * shrink[0], ends, steps)
     # Of x rather than y: at the one end the density is asked for, at the other the prior is known.
     determinant = determinant + n * (last[0].log() - first[0].log())
-    x = last[0] * y
-    norm = covariance.mahalanobis(x) / last[1] ** 2
+    x = last[0] / shrink[1] * z
+    center = torch.zeros_like(x) if mean is None else last[0] * mean.to(x)
+    norm = covariance.mahalanobis(x - center) / last[1] ** 2
     logdet = x0.shape[1] * covariance.logdet(grid.shape).to(x) + 2 * n * last[1].log()
     return determinant - (n * math.log(2 * math.pi) + logdet + norm) / 2
 
@@ -127,19 +136,19 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
 
 
 def _follow(
-    slope: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], y: Tensor, ends: Tensor, steps: int
+    slope: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], z: Tensor, ends: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Integrate y and the log-determinant between two log-SNRs by the classical Runge-Kutta scheme."""
-    determinant, h = torch.zeros(len(y), dtype=torch.float64, device=y.device), (ends[1] - ends[0]) / steps
+    """Integrate z and the log-determinant between two log-SNRs by the classical Runge-Kutta scheme."""
+    determinant, h = torch.zeros(len(z), dtype=torch.float64, device=z.device), (ends[1] - ends[0]) / steps
     for step in range(steps):
         log_snr = ends[0] + step * h
-        k1, d1 = slope(log_snr, y)
-        k2, d2 = slope(log_snr + h / 2, y + h / 2 * k1)
-        k3, d3 = slope(log_snr + h / 2, y + h / 2 * k2)
-        k4, d4 = slope(log_snr + h, y + h * k3)
-        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        k1, d1 = slope(log_snr, z)
+        k2, d2 = slope(log_snr + h / 2, z + h / 2 * k1)
+        k3, d3 = slope(log_snr + h / 2, z + h / 2 * k2)
+        k4, d4 = slope(log_snr + h, z + h * k3)
+        z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         determinant = determinant + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
-    return y, determinant
+    return z, determinant
 
 
 def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,288 @@
+"""Likelihoods against densities in closed form: dense Gaussians, sums over frequencies, and a mixture of two."""
+
+import math
+
+import dense
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import multisagd as ms
+
+GRIDS = {
+    "1-D odd": ms.Grid.of(time=7),
+    "1-D even": ms.Grid.of(time=8),
+    "2-D mixed": ms.Grid.of(height=4, width=3),
+    "3-D mixed": ms.Grid.of(frame=2, height=2, width=3),
+}
+SCHEDULES = {"cosine": ms.CosineSchedule(), "karras": ms.KarrasSchedule(), "flow": ms.FlowSchedule()}
+NOISES = ["white", "power law", "data power"]
+TOLERANCE = 1e-3
+"""Bits per dimension between the likelihood and the law of the data, which the prior at t = 1 is not quite that of."""
+
+
+def data_power(grid: ms.Grid) -> np.ndarray:
+    return 0.05 + 0.5 / (1 + 30 * dense.radius(grid) ** 2)
+
+
+def gaussian(grid: ms.Grid, noise: str, schedule: ms.Schedule, channels: int = 1) -> ms.GaussianDenoiser:
+    powers = [data_power(grid) * (1 + channel) for channel in range(channels)]
+    parts = [dense.stationary(power, grid, 0.3 * np.cos(np.arange(grid.numel)).reshape(grid.shape)) for power in powers]
+    statistics = ms.DataStatistics(
+        torch.cat([part.mean for part in parts]), torch.cat([part.power for part in parts]), grid, 1000
+    )
+    spectrum = {"white": ms.Flat(), "power law": ms.PowerLaw(-0.5), "data power": statistics.spectrum()}[noise]
+    covariance = ms.SpectralCovariance(spectrum, grid).double()
+    return ms.GaussianDenoiser(ms.Process(schedule, covariance), statistics)
+
+
+def drawn(denoiser: ms.GaussianDenoiser, count: int, seed: int = 0) -> Tensor:
+    """Data of the denoiser's law."""
+    statistics, dims = denoiser.statistics, tuple(range(-denoiser.statistics.grid.dimensions, 0))
+    white = torch.fft.rfftn(dense.random(count, *statistics.mean.shape, seed=seed), dim=dims)
+    return torch.fft.irfftn(white * statistics.power.sqrt(), s=statistics.grid.shape, dim=dims) + statistics.mean
+
+
+def dense_density(denoiser: ms.GaussianDenoiser, x: Tensor) -> np.ndarray:
+    """Log-density of x at t = 0 by determinants and inverses of full matrices, in nats."""
+    statistics, grid, schedule = denoiser.statistics, denoiser.statistics.grid, denoiser.process.schedule
+    a, b = (float(each) for each in schedule.alpha_sigma(torch.zeros((), dtype=torch.float64)))
+    noise = dense.operator(grid.full(denoiser.process.covariance.power()).numpy())
+    total = np.zeros(len(x))
+    for channel in range(len(statistics.mean)):
+        matrix = a**2 * dense.operator(grid.full(statistics.power[channel]).numpy()) + b**2 * noise
+        away = dense.flat(x[:, channel] - a * statistics.mean[channel], grid)
+        norm = np.einsum("bi,ij,bj->b", away, np.linalg.inv(matrix), away)
+        total -= (grid.numel * math.log(2 * math.pi) + np.linalg.slogdet(matrix)[1] + norm) / 2
+    return total
+
+
+def pushforward_density(denoiser: ms.GaussianDenoiser, x: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Log-density of what the flow makes of the prior: `x_0 - a_0 μ = √(q_0/q_1)(x_1 - a_1 μ)`, `q = a²C + b²W`."""
+    statistics, process, grid = denoiser.statistics, denoiser.process, denoiser.statistics.grid
+    dims = tuple(range(-grid.dimensions, 0))
+    a, b = process.schedule.alpha_sigma(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    C, W = statistics.power, process.covariance.power()
+    q = [a[i] ** 2 * C + b[i] ** 2 * W for i in (0, 1)]
+    gain, power = (q[0] / q[1]).sqrt(), q[0] / q[1] * b[1] ** 2 * W
+    start = torch.zeros_like(statistics.mean) if mean is None else a[1] * mean
+    spectra = [torch.fft.rfftn(each, dim=dims, norm="ortho") for each in (x, statistics.mean, start)]
+    away = spectra[0] - a[0] * spectra[1] - gain * (spectra[2] - a[1] * spectra[1])
+    return -(grid.mean(away.abs() ** 2 / power + power.log()) + math.log(2 * math.pi)).sum(1) * grid.numel / 2
+
+
+def bits(difference: object, denoiser: ms.GaussianDenoiser) -> float:
+    return float(np.abs(np.asarray(difference)).max()) / denoiser.statistics.mean.numel() / math.log(2)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_likelihood_of_gaussian_data_is_exact(grid, schedule, noise):
+    """The acceptance of the feature: within 1e-3 bits per dimension, by the exact trace."""
+    denoiser = gaussian(grid, noise, schedule)
+    x, mean = drawn(denoiser, 4), denoiser.statistics.mean
+    found = ms.log_likelihood(denoiser, x, steps=32, probes=None, mean=mean)
+    assert bits(found.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE
+    # The rest is the prior's: against the law that the flow really leads to, integration alone errs.
+    assert bits(found - pushforward_density(denoiser, x, mean), denoiser) < TOLERANCE / 2
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("shape", [(16, 16), (9, 12), (4, 6, 5)], ids=str)
+def test_a_probe_with_statistics_is_exact_on_gaussian_data(shape, noise):
+    """Nothing is left to estimate, so that one probe serves grids too large for the exact trace."""
+    grid = ms.Grid.of(**dict(zip("tyx"[-len(shape) :], shape, strict=True)))
+    denoiser = gaussian(grid, noise, ms.CosineSchedule(), channels=2)
+    x, statistics = drawn(denoiser, 3), denoiser.statistics
+    found = ms.log_likelihood(denoiser, x, steps=25, seeds=[0, 1, 2], statistics=statistics, mean=statistics.mean)
+    assert bits(found.numpy() - dense_density(denoiser, x), denoiser) < TOLERANCE
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("grid", [GRIDS["2-D mixed"], GRIDS["3-D mixed"]], ids=["2-D", "3-D"])
+def test_probes_are_unbiased(grid, noise):
+    """The mean over 400 probes lies within 4 standard errors of the density."""
+    denoiser = gaussian(grid, noise, ms.CosineSchedule())
+    x = drawn(denoiser, 1)
+    many = ms.log_likelihood(denoiser, x.expand(400, *x.shape[1:]), steps=32, seeds=range(400))
+    exact = pushforward_density(denoiser, x)
+    assert float((many.mean() - exact).abs()) < 4 * float(many.std()) / math.sqrt(400) + 1e-3
+    # Noise of the data's power makes the Jacobian a multiple of the identity, which signs measure without variance.
+    assert (float(many.std()) < 1e-6) == (noise == "data power")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_prior_about_zero_is_that_of_the_samplers(schedule):
+    denoiser = gaussian(GRIDS["2-D mixed"], "power law", schedule)
+    x = drawn(denoiser, 4)
+    found = ms.log_likelihood(denoiser, x, steps=32, probes=None)
+    assert bits(found - pushforward_density(denoiser, x), denoiser) < TOLERANCE / 2
+
+
+def test_fourth_order():
+    """The error falls by about 16 when steps are halved."""
+    denoiser = gaussian(GRIDS["2-D mixed"], "power law", ms.CosineSchedule())
+    x = drawn(denoiser, 4)
+    exact = pushforward_density(denoiser, x)
+    errors = [bits(ms.log_likelihood(denoiser, x, steps=n, probes=None) - exact, denoiser) for n in (40, 80)]
+    assert errors[0] / errors[1] > 12
+
+
+class Mixture:
+    """The exact denoiser of two Gaussians `N(m_i, C_i)` with powers C_i, by full matrices."""
+
+    def __init__(self, process: ms.Process) -> None:
+        self.process, grid = process, process.grid
+        self.means = torch.stack([torch.full((grid.numel,), 1.0), torch.linspace(-2, 0, grid.numel)]).double()
+        self.weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+        powers = [data_power(grid), 0.02 + 0.3 * dense.radius(grid)]
+        self.powers = powers
+        self.data = torch.stack([dense.tensor(dense.operator(power)) for power in powers])
+        self.noise = dense.tensor(dense.operator(grid.full(process.covariance.power()).numpy()))
+
+    def components(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Log of weight times density of each component at x `(batch, n)`, and its posterior mean."""
+        logs, means = [], []
+        for weight, mean, data in zip(self.weights, self.means, self.data, strict=True):
+            matrix = a**2 * data + b**2 * self.noise
+            away = x - a * mean
+            solved = torch.linalg.solve(matrix, away.T).T
+            size = torch.logdet(2 * math.pi * matrix)
+            logs.append(weight.log() - (size + (away * solved).sum(1)) / 2)
+            means.append(mean + a * solved @ data)
+        return torch.stack(logs), torch.stack(means)
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        a, b = self.process.schedule.alpha_sigma(t[0].double())
+        logs, means = self.components(x_t.flatten(1), a, b)
+        return (torch.softmax(logs, 0)[..., None] * means).sum(0).reshape(x_t.shape)
+
+    def power(self) -> np.ndarray:
+        """Power about the mean of the mixture: within the components, and between them."""
+        apart = (self.means - (self.weights[:, None] * self.means).sum(0)).reshape(2, *self.process.grid.shape).numpy()
+        between = np.abs(np.fft.fftn(apart, axes=tuple(range(1, apart.ndim)), norm="ortho")) ** 2
+        return sum(w * (p + b) for w, p, b in zip(self.weights.numpy(), self.powers, between, strict=True))
+
+    def density(self, x: Tensor) -> Tensor:
+        a, b = self.process.schedule.alpha_sigma(torch.zeros((), dtype=torch.float64))
+        return torch.logsumexp(self.components(x.flatten(1), a, b)[0], 0)
+
+
+def mixture(grid: ms.Grid, schedule: ms.Schedule, exponent: float) -> Mixture:
+    return Mixture(ms.Process(schedule, ms.SpectralCovariance(ms.PowerLaw(exponent, corner=0.1), grid).double()))
+
+
+@pytest.mark.parametrize("exponent", [0.0, -0.5, 0.5])
+@pytest.mark.parametrize(
+    "schedule", [ms.CosineSchedule(), ms.FlowSchedule(), ms.KarrasSchedule(sigma_max=400)], ids=str
+)
+@pytest.mark.parametrize("grid", [ms.Grid.of(time=4), ms.Grid.of(height=2, width=3)], ids=["1-D", "2-D"])
+def test_likelihood_of_a_mixture(grid, schedule, exponent):
+    model = mixture(grid, schedule, exponent)
+    x = model.means.repeat(4, 1).reshape(8, 1, *grid.shape) + 0.4 * dense.random(8, 1, *grid.shape)
+    mean = (model.weights[:, None] * model.means).sum(0).reshape(1, *grid.shape)
+    found = ms.log_likelihood(model, x, steps=100, probes=None, mean=mean)
+    assert float((found - model.density(x)).abs().max()) / grid.numel / math.log(2) < TOLERANCE
+
+
+@pytest.mark.parametrize("exponent", [0.0, -0.8])
+def test_probes_on_a_mixture_and_what_statistics_are_worth(exponent):
+    """Unbiased where the Jacobian is no filter, and with less variance by the statistics of the data."""
+    grid = ms.Grid.of(height=2, width=3)
+    model = mixture(grid, ms.CosineSchedule(), exponent)
+    x = 0.4 * dense.random(1, 1, *grid.shape).expand(300, 1, *grid.shape)
+    statistics = dense.stationary(model.power(), grid)
+    exact = float(ms.log_likelihood(model, x[:1], steps=25, probes=None))
+    spreads = []
+    for given_statistics in (None, statistics):
+        many = ms.log_likelihood(model, x, steps=25, seeds=range(300), statistics=given_statistics)
+        assert abs(float(many.mean()) - exact) < 4 * float(many.std()) / math.sqrt(300)
+        spreads.append(float(many.std()))
+    assert spreads[1] < spreads[0]
+    several = ms.log_likelihood(model, x, steps=25, seeds=range(300), probes=4)
+    assert float(several.std()) == pytest.approx(spreads[0] / 2, rel=0.2)
+
+
+def test_an_item_depends_on_its_own_seed_and_condition():
+    grid = ms.Grid.of(height=8, width=8)
+    torch.manual_seed(0)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid))
+    network = ms.networks.UNet(channels=1, dimensions=2, width=8, multipliers=(1,), classes=3)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    denoiser = ms.Denoiser(network, process).double()
+    x, told = dense.random(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    with torch.inference_mode():  # as sampling is run in
+        batch = ms.log_likelihood(denoiser, x, steps=4, seeds=[5, 6, 7], condition=told.clone())
+    alone = ms.log_likelihood(denoiser, x[1:2], steps=4, seeds=[6], condition=told[1:2])
+    torch.testing.assert_close(batch[1:2].clone(), alone, rtol=1e-10, atol=0)
+    other = ms.log_likelihood(denoiser, x[1:2], steps=4, seeds=[6], condition=told[:1])
+    assert float((alone - other).abs()) > 1e-6
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_float32_denoiser_is_followed_in_float64():
+    grid = ms.Grid.of(time=8)
+    denoiser = gaussian(grid, "power law", ms.CosineSchedule())
+    x = drawn(denoiser, 2)
+    single = ms.log_likelihood(denoiser, x.float(), steps=30, probes=None)
+    assert single.dtype == torch.float64
+    assert bits(single - pushforward_density(denoiser, x), denoiser) < 5e-4
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(0.1, 10), st.integers(2, 9))
+def test_density_follows_the_scale_of_the_data(scale, size):
+    """Data, mean and (exploding) noise times c have the density divided by c^n."""
+    grid = ms.Grid.of(time=size)
+    statistics = dense.stationary(data_power(grid), grid, np.linspace(0, 1, size))
+    larger = ms.DataStatistics(scale * statistics.mean, scale**2 * statistics.power, grid, 1)
+    x, values = dense.random(2, 1, size), []
+    for factor, measured in ((1.0, statistics), (scale, larger)):
+        schedule = ms.KarrasSchedule(sigma_min=0.01 * factor, sigma_max=20 * factor)
+        process = ms.Process(schedule, ms.SpectralCovariance(ms.PowerLaw(-0.3), grid).double())
+        denoiser = ms.GaussianDenoiser(process, measured)
+        values.append(ms.log_likelihood(denoiser, factor * x, steps=25, probes=None))
+    torch.testing.assert_close(values[1], values[0] - size * math.log(scale), atol=2e-3, rtol=0)
+
+
+def test_bits_per_dimension():
+    """A standard normal has log2 √(2πe) bits per dimension in expectation; one nat is log2 e bits."""
+    nats = torch.tensor([-8 * 0.5 * math.log(2 * math.pi * math.e)], dtype=torch.float64)
+    assert float(ms.bits_per_dimension(nats, 8)) == pytest.approx(2.0470956, abs=1e-6)
+    with pytest.raises(ValueError, match="at least one dimension"):
+        ms.bits_per_dimension(nats, 0)
+
+
+def test_refusals():
+    grid, x = ms.Grid.of(time=8), dense.random(2, 1, 8)
+    statistics, schedule = dense.stationary(data_power(grid), grid), ms.CosineSchedule()
+
+    def of(covariance, modulation=None):
+        return Plain(ms.Process(schedule, covariance, modulation))
+
+    class Plain:
+        def __init__(self, process):
+            self.process = process
+
+        def __call__(self, x_t, t, condition=None):
+            return x_t
+
+    white = of(ms.SpectralCovariance(ms.Flat(), grid))
+    cases = [
+        ("no density", of(ms.SpectralCovariance(ms.Band(0.2, 0.9, "nyquist"), grid)), {}),
+        ("padded", of(ms.PaddedCovariance(ms.Flat(), grid, {"time": 4})), {}),
+        ("scalar coefficients", of(ms.SpectralCovariance(ms.Flat(), grid), ms.Blur(1.0)), {}),
+        ("2 seeds", white, {"seeds": [1]}),
+        ("at least one step", white, {"steps": 0}),
+        ("at least one step and one probe", white, {"probes": 0}),
+    ]
+    for message, denoiser, changed in cases:
+        with pytest.raises(ValueError, match=message):
+            ms.log_likelihood(denoiser, x, **({"steps": 2, "seeds": [1, 2]} | changed))
+    with pytest.raises(ValueError, match="1 channels, the data of 2"):
+        ms.log_likelihood(white, dense.random(2, 2, 8), steps=2, seeds=[1, 2], statistics=statistics)
