@@ -1,6 +1,7 @@
 """Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
 
 from multisagd import loss, networks, seeds
+from multisagd.corruption import Corruption, estimate_corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
@@ -12,7 +13,9 @@ from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes,
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
+from multisagd.omission import NoiseFloor, ProjectedDenoiser, RestoringDenoiser
 from multisagd.oracle import GaussianDenoiser
+from multisagd.orientation import Spots, Streaks
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
@@ -29,7 +32,7 @@ from multisagd.schedule import (
     TabulatedSchedule,
 )
 from multisagd.spacetime import Autoregressive, HarmonicStop, VelocityTuned
-from multisagd.spectrum import Flat, Offset, Spectrum
+from multisagd.spectrum import Flat, Offset, Outside, Spectrum
 from multisagd.statistics import DataStatistics
 from multisagd.table import Table
 from multisagd.terminal import terminal_snr
@@ -44,6 +47,7 @@ __all__ = [
     "Blur",
     "ClassifierFree",
     "ColorShift",
+    "Corruption",
     "CosineSchedule",
     "DPMSolver",
     "DataStatistics",
@@ -64,19 +68,25 @@ __all__ = [
     "LogNormalTimes",
     "LogitNormalTimes",
     "LowPass",
+    "NoiseFloor",
     "Offset",
+    "Outside",
     "PaddedCovariance",
     "PowerEMA",
     "PowerLaw",
     "Prefilter",
     "Process",
+    "ProjectedDenoiser",
     "Refinement",
+    "RestoringDenoiser",
     "Rings",
     "Schedule",
     "SigmoidSchedule",
     "SpectralCovariance",
     "SpectralPenalty",
     "Spectrum",
+    "Spots",
+    "Streaks",
     "Table",
     "TabulatedSchedule",
     "TwoBand",
@@ -84,6 +94,7 @@ __all__ = [
     "UniformTimes",
     "VelocityTuned",
     "bits_per_dimension",
+    "estimate_corruption",
     "log_likelihood",
     "loss",
     "mix_noise",

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.grid import Grid
-from multisagd.spectrum import Spectrum
-
-SUPPORT_THRESHOLD = 1e-14
-"""Bins with less than this share of the largest power count as empty: float32 cannot resolve their amplitude."""
+from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum
 
 Gain = Literal["color", "whiten", "apply", "solve", "project"]
 _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}

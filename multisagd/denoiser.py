@@ -139,15 +139,25 @@ class Denoiser(nn.Module):
         skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
         return Weights(scale, skip, out, at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse)
 
+    @property
+    def per_frequency(self) -> bool:
+        """Whether the weights are functions of frequency even where the process's coefficients are not."""
+        return self.preconditioning == "spectral"
+
+    @property
+    def plain_input(self) -> bool:
+        """Whether the network is given `x_t - a μ` as it is, so that `into` is one."""
+        return self.preconditioning == "none"
+
     def to_steps(self, x: Tensor) -> Tensor:
         """Return x where the weights act by multiplication: x itself, or its half spectrum."""
-        if self.preconditioning != "spectral":
+        if not self.per_frequency:
             return self.process.to_steps(x)
         return to_half_spectrum(x, self.process.grid.dimensions)
 
     def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Undo `to_steps` for a tensor of this shape."""
-        if self.preconditioning != "spectral":
+        if not self.per_frequency:
             return self.process.from_steps(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
@@ -162,7 +172,7 @@ class Denoiser(nn.Module):
 
     def _output(self, y: Tensor, weights: Weights, t: Tensor, condition: Tensor | None) -> Tensor:
         log_snr = self.process.schedule.log_snr(t.double()).to(y.device, y.dtype)
-        into = y if self.preconditioning == "none" else self._scale(y, weights.into)
+        into = y if self.plain_input else self._scale(y, weights.into)
         output = self.network(into, log_snr, condition)
         return (output if isinstance(output, Tensor) else output.sample).to(y.dtype)
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from multisagd.samplers import Model, Point, State, combine, required
 
+STILL = 1e-12
+"""Steps in λ below this are none: what is left of them is rounding."""
+
 
 @dataclass(frozen=True)
 class DPMSolver:
@@ -52,7 +55,10 @@ class DPMSolver:
         weight, terms = torch.ones_like(h), [(keep, x)]
         if self.order == 2 and state.estimates and not (then.last and self.first_order_last):
             before, x0_before = state.estimates[-1]
-            extrapolate = 0.5 * h / (now.half_log_snr - before.half_log_snr)
+            stride = now.half_log_snr - before.half_log_snr
+            # A frequency whose ratio of signal to noise stood still (a noise floor) has nothing to extrapolate from.
+            still = stride.abs() < STILL
+            extrapolate = torch.where(still, 0.0, 0.5 * h / torch.where(still, 1.0, stride))
             weight = weight + extrapolate
             terms.append((-gain * extrapolate, x0_before))
         terms.append((gain * weight, x0))

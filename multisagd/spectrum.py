@@ -18,6 +18,9 @@ from torch import Tensor
 
 from multisagd.grid import Grid
 
+SUPPORT_THRESHOLD = 1e-14
+"""Bins with less than this share of the largest power count as empty: float32 cannot resolve their amplitude."""
+
 
 class Spectrum:
     """Noise power over frequency; subclasses are frozen dataclasses that implement `power`."""
@@ -145,3 +148,30 @@ class Offset(Spectrum):
     def on(self, *axes: str) -> Spectrum:
         """Restrict to a constant along these axes only."""
         return replace(self, axes=axes)
+
+
+@dataclass(frozen=True)
+class Outside(Spectrum):
+    """One where another spectrum has no power, zero where it has any: noise that leaves those frequencies alone.
+
+    With the spectrum of a corruption it is the noise of selective omission (arXiv 2510.09660): what never gets noise is
+    never generated.
+
+    Raises:
+        ValueError: in `power`, if the other spectrum has no power on the grid, so that nothing would be left out.
+    """
+
+    inner: Spectrum
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 outside the support of the other spectrum, and 0 inside."""
+        inner = grid.even(self.inner.power(grid))
+        if not bool((inner > 0).any()):
+            raise ValueError(
+                f"{self.inner} has no power on a grid of shape {grid.shape}: there is nothing to leave out"
+            )
+        return (inner <= SUPPORT_THRESHOLD * inner.max()).to(torch.float64)
+
+    def on(self, *axes: str) -> Spectrum:
+        """Restrict the other spectrum."""
+        return Outside(self.inner.on(*axes))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from modalities.base import Dataset, Modality
+from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Grid
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
@@ -28,6 +28,7 @@ from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.corrupted import build_data
 from recipes.engine.data import Chunks, measure
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
@@ -50,7 +51,7 @@ def analyze(config: Config) -> Path:
     out = settings.run_dir
     check_replaceable(out, REPORT, "analyze")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     statistics = measure(dataset, settings)
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, chosen, settings.seed)

@@ -31,6 +31,7 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.corrupted import build_data
 from recipes.engine.data import measure, process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
@@ -58,7 +59,7 @@ def inspect(config: Config) -> Path:
         raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
     check_replaceable(out, REPORT, "inspect")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     statistics = measure(dataset, settings)
     assembly = Assembly(config, builder, modality, statistics, dataset.classes)
     process = assembly.process()

@@ -35,6 +35,7 @@ from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
+from recipes.engine.corrupted import build_data
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.files import check_shared, held
@@ -87,7 +88,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
 
     # Data.
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    dataset = build_data(settings.data, settings.corruption, seed, modality, builder)
     if state is not None:
         record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modalities.base import Modality
 from multisagd import (
+    Corruption,
     DataStatistics,
     Denoiser,
     Euler,
     GaussianIntegrator,
     Grid,
+    Outside,
     PaddedCovariance,
     Process,
     Schedule,
@@ -31,9 +33,11 @@ from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
+from recipes.engine.corrupted import build_corruption
+from recipes.engine.errors import MissingError, RecipeError
 from recipes.engine.state import mismatch, shapes
 
+T = TypeVar("T")
 MOST_PADDING = 1000
 """Times that a padded grid may be as large as the data's."""
 
@@ -54,6 +58,17 @@ class DataPower(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return the data's power on `grid`, interpolated where it was measured on another."""
         return (self.statistics.spectrum(self.floor) ** self.exponent).power(grid)
+
+
+@dataclass(frozen=True, eq=False)
+class Omitting(Spectrum):
+    """White noise that leaves out the frequencies of the run's corruption."""
+
+    corruption: Corruption
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 outside the corrupted band, and 0 inside."""
+        return Outside(self.corruption.covariance.spectrum).power(grid)
 
 
 @dataclass(frozen=True)
@@ -81,11 +96,17 @@ class Assembly:
         Raises:
             RecipeError: if the spectrum makes no sense on this grid, or the configuration is wrong.
         """
-        spectrum = self.builder.build(self.config["spectrum"], Spectrum, "spectrum", statistics=self.statistics)
-        schedule = self.builder.build(self.config["schedule"], Schedule, "schedule")
-        return self.builder.build(
-            self.config["process"], Process, "process", schedule=schedule, covariance=self.covariance(spectrum)
-        )
+        spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
+        schedule = self._build_part("schedule", Schedule)
+        return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
+
+    def corruption(self) -> Corruption | None:
+        """Return what the run's data suffer from, if its configuration says that they do.
+
+        Raises:
+            RecipeError: if it makes no sense on this grid.
+        """
+        return build_corruption(self.config.get("corruption") or {}, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
         """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
@@ -163,8 +184,22 @@ class Assembly:
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network."""
-        parts = {"network": network, "process": process, "statistics": self.statistics}
-        return self.builder.build(self.config["denoiser"], Denoiser, "denoiser", **parts)
+        return self._build_part("denoiser", Denoiser, network=network, process=process, statistics=self.statistics)
+
+    def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
+        """Build what a group of the configuration describes, from these parts and the corruption, if there is one."""
+        corruption = self.corruption()
+        if corruption is not None:
+            parts["corruption"] = corruption
+        try:
+            return self.builder.build(self.config[group], expected, group, **parts)
+        except MissingError as error:
+            if "corruption" in error.parameters:
+                raise RecipeError(
+                    f"{group}={self.config[group]['_target_']} is for corrupted data, and nothing is corrupted here: "
+                    "say what is, for example corruption=band"
+                ) from error
+            raise
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
-from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.errors import MissingError, RecipeError, nearest
 from recipes.engine.typed import Nested, convert
 
 T = TypeVar("T")
@@ -115,7 +115,9 @@ class Builder:
         ]  # fmt: skip
         if missing:
             example = f"{where}.{missing[0]}" if where else missing[0]
-            raise RecipeError(f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…")
+            raise MissingError(
+                f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…", (*missing,)
+            )
         try:
             return target(**arguments)
         # Numbers beyond all measure overflow somewhere, in Python or in torch.

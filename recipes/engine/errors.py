@@ -19,6 +19,14 @@ class RecipeError(Exception):
     """A mistake in what was asked for, told in one message without a traceback."""
 
 
+class MissingError(RecipeError):
+    """A class that a configuration names needs `parameters` that nothing gives it."""
+
+    def __init__(self, message: str, parameters: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+
+
 class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no error
     """A run that stopped because a signal asked it to; its state is saved."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from multisagd.denoiser import Denoiser
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
+from multisagd.omission import RestoringDenoiser, finish
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.spectrum import Flat
@@ -40,7 +41,7 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says. `report` hears the number of samples done so far. Several ranks draw a share each, and
+    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`). `report` hears the number of samples done so far. Several ranks draw a share each, and
     every one returns all.
 
     Raises:
@@ -64,6 +65,8 @@ def generate(
                 guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
                 spacing=spacing, times=times,
             )  # fmt: skip
+            if isinstance(denoiser, RestoringDenoiser):
+                x0 = finish(denoiser, x0, told)
         parts.append(x0.float().cpu())
         if report is not None:
             report(min(len(seeds), (start + len(chosen)) * runtime.place.world))

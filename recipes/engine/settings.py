@@ -140,6 +140,7 @@ class TrainSettings:
     sampler: Group
     # Runs from before there were these have none.
     text: Group = field(default_factory=dict)
+    corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
     keep_every: int = 0
 

@@ -92,6 +92,7 @@ class SampledRun:
     training: Group
     loss: Group
     text: Group = field(default_factory=dict)
+    corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,300 @@
+"""Training on data of which a part of the spectrum is corrupted: leave that part out, or restore it.
+
+The data are `x' = x0 + n`, n Gaussian of known power `c²(k)` in a band B (`Corruption`). Three ways, of which the first
+is that of arXiv 2510.09660:
+
+- **omission**: noise that is empty in B (`Outside`). What gets no noise is not generated. But the network still sees
+  B's corruption while it is trained, and nothing there when it samples.
+- **projection** (`ProjectedDenoiser`): network input and output are cut to the frequencies that carry noise.
+- **restoration** (`RestoringDenoiser`): B is generated too, and clean. A corrupted frequency is an unbiased measurement
+  of the clean one, so that `E[x0 | x_t]` can be regressed from corrupted data, in two ways:
+
+  - *unseen*, with noise that is empty in B: the network sees none of B at any time and learns to predict it from all
+    other frequencies. The target x' differs from x0 by n, which is independent of what the network sees.
+  - *seen through a floor*, with `NoiseFloor`: a datum corrupted at a known level is already at a later time of the
+    diffusion in B. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is added to
+    the datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into
+    `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the
+    added noise e is a target without bias for x0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.corruption import Corruption
+from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.denoiser import Denoiser, Preconditioning, Weights
+from multisagd.grid import Grid
+from multisagd.process import Coefficients, Process, Quantity
+from multisagd.schedule import Schedule
+from multisagd.seeds import derive, derive_many
+from multisagd.spectrum import Flat
+from multisagd.statistics import DataStatistics
+
+QUIET = 1e-3
+"""Share of a corruption's power that clean data are taken to have at least where they are drowned in it."""
+
+
+class ProjectedDenoiser(Denoiser):
+    """A denoiser whose network sees and predicts only frequencies that carry noise; the rest is the mean of the data.
+
+    For noise that leaves out a band (`Outside`), so that training and sampling agree about what the network sees there:
+    nothing. With noise at every frequency it is `Denoiser`. Arguments and errors are those of `Denoiser`.
+    """
+
+    @property
+    def per_frequency(self) -> bool:
+        """Whether the weights are functions of frequency: always."""
+        return True
+
+    @property
+    def plain_input(self) -> bool:
+        """Whether the network is given its input as it is: never, it is cut to the noise's frequencies."""
+        return False
+
+    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+        """Return the factors of the base class where there is noise, and zero where there is none."""
+        inside = self.support_like(like)
+        plain = super().weights(at, like)
+        cut = [inside * each for each in (plain.into, plain.skip, plain.out, plain.signal, plain.noise)]
+        return Weights(*cut)
+
+    def support_like(self, x: Tensor) -> Tensor:
+        """Return 1 at frequencies that carry noise and 0 elsewhere, `half_shape`, for a batch like x."""
+        inside = self.process.covariance.support(tuple(x.shape[2:]))
+        return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
+
+    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the network's output minus its target where there is noise, and zero elsewhere."""
+        error = super().error(x0, t, noise, condition)
+        return self._scale(error, self.support_like(error))
+
+
+class NoiseFloor:
+    """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
+
+    Raises:
+        ValueError: for a margin that is not positive, or noise that is empty where the corruption is not.
+    """
+
+    def __init__(
+        self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
+    ) -> None:
+        if not margin > 0:
+            raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
+        if bool(((corruption.power() > 0) & ~covariance.support()).any()):
+            raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
+        self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
+
+    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        alpha, sigma = (
+            value.reshape(-1, *(1,) * grid.dimensions) for value in self.schedule.alpha_sigma(t.to(torch.float64))
+        )
+        power = self.covariance.power(grid.shape).to(t.device)
+        floor = (1 + self.margin) * self.corruption.power(grid.shape).to(t.device)
+        relative = torch.where(power > 0, floor / torch.where(power > 0, power, 1.0), 0.0)
+        noise = (relative * (alpha / sigma) ** 2).clamp(min=1).sqrt()
+        return torch.ones_like(noise), noise
+
+
+@dataclass(frozen=True)
+class Band:
+    """What is known of every frequency at some times: powers that broadcast over `(batch, channels, *half_shape)`.
+
+    `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
+    frequency, that is, whether it carries noise. `left` is the share of V that is added to a corrupted datum, A/V.
+    """
+
+    clean: Tensor
+    corruption: Tensor
+    noise: Tensor
+    seen: Tensor
+    left: Tensor
+
+    @property
+    def target_noise(self) -> Tensor:
+        """Variance of the target about the clean datum, `c² V/A`."""
+        return self.corruption / self.left
+
+
+class RestoringDenoiser(Denoiser):
+    """A denoiser trained on corrupted data that estimates the clean ones, in the corrupted band too.
+
+    Outside the band it is `Denoiser`. In the band the noise decides between the two ways at the head of this file:
+    unseen where there is none (`Outside`), and through a floor where there is (`NoiseFloor`). The network's output
+    stands there for what the Wiener filter leaves, in units of its standard deviation, and errors are weighted by the
+    inverse variance of their target, `C/(C + c²V/A)`, so that its noise does not drown what is learned elsewhere. The
+    clean power C is that of the (corrupted) `statistics` less the corruption's.
+
+    Raises:
+        ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, or noise in the band that
+            is no floor above the corruption.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        corruption: Corruption,
+        statistics: DataStatistics,
+        prediction: Quantity | None = None,
+        preconditioning: Preconditioning = "none",
+    ) -> None:
+        super().__init__(network, process, prediction, preconditioning, statistics)
+        if preconditioning == "spectral":
+            raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
+        if corruption.grid != process.grid:
+            raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
+        self.corruption = corruption
+        self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+        like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64)
+        if bool((self.band(process.coefficients(torch.zeros(1), like), like).left <= 0).any()):
+            raise ValueError(
+                "noise in the corrupted band must be empty (Outside) or stay above the corruption's (NoiseFloor)"
+            )
+
+    @property
+    def per_frequency(self) -> bool:
+        """Whether the weights are functions of frequency: always."""
+        return True
+
+    @property
+    def plain_input(self) -> bool:
+        """Whether the network is given its input as it is: never, in the band it is scaled or cut."""
+        return False
+
+    @torch.inference_mode(False)  # what is kept must serve training too
+    def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the powers of clean data, corruption and the covariance, for a batch like x."""
+        assert self.statistics is not None
+        shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
+        key = (shape, x.device, dtype)
+        if key not in self._known:
+            corruption = self.corruption.power(shape)[None]
+            clean = clean_power(self.statistics.power_on(shape), corruption)
+            noise = self.process.covariance.power(shape)[None]
+            self._known[key] = (
+                clean.to(x.device, dtype), corruption.to(x.device, dtype), noise.to(x.device, dtype)
+            )  # fmt: skip
+        return self._known[key]
+
+    def band(self, at: Coefficients, like: Tensor) -> Band:
+        """Return what is known of every frequency at these coefficients, for a batch like `like`."""
+        clean, corruption, white = self._known_powers(like)
+        noise, seen = at.b**2 * white, white > 0
+        left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
+        return Band(clean, corruption, noise, seen, left)
+
+    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+        """Return the factors of the base class outside the band, and those of restoration inside.
+
+        Those of the target belong to the datum and to noise at its full power V.
+        """
+        band, plain = self.band(at, like), super().weights(at, like)
+        total = at.a**2 * band.clean + band.noise
+        into = torch.where(band.seen, total.rsqrt(), 0.0)
+        skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
+        # What the Wiener filter leaves, and all of the datum where the frequency is not seen.
+        out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
+        # The target without bias is x' - (a c²/A) e, and the network is to say (target - skip·x_t)/out.
+        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
+        signal = (1 - skip * at.a) / out
+        noise = -(share + skip) * at.b * band.left.sqrt() / out
+        inside = (into, skip, out, signal, noise)
+        outside = (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
+        return Weights(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
+
+    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the network's output minus its target; in the band weighted by the inverse deviation of the target.
+
+        x0 are corrupted data, and their estimate is of clean ones.
+        """
+        at, shape = self.process.coefficients(t, x0), x0.shape
+        band, weights = self.band(at, x0), self.weights(at, x0)
+        signal, white = self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
+        y = self.from_steps(at.a * signal + at.b * band.left.sqrt() * white, shape).to(x0.dtype)
+        target = self.from_steps(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
+        error = self._output(y, weights, t, condition) - target
+        return self._scale(error, (band.clean / (band.clean + band.target_noise)).sqrt())
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_t of corrupted data, to which only the noise is added that they lack, and the target without bias.
+
+        The target's mean, given x_t and the clean datum, is the clean datum.
+        """
+        at, shape = self.process.coefficients(t, x0), x0.shape
+        band = self.band(at, x0)
+        datum, added = self.to_steps(x0), at.b * band.left.sqrt() * self.to_steps(noise)
+        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
+        x_t, target = at.a * datum + added, datum - share * added
+        return self.from_steps(x_t, shape).to(x0.dtype), self.from_steps(target, shape).to(x0.dtype)
+
+
+def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
+    """Return the power of data less that of their corruption; in its band at least the share `QUIET` of either."""
+    least = QUIET * torch.maximum(measured, corruption.expand_as(measured))
+    return torch.where(corruption > 0, torch.maximum(measured - corruption, least), measured)
+
+
+@torch.no_grad()
+def residual_power(
+    denoiser: RestoringDenoiser, batches: Iterable[tuple[Tensor, Tensor | None]], seed: int = 0
+) -> Tensor:
+    """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
+
+    Measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate from the
+    target without bias, less the target's own noise, and at least zero. By so much are samples finished by the
+    conditional mean too quiet; `finish` gives it back.
+
+    Raises:
+        ValueError: without data.
+    """
+    total, noise_power, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
+    for x0, condition in batches:
+        t = torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
+        seeds = derive_many(seed, "residual", 0, range(count, count + len(x0)))
+        x_t, target = denoiser.noised(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
+        error = (target - denoiser(x_t, t, condition)).double().cpu()
+        dims = tuple(range(-denoiser.process.grid.dimensions, 0))
+        total = total + torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0)
+        noise_power = denoiser.band(denoiser.process.coefficients(t[:1], x0), x0).target_noise.double().cpu()
+        count += len(x0)
+    if not count:
+        raise ValueError("there are no data to measure the residual on")
+    power = (total / count - noise_power.reshape(-1, *total.shape[1:])).clamp(min=0)
+    return torch.where(noise_power.reshape(-1, *total.shape[1:]) > 0, power, 0.0)
+
+
+@torch.no_grad()
+def finish(
+    denoiser: RestoringDenoiser,
+    x: Tensor,
+    condition: Tensor | None = None,
+    residual: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Return samples `x` at t = 0 with the corrupted band finished, shaped like x.
+
+    Sampling ends there at the noise floor, or, where the band is not seen, at an estimate. It is replaced by the
+    conditional mean given all that was generated, which lacks power; with a `residual` (`residual_power`) and one seed
+    per item, Gaussian noise of that power makes it a sample of the band.
+
+    Raises:
+        ValueError: for a residual without one seed per item.
+    """
+    grid = denoiser.process.grid.resize(x.shape[2:])
+    t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    inside = (denoiser.corruption.power(grid.shape) > 0).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    finished = x + filter_grid(denoiser(x, t, condition) - x, inside, grid.dimensions).to(x.dtype)
+    if residual is None:
+        return finished
+    if seeds is None or len(seeds) != len(x):
+        raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
+    white = SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in seeds], x.shape[1]).to(x)
+    return finished + filter_grid(white, residual.sqrt().to(white), grid.dimensions)

@@ -1,0 +1,94 @@
+"""Spectra that depend on direction in frequency: streaks, and the spots of a moiré pattern.
+
+They describe what corrupts data in some places of the spectrum only, for `Corruption`; times a `Band` or a `PowerLaw`
+they are noise of a direction, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.grid import Grid
+from multisagd.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Streaks(Spectrum):
+    """One where the frequency's direction lies within `width / 2` of that of streaks at `angle`, in degrees.
+
+    Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies
+    across: `angle` 0 are streaks along the second of the two `axes`, and 90 along the first (upright, if these are
+    height and width). Zero frequency, which has no direction, is left out. The axes must share a unit.
+
+    Raises:
+        ValueError: unless 0 < width <= 180 and there are two axes.
+    """
+
+    angle: float
+    width: float = 20.0
+    axes: tuple[str, str] = ("height", "width")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        if not (0 < self.width <= 180 and math.isfinite(self.angle)) or len(self.axes) != 2:
+            raise ValueError(f"streaks need a finite angle, a width in (0, 180] and two axes, got {self}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 in the double wedge across the streaks, and 0 elsewhere."""
+        radius = grid.radius(self.axes)
+        across, along = (grid.frequencies(name).expand(grid.half_shape) for name in self.axes)
+        # Their wave vector is at right angles to the streaks themselves.
+        radians = math.radians(self.angle)
+        cosine = (across * math.cos(radians) + along * math.sin(radians)).abs()
+        inside = cosine >= radius * math.cos(math.radians(self.width / 2)) - 1e-12
+        return (inside & (radius > 0)).to(torch.float64)
+
+
+@dataclass(frozen=True)
+class Spots(Spectrum):
+    """One within `radius` of a frequency and of its harmonics: a moiré or a screen pattern, a whine, a flicker.
+
+    `frequency` is in cycles per unit of each axis it names; along axes that it leaves out the pattern is constant. For
+    example `Spots({"height": .2, "width": .1}, radius=.03)` are oblique waves, and `Spots({"frame": 10.}, radius=1.)` a
+    brightness that flickers at 10 Hz all over the picture.
+
+    Raises:
+        ValueError: for no frequency, one that is zero or not finite, a negative radius, or fewer than one harmonic; in
+            `power`, for a grid on which no frequency is that near.
+    """
+
+    frequency: Mapping[str, float]
+    radius: float
+    harmonics: int = 1
+
+    def __post_init__(self) -> None:
+        values = list(self.frequency.values())
+        if not values or not all(math.isfinite(value) for value in values) or not any(values):
+            raise ValueError(f"spots need a finite frequency other than zero, got {dict(self.frequency)}")
+        if not 0 <= self.radius < math.inf or self.harmonics < 1:
+            raise ValueError(f"expected radius >= 0 and harmonics >= 1, got {self.radius} and {self.harmonics}")
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 in the spots, and 0 elsewhere."""
+        grid.select(tuple(self.frequency))
+        inside = torch.zeros(grid.half_shape, dtype=torch.bool)
+        for number in range(1, self.harmonics + 1):
+            for sign in (1, -1):
+                square = torch.zeros(grid.half_shape, dtype=torch.float64)
+                for axis in grid.axes:
+                    center = sign * number * self.frequency.get(axis.name, 0.0)
+                    distance = grid.frequencies(axis.name) - center
+                    # Along axes that are not named only a constant counts, however fine their frequencies are.
+                    square = square + (distance**2 if axis.name in self.frequency else (distance != 0) * math.inf)
+                inside |= square.nan_to_num(nan=0.0, posinf=math.inf).sqrt() <= self.radius * (1 + 1e-9)
+        if not bool(inside.any()):
+            raise ValueError(
+                f"no frequency of a grid of shape {grid.shape} lies within {self.radius:g} of {dict(self.frequency)}: "
+                "make the radius larger, or the grid longer"
+            )
+        return inside.to(torch.float64)
