@@ -1,0 +1,1 @@
+"""Methods of others beside ours, on one network, data and budget, written from their papers."""

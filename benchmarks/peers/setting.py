@@ -1,0 +1,91 @@
+"""What a training of ours starts from, for others to start from the same: network, data and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer
+from modalities.base import Batch, Dataset, Modality
+from multisagd import PowerEMA
+from recipes.engine import config as configuration
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.condition import learned_condition
+from recipes.engine.data import hold_out, measure
+from recipes.engine.learner import Learner
+from recipes.engine.order import batches
+from recipes.engine.runtime import Runtime
+from recipes.engine.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The parts of one training that do not depend on how it learns."""
+
+    settings: TrainSettings
+    runtime: Runtime
+    data: Dataset
+    assembly: Assembly
+
+    @classmethod
+    def of(cls, arguments: list[str], threads: int) -> Setting:
+        """Compose what `multisagd train ARGUMENTS` would start from, the data measured as it would."""
+        words = [*arguments, f"engine.threads={threads}", "run_dir=none"]
+        config, builder = configuration.load("train", words), Builder()
+        settings = builder.settings(TrainSettings, config, "")
+        runtime = Runtime.start(settings.engine)
+        modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+        dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+        condition = learned_condition(settings, dataset, builder, runtime.device)
+        training, _ = hold_out(dataset, settings)
+        statistics = measure(training, settings)
+        return cls(settings, runtime, training, Assembly(config, builder, modality, statistics, condition.classes))
+
+    @property
+    def null_label(self) -> int | None:
+        """The label of no class, None where there are none."""
+        return None if self.assembly.classes is None else len(self.assembly.classes)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of the training, in its order."""
+        for parts in batches(self.data, 0, self.settings, self.runtime):
+            yield from parts
+
+    def network(self) -> nn.Module:
+        """Return the network with the first weights of the training."""
+        return self.assembly.network().to(self.runtime.device)
+
+    def learner(self) -> Learner:
+        """Return our own step of training."""
+        network, process = self.network(), self.assembly.process().to(self.runtime.device)
+        average = PowerEMA(network, sigma_rel=self.settings.training.ema)
+        denoiser = self.assembly.denoiser(network, process)
+        return Learner(denoiser, network, network, average, self.settings, self.runtime, self.null_label)
+
+    def peer(self, peer: Peer) -> DiffusersLoop:
+        """Return the step of training of diffusers."""
+        return DiffusersLoop(self.network(), peer, self.settings.training, self.null_label, self.settings.seed)
+
+
+def trained_peer(setting: Setting, peer: Peer, path: Path) -> nn.Module:
+    """Return the averaged network of a peer's whole training, made now unless its weights are in `path`.
+
+    An interrupted training starts over; it takes minutes.
+    """
+    loop = setting.peer(peer)
+    average = loop.average.module
+    if path.exists():
+        average.load_state_dict(safetensors.torch.load_file(path))
+        return average
+    for batch in setting.batches():
+        loop.step(batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".partial")
+    safetensors.torch.save_file({name: each.contiguous() for name, each in average.state_dict().items()}, unfinished)
+    unfinished.replace(path)
+    return average

@@ -1,0 +1,370 @@
+"""Peers: what they compare is what their papers say, and where they meet what we have, they agree with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.experiments.design import experiments, run_folder
+from benchmarks.experiments.tables import show
+from benchmarks.peers import __main__ as command
+from benchmarks.peers.arms import EXPERIMENT, PEERS, SOLVERS, WHITE, experiment, peers, step_noises
+from benchmarks.peers.diffusers_loop import Peer, draw, log_snrs
+from benchmarks.peers.measuring import peer_folder
+from benchmarks.peers.pixel import PixelCovariance, PixelProcess
+from benchmarks.peers.setting import Setting, trained_peer
+from benchmarks.peers.speed import compare_speed
+from benchmarks.peers.step_noise import LEAST, ColouredSteps, Progress, measure_progress
+from benchmarks.rows import append
+from modalities.image import Image
+from modalities.image_sets import Digits
+from multisagd import (
+    DDIM,
+    Ancestral,
+    CosineSchedule,
+    DataStatistics,
+    DPMSolver,
+    Flat,
+    GaussianDenoiser,
+    Grid,
+    PowerLaw,
+    Process,
+    SpectralCovariance,
+    TabulatedSchedule,
+    sample,
+)
+from multisagd.loss import squared_error
+from multisagd.samplers import Sampler
+from recipes.engine import config as configuration
+from recipes.engine.assemble import DataPower
+from recipes.engine.build import Builder
+from recipes.engine.settings import TrainSettings
+
+GRID = Grid.of(height=6, width=5)
+SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.width=8", "network.blocks=1"]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(grid: Grid) -> DataStatistics:
+    """Zero mean and a steep spectrum."""
+    return DataStatistics(torch.zeros(1, *grid.shape), PowerLaw(-1.0, corner=0.1).power(grid)[None], grid, 9)
+
+
+# The diagonal covariance of PriorGrad.
+
+
+def test_the_pixel_covariance_is_its_dense_matrix() -> None:
+    deviation = random(*GRID.shape).exp()
+    covariance = PixelCovariance(deviation, GRID).double()
+    variance = (deviation.square() / deviation.square().mean()).flatten()
+    dense, x = torch.diag(variance), random(3, 2, *GRID.shape, seed=1)
+    assert float(variance.mean()) == pytest.approx(1, abs=1e-12)
+    flat = x.flatten(2)
+    for name, matrix in {
+        "apply": dense,
+        "solve": dense.inverse(),
+        "color": torch.linalg.cholesky(dense),
+        "whiten": torch.linalg.cholesky(dense).inverse(),
+        "project": torch.eye(GRID.numel, dtype=torch.float64),
+    }.items():
+        torch.testing.assert_close(getattr(covariance, name)(x).flatten(2), flat @ matrix.T, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(covariance.mahalanobis(x), torch.einsum("bci,ij,bcj->b", flat, dense.inverse(), flat))
+    torch.testing.assert_close(covariance.logdet(), torch.logdet(dense))
+    noise, white = covariance.sample([3, 4], 2), SpectralCovariance(Flat(), GRID).double().sample([3, 4], 2)
+    torch.testing.assert_close(noise, (white.flatten(2) @ torch.linalg.cholesky(dense)).reshape(noise.shape))
+    # What PriorGrad minimises: whitened errors, whose noise is white.
+    torch.testing.assert_close(squared_error(noise, covariance, "mahalanobis"), white.square().flatten(1).mean(1))
+
+
+def test_the_power_of_pixel_noise_is_its_expected_periodogram() -> None:
+    covariance = PixelCovariance(random(*GRID.shape).exp(), GRID).double()
+    rows = torch.from_numpy(np.fft.fft2(np.eye(GRID.numel).reshape(-1, *GRID.shape), norm="ortho"))[..., :3]
+    variance = covariance.apply(torch.ones(GRID.shape, dtype=torch.float64)).flatten()
+    expected = (variance[:, None, None] * rows.abs().square()).sum(0)
+    torch.testing.assert_close(covariance.power(), expected)
+
+
+def test_pixel_noise_is_refused_where_it_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="expected a deviation for each"):
+        PixelCovariance(torch.ones(4, 4), GRID)
+    with pytest.raises(ValueError, match="positive and finite"):
+        PixelCovariance(torch.zeros(GRID.shape), GRID)
+    covariance = PixelCovariance(torch.ones(GRID.shape), GRID)
+    with pytest.raises(ValueError, match="is that of a grid of shape"):
+        covariance.sample([0], grid_shape=(4, 4))
+    with pytest.raises(ValueError, match="is that of a grid of shape"):
+        covariance.logdet((4, 4))
+
+
+def test_the_pixel_process_measures_the_deviation_of_its_data() -> None:
+    data = Digits(Image(size=8, channels=1))
+    white = SpectralCovariance(Flat(), data.modality.grid())
+    covariance = PixelProcess(CosineSchedule(), white, data, floor=0.2).double().covariance
+    deviation = data.batch(range(len(data))).x0.double().var(0)[0].sqrt()
+    expected = deviation.clamp(min=0.2 * float(deviation.max())).square()
+    assert bool((deviation < 0.2 * deviation.max()).any())
+    torch.testing.assert_close(covariance.apply(torch.ones_like(expected)), expected / expected.mean())
+    with pytest.raises(ValueError, match="leave that white"):
+        PixelProcess(CosineSchedule(), SpectralCovariance(PowerLaw(-1.0), white.grid), data)
+    with pytest.raises(ValueError, match="floor"):
+        PixelProcess(CosineSchedule(), white, data, floor=0.0)
+
+
+# EqualSNR.
+
+
+def test_noise_of_the_data_s_power_has_the_mean_ratio_of_white_noise_at_every_frequency() -> None:
+    """Its calibrated schedule, written for noise of power C, is the unchanged one for noise of unit mean power."""
+    data = Digits(Image(size=8, channels=1))
+    grid = data.modality.grid()
+    statistics = DataStatistics.measure([data.batch(range(len(data))).x0], grid)
+    power = statistics.power.mean(0)
+    mean = grid.mean(power)
+    process = Process(CosineSchedule(), SpectralCovariance(DataPower(statistics, 1.0, floor=40.0), grid))
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    alpha, sigma = process.schedule.alpha_sigma(t)
+    share = alpha.square()
+    matched = share * mean / (1 - share + share * mean)  # the paper's ᾱ of the same time
+    for i in range(3):
+        ratio = share[i] * power / (sigma[i] ** 2 * process.covariance.power())
+        of_white = grid.mean(share[i] * power / sigma[i] ** 2)
+        heard = power > 1e-4 * power.max()  # the rest lies below the floor
+        assert int(heard.sum()) > 0.8 * power.numel()
+        torch.testing.assert_close(ratio[heard], of_white.expand_as(ratio)[heard], rtol=1e-3, atol=0)
+        torch.testing.assert_close(matched[i] / (1 - matched[i]), of_white)
+
+
+# Coloured-noise sampling.
+
+
+def progress(grid: Grid) -> Progress:
+    """A frequency the lower is finished the earlier."""
+    weights = torch.stack([weight for *_, weight in grid.bands(3)])
+    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    shares = torch.stack([torch.ones(4), torch.tensor([0.9, 0.6, 0.3, 0.1]), torch.zeros(4)]).double()
+    return Progress(times, shares, weights.argmax(0))
+
+
+@pytest.mark.parametrize("exponent", [0.0, -0.5])
+@pytest.mark.parametrize("tilt", [(0.0, 0.0), (0.4, -1.0)])
+def test_coloured_step_noise_has_the_declared_spectrum_and_unit_power(
+    exponent: float, tilt: tuple[float, float]
+) -> None:
+    process = Process(CosineSchedule(), SpectralCovariance(PowerLaw(exponent, corner=0.1), GRID))
+    sampler = ColouredSteps(DDIM(eta=1.0), progress(GRID), strength=0.7, divider=1.5, tilt=tilt)
+    radius = GRID.radius() / GRID.radius().max()
+    for t, alpha in ((0.0, tilt[1]), (0.25, 0.75 * tilt[1] + 0.25 * tilt[0]), (0.5, sum(tilt) / 2), (1.0, tilt[0])):
+        amplitude = sampler.amplitude(t, process)
+        assert float(GRID.mean(amplitude.square() * process.covariance.power())) == pytest.approx(1, abs=1e-12)
+        found = sampler.progress.at(t)
+        shape = ((1 - found / 1.5).clamp(min=LEAST) * (alpha * radius).exp()) ** 0.7
+        torch.testing.assert_close(amplitude / amplitude[0, 0], shape / shape[0, 0])
+    assert float(sampler.progress.at(0.25)[0, 0]) == pytest.approx(0.95)
+    # More of it where less is finished.
+    assert bool((sampler.amplitude(0.5, process)[0, 0] < sampler.amplitude(0.5, process)[2, 2]) | (tilt != (0.0, 0.0)))
+
+
+class Recorded(nn.Module):
+    """A sampler that keeps the noise it is given."""
+
+    stochastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: list[Tensor] = []
+
+    def step(self, state: object, then: object, model: object, noise: Tensor | None) -> object:
+        assert noise is not None
+        self.noise.append(noise)
+        return state.moved(state.x, then, (state.point, state.x))  # type: ignore[attr-defined]
+
+
+def test_the_noise_of_a_step_is_the_plain_one_times_the_amplitude() -> None:
+    process = Process(CosineSchedule(), SpectralCovariance(Flat(), GRID))
+    denoiser, shape = GaussianDenoiser(process, gaussian(GRID)), (3, 1, *GRID.shape)
+    plain, coloured = Recorded(), Recorded()
+    sampler = ColouredSteps(coloured, progress(GRID), strength=1.0)  # type: ignore[arg-type]
+    sample(denoiser, plain, shape, 4, [1, 2, 3])  # type: ignore[arg-type]
+    sample(denoiser, sampler, shape, 4, [1, 2, 3])
+    assert len(plain.noise) == 4
+    for step in range(4):
+        amplitude = sampler.amplitude(1 - step / 4, process).float()
+        before, after = (torch.fft.rfft2(each.noise[step]) for each in (plain, coloured))
+        torch.testing.assert_close(after, before * amplitude, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "base", [DDIM(eta=1.0), Ancestral(), DPMSolver(sde=True)], ids=lambda base: type(base).__name__
+)
+def test_strength_zero_is_the_plain_sampler(base: DDIM) -> None:
+    process = Process(CosineSchedule(), SpectralCovariance(Flat(), GRID))
+    denoiser, shape = GaussianDenoiser(process, gaussian(GRID)), (3, 1, *GRID.shape)
+    plain = sample(denoiser, base, shape, 5, [1, 2, 3])
+    assert torch.equal(sample(denoiser, ColouredSteps(base, progress(GRID), strength=0.0), shape, 5, [1, 2, 3]), plain)
+    assert not torch.allclose(sample(denoiser, ColouredSteps(base, progress(GRID)), shape, 5, [1, 2, 3]), plain)
+
+
+def test_progress_of_gaussian_data_is_what_its_optimal_denoiser_says() -> None:
+    """On a trajectory without error `E|x0(t)|² / C = a²C / (a²C + b²)`, averaged over a ring in proportion to C."""
+    grid = Grid.of(height=8, width=8)
+    process, statistics = Process(CosineSchedule(), SpectralCovariance(Flat(), grid)), gaussian(grid)
+    found = measure_progress(GaussianDenoiser(process, statistics), 1, range(400), steps=40, rings=4)
+    power = statistics.power[0]
+    assert found.times[0] == 0
+    assert torch.equal(found.shares[0], torch.ones(5, dtype=torch.float64))
+    for place in (8, 20, 32):
+        alpha, sigma = process.schedule.alpha_sigma(found.times[place])
+        share = alpha**2 * power / (alpha**2 * power + sigma**2)
+        for ring, (*_, weight) in enumerate(grid.bands(4)):
+            expected = float((share * power * weight).sum() / (power * weight).sum())
+            assert float(found.shares[place, ring]) == pytest.approx(expected, rel=0.15, abs=0.01)
+    assert [int(found.ring[0, 0]), int(found.ring[4, 4])] == [0, 4]
+
+
+def test_colouring_is_refused_where_it_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="no step noise"):
+        ColouredSteps(DDIM(), progress(GRID))
+    with pytest.raises(ValueError, match="strength"):
+        ColouredSteps(Ancestral(), progress(GRID), strength=-1.0)
+    with pytest.raises(ValueError, match="divider"):
+        ColouredSteps(Ancestral(), progress(GRID), divider=0.5)
+
+
+# The loop of diffusers.
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_diffusers_adds_noise_as_our_process_does(beta_schedule: str) -> None:
+    scheduler = Peer(beta_schedule).scheduler()  # type: ignore[arg-type]
+    levels = log_snrs(scheduler)
+    knots = tuple((levels.double() - 1e-7 * torch.arange(1000)).tolist())  # neighbours in float32 may be equal
+    process = Process(TabulatedSchedule(knots, log_snr_range=(-25.0, 25.0)), SpectralCovariance(Flat(), GRID))
+    timesteps = torch.tensor([0, 17, 500, 998, 999])
+    x0, noise = random(5, 1, *GRID.shape).float(), process.noise((5, 1, *GRID.shape), range(5))
+    theirs = scheduler.add_noise(x0, noise, timesteps)
+    torch.testing.assert_close(process.add_noise(x0, timesteps.double() / 999, noise), theirs, rtol=1e-3, atol=1e-4)
+
+
+def setting(samples: int) -> Setting:
+    return Setting.of([*SMALL, "data=digits", f"training.samples={samples}", "training.batch=8"], 1)
+
+
+def test_a_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
+    made = setting(16)
+    peer = Peer.as_ours("linear", made.settings.training)
+    loop, learner = made.peer(peer), made.learner()
+    for mine, theirs in zip(learner.network.parameters(), loop.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    batches = list(made.batches())
+    assert [len(batch.x0) for batch in batches] == [8, 8]
+    before = [parameter.clone() for parameter in loop.network.parameters()]
+    losses = [loop.step(batch) for batch in batches]
+    assert losses[0] == pytest.approx(1, abs=0.1)  # an untrained network answers 0, and the noise has unit power
+    assert any(not torch.equal(*pair) for pair in zip(before, loop.network.parameters(), strict=True))
+    # The whole training is those two steps.
+    path = tmp_path / "peer" / "ema.safetensors"
+    trained = trained_peer(made, peer, path)
+    for mine, theirs in zip(trained.parameters(), loop.average.module.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    again = trained_peer(setting(8), peer, path)  # read, not trained
+    for mine, theirs in zip(trained.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    arguments = experiments()[EXPERIMENT].arguments(WHITE, 0, "cpu")
+    assert len({peer_folder(arguments, each) for each in peers(made.settings.training).values()}) == len(PEERS)
+
+
+class Wiener(nn.Module):
+    """The optimal estimate of the noise in Gaussian data of one variance in every pixel."""
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
+        share = torch.sigmoid(log_snr).reshape(-1, 1, 1, 1)
+        return x * (1 - share).sqrt() / (share * 0.09 + 1 - share)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_the_samplers_of_diffusers_reach_the_variance_of_gaussian_data(beta_schedule: str) -> None:
+    initial = random(70, 1, 8, 8).float()
+    for name, scheduler in Peer(beta_schedule).samplers().items():  # type: ignore[arg-type]
+        x0 = draw(Wiener(), scheduler, initial, None, 50)
+        assert float(x0.std()) == pytest.approx(0.3, rel=0.1), name
+        # Every sample is its own noise scaled down, whichever batch it was drawn in.
+        assert float((x0 * initial).sum() / (x0.norm() * initial.norm())) == pytest.approx(1, abs=1e-3)
+
+
+def test_speed_is_compared_on_whole_steps() -> None:
+    made = setting(16)
+    found = compare_speed(made, Setting.of([*SMALL, "data=digits", "spectrum=power_law", "training.batch=8"], 1), 2)
+    assert set(found["milliseconds"]) == {"ours, white", "ours, coloured", "diffusers"}
+    assert all(value > 0 for value in found["milliseconds"].values())
+    assert found["diffusers_over_ours"]["low"] <= found["diffusers_over_ours"]["high"]
+
+
+# The experiment.
+
+
+def test_the_arms_compose_and_share_the_white_runs_of_power_law_mnist() -> None:
+    filed = experiments()[EXPERIMENT]
+    for size in ("cpu", "gpu"):
+        shared = experiments()["power_law_mnist"].arguments("white", 1, size)
+        assert run_folder(filed.arguments(WHITE, 1, size)) == run_folder(shared)
+        whole = []
+        for arm in filed.arms:
+            words = [*filed.arguments(arm, 0, size), "run_dir=r", "allow_targets=[benchmarks]", "data.root=/nowhere"]
+            config = configuration.load("train", words)
+            Builder(("benchmarks",)).settings(TrainSettings, config, "")
+            whole.append({key: config[key] for key in ("spectrum", "process", "denoiser", "loss")})
+            if "PriorGrad" in arm:
+                assert config["process"]["data"] == {**config["process"]["data"], "modality": config["modality"]}
+                assert config["process"]["data"]["root"] == "/nowhere"
+        assert all(whole.count(each) == 1 for each in whole)
+
+
+def test_the_pixel_process_is_built_from_a_configuration() -> None:
+    words = [
+        *SMALL, "data=digits", "process._target_=benchmarks.peers.pixel.PixelProcess", "loss=mahalanobis",
+        "+process.data._target_=modalities.image_sets.Digits", "+process.data.modality=${modality}",
+    ]  # fmt: skip
+    config = configuration.load("train", [*words, "run_dir=r", "allow_targets=[benchmarks]"])
+    made = setting(8)
+    white = made.assembly.process()
+    process = Builder(("benchmarks",)).build(
+        config["process"], Process, "process", schedule=white.schedule, covariance=white.covariance
+    )
+    assert isinstance(process.covariance, PixelCovariance)
+    denoiser = made.assembly.denoiser(made.network(), process)
+    batch = next(made.batches())
+    t = torch.full((8,), 0.5)
+    loss = denoiser.loss(batch.x0, t, range(8), batch.labels, metric="mahalanobis")
+    error = denoiser.error(batch.x0, t, process.noise(batch.x0.shape, range(8)), batch.labels)
+    expected = process.covariance.mahalanobis(error) / 64
+    torch.testing.assert_close(loss, expected)
+
+
+def test_every_arm_has_its_row_in_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = experiment()
+    assert len(step_noises()) == 16
+    assert len(whole.arms) == 7 + len(PEERS) * len(SOLVERS) + 16
+    assert whole.other("DDIM, eta 1, 20 steps, coloured ^1") == "DDIM, eta 1, 20 steps"
+    assert whole.other("DDIM, eta 1, 20 steps") == whole.other("PriorGrad") == WHITE
+    path = tmp_path / "rows.jsonl"
+    for seed in (0, 1):
+        for place, arm in enumerate(whole.arms):
+            values = {"frechet_distance": 100.0 + place, "spectrum_error_db": 0.5, "recognised": 0.9}
+            append(EXPERIMENT, {"arm": arm, "size": "cpu", "seed": seed}, values, path)
+    monkeypatch.setattr("benchmarks.experiments.tables.rows", lambda name, _: command.rows(name, path))
+    show(whole, "cpu")
+    printed = capsys.readouterr().out
+    assert f"{100 + len(whole.arms) - 1:.3f} ± 0.000" in printed
+    quartiles = {"median": 1.0, "low": 0.9, "high": 1.1}
+    ratios = dict.fromkeys(("diffusers_over_ours", "diffusers_over_ours_coloured", "coloured_over_white"), quartiles)
+    row = {"milliseconds": {"ours": 1.0}, "repeats": 3, "machine": "m", **ratios}
+    append("peers_speed", {"size": "cpu", "threads": 1}, row, path)
+    command.show_speed(path)
+    assert "diffusers over ours: 1.000 (0.900 to 1.100)" in capsys.readouterr().out
