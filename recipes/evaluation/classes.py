@@ -30,7 +30,7 @@ def classes(task: Task) -> Result:
         lambda a, b: apart(made.predictions[a], reference[b]), sets.sizes, task.settings.bootstrap
     )
     rows = [
-        Row("share in other classes than the data", 100 * apart(made.predictions, reference),
+        Row("share in other classes", 100 * apart(made.predictions, reference),
             None if balance is None else 100 * balance, *spread([100 * floor for floor in floors]), unit="%")
     ]  # fmt: skip
     recognised, notes = None, []
@@ -40,7 +40,7 @@ def classes(task: Task) -> Result:
         right = (made.predictions == made.labels).double()
         accuracy = record["accuracy"]
         floor_error = (accuracy * (1 - accuracy) / record["test_count"]) ** 0.5
-        rows.insert(0, Row("recognised as their class", 100 * float(right.mean()), 100 * mean_error(right),
+        rows.insert(0, Row("recognised as asked for", 100 * float(right.mean()), 100 * mean_error(right),
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else 0.0 for n in range(total)]
         if accuracy < 0.98:

@@ -34,5 +34,5 @@ def sliced(task: Task) -> Result:
     floors = [sliced_distance(real[other], real[one]) for one, other in map(sets.halves, range(settings.splits))]
     reference = real[: sets.count]
     bootstrap = bootstrap_error(lambda a, b: sliced_distance(made[a], reference[b]), sets.sizes, settings.bootstrap)
-    row = Row("sliced Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))
+    row = Row("Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))
     return Result((row,), {"directions": settings.directions})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modalities.base import Dataset
-from recipes.evaluation import likelihood
+from recipes.evaluation import likelihood, pretrained
 from recipes.evaluation.classes import classes
 from recipes.evaluation.features import classifier_features, principal_components, sliced
 from recipes.evaluation.neighbours import neighbours
@@ -34,6 +34,11 @@ class Kind:
 
 KINDS = {
     "classifier": Kind("features of a classifier trained on the data", _needs_classes, classifier_features),
+    "inception": Kind(
+        "features of FID's Inception network", pretrained.lacking("inception"), pretrained.inception_features
+    ),
+    "vggish": Kind("features of VGGish", pretrained.lacking("vggish"), pretrained.vggish_features),
+    "r3d": Kind("features of the video network R3D-18", pretrained.lacking("r3d"), pretrained.r3d_features),
     "components": Kind("principal components of the data", _needs_nothing, principal_components),
     "sliced": Kind("random lines through the data", _needs_nothing, sliced),
     "spectrum": Kind("power spectrum", _needs_nothing, spectrum),

@@ -10,7 +10,7 @@ from torch import Tensor
 from modalities.image import Image
 from recipes.engine.progress import Display
 from recipes.evaluation.rows import Result, Row
-from recipes.evaluation.sets import BATCH, as_files
+from recipes.evaluation.sets import BATCH, as_files, read_real
 from recipes.evaluation.task import Task, flat
 from recipes.fidelity import chosen
 from recipes.metrics.bootstrap import bootstrap_error, mean_error
@@ -23,42 +23,50 @@ PAIRS, FEW_PAIRS = 18, 4
 def neighbours(task: Task) -> Result:
     """Look up samples among the training examples, and held-out data likewise."""
     wanted, sets, modality = task.settings.neighbours, task.sets, task.modality
-    samples = sets.samples[sets.scattered(wanted.items, "evaluate/neighbours")]
-    unseen = as_files(modality, task.test.batch(chosen(task.test, len(samples))).x0)
+    places = sets.scattered(wanted.items, "evaluate/neighbours")
+    samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
+    alike = [len(places)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
+    unseen = torch.cat(read_real(task.test, alike, labels is not None, "reading held-out examples")[0])
+    if len(unseen) < 2:
+        raise ValueError("there are no held-out examples of the samples' classes to compare with: leave it out")
     both = torch.cat([samples, unseen])
-    searches = {"tensors": NearestExamples(flat(both), 2)}
+    searches = {"data": NearestExamples(flat(both), 2)}
     if (features := task.read_features(both)) is not None:
-        searches["classifier features"] = NearestExamples(features, 2)
+        searches["features"] = NearestExamples(features, 2)
     examples = chosen(task.train, wanted.examples)
     with Display("searching training examples", len(examples)) as display:
         for start in range(0, len(examples), BATCH):
             batch = as_files(modality, task.train.batch(examples[start : start + BATCH]).x0)
-            searches["tensors"].add(flat(batch))
+            searches["data"].add(flat(batch))
             if (features := task.read_features(batch)) is not None:
-                searches["classifier features"].add(features)
+                searches["features"].add(features)
             display.update(min(start + BATCH, len(examples)))
 
-    rows = []
+    rows: list[Row] = []
     for name, search in searches.items():
         ours, theirs = search.distances.double().split([len(samples), len(unseen)])
-        rows.append(Row(f"{name}: mean distance to the nearest", float(ours[:, 0].mean()), mean_error(ours[:, 0]),
-                        float(theirs[:, 0].mean()), mean_error(theirs[:, 0]), ideal=None))  # fmt: skip
-        pairs = bootstrap_error(
-            lambda a, b, x=ours[:, 0], y=theirs[:, 0]: share_nearer(x[a % len(x)], y[b % len(y)]),  # type: ignore[misc]
-            [max(len(ours), len(theirs))], task.settings.bootstrap,
-        )  # fmt: skip
-        nearer = share_nearer(ours[:, 0], theirs[:, 0])
-        rows.append(Row(f"{name}: nearer than held-out data", 100 * nearer, None if pairs is None else 100 * pairs,
-                        ideal=50, unit="% of pairs"))  # fmt: skip
-        repeated, usual = repetitions(ours).double(), repetitions(theirs).double()
-        rows.append(Row(f"{name}: repeat one example", 100 * float(repeated.mean()), 100 * mean_error(repeated),
-                        100 * float(usual.mean()), 100 * mean_error(usual), ideal=None, unit="%"))  # fmt: skip
-    draw_pairs(task, samples, searches["tensors"], examples)
+        rows += _rows(name, ours, theirs, task.settings.bootstrap)
+    draw_pairs(task, samples, searches["data"], examples)
     notes = ["of nearest neighbours, the column of real data shows held-out data"]
     if len(examples) < len(task.train):
         notes.append(f"searched were {len(examples):,} of {len(task.train):,} training examples (neighbours.examples)")
     counts = {"samples": len(samples), "held_out": len(unseen), "examples": len(examples)}
     return Result(tuple(rows), {"counts": counts}, tuple(notes))
+
+
+def _rows(name: str, ours: Tensor, theirs: Tensor, resamples: int) -> list[Row]:
+    """Return the rows of distances to the nearest examples `(items, 2)` of samples and of held-out data."""
+    near, usual = ours[:, 0], theirs[:, 0]
+    pairs = bootstrap_error(
+        lambda a, b: 100 * share_nearer(near[a], usual[b]), [len(near)], resamples, others=[len(usual)]
+    )
+    repeated, as_usual = (100 * repetitions(each).double() for each in (ours, theirs))
+    return [
+        Row(f"{name}: distance", float(near.mean()), mean_error(near), float(usual.mean()), mean_error(usual), None),
+        Row(f"{name}: nearer than new", 100 * share_nearer(near, usual), pairs, ideal=50, unit="%"),
+        Row(f"{name}: repetitions", float(repeated.mean()), mean_error(repeated),
+            float(as_usual.mean()), mean_error(as_usual), None, "%"),
+    ]  # fmt: skip
 
 
 def draw_pairs(task: Task, samples: Tensor, search: NearestExamples, examples: Sequence[int]) -> None:

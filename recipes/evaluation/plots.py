@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,9 +19,7 @@ from recipes.metrics.spectral import LEAST, RADIUS, Curves
 from recipes.profiles import on_logarithmic_axis
 
 DPI = 110
-SAMPLES, REAL, OTHER = "tab:orange", "tab:blue", "tab:gray"
-FAR = 6.0
-"""Decibels that a plot of errors shows at most above and below what is measured reliably."""
+SAMPLES, REAL = "tab:orange", "tab:blue"
 
 
 def draw_spectra(
@@ -53,10 +52,10 @@ def draw_spectra(
     figure.savefig(path, dpi=DPI)
 
 
-def _ratio(plot: Axes, frequency: object, made: Curves, real: Curves, label: str, colour: str) -> None:
+def _ratio(plot: Axes, frequency: np.ndarray, made: Curves, real: Curves, label: str, colour: str) -> None:
     centre, half = ratio_decibels(made.values, real.values)
-    plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)  # type: ignore[arg-type]
-    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, label=label, color=colour)  # type: ignore[arg-type]
+    plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)
+    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, label=label, color=colour)
 
 
 def ratio_decibels(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,19 +69,26 @@ def ratio_decibels(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_bands(
-    edges: Sequence[tuple[float, float]], made: Sequence[BandAccuracy], floor: Sequence[float], path: Path
+    edges: Sequence[tuple[float, float]],
+    made: Sequence[BandAccuracy],
+    floor: Sequence[tuple[float, float | None]],
+    path: Path,
 ) -> None:
     """Draw in each band the accuracy with which samples are told from data, beside that of data from data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
     places = torch.arange(len(edges))
-    plot.bar(places - 0.2, [100 * each.accuracy for each in made], 0.4, yerr=[100 * each.error for each in made],
-             color=SAMPLES, label="samples from data", capsize=2)  # fmt: skip
-    plot.bar(places + 0.2, [100 * each for each in floor], 0.4, color=REAL, label="data from data")
+    told = [(each.accuracy, each.error) for each in made]
+    for values, shift, label, colour in (
+        (told, -0.2, "samples from data", SAMPLES),
+        (floor, 0.2, "data from data", REAL),
+    ):
+        heights, errors = [100 * value for value, _ in values], [100 * (spread or 0.0) for _, spread in values]
+        plot.bar(places + shift, heights, 0.4, yerr=errors, color=colour, label=label, capsize=2)
     plot.axhline(50, color="black", linewidth=0.8, linestyle="--")
     plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
     plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="told apart, %")
-    plot.legend(fontsize="small", loc="upper left")
+    figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     figure.savefig(path, dpi=DPI)
 
 
@@ -102,7 +108,7 @@ def draw_classes(
     plots[0].bar(places - 0.2, 100 * seen, 0.4, color=SAMPLES, label="samples")
     plots[0].bar(places + 0.2, 100 * real, 0.4, color=REAL, label="data")
     plots[0].set(ylabel="seen as this, %")
-    plots[0].legend(fontsize="small", loc="lower right")
+    figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
         plots[1].bar(places, [100 * share for share in recognised], 0.6, color=SAMPLES)
         plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))

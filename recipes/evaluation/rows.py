@@ -10,6 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 92
+"""Columns the table takes, on a narrow terminal too: wrapped names are worse than wrapped lines."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -58,6 +61,7 @@ def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> Non
                 ideal,
             )  # fmt: skip
     console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
     console.print(table)
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -114,7 +114,9 @@ def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     return Sets(kept, pool, tuple(counts), mask, sorted_labels, len(samples))
 
 
-def read_real(train: Dataset, wanted: Sequence[int], by_class: bool) -> tuple[list[Tensor], list[Tensor] | None]:
+def read_real(
+    dataset: Dataset, wanted: Sequence[int], by_class: bool, title: str = "reading real examples"
+) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return up to `wanted` examples of each class, or of all in one group, as files, and their masks if any is padded.
 
     Examples are taken in an order that never changes, without augmentation, until all are found.
@@ -125,21 +127,21 @@ def read_real(train: Dataset, wanted: Sequence[int], by_class: bool) -> tuple[li
     found: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
     missing = list(wanted)
-    shape = (train.modality.channels, *train.modality.grid().shape)
-    order, total = chosen(train, len(train)), sum(wanted)
-    with Display("reading real examples", min(total, len(train))) as display:
+    shape = (dataset.modality.channels, *dataset.modality.grid().shape)
+    order, total = chosen(dataset, len(dataset)), sum(wanted)
+    with Display(title, min(total, len(dataset))) as display:
         for start in range(0, len(order), BATCH):
             if not any(missing):
                 break
             try:
-                batch = train.batch(order[start : start + BATCH])
+                batch = dataset.batch(order[start : start + BATCH])
             except UnreadableFilesError as error:
                 raise RecipeError(str(error)) from error
             for place, x0 in enumerate(batch.x0):
                 group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
                 if missing[group]:
                     missing[group] -= 1
-                    found[group].append(train.modality.encode(train.modality.decode(x0)))
+                    found[group].append(dataset.modality.encode(dataset.modality.decode(x0)))
                     padded[group].append(None if batch.mask is None else batch.mask[place])
             display.update(total - sum(missing))
     real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]

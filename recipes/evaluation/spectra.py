@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from multisagd import DataStatistics
+from multisagd.analysis.profiles import NORMAL_95
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task
 from recipes.metrics.bootstrap import bootstrap_error
 from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import BANDS, Curves, decibels, error, item_curves
+from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibels, error, item_curves
 
 
 def spectrum(task: Task) -> Result:
@@ -26,25 +27,15 @@ def spectrum(task: Task) -> Result:
     )
     halves = [sets.halves(number) for number in range(settings.splits)]
     one, other = halves[0]
-    rows = []
-    for name in made:
-        if name == BANDS:
-            continue
-        ours, theirs = made[name].values, real[name].values
-        floors = [error(theirs[b], theirs[a]) for a, b in halves]
-        rows.append(
-            Row(f"{name}: root mean square error", error(ours, theirs[one]),
-                bootstrap_error(lambda a, b, x=ours, y=theirs[one]: error(x[a], y[b]), sets.sizes, settings.bootstrap),
-                *spread(floors), unit="dB")
-        )  # fmt: skip
+    rows = [_rms(name, made[name].values, real[name].values, task) for name in made if name != BANDS]
     ours, theirs = made[BANDS].values, real[BANDS].values
     signed = decibels(ours, theirs[one])
-    half = plots.ratio_decibels(ours, theirs[one])[1] / plots.NORMAL_95
+    signed_error = plots.ratio_decibels(ours, theirs[one])[1] / NORMAL_95
     floors_by_band = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
     for number, edges in enumerate(made[BANDS].edges):
         floor = spread(floors_by_band[:, number].tolist())
-        name = f"band {plots.band_name(*edges)} cycles per sample"
-        rows.append(Row(name, float(signed[number]), float(half[number]), *floor, unit="dB"))
+        name = f"band {plots.band_name(*edges)}"
+        rows.append(Row(name, float(signed[number]), float(signed_error[number]), *floor, unit="dB"))
 
     def half_of(number: Tensor) -> dict[str, Curves]:
         return {name: Curves(each.frequency, each.values[number], each.edges) for name, each in real.items()}
@@ -62,6 +53,16 @@ def spectrum(task: Task) -> Result:
     return Result(tuple(rows), {"curves": curves})
 
 
+def _rms(name: str, ours: Tensor, theirs: Tensor, task: Task) -> Row:
+    """Return the row of one curve's error, from the curves of the samples and of all real examples."""
+    sets, settings = task.sets, task.settings
+    floors = [error(theirs[other], theirs[one]) for one, other in map(sets.halves, range(settings.splits))]
+    reference = theirs[: sets.count]
+    bootstrap = bootstrap_error(lambda a, b: error(ours[a], reference[b]), sets.sizes, settings.bootstrap)
+    where = f"over the {name}" if name == RADIUS else f"along {name}"
+    return Row(f"rms {where}", error(ours, reference), bootstrap, *spread(floors), unit="dB")
+
+
 def band_tests(task: Task) -> Result:
     """Tell samples from data by the magnitudes in one band of frequency at a time."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
@@ -75,11 +76,10 @@ def band_tests(task: Task) -> Result:
         for *_, band in real
     ]
     rows = tuple(
-        Row(f"band {plots.band_name(*edge)} cycles per sample", 100 * each.accuracy, 100 * each.error,
+        Row(f"band {plots.band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
             *spread([100 * value for value in floor]), ideal=50, unit="%")
         for edge, each, floor in zip(edges, found, floors, strict=True)
     )  # fmt: skip
-    means = [spread(floor)[0] for floor in floors]
-    plots.draw_bands(edges, found, means, task.picture("evaluate_bands.png"))
+    plots.draw_bands(edges, found, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
     bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, found, strict=True)]
     return Result(rows, {"bands": bands})

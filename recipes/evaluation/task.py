@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +44,15 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class Networks:
+    """Files of pretrained weights, None to look where torch.hub keeps them."""
+
+    inception: Path | None = None
+    vggish: Path | None = None
+    r3d: Path | None = None
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """The keys of `configs/evaluate.yaml` that are not of `configs/sample.yaml`, and some that are."""
 
@@ -58,7 +66,7 @@ class EvaluateSettings:
     directions: int
     neighbours: Neighbours
     likelihood: Likelihood
-    networks: Mapping[str, Any]
+    networks: Networks
     download: bool
     cache: Path
     classifier: Training
@@ -71,6 +79,11 @@ class EvaluateSettings:
                 "expected samples >= 4, splits >= 1, bootstrap >= 0, bands >= 1 and directions >= 1, got "
                 f"{self.samples}, {self.splits}, {self.bootstrap}, {self.bands} and {self.directions}"
             )
+
+    def network(self, name: str) -> Path | None:
+        """Return the file of weights given for a network, None if none was."""
+        path: Path | None = getattr(self.networks, name)
+        return path
 
 
 @dataclass(eq=False)

@@ -26,17 +26,23 @@ def redrawn(sizes: Sequence[int], seed: int) -> Tensor:
 
 
 def bootstrap_error(
-    statistic: Callable[[Tensor, Tensor], float], sizes: Sequence[int], resamples: int, seed: int = 0
+    statistic: Callable[[Tensor, Tensor], float],
+    sizes: Sequence[int],
+    resamples: int,
+    others: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> float | None:
     """Return the standard deviation of `statistic(places_a, places_b)` over redrawn places of two sets.
 
-    Both sets consist of consecutive groups of `sizes`. None for fewer than two resamples: there is no spread then.
+    The sets consist of consecutive groups of `sizes`, the second one of `others` if they are given. None for fewer than
+    two resamples: there is no spread then.
     """
     if resamples < 2:
         return None
     values = [
         statistic(
-            redrawn(sizes, derive(seed, "bootstrap/a", number)), redrawn(sizes, derive(seed, "bootstrap/b", number))
+            redrawn(sizes, derive(seed, "bootstrap/a", number)),
+            redrawn(sizes if others is None else others, derive(seed, "bootstrap/b", number)),
         )
         for number in range(resamples)
     ]

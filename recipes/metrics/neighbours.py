@@ -41,9 +41,9 @@ def share_nearer(samples: Tensor, held_out: Tensor) -> float:
     Takes distances to the nearest training example, `(count,)` each. 0.5 for new data of the same distribution, more
     if training data are repeated (the statistic of the test in 2004.05675), less if samples are far off.
     """
-    ordered = held_out.sort().values
-    further = len(ordered) - torch.searchsorted(ordered, samples, right=True)
-    equal = torch.searchsorted(ordered, samples, right=True) - torch.searchsorted(ordered, samples)
+    ordered, samples = held_out.sort().values, samples.contiguous()
+    below, up_to = torch.searchsorted(ordered, samples), torch.searchsorted(ordered, samples, right=True)
+    further, equal = len(ordered) - up_to, up_to - below
     return float((further + equal / 2).double().mean() / len(ordered))
 
 
