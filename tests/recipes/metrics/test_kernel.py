@@ -1,0 +1,62 @@
+"""The kernel distance against sums written out, torchmetrics, and its expectation."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from recipes.metrics.kernel import kernel_distance, squared_mmd
+
+
+def gaussian(count: int, seed: int, shift: float = 0.0) -> Tensor:
+    return torch.randn(count, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def test_squared_mmd_is_the_sum_over_pairs() -> None:
+    a, b = gaussian(5, 0), gaussian(7, 1, 0.5)
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return float((x @ y / 6 + 1) ** 3)
+
+    within_a = sum(kernel(a[i], a[j]) for i in range(5) for j in range(5) if i != j) / 20
+    within_b = sum(kernel(b[i], b[j]) for i in range(7) for j in range(7) if i != j) / 42
+    between = sum(kernel(x, y) for x in a for y in b) / 35
+    assert squared_mmd(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
+
+
+def test_agrees_with_torchmetrics_on_one_subset() -> None:
+    class Identity(nn.Module):
+        num_features = 6
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    a, b = gaussian(60, 0), gaussian(60, 1, 0.3)
+    metric = KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=60, normalize=True)
+    metric.set_dtype(torch.float64)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert squared_mmd(a, b) == pytest.approx(float(metric.compute()[0]), rel=1e-6)
+
+
+def test_equal_distributions_have_the_expectation_zero_at_any_count() -> None:
+    for count in (12, 200):
+        values = torch.tensor([squared_mmd(gaussian(count, 2 * s), gaussian(count, 2 * s + 1)) for s in range(200)])
+        assert abs(float(values.mean())) < 3 * float(values.std()) / 200**0.5
+        assert bool((values < 0).any())
+
+
+def test_the_error_is_how_much_the_distance_varies() -> None:
+    found = [kernel_distance(gaussian(400, 2 * s), gaussian(400, 2 * s + 1, 0.3), size=50) for s in range(40)]
+    values, errors = torch.tensor([value for value, _ in found]), torch.tensor([error for _, error in found])
+    assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.35)
+    # Half as far is nearer.
+    assert kernel_distance(gaussian(400, 0), gaussian(400, 1, 0.15))[0] < float(values.mean()) / 2
+
+
+def test_few_items_still_make_several_subsets() -> None:
+    value, error = kernel_distance(gaussian(20, 0), gaussian(20, 1, 1.0))
+    assert value > 0
+    assert error is not None
+    with pytest.raises(ValueError, match="at least 2 items"):
+        squared_mmd(gaussian(1, 0), gaussian(5, 0))

@@ -1,0 +1,82 @@
+"""Precision, recall, density and coverage against their definitions, and on sets that differ in a known way."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from recipes.metrics.manifold import Manifold, manifold
+from recipes.metrics.nearest import nearer, smallest_distances
+
+
+def gaussian(count: int, seed: int, dimensions: int = 4) -> Tensor:
+    return torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+def means(found: Manifold) -> tuple[float, float, float, float]:
+    return tuple(float(each.mean()) for each in (found.precision, found.recall, found.density, found.coverage))  # type: ignore[return-value]
+
+
+def test_is_what_the_papers_define() -> None:
+    real, made = gaussian(30, 0), gaussian(40, 1) * 1.3 + 0.4
+    found = manifold(real, made, neighbours=3, density_neighbours=5)
+
+    def reach(points: Tensor, k: int) -> list[float]:
+        return [
+            sorted(float((p - q).norm()) for j, q in enumerate(points) if j != i)[k - 1] for i, p in enumerate(points)
+        ]
+
+    real3, real5, made3 = reach(real, 3), reach(real, 5), reach(made, 3)
+    distance = [[float((m - r).norm()) for r in real] for m in made]
+    precision = [any(d <= r for d, r in zip(row, real3, strict=True)) for row in distance]
+    density = [sum(d <= r for d, r in zip(row, real5, strict=True)) / 5 for row in distance]
+    recall = [any(distance[m][r] <= made3[m] for m in range(40)) for r in range(30)]
+    coverage = [min(distance[m][r] for m in range(40)) <= real5[r] for r in range(30)]
+    assert found.precision.tolist() == [float(each) for each in precision]
+    assert found.density.tolist() == pytest.approx(density)
+    assert found.recall.tolist() == [float(each) for each in recall]
+    assert found.coverage.tolist() == [float(each) for each in coverage]
+
+
+def test_density_of_equal_distributions_is_one() -> None:
+    values = [means(manifold(gaussian(300, 2 * s), gaussian(300, 2 * s + 1)))[2] for s in range(20)]
+    assert sum(values) / 20 == pytest.approx(1, abs=0.05)
+
+
+def test_fewer_modes_cost_variety_and_no_fidelity() -> None:
+    centres = 20 * gaussian(10, 3)
+    real = (centres[:, None] + gaussian(500, 0).reshape(10, 50, 4)).flatten(0, 1)
+    again = (centres[:, None] + gaussian(500, 1).reshape(10, 50, 4)).flatten(0, 1)
+    fewer = (centres[:5, None] + gaussian(500, 2).reshape(5, 100, 4)).flatten(0, 1)
+    all_modes, half_of_them = means(manifold(real, again)), means(manifold(real, fewer))
+    assert half_of_them[0] == pytest.approx(all_modes[0], abs=0.05)
+    assert half_of_them[1] == pytest.approx(all_modes[1] / 2, abs=0.05)
+    assert half_of_them[3] == pytest.approx(all_modes[3] / 2, abs=0.05)
+
+
+def test_noise_costs_fidelity() -> None:
+    real, made = gaussian(400, 0), gaussian(400, 1)
+    clean, noisy = means(manifold(real, made)), means(manifold(real, made + 2 * gaussian(400, 2)))
+    assert noisy[0] < clean[0] - 0.2
+    assert noisy[2] < clean[2] / 2
+
+
+def test_too_few_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than so many items"):
+        manifold(gaussian(5, 0), gaussian(50, 1))
+
+
+def test_nearest_are_found_in_blocks_and_equal_vectors_are_at_zero() -> None:
+    points, others = gaussian(37, 0) + 100, gaussian(53, 1) + 100
+    others[7] = points[3]
+    distances, places = smallest_distances(points, others, 4, block=10)
+    exact = torch.cdist(points.double(), others.double())
+    expected, order = exact.sort(1)
+    assert torch.equal(places, order[:, :4])
+    torch.testing.assert_close(distances.double(), expected[:, :4], rtol=1e-4, atol=1e-5)
+    assert float(distances[3, 0]) == 0.0
+    # In two parts it is the same.
+    parts = [smallest_distances(points, others[:20], 4), smallest_distances(points, others[20:], 4)]
+    merged = nearer(parts[0], (parts[1][0], parts[1][1] + 20), 4)
+    assert torch.equal(merged[1], order[:, :4])
+    with pytest.raises(ValueError, match="nearest 60 of 53"):
+        smallest_distances(points, others, 60)
