@@ -201,7 +201,7 @@ def test_the_noise_of_a_step_is_the_plain_one_times_the_amplitude() -> None:
 @pytest.mark.parametrize(
     "base", [DDIM(eta=1.0), Ancestral(), DPMSolver(sde=True)], ids=lambda base: type(base).__name__
 )
-def test_strength_zero_is_the_plain_sampler(base: DDIM) -> None:
+def test_strength_zero_is_the_plain_sampler(base: Sampler) -> None:
     process = Process(CosineSchedule(), SpectralCovariance(Flat(), GRID))
     denoiser, shape = GaussianDenoiser(process, gaussian(GRID)), (3, 1, *GRID.shape)
     plain = sample(denoiser, base, shape, 5, [1, 2, 3])
@@ -262,6 +262,12 @@ def test_a_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
         assert torch.equal(mine, theirs)
     batches = list(made.batches())
     assert [len(batch.x0) for batch in batches] == [8, 8]
+    assert made.null_label == 10
+    forty = made.data.batch(range(40))
+    dropped = loop._condition(forty)
+    assert dropped is not None
+    assert torch.equal(dropped, learner._condition(forty, 0, range(40)))  # type: ignore[arg-type]
+    assert 0 < int((dropped == 10).sum()) < 12
     before = [parameter.clone() for parameter in loop.network.parameters()]
     losses = [loop.step(batch) for batch in batches]
     assert losses[0] == pytest.approx(1, abs=0.1)  # an untrained network answers 0, and the noise has unit power
