@@ -5,11 +5,14 @@ from multisagd.corruption import Corruption, estimate_corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
+from multisagd.gaussian_posterior import GaussianPosterior
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.integrator import GaussianIntegrator
+from multisagd.inverse import DPS, PiGDM
 from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
+from multisagd.measurement import Filtered, Masked, Measurement, Pooled
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
@@ -36,9 +39,11 @@ from multisagd.spectrum import Flat, Offset, Outside, Spectrum
 from multisagd.statistics import DataStatistics
 from multisagd.table import Table
 from multisagd.terminal import terminal_snr
+from multisagd.u_turn import u_turn, u_turn_correlation
 
 __all__ = [
     "DDIM",
+    "DPS",
     "Ancestral",
     "Autoguidance",
     "Autoregressive",
@@ -54,11 +59,13 @@ __all__ = [
     "Denoiser",
     "Euler",
     "Exponential",
+    "Filtered",
     "Flat",
     "FlowSchedule",
     "Gaussian",
     "GaussianDenoiser",
     "GaussianIntegrator",
+    "GaussianPosterior",
     "Grid",
     "HarmonicStop",
     "Heun",
@@ -68,10 +75,14 @@ __all__ = [
     "LogNormalTimes",
     "LogitNormalTimes",
     "LowPass",
+    "Masked",
+    "Measurement",
     "NoiseFloor",
     "Offset",
     "Outside",
     "PaddedCovariance",
+    "PiGDM",
+    "Pooled",
     "PowerEMA",
     "PowerLaw",
     "Prefilter",
@@ -105,4 +116,6 @@ __all__ = [
     "stratified_uniform",
     "terminal_snr",
     "time_steps",
+    "u_turn",
+    "u_turn_correlation",
 ]

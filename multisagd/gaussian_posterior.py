@@ -1,0 +1,79 @@
+"""The posterior of stationary Gaussian data given a measurement, known exactly: what guidance is tested with.
+
+For `x0 ~ N(μ, C)` and `y = H x0 + s n`, with `K = C Hᵀ (H C Hᵀ + s²)⁻¹`:
+
+    E[x0 | y] = μ + K (y - H μ),      x0 | y ~ x + K (y - H x - s n)   for x ~ N(μ, C) and n ~ N(0, 1)
+
+The second is Matheron's rule: a draw of the prior, corrected as if it had been measured. For a filter H it is, at each
+frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.measurement import Filtered, Measurement
+from multisagd.seeds import derive
+from multisagd.spectrum import Flat
+from multisagd.statistics import DataStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPosterior:
+    """The law of Gaussian data of these statistics after a measurement with noise of standard deviation `noise`.
+
+    Raises:
+        ValueError: for negative noise.
+    """
+
+    statistics: DataStatistics
+    measurement: Measurement
+    noise: float
+
+    def __post_init__(self) -> None:
+        if self.noise < 0:
+            raise ValueError(f"the noise of a measurement is at least 0, got {self.noise}")
+
+    def mean(self, y: Tensor) -> Tensor:
+        """Return `E[x0 | y]`, `(batch, channels, *grid)`: the best estimate from the spectrum alone (Wiener)."""
+        mean = self.statistics.mean_on(self.measurement.grid.shape).to(y)[None]
+        return mean + self._gain(self.measurement.restrict(y) - self.measurement.apply(mean))
+
+    def sample(self, y: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Draw from the posterior, one seed per item of y.
+
+        Raises:
+            ValueError: unless there is one seed per item.
+        """
+        if len(seeds) != len(y):
+            raise ValueError(f"a batch of {len(y)} needs {len(y)} seeds, got {len(seeds)}")
+        grid = self.measurement.grid
+        chosen, again = ([derive(int(seed), f"posterior/{what}") for seed in seeds] for what in ("datum", "noise"))
+        power, mean = self.statistics.power_on(grid.shape).to(y), self.statistics.mean_on(grid.shape).to(y)
+        white = SpectralCovariance(Flat(), grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
+        drawn = white.sample(chosen, channels=len(mean)).to(y.dtype)
+        x = mean + filter_grid(drawn, power.sqrt(), grid.dimensions).to(y.dtype)
+        return x + self._gain(self.measurement.restrict(y) - self.measurement.observe(x, self.noise, again))
+
+    def power(self) -> Tensor:
+        """Return the power about the mean that a filtered measurement leaves, `(channels, *half_shape)`, float64.
+
+        Raises:
+            ValueError: for a measurement that is not a filter, whose posterior is not stationary.
+        """
+        if not isinstance(self.measurement, Filtered):
+            raise ValueError("only what a filter leaves unknown is stationary: draw samples instead")
+        data = self.statistics.power_on(self.measurement.grid.shape)
+        total = data * self.measurement.transfer.abs().square() + self.noise**2
+        return torch.where(total > 0, data * self.noise**2 / torch.where(total > 0, total, 1.0), data)
+
+    def _gain(self, residual: Tensor) -> Tensor:
+        """Return `K` times the residual."""
+        power = self.statistics.power_on(self.measurement.grid.shape).to(residual)[None]
+        moved = self.measurement.adjoint(self.measurement.solve(residual, power, self.noise**2))
+        return filter_grid(moved, power, self.measurement.grid.dimensions).to(residual.dtype)

@@ -1,0 +1,165 @@
+"""Guidance by a measurement `y = H x0 + s n`: wrappers of a denoiser that are denoisers again, for any colour of noise.
+
+Tweedie's formula for what is known after the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and
+Bayes' rule make guidance a correction of the estimate of x0:
+
+    E[x0 | x_t, y] = D + (b²/a) Σ ∇ log p(y | x_t),     D = E[x0 | x_t]
+
+With `p(y | x_t) ≈ N(H D, S)`, S taken not to depend on x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`, where J
+is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so that it is a Kalman update of D, in which guidances
+differ by what they take for S:
+
+- `DPS` (arXiv 2209.14687): a multiple of one;
+- `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²` with R a model of `Cov[x0 | x_t]`, of one variance, as in the
+  paper, or with one per frequency, `C V/(a²C + V)` with `V = b²W`. For Gaussian data that is no model, but exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.covariance import filter_grid
+from multisagd.guidance import Interval
+from multisagd.measurement import Measurement
+from multisagd.padding import PaddedCovariance
+from multisagd.process import Coefficients, Process
+from multisagd.pullback import estimate_and_pullback
+from multisagd.sampling import AnyDenoiser
+from multisagd.statistics import DataStatistics
+
+
+class _Measured(nn.Module):
+    """A denoiser told of a measurement, in an interval of log-SNR if given, with the correction times `scale`."""
+
+    def __init__(
+        self,
+        denoiser: AnyDenoiser,
+        measurement: Measurement,
+        y: Tensor,
+        noise: float,
+        scale: float = 1.0,
+        interval: Interval | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(denoiser.process.covariance, PaddedCovariance):
+            raise ValueError("guidance by a measurement needs noise that is diagonal in frequency, without padding")
+        if noise < 0:
+            raise ValueError(f"the noise of a measurement is at least 0, got {noise}")
+        if interval is not None and not interval[0] < interval[1]:
+            raise ValueError(f"a guidance interval must rise in log-SNR, got {interval}")
+        self.denoiser = denoiser
+        self.measurement = measurement
+        self.y = y
+        self.noise = noise
+        self.scale = scale
+        self.interval = interval or (float("-inf"), float("inf"))
+
+    @property
+    def process(self) -> Process:
+        """The process of the guided denoiser."""
+        return self.denoiser.process
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the estimate of x0 given x_t and the measurement, shaped like x_t."""
+        log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device)
+        inside = (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
+        if not bool(inside.any()):
+            return self.denoiser(x_t, t, condition)
+        x0, correction = self.corrected(x_t, t, condition)
+        share = (self.scale * inside.to(x_t.dtype)).reshape(-1, *(1,) * (x_t.dim() - 1))
+        return x0 + share * correction.to(x0.dtype)
+
+    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the estimate without the measurement, and what the measurement adds to it."""
+        x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
+        at = self.process.coefficients(t, x_t)
+        gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
+        return x0, self.process.scale(self.process.covariance.apply(gradient), at.b**2 / at.a)
+
+    def residual(self, x0: Tensor) -> Tensor:
+        """Return what the measurement has that the estimate would not have given."""
+        return self.measurement.restrict(self.y.to(x0)) - self.measurement.apply(x0)
+
+    def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
+        """Return `S⁻¹ (y - H D)`."""
+        raise NotImplementedError
+
+
+class DPS(_Measured):
+    """Guidance by the error of the measurement alone (arXiv 2209.14687), with S a multiple of one.
+
+    The paper divides the gradient of the squared error by the error's norm and tunes a step size. Here S is the mean
+    square of the error itself, at least `noise²`: the estimate of the variance of y given x_t that one measurement
+    allows. So `scale` 1 stands for Bayes' rule, and has the same meaning in all steps, samplers and schedules.
+
+    `y` is `(batch or 1, channels, *measured)`, `noise` the standard deviation of its noise. Outside of an `interval` of
+    log-SNR there is no guidance; at the lowest log-SNRs it matters least and asks most of the network's Jacobian, which
+    is multiplied by b²/a there.
+
+    Raises:
+        ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that does not rise.
+    """
+
+    def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
+        """Divide by the mean square error."""
+        count = self.measurement.restrict(torch.ones_like(residual)).flatten(1).sum(1).clamp(min=1)
+        variance = (residual.square().flatten(1).sum(1) / count).clamp(min=max(self.noise**2, 1e-12))
+        return residual / variance.reshape(-1, *(1,) * (residual.dim() - 1))
+
+
+class PiGDM(_Measured):
+    """Guidance with the uncertainty of x0 passed through the measurement (ΠGDM; Song et al., ICLR 2023).
+
+    `prior` is what the data vary by. A number is their standard deviation σ, and gives the paper's `r² = σ²b²/(a²σ² +
+    b²)`; statistics give each frequency its own, which makes the guided estimate exact for Gaussian data. With
+    `gradient` false, the same R stands for `(b²/a) Σ Jᵀ` too: exact for Gaussian data as well, and the network is
+    neither differentiated nor asked twice.
+
+    See `DPS` for the other arguments.
+
+    Raises:
+        ValueError: as `DPS` does, and for a standard deviation that is not positive.
+    """
+
+    def __init__(
+        self,
+        denoiser: AnyDenoiser,
+        measurement: Measurement,
+        y: Tensor,
+        noise: float,
+        prior: DataStatistics | float,
+        scale: float = 1.0,
+        interval: Interval | None = None,
+        *,
+        gradient: bool = True,
+    ) -> None:
+        super().__init__(denoiser, measurement, y, noise, scale, interval)
+        if not isinstance(prior, DataStatistics) and not prior > 0:
+            raise ValueError(f"the standard deviation of the data is positive, got {prior}")
+        self.prior = prior
+        self.gradient = gradient
+
+    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the estimate without the measurement, and what the measurement adds to it."""
+        if self.gradient:
+            return super().corrected(x_t, t, condition)
+        x0, at = self.denoiser(x_t, t, condition), self.process.coefficients(t, x_t)
+        moved = self.measurement.adjoint(self.solved(self.residual(x0), at))
+        return x0, filter_grid(moved, self.power(at).to(moved), self.process.grid.dimensions)
+
+    def power(self, at: Coefficients) -> Tensor:
+        """Return the power of R, `(batch or 1, channels or 1, *grid.half_shape)`."""
+        grid = self.measurement.grid
+        like = torch.ones((1, 1, *grid.half_shape), dtype=at.a.dtype, device=at.a.device)
+        if isinstance(self.prior, DataStatistics):
+            data, noise = self.prior.power_on(grid.shape).to(like), self.process.covariance.power(grid.shape).to(like)
+        else:
+            data, noise = self.prior**2 * like, like
+        total = at.a**2 * data + at.b**2 * noise
+        # Where neither varies, nothing is left to be known.
+        return torch.where(total > 0, at.b**2 * noise * data / torch.where(total > 0, total, 1.0), 0.0)
+
+    def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
+        """Solve with `S = H R Hᵀ + noise²`."""
+        return self.measurement.solve(residual, self.power(at), self.noise**2)

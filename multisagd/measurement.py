@@ -1,0 +1,225 @@
+"""What is measured of a datum: linear operators H of `y = H x0 + s n`, with white noise n.
+
+Each knows its transpose, and how to solve `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal
+in frequency, which is what both Gaussian posteriors and guidance need of it:
+
+- `Filtered`: H is diagonal in frequency as R is, so one division does it;
+- `Pooled`: means over blocks are a circulant blur, thinned out. A thinned circulant matrix is circulant on the coarse
+  grid, its first column being the thinned first column: a transform and a division;
+- `Masked`: no closed form, so conjugate gradients, each step two transforms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multisagd.covariance import SpectralCovariance, filter_grid, from_half_spectrum, to_half_spectrum
+from multisagd.grid import Grid
+from multisagd.spectrum import Flat, Spectrum
+
+
+class Measurement:
+    """A linear operator on tensors `(batch, channels, *grid)`, every channel alike unless it says otherwise."""
+
+    grid: Grid
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return `H x`."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return `Hᵀ y`, shaped like what was measured."""
+        raise NotImplementedError
+
+    def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
+        """Return `(H R Hᵀ + variance)⁻¹ y`; `power` of R is `(batch or 1, channels or 1, *grid.half_shape)`."""
+        raise NotImplementedError
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """Return y with zero wherever nothing was measured."""
+        return y
+
+    def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
+        """Return `y = H x0 + noise · n` with white noise of unit variance, one seed per item.
+
+        Raises:
+            ValueError: for negative noise, or unless there is one seed per item.
+        """
+        if noise < 0 or len(seeds) != len(x0):
+            raise ValueError(f"{len(x0)} data need as many seeds, and noise >= 0; got {len(seeds)} and {noise}")
+        y = self.apply(x0)
+        white = SpectralCovariance(Flat(), self.grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
+        drawn = white.sample([int(seed) for seed in seeds], channels=y.shape[1], grid_shape=y.shape[2:])
+        return y + noise * self.restrict(drawn).to(y.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Filtered(Measurement):
+    """Blur, or any filter: `H = F⁻¹ diag(h) F` with a transfer function on the half spectrum, real or complex.
+
+    Raises:
+        ValueError: if the transfer function does not have the shape of the half spectrum.
+    """
+
+    transfer: Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if tuple(self.transfer.shape) != self.grid.half_shape:
+            raise ValueError(f"expected a transfer function {self.grid.half_shape}, got {tuple(self.transfer.shape)}")
+
+    @classmethod
+    def gaussian(cls, length: float, grid: Grid, axes: tuple[str, ...] | None = None) -> Filtered:
+        """Blur by a Gaussian of standard deviation `length`, in units of the axes (all of them by default)."""
+        return cls(torch.exp(-2 * (torch.pi * length * grid.radius(axes)) ** 2), grid)
+
+    @classmethod
+    def of_spectrum(cls, spectrum: Spectrum, grid: Grid) -> Filtered:
+        """Filter with the amplitude of a spectrum, 1 at its loudest frequency."""
+        power = grid.even(spectrum.power(grid))
+        return cls((power / power.max()).sqrt(), grid)
+
+    @classmethod
+    def of_kernel(cls, kernel: Tensor, grid: Grid) -> Filtered:
+        """Convolve, periodically, with a kernel `(*sizes)` whose middle is at `size // 2` of each axis.
+
+        Raises:
+            ValueError: if the kernel is larger than the grid, or has another number of axes.
+        """
+        sizes = tuple(kernel.shape)
+        if len(sizes) != grid.dimensions or any(k > size for k, size in zip(sizes, grid.shape, strict=True)):
+            raise ValueError(f"a kernel of shape {sizes} does not fit a grid of shape {grid.shape}")
+        placed = torch.zeros(grid.shape, dtype=torch.float64)
+        placed[tuple(slice(0, size) for size in sizes)] = kernel.double()
+        placed = placed.roll([-(size // 2) for size in sizes], tuple(range(grid.dimensions)))
+        return cls(to_half_spectrum(placed, grid.dimensions), grid)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return `H x`."""
+        return self._filter(x, self.transfer)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return `Hᵀ y`: the conjugate filter."""
+        return self._filter(y, self.transfer.conj())
+
+    def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
+        """Divide by `|h|² P + variance` at every frequency; where that is zero, the result is."""
+        total = self.transfer.abs().square().to(power) * power + variance
+        return self._filter(y, _inverse(total))
+
+    def _filter(self, x: Tensor, gain: Tensor) -> Tensor:
+        halves = to_half_spectrum(x, self.grid.dimensions)
+        dtype = halves.dtype if gain.is_complex() else halves.real.dtype
+        return from_half_spectrum(halves * gain.to(halves.device, dtype), x.shape[2:]).to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled(Measurement):
+    """Means over blocks of `factors` samples per axis (1 for axes not named): what super-resolution starts from.
+
+    Raises:
+        ValueError: for an unknown axis, or a factor that does not divide its size.
+    """
+
+    factors: Mapping[str, int]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        for name, factor in self.factors.items():
+            if factor < 1 or self.grid.axis(name).size % factor:
+                raise ValueError(f"a factor of {factor} does not divide {name} of size {self.grid.axis(name).size}")
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Samples of a block along every axis."""
+        return tuple(self.factors.get(name, 1) for name in self.grid.names)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return the mean of every block, `(batch, channels, *coarse)`."""
+        for place, block in enumerate(self.blocks, start=2):
+            x = x.unflatten(place, (-1, block)).mean(place + 1)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Spread every value over its block, divided by the size of the block."""
+        for place, block in enumerate(self.blocks, start=2):
+            y = y.repeat_interleave(block, place) / block
+        return y
+
+    def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
+        """Divide by the power that is left on the coarse grid, aliases included, plus `variance`."""
+        block = torch.zeros(self.grid.shape, dtype=power.dtype, device=power.device)
+        block[tuple(slice(0, size) for size in self.blocks)] = 1 / math.prod(self.blocks)
+        window = to_half_spectrum(block, self.grid.dimensions).abs().square()
+        column = from_half_spectrum((window * power).to(torch.complex128), self.grid.shape)
+        thinned = column[(..., *(slice(None, None, size) for size in self.blocks))]
+        coarse = to_half_spectrum(thinned, self.grid.dimensions).real.clamp(min=0)
+        return filter_grid(y, _inverse(coarse + variance), self.grid.dimensions).to(y.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Measurement):
+    """Some samples, the others missing: `mask` is true where x0 was measured, and broadcasts against it (inpainting).
+
+    Measurements keep the shape of the data, with zero where nothing was measured.
+    """
+
+    mask: Tensor
+    grid: Grid
+    tolerance: float = 1e-6
+    iterations: int = 500
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return x with zero where nothing was measured."""
+        return x * self.mask.to(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return the same as `apply`: a projection is its own transpose."""
+        return self.apply(y)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """Return y with zero where nothing was measured."""
+        return self.apply(y)
+
+    def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
+        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y or in `iterations` steps."""
+        mask, gain = self.mask.to(y.device, torch.float64), power.double()
+
+        def matrix(z: Tensor) -> Tensor:
+            return mask * filter_grid(z, gain, self.grid.dimensions) + variance * z
+
+        return conjugate_gradients(matrix, mask * y.double(), self.tolerance, self.iterations).to(y.dtype)
+
+
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance: float, iterations: int) -> Tensor:
+    """Return z of `matrix(z) = y` for each item of a batch; the matrix is symmetric and positive.
+
+    Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops when the residual
+    of every item is below `tolerance` times its y.
+    """
+
+    def dot(left: Tensor, right: Tensor) -> Tensor:
+        return (left * right).flatten(1).sum(1).reshape(-1, *(1,) * (y.dim() - 1))
+
+    z, residual = torch.zeros_like(y), y
+    direction, size = residual, dot(residual, residual)
+    goal = tolerance**2 * size
+    for _ in range(iterations):
+        if bool((size <= goal).all()):
+            break
+        moved = matrix(direction)
+        # An item that is solved already keeps still: its direction is as good as zero.
+        rate = torch.where(size > goal, size / dot(direction, moved).clamp(min=torch.finfo(y.dtype).tiny), 0.0)
+        z, residual = z + rate * direction, residual - rate * moved
+        before, size = size, dot(residual, residual)
+        direction = residual + size / before.clamp(min=torch.finfo(y.dtype).tiny) * direction
+    return z
+
+
+def _inverse(total: Tensor) -> Tensor:
+    return torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0)
