@@ -280,6 +280,7 @@ def test_a_peer_starts_from_our_network_and_data(tmp_path: Path) -> None:
     again = trained_peer(setting(8), peer, path)  # read, not trained
     for mine, theirs in zip(trained.parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+    assert tuple(peers(made.settings.training)) == PEERS
     arguments = experiments()[EXPERIMENT].arguments(WHITE, 0, "cpu")
     assert len({peer_folder(arguments, each) for each in peers(made.settings.training).values()}) == len(PEERS)
 
