@@ -1,0 +1,55 @@
+"""What an experiment measures beyond `benchmarks.runs`: motion of videos, and power where the data were corrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import log10
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.experiments.design import Experiment
+from multisagd import DataStatistics, Grid, Spectrum
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.profiles import neighbour_difference
+
+
+def extra(experiment: Experiment, config: Mapping[str, Any], x0: Tensor, clean: Tensor, grid: Grid) -> dict[str, float]:
+    """Return further numbers about samples (count, channels, *grid) beside clean examples, 0 dB where they agree.
+
+    `frame_change_db`, of videos: 20 log10 of the mean absolute difference of neighbouring frames over that of the clean
+    examples. `watched_db`, where some arm has corrupted data: 10 log10 of the power at the corrupted frequencies over
+    the clean examples'. These are the frequencies of the run's own corruption, as its `config` says, or of the only one
+    that the experiment has.
+    """
+    values = {}
+    if "frame" in grid.names:
+        made, real = (neighbour_difference([(each, None)], grid, "frame") for each in (x0, clean))
+        values["frame_change_db"] = 20 * log10(made / real)
+    spectrum = watched(experiment, config)
+    if spectrum is not None:
+        inside = (spectrum.power(grid) > 0) * grid.multiplicity
+        made, real = (
+            float((DataStatistics.measure([each], grid).power.mean(0) * inside).sum()) for each in (x0, clean)
+        )
+        values["watched_db"] = 10 * log10(made / real)
+    return values
+
+
+def watched(experiment: Experiment, config: Mapping[str, Any]) -> Spectrum | None:
+    """Return the spectrum of the corruption that a run's data had, or else of the only one in the experiment."""
+    own = config.get("corruption") or {}
+    described = own.get("spectrum")
+    if described is None:
+        said = [experiment.arguments(arm, 0, "cpu") for arm in experiment.arms]
+        found = {
+            json.dumps(configuration.load("train", [*words, "run_dir=unused"])["corruption"]["spectrum"])
+            for words in said
+            if any(word.startswith("corruption=") for word in words)
+        }
+        if len(found) != 1:
+            return None
+        described = json.loads(found.pop())
+    return Builder().build(described, Spectrum, "corruption.spectrum")

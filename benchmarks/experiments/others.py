@@ -1,0 +1,34 @@
+"""Sections of the page of results about what other benchmarks measured, which are no trainings to compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.experiments.sections import markdown
+from benchmarks.rows import rows
+
+SPEED = {
+    "diffusers_over_ours": "diffusers over ours, white noise",
+    "diffusers_over_ours_coloured": "diffusers over ours, coloured noise",
+    "coloured_over_white": "ours, coloured over white noise",
+}
+
+
+def speed(path: Path) -> str:
+    """Return how the time of a training step compares with diffusers'."""
+    lines, machines = [], []
+    for row in rows("peers_speed", path):
+        threads = f"{row['arm']['threads']} threads, {row['repeats']} paired repeats"
+        machines.append(f"{threads}: {row['machine']}.")
+        for key, name in SPEED.items():
+            found = row[key]
+            lines.append([name, threads, f"{found['median']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"])
+    command = "python -m benchmarks.peers speed"
+    said = [
+        "## The time of a step beside diffusers'",
+        "*Same network, same data; medians of paired, interleaved steps.*",
+    ]
+    if not lines:
+        return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
+    table = markdown(["ratio of times", "measured", "median", "from, to"], lines)
+    return "\n\n".join([*said, f"```bash\n{command}\n```", table, *machines])

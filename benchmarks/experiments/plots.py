@@ -1,0 +1,77 @@
+"""The pictures of the page of results: an arm's distance at every seed, and its power over frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.experiments.design import REAL
+
+Values = Mapping[str, Sequence[float]]
+"""For each arm one number of each seed."""
+Curves = Mapping[str, Sequence[Sequence[float]]]
+"""For each arm one curve of each seed: zero frequency, and rings of equal width up to the corner."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture shows, `panels` of distances and spectra by name, and what it is called."""
+
+    name: str
+    panels: Mapping[str, tuple[Values, Curves]]
+    metric: str
+    baseline: str | None
+
+
+COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22")
+
+
+def draw(picture: Picture) -> Figure:
+    """Draw a row for each panel: distances with their standard errors on the left, spectra on the right."""
+    panels = picture.panels
+    heights = [0.9 + 0.3 * max(len(values), 5) for values, _ in panels.values()]
+    figure = Figure(figsize=(10, sum(heights) + 0.3), layout="constrained")
+    rows = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights, width_ratios=[1.15, 1])
+    for (left, right), (name, (values, curves)) in zip(rows, panels.items(), strict=True):
+        colours = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(values)}
+        _distances(left, values, colours, picture.metric, picture.baseline)
+        _spectra(right, {arm: curves[arm] for arm in values if arm in curves}, colours)
+        left.set_title(name, loc="left", fontsize="medium")
+    return figure
+
+
+def _distances(plot: Axes, values: Values, colours: Mapping[str, str], title: str, baseline: str | None) -> None:
+    places = range(len(values))
+    for place, (arm, each) in zip(places, values.items(), strict=True):
+        error = stdev(each) / sqrt(len(each)) if len(each) > 1 else 0.0
+        plot.plot(each, [place] * len(each), ".", color=colours[arm], alpha=0.4, markersize=5)
+        plot.errorbar(mean(each), place, xerr=error, fmt="o", color=colours[arm], capsize=3, markersize=5)
+    if baseline is not None and baseline in values:
+        plot.axvline(mean(values[baseline]), color=colours[baseline], linewidth=0.7, linestyle=":")
+    plot.set_yticks(places, [arm.split(": ")[-1] for arm in values], fontsize="small")
+    plot.set(xlabel=f"{title} (mean, standard error; every seed)", ylim=(len(values) - 0.5, -0.5))
+    plot.grid(axis="x", alpha=0.3)
+
+
+def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str]) -> None:
+    plot.axhline(0, color="black", linewidth=0.6)
+    for place, (arm, seeds) in enumerate(curves.items()):
+        curve = [mean(each) for each in zip(*seeds, strict=True)]
+        style = ":" if arm == REAL else ("-", "--", "-.")[place // len(COLOURS) % 3]
+        plot.plot(
+            range(len(curve)), curve, style, color=colours[arm], marker=".", linewidth=1.1, label=arm.split(": ")[-1]
+        )
+    if not curves:
+        plot.set_axis_off()
+        return
+    rings = max(len(seeds[0]) for seeds in curves.values()) - 1
+    plot.set_xticks(
+        range(rings + 1), ["zero", *(f"{(ring + 0.5) / rings:.2f}" for ring in range(rings))], fontsize="small"
+    )
+    plot.set(xlabel="frequency, share of the highest", ylabel="power over the data's, dB")
+    plot.grid(alpha=0.3)

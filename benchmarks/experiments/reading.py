@@ -1,0 +1,68 @@
+"""What was measured of an experiment, as numbers, and what the page looks at in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.experiments.tables import found
+from benchmarks.experiments.verdicts import METRICS, Measured, Metric
+
+FOCUS: Mapping[str, tuple[str, ...]] = {
+    "temporal_noise_video": ("frame_change_db", "axis_errors_db.frame", "frechet_distance"),
+    "flicker_video": ("watched_db", "frechet_distance", "axis_errors_db.frame"),
+    "hum_audio": ("watched_db", "frechet_distance", "spectrum_error_db"),
+}
+"""Metrics that conclusions are drawn from, the first of which is drawn; of other experiments these:"""
+USUAL = ("frechet_distance", "spectrum_error_db")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of an experiment at one size, as numbers by arm, seed and metric, and as they are."""
+
+    experiment: Experiment
+    size: str
+    raw: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    numbers: Measured
+
+    @classmethod
+    def read(cls, experiment: Experiment, size: str, path: Path) -> Results:
+        """Read what was measured."""
+        raw = found(experiment, size, path)
+        return cls(
+            experiment, size, raw, {arm: {s: flat(row) for s, row in seeds.items()} for arm, seeds in raw.items()}
+        )
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Return the metrics that some row has."""
+        rows = [row for seeds in self.numbers.values() for row in seeds.values()]
+        return [metric for metric in METRICS if any(metric.key in row for row in rows)]
+
+    @property
+    def focus(self) -> list[Metric]:
+        """Return the metrics that conclusions are drawn from, as far as they were measured."""
+        names = FOCUS.get(self.experiment.name, USUAL)
+        return sorted((m for m in self.metrics if m.key in names), key=lambda metric: names.index(metric.key))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return each measured arm with the one it is compared with, if that was measured."""
+        each = [(arm, self.experiment.other(arm)) for arm in self.numbers if arm != REAL]
+        return [(arm, other) for arm, other in each if other in self.numbers and other is not None]
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a row, those of a mapping inside it by `name.key`."""
+    values: dict[str, float] = {}
+    for name, value in row.items():
+        inside = value if isinstance(value, Mapping) else {}
+        for key, each in ({name: value} | {f"{name}.{part}": one for part, one in inside.items()}).items():
+            if isinstance(each, int | float) and not isinstance(each, bool) and isfinite(each):
+                values[key] = float(each)
+    return values

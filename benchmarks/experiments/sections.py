@@ -1,0 +1,226 @@
+"""One experiment on the page of results: its question, command and conditions, conclusions by rule, tables, picture."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.experiments import claims
+from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.experiments.plots import Picture
+from benchmarks.experiments.published import PUBLISHED
+from benchmarks.experiments.reading import Results
+from benchmarks.experiments.tables import with_error
+from benchmarks.experiments.verdicts import (
+    FRECHET,
+    Estimate,
+    changes,
+    gain,
+    relative,
+    sorted_out,
+    told_worse,
+    verdict,
+)
+
+SEEDS = (0, 1, 2)
+"""What `python -m benchmarks.experiments` trains unless told otherwise."""
+
+
+def section(experiment: Experiment, path: Path, command: str | None = None) -> tuple[str, list[Picture]]:
+    """Return an experiment's part of the page, and the pictures it shows; `command` makes it, if not the runner."""
+    command = command or runner(experiment)
+    said = [f"## {experiment.title}", f"*{experiment.question}*", commands(experiment, command)]
+    pictures = []
+    for size in ("cpu", "gpu"):
+        results = Results.read(experiment, size, path)
+        if size == "gpu" and not results.raw:
+            continue
+        if size == "gpu":
+            said.append("### At the size for a GPU")
+        if results.raw:
+            picture = drawn(results)
+            pictures.append(picture)
+            said += [conditions(results), bullets(conclusions(results)), table(results), paired(results)]
+            said.append(f"![{experiment.title}: {picture.metric} and spectra](images/{picture.name})")
+        said.append(missing(results, command))
+    said.append(arms(experiment))
+    return "\n\n".join(part for part in said if part), pictures
+
+
+def runner(experiment: Experiment) -> str:
+    """Return the command that makes what is missing of an experiment."""
+    return f"python -m benchmarks.experiments {experiment.name}"
+
+
+def commands(experiment: Experiment, command: str) -> str:
+    """Return the command of the experiment, and that of one training of it."""
+    first = next(iter(experiment.arms))
+    words = [shlex.quote(word) for word in [*experiment.arguments(first, 0, "cpu"), f"run_dir=runs/{experiment.name}"]]
+    lines, line = [], "multisagd train"
+    for word in words:
+        if len(line) + len(word) > 110:
+            lines.append(line + " \\")
+            line = "   "
+        line += f" {word}"
+    one = "\n".join([*lines, line])
+    return f"```bash\n{command}\n{one}\n```\n\nThe second is the training of `{first}` alone; arms are below."
+
+
+def conditions(results: Results) -> str:
+    """Return under which conditions the rows were measured, each stated once if it is the same in all of them."""
+    rows = [row for seeds in results.raw.values() for row in seeds.values()]
+    trained = [row for arm, seeds in results.raw.items() if arm != REAL for row in seeds.values()]
+    versions = {
+        f"torch {row['versions'].get('torch')}, multisagd {row['versions'].get('multisagd')}"
+        for row in rows
+        if "versions" in row
+    }
+    return (
+        f"Samples seen: {_each(row.get('samples_seen') for row in trained)}. "
+        f"Judged by {_each(row.get('count') for row in rows)} samples, drawn in "
+        f"{_each(row.get('steps') for row in trained)} steps of `{results.experiment.sampler}`, against "
+        f"{_each(row.get('reference') for row in rows)} examples. {'; '.join(sorted(versions))}."
+    )
+
+
+def _each(values: Iterable[int | None]) -> str:
+    return " or ".join(f"{value:,}" for value in sorted({value for value in values if value is not None})) or "?"
+
+
+def headlines(results: Results) -> list[str]:
+    """Return the answers to what the experiment asks."""
+    arms = results.experiment.arms
+    if {claims.WHOLE, claims.ZERO, claims.SLOPE} <= set(arms):
+        return claims.attribute(results.numbers)
+    if expected := claims.bands(results.experiment.cpu_arms or arms):
+        return claims.aims(results.numbers, expected)
+    said = [line for metric in results.focus[:1] for line in sorted_out(results.numbers, results.pairs, metric)]
+    return said or ["No two arms to compare have two seeds in common: nothing can be concluded yet."]
+
+
+def conclusions(results: Results) -> list[str]:
+    """Return all that the numbers say by the rules of `verdicts` and `claims`."""
+    said = headlines(results)
+    said += claims.closing(results.numbers, claims.bands(results.numbers))
+    for metric in results.focus:
+        said += sorted_out(results.numbers, results.pairs, metric)
+    return list(dict.fromkeys(said))
+
+
+def failures(results: Results) -> list[str]:
+    """Return what did not work: aims that are not met, arms worse than what they should beat, samples not finite."""
+    said = [line for line in headlines(results) if claims.NOT_MET in line]
+    pairs = [(arm, other) for arm, other in results.pairs if other != claims.CLEAN]
+    for metric in results.focus[:1]:
+        said += told_worse(results.numbers, pairs, metric)
+    for arm, seeds in results.numbers.items():
+        lost = [seed for seed, row in seeds.items() if not any(metric.key in row for metric in results.metrics)]
+        said += [f"`{arm}`, {_seeds(lost)}: nothing finite came out."] if lost else []
+    return said
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """Return a list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def table(results: Results) -> str:
+    """Return means and standard errors of every arm, real data last."""
+    lines = []
+    for arm, seeds in results.numbers.items():
+        cells = [[row[metric.key] for row in seeds.values() if metric.key in row] for metric in results.metrics]
+        name = f"*{arm}, the noise floor*" if arm == REAL else arm
+        lines.append([name, *(with_error(cell) if cell else "" for cell in cells), str(len(seeds))])
+    return markdown(["arm", *(metric.title for metric in results.metrics), "seeds"], lines)
+
+
+def paired(results: Results) -> str:
+    """Return differences seed by seed, and the relative change of the distance beside the papers'."""
+    published = PUBLISHED.get(results.experiment.name, {})
+    chosen = next((m for m in results.focus if m.better == "less"), FRECHET)
+    lines = []
+    for arm, other in results.pairs:
+        moved = relative(results.numbers, arm, other, chosen)
+        theirs = f"{100 * published[arm].relative:+.0f} %" if arm in published else ""
+        differences = [with_error(changes(results.numbers, arm, other, metric), sign="+") for metric in results.metrics]
+        lead = gain(results.numbers, arm, other, results.focus[0]) if results.focus else None
+        lines.append([arm, other, *differences, share(moved), *([theirs] if published else []), verdict(lead)])
+    if not lines:
+        return ""
+    heads = ["arm", "minus", *(metric.title for metric in results.metrics), f"relative, {chosen.title}"]
+    heads += ["the papers', FID"] if published else []
+    return markdown([*heads, f"verdict, {results.focus[0].title}" if results.focus else "verdict"], lines)
+
+
+def share(values: Sequence[float]) -> str:
+    """Write the mean of relative changes, and its standard error, in percent."""
+    estimate = Estimate.of(values)
+    if estimate is not None:
+        return f"{100 * estimate.mean:+.1f} ± {100 * estimate.error:.1f} %"
+    return f"{100 * values[0]:+.1f} %" if values else ""
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def missing(results: Results, command: str) -> str:
+    """Say what has no row yet, and the command that makes it."""
+    experiment = results.experiment
+    wanted = experiment.arms if results.size == "gpu" else experiment.cpu_arms or experiment.arms
+    command += " --size gpu" if results.size == "gpu" else ""
+    if not results.raw:
+        return f"**Not measured.** `{command}` makes it."
+    gaps: dict[tuple[int, ...], list[str]] = {}
+    for arm in (*wanted, REAL):
+        gaps.setdefault(tuple(seed for seed in SEEDS if seed not in results.raw.get(arm, {})), []).append(f"`{arm}`")
+    said = [f"{', '.join(names)} ({_seeds(seeds)})" for seeds, names in gaps.items() if seeds]
+    lines = [f"**Not measured**: {'; '.join(said)}. `{command}` makes what is missing."] if said else []
+    left = [f"`{arm}`" for arm in experiment.arms if arm not in wanted and arm not in results.raw]
+    if left:
+        lines.append(
+            f"Left out for time on a CPU: {', '.join(left)}. `{runner(experiment)} --all-arms` trains them too."
+        )
+    return "\n\n".join(lines)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def arms(experiment: Experiment) -> str:
+    """List what each arm adds to the arguments of all."""
+    lines = [[arm, " ".join(f"`{word}`" for word in words)] for arm, words in experiment.arms.items() if words]
+    listed = markdown(["arm", "adds"], lines)
+    return f"<details><summary>What each arm adds to the command</summary>\n\n{listed}\n\n</details>"
+
+
+def drawn(results: Results) -> Picture:
+    """Return what the picture of an experiment shows: one panel, or one for each band that arms are named after."""
+    experiment = results.experiment
+    metric = results.focus[0] if results.focus else FRECHET
+    bands = claims.bands(results.numbers)
+    groups = {
+        band: [arm for arm in results.numbers if ": " not in arm or arm.startswith(f"{band}: ")] for band in bands
+    }
+    panels = {
+        band: (
+            {arm: each for arm in names if (each := _column(results.numbers[arm], metric.key))},
+            {
+                arm: curves
+                for arm in names
+                if (curves := [r["rings_db"] for r in results.raw[arm].values() if "rings_db" in r])
+            },
+        )
+        for band, names in (groups or {"": list(results.numbers)}).items()
+    }
+    suffix = "" if results.size == "cpu" else f"_{results.size}"
+    baseline = experiment.against if isinstance(experiment.against, str) else None
+    return Picture(f"results_{experiment.name}{suffix}.png", panels, metric.title, baseline)
+
+
+def _column(seeds: Mapping[int, Mapping[str, float]], key: str) -> list[float]:
+    return [row[key] for row in seeds.values() if key in row]

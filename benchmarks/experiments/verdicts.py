@@ -1,0 +1,129 @@
+"""The rules by which the page of results concludes: paired differences over seeds, and nothing judged by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
+from typing import Literal
+
+from scipy.stats import t as student
+
+from benchmarks.experiments.tables import with_error
+
+Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Numbers by arm, seed and metric."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a row, and which way is better: `less`, `more`, or nearer to `zero`."""
+
+    key: str
+    title: str
+    better: Literal["less", "more", "zero"] = "less"
+
+    def size(self, value: float) -> float:
+        """Return what arms are compared by: the value, or how far it is from zero where that is what counts."""
+        return abs(value) if self.better == "zero" else value
+
+
+FRECHET = Metric("frechet_distance", "Fréchet distance")
+SPECTRUM = Metric("spectrum_error_db", "spectrum, dB")
+METRICS = (
+    FRECHET,
+    Metric("recognised", "recognised", "more"),
+    SPECTRUM,
+    Metric("axis_errors_db.frame", "spectrum along time, dB"),
+    Metric("frame_change_db", "change from frame to frame, dB", "zero"),
+    Metric("watched_db", "power at the corrupted frequencies, dB", "zero"),
+)
+"""In the order of the tables; a table has those that its rows have."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and standard error of paired differences, one of each seed."""
+
+    mean: float
+    error: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate | None:
+        """Estimate from two seeds at least; one has no standard error."""
+        if len(values) < 2:
+            return None
+        return cls(mean(values), stdev(values) / sqrt(len(values)), len(values))
+
+    @property
+    def told(self) -> bool:
+        """Whether it is more than two standard errors from zero."""
+        return abs(self.mean) > 2 * self.error
+
+    @property
+    def clear(self) -> bool:
+        """Whether the 95 % confidence interval of so many seeds (Student's t) leaves zero out."""
+        return abs(self.mean) > float(student.ppf(0.975, self.count - 1)) * self.error
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+def gain(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> Estimate | None:
+    """Return by how much an arm is better than another, seed by seed; None if fewer than two seeds have both."""
+    if arm not in measured or other not in measured:
+        return None
+    moved = changes(measured, arm, other, metric)
+    return Estimate.of([value if metric.better == "more" else -value for value in moved])
+
+
+def changes(measured: Measured, arm: str, other: str, metric: Metric) -> list[float]:
+    """Return an arm's metric minus another's, seed by seed; where it should be near zero, the difference in size."""
+    mine, theirs = (
+        {seed: metric.size(row[metric.key]) for seed, row in measured[name].items() if metric.key in row}
+        for name in (arm, other)
+    )
+    return [mine[seed] - theirs[seed] for seed in sorted(mine) if seed in theirs]
+
+
+def relative(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> list[float]:
+    """Return the relative changes of a metric, seed by seed."""
+    mine, theirs = measured[arm], measured[other]
+    return [
+        mine[seed][metric.key] / theirs[seed][metric.key] - 1
+        for seed in sorted(mine)
+        if seed in theirs and metric.key in mine[seed] and theirs[seed].get(metric.key)
+    ]
+
+
+def verdict(better_by: Estimate | None) -> str:
+    """Put a gain in words."""
+    if better_by is None:
+        return "too few seeds"
+    if not better_by.told:
+        return "no difference can be told"
+    word = "better" if better_by.mean > 0 else "worse"
+    return f"**clearly {word}**" if better_by.clear else f"**{word}**"
+
+
+def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
+    """Say which arms are better than what they are compared with, which are worse, and which cannot be told."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for arm, other in pairs:
+        better_by = gain(measured, arm, other, metric)
+        if better_by is not None:
+            moved = with_error(changes(measured, arm, other, metric), sign="+")
+            groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}` ({moved})")
+    return [f"{metric.title}, against `{other}`, {said}: {', '.join(arms)}." for (other, said), arms in groups.items()]
+
+
+def told_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
+    """Return the arms that are worse than what they are compared with."""
+    found = {(arm, other): gain(measured, arm, other, metric) for arm, other in pairs}
+    return [
+        f"`{arm}` is {verdict(better_by).strip('*')} than `{other}` in {metric.title}."
+        for (arm, other), better_by in found.items()
+        if better_by is not None and better_by.told and better_by.mean < 0
+    ]

@@ -1,0 +1,271 @@
+"""The page of results: what it says follows from the rows, by rules that are held against numbers made for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.experiments import claims, measures, page, sections
+from benchmarks.experiments.design import REAL, Experiment, experiments
+from benchmarks.experiments.reading import Results, flat
+from benchmarks.experiments.verdicts import FRECHET, METRICS, Estimate, Measured, gain, relative, verdict
+from benchmarks.rows import append
+from multisagd import Corruption, DataStatistics, Grid, Outside
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.settings import TrainSettings
+
+NOISE = {0: 0.02, 1: -0.01, 2: 0.04}
+"""How much luck each seed has, all arms alike."""
+
+
+def measured(**distances: list[float] | float) -> dict[str, dict[int, dict[str, float]]]:
+    """Return rows of arms, written `papers__06` or as given in a mapping, of three seeds each."""
+    return arms(distances)
+
+
+def arms(distances: dict[str, float | list[float]]) -> dict[str, dict[int, dict[str, float]]]:
+    spread = {arm: value if isinstance(value, list) else [value] * 3 for arm, value in distances.items()}
+    return {
+        arm: {seed: {FRECHET.key: value + NOISE[seed]} for seed, value in enumerate(values)}
+        for arm, values in spread.items()
+    }
+
+
+def write(path: Path, name: str, distances: dict[str, float | list[float]]) -> None:
+    for arm, seeds in arms(distances).items():
+        for seed, row in seeds.items():
+            rings = [round(0.1 * ring * row[FRECHET.key] - 0.3, 4) for ring in range(9)]
+            values = row | {"spectrum_error_db": 0.5, "recognised": 0.9, "rings_db": rings, "count": 2000, "steps": 20}
+            versions = {"torch": "2.11.0", "multisagd": "0.1.0"}
+            conditions = {"samples_seen": 48000, "reference": 5000, "versions": versions}
+            append(name, {"arm": arm, "size": "cpu", "seed": seed}, values | conditions, path)
+
+
+def test_differences_are_paired_so_that_the_luck_of_seeds_cancels() -> None:
+    rows = measured(white=1.0, arm=[0.9, 0.91, 0.89])
+    found = gain(rows, "arm", "white")
+    assert found is not None
+    assert found.mean == pytest.approx(0.1)
+    assert found.error == pytest.approx(0.01 / 3**0.5)
+    assert verdict(found) == "**clearly better**"
+    assert verdict(gain(rows, "white", "arm")) == "**clearly worse**"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "said"),
+    [
+        (Estimate(0.10, 0.06, 3), "no difference can be told"),
+        (Estimate(0.10, 0.04, 3), "**better**"),  # 2.5 standard errors, of 4.3 that 95 % would need
+        (Estimate(-0.10, 0.02, 3), "**clearly worse**"),
+        (Estimate(0.10, 0.04, 20), "**clearly better**"),
+        (None, "too few seeds"),
+    ],
+)
+def test_verdicts_follow_the_rule(estimate: Estimate | None, said: str) -> None:
+    assert verdict(estimate) == said
+
+
+def test_each_metric_knows_which_way_is_better() -> None:
+    recognised, change = (next(m for m in METRICS if m.key == key) for key in ("recognised", "frame_change_db"))
+    rows: Measured = {
+        "a": {seed: {"recognised": 0.9 + seed / 100, "frame_change_db": -0.1 - seed / 100} for seed in range(3)},
+        "b": {seed: {"recognised": 0.7, "frame_change_db": 0.9 - seed / 100} for seed in range(3)},
+    }
+    for metric in (recognised, change):
+        better_by = gain(rows, "a", "b", metric)
+        assert better_by is not None
+        assert better_by.mean > 0
+
+
+def test_relative_changes_are_of_each_seed() -> None:
+    rows: Measured = {
+        "white": {0: {FRECHET.key: 2.0}, 1: {FRECHET.key: 4.0}},
+        "arm": {0: {FRECHET.key: 1.0}, 1: {FRECHET.key: 3.0}, 2: {FRECHET.key: 9.0}},
+    }
+    assert relative(rows, "arm", "white") == pytest.approx([-0.5, -0.25])
+
+
+@pytest.mark.parametrize(
+    ("whole", "zero", "slope", "said"),
+    [
+        ([0.70, 0.71, 0.69], [0.72, 0.70, 0.71], [1.00, 1.02, 0.98], "The gain is DC"),
+        ([0.70, 0.71, 0.69], [1.00, 1.02, 0.98], [0.72, 0.70, 0.71], "The gain is not DC"),
+        ([0.70, 0.71, 0.69], [0.85, 0.84, 0.86], [0.85, 0.86, 0.84], "The gain is partly DC"),
+        ([0.70, 0.71, 0.69], [1.00, 1.02, 0.98], [1.00, 0.97, 1.02], "It cannot be told whether the gain is DC"),
+        ([1.00, 1.02, 0.98], [0.72, 0.70, 0.71], [1.00, 1.02, 0.98], "No gain is seen"),
+        ([1.30, 1.31, 1.32], [1.00, 1.02, 0.98], [1.00, 1.02, 0.98], "It is worse"),
+    ],
+)
+def test_the_gain_of_a_power_law_is_attributed(
+    whole: list[float], zero: list[float], slope: list[float], said: str
+) -> None:
+    rows = arms({"white": 1.0, claims.WHOLE: whole, claims.ZERO: zero, claims.SLOPE: slope})
+    assert said in claims.attribute(rows)[0]
+
+
+def test_without_the_parts_nothing_is_attributed() -> None:
+    assert "Not measured" in claims.attribute({})[0]
+    assert "Not measured" in claims.attribute(arms({"white": 1.0, claims.WHOLE: [0.70, 0.71, 0.69]}))[0]
+
+
+BANDS = ["[.1,.2]", "[.2,.3]", "[.4,.5]"]
+
+
+def omission(projected: list[float], restored: list[float]) -> dict[str, float | list[float]]:
+    """Return distances where clean training has 1, white noise 11 and the papers' omission 9, in three bands."""
+    found: dict[str, float | list[float]] = {"clean": 1.0}
+    for place, band in enumerate(BANDS):
+        found |= {f"{band}: white": 11.0, f"{band}: papers' omission": [9.0, 9.1, 8.9]}
+        found |= {f"{band}: projected": projected[place], f"{band}: restored": restored[place]}
+    return found
+
+
+def test_the_share_of_the_gap_that_is_closed() -> None:
+    rows = arms(omission([8.0, 8.0, 9.5], [2.0, 3.0, 5.0]))
+    assert claims.bands(rows) == BANDS
+    assert claims.closed(rows, "[.2,.3]", "restored") == pytest.approx([0.8, 0.8, 0.8])
+    assert claims.percent(claims.closed(rows, "[.1,.2]", "papers' omission")) == "20 ± 1 %"
+    closing = claims.closing(rows, BANDS)
+    assert "`restored` 90 ± 0 %" in closing[0]
+    assert "`restored` 60 ± 0 %" in closing[2]
+
+
+@pytest.mark.parametrize(
+    ("projected", "restored", "met"),
+    [
+        ([8.0, 8.0, 9.5], [2.0, 2.5, 2.9], (True, True)),
+        ([8.0, 9.0, 9.5], [2.0, 2.5, 5.0], (False, False)),
+    ],
+)
+def test_the_aims_of_omission_are_judged(projected: list[float], restored: list[float], met: tuple[bool, bool]) -> None:
+    said = claims.aims(arms(omission(projected, restored)), BANDS)
+    assert tuple("**Met**" in line for line in said) == met
+    assert tuple(claims.NOT_MET in line for line in said) == (not met[0], not met[1])
+
+
+def test_an_aim_is_open_while_a_band_is_missing() -> None:
+    rows = {arm: row for arm, row in arms(omission([8.0] * 3, [2.0] * 3)).items() if not arm.startswith("[.4,.5]")}
+    assert all(
+        "**Not measured in all bands**: in 2 of 3 bands so far, 1 missing." in e for e in claims.aims(rows, BANDS)
+    )
+
+
+def test_no_gap_is_closed_where_there_is_none() -> None:
+    rows = arms({"clean": [1.0, 1.2, 0.8], "[.1,.2]: white": 1.0, "[.1,.2]: restored": 0.9})
+    assert "no gap to close" in claims.closing(rows, ["[.1,.2]"])[0]
+
+
+def composed(experiment: Experiment, arm: str, size: str) -> str:
+    """Return the whole configuration of an arm, checked."""
+    config = configuration.load("train", [*experiment.arguments(arm, 0, size), "run_dir=r"])
+    Builder(("benchmarks",)).settings(TrainSettings, config, "")
+    return json.dumps({key: str(value) for key, value in config.items()})
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_arm_of_every_experiment_composes(name: str) -> None:
+    experiment = experiments()[name]
+    found = {composed(experiment, arm, "cpu") for arm in experiment.arms}
+    assert len(found) == len(experiment.arms), "two arms are the same training"
+    assert composed(experiment, next(iter(experiment.arms)), "gpu") not in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", experiments())
+def test_every_arm_of_every_experiment_composes_for_a_gpu(name: str) -> None:
+    experiment = experiments()[name]
+    assert len({composed(experiment, arm, "gpu") for arm in experiment.arms}) == len(experiment.arms)
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    assert page.stale() == [], "run `python -m benchmarks.experiments.page` and commit what it writes"
+
+
+def test_without_rows_the_page_says_what_is_missing(tmp_path: Path) -> None:
+    text, pictures = page.page(tmp_path / "none.jsonl")
+    assert pictures == []
+    for experiment, command in page.compared():
+        assert f"**Not measured.** `{command or sections.runner(experiment)}` makes it." in text
+
+
+def test_a_page_is_current_until_a_row_is_added(tmp_path: Path) -> None:
+    path, docs = tmp_path / "results.jsonl", tmp_path / "docs"
+    write(path, "power_law_mnist", {"white": 1.0, claims.WHOLE: [0.70, 0.71, 0.69], REAL: 0.1})
+    assert page.stale(path, docs) == ["results.md", "results_power_law_mnist.png"]
+    page.write(path, docs)
+    assert page.stale(path, docs) == []
+    picture = docs / "images" / "results_power_law_mnist.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    page.write(path, docs)
+    assert picture.read_bytes() == before
+    text = (docs / "results.md").read_text(encoding="utf-8")
+    assert "| papers -.06 | white | -0.300 ± 0.006 |" in text
+    assert "| -33 % |" in text
+    assert text.index(f"| *{REAL}, the noise floor* |") > text.index("| papers -.06 | 0.")
+    write(path, "power_law_mnist", {claims.ZERO: 0.9})
+    assert page.stale(path, docs) == ["results.md", "results_power_law_mnist.png"]
+
+
+def test_a_picture_of_omission_has_a_panel_for_each_band(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write(path, "omission_mnist", omission([8.0, 8.0, 9.5], [2.0, 2.5, 2.9]))
+    text, (picture,) = sections.section(experiments()["omission_mnist"], path)
+    assert list(picture.panels) == BANDS
+    assert set(picture.panels["[.1,.2]"][0]) == {
+        "clean",
+        *(arm for arm in omission([8.0] * 3, [2.0] * 3) if "[.1" in arm),
+    }
+    assert text.count("**Met**") == 2
+    assert "| [.1,.2]: papers' omission | [.1,.2]: white |" in text
+    assert "| -15 % |" in text
+
+
+def test_what_failed_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write(path, "omission_mnist", omission([8.0, 9.5, 9.5], [2.0, 2.5, 5.0]))
+    append("omission_mnist", {"arm": "clean", "size": "cpu", "seed": 3}, {FRECHET.key: float("nan")}, path)
+    said = sections.failures(Results.read(experiments()["omission_mnist"], "cpu", path))
+    assert sum(claims.NOT_MET in line for line in said) == 2
+    assert any(
+        line.startswith("`[.2,.3]: projected` is clearly worse than `[.2,.3]: papers' omission`") for line in said
+    )
+    assert "`clean`, seed 3: nothing finite came out." in said
+    assert not any("than `clean`" in line for line in said)
+
+
+def test_numbers_of_a_row_are_the_finite_ones() -> None:
+    row = {"a": 1, "b": float("nan"), "c": {"x": 2.0, "y": "no"}, "d": [1.0], "e": True}
+    assert flat(row) == {"a": 1.0, "c.x": 2.0}
+
+
+def test_motion_is_measured_against_the_clean_examples() -> None:
+    grid = Grid.of(frame=(6, 0.125, "s"), height=4, width=4)
+    clean = torch.randn(20, 1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = measures.extra(experiments()["temporal_noise_video"], {}, 2 * clean, clean, grid)
+    assert found == {"frame_change_db": pytest.approx(20 * torch.tensor(2.0).log10().item())}
+    assert (
+        measures.extra(experiments()["power_law_mnist"], {}, clean[:, :, 0], clean[:, :, 0], Grid.of(height=4, width=4))
+        == {}
+    )
+
+
+def test_power_is_watched_where_the_data_were_corrupted() -> None:
+    experiment = experiments()["hum_audio"]
+    config = configuration.load("train", [*experiment.arguments("white", 0, "cpu"), "run_dir=r"])
+    grid = Grid.of(time=(1024, 1 / 4000, "s"))
+    hum = measures.watched(experiment, config)
+    assert hum is not None
+    assert measures.watched(experiment, {}) == hum  # the clean arm is watched where the others are corrupted
+    clean = torch.randn(50, 1, 1024, generator=torch.Generator().manual_seed(0))
+    noisy = Corruption(hum, grid, level=1.0).corrupt(clean, range(50))
+    assert measures.extra(experiment, config, clean, clean, grid)["watched_db"] == pytest.approx(0)
+    assert measures.extra(experiment, config, noisy, clean, grid)["watched_db"] > 10
+    elsewhere = DataStatistics.measure([noisy], grid).power[0] * Outside(hum).power(grid)
+    assert float(elsewhere.sum()) == pytest.approx(
+        float((DataStatistics.measure([clean], grid).power[0] * Outside(hum).power(grid)).sum()), rel=1e-3
+    )
+    assert measures.watched(experiments()["omission_mnist"], {}) is None  # each band has its own
+    assert isinstance(experiment, Experiment)
