@@ -87,11 +87,13 @@ def evaluate(config: Config) -> dict[str, Any]:
         "versions": record.versions(),
     }
     kept = path.with_name(REPORT)
-    write_text(kept, json.dumps(report, indent=1, ensure_ascii=False, default=str))
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    write_text(kept, text)
     title = f"{sets.count:,} samples against {sets.count:,} real examples, and those against {sets.count:,} others"
     show(title, results, remarks(sets, results, unavailable, settings))
     print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
-    return report
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:
@@ -135,7 +137,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
         return None
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
     same = isinstance(made, dict) and made.get("samples_seen") == seen
-    same = same and (settings.out is None or made["settings"] == sampling)
+    same = same and (settings.out is None or made.get("settings") == sampling)
     return folder if same and (folder / "samples.safetensors").is_file() else None
 
 
@@ -152,8 +154,8 @@ def remarks(
     ]
     if sets.count < sets.asked:
         lines.append(
-            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared, because two disjoint halves of "
-            "the training examples, with the classes of the samples, hold no more"
+            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: of every class no more than half "
+            "of its training examples"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     return lines + [f"not computed: {name} ({KINDS[name].about}): {reason}" for name, reason in unavailable.items()]

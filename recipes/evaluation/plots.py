@@ -77,7 +77,7 @@ def draw_bands(
     """Draw in each band the accuracy with which samples are told from data, beside that of data from data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
-    places = torch.arange(len(edges))
+    places = np.arange(len(edges))
     told = [(each.accuracy, each.error) for each in made]
     for values, shift, label, colour in (
         (told, -0.2, "samples from data", SAMPLES),
@@ -104,9 +104,9 @@ def draw_classes(
     rows = 1 if recognised is None else 2
     figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
     plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
-    places = torch.arange(len(names))
-    plots[0].bar(places - 0.2, 100 * seen, 0.4, color=SAMPLES, label="samples")
-    plots[0].bar(places + 0.2, 100 * real, 0.4, color=REAL, label="data")
+    places = np.arange(len(names))
+    plots[0].bar(places - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
+    plots[0].bar(places + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
     plots[0].set(ylabel="seen as this, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:

@@ -1,4 +1,4 @@
-"""The sets that an evaluation compares: samples, and twice as many real examples, class by class in equal numbers.
+"""The sets that an evaluation compares: samples, and twice as many real examples, in equal numbers of every class.
 
 Samples against one half of the real examples is the number; the other half against it is the noise floor, at the same
 counts and proportions of classes. Where data are padded, each sample takes the padding of a real example of its class,
@@ -19,7 +19,7 @@ from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Display
 from recipes.fidelity import chosen
-from recipes.metrics import matched_counts, take
+from recipes.metrics import take
 
 BATCH = 256
 
@@ -89,7 +89,7 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     """Return samples `(asked, channels, *grid)` with as many real training examples of the same classes, twice.
 
-    Where the data do not suffice for two disjoint halves, there are fewer of all, in the same proportions.
+    Where a class has too few examples for two disjoint halves, there are fewer of it in all sets alike.
 
     Raises:
         RecipeError: if fewer than four would be left, or too many examples cannot be read.
@@ -98,12 +98,11 @@ def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
     wished = [len(group) for group in ours]
     real, masks = read_real(train, [2 * count for count in wished], labels is not None)
-    counts, _ = matched_counts(wished, [len(group) for group in real], sum(wished))
+    counts = [min(wish, len(group) // 2) for wish, group in zip(wished, real, strict=True)]
     if sum(counts) < 4:
-        told = ", ".join(f"{len(group)} of {wish}" for group, wish in zip(real, wished, strict=True) if wish)
         raise RecipeError(
-            f"the data do not suffice for two halves like the samples (real examples for samples, by class: {told}): "
-            "draw samples of classes that have examples, and at least 4"
+            f"{len(samples)} samples and the training examples of their classes, of which each half takes as many, make "
+            f"{sum(counts)} to compare, and at least 4 are needed: draw more, of classes that have examples"
         )
     pool = torch.cat([take(real, counts), take(real, counts, counts)])
     mask = None if masks is None else torch.cat([take(masks, counts), take(masks, counts, counts)])

@@ -33,6 +33,6 @@ def load(path: Path) -> nn.Module:
 def features(network: nn.Module, clips: Tensor) -> Tensor:
     """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
     prepare = R3D_18_Weights.KINETICS400_V1.transforms()
-    frames = clips.expand(-1, 3, -1, -1, -1).transpose(1, 2)
+    frames = clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()
     found: Tensor = network(prepare(frames))
     return found.cpu()
