@@ -10,10 +10,10 @@ ARGS ?=
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow docs lint format types check clean
+.PHONY: help install demo test test-slow docs experiments lint format types check clean
 
 help:  ## list these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## create .venv and install the project with its development tools
 
@@ -46,6 +46,12 @@ test-slow: $(STAMP)  ## the tests that take minutes
 
 docs: $(STAMP)  ## the links, images, commands and Python of README and docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_docs.py $(ARGS)
+
+# Each part makes what has no row yet, and goes on with what was interrupted. MULTISAGD_DATA names the folder of the data.
+experiments: $(STAMP)  ## train whatever the results page misses (hours on a CPU), and write the page
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experiments $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.experiments.page
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check $(ARGS)

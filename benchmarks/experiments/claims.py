@@ -16,11 +16,13 @@ def attribute(measured: Measured, white: str = "white") -> list[str]:
     if whole is None:
         return [f"Is the gain DC? Not measured: `{WHOLE}` and `{white}` have too few seeds in common."]
     if not whole.told or whole.mean < 0:
-        seen = "It is worse" if whole.told else "No gain is seen"
-        said = [f"Is the gain DC? {seen} (Fréchet distance smaller by {whole}), so there is no gain to attribute."]
-        parts = [(name, part) for name, part in ((ZERO, zero), (SLOPE, slope)) if part is not None]
-        said += [f"`{name}` against `{white}`: {verdict(part)} (smaller by {part})." for name, part in parts]
-        return said
+        seen = "is worse than" if whole.told else "gains nothing that can be told over"
+        said = f"`{WHOLE}` {seen} `{white}` ({_moved(whole)} in Fréchet distance)"
+        parts = [f"`{name}`: {verdict(part)} ({_moved(part)})" for name, part in ((ZERO, zero), (SLOPE, slope)) if part]
+        return [
+            f"Is the gain DC? **There is no gain to be DC**: {said}.",
+            *([f"Of its parts against `{white}`, {'; '.join(parts)}."] if parts else []),
+        ]
     if zero is None or slope is None:
         return [f"`{WHOLE}` gains {whole}. Is that DC? Not measured: one of the two parts has too few seeds."]
     shares = {name: f"{part} ({100 * part.mean / whole.mean:.0f} %)" for name, part in ((ZERO, zero), (SLOPE, slope))}
@@ -39,6 +41,10 @@ def attribute(measured: Measured, white: str = "white") -> list[str]:
         (False, False): "**It cannot be told whether the gain is DC**: neither part gains enough by itself",
     }[alone]
     return [f"{conclusion}; {parts_said}."]
+
+
+def _moved(better_by: Estimate) -> str:
+    return f"{-better_by.mean:+.3f} ± {better_by.error:.3f}"
 
 
 KINDS = ("papers' omission", "projected", "restored", "restored through a floor")

@@ -44,10 +44,11 @@ def watched(experiment: Experiment, config: Mapping[str, Any]) -> Spectrum | Non
     described = own.get("spectrum")
     if described is None:
         said = [experiment.arguments(arm, 0, "cpu") for arm in experiment.arms]
+        corrupted = {tuple(word for word in words if word.startswith("corruption")): words for words in said}
         found = {
             json.dumps(configuration.load("train", [*words, "run_dir=unused"])["corruption"]["spectrum"])
-            for words in said
-            if any(word.startswith("corruption=") for word in words)
+            for corruption, words in corrupted.items()
+            if corruption
         }
         if len(found) != 1:
             return None

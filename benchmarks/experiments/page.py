@@ -58,8 +58,8 @@ What to keep in mind:
 - Networks have half a million parameters or fewer and train for minutes on one CPU core; the papers' have sixteen
   million. What shows here may not show there, and the other way round.
 - "Spectrum" is the root mean square, over rings of frequency, of 10 log10 of generated over real power. Pictures have
-  it ring by ring, above zero where too much is generated. "Recognised" is the share of samples that the classifier
-  takes for the class they were asked for.
+  it ring by ring, above zero where too much is generated (dotted: real data; grey: frequencies that were corrupted).
+  "Recognised" is the share of samples that the classifier takes for the class they were asked for.
 - Real data in place of samples are the noise floor: a perfect model would be there.
 - `python -m benchmarks.experiments NAME --size gpu` trains an experiment at a size for a GPU, that of the papers for
   images, and with `--commands` prints its trainings instead. A section has these results if there are any."""

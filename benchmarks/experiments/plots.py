@@ -20,12 +20,13 @@ Curves = Mapping[str, Sequence[Sequence[float]]]
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture shows, `panels` of distances and spectra by name, and what it is called."""
+    """What a picture shows: `panels` of distances and spectra, and frequencies that are `corrupted`, by their names."""
 
     name: str
     panels: Mapping[str, tuple[Values, Curves]]
     metric: str
     baseline: str | None
+    corrupted: Mapping[str, tuple[float, float]]
 
 
 COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22")
@@ -39,9 +40,13 @@ def draw(picture: Picture) -> Figure:
     rows = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights, width_ratios=[1.15, 1])
     for (left, right), (name, (values, curves)) in zip(rows, panels.items(), strict=True):
         colours = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(values)}
-        _distances(left, values, colours, picture.metric, picture.baseline)
-        _spectra(right, {arm: curves[arm] for arm in values if arm in curves}, colours)
+        trained = {arm: each for arm, each in values.items() if arm != REAL}
+        _distances(left, trained, colours, picture.metric, picture.baseline)
+        _spectra(right, {arm: curves[arm] for arm in values if arm in curves}, colours, picture.corrupted.get(name))
         left.set_title(name, loc="left", fontsize="medium")
+        if REAL in values:
+            # Drawn as a point it would leave the arms no room.
+            left.set_title(f"{REAL}: {mean(values[REAL]):.3f}", loc="right", fontsize="small")
     return figure
 
 
@@ -58,7 +63,7 @@ def _distances(plot: Axes, values: Values, colours: Mapping[str, str], title: st
     plot.grid(axis="x", alpha=0.3)
 
 
-def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str]) -> None:
+def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str], corrupted: tuple[float, float] | None) -> None:
     plot.axhline(0, color="black", linewidth=0.6)
     for place, (arm, seeds) in enumerate(curves.items()):
         curve = [mean(each) for each in zip(*seeds, strict=True)]
@@ -70,6 +75,9 @@ def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str]) -> None:
         plot.set_axis_off()
         return
     rings = max(len(seeds[0]) for seeds in curves.values()) - 1
+    if corrupted is not None:
+        low, high = (0.5 + rings * share for share in corrupted)
+        plot.axvspan(low, high, color="#cccccc", alpha=0.5, linewidth=0)
     plot.set_xticks(
         range(rings + 1), ["zero", *(f"{(ring + 0.5) / rings:.2f}" for ring in range(rings))], fontsize="small"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -219,7 +220,9 @@ def drawn(results: Results) -> Picture:
     }
     suffix = "" if results.size == "cpu" else f"_{results.size}"
     baseline = experiment.against if isinstance(experiment.against, str) else None
-    return Picture(f"results_{experiment.name}{suffix}.png", panels, metric.title, baseline)
+    edges = {band: re.match(r"\[(\S+),(\S+)\]", band) for band in bands}
+    corrupted = {band: (float(found[1]), float(found[2])) for band, found in edges.items() if found}
+    return Picture(f"results_{experiment.name}{suffix}.png", panels, metric.title, baseline, corrupted)
 
 
 def _column(seeds: Mapping[int, Mapping[str, float]], key: str) -> list[float]:

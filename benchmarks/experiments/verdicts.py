@@ -114,9 +114,10 @@ def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Met
     for arm, other in pairs:
         better_by = gain(measured, arm, other, metric)
         if better_by is not None:
-            moved = with_error(changes(measured, arm, other, metric), sign="+")
-            groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}` ({moved})")
-    return [f"{metric.title}, against `{other}`, {said}: {', '.join(arms)}." for (other, said), arms in groups.items()]
+            moved = f" ({with_error(changes(measured, arm, other, metric), sign='+')})" if better_by.told else ""
+            groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}`{moved}")
+    title = metric.title[0].upper() + metric.title[1:]
+    return [f"{title}, against `{other}`, {said}: {', '.join(arms)}." for (other, said), arms in groups.items()]
 
 
 def told_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:

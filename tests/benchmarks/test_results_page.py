@@ -94,8 +94,18 @@ def test_relative_changes_are_of_each_seed() -> None:
         ([0.70, 0.71, 0.69], [1.00, 1.02, 0.98], [0.72, 0.70, 0.71], "The gain is not DC"),
         ([0.70, 0.71, 0.69], [0.85, 0.84, 0.86], [0.85, 0.86, 0.84], "The gain is partly DC"),
         ([0.70, 0.71, 0.69], [1.00, 1.02, 0.98], [1.00, 0.97, 1.02], "It cannot be told whether the gain is DC"),
-        ([1.00, 1.02, 0.98], [0.72, 0.70, 0.71], [1.00, 1.02, 0.98], "No gain is seen"),
-        ([1.30, 1.31, 1.32], [1.00, 1.02, 0.98], [1.00, 1.02, 0.98], "It is worse"),
+        (
+            [1.00, 1.02, 0.98],
+            [0.72, 0.70, 0.71],
+            [1.00, 1.02, 0.98],
+            "**There is no gain to be DC**: `papers -.06` gains nothing",
+        ),
+        (
+            [1.30, 1.31, 1.32],
+            [1.00, 1.02, 0.98],
+            [1.00, 1.02, 0.98],
+            "**There is no gain to be DC**: `papers -.06` is worse",
+        ),
     ],
 )
 def test_the_gain_of_a_power_law_is_attributed(
