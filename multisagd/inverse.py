@@ -28,6 +28,10 @@ from multisagd.pullback import estimate_and_pullback
 from multisagd.sampling import AnyDenoiser
 from multisagd.statistics import DataStatistics
 
+TRUSTED: Interval = (-6.0, float("inf"))
+"""Log-SNRs at which a network's Jacobian is asked. It is multiplied by b²/a, which is 20 at -6 and 20,000 at -20, while
+the network is nearly blind there, and its errors would be all that is seen."""
+
 
 class _Measured(nn.Module):
     """A denoiser told of a measurement, in an interval of log-SNR if given, with the correction times `scale`."""
@@ -38,22 +42,20 @@ class _Measured(nn.Module):
         measurement: Measurement,
         y: Tensor,
         noise: float,
-        scale: float = 1.0,
-        interval: Interval | None = None,
+        scale: float,
+        interval: Interval | None,
     ) -> None:
         super().__init__()
         if isinstance(denoiser.process.covariance, PaddedCovariance):
             raise ValueError("guidance by a measurement needs noise that is diagonal in frequency, without padding")
         if noise < 0:
             raise ValueError(f"the noise of a measurement is at least 0, got {noise}")
-        if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"a guidance interval must rise in log-SNR, got {interval}")
         self.denoiser = denoiser
         self.measurement = measurement
         self.y = y
         self.noise = noise
         self.scale = scale
-        self.interval = interval or (float("-inf"), float("inf"))
+        self.interval = _checked(interval) or (float("-inf"), float("inf"))
 
     @property
     def process(self) -> Process:
@@ -62,13 +64,16 @@ class _Measured(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the estimate of x0 given x_t and the measurement, shaped like x_t."""
-        log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device)
-        inside = (log_snr >= self.interval[0]) & (log_snr <= self.interval[1])
+        inside = self.inside(self.interval, t, x_t)
         if not bool(inside.any()):
             return self.denoiser(x_t, t, condition)
         x0, correction = self.corrected(x_t, t, condition)
-        share = (self.scale * inside.to(x_t.dtype)).reshape(-1, *(1,) * (x_t.dim() - 1))
-        return x0 + share * correction.to(x0.dtype)
+        return x0 + self.scale * torch.where(inside, correction.to(x0.dtype), 0.0)
+
+    def inside(self, interval: Interval, t: Tensor, x_t: Tensor) -> Tensor:
+        """Return for each time whether it lies in an interval of log-SNR, shaped to broadcast against x_t."""
+        log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
+        return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
@@ -94,12 +99,22 @@ class DPS(_Measured):
     allows. So `scale` 1 stands for Bayes' rule, and has the same meaning in all steps, samplers and schedules.
 
     `y` is `(batch or 1, channels, *measured)`, `noise` the standard deviation of its noise. Outside of an `interval` of
-    log-SNR there is no guidance; at the lowest log-SNRs it matters least and asks most of the network's Jacobian, which
-    is multiplied by b²/a there.
+    log-SNR there is no guidance: `TRUSTED` by default, everywhere for None.
 
     Raises:
         ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that does not rise.
     """
+
+    def __init__(
+        self,
+        denoiser: AnyDenoiser,
+        measurement: Measurement,
+        y: Tensor,
+        noise: float,
+        scale: float = 1.0,
+        interval: Interval | None = TRUSTED,
+    ) -> None:
+        super().__init__(denoiser, measurement, y, noise, scale, interval)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
         """Divide by the mean square error."""
@@ -112,11 +127,12 @@ class PiGDM(_Measured):
     """Guidance with the uncertainty of x0 passed through the measurement (ΠGDM; Song et al., ICLR 2023).
 
     `prior` is what the data vary by. A number is their standard deviation σ, and gives the paper's `r² = σ²b²/(a²σ² +
-    b²)`; statistics give each frequency its own, which makes the guided estimate exact for Gaussian data. With
-    `gradient` false, the same R stands for `(b²/a) Σ Jᵀ` too: exact for Gaussian data as well, and the network is
-    neither differentiated nor asked twice.
+    b²)`; statistics give each frequency its own, which makes the guided estimate exact for Gaussian data.
 
-    See `DPS` for the other arguments.
+    `gradient` is the interval of log-SNR in which the network is differentiated. Outside of it R stands for its
+    equivalent `(b²/a) Σ Jᵀ` as well, which is exact for Gaussian data, too, and half as expensive; None is never.
+
+    See `DPS` for the other arguments; there is guidance at every log-SNR, unless an `interval` is given.
 
     Raises:
         ValueError: as `DPS` does, and for a standard deviation that is not positive.
@@ -132,21 +148,26 @@ class PiGDM(_Measured):
         scale: float = 1.0,
         interval: Interval | None = None,
         *,
-        gradient: bool = True,
+        gradient: Interval | None = TRUSTED,
     ) -> None:
         super().__init__(denoiser, measurement, y, noise, scale, interval)
         if not isinstance(prior, DataStatistics) and not prior > 0:
             raise ValueError(f"the standard deviation of the data is positive, got {prior}")
         self.prior = prior
-        self.gradient = gradient
+        self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
-        if self.gradient:
+        inside = self.inside(self.gradient, t, x_t)
+        if bool(inside.all()):
             return super().corrected(x_t, t, condition)
         x0, at = self.denoiser(x_t, t, condition), self.process.coefficients(t, x_t)
         moved = self.measurement.adjoint(self.solved(self.residual(x0), at))
-        return x0, filter_grid(moved, self.power(at).to(moved), self.process.grid.dimensions)
+        correction = filter_grid(moved, self.power(at).to(moved), self.process.grid.dimensions)
+        if bool(inside.any()):
+            x0, other = super().corrected(x_t, t, condition)
+            correction = torch.where(inside, other, correction)
+        return x0, correction
 
     def power(self, at: Coefficients) -> Tensor:
         """Return the power of R, `(batch or 1, channels or 1, *grid.half_shape)`."""
@@ -163,3 +184,9 @@ class PiGDM(_Measured):
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
         """Solve with `S = H R Hᵀ + noise²`."""
         return self.measurement.solve(residual, self.power(at), self.noise**2)
+
+
+def _checked(interval: Interval | None) -> Interval | None:
+    if interval is not None and not interval[0] < interval[1]:
+        raise ValueError(f"a guidance interval must rise in log-SNR, got {interval}")
+    return interval

@@ -10,6 +10,7 @@ from test_measurement import cases, power
 from torch import Tensor
 
 import multisagd as ms
+import multisagd.inverse
 
 GRIDS = {
     "1-D": ms.Grid.of(time=12),
@@ -18,6 +19,8 @@ GRIDS = {
     "3-D": ms.Grid.of(frame=3, height=2, width=4),
 }
 NOISES = {"white": ms.Flat(), "power law": ms.PowerLaw(-0.6, corner=0.05), "blue": ms.PowerLaw(0.4, corner=0.05)}
+ALWAYS = (-math.inf, math.inf)
+GRADIENTS = {"gradient": ALWAYS, "no gradient": None, "part of it": ms.inverse.TRUSTED}
 KINDS = ["kernel", "gaussian", "pooled", "masked"]
 SIGMA = 0.2
 """Noise of the measurements."""
@@ -52,7 +55,7 @@ def conditional(denoiser: ms.GaussianDenoiser, H: np.ndarray, y: Tensor, x_t: Te
 TIMES = torch.tensor([0.02, 0.3, 0.7, 0.97], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("gradient", [True, False], ids=["gradient", "no gradient"])
+@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
@@ -68,7 +71,7 @@ def test_spectral_guidance_is_exact_for_gaussian_data(grid, noise, kind, gradien
     np.testing.assert_allclose(found, conditional(denoiser, H, y, x_t, TIMES), atol=tolerance)
 
 
-@pytest.mark.parametrize("gradient", [True, False], ids=["gradient", "no gradient"])
+@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
 @pytest.mark.parametrize(
     "modulation", [ms.Blur(1.0, floor=0.1), ms.ColorShift(ms.PowerLaw(0.5), ms.PowerLaw(-0.5))], ids=["blur", "colour"]
 )
@@ -112,8 +115,8 @@ def test_corrections_are_the_gradients_they_claim(noise, kind):
     variances = {"dps": mean_square[..., None] * torch.eye(len(H)), "pigdm": r2[..., None] * gram}
     variances["pigdm"] = variances["pigdm"] + SIGMA**2 * torch.eye(len(H), dtype=torch.float64)
     found = {
-        "dps": ms.DPS(denoiser, measurement, y, SIGMA, scale=0.8)(x_t, t),
-        "pigdm": ms.PiGDM(denoiser, measurement, y, SIGMA, 0.7, scale=0.8)(x_t, t),
+        "dps": ms.DPS(denoiser, measurement, y, SIGMA, scale=0.8, interval=None)(x_t, t),
+        "pigdm": ms.PiGDM(denoiser, measurement, y, SIGMA, 0.7, scale=0.8, gradient=ALWAYS)(x_t, t),
     }
     for name, matrix in variances.items():
         x = x_t.clone().requires_grad_()
@@ -180,7 +183,7 @@ def test_guided_samples_are_the_posteriors(name, kind, noise):
     sampler, steps = {"flow": (ms.DPMSolver(), 60), "ancestral": (ms.DDIM(eta=1.0), 250)}[kind]
     denoiser, (measurement, _) = model(grid, noise, ms.CosineSchedule(log_snr_range=(-14, 14))), cases(grid)["kernel"]
     y = measurement.observe(dense.random(1, 1, *grid.shape), SIGMA, [0])
-    guided = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics, gradient=False)
+    guided = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics, gradient=None)
     drawn = ms.sample(guided, sampler, (count, 1, *grid.shape), steps, range(count), spacing="log_snr")
     posterior = ms.GaussianPosterior(denoiser.statistics, measurement, SIGMA)
     left = posterior.power()[0]
@@ -197,7 +200,7 @@ def test_guided_samples_of_what_is_not_stationary(kind):
     denoiser = model(grid, "power law", ms.CosineSchedule(log_snr_range=(-14, 14)))
     measurement, H = cases(grid)[kind]
     y = measurement.observe(dense.random(1, 1, *grid.shape), SIGMA, [0])
-    guided = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics, gradient=False)
+    guided = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics, gradient=None)
     drawn = ms.sample(guided, ms.DPMSolver(), (count, 1, *grid.shape), 40, range(count), spacing="log_snr")
     C = dense.operator(power(grid))
     left = np.diag(C - C @ H.T @ np.linalg.solve(H @ C @ H.T + SIGMA**2 * np.eye(len(H)), H @ C))
@@ -213,14 +216,14 @@ def test_other_variances_are_not_the_posterior():
     denoiser, (measurement, H) = model(grid, "white"), cases(grid)["kernel"]
     y, x_t = measurement.observe(dense.random(4, 1, *grid.shape), SIGMA, range(4)), dense.random(4, 1, *grid.shape)
     expected = conditional(denoiser, H, y, x_t, TIMES)
-    scalar = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics.sigma_data)
-    for guided in (scalar, ms.DPS(denoiser, measurement, y, SIGMA)):
+    scalar = ms.PiGDM(denoiser, measurement, y, SIGMA, denoiser.statistics.sigma_data, gradient=ALWAYS)
+    for guided in (scalar, ms.DPS(denoiser, measurement, y, SIGMA, interval=None)):
         assert np.abs(dense.flat(guided(x_t, TIMES), grid)[:, 0] - expected).max() > 0.02
 
 
 def test_interval_scale_condition_and_inference_mode():
-    grid, torch_seed = ms.Grid.of(height=8, width=8), 0
-    torch.manual_seed(torch_seed)
+    grid = ms.Grid.of(height=8, width=8)
+    torch.manual_seed(0)
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid))
     network = ms.networks.UNet(channels=1, dimensions=2, width=8, multipliers=(1,), classes=3)
     for parameter in network.parameters():
@@ -255,6 +258,8 @@ def test_refusals():
         ms.DPS(denoiser, measurement, y, -0.1)
     with pytest.raises(ValueError, match="rise in log-SNR"):
         ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0))
+    with pytest.raises(ValueError, match="rise in log-SNR"):
+        ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0))
     with pytest.raises(ValueError, match="positive"):
         ms.PiGDM(denoiser, measurement, y, 0.1, 0.0)
     posterior = ms.GaussianPosterior(data(grid), measurement, 0.1)
