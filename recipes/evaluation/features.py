@@ -23,7 +23,7 @@ def principal_components(task: Task) -> Result:
     sets, settings = task.sets, task.settings
     count = components(flat(sets.real[: sets.count]))(flat(sets.samples[:1])).shape[1]
     rows = feature_rows(flat(sets.samples), flat(sets.real), sets, settings.splits, settings.bootstrap, fit=components)
-    return Result(rows, {"components": count})
+    return Result(rows, {"components": count}, (f"components: the first {count}, each of unit variance in real data",))
 
 
 def sliced(task: Task) -> Result:

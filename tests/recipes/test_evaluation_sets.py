@@ -1,0 +1,112 @@
+"""The sets that an evaluation compares: equal in classes and padding, disjoint, and the same each time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import torch
+from torch import Tensor
+
+from modalities.base import Dataset, Example, Modality
+from multisagd import Grid
+from recipes.engine.errors import RecipeError
+from recipes.evaluation.sets import gather
+
+
+class Plain(Modality):
+    """Tensors of eight numbers that are their own media."""
+
+    channels = 1
+    suffixes = (".pt",)
+
+    def grid(self) -> Grid:
+        return Grid.of(time=8)
+
+    def load(self, path: Path, seed: int | None = None) -> Any:
+        raise NotImplementedError
+
+    def encode(self, media: Tensor) -> Tensor:
+        return media
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0
+
+    def save(self, media: Tensor, path: Path) -> None:
+        raise NotImplementedError
+
+
+class Numbered(Dataset):
+    """Example n holds n everywhere; those of class 1, every third, are padded with -n after four numbers."""
+
+    def __init__(self, indices: Sequence[int], padded: bool = True) -> None:
+        self.modality, self.classes = Plain(), ("a", "b")
+        self.indices, self.padded = indices, padded
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        number = self.indices[index]
+        label = int(number % 3 == 0)
+        x0, mask = torch.full((1, 8), float(number)), torch.ones(1, 8, dtype=torch.bool)
+        if label and self.padded:
+            x0[:, 4:], mask[:, 4:] = -number, False
+        return Example(x0, label, mask if self.padded else None)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        return type(self)([self.indices[index] for index in indices], self.padded)
+
+
+def numbers(x0: Tensor) -> list[int]:
+    return [int(each) for each in x0[:, 0, 0]]
+
+
+def test_classes_come_in_the_samples_numbers_and_halves_share_nothing() -> None:
+    labels = torch.tensor([1, 0, 0, 1, 0, 1, 1])
+    samples = 1000 + torch.arange(7.0).reshape(7, 1, 1).expand(7, 1, 8)
+    sets = gather(Numbered(range(1, 100)), samples, labels)
+    assert sets.sizes == (3, 4)
+    assert numbers(sets.samples) == [1001, 1002, 1004, 1000, 1003, 1005, 1006]
+    assert sets.labels is not None
+    assert sets.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    real = numbers(sets.real)
+    assert len(set(real)) == 14
+    for number in range(4):
+        one, other = sets.halves(number)
+        assert sorted([*one.tolist(), *other.tolist()]) == list(range(14))
+        for half in (one, other):
+            assert [int(real[place] % 3 == 0) for place in half] == sets.labels.tolist()
+    assert sets.halves(0)[0].tolist() == list(range(7))
+    assert not torch.equal(sets.halves(1)[0], sets.halves(2)[0])
+    assert torch.equal(sets.halves(1)[0], sets.halves(1)[0])
+
+
+def test_samples_take_the_padding_of_real_examples_of_their_class() -> None:
+    labels = torch.tensor([0, 1, 1])
+    sets = gather(Numbered(range(1, 100)), torch.full((3, 1, 8), 7.0).repeat(2, 1, 1), labels.repeat(2))
+    assert sets.mask is not None
+    for place, (sample, example) in enumerate(zip(sets.samples, sets.real, strict=False)):
+        expected = torch.full((1, 8), 7.0)
+        if place >= sets.sizes[0]:
+            expected[:, 4:] = example[:, 4:]
+        assert torch.equal(sample, expected)
+    assert torch.equal(sets.batches(real=False)[0][1], sets.mask[:6])
+    assert gather(Numbered(range(99), padded=False), torch.zeros(6, 1, 8), None).mask is None
+
+
+def test_a_scarce_class_is_compared_in_what_it_has() -> None:
+    few = Numbered([*range(1, 90, 3), 3, 6, 9, 12, 15])
+    sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
+    assert sets.sizes == (10, 2)
+    assert (sets.count, sets.asked) == (12, 20)
+    with pytest.raises(RecipeError, match="make 2 to compare, and at least 4"):
+        gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
+
+
+def test_without_labels_all_are_one_group() -> None:
+    sets = gather(Numbered(range(1, 30)), torch.zeros(40, 1, 8), None)
+    assert sets.sizes == (14,)
+    assert sets.labels is None
+    assert sorted(sets.scattered(5, "x").tolist()) == sets.scattered(5, "x").tolist()
+    assert len(sets.scattered(99, "x")) == 14
