@@ -81,11 +81,12 @@ class Spots(Spectrum):
             for sign in (1, -1):
                 square = torch.zeros(grid.half_shape, dtype=torch.float64)
                 for axis in grid.axes:
-                    center = sign * number * self.frequency.get(axis.name, 0.0)
-                    distance = grid.frequencies(axis.name) - center
+                    frequency = grid.frequencies(axis.name)
                     # Along axes that are not named only a constant counts, however fine their frequencies are.
-                    square = square + (distance**2 if axis.name in self.frequency else (distance != 0) * math.inf)
-                inside |= square.nan_to_num(nan=0.0, posinf=math.inf).sqrt() <= self.radius * (1 + 1e-9)
+                    constant = torch.where(frequency == 0, 0.0, math.inf)
+                    center = sign * number * self.frequency.get(axis.name, 0.0)
+                    square = square + ((frequency - center) ** 2 if axis.name in self.frequency else constant)
+                inside |= square.sqrt() <= self.radius * (1 + 1e-9)
         if not bool(inside.any()):
             raise ValueError(
                 f"no frequency of a grid of shape {grid.shape} lies within {self.radius:g} of {dict(self.frequency)}: "

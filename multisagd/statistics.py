@@ -146,7 +146,7 @@ class DataStatistics:
 
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors and the metadata of a safetensors file that `load` reads; it may hold others too."""
-        described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": [asdict(a) for a in self.grid.axes]}
+        described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
         return tensors, {"statistics": json.dumps(described)}
 
@@ -162,10 +162,7 @@ class DataStatistics:
             described: Any = parse_json((file.metadata() or {}).get("statistics", "{}"))
             if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
                 raise ValueError(f"{path} holds no data statistics of format {FORMAT_VERSION}; measure them again")
-            try:
-                grid = Grid(tuple(Axis(**axis) for axis in described["axes"]))
-            except (TypeError, AttributeError) as error:
-                raise ValueError(f"its axes are not what they should be: {error}") from error
+            grid = read_axes(described["axes"])
             if type(count := described["count"]) is not int or count < 1:
                 raise ValueError(f"its count is no number of data, but {count!r:.80}")
             # Before they are read: a header may give any shape, and a grid any size.
@@ -177,6 +174,23 @@ class DataStatistics:
             if bool((power < 0).any()):
                 raise ValueError("its power is negative at some frequencies")
             return cls(mean, power, grid, count)
+
+
+def describe_axes(grid: Grid) -> list[dict[str, Any]]:
+    """Return a grid's axes as they are stored in the metadata of a file."""
+    return [asdict(axis) for axis in grid.axes]
+
+
+def read_axes(described: Any) -> Grid:
+    """Return the grid that `describe_axes` described, in a file that may come from someone else.
+
+    Raises:
+        ValueError: if it describes none.
+    """
+    try:
+        return Grid(tuple(Axis(**axis) for axis in described))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"its axes are not what they should be: {error}") from error
 
 
 def transforms_about(

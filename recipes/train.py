@@ -35,7 +35,15 @@ from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data
+from recipes.engine.corrupted import (
+    RESTORATION,
+    Restored,
+    build_corruption,
+    build_data,
+    fit_restoration,
+    handling,
+    load_restoration,
+)
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.files import check_shared, held
@@ -92,6 +100,15 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     if state is not None:
         record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)
+    restoration, wishes = None, handling(settings.corruption, builder)
+    corruption = build_corruption(settings.corruption, modality, builder)
+    if corruption is not None and wishes.restored:
+        begun = state is not None
+        restoration = (
+            load_restoration(run_dir) if begun else fit_restoration(training, corruption, wishes, seed, runtime)
+        )
+        drawn = wishes.restored == "sample"
+        training, held_out = (Restored(each, restoration, seed, drawn) for each in (training, held_out))
     condition = learned_condition(settings, dataset, builder, runtime.device)
     check_guidance(settings.guidance, settings.training, condition)
     if state is not None:
@@ -159,6 +176,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         if runtime.main:
             at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
             record.write_run(run_dir, config, statistics)
+            if restoration is not None:
+                restoration.save(run_dir / RESTORATION)
             facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
             record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (

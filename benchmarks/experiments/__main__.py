@@ -1,8 +1,8 @@
 """Run experiments and print their tables: `python -m benchmarks.experiments power_law_mnist omission_mnist`.
 
 An experiment is a YAML file in benchmarks/experiments: a question, and arms that differ in arguments of
-`multisagd train`. Rows are appended to benchmarks/results/results.jsonl; what is there already is not made again, and an
-interrupted training goes on. Afterwards, or with --show, tables of means and standard errors over seeds are printed,
+`multisagd train`. Rows are appended to benchmarks/results/results.jsonl; what is there already is not made again, and
+an interrupted training goes on. Afterwards, or with --show, tables of means and standard errors over seeds are printed,
 with the differences seed by seed. `--size gpu` makes them at the size of the papers (not run here), and `--commands`
 prints the trainings as commands for a cluster instead. `--all-arms` adds those that are left out on a CPU for time.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.experiments.design import REAL, experiments
+from benchmarks.experiments.design import experiments
 from benchmarks.experiments.runner import measure
 from benchmarks.experiments.tables import show
 
@@ -40,7 +40,7 @@ def main() -> None:
     for experiment in () if options.show else chosen:
         everything = options.all_arms or options.size == "gpu" or experiment.cpu_arms is None
         arms = options.arms or list(experiment.arms if everything else experiment.cpu_arms or ())
-        if wrong := set(arms) - set(experiment.arms) - {REAL}:
+        if wrong := set(arms) - set(experiment.arms):
             parser.error(f"{experiment.name} has no arms {sorted(wrong)}; choose among {sorted(experiment.arms)}")
         measure(experiment, options, arms)
     for experiment in () if options.commands else chosen:

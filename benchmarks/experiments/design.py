@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -22,7 +22,9 @@ class Experiment:
 
     `base` and the arguments of an arm are those of `multisagd train`; `gpu` replaces some of them at a size for a GPU.
     Samples are drawn in `steps` steps of `sampler`, `count` of them, and compared with `reference` clean examples.
-    `against` names what each arm is compared with seed by seed: one arm, or one for some of the others.
+    `without` names more arms that train nothing: real examples of which a band is taken out, in units in which the
+    corner of the spectrum is 1. `against` names what each arm is compared with seed by seed: one arm, or one for some
+    of the others.
 
     Raises:
         ValueError: for an arm to compare with that is not there.
@@ -40,10 +42,11 @@ class Experiment:
     count: int = 2000
     reference: int = 5000
     cpu_arms: tuple[str, ...] | None = None
+    without: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named = [self.against] if isinstance(self.against, str) else [*self.against, *self.against.values()]
-        if unknown := {*named, *(self.cpu_arms or ())} - set(self.arms):
+        if unknown := {*named, *(self.cpu_arms or ())} - {*self.arms, *self.without}:
             raise ValueError(f"{self.name}: there are no arms {sorted(unknown)}")
 
     @classmethod
@@ -59,6 +62,11 @@ class Experiment:
     def arguments(self, arm: str, seed: int, size: str) -> list[str]:
         """Return the arguments of `multisagd train` for one training, all but its folder."""
         return [*self.base, *(self.gpu if size == "gpu" else ()), *self.arms[arm], f"seed={seed}"]
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """The arms that are real examples and no samples."""
+        return (*self.without, REAL)
 
     def other(self, arm: str) -> str | None:
         """Return the arm that this one is compared with, if there is one."""

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.experiments.design import Experiment
 from benchmarks.rows import RESULTS, rows
 
 METRICS = {"frechet_distance": "Fréchet distance", "spectrum_error_db": "spectrum, dB", "recognised": "recognised"}
@@ -24,7 +24,7 @@ def found(experiment: Experiment, size: str, path: Path = RESULTS) -> dict[str, 
     for row in rows(experiment.name, path):
         if row["arm"]["size"] == size:
             measured.setdefault(row["arm"]["arm"], {})[row["arm"]["seed"]] = row
-    return {arm: measured[arm] for arm in (*experiment.arms, REAL) if arm in measured}
+    return {arm: measured[arm] for arm in (*experiment.arms, *experiment.untrained) if arm in measured}
 
 
 def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from benchmarks.experiments.design import Experiment, experiments, run_folder
-from benchmarks.experiments.runner import METRICS, measure, ring_errors
+from benchmarks.experiments.runner import METRICS, PERMISSION, judge, measure
 from benchmarks.peers.arms import EXPERIMENT, PEERS, SOLVERS, WHITE, peers, step_noises
 from benchmarks.peers.diffusers_loop import Peer, draw
 from benchmarks.peers.setting import Setting, trained_peer
@@ -18,9 +18,8 @@ from benchmarks.peers.speed import compare_speed
 from benchmarks.peers.step_noise import Progress, measure_progress
 from benchmarks.rows import append, missing
 from benchmarks.runs import Run, train_run
-from multisagd import DataStatistics, time_steps
+from multisagd import time_steps
 from multisagd.seeds import derive_many
-from recipes.fidelity import chosen
 
 SPEED = "peers_speed"
 TRAJECTORIES = 512
@@ -33,7 +32,6 @@ class White:
 
     experiment: Experiment
     run: Run
-    statistics: DataStatistics
     seed: int
 
     @classmethod
@@ -41,10 +39,9 @@ class White:
         """Train it if it is not there, and read it."""
         arguments = experiment.arguments(WHITE, seed, options.size)
         run_dir = options.work / run_folder(arguments)
-        train_run(run_dir, [*arguments, f"engine.threads={options.threads}", "allow_targets=[benchmarks]"])
+        train_run(run_dir, [*arguments, f"engine.threads={options.threads}", *PERMISSION])
         run = Run.load(run_dir, experiment.reference, options.threads)
-        clean = run.examples.batch(chosen(run.examples, experiment.reference)).x0
-        return cls(experiment, run, DataStatistics.measure([clean], run.statistics.grid), seed)
+        return cls(experiment, run, seed)
 
     def seeds(self, count: int) -> list[int]:
         """Return the seeds of samples, those of `Run.draw`."""
@@ -52,16 +49,14 @@ class White:
 
     def judged(self, x0: Tensor, steps: int) -> dict[str, Any]:
         """Compare samples with clean examples, as the runner does."""
-        run = replace(self.run, statistics=self.statistics)
-        values = run.judge(x0) | run.axis_errors(x0) | {"rings_db": ring_errors(x0, self.statistics)}
-        return values | {"count": len(x0), "steps": steps} | run.conditions()
+        return judge(self.experiment, self.run, x0, None) | {"count": len(x0), "steps": steps}
 
 
 def measure_all(options: argparse.Namespace, path: Path) -> None:
     """Make whatever rows are missing of the parts that were asked for."""
     filed = experiments()[EXPERIMENT]
     if "config" in options.parts:
-        measure(filed, options, list(filed.arms))
+        measure(filed, options, list(filed.arms), path)
     if "diffusers" in options.parts:
         measure_diffusers(filed, options, path)
     if "step_noise" in options.parts:

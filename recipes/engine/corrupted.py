@@ -1,81 +1,169 @@
-"""A dataset whose examples are corrupted in a part of their spectrum, as a configuration says."""
+"""Datasets whose examples are corrupted in a part of their spectrum, or restored there, as a configuration says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, Modality, pair
+from modalities.reading import UnreadableFilesError
 from multisagd import Corruption
+from multisagd.restoration import GaussianRestoration
 from multisagd.seeds import derive
 from recipes.engine.build import Builder
+from recipes.engine.data import Chunks
+from recipes.engine.distribution import from_first, wait_patiently
 from recipes.engine.errors import RecipeError
+from recipes.engine.order import Order
+from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group
 
+RESTORATION = "restoration.safetensors"
 
-class Corrupted(Dataset):
-    """Another dataset with Gaussian noise of a corruption added to every example.
 
-    Example number i keeps its corruption for good, whatever is cropped or flipped around it; or, if it is `redrawn`,
-    the corruption follows from the seed of the augmentation, and is another one each time. `places` are the numbers of
-    the examples in the whole set, so that a part of it keeps them.
+@dataclass(frozen=True)
+class Handling:
+    """What is done about a corruption: the keys of its group that do not describe the corruption itself.
+
+    `added`: to clean data, as experiments need it; if not, the data have it already. `redrawn`: another one each time.
+    `restored`: by the data's covariance before training, to their conditional mean or a sample; None: not at all.
+    `examples`: how many are read to measure that covariance, None: all.
     """
 
-    def __init__(
-        self, clean: Dataset, corruption: Corruption, seed: int, redrawn: bool, places: Sequence[int] | None = None
-    ) -> None:
-        self.clean, self.corruption, self.seed, self.redrawn = clean, corruption, seed, redrawn
-        self.places = range(len(clean)) if places is None else places
-        self.modality, self.classes = clean.modality, clean.classes
+    added: bool = True
+    redrawn: bool = False
+    restored: Literal["mean", "sample"] | None = None
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.examples is not None and self.examples < 4:
+            raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
+
+
+class Altered(Dataset):
+    """Another dataset with the tensor of every example altered: `places` are their numbers in the whole set."""
+
+    def __init__(self, inner: Dataset, places: Sequence[int] | None = None) -> None:
+        self.inner = inner
+        self.places = range(len(inner)) if places is None else places
+        self.modality, self.classes = inner.modality, inner.classes
+
+    @abstractmethod
+    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+        """Return data `(batch, channels, *grid)` altered; each has its number and the seed of its augmentation."""
+
+    @abstractmethod
+    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
+        """Return the same alteration of another dataset."""
 
     def __len__(self) -> int:
-        return len(self.clean)
+        return len(self.inner)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example, corrupted."""
-        example = self.clean.example(index, seed)
-        noise = self.corruption.noise((1, *example.x0.shape), [self._noise_seed(index, seed)])[0]
-        return example._replace(x0=example.x0 + noise.to(example.x0))
+        """Return one example, altered."""
+        example = self.inner.example(index, seed)
+        return example._replace(x0=self.alter(example.x0[None], [self.places[index]], [seed])[0])
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return the examples at `indices`, corrupted."""
-        batch = self.clean.batch(indices, seeds)
-        drawn = [self._noise_seed(index, seed) for index, seed in pair(indices, seeds)]
-        return batch._replace(x0=self.corruption.corrupt(batch.x0, drawn))
-
-    def _noise_seed(self, index: int, seed: int | None) -> int:
-        if self.redrawn and seed is not None:
-            return derive(seed, "corruption")
-        return derive(self.seed, "corruption", self.places[index])
+        """Return the examples at `indices`, altered."""
+        batch = self.inner.batch(indices, seeds)
+        chosen = pair(indices, seeds)
+        places = [self.places[index] for index, _ in chosen]
+        return batch._replace(x0=self.alter(batch.x0, places, [seed for _, seed in chosen]))
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only, each with the corruption it had."""
-        places = [self.places[index] for index in indices]
-        return type(self)(self.clean.subset(indices), self.corruption, self.seed, self.redrawn, places)
+        """Return the dataset of these examples only, each altered as it was."""
+        return self.with_inner(self.inner.subset(indices), [self.places[index] for index in indices])
 
     def caption(self, index: int) -> str | None:
         """Return the text of one example."""
-        return self.clean.caption(index)
+        return self.inner.caption(index)
 
     @property
     def groups(self) -> Groups | None:
         """Which examples are stored together."""
-        return self.clean.groups
+        return self.inner.groups
 
     @property
     def fingerprint(self) -> str:
-        """That of the clean examples: the corruption is a function of the configuration."""
-        return self.clean.fingerprint
+        """That of the examples as they were: what is done to them follows from the configuration."""
+        return self.inner.fingerprint
 
     @property
     def unreadable(self) -> Mapping[str, str]:
         """Files that could not be read so far."""
-        return self.clean.unreadable
+        return self.inner.unreadable
 
     def save_unreadable(self, path: Path) -> None:
         """Write the files that could not be read so far."""
-        self.clean.save_unreadable(path)
+        self.inner.save_unreadable(path)
+
+
+class Corrupted(Altered):
+    """A dataset with Gaussian noise of a corruption added to every example.
+
+    Example number i keeps its corruption for good, whatever is cropped or flipped around it; or, if it is `redrawn`,
+    the corruption follows from the seed of the augmentation, and is another one each time.
+    """
+
+    def __init__(
+        self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool, places: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(inner, places)
+        self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
+
+    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+        """Return the data corrupted."""
+        drawn = [
+            derive(self.seed, "corruption", place) if seed is None or not self.redrawn else derive(seed, "corruption")
+            for place, seed in zip(places, seeds, strict=True)
+        ]
+        return self.corruption.corrupt(x0, drawn)
+
+    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
+        """Return the same corruption of another dataset."""
+        return type(self)(inner, self.corruption, self.seed, self.redrawn, places)
+
+
+class Restored(Altered):
+    """A dataset of corrupted examples, each restored to the conditional mean, or to one sample that it keeps."""
+
+    def __init__(
+        self,
+        inner: Dataset,
+        restoration: GaussianRestoration,
+        seed: int,
+        drawn: bool,
+        places: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(inner, places)
+        self.restoration, self.seed, self.drawn = restoration, seed, drawn
+
+    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+        """Return the data restored."""
+        own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
+        return self.restoration.restore(x0, own)
+
+    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
+        """Return the same restoration of another dataset."""
+        return type(self)(inner, self.restoration, self.seed, self.drawn, places)
+
+
+def handling(group: Group, builder: Builder) -> Handling:
+    """Return what a configuration says is done about its corruption.
+
+    Raises:
+        RecipeError: for a value of a wrong type.
+    """
+    own = {field.name for field in fields(Handling)}
+    return builder.settings(Handling, {key: group[key] for key in own & group.keys()}, "corruption")
 
 
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
@@ -86,7 +174,8 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
     """
     if group.get("_target_") is None:
         return None
-    described = {key: value for key, value in group.items() if key != "redrawn"}
+    own = {field.name for field in fields(Handling)}
+    described = {key: value for key, value in group.items() if key not in own}
     return builder.build(described, Corruption, "corruption", grid=modality.grid())
 
 
@@ -96,9 +185,65 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
     Raises:
         RecipeError: if either cannot be built.
     """
-    dataset: Any = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    redrawn = corruption.get("redrawn", False)
-    if not isinstance(redrawn, bool):
-        raise RecipeError(f"corruption.redrawn: expected true or false, got {redrawn!r:.80}")
-    described = build_corruption(corruption, modality, builder)
-    return dataset if described is None else Corrupted(dataset, described, seed, redrawn)
+    dataset: Dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    described, wishes = build_corruption(corruption, modality, builder), handling(corruption, builder)
+    if described is None or not wishes.added:
+        return dataset
+    return Corrupted(dataset, described, seed, wishes.redrawn)
+
+
+def fit_restoration(
+    training: Dataset, corruption: Corruption, wishes: Handling, seed: int, runtime: Runtime
+) -> GaussianRestoration:
+    """Measure the covariance of corrupted data on the first rank, for all.
+
+    Raises:
+        RecipeError: if the data cannot be read, are padded, or are too large or too few for a covariance.
+    """
+    numbers = torch.zeros(2, dtype=torch.float64)
+    found = None
+    if runtime.main:
+        count = len(training) if wishes.examples is None else min(wishes.examples, len(training))
+        chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
+        try:
+            found = GaussianRestoration.fit(Unpadded(Chunks(training, chosen, seed)), corruption)
+        except (ValueError, UnreadableFilesError) as error:
+            raise RecipeError(f"corruption.restored: {error}") from error
+        numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
+    wait_patiently()
+    from_first(numbers)
+    if found is None:
+        shape = (training.modality.channels, *training.modality.grid().shape)
+        size = torch.Size(shape).numel()
+        mean, gain = torch.zeros(shape, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+        root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
+        found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
+    for tensor in (found.mean, found.gain, found.root):
+        from_first(tensor)
+    return found
+
+
+def load_restoration(run_dir: Path) -> GaussianRestoration:
+    """Load the restoration saved with a run.
+
+    Raises:
+        RecipeError: if it is missing or unreadable.
+    """
+    path = run_dir / RESTORATION
+    try:
+        return GaussianRestoration.load(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
+
+
+@dataclass(frozen=True)
+class Unpadded:
+    """The data of batches that come with their masks, which must be none."""
+
+    chunks: Chunks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for x0, mask in self.chunks:
+            if mask is not None:
+                raise ValueError("padded data have no covariance to be restored by: choose data without padding")
+            yield x0

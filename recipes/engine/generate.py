@@ -41,7 +41,8 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`). `report` hears the number of samples done so far. Several ranks draw a share each, and
+    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`).
+    `report` hears the number of samples done so far. Several ranks draw a share each, and
     every one returns all.
 
     Raises:
