@@ -1,6 +1,7 @@
 """`multisagd evaluate` on samples whose quality is known, and on the smallest run of each medium."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,31 @@ def test_every_medium_is_evaluated(tmp_path: Path, medium: str) -> None:
     assert "rms along " + ("frame" if medium == "video" else "time") in axes
     picture = Path(found["samples"]).with_name("evaluate_neighbours.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
+def test_digits_of_mnist_score_the_noise_floor(tmp_path: Path) -> None:
+    """Digits held out of the 60,000 come from the same writers as the others; those of the test set do not."""
+    from modalities.base import Dataset
+    from recipes.engine.build import Builder
+    from recipes.engine.data import hold_out
+    from recipes.engine.settings import TrainSettings
+
+    root = Path(os.environ["MULTISAGD_DATA"]) / "images" / "mnist"
+    (tmp_path / "run").mkdir()
+    arguments = ["experiment=image_mnist", "modality.size=16", "modality.resize=crop", f"data.root={root}"]
+    config = configuration.load("train", [*arguments, f"run_dir={tmp_path / 'run'}", "validation.holdout=2000"])
+    configuration.write(config, tmp_path / "run" / "config.yaml")
+    settings = Builder().settings(TrainSettings, config, "")
+    modality = Image(size=16, channels=1, resize="crop")
+    data = Builder().build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    x0, labels = hold_out(data, settings)[1].batch(range(2000))[:2]
+    kinds = "metrics=[components,sliced,spectrum,bands]"
+    found = rows(tmp_path, x0, labels, kinds, "splits=6", "bootstrap=20")
+    for name in (each for each in DISTANCES if each in found):
+        row = found[name]
+        assert row["value"] == pytest.approx(row["floor"], abs=4 * max(row["floor_error"], row["error"])), name
+    for name, row in found.items():
+        if name.startswith("bands/"):
+            assert row["value"] == pytest.approx(50, abs=4 * row["error"]), name
