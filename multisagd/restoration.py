@@ -37,8 +37,14 @@ FORMAT_VERSION = 1
 MOST_NUMBERS = 8192
 """Numbers in a datum, channels and all: the covariance of more would not fit into memory."""
 
-RIDGES = tuple(10.0**exponent for exponent in range(-6, 1))
-"""Candidates of what is added to the diagonal of S, as shares of the mean variance of the data outside the band."""
+QUIET = 1e-9
+"""Share of the loudest frequency's power that every frequency is taken to have at least."""
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates of what is added to the diagonal of S, as shares of the variance that data have beside the corruption."""
+
+SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
+"""Candidates of how far S is drawn towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,9 @@ class GaussianRestoration:
     def fit(cls, batches: Iterable[Tensor], corruption: Corruption) -> GaussianRestoration:
         """Fit to corrupted data, batches of `(batch, channels, *grid)`, which are read twice.
 
-        What is added to the diagonal of S, where few data leave it uncertain, is chosen by Stein's unbiased estimate of
-        the squared error: S from every other datum, judged on the rest. It needs no clean data.
+        S gets a ridge on its diagonal, and is drawn towards the covariance of stationary data of the same spectrum, as
+        far as Stein's unbiased estimate of the squared error says: S from every other datum, judged on the rest. That
+        needs no clean data, and where data are few it ends near the Wiener filter.
 
         Raises:
             ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, or that
@@ -70,29 +77,37 @@ class GaussianRestoration:
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
         shape, mean, halves, counts = _moments(batches, corruption.grid)
         noise = _dense(corruption, shape[0])
+
         whole = (halves[0] + halves[1]) / (sum(counts) - 1)
-        # The scale of the ridge is the data's own, not that of a corruption which may be far louder.
-        scale = float((whole - noise).diagonal().mean().clamp(min=1e-6 * float(whole.diagonal().mean())))
+        # Data are quieter than what corrupts them: the ridge is measured by them alone.
+        variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
         identity = torch.eye(len(noise), dtype=torch.float64)
 
-        def risk(ridge: float) -> float:
+        def gain_of(covariance: Tensor, ridge: float, share: float) -> Tensor:
+            shrunk = (1 - share) * covariance + share * _stationary(covariance, shape[0], corruption.grid)
+            # Both are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
+            return torch.linalg.solve(shrunk + ridge * variance * identity, noise).T
+
+        def risk(ridge: float, share: float) -> float:
             total = 0.0
             for one, other in ((0, 1), (1, 0)):
-                gain = noise @ torch.linalg.inv(halves[one] / counts[one] + ridge * scale * identity)
+                gain = gain_of(halves[one] / counts[one], ridge, share)
                 moved = gain @ (halves[other] / counts[other])
                 total += float((moved * gain).sum() - 2 * (gain * noise).sum() + noise.diagonal().sum())
             return total / 2 / float(noise.diagonal().sum())
 
-        risks = {ridge: risk(ridge) for ridge in RIDGES}
-        ridge = min(risks, key=risks.__getitem__)
-        gain = noise @ torch.linalg.inv(whole + ridge * scale * identity)
+        ridges = {ridge: risk(ridge, SHARES[0]) for ridge in RIDGES}
+        ridge = min(ridges, key=ridges.__getitem__)
+        shares = {share: risk(ridge, share) for share in SHARES}
+        share = min(shares, key=shares.__getitem__)
+        gain = gain_of(whole, ridge, share)
         left = noise - gain @ noise
         values, vectors = torch.linalg.eigh((left + left.T) / 2)
         kept = values > 1e-9 * float(noise.diagonal().max())
         # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
-        share = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
-        root = vectors[:, kept] * (share * values[kept]).sqrt()
-        return cls(mean.reshape(shape), gain, root, corruption.grid, max(0.0, risks[ridge]))
+        scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
+        root = vectors[:, kept] * (scale * values[kept]).sqrt()
+        return cls(mean.reshape(shape), gain, root, corruption.grid, max(0.0, shares[share]))
 
     def save(self, path: str | Path) -> None:
         """Write the estimate as safetensors, the grid in its metadata."""
@@ -179,7 +194,26 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
 
 def _dense(corruption: Corruption, channels: int) -> Tensor:
     """Return the covariance matrix of a corruption over all numbers of a datum."""
-    grid = corruption.grid
+    return torch.block_diag(*[_circulant(corruption.power(), corruption.grid)] * channels)
+
+
+def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
+    """Return the covariance of data that are stationary and of the same spectrum, channel by channel."""
+    dims, size = tuple(range(1, 1 + grid.dimensions)), grid.numel
+    unit = torch.fft.fftn(torch.eye(size, dtype=torch.float64).reshape(size, *grid.shape), dim=dims, norm="ortho")
+    transform = unit.reshape(size, size)
+    blocks = []
+    for channel in range(channels):
+        own = slice(channel * size, (channel + 1) * size)
+        power = ((covariance[own, own].to(transform.dtype) @ transform.conj()) * transform).sum(0).real
+        # Frequencies that the data leave empty must not make it singular.
+        power = power.reshape(grid.shape).clamp(min=QUIET * float(power.max()))
+        blocks.append(_circulant(power[..., : grid.half_shape[-1]], grid))
+    return torch.block_diag(*blocks)
+
+
+def _circulant(power: Tensor, grid: Grid) -> Tensor:
+    """Return the matrix that is diagonal in frequency with this power on the half spectrum."""
     unit = torch.eye(grid.numel, dtype=torch.float64).reshape(grid.numel, *grid.shape)
-    one = filter_grid(unit, corruption.power(), grid.dimensions).reshape(grid.numel, grid.numel)
-    return torch.block_diag(*[(one + one.T) / 2] * channels)
+    matrix = filter_grid(unit, grid.even(power), grid.dimensions).reshape(grid.numel, grid.numel)
+    return (matrix + matrix.T) / 2

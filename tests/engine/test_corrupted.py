@@ -1,0 +1,133 @@
+"""Corrupted and restored datasets: the same corruption for the same example, whatever is cut or asked for together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from modalities.image import Image
+from modalities.image_sets import Digits
+from multisagd import Band, Corruption
+from multisagd.omission import RestoringDenoiser
+from multisagd.restoration import GaussianRestoration
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.corrupted import Corrupted, Restored, build_data
+from recipes.engine.errors import RecipeError
+from recipes.engine.trained import open_model
+from recipes.sample import sample
+from recipes.train import train
+
+SMALL = [
+    "experiment=image_digits", "network.width=8", "network.multipliers=[1]", "network.blocks=1", "training.batch=8",
+    "training.samples=32", "training.statistics=200", "validation.items=16", "validation.levels=2", "every.log=0",
+    "sampling.count=4", "sampling.steps=3", "sampler=ddim", "engine.threads=1", "engine.device=cpu",
+]  # fmt: skip
+
+
+def corrupted(redrawn: bool = False) -> Corrupted:
+    modality = Image(size=8, channels=1)
+    return Corrupted(Digits(modality), Corruption(Band(0.2, 0.4), modality.grid(), 0.5), seed=3, redrawn=redrawn)
+
+
+def test_an_example_keeps_its_corruption() -> None:
+    dataset = corrupted()
+    together = dataset.batch([5, 9, 700], [1, 2, 3]).x0
+    assert torch.equal(together[1], dataset.example(9, 8).x0)
+    assert torch.equal(together[2], dataset.subset([3, 700, 5]).subset([1, 2]).example(0).x0)
+    added = together - dataset.inner.batch([5, 9, 700], [1, 2, 3]).x0
+    assert float(added.abs().max()) > 0.1
+    torch.testing.assert_close(added, dataset.corruption.covariance.project(added), rtol=0, atol=1e-5)
+    assert not torch.allclose(added[0], added[1])
+
+
+def test_a_redrawn_corruption_follows_from_the_seed_of_the_augmentation() -> None:
+    dataset = corrupted(redrawn=True)
+    one, again, other = (dataset.example(5, seed).x0 for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+    assert torch.equal(dataset.example(5).x0, dataset.example(5).x0)
+
+
+def test_restored_examples_are_nearer_to_the_clean_ones_and_keep_their_sample() -> None:
+    dataset = corrupted()
+    fitted = GaussianRestoration.fit([dataset.batch(range(1500)).x0], dataset.corruption)
+    clean, dirty = dataset.inner.batch(range(1500, 1700)).x0, dataset.batch(range(1500, 1700)).x0
+    for drawn in (False, True):
+        restored = Restored(dataset, fitted, seed=3, drawn=drawn)
+        found = restored.batch(range(1500, 1700), range(200)).x0
+        assert float((found - clean).square().mean()) < 0.5 * float((dirty - clean).square().mean())
+        assert torch.equal(restored.subset([1600]).example(0, 4).x0, found[100])
+
+
+def test_labels_texts_and_names_are_those_of_the_clean_set() -> None:
+    dataset = corrupted()
+    assert dataset.classes == dataset.inner.classes
+    assert dataset.fingerprint == dataset.inner.fingerprint
+    assert torch.equal(dataset.batch([1, 2]).labels, dataset.inner.batch([1, 2]).labels)  # type: ignore[arg-type]
+    assert (dataset.groups, dataset.unreadable, dataset.caption(0)) == (None, {}, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["spectrum=omitting"],
+        ["spectrum=omitting", "denoiser=projected"],
+        ["spectrum=omitting", "denoiser=restoring"],
+        ["process=floored", "denoiser=restoring"],
+        ["corruption.restored=mean"],
+        ["corruption.restored=sample", "spectrum=omitting", "corruption.examples=300"],
+    ],
+    ids=lambda words: ",".join(words) or "corrupted",
+)
+def test_every_way_trains_continues_and_samples(words: list[str], tmp_path: Path) -> None:
+    arguments = [*SMALL, "corruption=band", *words, f"run_dir={tmp_path / 'run'}"]
+    train(configuration.load("train", arguments))
+    train(configuration.load("train", [*arguments, "training.samples=48"]))
+    out = sample(configuration.load("sample", [f"run_dir={tmp_path / 'run'}", "sampler=ddim", "count=2", "steps=3"]))
+    assert (out / "grid.png").exists()
+    kept = tmp_path / "run" / "restoration.safetensors"
+    assert kept.exists() == ("restored" in " ".join(words))
+    denoiser = open_model(tmp_path / "run", Builder()).assembly(Builder())
+    process = denoiser.process()
+    restoring = denoiser.denoiser(torch.nn.Identity(), process)
+    assert isinstance(restoring, RestoringDenoiser) == ("denoiser=restoring" in words)
+
+
+def test_data_that_are_corrupted_already_are_left_as_they_are() -> None:
+    modality = Image(size=8, channels=1)
+    group = configuration.load("train", ["corruption=band", "corruption.added=false", "run_dir=unused"])["corruption"]
+    data = {"_target_": "modalities.image_sets.Digits"}
+    assert isinstance(build_data(data, group, 0, modality, Builder()), Digits)
+    assert isinstance(build_data(data, {**group, "added": True}, 0, modality, Builder()), Corrupted)
+
+
+@pytest.mark.parametrize("words", [["spectrum=omitting"], ["denoiser=restoring"], ["process=floored"]])
+def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nothing is corrupted here: say what is, for example corruption=band"):
+        train(configuration.load("train", [*SMALL, *words, f"run_dir={tmp_path / 'run'}"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["corruption.level=0"], "level of a corruption must be positive"),
+        (["corruption.restored=median"], "corruption.restored: expected one of mean, sample"),
+        (["corruption.examples=3", "corruption.restored=mean"], "examples is at least 4"),
+        (["corruption.added=maybe"], "corruption.added: expected true or false"),
+        (["corruption.spectrum.low=3", "corruption.spectrum.high=4"], r"corruption: .*no power"),
+        (["denoiser=restoring"], r"must be empty .* or stay above"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(configuration.load("train", [*SMALL, "corruption=band", *words, f"run_dir={tmp_path / 'run'}"]))
+
+
+def test_a_damaged_restoration_is_refused(tmp_path: Path) -> None:
+    arguments = [*SMALL, "corruption=band", "corruption.restored=mean", f"run_dir={tmp_path / 'run'}"]
+    train(configuration.load("train", arguments))
+    (tmp_path / "run" / "restoration.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(RecipeError, match=r"cannot read .*restoration\.safetensors"):
+        train(configuration.load("train", [*arguments, "training.samples=48"]))
