@@ -27,10 +27,12 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.reading import UnreadableFilesError
 from modalities.text import TextEncoder
 from multisagd import Denoiser, Process
 from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
+from multisagd.omission import RestoringDenoiser, residual_power
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
@@ -39,15 +41,19 @@ from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
+from recipes.engine.corrupted import build_data
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import check_own
 from recipes.engine.generate import generate
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Group, SampleSettings
+from recipes.engine.settings import Group, SampleSettings, TrainSettings
 from recipes.engine.state import load_module
 from recipes.engine.trained import TrainedWeights, open_model
+
+RESIDUAL_EXAMPLES = 1000
+"""Examples on which the power that a restored band lacks is measured."""
 
 
 def sample(config: Config) -> Path:
@@ -89,6 +95,7 @@ def sample(config: Config) -> Path:
     refinement = builder.build(settings.refine, Refinement, "refine")
     check_refinement(refinement, process.grid)
     designed, times = designed_steps(settings.steps_file, process)
+    residual = band_residual(denoiser, settings, run_config, assembly, builder, runtime)
 
     # The samples.
     out = settings.out or settings.run_dir / "sampled" / folder_name(config, weights.samples, prompts, designed)
@@ -99,6 +106,7 @@ def sample(config: Config) -> Path:
         x0 = generate(
             denoiser, sampler, shape, settings.steps, seeds, condition, runtime, settings.guidance,
             settings.spacing, settings.batch, refinement, display.update, times,
+            residual,
         )  # fmt: skip
         wait_for_all()  # the others need not wait while files are written
         if not runtime.main:
@@ -127,6 +135,35 @@ def trained(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> De
     load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
+
+
+def band_residual(
+    denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, builder: Builder,
+    runtime: Runtime,
+) -> Tensor | None:  # fmt: skip
+    """Return the power that the estimate of a restored band lacks, measured on the run's data; None to leave it so.
+
+    Raises:
+        RecipeError: if it is asked for and the run restores no band, or its data cannot be read.
+    """
+    if settings.band == "mean":
+        return None
+    if not isinstance(denoiser, RestoringDenoiser):
+        raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
+    run = builder.settings(TrainSettings, run_config, "")
+    # A run from elsewhere names what is read, and has nothing fetched.
+    data = {**run.data, "download": False} if "download" in run.data else run.data
+    dataset = build_data(data, run.corruption, run.seed, assembly.modality, builder)
+    count = min(RESIDUAL_EXAMPLES, len(dataset))
+    batches = []
+    try:
+        for start in range(0, count, settings.batch):
+            batch = dataset.batch(range(start, min(start + settings.batch, count)))
+            told = batch.labels if assembly.classes is not None else None
+            batches.append((runtime.put(batch.x0), None if told is None else runtime.put(told)))
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
+    return residual_power(denoiser, batches, settings.seed)
 
 
 def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps | None, Tensor | None]:

@@ -36,13 +36,14 @@ def generate(
     refinement: Refinement | None = None,
     report: Callable[[int], None] | None = None,
     times: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`).
-    `report` hears the number of samples done so far. Several ranks draw a share each, and
+    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`), by its mean or with
+    a `residual` by a sample. `report` hears the number of samples done so far. Several ranks draw a share each, and
     every one returns all.
 
     Raises:
@@ -67,7 +68,7 @@ def generate(
                 spacing=spacing, times=times,
             )  # fmt: skip
             if isinstance(denoiser, RestoringDenoiser):
-                x0 = finish(denoiser, x0, told)
+                x0 = finish(denoiser, x0, told, residual, chosen)
         parts.append(x0.float().cpu())
         if report is not None:
             report(min(len(seeds), (start + len(chosen)) * runtime.place.world))

@@ -173,6 +173,7 @@ class SampleSettings:
     engine: EngineSettings
     sampler: Group
     refine: Group
+    band: Literal["mean", "sample"]
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "count", "steps", "batch")

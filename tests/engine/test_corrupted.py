@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from modalities.image import Image
 from modalities.image_sets import Digits
@@ -93,6 +94,17 @@ def test_every_way_trains_continues_and_samples(words: list[str], tmp_path: Path
     process = denoiser.process()
     restoring = denoiser.denoiser(torch.nn.Identity(), process)
     assert isinstance(restoring, RestoringDenoiser) == ("denoiser=restoring" in words)
+    again = ["band=sample", f"run_dir={tmp_path / 'run'}", "sampler=ddim", "count=2", "steps=3"]
+    if "denoiser=restoring" not in words:
+        with pytest.raises(RecipeError, match="band=sample is for runs that restore"):
+            sample(configuration.load("sample", again))
+        return
+    means, samples = (
+        load_file(folder / "samples.safetensors")["x0"] for folder in (out, sample(configuration.load("sample", again)))
+    )
+    moved, inside = samples - means, restoring.corruption.covariance.project
+    assert float(moved.abs().max()) > 0
+    torch.testing.assert_close(moved, inside(moved), rtol=0, atol=1e-4)
 
 
 def test_data_that_are_corrupted_already_are_left_as_they_are() -> None:
