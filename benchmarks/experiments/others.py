@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks import inverse_problems as inverse
 from benchmarks.experiments.sections import markdown
 from benchmarks.rows import rows
+
+WHITE = "runs/experiments/seed_0_57616b65"
+"""Where `benchmarks.experiments` leaves the training of white noise on MNIST, seed 0."""
 
 SPEED = {
     "diffusers_over_ours": "diffusers over ours, white noise",
     "diffusers_over_ours_coloured": "diffusers over ours, coloured noise",
     "coloured_over_white": "ours, coloured over white noise",
 }
+
+
+def inverse_problems(path: Path) -> str:
+    """Return what guidance makes of inverse problems, and how far U-turns get."""
+    command = f"python -m benchmarks.inverse_problems --run {WHITE}"
+    said = [
+        "## Inverse problems and U-turns",
+        "*How well are held-out images restored by guidance of a network, and by their spectrum alone?*",
+    ]
+    tables = inverse.tables(path)
+    if not tables:
+        return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
+    said += [f"```bash\n{command}\n```", "Means ± standard deviations over seeds; a run is named by its folder."]
+    for table in tables:
+        cells = zip(*(column.cells for column in table.columns), strict=True)
+        lines = [[str(cell) for cell in row] for row in cells]
+        said += [f"{table.title}:", markdown([str(column.header) for column in table.columns], lines)]
+    return "\n\n".join(said)
 
 
 def speed(path: Path) -> str:

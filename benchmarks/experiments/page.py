@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks.experiments import plots
 from benchmarks.experiments.design import Experiment, experiments
-from benchmarks.experiments.others import speed
+from benchmarks.experiments.others import inverse_problems, speed
 from benchmarks.experiments.plots import Picture
 from benchmarks.experiments.published import BEST_EXPONENTS
 from benchmarks.experiments.reading import Results
@@ -27,7 +27,7 @@ from benchmarks.rows import RESULTS
 
 ORDER = ("power_law_mnist", "power_law_fashion_mnist", "two_band_mnist", "omission_mnist", "frequency_bounded_mnist")
 """What comes first; other experiments follow by their names."""
-OTHERS: tuple[Callable[[Path], str], ...] = (speed,)
+OTHERS: tuple[Callable[[Path], str], ...] = (inverse_problems, speed)
 """Sections about what other benchmarks measured."""
 DOCS = Path(__file__).parents[2] / "docs"
 INTRODUCTION = """# Results
@@ -60,6 +60,8 @@ What to keep in mind:
 - "Spectrum" is the root mean square, over rings of frequency, of 10 log10 of generated over real power. Pictures have
   it ring by ring, above zero where too much is generated (dotted: real data; grey: frequencies that were corrupted).
   "Recognised" is the share of samples that the classifier takes for the class they were asked for.
+- Decibels "where the data were corrupted" are of power over that of clean data: above zero the corruption was learned,
+  at zero the clean data are restored, at -40 or below nothing is there.
 - Real data in place of samples are the noise floor: a perfect model would be there.
 - `python -m benchmarks.experiments NAME --size gpu` trains an experiment at a size for a GPU, that of the papers for
   images, and with `--commands` prints its trainings instead. A section has these results if there are any."""

@@ -37,7 +37,8 @@ METRICS = (
     SPECTRUM,
     Metric("axis_errors_db.frame", "spectrum along time, dB"),
     Metric("frame_change_db", "change from frame to frame, dB", "zero"),
-    Metric("watched_db", "power at the corrupted frequencies, dB", "zero"),
+    Metric("watched_db", "power where the data were corrupted, dB"),
+    Metric("elsewhere_db", "spectrum elsewhere, dB"),
 )
 """In the order of the tables; a table has those that its rows have."""
 
