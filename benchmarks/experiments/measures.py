@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from math import log10, sqrt
 from statistics import mean
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.experiments.design import Experiment
+from benchmarks.runs import Run
 from multisagd import DataStatistics, Grid, Spectrum
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.fidelity import chosen
 from recipes.profiles import neighbour_difference
 
 RINGS = 8
@@ -21,19 +22,27 @@ LEAST = -40.0
 """Decibels below which there is as good as nothing: what is left out has none, give or take rounding."""
 
 
-def extra(experiment: Experiment, config: Mapping[str, Any], x0: Tensor, clean: Tensor, grid: Grid) -> dict[str, float]:
-    """Return further numbers about samples (count, channels, *grid) beside clean examples, 0 dB where they agree.
+def extra(experiment: Experiment, arguments: list[str], run: Run, x0: Tensor) -> dict[str, float]:
+    """Return further numbers about samples of a run, trained with these arguments, beside clean examples."""
+    spectrum = watched(experiment, arguments)
+    grid = run.statistics.grid
+    if spectrum is None and "frame" not in grid.names:
+        return {}
+    clean = run.examples.batch(chosen(run.examples, experiment.reference)).x0
+    return compare(x0, clean, grid, spectrum)
+
+
+def compare(x0: Tensor, clean: Tensor, grid: Grid, spectrum: Spectrum | None) -> dict[str, float]:
+    """Return numbers about samples (count, channels, *grid) beside clean examples, 0 dB where they agree.
 
     `frame_change_db`, of videos: 20 log10 of the mean absolute difference of neighbouring frames over that of the clean
-    examples. Where some arm has corrupted data, `watched_db`: 10 log10 of the power at the corrupted frequencies over
-    the clean examples'; and `elsewhere_db`: the root mean square of the same over rings of all other frequencies. The
-    corruption is the run's own, as its `config` says, or the only one that the experiment has.
+    examples. With the spectrum of a corruption, `watched_db`: 10 log10 of the power at the corrupted frequencies over
+    the clean examples'; and `elsewhere_db`: the root mean square of the same over rings of all other frequencies.
     """
     values = {}
     if "frame" in grid.names:
         made, real = (neighbour_difference([(each, None)], grid, "frame") for each in (x0, clean))
         values["frame_change_db"] = decibels(made / real, factor=20)
-    spectrum = watched(experiment, config)
     if spectrum is not None:
         inside = spectrum.power(grid) > 0
         power, expected = (DataStatistics.measure([each], grid).power.mean(0) for each in (x0, clean))
@@ -51,19 +60,26 @@ def decibels(ratio: float, factor: int = 10) -> float:
     return max(factor * log10(ratio), LEAST) if ratio != 0 else LEAST
 
 
-def watched(experiment: Experiment, config: Mapping[str, Any]) -> Spectrum | None:
-    """Return the spectrum of the corruption that a run's data had, or else of the only one in the experiment."""
-    own = config.get("corruption") or {}
-    described = own.get("spectrum")
+def watched(experiment: Experiment, arguments: list[str]) -> Spectrum | None:
+    """Return the spectrum of the corruption that these arguments name, or else of the only one in the experiment."""
+    described = _corruption(arguments)
     if described is None:
-        said = [experiment.arguments(arm, 0, "cpu") for arm in experiment.arms]
-        corrupted = {tuple(word for word in words if word.startswith("corruption")): words for words in said}
-        found = {
-            json.dumps(configuration.load("train", [*words, "run_dir=unused"])["corruption"]["spectrum"])
-            for corruption, words in corrupted.items()
-            if corruption
-        }
+        # Arms differ in more than their corruption, and a configuration takes a while to compose.
+        each = {_named(words): words for words in (experiment.arguments(arm, 0, "cpu") for arm in experiment.arms)}
+        found = {json.dumps(_corruption(words)) for named, words in each.items() if named}
         if len(found) != 1:
             return None
         described = json.loads(found.pop())
     return Builder().build(described, Spectrum, "corruption.spectrum")
+
+
+def _named(arguments: list[str]) -> tuple[str, ...]:
+    return tuple(word for word in arguments if word.startswith("corruption"))
+
+
+def _corruption(arguments: list[str]) -> dict[str, Any] | None:
+    if not _named(arguments):
+        return None
+    config = configuration.load("train", [*arguments, "run_dir=unused"])
+    spectrum: dict[str, Any] | None = config["corruption"].get("spectrum")
+    return spectrum

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.design import REAL, Experiment
+from benchmarks.experiments.design import Experiment
 from benchmarks.experiments.tables import found
 from benchmarks.experiments.verdicts import METRICS, Measured, Metric
 
@@ -53,7 +53,7 @@ class Results:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Return each measured arm with the one it is compared with, if that was measured."""
-        each = [(arm, self.experiment.other(arm)) for arm in self.numbers if arm != REAL]
+        each = [(arm, self.experiment.other(arm)) for arm in self.numbers if arm not in self.experiment.untrained]
         return [(arm, other) for arm, other in each if other in self.numbers and other is not None]
 
 

@@ -71,7 +71,8 @@ def commands(experiment: Experiment, command: str) -> str:
 def conditions(results: Results) -> str:
     """Return under which conditions the rows were measured, each stated once if it is the same in all of them."""
     rows = [row for seeds in results.raw.values() for row in seeds.values()]
-    trained = [row for arm, seeds in results.raw.items() if arm != REAL for row in seeds.values()]
+    untrained = results.experiment.untrained
+    trained = [row for arm, seeds in results.raw.items() if arm not in untrained for row in seeds.values()]
     versions = {
         f"torch {row['versions'].get('torch')}, multisagd {row['versions'].get('multisagd')}"
         for row in rows
@@ -176,7 +177,7 @@ def missing(results: Results, command: str) -> str:
     if not results.raw:
         return f"**Not measured.** `{command}` makes it."
     gaps: dict[tuple[int, ...], list[str]] = {}
-    for arm in (*wanted, REAL):
+    for arm in (*wanted, *experiment.untrained):
         gaps.setdefault(tuple(seed for seed in SEEDS if seed not in results.raw.get(arm, {})), []).append(f"`{arm}`")
     said = [f"{', '.join(names)} ({_seeds(seeds)})" for seeds, names in gaps.items() if seeds]
     lines = [f"**Not measured**: {'; '.join(said)}. `{command}` makes what is missing."] if said else []

@@ -274,28 +274,26 @@ def test_numbers_of_a_row_are_the_finite_ones() -> None:
 def test_motion_is_measured_against_the_clean_examples() -> None:
     grid = Grid.of(frame=(6, 0.125, "s"), height=4, width=4)
     clean = torch.randn(20, 1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = measures.extra(experiments()["temporal_noise_video"], {}, 2 * clean, clean, grid)
+    found = measures.compare(2 * clean, clean, grid, None)
     assert found == {"frame_change_db": pytest.approx(20 * math.log10(2))}
-    assert (
-        measures.extra(experiments()["power_law_mnist"], {}, clean[:, :, 0], clean[:, :, 0], Grid.of(height=4, width=4))
-        == {}
-    )
+    assert measures.compare(clean[:, :, 0], clean[:, :, 0], Grid.of(height=4, width=4), None) == {}
 
 
 def test_power_is_watched_where_the_data_were_corrupted() -> None:
     experiment = experiments()["hum_audio"]
-    config = configuration.load("train", [*experiment.arguments("white", 0, "cpu"), "run_dir=r"])
     grid = Grid.of(time=(1024, 1 / 4000, "s"))
-    hum = measures.watched(experiment, config)
+    hum = measures.watched(experiment, experiment.arguments("white", 0, "cpu"))
     assert hum is not None
-    assert measures.watched(experiment, {}) == hum  # the clean arm is watched where the others are corrupted
+    # the clean arm is watched where the others are corrupted, but not if each has a band of its own
+    assert measures.watched(experiment, experiment.arguments("clean", 0, "cpu")) == hum
+    bands = experiments()["omission_mnist"]
+    assert measures.watched(bands, bands.arguments("clean", 0, "cpu")) is None
     clean = torch.randn(50, 1, 1024, generator=torch.Generator().manual_seed(0))
     noisy = Corruption(hum, grid, level=1.0).corrupt(clean, range(50))
-    assert measures.extra(experiment, config, clean, clean, grid) == pytest.approx({"watched_db": 0, "elsewhere_db": 0})
-    found = measures.extra(experiment, config, noisy, clean, grid)
+    assert measures.compare(clean, clean, grid, hum) == pytest.approx({"watched_db": 0, "elsewhere_db": 0})
+    found = measures.compare(noisy, clean, grid, hum)
     assert found["watched_db"] > 10
     assert found["elsewhere_db"] == pytest.approx(0, abs=1e-5)
     omitted = filter_grid(2 * clean, Outside(hum).power(grid), 1)
-    found = measures.extra(experiment, config, omitted, clean, grid)
+    found = measures.compare(omitted, clean, grid, hum)
     assert found == pytest.approx({"watched_db": measures.LEAST, "elsewhere_db": 20 * math.log10(2)}, abs=1e-5)
-    assert measures.watched(experiments()["omission_mnist"], {}) is None  # each band has its own
