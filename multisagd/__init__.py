@@ -1,7 +1,7 @@
 """Diffusion models whose forward noise is shaped in frequency, on grids of any number of dimensions."""
 
 from multisagd import loss, networks, seeds
-from multisagd.corruption import Corruption, estimate_corruption
+from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
@@ -105,7 +105,6 @@ __all__ = [
     "UniformTimes",
     "VelocityTuned",
     "bits_per_dimension",
-    "estimate_corruption",
     "log_likelihood",
     "loss",
     "mix_noise",

@@ -1,4 +1,4 @@
-"""Corruption that is confined to a part of the spectrum: making it, and finding it in data.
+"""Corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` finds it in data.
 
 `x' = x + n` with Gaussian n of power `b²(k)` at frequency k, zero outside some band. What a band noise, rain, a moiré
 pattern, the hum of the mains or a flicker is follows from the spectrum alone (arXiv 2510.09660, selective omission).
@@ -6,19 +6,25 @@ pattern, the hum of the mains or a flicker is follows from the spectrum alone (a
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from multisagd.covariance import SpectralCovariance
+from multisagd.files import check_file, parse_json
 from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum
-from multisagd.statistics import DataStatistics
+from multisagd.statistics import describe_axes, read_axes
 from multisagd.table import Table
 
+FORMAT_VERSION = 1
 Scale = Literal["deviation", "bins"]
 
 
@@ -41,6 +47,43 @@ class Corruption:
         self.covariance = SpectralCovariance(spectrum, grid)
         self.level = level
         self.scale: Scale = scale
+
+    @classmethod
+    def of_power(cls, power: Tensor, grid: Grid) -> Corruption:
+        """Return the corruption of this power on the half spectrum of a grid.
+
+        Raises:
+            ValueError: if it has another shape, is negative or not finite somewhere, or zero everywhere.
+        """
+        return cls(Table(power, grid), grid, math.sqrt(float(grid.mean(power.double()))))
+
+    def save(self, path: str | Path) -> None:
+        """Write its power as safetensors, the grid in the metadata."""
+        described = {"format_version": FORMAT_VERSION, "axes": describe_axes(self.grid)}
+        save_file({"power": self.power().contiguous()}, str(path), metadata={"corruption": json.dumps(described)})
+
+    @classmethod
+    def load(cls, path: Path, grid: Grid) -> Corruption:
+        """Read what `save` wrote, and interpolate it in frequency where the grid is another one.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is something else or of another version, or has other axes.
+        """
+        check_file(path)
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                described: Any = parse_json((file.metadata() or {}).get("corruption", "{}"))
+                if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
+                    raise ValueError(f"{path} holds no corruption of format {FORMAT_VERSION}")
+                measured = read_axes(described["axes"])
+                # Before it is read: a header may give any shape.
+                if tuple(file.get_slice("power").get_shape()) != measured.half_shape:
+                    raise ValueError(f"the power in {path} does not fit its grid of shape {measured.shape}")
+                power = file.get_tensor("power").to(torch.float64, copy=True)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} holds no corruption: {error}") from error
+        return cls.of_power(Table(power, measured).power(grid), grid)
 
     @property
     def grid(self) -> Grid:
@@ -65,67 +108,3 @@ class Corruption:
     def corrupt(self, x0: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return `x0 + n`, shaped like x0, one seed per item."""
         return x0 + self.noise(x0.shape, seeds).to(x0)
-
-
-def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, count: int | None = None) -> Tensor:
-    """Return the power that data have above what is expected, where it is more than chance: an estimate of `b²(k)`.
-
-    `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
-    or of a power law fitted to the rest (`multisagd.analysis.profiles`), for which leave `count` out. A measured power
-    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is `1/√count` per channel
-    (`√2` of that at the frequencies that are their own conjugates); excesses within `errors` of them are taken as none.
-    Data are heavier in their tails than a Gaussian, so keep `errors` generous, or look at the result.
-
-    Raises:
-        ValueError: if the expected power has another shape, or is not positive everywhere.
-    """
-    measured = data.power.mean(0)
-    if expected.shape != measured.shape or not bool((expected > 0).all()):
-        raise ValueError(f"expected a positive power of shape {tuple(measured.shape)}, got {tuple(expected.shape)}")
-    channels = len(data.power)
-    spread = torch.where(_own_conjugates(data.grid), 2.0, 1.0)
-    variance = spread * measured**2 / (data.count * channels)
-    if count is not None:
-        variance = variance + spread * expected**2 / (count * channels)
-    excess = measured - expected
-    return torch.where(excess > errors * variance.sqrt(), excess, 0.0)
-
-
-def estimate_corruption(
-    data: DataStatistics, clean: DataStatistics, errors: float = 4.0, least: float = 0.1
-) -> Corruption:
-    """Return the corruption that the spectrum of data shows beside clean data of the same kind on the same grid.
-
-    Where the power of corrupted data exceeds that of clean data by more than chance, and by more than the share `least`
-    of it, the excess is the corruption's; its level and spectrum follow.
-
-    Raises:
-        ValueError: if the grids differ, or there is no such excess.
-    """
-    if data.grid != clean.grid:
-        raise ValueError(f"data on a grid of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
-    expected = clean.power.mean(0)
-    excess = excess_power(data, expected.clamp(min=1e-12 * float(expected.max())), errors, clean.count)
-    excess = torch.where(excess > least * expected, excess, 0.0)
-    return measured_corruption(excess, data.grid)
-
-
-def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
-    """Return the corruption of this power on the half spectrum of a grid.
-
-    Raises:
-        ValueError: if it is zero everywhere.
-    """
-    total = float(grid.mean(excess))
-    if total <= 0:
-        raise ValueError("no frequency has more power than expected: there is no corruption to be seen in the spectrum")
-    return Corruption(Table(excess, grid), grid, math.sqrt(total))
-
-
-def _own_conjugates(grid: Grid) -> Tensor:
-    """Return which bins of the half spectrum are real for real data: zero or Nyquist along every axis."""
-    own = torch.ones(grid.half_shape, dtype=torch.bool)
-    for axis in grid.axes:
-        cycles = (grid.frequencies(axis.name) * axis.spacing).abs()
-        own = own & ((cycles < 1e-9) | ((cycles - 0.5).abs() < 1e-9))
-    return own

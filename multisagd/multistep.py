@@ -73,6 +73,9 @@ class UniPC:
 
     The estimate at the predicted point corrects that point and serves the next step too. The last step is a
     prediction of first order, for the reason given in `DPMSolver`.
+
+    Raises:
+        ValueError: in `step`, where the ratio of signal to noise of a frequency does not move (`NoiseFloor`).
     """
 
     stochastic = False
@@ -84,6 +87,8 @@ class UniPC:
             state = replace(state, estimates=((now, model.estimate(x, now)),))
         before, x0 = state.estimates[:-1], state.estimates[-1][1]
         h = then.half_log_snr - now.half_log_snr
+        if bool((h.abs() < STILL).any()):
+            raise ValueError("UniPC cannot follow noise that stands still at some frequency: use DDIM or DPMSolver")
         gain = -then.at.a * torch.expm1(-h)
         base = combine((then.at.b / now.at.b, x), (gain, x0))
         if then.last:

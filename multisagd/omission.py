@@ -3,9 +3,9 @@
 The data are `x' = x0 + n`, n Gaussian of known power `c²(k)` in a band B (`Corruption`). Three ways, of which the first
 is that of arXiv 2510.09660:
 
-- **omission**: noise that is empty in B (`Outside`). What gets no noise is not generated. But the network still sees
-  B's corruption while it is trained, and nothing there when it samples.
-- **projection** (`ProjectedDenoiser`): network input and output are cut to the frequencies that carry noise.
+- **omission**: noise that is empty in B (`Outside`), and no prediction there (`ProjectedDenoiser`, not blind). What
+  gets no noise is not generated. But the network sees B's corruption in training, and nothing there in sampling.
+- **projection** (`ProjectedDenoiser`): the network's input is cut to the frequencies that carry noise, too.
 - **restoration** (`RestoringDenoiser`): B is generated too, and clean. A corrupted frequency is an unbiased measurement
   of the clean one, so that `E[x0 | x_t]` can be regressed from corrupted data, in two ways:
 
@@ -41,11 +41,27 @@ QUIET = 1e-3
 
 
 class ProjectedDenoiser(Denoiser):
-    """A denoiser whose network sees and predicts only frequencies that carry noise; the rest is the mean of the data.
+    """A denoiser for noise that leaves out a band (`Outside`): it predicts no frequency that carries no noise.
 
-    For noise that leaves out a band (`Outside`), so that training and sampling agree about what the network sees there:
-    nothing. With noise at every frequency it is `Denoiser`. Arguments and errors are those of `Denoiser`.
+    Blind, which is the default, its network does not see them either, so that training and sampling agree about what is
+    there: nothing. The estimate has the mean of the data there. Not blind, the network sees the corrupted datum in
+    training and nothing in sampling, and the estimate keeps there what `x_t` has. That is what predicting the noise
+    comes to, of which there is none, and so how arXiv 2510.09660 omits a band, in any parametrisation.
+
+    With noise at every frequency it is `Denoiser`, whose other arguments and errors it has.
     """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        prediction: Quantity | None = None,
+        preconditioning: Preconditioning = "none",
+        statistics: DataStatistics | None = None,
+        blind: bool = True,
+    ) -> None:
+        super().__init__(network, process, prediction, preconditioning, statistics)
+        self.blind = blind
 
     @property
     def per_frequency(self) -> bool:
@@ -58,11 +74,16 @@ class ProjectedDenoiser(Denoiser):
         return False
 
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
-        """Return the factors of the base class where there is noise, and zero where there is none."""
+        """Return the factors of the base class where there is noise, and those that predict nothing elsewhere."""
         inside = self.support_like(like)
         plain = super().weights(at, like)
-        cut = [inside * each for each in (plain.into, plain.skip, plain.out, plain.signal, plain.noise)]
-        return Weights(*cut)
+        into, skip, out, signal, noise = (
+            inside * each for each in (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
+        )
+        if not self.blind:
+            # Where there is no noise x_t is the datum times a.
+            into, skip = plain.into.expand_as(into), skip + (1 - inside) / at.a
+        return Weights(into, skip, out, signal, noise)
 
     def support_like(self, x: Tensor) -> Tensor:
         """Return 1 at frequencies that carry noise and 0 elsewhere, `half_shape`, for a batch like x."""

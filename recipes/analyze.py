@@ -5,6 +5,7 @@ It takes the configuration of a training and leaves in `run_dir`:
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power over the radius and along every axis, with 95 % confidence bands and a power law
     analysis.json           the curves as numbers, the fit, how much channels tell of each other
+    corruption.safetensors  with clean=…: what is louder than in clean data, for `multisagd train corruption=measured`
 
 Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds anything
 but what an earlier analysis left, which is replaced.
@@ -13,23 +14,25 @@ but what an earlier analysis left, which is replaced.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
-from multisagd import DataStatistics, Grid
+from multisagd import Corruption, DataStatistics, Grid
+from multisagd.analysis.excess import estimate_corruption
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
 from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
-from recipes.engine.data import Chunks, measure
+from recipes.engine.data import Chunks, measure, read_statistics
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
@@ -37,7 +40,7 @@ from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
 from recipes.profiles import on_logarithmic_axis
 
-REPORT = "analysis.json"
+REPORT, CORRUPTION = "analysis.json", "corruption.safetensors"
 
 
 def analyze(config: Config) -> Path:
@@ -47,7 +50,8 @@ def analyze(config: Config) -> Path:
         RecipeError: for the mistakes listed at the head of this file.
     """
     builder = Builder(tuple(config["allow_targets"]))
-    settings = builder.settings(TrainSettings, config, "")
+    settings = builder.settings(TrainSettings, {key: value for key, value in config.items() if key != "clean"}, "")
+    clean = clean_statistics(config.get("clean"))
     out = settings.run_dir
     check_replaceable(out, REPORT, "analyze")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
@@ -62,9 +66,13 @@ def analyze(config: Config) -> Path:
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"analysing the data: {error}") from error
 
+    corruption = None if clean is None else found_corruption(statistics, clean)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")
     statistics.save(out / STATISTICS)
+    (out / CORRUPTION).unlink(missing_ok=True)
+    if corruption is not None:
+        corruption.save(out / CORRUPTION)
     dataset.save_unreadable(out / "unreadable.json")
     grid = modality.grid()
     report: dict[str, Any] = {
@@ -81,6 +89,7 @@ def analyze(config: Config) -> Path:
             }
             for name, each in profiles.items()
         },
+        "corruption": None if corruption is None else describe_corruption(corruption),
         "coherence": None
         if cross is None
         else [{"low": low, "high": high, "matrix": matrix.tolist()} for low, high, matrix in coherence(cross, grid)],
@@ -88,7 +97,67 @@ def analyze(config: Config) -> Path:
     write_text(out / REPORT, json.dumps(report, indent=1))
     draw(profiles, fit, grid, out / "spectrum.png")
     print(summary(statistics, fit, report, out))
+    if clean is not None:
+        print(verdict(corruption, out))
     return out
+
+
+def clean_statistics(told: Any) -> DataStatistics | Literal["fit"] | None:
+    """Return what data are to be compared with, as the key `clean` says.
+
+    Raises:
+        RecipeError: if it names no statistics.
+    """
+    if told is None or told == "fit":
+        return "fit" if told else None
+    if not isinstance(told, str):
+        raise RecipeError(f"clean: expected a folder, fit or null, got {told!r:.80}")
+    path = Path(told)
+    path = path / STATISTICS if path.is_dir() else path
+    return read_statistics(path, "make it by multisagd analyze on clean data, or say clean=fit", "clean: ")
+
+
+def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
+    """Return the corruption that the spectrum shows, None if it shows none.
+
+    Raises:
+        RecipeError: if the two cannot be compared.
+    """
+    expected = None if clean == "fit" else clean
+    if expected is not None and expected.grid != statistics.grid:
+        raise RecipeError(
+            f"clean: those data are on a grid of shape {expected.grid.shape}, not {statistics.grid.shape}"
+        )
+    try:
+        return estimate_corruption(statistics, expected)
+    except ValueError as error:
+        if expected is None and "needs at least" in str(error):
+            raise RecipeError(f"clean=fit: {error}") from error
+        return None
+
+
+def describe_corruption(corruption: Corruption) -> dict[str, Any]:
+    """Return the level of a corruption, how many frequencies it has, and their radii, 1 being the corner."""
+    grid, inside = corruption.grid, corruption.power() > 0
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}) * 2 / math.sqrt(grid.dimensions)
+    return {
+        "deviation": corruption.deviation,
+        "frequencies": int((grid.multiplicity * inside).sum()),
+        "of": grid.numel,
+        "radius": [float(radius[inside].min()), float(radius[inside].max())],
+    }
+
+
+def verdict(corruption: Corruption | None, out: Path) -> str:
+    """Say what corruption was found, and how to train on such data."""
+    if corruption is None:
+        return "no frequency stands out: no corruption to be seen in the spectrum"
+    told = describe_corruption(corruption)
+    return (
+        f"corrupted: {told['frequencies']} of {told['of']} frequencies, radius {told['radius'][0]:.2f} to "
+        f"{told['radius'][1]:.2f} (1 is the corner), by noise of deviation {told['deviation']:.3g}\n"
+        f"to leave it out or restore it: multisagd train … corruption=measured corruption.path={out / CORRUPTION}"
+    )
 
 
 def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:

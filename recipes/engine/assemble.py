@@ -21,12 +21,14 @@ from multisagd import (
     Euler,
     GaussianIntegrator,
     Grid,
+    NoiseFloor,
     Outside,
     PaddedCovariance,
     Process,
     Schedule,
     SpectralCovariance,
     Spectrum,
+    UniPC,
     seeds,
 )
 from multisagd.mixing import Refinement, share_of_power
@@ -230,14 +232,19 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
     """Check that a sampler can follow this process; Heun is an Euler too.
 
     Raises:
-        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, or one that
-            needs noise at every frequency where some get none.
+        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, one that needs
+            noise at every frequency where some get none, or UniPC on a noise floor.
     """
     if isinstance(sampler, GaussianIntegrator):
         try:
             sampler.check(process)
         except ValueError as error:
             raise RecipeError(f"sampler: {error}") from error
+    if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
+        raise RecipeError(
+            "sampler=unipc needs noise that falls at every frequency, and process=floored holds it above the "
+            "corruption's: choose sampler=ddim or dpm_solver"
+        )
     if process.modulation is not None and isinstance(sampler, Euler):
         raise RecipeError(
             f"sampler={type(sampler).__name__.lower()} needs coefficients that are the same at every frequency, and "

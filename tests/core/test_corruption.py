@@ -1,6 +1,7 @@
 """Corruption against dense matrices, and its estimate against what was put in."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +23,8 @@ from multisagd import (
     Spots,
     Streaks,
     Table,
-    estimate_corruption,
 )
-from multisagd.corruption import excess_power, measured_corruption
+from multisagd.analysis.excess import estimate_corruption, excess_power, fitted_power, measured_corruption
 
 SIZES = {name: grid for name, grid in GRIDS.items() if min(grid.shape) > 2}
 
@@ -136,3 +136,34 @@ def test_outside_is_the_complement_of_the_support(sizes: list[int], seed: int) -
 def test_nothing_to_leave_out_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to leave out"):
         Outside(Band(0.6, 0.7)).power(Grid.of(time=8))
+
+
+@pytest.mark.parametrize(
+    "spectrum", [Band(0.3, 0.36), Spots({"height": 0.25, "width": 0.125}, 0.03)], ids=["band", "moiré"]
+)
+def test_without_clean_data_a_power_law_takes_their_place(spectrum: object) -> None:
+    grid = Grid.of(height=32, width=32)
+    natural = SpectralCovariance(PowerLaw(-1.0, corner=0.03), grid)
+    made = Corruption(spectrum, grid, 0.5)  # type: ignore[arg-type]
+    x0 = made.corrupt(0.6 * natural.sample(range(1500)), range(5000, 6500))
+    data = DataStatistics.measure([x0], grid)
+    off = 10 * (fitted_power(data) / (0.36 * natural.power())).log10()
+    assert float(off[(grid.radius() > 0.03) & (grid.radius() < 0.5)].abs().max()) < 1.5
+    found = estimate_corruption(data)
+    assert torch.equal(found.power() > 0, made.power() > 0)
+    assert found.deviation == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_corruption_is_kept_in_a_file_and_serves_other_grids(tmp_path: Path) -> None:
+    grid = Grid.of(time=(64, 0.01, "s"))
+    made = Corruption(Band(10.0, 20.0), grid, 0.5)
+    made.save(tmp_path / "band.safetensors")
+    again = Corruption.load(tmp_path / "band.safetensors", grid)
+    torch.testing.assert_close(again.power(), made.power(), rtol=1e-12, atol=0)
+    longer = Corruption.load(tmp_path / "band.safetensors", grid.resize((128,)))
+    assert longer.deviation == pytest.approx(0.5, rel=0.05)
+    with pytest.raises(ValueError, match="axes"):
+        Corruption.load(tmp_path / "band.safetensors", Grid.of(width=64))
+    (tmp_path / "band.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no corruption"):
+        Corruption.load(tmp_path / "band.safetensors", grid)

@@ -56,6 +56,17 @@ class Linear(nn.Module):
         return self.factor * x
 
 
+class Projection(nn.Module):
+    """A network that predicts no noise where there is none."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.covariance = process.covariance
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
+        return 0.4 * self.covariance.project(x)
+
+
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -111,6 +122,25 @@ def test_projection_is_blind_where_there_is_no_noise_and_says_the_mean(grid: Gri
     error = denoiser.error(x, TIMES, process.noise(x.shape, [1, 2, 3]).double())
     assert float(in_band(error, grid).abs().max()) < 1e-12
     assert float(error.abs().max()) > 0.1
+
+
+@grids
+def test_the_papers_omission_sees_the_band_and_keeps_it(grid: Grid) -> None:
+    process = Process(CosineSchedule(), SpectralCovariance(Outside(BAND), grid)).double()
+    network, statistics = Linear(0.3), clean_statistics(grid)
+    denoiser = ProjectedDenoiser(network, process, statistics=statistics, blind=False)
+    x0, noise = random(3, 2, *grid.shape), process.noise((3, 2, *grid.shape), [1, 2, 3]).double()
+    x_t = process.add_noise(x0, TIMES, noise)
+    # Of a datum that is noised nowhere in the band, the estimate is exact there; in sampling, zero stays zero.
+    torch.testing.assert_close(in_band(denoiser(x_t, TIMES), grid), in_band(x0, grid), rtol=0, atol=1e-8)
+    assert float(in_band(network.asked[0], grid).abs().max()) > 0.1
+    made = sample(denoiser, DDIM(), (2, 2, *grid.shape), 5, [1, 2])
+    assert float(in_band(made, grid).abs().max()) < 1e-5
+    # The same as predicting noise by a network that has learned that there is none.
+    by_noise = Denoiser(Projection(process), process, prediction="noise", statistics=statistics)
+    ours = ProjectedDenoiser(Projection(process), process, prediction="noise", statistics=statistics, blind=False)
+    torch.testing.assert_close(ours(x_t, TIMES), by_noise(x_t, TIMES), rtol=0, atol=1e-8)
+    torch.testing.assert_close(ours.loss(x0, TIMES, [1, 2, 3]), by_noise.loss(x0, TIMES, [1, 2, 3]))
 
 
 @grids
@@ -182,7 +212,7 @@ def test_with_nothing_to_add_the_estimate_in_the_band_is_that_of_the_clean_oracl
 @pytest.mark.parametrize("way", [floored, unseen])
 def test_the_target_has_no_bias(grid: Grid, schedule: Schedule, way) -> None:  # type: ignore[no-untyped-def]
     """In the band, what the target has beyond the clean datum is orthogonal to everything that the network sees."""
-    denoiser, count = way(grid, schedule, Linear()), 20000
+    denoiser, count = way(grid, schedule, Linear()), 8000
     clean = draw(grid, count)
     corrupted = denoiser.corruption.corrupt(clean, range(count))
     noise = denoiser.process.noise(clean.shape, range(count, 2 * count)).double()
@@ -200,6 +230,7 @@ def test_the_target_has_no_bias(grid: Grid, schedule: Schedule, way) -> None:  #
         # Its size is what the weights of the loss take it to be.
         size = beyond.abs().square().mean((0, 1)) / grid.numel
         expected = known.target_noise.expand(1, 1, *grid.half_shape)[0, 0]
+        # 16,000 numbers per frequency: a relative standard error of at most 1.1 %; 5 of them and the correlation.
         torch.testing.assert_close(size[inside], expected[inside], rtol=0.1, atol=0)
 
 
@@ -244,7 +275,9 @@ def test_tweedie_twice_on_a_mixture() -> None:
 def test_samples_are_finite_and_finished_by_the_estimate(grid: Grid, sampler, way) -> None:  # type: ignore[no-untyped-def]
     denoiser = way(grid, CosineSchedule(), Linear(0.1))
     if way is floored and isinstance(sampler, UniPC):
-        pytest.skip("a corrector divides by the step in log-SNR, which is zero on a floor")
+        with pytest.raises(ValueError, match="stands still"):
+            sample(denoiser, sampler, (3, 2, *grid.shape), 12, [1, 2, 3])
+        return
     x = sample(denoiser, sampler, (3, 2, *grid.shape), 12, [1, 2, 3])
     assert bool(x.isfinite().all())
     done = finish(denoiser, x)

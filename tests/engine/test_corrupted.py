@@ -129,6 +129,7 @@ def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> No
         (["corruption.examples=3", "corruption.restored=mean"], "examples is at least 4"),
         (["corruption.added=maybe"], "corruption.added: expected true or false"),
         (["corruption.spectrum.low=3", "corruption.spectrum.high=4"], r"corruption: .*no power"),
+        (["process=floored", "denoiser=restoring", "sampler=unipc"], "sampler=unipc needs noise that falls"),
         (["denoiser=restoring"], r"must be empty .* or stay above"),
     ],
 )

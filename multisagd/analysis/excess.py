@@ -1,0 +1,109 @@
+"""Corruption as an excess of power over what clean data would have: beside clean data, or over a fitted power law."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from multisagd.analysis.profiles import Profile, fit_power_law
+from multisagd.corruption import Corruption
+from multisagd.grid import Grid
+from multisagd.statistics import DataStatistics
+
+FEWEST = 5
+"""Rings that a power law is fitted to at least."""
+
+
+def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, count: int | None = None) -> Tensor:
+    """Return the power that data have above what is expected, where it is more than chance: an estimate of `b²(k)`.
+
+    `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
+    or of a power law fitted to the rest (`multisagd.analysis.profiles`), for which leave `count` out. A measured power
+    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is `1/√count` per channel
+    (`√2` of that at the frequencies that are their own conjugates); excesses within `errors` of them are taken as none.
+    Data are heavier in their tails than a Gaussian, so keep `errors` generous, or look at the result.
+
+    Raises:
+        ValueError: if the expected power has another shape, or is not positive everywhere.
+    """
+    measured = data.power.mean(0)
+    if expected.shape != measured.shape or not bool((expected > 0).all()):
+        raise ValueError(f"expected a positive power of shape {tuple(measured.shape)}, got {tuple(expected.shape)}")
+    channels = len(data.power)
+    spread = torch.where(_own_conjugates(data.grid), 2.0, 1.0)
+    variance = spread * measured**2 / (data.count * channels)
+    if count is not None:
+        variance = variance + spread * expected**2 / (count * channels)
+    excess = measured - expected
+    return torch.where(excess > errors * variance.sqrt(), excess, 0.0)
+
+
+def estimate_corruption(
+    data: DataStatistics, clean: DataStatistics | None = None, errors: float = 4.0, least: float | None = None
+) -> Corruption:
+    """Return the corruption that the spectrum of data shows beside clean data of the same kind on the same grid.
+
+    `least` is .1 by default with clean data, and 1 without.
+
+    Where the power of corrupted data exceeds that of clean data by more than chance, and by more than the share `least`
+    of it, the excess is the corruption's; its level and spectrum follow. Without `clean` data a power law takes their
+    place (`fitted_power`): it finds what stands out of the spectrum, so be generous with `least`.
+
+    Raises:
+        ValueError: if the grids differ, or there is no such excess.
+    """
+    if clean is not None and data.grid != clean.grid:
+        raise ValueError(f"data on a grid of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
+    expected = fitted_power(data) if clean is None else clean.power.mean(0)
+    expected = expected.clamp(min=1e-12 * float(expected.max()))
+    excess = excess_power(data, expected, errors, None if clean is None else clean.count)
+    share = least if least is not None else (1.0 if clean is None else 0.1)
+    excess = torch.where(excess > share * expected, excess, 0.0)
+    return measured_corruption(excess, data.grid)
+
+
+def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
+    """Return a power law with a knee that follows the spectrum of data where nothing stands out, `(*half_shape)`.
+
+    It is fitted to the median power of rings of frequency, which lines and spots do not move; rings that stand above
+    the fit by more than so many `decibels` are left out one after the other, the farthest first, down to half of them.
+    Zero frequency takes no part.
+
+    Raises:
+        ValueError: for a grid with fewer rings than a fit needs.
+    """
+    grid, power = data.grid, data.power.mean(0)
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
+    rings = [(radius[weight > 0], power[weight > 0]) for _, high, weight in grid.bands(max(grid.shape) // 2) if high]
+    middle = torch.tensor([float(place.mean()) for place, _ in rings], dtype=torch.float64)
+    median = torch.tensor([float(values.median()) for _, values in rings], dtype=torch.float64)
+    kept = median > 0
+    if int(kept.sum()) < FEWEST:
+        raise ValueError(f"a power law needs at least {FEWEST} rings of frequency with power, got {int(kept.sum())}")
+    fewest = max(FEWEST, int(kept.sum()) // 2)
+    while True:
+        fit = fit_power_law(Profile(middle[kept], median[kept]))
+        above = torch.where(kept, 10 * (median / fit.power(middle)).log10(), 0.0)
+        if float(above.max()) <= decibels or int(kept.sum()) <= fewest:
+            return fit.power(radius)
+        kept[int(above.argmax())] = False
+
+
+def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
+    """Return the corruption of this power on the half spectrum of a grid.
+
+    Raises:
+        ValueError: if it is zero everywhere.
+    """
+    if not bool((excess > 0).any()):
+        raise ValueError("no frequency has more power than expected: there is no corruption to be seen in the spectrum")
+    return Corruption.of_power(excess, grid)
+
+
+def _own_conjugates(grid: Grid) -> Tensor:
+    """Return which bins of the half spectrum are real for real data: zero or Nyquist along every axis."""
+    own = torch.ones(grid.half_shape, dtype=torch.bool)
+    for axis in grid.axes:
+        cycles = (grid.frequencies(axis.name) * axis.spacing).abs()
+        own = own & ((cycles < 1e-9) | ((cycles - 0.5).abs() < 1e-9))
+    return own
