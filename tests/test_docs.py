@@ -56,3 +56,10 @@ def test_python_of_the_tutorial_on_design_runs(capsys: pytest.CaptureFixture[str
         exec(compile(block, "schedule-design.md", "exec"), {})
     designed, cosine = (float(line.split(": ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines())
     assert designed < cosine
+
+
+def test_python_of_the_tutorial_on_corruption_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(ROOT / "docs" / "tutorials" / "selective-omission.md", "python"):
+        exec(compile(block, "selective-omission.md", "exec"), {})
+    before, after = (float(word) for word in re.findall(r"\d+\.\d+", capsys.readouterr().out))
+    assert after < before / 5
