@@ -257,6 +257,19 @@ def test_blur_and_colour_shift_end_where_they_say():
     assert noise[0, 0, 0] < noise[0, 4, 3]
 
 
+@pytest.mark.parametrize("grid", [ms.Grid.of(x=9), ms.Grid.of(y=4, x=5), ms.Grid.of(t=3, y=4, x=6)], ids=str)
+def test_filtered_data_under_white_noise_are_shaped_noise_in_other_coordinates(grid):
+    spectrum, t = ms.PowerLaw(-0.6, corner=0.1), times(0.3)
+    white = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid), ms.Prefilter(spectrum)).double()
+    shaped = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(spectrum, grid)).double()
+    x0, noise = dense.random(1, 1, *grid.shape), dense.random(1, 1, *grid.shape)
+    # x_t of filtered data is that of shaped noise, whitened: Σ^{-1/2} (a x0 + b Σ^{1/2} ξ).
+    expected = shaped.covariance.whiten(shaped.add_noise(x0, t, shaped.covariance.color(noise)))
+    torch.testing.assert_close(white.add_noise(x0, t, noise), expected)
+    with pytest.raises(ValueError, match="without power"):
+        ms.Prefilter(ms.Band(0.1, 0.2))(t, grid)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_under_autocast_stays_finite(dtype):
     for modulation in MODULATIONS.values():
