@@ -29,6 +29,8 @@ class Picture:
     corrupted: Mapping[str, tuple[float, float]]
 
 
+LOWEST = -15
+"""Decibels that spectra are drawn down to: frequencies that are left out have next to no power."""
 COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#bcbd22")
 
 
@@ -38,8 +40,10 @@ def draw(picture: Picture) -> Figure:
     heights = [0.9 + 0.3 * max(len(values), 5) for values, _ in panels.values()]
     figure = Figure(figsize=(10, sum(heights) + 0.3), layout="constrained")
     rows = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights, width_ratios=[1.15, 1])
+    names = list(dict.fromkeys(short(arm) for values, _ in panels.values() for arm in values))
     for (left, right), (name, (values, curves)) in zip(rows, panels.items(), strict=True):
-        colours = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(values)}
+        # An arm has one colour in all panels.
+        colours = {arm: COLOURS[names.index(short(arm)) % len(COLOURS)] for arm in values}
         trained = {arm: each for arm, each in values.items() if arm != REAL}
         _distances(left, trained, colours, picture.metric, picture.baseline)
         _spectra(right, {arm: curves[arm] for arm in values if arm in curves}, colours, picture.corrupted.get(name))
@@ -50,6 +54,11 @@ def draw(picture: Picture) -> Figure:
     return figure
 
 
+def short(arm: str) -> str:
+    """Return the name of an arm without the panel it belongs to."""
+    return arm.split(": ")[-1]
+
+
 def _distances(plot: Axes, values: Values, colours: Mapping[str, str], title: str, baseline: str | None) -> None:
     places = range(len(values))
     for place, (arm, each) in zip(places, values.items(), strict=True):
@@ -58,7 +67,7 @@ def _distances(plot: Axes, values: Values, colours: Mapping[str, str], title: st
         plot.errorbar(mean(each), place, xerr=error, fmt="o", color=colours[arm], capsize=3, markersize=5)
     if baseline is not None and baseline in values:
         plot.axvline(mean(values[baseline]), color=colours[baseline], linewidth=0.7, linestyle=":")
-    plot.set_yticks(places, [arm.split(": ")[-1] for arm in values], fontsize="small")
+    plot.set_yticks(places, [short(arm) for arm in values], fontsize="small")
     plot.set(xlabel=f"{title} (mean, standard error; every seed)", ylim=(len(values) - 0.5, -0.5))
     plot.grid(axis="x", alpha=0.3)
 
@@ -68,9 +77,7 @@ def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str], corrupted: 
     for place, (arm, seeds) in enumerate(curves.items()):
         curve = [mean(each) for each in zip(*seeds, strict=True)]
         style = ":" if arm == REAL else ("-", "--", "-.")[place // len(COLOURS) % 3]
-        plot.plot(
-            range(len(curve)), curve, style, color=colours[arm], marker=".", linewidth=1.1, label=arm.split(": ")[-1]
-        )
+        plot.plot(range(len(curve)), curve, style, color=colours[arm], marker=".", linewidth=1.1)
     if not curves:
         plot.set_axis_off()
         return
@@ -82,4 +89,6 @@ def _spectra(plot: Axes, curves: Curves, colours: Mapping[str, str], corrupted: 
         range(rings + 1), ["zero", *(f"{(ring + 0.5) / rings:.2f}" for ring in range(rings))], fontsize="small"
     )
     plot.set(xlabel="frequency, share of the highest", ylabel="power over the data's, dB")
+    if min(value for seeds in curves.values() for curve in seeds for value in curve) < LOWEST:
+        plot.set_ylim(bottom=LOWEST)
     plot.grid(alpha=0.3)
