@@ -60,6 +60,8 @@ def on_axes(spectrum: str, modality: str) -> list[str]:
         return [f"spectrum.left.axes=[{time}]"]
     if spectrum == "band":
         return ["spectrum.unit=diagonal"]
+    if spectrum == "omitting":
+        return ["corruption=band"]
     if spectrum == "rings":
         return ["spectrum.levels=[4,2,1]"]
     return []
