@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from modalities.base import Dataset
+from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.files import write_text
+from recipes.engine.files import check_own, write_text
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
@@ -61,6 +62,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     path = find_or_draw(settings.samples_from or already_drawn(config, builder), config, runtime)
     if path is None:
         return {}
+    if settings.run_dir in path.parents:
+        check_own(path.parent, settings.run_dir)  # a run from elsewhere
 
     x0, labels = load_samples(path, train)
     if settings.samples_from is not None:
@@ -68,7 +71,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     with Display("reading samples", len(x0)) as display:
         seen = as_files(train.modality, x0, display.update)
     sets = gather(train, seen, labels)
-    task = Task(settings, config, runtime, train, test, sets, path.parent)
+    task = Task(settings, runtime, train, test, sets, path.parent)
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {name}: {KINDS[name].about}", flush=True)
@@ -132,7 +135,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
     designed, _ = designed_steps(settings.steps_file, assembly.process())
     folder = settings.out or settings.run_dir / "sampled" / folder_name(sampling, seen, prompts, designed)
     try:
-        made = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
+        made = read_json(folder / "sample.json")
     except (OSError, ValueError):
         return None
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
@@ -154,8 +157,8 @@ def remarks(
     ]
     if sets.count < sets.asked:
         lines.append(
-            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: of every class no more than half "
-            "of its training examples"
+            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: of every class no more than "
+            "half of its training examples"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     return lines + [f"not computed: {name} ({KINDS[name].about}): {reason}" for name, reason in unavailable.items()]

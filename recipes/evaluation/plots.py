@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -15,7 +14,7 @@ from torch import Tensor
 from multisagd import Grid
 from multisagd.analysis.profiles import NORMAL_95
 from recipes.metrics.discriminate import BandAccuracy
-from recipes.metrics.spectral import LEAST, RADIUS, Curves
+from recipes.metrics.spectral import LEAST, RADIUS, Curves, decibel_errors, decibels
 from recipes.profiles import on_logarithmic_axis
 
 DPI = 110
@@ -31,41 +30,35 @@ def draw_spectra(
     """
     names = [RADIUS, *grid.names]
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
-    above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", height_ratios=(3, 2))
+    above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
     for name, upper, lower in zip(names, above, below, strict=True):
         frequency = on_logarithmic_axis(real[name].frequency).numpy()
         floor = float(real[name].values.mean(0).max()) * LEAST
-        for curves, label, colour in ((real[name], "data", REAL), (made[name], "samples", SAMPLES)):
+        for curves, label, colour in (
+            (real[name], "data (below: one half over the other)", REAL),
+            (made[name], "samples", SAMPLES),
+        ):
             power = curves.values.mean(0).clamp(min=floor).numpy()
             upper.loglog(frequency, power, marker=".", markersize=4, label=label, color=colour)
-        _ratio(lower, frequency, other[name], real[name], "data, other half", REAL)
-        _ratio(lower, frequency, made[name], real[name], "samples", SAMPLES)
+        _ratio(lower, frequency, other[name], real[name], REAL)
+        _ratio(lower, frequency, made[name], real[name], SAMPLES)
         lower.axhline(0, color="black", linewidth=0.8)
         lower.xaxis.set_minor_formatter(NullFormatter())
         unit = "sample" if name == RADIUS else grid.axis(name).unit
         lower.set(xlabel=f"cycles per {unit}")
+        upper.yaxis.set_minor_formatter(NullFormatter())
         upper.set(title=name)
     above[0].set_ylabel("power")
     below[0].set_ylabel("over data, dB (95 %)")
-    above[-1].legend(fontsize="small")
-    below[-1].legend(fontsize="x-small")
+    figure.legend(*above[0].get_legend_handles_labels(), fontsize="small", loc="outside upper right", ncols=2)
     figure.savefig(path, dpi=DPI)
 
 
-def _ratio(plot: Axes, frequency: np.ndarray, made: Curves, real: Curves, label: str, colour: str) -> None:
-    centre, half = ratio_decibels(made.values, real.values)
+def _ratio(plot: Axes, frequency: np.ndarray, made: Curves, real: Curves, colour: str) -> None:
+    centre = decibels(made.values, real.values)
+    half = NORMAL_95 * decibel_errors(made.values, real.values)
     plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)
-    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, label=label, color=colour)
-
-
-def ratio_decibels(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return 10 log10 of the ratio of mean curves `(items, points)`, and half its 95 % band, to first order."""
-    above, below = made.mean(0), real.mean(0)
-    least = LEAST * max(float(below.max()), 1e-300)
-    above, below = above.clamp(min=least), below.clamp(min=least)
-    relative = [each.std(0) / len(each) ** 0.5 / mean for each, mean in ((made, above), (real, below))]
-    scale = 10 / torch.log(torch.tensor(10.0)).item()
-    return 10 * (above / below).log10(), scale * NORMAL_95 * (relative[0].square() + relative[1].square()).sqrt()
+    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, color=colour)
 
 
 def draw_bands(

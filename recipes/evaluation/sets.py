@@ -101,8 +101,8 @@ def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     counts = [min(wish, len(group) // 2) for wish, group in zip(wished, real, strict=True)]
     if sum(counts) < 4:
         raise RecipeError(
-            f"{len(samples)} samples and the training examples of their classes, of which each half takes as many, make "
-            f"{sum(counts)} to compare, and at least 4 are needed: draw more, of classes that have examples"
+            f"{len(samples)} samples, and half of the training examples of their classes, make {sum(counts)} to "
+            "compare, and at least 4 are needed: draw more, of classes that have examples"
         )
     pool = torch.cat([take(real, counts), take(real, counts, counts)])
     mask = None if masks is None else torch.cat([take(masks, counts), take(masks, counts, counts)])

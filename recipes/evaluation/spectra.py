@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from multisagd import DataStatistics
-from multisagd.analysis.profiles import NORMAL_95
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task
 from recipes.metrics.bootstrap import bootstrap_error
 from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibels, error, item_curves
+from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error, item_curves
 
 
 def spectrum(task: Task) -> Result:
@@ -30,7 +29,7 @@ def spectrum(task: Task) -> Result:
     rows = [_rms(name, made[name].values, real[name].values, task) for name in made if name != BANDS]
     ours, theirs = made[BANDS].values, real[BANDS].values
     signed = decibels(ours, theirs[one])
-    signed_error = plots.ratio_decibels(ours, theirs[one])[1] / NORMAL_95
+    signed_error = decibel_errors(ours, theirs[one])
     floors_by_band = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
     for number, edges in enumerate(made[BANDS].edges):
         floor = spread(floors_by_band[:, number].tolist())

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.evaluation.sets import Sets
@@ -91,7 +90,6 @@ class Task:
     """What is evaluated. `folder` is that of the samples, where pictures are left; `pictures` names those drawn."""
 
     settings: EvaluateSettings
-    config: Config
     runtime: Runtime
     train: Dataset
     test: Dataset

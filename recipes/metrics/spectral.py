@@ -6,6 +6,7 @@ not, so uncertainties come from drawing items again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -68,6 +69,12 @@ def decibels(made: Tensor, real: Tensor) -> Tensor:
     above, below = made.mean(0), real.mean(0)
     least = LEAST * max(float(above.max()), float(below.max()), 1e-300)
     return 10 * (above.clamp(min=least) / below.clamp(min=least)).log10()
+
+
+def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
+    """Return the standard error of each of `decibels`, to first order in those of the two means: `(points,)`."""
+    relative = [each.std(0) / (len(each) ** 0.5 * each.mean(0).clamp(min=1e-300)) for each in (made, real)]
+    return 10 / math.log(10) * (relative[0].square() + relative[1].square()).sqrt()
 
 
 def error(made: Tensor, real: Tensor) -> float:

@@ -218,6 +218,13 @@ def test_refusals_name_what_is_wrong(folder: Path) -> None:
         report(folder, x0[:, :, :8], labels)
     with pytest.raises(RecipeError, match=r"config\.yaml"):
         report(folder, x0, labels, f"run_dir={folder / 'nowhere'}")
+    run = folder / "linked" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_bytes((folder / "run" / "config.yaml").read_bytes())
+    (run / "evaluate.json").symlink_to(folder / "precious")
+    save_file({"x0": x0}, run / "samples.safetensors")
+    with pytest.raises(RecipeError, match=r"evaluate\.json is a link to"):
+        report(folder, x0, labels, f"run_dir={run}", f"samples_from={run}")
     # What is asked for is judged before anything is drawn: this run has no checkpoint.
     with pytest.raises(RecipeError, match="likelihood cannot be computed"):
         recipe.evaluate(configuration.load("evaluate", [f"run_dir={folder / 'run'}", "metrics=[likelihood]"]))

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 import multisagd as ms
-from multisagd.analysis.profiles import axis_profile, radial_profile
-from recipes.evaluation.plots import ratio_decibels
+from multisagd.analysis.profiles import NORMAL_95, axis_profile, radial_profile
 from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import Curves, decibels, error, item_curves
+from recipes.metrics.spectral import Curves, decibel_errors, decibels, error, item_curves
 
 GRID = ms.Grid.of(time=(8, 0.01, "s"), width=9)
 
@@ -65,10 +64,8 @@ def test_no_power_on_either_side_is_no_error() -> None:
 def test_the_confidence_band_holds_the_truth() -> None:
     inside = []
     for seed in range(60):
-        centre, half = ratio_decibels(
-            curves(noise(40, 2 * seed))["radius"].values, curves(noise(40, 2 * seed + 1))["radius"].values
-        )
-        inside.append(centre.abs() <= half)
+        made, real = (curves(noise(40, 2 * seed + number))["radius"].values for number in range(2))
+        inside.append(decibels(made, real).abs() <= NORMAL_95 * decibel_errors(made, real))
     assert float(torch.stack(inside).double().mean()) == pytest.approx(0.95, abs=0.025)
 
 
