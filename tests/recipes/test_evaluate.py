@@ -12,6 +12,7 @@ from every_modality import MODALITIES, NETWORKS
 from safetensors.torch import save_file
 from tiny import TINY, tiny_run
 from torch import Tensor
+from torchvision.models.video import r3d_18
 
 from modalities.image import Image
 from modalities.image_sets import Digits
@@ -19,6 +20,7 @@ from recipes import cli
 from recipes import evaluate as recipe
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+from recipes.pretrained.vggish import VGGish
 from recipes.train import train
 
 QUICK = [
@@ -276,6 +278,47 @@ def test_every_medium_is_evaluated(tmp_path: Path, medium: str) -> None:
     assert "rms along " + ("frame" if medium == "video" else "time") in axes
     picture = Path(found["samples"]).with_name("evaluate_neighbours.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("medium", "network", "names"),
+    [
+        ("image", "inception", {"2048: Fréchet distance", "768: KID"}),
+        ("spectrogram", "vggish", {"Fréchet distance", "KID"}),
+        ("video", "r3d", {"Fréchet distance", "KID"}),
+    ],
+)
+def test_pretrained_networks_are_used_where_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medium: str, network: str, names: set[str]
+) -> None:
+    words = [*MODALITIES[medium], *NETWORKS["unet"], "training.samples=32", "training.batch=8"]
+    kept = [
+        word for word in TINY if not word.startswith(("modality.", "network.", "training.samples", "training.batch"))
+    ]
+    data = [] if medium == "image" else ["data.count=40", "validation.holdout=8"]
+    train(configuration.load("train", [*kept, *words, *data, f"run_dir={tmp_path / 'run'}"]))
+    torch.manual_seed(0)
+    if network == "inception":
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        torch.save({}, tmp_path / "empty.pth")
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+            random: torch.nn.Module = FeatureExtractorInceptionV3("random", ["2048"], str(tmp_path / "empty.pth"))
+    elif network == "vggish":
+        random = VGGish()
+    else:
+        random = r3d_18()
+    torch.save(random.state_dict(), tmp_path / "random.pth")
+    arguments = [f"run_dir={tmp_path / 'run'}", "samples=8", "steps=2", "labels=null", f"metrics=[{network}]", *QUICK]
+    found = recipe.evaluate(
+        configuration.load("evaluate", [*arguments, f"networks.{network}={tmp_path / 'random.pth'}"])
+    )
+    assert found["counts"]["compared"] == 8
+    results = {row["name"]: row for row in found["results"][network]["rows"]}
+    assert results.keys() >= names
+    assert all(row["value"] == row["value"] and row["floor"] is not None for row in results.values())
 
 
 @pytest.mark.slow
