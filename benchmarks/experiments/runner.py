@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.experiments.design import Experiment, run_folder
+from benchmarks.experiments.measures import extra
 from benchmarks.rows import RESULTS, append, missing
 from benchmarks.runs import Run, train_run
 from multisagd import Band, DataStatistics, Outside, SpectralCovariance
@@ -47,7 +48,7 @@ def measure(experiment: Experiment, options: argparse.Namespace, arms: list[str]
         x0, labels = real(experiment, run, name, seed) if untrained else drawn(experiment, run, seed)
         if not untrained:
             save_file({"x0": x0[:200].contiguous()}, run_dir / "judged.safetensors")
-        values = judge(experiment, run, x0, labels)
+        values = judge(experiment, run, x0, labels) | extra(experiment, arguments, run, x0)
         append(experiment.name, row, values, path)
         shown = {key: round(values[key], 3) for key in METRICS if key in values}
         print(f"{experiment.name}: {name}, seed {seed}: {shown}", flush=True)

@@ -14,6 +14,7 @@ from multisagd.samplers import Sampler
 from recipes.cli import COMMANDS
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help, groups
 from recipes.engine.settings import SampleSettings, TrainSettings
@@ -36,7 +37,10 @@ NEEDED = {
     ("spectrum", "autoregressive"): ["spectrum.axis=width"],
     **{("spectrum", name): ["modality=audio_waveform"] for name in ("brown", "hum_free", "pink")},
     **{("spectrum", name): ["modality=video"] for name in ("joint", "mixed", "progressive", "separable", "velocity")},
+    ("corruption", "measured"): ["corruption.path=found"],
     ("spectrum", "rings"): ["spectrum.levels=[4,2,1]"],
+    **{(group, name): ["corruption=band"] for group, name in (("spectrum", "omitting"), ("process", "floored"))},
+    ("denoiser", "restoring"): ["corruption=band", "spectrum=omitting"],
     ("schedule", "tabulated"): ["schedule.log_snrs=[5,0,-5]"],
 }
 
@@ -58,13 +62,17 @@ def test_every_choice_composes_and_builds(group: str, choice: str, tmp_path: Pat
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     x0 = list(itertools.repeat(ms.SpectralCovariance(ms.Flat(), modality.grid()).sample([1, 2], modality.channels), 1))
     statistics = ms.DataStatistics.measure(x0, modality.grid())
-    spectrum = builder.build(settings.spectrum, ms.Spectrum, "spectrum", statistics=statistics)
+    parts: dict[str, Any] = {"statistics": statistics}
+    if choice == "measured":
+        ms.Corruption(ms.Band(0.1, 0.2), modality.grid()).save(tmp_path / "found")
+        settings.corruption["path"] = str(tmp_path / "found")  # type: ignore[index]
+    if (corruption := build_corruption(settings.corruption, modality, builder)) is not None:
+        parts["corruption"] = corruption
+    spectrum = builder.build(settings.spectrum, ms.Spectrum, "spectrum", **parts)
     schedule = builder.build(settings.schedule, ms.Schedule, "schedule")
-    covariance = ms.SpectralCovariance(spectrum, modality.grid())
-    process = builder.build(settings.process, ms.Process, "process", schedule=schedule, covariance=covariance)
-    builder.build(
-        settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process, statistics=statistics
-    )
+    parts |= {"schedule": schedule, "covariance": ms.SpectralCovariance(spectrum, modality.grid())}
+    process = builder.build(settings.process, ms.Process, "process", **parts)
+    builder.build(settings.denoiser, ms.Denoiser, "denoiser", network=nn.Identity(), process=process, **parts)
     builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     if group in ("network", "experiment"):
         builder.build(settings.network, nn.Module, "network", channels=1, dimensions=2, classes=None)
