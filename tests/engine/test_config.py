@@ -38,6 +38,8 @@ NEEDED = {
     **{("spectrum", name): ["modality=audio_waveform"] for name in ("brown", "hum_free", "pink")},
     **{("spectrum", name): ["modality=video"] for name in ("joint", "mixed", "progressive", "separable", "velocity")},
     ("corruption", "measured"): ["corruption.path=found"],
+    ("corruption", "hum"): ["modality=audio_waveform"],
+    ("corruption", "flicker"): ["modality=video"],
     ("spectrum", "rings"): ["spectrum.levels=[4,2,1]"],
     **{(group, name): ["corruption=band"] for group, name in (("spectrum", "omitting"), ("process", "floored"))},
     ("denoiser", "restoring"): ["corruption=band", "spectrum=omitting"],
