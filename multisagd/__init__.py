@@ -6,6 +6,7 @@ from multisagd.covariance import SpectralCovariance
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.gaussian_posterior import GaussianPosterior
+from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.grid import Axis, Grid
 from multisagd.guidance import Autoguidance, ClassifierFree
 from multisagd.integrator import GaussianIntegrator
@@ -16,13 +17,14 @@ from multisagd.measurement import Filtered, Masked, Measurement, Pooled
 from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
-from multisagd.omission import NoiseFloor, ProjectedDenoiser, RestoringDenoiser
+from multisagd.omission import ProjectedDenoiser
 from multisagd.oracle import GaussianDenoiser
 from multisagd.orientation import Spots, Streaks
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
 from multisagd.regularisation import SpectralPenalty
+from multisagd.restoration import NoiseFloor, RestoringDenoiser
 from multisagd.samplers import DDIM, Ancestral, Euler, Heun
 from multisagd.sampling import sample, time_steps
 from multisagd.schedule import (
@@ -66,6 +68,7 @@ __all__ = [
     "GaussianDenoiser",
     "GaussianIntegrator",
     "GaussianPosterior",
+    "GaussianRestoration",
     "Grid",
     "HarmonicStop",
     "Heun",

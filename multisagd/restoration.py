@@ -1,219 +1,258 @@
-"""Clean data from corrupted ones by their covariance: the Gaussian estimate, with every correlation there is.
+"""Restoring a corrupted band in the network, which is trained on corrupted data and estimates clean ones.
 
-Data of which a band is corrupted by Gaussian noise of known power, `x' = x0 + n`, `n ~ N(0, Σ_n)`, tell the covariance
-S of x' and with it, by Tweedie's formula for Gaussian data, everything that is linear about x0:
+The data are `x' = x0 + n`, n Gaussian of known power `c²(k)` in a band (`Corruption`). A corrupted frequency is an
+unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed from corrupted data, in two ways:
 
-    E[x0 | x'] = x' - Σ_n S⁻¹ (x' - μ),    Cov[x0 | x'] = Σ_n - Σ_n S⁻¹ Σ_n
-
-S is the full covariance of all pairs of samples, not one that is diagonal in frequency: data that are not stationary,
-such as objects before a background that never changes, tell a band from all other frequencies, which the Wiener filter
-cannot. A network that is trained on what is restored does the rest. It is the first step of learning a prior from
-corrupted data by expectation and maximisation (arXiv 2405.13712), in which the prior is Gaussian.
+- **unseen**, with noise that is empty in the band (`Outside`): the network sees none of it at any time and learns to
+  predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what it sees.
+- **seen through a floor** (`NoiseFloor`): a datum corrupted at a known level is already at a later time of the
+  diffusion in the band. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is added to the
+  datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A`
+  (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the added noise e is a target without bias for x0.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance, filter_grid
-from multisagd.files import check_file, parse_json
+from multisagd.denoiser import Denoiser, Preconditioning, Weights
 from multisagd.grid import Grid
+from multisagd.process import Coefficients, Process, Quantity
+from multisagd.schedule import Schedule
+from multisagd.seeds import derive, derive_many
 from multisagd.spectrum import Flat
-from multisagd.statistics import describe_axes, read_axes
+from multisagd.statistics import DataStatistics
 
-FORMAT_VERSION = 1
-
-MOST_NUMBERS = 8192
-"""Numbers in a datum, channels and all: the covariance of more would not fit into memory."""
-
-QUIET = 1e-9
-"""Share of the loudest frequency's power that every frequency is taken to have at least."""
-
-RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Candidates of what is added to the diagonal of S, as shares of the variance that data have beside the corruption."""
-
-SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
-"""Candidates of how far S is drawn towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
+QUIET = 1e-3
+"""Share of a corruption's power that clean data are taken to have at least where they are drowned in it."""
 
 
-@dataclass(frozen=True, eq=False)
-class GaussianRestoration:
-    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their numbers.
+class NoiseFloor:
+    """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
-    `gain` is `Σ_n S⁻¹` and `root` a factor R of the conditional covariance, `R Rᵀ`, both float64 `(n, n)` and `(n, k)`.
-    `risk` is the estimated mean squared error in the band, over the power of the corruption there.
+    Raises:
+        ValueError: for a margin that is not positive, or noise that is empty where the corruption is not.
     """
 
-    mean: Tensor
-    gain: Tensor
-    root: Tensor
-    grid: Grid
-    risk: float
+    def __init__(
+        self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
+    ) -> None:
+        if not margin > 0:
+            raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
+        if bool(((corruption.power() > 0) & ~covariance.support()).any()):
+            raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
+        self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
 
-    @classmethod
-    def fit(cls, batches: Iterable[Tensor], corruption: Corruption) -> GaussianRestoration:
-        """Fit to corrupted data, batches of `(batch, channels, *grid)`, which are read twice.
-
-        S gets a ridge on its diagonal, and is drawn towards the covariance of stationary data of the same spectrum, as
-        far as Stein's unbiased estimate of the squared error says: S from every other datum, judged on the rest. That
-        needs no clean data, and where data are few it ends near the Wiener filter.
-
-        Raises:
-            ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, or that
-                hold more than `MOST_NUMBERS` numbers each.
-        """
-        if isinstance(batches, Iterator):
-            raise ValueError("batches are read twice: pass a list or a loader, not a generator")
-        shape, mean, halves, counts = _moments(batches, corruption.grid)
-        noise = _dense(corruption, shape[0])
-
-        whole = (halves[0] + halves[1]) / (sum(counts) - 1)
-        # Data are quieter than what corrupts them: the ridge is measured by them alone.
-        variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
-        identity = torch.eye(len(noise), dtype=torch.float64)
-
-        def gain_of(covariance: Tensor, ridge: float, share: float) -> Tensor:
-            shrunk = (1 - share) * covariance + share * _stationary(covariance, shape[0], corruption.grid)
-            # Both are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
-            return torch.linalg.solve(shrunk + ridge * variance * identity, noise).T
-
-        def risk(ridge: float, share: float) -> float:
-            total = 0.0
-            for one, other in ((0, 1), (1, 0)):
-                gain = gain_of(halves[one] / counts[one], ridge, share)
-                moved = gain @ (halves[other] / counts[other])
-                total += float((moved * gain).sum() - 2 * (gain * noise).sum() + noise.diagonal().sum())
-            return total / 2 / float(noise.diagonal().sum())
-
-        ridges = {ridge: risk(ridge, SHARES[0]) for ridge in RIDGES}
-        ridge = min(ridges, key=ridges.__getitem__)
-        shares = {share: risk(ridge, share) for share in SHARES}
-        share = min(shares, key=shares.__getitem__)
-        gain = gain_of(whole, ridge, share)
-        left = noise - gain @ noise
-        values, vectors = torch.linalg.eigh((left + left.T) / 2)
-        kept = values > 1e-9 * float(noise.diagonal().max())
-        # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
-        scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
-        root = vectors[:, kept] * (scale * values[kept]).sqrt()
-        return cls(mean.reshape(shape), gain, root, corruption.grid, max(0.0, shares[share]))
-
-    def save(self, path: str | Path) -> None:
-        """Write the estimate as safetensors, the grid in its metadata."""
-        described = {"format_version": FORMAT_VERSION, "risk": self.risk, "axes": describe_axes(self.grid)}
-        tensors = {"mean": self.mean, "gain": self.gain, "root": self.root}
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, str(path), metadata={"restoration": json.dumps(described)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> GaussianRestoration:
-        """Read what `save` wrote.
-
-        Raises:
-            OSError: if it cannot be read.
-            ValueError: if the file is something else or of another version.
-        """
-        check_file(path)
-        with safe_open(str(path), framework="pt") as file:
-            described: Any = parse_json((file.metadata() or {}).get("restoration", "{}"))
-            if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"{path} holds no restoration of format {FORMAT_VERSION}")
-            grid, risk = read_axes(described["axes"]), described["risk"]
-            if not isinstance(risk, float):
-                raise ValueError(f"its risk is no number, but {risk!r:.80}")
-            # Before they are read: a header may give any shape.
-            mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
-            numbers = math.prod(mean)
-            if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
-                raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
-            if numbers > MOST_NUMBERS:
-                raise ValueError(f"it is for data of {numbers:,} numbers, and at most {MOST_NUMBERS:,} make sense")
-            # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
-            kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
-            return cls(kept["mean"], kept["gain"], kept["root"], grid, risk)
-
-    def restore(self, x: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Return the conditional mean of clean data given x `(batch, channels, *grid)`, or a sample with seeds.
-
-        The mean has less power in the band than the data, by what the other frequencies do not tell; a sample, one seed
-        per item, has as much. Outside the band x stays as it is.
-
-        Raises:
-            ValueError: for data of another shape.
-        """
-        if tuple(x.shape[1:]) != tuple(self.mean.shape):
-            raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
-        away = (x.to("cpu", torch.float64) - self.mean).flatten(1)
-        restored = away - away @ self.gain.T
-        if seeds is not None:
-            white = SpectralCovariance(Flat(), self.grid).sample(seeds, x.shape[1]).double().flatten(1)
-            # The root's columns are fewer than the numbers of a datum, and any orthogonal mixture of them will do.
-            restored = restored + white[:, : self.root.shape[1]] @ self.root.T
-        return (restored.reshape(x.shape) + self.mean).to(x)
+    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        alpha, sigma = (
+            value.reshape(-1, *(1,) * grid.dimensions) for value in self.schedule.alpha_sigma(t.to(torch.float64))
+        )
+        power = self.covariance.power(grid.shape).to(t.device)
+        floor = (1 + self.margin) * self.corruption.power(grid.shape).to(t.device)
+        relative = torch.where(power > 0, floor / torch.where(power > 0, power, 1.0), 0.0)
+        noise = (relative * (alpha / sigma) ** 2).clamp(min=1).sqrt()
+        return torch.ones_like(noise), noise
 
 
-def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return the shape and the mean of a datum, and the scatter about the mean of either half of the data."""
-    total, count = torch.zeros(()), 0
-    shape = torch.Size()
-    for x in batches:
-        if tuple(x.shape[2:]) != grid.shape or not bool(x.isfinite().all()):
-            raise ValueError(f"expected finite data (batch, channels, *{grid.shape}), got {tuple(x.shape)}")
-        shape = x.shape[1:]
-        if shape.numel() > MOST_NUMBERS:
+@dataclass(frozen=True)
+class Band:
+    """What is known of every frequency at some times: powers that broadcast over `(batch, channels, *half_shape)`.
+
+    `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
+    frequency, that is, whether it carries noise. `left` is the share of V that is added to a corrupted datum, A/V.
+    """
+
+    clean: Tensor
+    corruption: Tensor
+    noise: Tensor
+    seen: Tensor
+    left: Tensor
+
+    @property
+    def target_noise(self) -> Tensor:
+        """Variance of the target about the clean datum, `c² V/A`."""
+        return self.corruption / self.left
+
+
+class RestoringDenoiser(Denoiser):
+    """A denoiser trained on corrupted data that estimates the clean ones, in the corrupted band too.
+
+    Outside the band it is `Denoiser`. In the band the noise decides between the two ways at the head of this file:
+    unseen where there is none (`Outside`), and through a floor where there is (`NoiseFloor`). The network's output
+    stands there for what the Wiener filter leaves, in units of its standard deviation, and errors are weighted by the
+    inverse variance of their target, `C/(C + c²V/A)`, so that its noise does not drown what is learned elsewhere. The
+    clean power C is that of the (corrupted) `statistics` less the corruption's.
+
+    Raises:
+        ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, or noise in the band that
+            is no floor above the corruption.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        corruption: Corruption,
+        statistics: DataStatistics,
+        prediction: Quantity | None = None,
+        preconditioning: Preconditioning = "none",
+    ) -> None:
+        super().__init__(network, process, prediction, preconditioning, statistics)
+        if preconditioning == "spectral":
+            raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
+        if corruption.grid != process.grid:
+            raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
+        self.corruption = corruption
+        self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+        like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64)
+        if bool((self.band(process.coefficients(torch.zeros(1), like), like).left <= 0).any()):
             raise ValueError(
-                f"a datum holds {shape.numel():,} numbers, and the covariance of more than {MOST_NUMBERS:,} would not "
-                "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
+                "noise in the corrupted band must be empty (Outside) or stay above the corruption's (NoiseFloor)"
             )
-        total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
-    if count < 4:
-        raise ValueError(f"a covariance needs more than {count} data")
-    mean = total / count
-    halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64) for _ in range(2)]
-    counts, first = [0, 0], 0
-    for x in batches:
-        away = x.to("cpu", torch.float64).flatten(1) - mean
-        for half in range(2):
-            part = away[(half - first) % 2 :: 2]
-            halves[half] += part.T @ part
-            counts[half] += len(part)
-        first += len(x)
-    return shape, mean, halves, counts
+
+    @property
+    def per_frequency(self) -> bool:
+        """Whether the weights are functions of frequency: always."""
+        return True
+
+    @property
+    def plain_input(self) -> bool:
+        """Whether the network is given its input as it is: never, in the band it is scaled or cut."""
+        return False
+
+    @torch.inference_mode(False)  # what is kept must serve training too
+    def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the powers of clean data, corruption and the covariance, for a batch like x."""
+        assert self.statistics is not None
+        shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
+        key = (shape, x.device, dtype)
+        if key not in self._known:
+            corruption = self.corruption.power(shape)[None]
+            clean = clean_power(self.statistics.power_on(shape), corruption)
+            noise = self.process.covariance.power(shape)[None]
+            self._known[key] = (
+                clean.to(x.device, dtype), corruption.to(x.device, dtype), noise.to(x.device, dtype)
+            )  # fmt: skip
+        return self._known[key]
+
+    def band(self, at: Coefficients, like: Tensor) -> Band:
+        """Return what is known of every frequency at these coefficients, for a batch like `like`."""
+        clean, corruption, white = self._known_powers(like)
+        noise, seen = at.b**2 * white, white > 0
+        left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
+        return Band(clean, corruption, noise, seen, left)
+
+    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+        """Return the factors of the base class outside the band, and those of restoration inside.
+
+        Those of the target belong to the datum and to noise at its full power V.
+        """
+        band, plain = self.band(at, like), super().weights(at, like)
+        total = at.a**2 * band.clean + band.noise
+        into = torch.where(band.seen, total.rsqrt(), 0.0)
+        skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
+        # What the Wiener filter leaves, and all of the datum where the frequency is not seen.
+        out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
+        # The target without bias is x' - (a c²/A) e, and the network is to say (target - skip·x_t)/out.
+        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
+        signal = (1 - skip * at.a) / out
+        noise = -(share + skip) * at.b * band.left.sqrt() / out
+        inside = (into, skip, out, signal, noise)
+        outside = (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
+        return Weights(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
+
+    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the network's output minus its target; in the band weighted by the inverse deviation of the target.
+
+        x0 are corrupted data, and their estimate is of clean ones.
+        """
+        at, shape = self.process.coefficients(t, x0), x0.shape
+        band, weights = self.band(at, x0), self.weights(at, x0)
+        signal, white = self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
+        y = self.from_steps(at.a * signal + at.b * band.left.sqrt() * white, shape).to(x0.dtype)
+        target = self.from_steps(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
+        error = self._output(y, weights, t, condition) - target
+        return self._scale(error, (band.clean / (band.clean + band.target_noise)).sqrt())
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_t of corrupted data, to which only the noise is added that they lack, and the target without bias.
+
+        The target's mean, given x_t and the clean datum, is the clean datum.
+        """
+        at, shape = self.process.coefficients(t, x0), x0.shape
+        band = self.band(at, x0)
+        datum, added = self.to_steps(x0), at.b * band.left.sqrt() * self.to_steps(noise)
+        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
+        x_t, target = at.a * datum + added, datum - share * added
+        return self.from_steps(x_t, shape).to(x0.dtype), self.from_steps(target, shape).to(x0.dtype)
 
 
-def _dense(corruption: Corruption, channels: int) -> Tensor:
-    """Return the covariance matrix of a corruption over all numbers of a datum."""
-    return torch.block_diag(*[_circulant(corruption.power(), corruption.grid)] * channels)
+def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
+    """Return the power of data less that of their corruption; in its band at least the share `QUIET` of either."""
+    least = QUIET * torch.maximum(measured, corruption.expand_as(measured))
+    return torch.where(corruption > 0, torch.maximum(measured - corruption, least), measured)
 
 
-def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
-    """Return the covariance of data that are stationary and of the same spectrum, channel by channel."""
-    dims, size = tuple(range(1, 1 + grid.dimensions)), grid.numel
-    unit = torch.fft.fftn(torch.eye(size, dtype=torch.float64).reshape(size, *grid.shape), dim=dims, norm="ortho")
-    transform = unit.reshape(size, size)
-    blocks = []
-    for channel in range(channels):
-        own = slice(channel * size, (channel + 1) * size)
-        power = ((covariance[own, own].to(transform.dtype) @ transform.conj()) * transform).sum(0).real
-        # Frequencies that the data leave empty must not make it singular.
-        power = power.reshape(grid.shape).clamp(min=QUIET * float(power.max()))
-        blocks.append(_circulant(power[..., : grid.half_shape[-1]], grid))
-    return torch.block_diag(*blocks)
+@torch.no_grad()
+def residual_power(
+    denoiser: RestoringDenoiser, batches: Iterable[tuple[Tensor, Tensor | None]], seed: int = 0
+) -> Tensor:
+    """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
+
+    Measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate from the
+    target without bias, less the target's own noise, and at least zero. By so much are samples finished by the
+    conditional mean too quiet; `finish` gives it back.
+
+    Raises:
+        ValueError: without data.
+    """
+    total, noise_power, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
+    for x0, condition in batches:
+        t = torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
+        seeds = derive_many(seed, "residual", 0, range(count, count + len(x0)))
+        x_t, target = denoiser.noised(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
+        error = (target - denoiser(x_t, t, condition)).double().cpu()
+        dims = tuple(range(-denoiser.process.grid.dimensions, 0))
+        total = total + torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0)
+        noise_power = denoiser.band(denoiser.process.coefficients(t[:1], x0), x0).target_noise.double().cpu()
+        count += len(x0)
+    if not count:
+        raise ValueError("there are no data to measure the residual on")
+    power = (total / count - noise_power.reshape(-1, *total.shape[1:])).clamp(min=0)
+    return torch.where(noise_power.reshape(-1, *total.shape[1:]) > 0, power, 0.0)
 
 
-def _circulant(power: Tensor, grid: Grid) -> Tensor:
-    """Return the matrix that is diagonal in frequency with this power on the half spectrum."""
-    unit = torch.eye(grid.numel, dtype=torch.float64).reshape(grid.numel, *grid.shape)
-    matrix = filter_grid(unit, grid.even(power), grid.dimensions).reshape(grid.numel, grid.numel)
-    return (matrix + matrix.T) / 2
+@torch.no_grad()
+def finish(
+    denoiser: RestoringDenoiser,
+    x: Tensor,
+    condition: Tensor | None = None,
+    residual: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """Return samples `x` at t = 0 with the corrupted band finished, shaped like x.
+
+    Sampling ends there at the noise floor, or, where the band is not seen, at an estimate. It is replaced by the
+    conditional mean given all that was generated, which lacks power; with a `residual` (`residual_power`) and one seed
+    per item, Gaussian noise of that power makes it a sample of the band.
+
+    Raises:
+        ValueError: for a residual without one seed per item.
+    """
+    grid = denoiser.process.grid.resize(x.shape[2:])
+    t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    inside = (denoiser.corruption.power(grid.shape) > 0).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    finished = x + filter_grid(denoiser(x, t, condition) - x, inside, grid.dimensions).to(x.dtype)
+    if residual is None:
+        return finished
+    if seeds is None or len(seeds) != len(x):
+        raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
+    white = SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in seeds], x.shape[1]).to(x)
+    return finished + filter_grid(white, residual.sqrt().to(white), grid.dimensions)

@@ -32,7 +32,7 @@ from modalities.text import TextEncoder
 from multisagd import Denoiser, Process
 from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
-from multisagd.omission import RestoringDenoiser, residual_power
+from multisagd.restoration import RestoringDenoiser, residual_power
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record

@@ -15,7 +15,7 @@ from torch import Tensor
 from modalities.base import Batch, Dataset, Example, Groups, Modality, pair
 from modalities.reading import UnreadableFilesError
 from multisagd import Corruption
-from multisagd.restoration import GaussianRestoration
+from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.data import Chunks

@@ -10,7 +10,7 @@ from torch import Tensor
 from multisagd.denoiser import Denoiser
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
-from multisagd.omission import RestoringDenoiser, finish
+from multisagd.restoration import RestoringDenoiser, finish
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.spectrum import Flat
@@ -42,7 +42,7 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.omission`), by its mean or with
+    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.restoration`), by its mean or with
     a `residual` by a sample. `report` hears the number of samples done so far. Several ranks draw a share each, and
     every one returns all.
 

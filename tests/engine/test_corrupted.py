@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import Band, Corruption
-from multisagd.omission import RestoringDenoiser
-from multisagd.restoration import GaussianRestoration
+from multisagd.gaussian_restoration import GaussianRestoration
+from multisagd.restoration import RestoringDenoiser
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.corrupted import Corrupted, Restored, build_data

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multisagd import Band, Corruption, DataStatistics, Grid, SpectralCovariance
 from multisagd.covariance import to_half_spectrum
-from multisagd.restoration import MOST_NUMBERS, GaussianRestoration
+from multisagd.gaussian_restoration import MOST_NUMBERS, GaussianRestoration
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=2, height=3, width=4)]
 BAND = Band(0.2, 0.45)

@@ -1,0 +1,219 @@
+"""Clean data from corrupted ones by their covariance: the Gaussian estimate, with every correlation there is.
+
+Data of which a band is corrupted by Gaussian noise of known power, `x' = x0 + n`, `n ~ N(0, Σ_n)`, tell the covariance
+S of x' and with it, by Tweedie's formula for Gaussian data, everything that is linear about x0:
+
+    E[x0 | x'] = x' - Σ_n S⁻¹ (x' - μ),    Cov[x0 | x'] = Σ_n - Σ_n S⁻¹ Σ_n
+
+S is the full covariance of all pairs of samples, not one that is diagonal in frequency: data that are not stationary,
+such as objects before a background that never changes, tell a band from all other frequencies, which the Wiener filter
+cannot. A network that is trained on what is restored does the rest. It is the first step of learning a prior from
+corrupted data by expectation and maximisation (arXiv 2405.13712), in which the prior is Gaussian.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from multisagd.corruption import Corruption
+from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.files import check_file, parse_json
+from multisagd.grid import Grid
+from multisagd.spectrum import Flat
+from multisagd.statistics import describe_axes, read_axes
+
+FORMAT_VERSION = 1
+
+MOST_NUMBERS = 8192
+"""Numbers in a datum, channels and all: the covariance of more would not fit into memory."""
+
+QUIET = 1e-9
+"""Share of the loudest frequency's power that every frequency is taken to have at least."""
+
+RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates of what is added to the diagonal of S, as shares of the variance that data have beside the corruption."""
+
+SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
+"""Candidates of how far S is drawn towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianRestoration:
+    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their numbers.
+
+    `gain` is `Σ_n S⁻¹` and `root` a factor R of the conditional covariance, `R Rᵀ`, both float64 `(n, n)` and `(n, k)`.
+    `risk` is the estimated mean squared error in the band, over the power of the corruption there.
+    """
+
+    mean: Tensor
+    gain: Tensor
+    root: Tensor
+    grid: Grid
+    risk: float
+
+    @classmethod
+    def fit(cls, batches: Iterable[Tensor], corruption: Corruption) -> GaussianRestoration:
+        """Fit to corrupted data, batches of `(batch, channels, *grid)`, which are read twice.
+
+        S gets a ridge on its diagonal, and is drawn towards the covariance of stationary data of the same spectrum, as
+        far as Stein's unbiased estimate of the squared error says: S from every other datum, judged on the rest. That
+        needs no clean data, and where data are few it ends near the Wiener filter.
+
+        Raises:
+            ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, or that
+                hold more than `MOST_NUMBERS` numbers each.
+        """
+        if isinstance(batches, Iterator):
+            raise ValueError("batches are read twice: pass a list or a loader, not a generator")
+        shape, mean, halves, counts = _moments(batches, corruption.grid)
+        noise = _dense(corruption, shape[0])
+
+        whole = (halves[0] + halves[1]) / (sum(counts) - 1)
+        # Data are quieter than what corrupts them: the ridge is measured by them alone.
+        variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
+        identity = torch.eye(len(noise), dtype=torch.float64)
+
+        def gain_of(covariance: Tensor, ridge: float, share: float) -> Tensor:
+            shrunk = (1 - share) * covariance + share * _stationary(covariance, shape[0], corruption.grid)
+            # Both are symmetric: Σ_n S⁻¹ is the transpose of S⁻¹ Σ_n.
+            return torch.linalg.solve(shrunk + ridge * variance * identity, noise).T
+
+        def risk(ridge: float, share: float) -> float:
+            total = 0.0
+            for one, other in ((0, 1), (1, 0)):
+                gain = gain_of(halves[one] / counts[one], ridge, share)
+                moved = gain @ (halves[other] / counts[other])
+                total += float((moved * gain).sum() - 2 * (gain * noise).sum() + noise.diagonal().sum())
+            return total / 2 / float(noise.diagonal().sum())
+
+        ridges = {ridge: risk(ridge, SHARES[0]) for ridge in RIDGES}
+        ridge = min(ridges, key=ridges.__getitem__)
+        shares = {share: risk(ridge, share) for share in SHARES}
+        share = min(shares, key=shares.__getitem__)
+        gain = gain_of(whole, ridge, share)
+        left = noise - gain @ noise
+        values, vectors = torch.linalg.eigh((left + left.T) / 2)
+        kept = values > 1e-9 * float(noise.diagonal().max())
+        # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
+        scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
+        root = vectors[:, kept] * (scale * values[kept]).sqrt()
+        return cls(mean.reshape(shape), gain, root, corruption.grid, max(0.0, shares[share]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the estimate as safetensors, the grid in its metadata."""
+        described = {"format_version": FORMAT_VERSION, "risk": self.risk, "axes": describe_axes(self.grid)}
+        tensors = {"mean": self.mean, "gain": self.gain, "root": self.root}
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, str(path), metadata={"restoration": json.dumps(described)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> GaussianRestoration:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if the file is something else or of another version.
+        """
+        check_file(path)
+        with safe_open(str(path), framework="pt") as file:
+            described: Any = parse_json((file.metadata() or {}).get("restoration", "{}"))
+            if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
+                raise ValueError(f"{path} holds no restoration of format {FORMAT_VERSION}")
+            grid, risk = read_axes(described["axes"]), described["risk"]
+            if not isinstance(risk, float):
+                raise ValueError(f"its risk is no number, but {risk!r:.80}")
+            # Before they are read: a header may give any shape.
+            mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
+            numbers = math.prod(mean)
+            if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
+                raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
+            if numbers > MOST_NUMBERS:
+                raise ValueError(f"it is for data of {numbers:,} numbers, and at most {MOST_NUMBERS:,} make sense")
+            # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
+            kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
+            return cls(kept["mean"], kept["gain"], kept["root"], grid, risk)
+
+    def restore(self, x: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Return the conditional mean of clean data given x `(batch, channels, *grid)`, or a sample with seeds.
+
+        The mean has less power in the band than the data, by what the other frequencies do not tell; a sample, one seed
+        per item, has as much. Outside the band x stays as it is.
+
+        Raises:
+            ValueError: for data of another shape.
+        """
+        if tuple(x.shape[1:]) != tuple(self.mean.shape):
+            raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
+        away = (x.to("cpu", torch.float64) - self.mean).flatten(1)
+        restored = away - away @ self.gain.T
+        if seeds is not None:
+            white = SpectralCovariance(Flat(), self.grid).sample(seeds, x.shape[1]).double().flatten(1)
+            # The root's columns are fewer than the numbers of a datum, and any orthogonal mixture of them will do.
+            restored = restored + white[:, : self.root.shape[1]] @ self.root.T
+        return (restored.reshape(x.shape) + self.mean).to(x)
+
+
+def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
+    """Return the shape and the mean of a datum, and the scatter about the mean of either half of the data."""
+    total, count = torch.zeros(()), 0
+    shape = torch.Size()
+    for x in batches:
+        if tuple(x.shape[2:]) != grid.shape or not bool(x.isfinite().all()):
+            raise ValueError(f"expected finite data (batch, channels, *{grid.shape}), got {tuple(x.shape)}")
+        shape = x.shape[1:]
+        if shape.numel() > MOST_NUMBERS:
+            raise ValueError(
+                f"a datum holds {shape.numel():,} numbers, and the covariance of more than {MOST_NUMBERS:,} would not "
+                "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
+            )
+        total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
+    if count < 4:
+        raise ValueError(f"a covariance needs more than {count} data")
+    mean = total / count
+    halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64) for _ in range(2)]
+    counts, first = [0, 0], 0
+    for x in batches:
+        away = x.to("cpu", torch.float64).flatten(1) - mean
+        for half in range(2):
+            part = away[(half - first) % 2 :: 2]
+            halves[half] += part.T @ part
+            counts[half] += len(part)
+        first += len(x)
+    return shape, mean, halves, counts
+
+
+def _dense(corruption: Corruption, channels: int) -> Tensor:
+    """Return the covariance matrix of a corruption over all numbers of a datum."""
+    return torch.block_diag(*[_circulant(corruption.power(), corruption.grid)] * channels)
+
+
+def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
+    """Return the covariance of data that are stationary and of the same spectrum, channel by channel."""
+    dims, size = tuple(range(1, 1 + grid.dimensions)), grid.numel
+    unit = torch.fft.fftn(torch.eye(size, dtype=torch.float64).reshape(size, *grid.shape), dim=dims, norm="ortho")
+    transform = unit.reshape(size, size)
+    blocks = []
+    for channel in range(channels):
+        own = slice(channel * size, (channel + 1) * size)
+        power = ((covariance[own, own].to(transform.dtype) @ transform.conj()) * transform).sum(0).real
+        # Frequencies that the data leave empty must not make it singular.
+        power = power.reshape(grid.shape).clamp(min=QUIET * float(power.max()))
+        blocks.append(_circulant(power[..., : grid.half_shape[-1]], grid))
+    return torch.block_diag(*blocks)
+
+
+def _circulant(power: Tensor, grid: Grid) -> Tensor:
+    """Return the matrix that is diagonal in frequency with this power on the half spectrum."""
+    unit = torch.eye(grid.numel, dtype=torch.float64).reshape(grid.numel, *grid.shape)
+    matrix = filter_grid(unit, grid.even(power), grid.dimensions).reshape(grid.numel, grid.numel)
+    return (matrix + matrix.T) / 2
