@@ -15,7 +15,7 @@ from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.loss import LaplaceLogSnrTimes, LogitNormalTimes, LogNormalTimes, UniformTimes, stratified_uniform
 from multisagd.measurement import Filtered, Masked, Measurement, Pooled
 from multisagd.mixing import Refinement, mix_noise, sample_refined
-from multisagd.modulation import Blur, ColorShift, Prefilter
+from multisagd.modulation import Blur, ColorShift, NoiseFloor, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
 from multisagd.omission import ProjectedDenoiser
 from multisagd.oracle import GaussianDenoiser
@@ -24,7 +24,7 @@ from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
 from multisagd.regularisation import SpectralPenalty
-from multisagd.restoration import NoiseFloor, RestoringDenoiser
+from multisagd.restoration import RestoringDenoiser
 from multisagd.samplers import DDIM, Ancestral, Euler, Heun
 from multisagd.sampling import sample, time_steps
 from multisagd.schedule import (

@@ -29,17 +29,20 @@ Scale = Literal["deviation", "bins"]
 
 
 class Corruption:
-    """Gaussian noise of a spectrum that is empty somewhere, at a level, on a grid.
+    """Gaussian noise of a spectrum, at a level, on a grid; what can be omitted or restored is where others are clean.
 
     `scale` says what `level` is. With `deviation` it is the standard deviation of the corruption, in units of the data:
     the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the amplitude
     in the loudest bin, so that a level of 1 is as loud there as white noise of unit variance, however narrow the band.
+    It is independent from channel to channel, or `shared` by all, as rain is in the colours of a picture.
 
     Raises:
         ValueError: for a level that is not positive and finite, an unknown scale, or a spectrum without power.
     """
 
-    def __init__(self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: Scale = "deviation") -> None:
+    def __init__(
+        self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: Scale = "deviation", shared: bool = False
+    ) -> None:
         if not 0 < level < math.inf:
             raise ValueError(f"the level of a corruption must be positive and finite, got {level}")
         if scale not in ("deviation", "bins"):
@@ -47,15 +50,17 @@ class Corruption:
         self.covariance = SpectralCovariance(spectrum, grid)
         self.level = level
         self.scale: Scale = scale
+        self.shared = shared
 
     @classmethod
-    def of_power(cls, power: Tensor, grid: Grid) -> Corruption:
+    def of_power(cls, power: Tensor, grid: Grid, shared: bool = False) -> Corruption:
         """Return the corruption of this power on the half spectrum of a grid.
 
         Raises:
             ValueError: if it has another shape, is negative or not finite somewhere, or zero everywhere.
         """
-        return cls(Table(power, grid), grid, math.sqrt(float(grid.mean(power.double()))))
+        deviation = math.sqrt(max(0.0, float(grid.mean(power.double()))))
+        return cls(Table(power, grid), grid, deviation, shared=shared)
 
     def save(self, path: str | Path) -> None:
         """Write its power as safetensors, the grid in the metadata."""
@@ -63,8 +68,10 @@ class Corruption:
         save_file({"power": self.power().contiguous()}, str(path), metadata={"corruption": json.dumps(described)})
 
     @classmethod
-    def load(cls, path: Path, grid: Grid) -> Corruption:
+    def load(cls, path: Path, grid: Grid, shared: bool = False) -> Corruption:
         """Read what `save` wrote, and interpolate it in frequency where the grid is another one.
+
+        Its spectrum is there; whether it is `shared` by the channels is for the caller to say.
 
         Raises:
             OSError: if the file cannot be read.
@@ -83,7 +90,7 @@ class Corruption:
                 power = file.get_tensor("power").to(torch.float64, copy=True)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no corruption: {error}") from error
-        return cls.of_power(Table(power, measured).power(grid), grid)
+        return cls.of_power(Table(power, measured).power(grid), grid, shared)
 
     @property
     def grid(self) -> Grid:
@@ -93,17 +100,22 @@ class Corruption:
     @property
     def deviation(self) -> float:
         """Standard deviation of the corruption over the grid."""
-        loudest = 1.0 if self.scale == "deviation" else float(self.covariance.power().max())
+        return self._deviation()
+
+    def _deviation(self, shape: Sequence[int] | None = None) -> float:
+        loudest = 1.0 if self.scale == "deviation" else float(self.covariance.power(shape).max())
         return self.level / math.sqrt(loudest)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return the power `b²(k)` of the corruption on the half spectrum, float64."""
-        return self.deviation**2 * self.covariance.power(shape)
+        """Return the power `c²(k)` of the corruption on the half spectrum, in each channel, float64."""
+        return self._deviation(shape) ** 2 * self.covariance.power(shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Draw the corruption of a batch `(batch, channels, *grid)`, one seed per item."""
         split = len(shape) - self.grid.dimensions
-        return self.deviation * self.covariance.sample(seeds, tuple(shape[1:split]), tuple(shape[split:]))
+        channels = (1,) * (split - 1) if self.shared else tuple(shape[1:split])
+        drawn = self.covariance.sample(seeds, channels, tuple(shape[split:]))
+        return self._deviation(tuple(shape[split:])) * drawn.expand(*shape)
 
     def corrupt(self, x0: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return `x0 + n`, shaped like x0, one seed per item."""

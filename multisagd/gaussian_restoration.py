@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,6 +40,9 @@ MOST_NUMBERS = 8192
 QUIET = 1e-9
 """Share of the loudest frequency's power that every frequency is taken to have at least."""
 
+IMPOSSIBLE = -0.1
+"""A risk below this is no chance: the noise is not what it is said to be."""
+
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates of what is added to the diagonal of S, as shares of the variance that data have beside the corruption."""
 
@@ -52,7 +55,8 @@ class GaussianRestoration:
     """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their numbers.
 
     `gain` is `Σ_n S⁻¹` and `root` a factor R of the conditional covariance, `R Rᵀ`, both float64 `(n, n)` and `(n, k)`.
-    `risk` is the estimated mean squared error in the band, over the power of the corruption there.
+    `risk` is an estimate of the mean squared error in the band, over the power of the corruption there; by chance it
+    may be below zero where that error is small.
     """
 
     mean: Tensor
@@ -70,8 +74,8 @@ class GaussianRestoration:
         needs no clean data, and where data are few it ends near the Wiener filter.
 
         Raises:
-            ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, or that
-                hold more than `MOST_NUMBERS` numbers each.
+            ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, that
+                hold more than `MOST_NUMBERS` numbers each, or whose covariance contradicts the corruption.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
@@ -100,6 +104,11 @@ class GaussianRestoration:
         ridge = min(ridges, key=ridges.__getitem__)
         shares = {share: risk(ridge, share) for share in SHARES}
         share = min(shares, key=shares.__getitem__)
+        if shares[share] < IMPOSSIBLE and sum(counts) > len(noise):
+            raise ValueError(
+                "the data are quieter in the band than this corruption, or go together there in ways that it does not: "
+                "give its level, and say whether it is shared by the channels"
+            )
         gain = gain_of(whole, ridge, share)
         left = noise - gain @ noise
         values, vectors = torch.linalg.eigh((left + left.T) / 2)
@@ -107,7 +116,7 @@ class GaussianRestoration:
         # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
         scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
         root = vectors[:, kept] * (scale * values[kept]).sqrt()
-        return cls(mean.reshape(shape), gain, root, corruption.grid, max(0.0, shares[share]))
+        return cls(mean.reshape(shape), gain, root, corruption.grid, shares[share])
 
     def save(self, path: str | Path) -> None:
         """Write the estimate as safetensors, the grid in its metadata."""
@@ -124,6 +133,13 @@ class GaussianRestoration:
             OSError: if it cannot be read.
             ValueError: if the file is something else or of another version.
         """
+        try:
+            return cls._read(path)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no restoration: {error}") from error
+
+    @classmethod
+    def _read(cls, path: str | Path) -> GaussianRestoration:
         check_file(path)
         with safe_open(str(path), framework="pt") as file:
             described: Any = parse_json((file.metadata() or {}).get("restoration", "{}"))
@@ -141,6 +157,8 @@ class GaussianRestoration:
                 raise ValueError(f"it is for data of {numbers:,} numbers, and at most {MOST_NUMBERS:,} make sense")
             # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
             kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
+            if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
+                raise ValueError(f"{path} holds numbers that are not finite")
             return cls(kept["mean"], kept["gain"], kept["root"], grid, risk)
 
     def restore(self, x: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -194,7 +212,9 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
 
 def _dense(corruption: Corruption, channels: int) -> Tensor:
     """Return the covariance matrix of a corruption over all numbers of a datum."""
-    return torch.block_diag(*[_circulant(corruption.power(), corruption.grid)] * channels)
+    one = _circulant(corruption.power(), corruption.grid)
+    between = torch.ones(channels, channels) if corruption.shared else torch.eye(channels)
+    return torch.kron(between.double(), one)
 
 
 def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:

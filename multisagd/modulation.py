@@ -1,4 +1,4 @@
-"""Processes whose coefficients depend on frequency: blurring, noise that changes colour over time, filtered data.
+"""Processes whose coefficients depend on frequency: blur, noise that changes colour or has a floor, filtered data.
 
 Each is a `Modulation`: called with times and a grid, it returns the factors by which signal and noise of the scalar
 process are multiplied at every frequency.
@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multisagd.corruption import Corruption
+from multisagd.covariance import SpectralCovariance
 from multisagd.grid import Grid
+from multisagd.padding import PaddedCovariance
+from multisagd.schedule import Schedule
 from multisagd.spectrum import Spectrum
 
 
@@ -71,11 +75,53 @@ class Prefilter:
 
     def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
-        power = self.spectrum.power(grid)
+        power = grid.even(self.spectrum.power(grid))
         if not bool((power > 0).all()):
             raise ValueError(f"{self.spectrum} has frequencies without power: data cannot be divided by it")
         signal = (power / grid.mean(power)).rsqrt().to(t.device).expand(len(t), *grid.half_shape)
         return signal, torch.ones_like(signal)
+
+
+class NoiseFloor:
+    """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
+
+    Raises:
+        ValueError: for a margin that is not positive, noise that is empty where the corruption is not or drawn on a
+            padded grid, or a corruption that channels share: each would tell of the others'.
+    """
+
+    def __init__(
+        self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
+    ) -> None:
+        if isinstance(covariance, PaddedCovariance):
+            raise ValueError("a noise floor needs noise that is diagonal in frequency: leave out the padding")
+        if corruption.shared:
+            raise ValueError(
+                "a corruption that channels share cannot be restored through a floor: leave its band unseen"
+            )
+        if not margin > 0:
+            raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
+        if bool(((corruption.power() > 0) & ~covariance.support()).any()):
+            raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
+        self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
+        self._floors: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+    def _floor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return the floor over the covariance's power, kept because every step asks for it."""
+        key = (shape, device)
+        if key not in self._floors:
+            power, corruption = self.covariance.power(shape), self.corruption.power(shape)
+            relative = torch.where(power > 0, corruption / torch.where(power > 0, power, 1.0), 0.0)
+            self._floors[key] = ((1 + self.margin) * relative).to(device)
+        return self._floors[key]
+
+    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
+        alpha, sigma = (
+            value.reshape(-1, *(1,) * grid.dimensions) for value in self.schedule.alpha_sigma(t.to(torch.float64))
+        )
+        noise = (self._floor(grid.shape, t.device) * (alpha / sigma) ** 2).clamp(min=1).sqrt()
+        return torch.ones_like(noise), noise
 
 
 def _per_frequency(t: Tensor, grid: Grid) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.denoiser import Denoiser, Preconditioning, Weights
+from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.statistics import DataStatistics
 
@@ -24,10 +25,14 @@ class ProjectedDenoiser(Denoiser):
 
     Blind, which is the default, its network does not see them either, so that training and sampling agree about what is
     there: nothing. The estimate has the mean of the data there. Not blind, the network sees the corrupted datum in
-    training and nothing in sampling, and the estimate keeps there what `x_t` has. That is what predicting the noise
-    comes to, of which there is none, and so how arXiv 2510.09660 omits a band, in any parametrisation.
+    training and zero in sampling, and the estimate keeps there what `x_t` has: samples have zero there, not the mean.
+    That is what predicting the noise comes to, of which there is none, and so how arXiv 2510.09660 omits a band, in any
+    parametrisation.
 
-    With noise at every frequency it is `Denoiser`, whose other arguments and errors it has.
+    With noise at every frequency it is `Denoiser`, whose other arguments it has.
+
+    Raises:
+        ValueError: as `Denoiser`, and for noise drawn on a padded grid.
     """
 
     def __init__(
@@ -40,6 +45,8 @@ class ProjectedDenoiser(Denoiser):
         blind: bool = True,
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics)
+        if isinstance(process.covariance, PaddedCovariance):
+            raise ValueError("noise drawn on a padded grid leaves no frequency out: leave out the padding")
         self.blind = blind
 
     @property

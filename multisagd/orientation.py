@@ -6,6 +6,7 @@ they are noise of a direction, too.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,13 +41,21 @@ class Streaks(Spectrum):
 
     def power(self, grid: Grid) -> Tensor:
         """Return 1 in the double wedge across the streaks, and 0 elsewhere."""
-        radius = grid.radius(self.axes)
-        across, along = (grid.frequencies(name).expand(grid.half_shape) for name in self.axes)
-        # Their wave vector is at right angles to the streaks themselves.
-        radians = math.radians(self.angle)
-        cosine = (across * math.cos(radians) + along * math.sin(radians)).abs()
-        inside = cosine >= radius * math.cos(math.radians(self.width / 2)) - 1e-12
+        radius, radians = grid.radius(self.axes), math.radians(self.angle)
+        inside = torch.zeros(grid.half_shape, dtype=torch.bool)
+        for across, along in itertools.product(*(_both_signs(grid, name) for name in self.axes)):
+            # Their wave vector is at right angles to the streaks themselves.
+            cosine = (across * math.cos(radians) + along * math.sin(radians)).abs()
+            inside |= cosine >= radius * math.cos(math.radians(self.width / 2)) - 1e-12
         return (inside & (radius > 0)).to(torch.float64)
+
+
+def _both_signs(grid: Grid, name: str) -> list[Tensor]:
+    """Return the frequencies of an axis as they are, and if its size is even with the other sign at Nyquist."""
+    axis, frequency = grid.axis(name), grid.frequencies(name)
+    if axis.size % 2:
+        return [frequency]
+    return [frequency, torch.where((frequency.abs() - axis.nyquist).abs() < 1e-9 / axis.spacing, -frequency, frequency)]
 
 
 @dataclass(frozen=True)
@@ -55,16 +64,18 @@ class Spots(Spectrum):
 
     `frequency` is in cycles per unit of each axis it names; along axes that it leaves out the pattern is constant. For
     example `Spots({"height": .2, "width": .1}, radius=.03)` are oblique waves, and `Spots({"frame": 10.}, radius=1.)` a
-    brightness that flickers at 10 Hz all over the picture.
+    brightness that flickers at 10 Hz all over the picture. Harmonics beyond Nyquist are folded back, as sampling does.
+    Axes of unlike units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
         ValueError: for no frequency, one that is zero or not finite, a negative radius, or fewer than one harmonic; in
-            `power`, for a grid on which no frequency is that near.
+            `power`, for unlike units without factors, or a grid on which no frequency is that near.
     """
 
     frequency: Mapping[str, float]
     radius: float
     harmonics: int = 1
+    factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         values = list(self.frequency.values())
@@ -75,18 +86,21 @@ class Spots(Spectrum):
 
     def power(self, grid: Grid) -> Tensor:
         """Return 1 in the spots, and 0 elsewhere."""
-        grid.select(tuple(self.frequency))
+        scale = grid.factors(tuple(self.frequency), self.factors)
         inside = torch.zeros(grid.half_shape, dtype=torch.bool)
         for number in range(1, self.harmonics + 1):
             for sign in (1, -1):
                 square = torch.zeros(grid.half_shape, dtype=torch.float64)
                 for axis in grid.axes:
                     frequency = grid.frequencies(axis.name)
-                    # Along axes that are not named only a constant counts, however fine their frequencies are.
-                    constant = torch.where(frequency == 0, 0.0, math.inf)
-                    center = sign * number * self.frequency.get(axis.name, 0.0)
-                    square = square + ((frequency - center) ** 2 if axis.name in self.frequency else constant)
-                inside |= square.sqrt() <= self.radius * (1 + 1e-9)
+                    if axis.name not in self.frequency:
+                        # Along axes that are not named only a constant counts, however fine their frequencies are.
+                        square = square + torch.where(frequency == 0, 0.0, math.inf)
+                        continue
+                    cycles = (frequency - sign * number * self.frequency[axis.name]) * axis.spacing
+                    distance = (cycles - cycles.round()) / axis.spacing
+                    square = square + (scale[axis.name] * distance) ** 2
+                inside |= square.sqrt() <= self.radius * (1 + 1e-9) + 1e-12
         if not bool(inside.any()):
             raise ValueError(
                 f"no frequency of a grid of shape {grid.shape} lies within {self.radius:g} of {dict(self.frequency)}: "

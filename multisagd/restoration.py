@@ -6,9 +6,10 @@ unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed fr
 - **unseen**, with noise that is empty in the band (`Outside`): the network sees none of it at any time and learns to
   predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what it sees.
 - **seen through a floor** (`NoiseFloor`): a datum corrupted at a known level is already at a later time of the
-  diffusion in the band. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is added to the
-  datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A`
-  (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the added noise e is a target without bias for x0.
+  diffusion in the band. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is
+  added to the datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into
+  `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the
+  added noise e is a target without bias for x0.
 """
 
 from __future__ import annotations
@@ -22,43 +23,16 @@ from torch import Tensor, nn
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.denoiser import Denoiser, Preconditioning, Weights
-from multisagd.grid import Grid
+from multisagd.loss import Metric, Weighting
+from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
-from multisagd.schedule import Schedule
+from multisagd.regularisation import SpectralPenalty
 from multisagd.seeds import derive, derive_many
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-3
 """Share of a corruption's power that clean data are taken to have at least where they are drowned in it."""
-
-
-class NoiseFloor:
-    """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
-
-    Raises:
-        ValueError: for a margin that is not positive, or noise that is empty where the corruption is not.
-    """
-
-    def __init__(
-        self, schedule: Schedule, covariance: SpectralCovariance, corruption: Corruption, margin: float = 1.0
-    ) -> None:
-        if not margin > 0:
-            raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
-        if bool(((corruption.power() > 0) & ~covariance.support()).any()):
-            raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
-        self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
-
-    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
-        alpha, sigma = (
-            value.reshape(-1, *(1,) * grid.dimensions) for value in self.schedule.alpha_sigma(t.to(torch.float64))
-        )
-        power = self.covariance.power(grid.shape).to(t.device)
-        floor = (1 + self.margin) * self.corruption.power(grid.shape).to(t.device)
-        relative = torch.where(power > 0, floor / torch.where(power > 0, power, 1.0), 0.0)
-        noise = (relative * (alpha / sigma) ** 2).clamp(min=1).sqrt()
-        return torch.ones_like(noise), noise
 
 
 @dataclass(frozen=True)
@@ -91,8 +65,9 @@ class RestoringDenoiser(Denoiser):
     clean power C is that of the (corrupted) `statistics` less the corruption's.
 
     Raises:
-        ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, or noise in the band that
-            is no floor above the corruption.
+        ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, noise drawn on a padded
+            grid, or noise in the band that is no floor above the corruption; in `loss`, for a penalty, and the
+            Mahalanobis metric where the band is not seen.
     """
 
     def __init__(
@@ -107,6 +82,8 @@ class RestoringDenoiser(Denoiser):
         super().__init__(network, process, prediction, preconditioning, statistics)
         if preconditioning == "spectral":
             raise ValueError("restoration has its own weights in the band: choose preconditioning none or karras")
+        if isinstance(process.covariance, PaddedCovariance):
+            raise ValueError("restoration needs noise that is diagonal in frequency: leave out the padding")
         if corruption.grid != process.grid:
             raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
         self.corruption = corruption
@@ -180,6 +157,37 @@ class RestoringDenoiser(Denoiser):
         target = self.from_steps(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
         error = self._output(y, weights, t, condition) - target
         return self._scale(error, (band.clean / (band.clean + band.target_noise)).sqrt())
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor,
+        seeds: Sequence[int],
+        condition: Tensor | None = None,
+        mask: Tensor | None = None,
+        metric: Metric = "euclidean",
+        weighting: Weighting = "uniform",
+        penalty: SpectralPenalty | None = None,
+    ) -> Tensor:
+        """Return the loss of each item, shape `(batch,)`; see `Denoiser.loss`."""
+        if penalty is not None:
+            raise ValueError("a penalty on the spectrum would be measured against corrupted data: leave it out")
+        return super().loss(x0, t, seeds, condition, mask, metric, weighting)
+
+    def weigh(
+        self,
+        error: Tensor,
+        t: Tensor,
+        mask: Tensor | None = None,
+        metric: Metric = "euclidean",
+        weighting: Weighting = "uniform",
+    ) -> Tensor:
+        """Turn errors of the network's output into the loss of each item; see `Denoiser.weigh`."""
+        if metric == "mahalanobis" and not bool(self.process.covariance.support(tuple(error.shape[2:])).all()):
+            raise ValueError(
+                "the Mahalanobis metric is blind where there is no noise, so the band would not be learned"
+            )
+        return super().weigh(error, t, mask, metric, weighting)
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t of corrupted data, to which only the noise is added that they lack, and the target without bias.

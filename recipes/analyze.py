@@ -25,13 +25,13 @@ import torch
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import Corruption, DataStatistics, Grid
-from multisagd.analysis.excess import estimate_corruption
+from multisagd.analysis.excess import NoExcessError, estimate_corruption
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
 from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data
+from recipes.engine.corrupted import CORRUPTION, as_trained_on, build_data
 from recipes.engine.data import Chunks, measure, read_statistics
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
@@ -40,7 +40,7 @@ from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
 from recipes.profiles import on_logarithmic_axis
 
-REPORT, CORRUPTION = "analysis.json", "corruption.safetensors"
+REPORT = "analysis.json"
 
 
 def analyze(config: Config) -> Path:
@@ -56,6 +56,7 @@ def analyze(config: Config) -> Path:
     check_replaceable(out, REPORT, "analyze")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    dataset = as_trained_on(dataset, settings.corruption, settings.seed, builder)
     statistics = measure(dataset, settings)
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, chosen, settings.seed)
@@ -130,10 +131,10 @@ def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal
         )
     try:
         return estimate_corruption(statistics, expected)
-    except ValueError as error:
-        if expected is None and "needs at least" in str(error):
-            raise RecipeError(f"clean=fit: {error}") from error
+    except NoExcessError:
         return None
+    except ValueError as error:
+        raise RecipeError(f"clean: {error}") from error
 
 
 def describe_corruption(corruption: Corruption) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data
+from recipes.engine.corrupted import as_trained_on, build_data, untouched
 from recipes.engine.data import measure, process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
@@ -60,6 +60,7 @@ def inspect(config: Config) -> Path:
     check_replaceable(out, REPORT, "inspect")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    dataset = as_trained_on(dataset, settings.corruption, settings.seed, builder)
     statistics = measure(dataset, settings)
     assembly = Assembly(config, builder, modality, statistics, dataset.classes)
     process = assembly.process()
@@ -109,10 +110,11 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
         raise RecipeError(str(error)) from error
     decoded = [modality.decode(x0) for x0 in batch.x0]
     originals = decoded
-    if isinstance(dataset, MediaFiles):
+    files = untouched(dataset)
+    if isinstance(files, MediaFiles):
         # A file that cannot be read was replaced by another in the batch, of which only the tensor is known.
         originals = [
-            decoded[place] if dataset.name(index) in dataset.unreadable else dataset.load(index, augmentation[place])
+            decoded[place] if files.name(index) in files.unreadable else files.load(index, augmentation[place])
             for place, index in enumerate(indices)
         ]
     for name, media in zip(FOLDERS, (originals, decoded), strict=False):

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.restoration import RestoringDenoiser, residual_power
 from multisagd.samplers import Sampler
-from multisagd.seeds import derive_many
+from multisagd.seeds import derive, derive_many
 from recipes.engine import record
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
@@ -42,10 +42,12 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
+from recipes.engine.data import hold_out
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import check_own
 from recipes.engine.generate import generate
+from recipes.engine.order import Order
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group, SampleSettings, TrainSettings
@@ -53,7 +55,7 @@ from recipes.engine.state import load_module
 from recipes.engine.trained import TrainedWeights, open_model
 
 RESIDUAL_EXAMPLES = 1000
-"""Examples on which the power that a restored band lacks is measured."""
+"""Held-out examples, at most, on which the power that a restored band lacks is measured."""
 
 
 def sample(config: Config) -> Path:
@@ -150,20 +152,27 @@ def band_residual(
         return None
     if not isinstance(denoiser, RestoringDenoiser):
         raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
+    if assembly.context is not None:
+        raise RecipeError("band=sample is not for runs that learned from text: leave it out")
     run = builder.settings(TrainSettings, run_config, "")
     # A run from elsewhere names what is read, and has nothing fetched.
     data = {**run.data, "download": False} if "download" in run.data else run.data
-    dataset = build_data(data, run.corruption, run.seed, assembly.modality, builder)
-    count = min(RESIDUAL_EXAMPLES, len(dataset))
-    batches = []
-    try:
-        for start in range(0, count, settings.batch):
-            batch = dataset.batch(range(start, min(start + settings.batch, count)))
+    # What the network was not trained on: towards that, its estimates lack more.
+    _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
+    chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
+
+    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(chosen), settings.batch):
+            batch = held_out.batch(chosen[start : start + settings.batch])
+            if batch.mask is not None and not bool(batch.mask.all()):
+                raise RecipeError("band=sample cannot measure padded data: leave it out")
             told = batch.labels if assembly.classes is not None else None
-            batches.append((runtime.put(batch.x0), None if told is None else runtime.put(told)))
+            yield runtime.put(batch.x0), None if told is None else runtime.put(told)
+
+    try:
+        return residual_power(denoiser, batches(), settings.seed)
     except UnreadableFilesError as error:
         raise RecipeError(str(error)) from error
-    return residual_power(denoiser, batches, settings.seed)
 
 
 def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps | None, Tensor | None]:

@@ -24,7 +24,7 @@ import torch
 
 from modalities.base import Dataset, Modality
 from modalities.captions import Captioned
-from multisagd import DataStatistics
+from multisagd import Corruption, DataStatistics
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
@@ -36,17 +36,19 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
 from recipes.engine.corrupted import (
+    CORRUPTION,
     RESTORATION,
     Restored,
     build_corruption,
     build_data,
     fit_restoration,
     handling,
+    load_corruption,
     load_restoration,
 )
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import from_first, separate_group, wait_for_all, wait_patiently
-from recipes.engine.files import check_shared, held
+from recipes.engine.files import check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.interrupt import StopRequest
@@ -100,15 +102,14 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     if state is not None:
         record.check_data(run_dir, dataset)
     training, held_out = hold_out(dataset, settings)
-    restoration, wishes = None, handling(settings.corruption, builder)
-    corruption = build_corruption(settings.corruption, modality, builder)
+    wishes = handling(settings.corruption, builder)
+    corruption = known_corruption(run_dir, settings, modality, builder, begun=state is not None)
+    restoration = None
     if corruption is not None and wishes.restored:
-        begun = state is not None
-        restoration = (
-            load_restoration(run_dir) if begun else fit_restoration(training, corruption, wishes, seed, runtime)
-        )
-        drawn = wishes.restored == "sample"
-        training, held_out = (Restored(each, restoration, seed, drawn) for each in (training, held_out))
+        if state is None:
+            restoration = fit_restoration(training, corruption, wishes, seed)
+        dataset = Restored(dataset, restoration or load_restoration(run_dir), seed, wishes.restored == "sample")
+        training, held_out = hold_out(dataset, settings)
     condition = learned_condition(settings, dataset, builder, runtime.device)
     check_guidance(settings.guidance, settings.training, condition)
     if state is not None:
@@ -119,7 +120,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     shown, texts = condition.shown(held_out, len(slots))
 
     # Model.
-    assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width)
+    assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width, corruption)
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network().to(runtime.device, runtime.dtype)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -177,7 +178,9 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
             record.write_run(run_dir, config, statistics)
             if restoration is not None:
-                restoration.save(run_dir / RESTORATION)
+                replace_file(run_dir / RESTORATION, restoration.save)
+            if corruption is not None and state is None:
+                replace_file(run_dir / CORRUPTION, corruption.save)
             facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
             record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
@@ -199,6 +202,20 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             wait_for_all()  # a process that leaves earlier than the others may take their connections with it
             if runtime.main:
                 display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
+
+
+def known_corruption(
+    run_dir: Path, settings: TrainSettings, modality: Modality, builder: Builder, begun: bool
+) -> Corruption | None:
+    """Return what corrupts the data: as the run has kept it, or as the configuration says.
+
+    Raises:
+        RecipeError: if it makes no sense, or what the run has kept is unreadable.
+    """
+    path = run_dir / CORRUPTION
+    if begun and path.exists():
+        return load_corruption(path, modality.grid(), bool(settings.corruption.get("shared")))
+    return build_corruption(settings.corruption, modality, builder)
 
 
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:

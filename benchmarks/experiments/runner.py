@@ -64,13 +64,16 @@ def drawn(experiment: Experiment, run: Run, seed: int) -> tuple[Tensor, Tensor |
 
 def real(experiment: Experiment, run: Run, arm: str, seed: int) -> tuple[Tensor, Tensor | None]:
     """Return clean examples that are not those of the reference, without a band if the arm says so."""
-    places = chosen(run.examples, experiment.reference + experiment.count * (seed + 1))
+    needed = experiment.reference + experiment.count * (seed + 1)
+    if needed > len(run.examples):
+        raise SystemExit(f"{experiment.name}: seed {seed} needs {needed:,} real examples, and there are fewer")
+    places = chosen(run.examples, needed)
     batch = run.examples.batch(places[-experiment.count :])
     if arm not in experiment.without:
         return batch.x0, batch.labels
     low, high = experiment.without[arm]
     outside = SpectralCovariance(Outside(Band(low, high, unit="diagonal")), run.statistics.grid)
-    # As a model that omits the band has it: the mean of the data there.
+    # As a blind model that omits the band has it: the mean of the data there.
     mean = run.statistics.mean.to(batch.x0)
     return mean + outside.project(batch.x0 - mean), batch.labels
 

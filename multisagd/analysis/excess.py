@@ -10,6 +10,11 @@ from multisagd.corruption import Corruption
 from multisagd.grid import Grid
 from multisagd.statistics import DataStatistics
 
+
+class NoExcessError(ValueError):
+    """No frequency is louder than expected."""
+
+
 FEWEST = 5
 """Rings that a power law is fitted to at least."""
 
@@ -19,8 +24,9 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
 
     `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
     or of a power law fitted to the rest (`multisagd.analysis.profiles`), for which leave `count` out. A measured power
-    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is `1/√count` per channel
-    (`√2` of that at the frequencies that are their own conjugates); excesses within `errors` of them are taken as none.
+    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (and
+    `√2` of that at the frequencies that are their own conjugates), which it is if all channels say the same; excesses
+    within `errors` of them are taken as none.
     Data are heavier in their tails than a Gaussian, so keep `errors` generous, or look at the result.
 
     Raises:
@@ -29,11 +35,10 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
     measured = data.power.mean(0)
     if expected.shape != measured.shape or not bool((expected > 0).all()):
         raise ValueError(f"expected a positive power of shape {tuple(measured.shape)}, got {tuple(expected.shape)}")
-    channels = len(data.power)
     spread = torch.where(_own_conjugates(data.grid), 2.0, 1.0)
-    variance = spread * measured**2 / (data.count * channels)
+    variance = spread * measured**2 / data.count
     if count is not None:
-        variance = variance + spread * expected**2 / (count * channels)
+        variance = variance + spread * expected**2 / count
     excess = measured - expected
     return torch.where(excess > errors * variance.sqrt(), excess, 0.0)
 
@@ -50,7 +55,8 @@ def estimate_corruption(
     place (`fitted_power`): it finds what stands out of the spectrum, so be generous with `least`.
 
     Raises:
-        ValueError: if the grids differ, or there is no such excess.
+        NoExcessError: if there is no such excess.
+        ValueError: if the grids differ, or a power law cannot be fitted.
     """
     if clean is not None and data.grid != clean.grid:
         raise ValueError(f"data on a grid of shape {data.grid.shape} cannot be compared with {clean.grid.shape}")
@@ -93,10 +99,12 @@ def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
     """Return the corruption of this power on the half spectrum of a grid.
 
     Raises:
-        ValueError: if it is zero everywhere.
+        NoExcessError: if it is zero everywhere.
     """
     if not bool((excess > 0).any()):
-        raise ValueError("no frequency has more power than expected: there is no corruption to be seen in the spectrum")
+        raise NoExcessError(
+            "no frequency has more power than expected: there is no corruption to be seen in the spectrum"
+        )
     return Corruption.of_power(excess, grid)
 
 

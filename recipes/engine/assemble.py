@@ -25,6 +25,7 @@ from multisagd import (
     Outside,
     PaddedCovariance,
     Process,
+    RestoringDenoiser,
     Schedule,
     SpectralCovariance,
     Spectrum,
@@ -75,7 +76,10 @@ class Omitting(Spectrum):
 
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of one run; the network learns `classes`, or text embeddings of width `context`, or neither."""
+    """Builds the parts of one run; the network learns `classes`, or text embeddings of width `context`, or neither.
+
+    `kept` is the corruption of the run's data, where it need not be built from the configuration.
+    """
 
     config: Config
     builder: Builder
@@ -83,6 +87,7 @@ class Assembly:
     statistics: DataStatistics
     classes: tuple[str, ...] | None
     context: int | None = None
+    kept: Corruption | None = None
 
     def __post_init__(self) -> None:
         measured, wanted = tuple(self.statistics.mean.shape), (self.modality.channels, *self.modality.grid().shape)
@@ -108,7 +113,7 @@ class Assembly:
         Raises:
             RecipeError: if it makes no sense on this grid.
         """
-        return build_corruption(self.config.get("corruption") or {}, self.modality, self.builder)
+        return self.kept or build_corruption(self.config.get("corruption") or {}, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
         """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
@@ -186,7 +191,19 @@ class Assembly:
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
         """Return the denoiser around a network."""
-        return self._build_part("denoiser", Denoiser, network=network, process=process, statistics=self.statistics)
+        parts = {"network": network, "process": process, "statistics": self.statistics}
+        denoiser = self._build_part("denoiser", Denoiser, **parts)
+        if isinstance(denoiser, RestoringDenoiser):
+            self._check_restoring()
+        return denoiser
+
+    def _check_restoring(self) -> None:
+        """Refuse what a restoring denoiser cannot be trained with."""
+        loss, corruption = self.config["loss"], self.config.get("corruption") or {}
+        if corruption.get("restored"):
+            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave out one of them")
+        if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
+            raise RecipeError("denoiser=restoring learns corrupted frequencies by loss=euclidean: choose that")
 
     def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
         """Build what a group of the configuration describes, from these parts and the corruption, if there is one."""

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, Modality, pair
 from modalities.reading import UnreadableFilesError
-from multisagd import Corruption
+from multisagd import Corruption, Grid
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.data import Chunks
-from recipes.engine.distribution import from_first, wait_patiently
+from recipes.engine.distribution import from_first, is_first, wait_patiently
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
-from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group
 
-RESTORATION = "restoration.safetensors"
+RESTORATION, CORRUPTION = "restoration.safetensors", "corruption.safetensors"
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,11 @@ class Restored(Altered):
         return type(self)(inner, self.restoration, self.seed, self.drawn, places)
 
 
+def untouched(dataset: Dataset) -> Dataset:
+    """Return a dataset as it was before anything was added to it or restored."""
+    return untouched(dataset.inner) if isinstance(dataset, Altered) else dataset
+
+
 def handling(group: Group, builder: Builder) -> Handling:
     """Return what a configuration says is done about its corruption.
 
@@ -186,23 +190,37 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
         RecipeError: if either cannot be built.
     """
     dataset: Dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    described, wishes = build_corruption(corruption, modality, builder), handling(corruption, builder)
-    if described is None or not wishes.added:
+    wishes = handling(corruption, builder)
+    if not wishes.added:
         return dataset
-    return Corrupted(dataset, described, seed, wishes.redrawn)
+    described = build_corruption(corruption, modality, builder)
+    return dataset if described is None else Corrupted(dataset, described, seed, wishes.redrawn)
 
 
-def fit_restoration(
-    training: Dataset, corruption: Corruption, wishes: Handling, seed: int, runtime: Runtime
-) -> GaussianRestoration:
+def as_trained_on(dataset: Dataset, corruption: Group, seed: int, builder: Builder) -> Dataset:
+    """Return a corrupted dataset as a training on all of it would see it: restored, if the configuration says so.
+
+    Raises:
+        RecipeError: if it cannot be restored.
+    """
+    wishes = handling(corruption, builder)
+    described = build_corruption(corruption, dataset.modality, builder) if wishes.restored else None
+    if described is None:
+        return dataset
+    fitted = fit_restoration(dataset, described, wishes, seed)
+    return Restored(dataset, fitted, seed, wishes.restored == "sample")
+
+
+def fit_restoration(training: Dataset, corruption: Corruption, wishes: Handling, seed: int) -> GaussianRestoration:
     """Measure the covariance of corrupted data on the first rank, for all.
 
     Raises:
-        RecipeError: if the data cannot be read, are padded, or are too large or too few for a covariance.
+        RecipeError: if the data cannot be read, are padded, too large or too few for a covariance, or contradict the
+            corruption.
     """
     numbers = torch.zeros(2, dtype=torch.float64)
     found = None
-    if runtime.main:
+    if is_first():
         count = len(training) if wishes.examples is None else min(wishes.examples, len(training))
         chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
         try:
@@ -233,6 +251,18 @@ def load_restoration(run_dir: Path) -> GaussianRestoration:
     try:
         return GaussianRestoration.load(path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
+
+
+def load_corruption(path: Path, grid: Grid, shared: bool) -> Corruption:
+    """Load the corruption that was saved with a run.
+
+    Raises:
+        RecipeError: if it is unreadable.
+    """
+    try:
+        return Corruption.load(path, grid, shared)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recipes.engine.errors import RecipeError
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one go, so that it is never seen half written."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Replace a file in one go by what `write` writes to the path it is given.
+
+    The old one may be mapped into memory by those who have read it, and must not shrink under them.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    write(partial)
     partial.replace(path)
 
 

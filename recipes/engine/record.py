@@ -23,7 +23,7 @@ from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
+from recipes.engine.files import replace_file, write_text
 
 STATISTICS = "statistics.safetensors"
 PACKAGES = (
@@ -33,6 +33,7 @@ PACKAGES = (
 FREE = (
     "run_dir",
     "data.root",
+    "corruption.path",
     "data.urls",
     "data.index",
     "data.threads",
@@ -114,10 +115,7 @@ def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None
         # Sampling reads the scale of latents, and may start in another folder than training did.
         config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
     configuration.write(config, run_dir / "config.yaml")
-    # Renamed into place: the file may be mapped into memory, by `statistics` themselves too, and must not shrink there.
-    partial = run_dir / f"{STATISTICS}.partial"
-    statistics.save(partial)
-    partial.replace(run_dir / STATISTICS)
+    replace_file(run_dir / STATISTICS, statistics.save)
 
 
 def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:

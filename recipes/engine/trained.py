@@ -4,11 +4,14 @@ An exported model is two files, and nothing in them can execute code:
 
     model.safetensors   the network's weights, `network.…`, and the data's statistics, as `DataStatistics` stores them
     model.json          configuration, classes, samples seen, versions, and the SHA-256 of the former
+
+and, of a run on corrupted data, corruption.safetensors, the power of what corrupts them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -20,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalities.base import Modality
-from multisagd import DataStatistics
+from multisagd import Corruption, DataStatistics
 from multisagd.files import digest, read_json
 from recipes.engine import config as configuration
 from recipes.engine import record
@@ -28,9 +31,10 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, Shapes
 from recipes.engine.config import Config
+from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
+from recipes.engine.files import replace_file, write_text
 from recipes.engine.settings import Group
 
 Which = Literal["ema", "network"]
@@ -56,13 +60,15 @@ class TrainedWeights:
 class TrainedModel:
     """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
 
-    `weights(which, check)` reads the last weights ("network") or their average ("ema").
+    `weights(which, check)` reads the last weights ("network") or their average ("ema"). `corruption` is the file that
+    says what corrupted its data, if anything did.
     """
 
     config: Config
     facts: dict[str, Any]
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
+    corruption: Path | None = None
 
     def assembly(self, builder: Builder) -> Assembly:
         """Return what builds the model's parts, with its modality.
@@ -74,8 +80,19 @@ class TrainedModel:
         classes, text = self.facts["classes"], self.facts.get("text")
         return Assembly(
             self.config, builder, modality, self.statistics, None if classes is None else tuple(classes),
-            None if text is None else text["width"],
+            None if text is None else text["width"], self.known_corruption(modality),
         )  # fmt: skip
+
+    def known_corruption(self, modality: Modality) -> Corruption | None:
+        """Return what corrupted the data, as it was kept with the model; None if nothing was kept.
+
+        Raises:
+            RecipeError: if it is unreadable.
+        """
+        if self.corruption is None or not self.corruption.exists():
+            return None
+        shared = bool((self.config.get("corruption") or {}).get("shared"))
+        return load_corruption(self.corruption, modality.grid(), shared)
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,8 @@ def open_model(folder: Path, builder: Builder) -> TrainedModel:
     if (folder / NOTES).exists():
         return _exported(folder, builder)
     config = check_config(configuration.read(folder / "config.yaml"), folder / "config.yaml", builder)
-    return TrainedModel(config, record.read_facts(folder), load_statistics(folder), partial(_run_weights, folder))
+    facts, statistics = record.read_facts(folder), load_statistics(folder)
+    return TrainedModel(config, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
 
 
 def check_config(config: Config, path: Path, builder: Builder) -> Config:
@@ -158,6 +176,8 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
         "config": model.config,
     }
     partial_file.replace(out / WEIGHTS)
+    if model.corruption is not None and model.corruption.exists():
+        replace_file(out / CORRUPTION, lambda path: shutil.copyfile(str(model.corruption), path))
     write_text(out / NOTES, json.dumps(notes, indent=1))
 
 
@@ -174,7 +194,7 @@ def _exported(folder: Path, builder: Builder) -> TrainedModel:
         raise _unreadable(folder, error) from error
     check_config(config, folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    return TrainedModel(config, facts, statistics, partial(_exported_weights, folder, notes))
+    return TrainedModel(config, facts, statistics, partial(_exported_weights, folder, notes), folder / CORRUPTION)
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

@@ -167,3 +167,34 @@ def test_a_corruption_is_kept_in_a_file_and_serves_other_grids(tmp_path: Path) -
     (tmp_path / "band.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="holds no corruption"):
         Corruption.load(tmp_path / "band.safetensors", grid)
+
+
+def test_what_channels_share_is_the_same_in_all_of_them() -> None:
+    grid = Grid.of(height=8, width=7)
+    shared = Corruption(Band(0.2, 0.4), grid, 0.5, shared=True).noise((4, 3, 8, 7), range(4))
+    assert torch.equal(shared[:, 0], shared[:, 2])
+    apart = Corruption(Band(0.2, 0.4), grid, 0.5).noise((4, 3, 8, 7), range(4))
+    assert not torch.allclose(apart[:, 0], apart[:, 2])
+
+
+def test_the_level_in_the_loudest_bin_is_kept_on_other_grids() -> None:
+    corruption = Corruption(Band(99.5, 100.5), Grid.of(time=(1000, 1 / 1000, "s")), 1.0, "bins")
+    for size in (1000, 2000):
+        assert float(corruption.power((size,)).max()) == pytest.approx(1.0)
+
+
+def test_channels_that_say_the_same_do_not_count_as_more_data() -> None:
+    grid = Grid.of(height=8, width=8)
+    found = 0
+    for trial in range(10):
+        one, other = (
+            SpectralCovariance(Flat(), grid).sample(range(start, start + 200)).expand(200, 3, 8, 8)
+            for start in (1000 * trial, 1000 * trial + 500)
+        )
+        excess = excess_power(*_measured(one, other, grid))
+        found += bool((excess > 0).any())
+    assert found == 0
+
+
+def _measured(one: torch.Tensor, other: torch.Tensor, grid: Grid) -> tuple[DataStatistics, torch.Tensor, float, int]:
+    return DataStatistics.measure([one], grid), DataStatistics.measure([other], grid).power.mean(0), 4.0, len(other)

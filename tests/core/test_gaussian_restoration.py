@@ -107,6 +107,17 @@ def test_few_data_are_not_trusted() -> None:
     assert share_in_band(fitted.restore(x[40:]), clean[40:], corruption) < before / 3
 
 
+def test_what_channels_share_is_restored_as_that_and_not_as_anything_else() -> None:
+    grid, count = Grid.of(height=6, width=7), 5000
+    shared = Corruption(BAND, grid, 1.0, shared=True)
+    clean, _ = draw(grid, count)
+    x = shared.corrupt(clean, range(count))
+    restored = GaussianRestoration.fit([x], shared).restore(x)
+    assert share_in_band(restored, clean, shared) < 0.5 * share_in_band(x, clean, shared)
+    with pytest.raises(ValueError, match="shared by the channels"):
+        GaussianRestoration.fit([x], Corruption(BAND, grid, 1.0))
+
+
 def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
     grid = Grid.of(height=4, width=5)
     corruption = Corruption(BAND, grid)
@@ -120,6 +131,9 @@ def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="holds no restoration"):
+        GaussianRestoration.load(path)
     save_file({"mean": torch.zeros(1, 4)}, path)
     with pytest.raises(ValueError, match="no restoration of format"):
         GaussianRestoration.load(path)

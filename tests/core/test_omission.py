@@ -23,6 +23,7 @@ from multisagd import (
     KarrasSchedule,
     NoiseFloor,
     Outside,
+    PaddedCovariance,
     PowerLaw,
     Process,
     ProjectedDenoiser,
@@ -335,5 +336,18 @@ def test_what_cannot_work_is_refused() -> None:
     denoiser = RestoringDenoiser(Linear(), Process(schedule, gapped).double(), corruption, statistics)
     with pytest.raises(ValueError, match="one seed for each"):
         finish(denoiser, torch.zeros(2, 2, 16), residual=torch.zeros(2, 9))
+    for bad, message in (({"metric": "mahalanobis"}, "blind where"), ({"penalty": object()}, "corrupted data")):
+        with pytest.raises(ValueError, match=message):
+            denoiser.loss(torch.zeros(1, 2, 16), torch.ones(1), [0], **bad)  # type: ignore[arg-type]
+    padded = PaddedCovariance(Flat(), grid, {"time": 4})
+    for build in (
+        lambda: ProjectedDenoiser(Linear(), Process(schedule, padded)),
+        lambda: RestoringDenoiser(Linear(), Process(schedule, padded), corruption, statistics),
+        lambda: NoiseFloor(schedule, padded, corruption),
+    ):
+        with pytest.raises(ValueError, match="leave out the padding"):
+            build()
+    with pytest.raises(ValueError, match="channels share"):
+        NoiseFloor(schedule, white, Corruption(BAND, grid, shared=True))
     with pytest.raises(ValueError, match="no data"):
         residual_power(denoiser, [])

@@ -1,5 +1,6 @@
 """Spectra with a direction, against the patterns they are named after."""
 
+import itertools
 import math
 
 import numpy as np
@@ -27,11 +28,13 @@ def test_the_wedge_is_that_of_the_angle_between_wave_vector_and_streaks(grid: Gr
     width = 40.0
     *_, across, along = frequencies(grid)
     # Streaks at an angle to the width axis (height grows downwards) run along (sin, cos): their waves are orthogonal.
-    direction = np.degrees(np.arctan2(across, along))
-    off = np.abs((direction + angle) % 180 - 90)
-    inside = (off <= width / 2 + 1e-9) & (np.hypot(across, along) > 0)
-    expected = grid.even(torch.from_numpy(half(grid, inside.astype(float))))
-    assert torch.equal(grid.even(Streaks(angle, width).power(grid)) > 0, expected > 0)
+    inside = np.zeros(grid.shape, dtype=bool)
+    for one, other in itertools.product((1, -1), repeat=2):  # at Nyquist a frequency is its own opposite
+        first, second = (np.where(np.isclose(f, -0.5), s * f, f) for f, s in ((across, one), (along, other)))
+        off = np.abs((np.degrees(np.arctan2(first, second)) + angle) % 180 - 90)
+        inside |= (off <= width / 2 + 1e-9) & (np.hypot(first, second) > 0)
+    expected = torch.from_numpy(half(grid, inside.astype(float)))
+    assert torch.equal(Streaks(angle, width).power(grid), expected)
 
 
 def test_spots_are_a_wave_and_its_harmonics() -> None:
@@ -65,3 +68,27 @@ def test_spots_off_the_axes_come_in_pairs() -> None:
 def test_what_makes_no_pattern_is_refused(build: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_spots_at_nyquist_are_found_from_either_side() -> None:
+    grid = Grid.of(height=20, width=20)
+    at = Spots({"height": 0.5, "width": 0.1}, 0.01).power(grid)
+    assert [tuple(place) for place in (at > 0).nonzero().tolist()] == [(10, 2)]
+    near = Spots({"height": 0.48, "width": 0.1}, 0.04).power(grid)
+    assert float(near[10, 2]) == 1.0
+    for spectrum in (Spots({"height": 0.3, "width": 0.5}, 0.01), Streaks(30.0, 40.0)):
+        power = spectrum.power(grid)
+        assert torch.equal(grid.even(power), power)
+
+
+def test_streaks_to_the_left_are_those_to_the_right_mirrored() -> None:
+    grid = Grid.of(height=8, width=8)
+    counts = [int((grid.multiplicity * Streaks(angle, 30.0).power(grid)).sum()) for angle in (45.0, -45.0)]
+    assert counts[0] == counts[1]
+
+
+def test_unlike_units_need_factors() -> None:
+    grid = Grid.of(frame=(8, 1 / 8, "s"), height=8)
+    with pytest.raises(ValueError, match="mix units"):
+        Spots({"frame": 2.0, "height": 0.25}, 0.5).power(grid)
+    assert float(Spots({"frame": 2.0, "height": 0.25}, 0.05, factors={"frame": 0.1}).power(grid).sum()) == 1

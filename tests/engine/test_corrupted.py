@@ -1,5 +1,6 @@
 """Corrupted and restored datasets: the same corruption for the same example, whatever is cut or asked for together."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from recipes.engine.build import Builder
 from recipes.engine.corrupted import Corrupted, Restored, build_data
 from recipes.engine.errors import RecipeError
 from recipes.engine.trained import open_model
+from recipes.export import export
+from recipes.inspect import inspect
 from recipes.sample import sample
 from recipes.train import train
 
@@ -130,6 +133,9 @@ def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> No
         (["corruption.added=maybe"], "corruption.added: expected true or false"),
         (["corruption.spectrum.low=3", "corruption.spectrum.high=4"], r"corruption: .*no power"),
         (["process=floored", "denoiser=restoring", "sampler=unipc"], "sampler=unipc needs noise that falls"),
+        (["spectrum=omitting", "denoiser=restoring", "corruption.restored=mean"], "both restore the data"),
+        (["spectrum=omitting", "denoiser=restoring", "loss=mahalanobis"], "learns corrupted frequencies by"),
+        (["spectrum=omitting", "denoiser=projected", "padding={height:4}"], "leave out the padding"),
         (["denoiser=restoring"], r"must be empty .* or stay above"),
     ],
 )
@@ -144,3 +150,38 @@ def test_a_damaged_restoration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "restoration.safetensors").write_bytes(b"no tensors")
     with pytest.raises(RecipeError, match=r"cannot read .*restoration\.safetensors"):
         train(configuration.load("train", [*arguments, "training.samples=48"]))
+
+
+def test_a_run_keeps_what_corrupted_its_data(tmp_path: Path) -> None:
+    modality = Image(size=8, channels=1)
+    kept = Corruption(Band(0.2, 0.4), modality.grid(), 0.5)
+    kept.save(tmp_path / "found.safetensors")
+    measured = ["corruption=measured", f"corruption.path={tmp_path / 'found.safetensors'}"]
+    way = ["spectrum=omitting", "denoiser=restoring", f"run_dir={tmp_path / 'run'}"]
+    train(configuration.load("train", [*SMALL, *measured, *way]))
+    (tmp_path / "found.safetensors").unlink()
+    train(configuration.load("train", [*SMALL, *measured, *way, "training.samples=48"]))
+    export(configuration.load("export", [f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]))
+    drawn = []
+    for folder in ("run", "model"):
+        out = sample(
+            configuration.load("sample", [f"run_dir={tmp_path / folder}", "sampler=ddim", "count=2", "steps=2"])
+        )
+        drawn.append(load_file(out / "samples.safetensors")["x0"])
+    assert torch.equal(*drawn)
+    (tmp_path / "run" / "corruption.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(RecipeError, match=r"cannot read .*corruption\.safetensors"):
+        sample(configuration.load("sample", [f"run_dir={tmp_path / 'run'}", "sampler=ddim", "count=1", "steps=2"]))
+
+
+def test_inspect_shows_what_is_trained_on(tmp_path: Path) -> None:
+    words = [*SMALL, "corruption=band", "corruption.examples=500", "count=2"]
+    looks = []
+    for number, restored in enumerate(("null", "mean")):
+        out = inspect(
+            configuration.load(
+                "inspect", [*words, f"corruption.restored={restored}", f"run_dir={tmp_path / str(number)}"]
+            )
+        )
+        looks.append(json.loads((out / "inspect.json").read_text())["standard_deviation"])
+    assert looks[1] < 0.9 * looks[0]
