@@ -42,7 +42,11 @@ def test_band_and_level_are_found_and_trained_with(
     assert low - 1e-9 <= told["radius"][0] <= told["radius"][1] <= high + 1e-9
     path = tmp_path / "damaged" / "corruption.safetensors"
     assert f"corruption=measured corruption.path={path}" in capsys.readouterr().out
+    # Data of one's own are damaged already; these digits are not, and a damage that is not there is refused.
     measured = ["corruption=measured", f"corruption.path={path}", "corruption.restored=mean"]
+    with pytest.raises(RecipeError, match="quieter in the band than this corruption"):
+        train(configuration.load("train", [*DIGITS, *SMALL, *measured, f"run_dir={tmp_path / 'run'}"]))
+    measured.append("corruption.added=true")
     train(configuration.load("train", [*DIGITS, *SMALL, *measured, f"run_dir={tmp_path / 'run'}"]))
     assert (tmp_path / "run" / "restoration.safetensors").exists()
 
