@@ -35,6 +35,9 @@ class ProjectedDenoiser(Denoiser):
         ValueError: as `Denoiser`, and for noise drawn on a padded grid.
     """
 
+    per_frequency = True
+    plain_input = False  # it is cut or scaled, frequency by frequency
+
     def __init__(
         self,
         network: nn.Module,
@@ -48,16 +51,6 @@ class ProjectedDenoiser(Denoiser):
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError("noise drawn on a padded grid leaves no frequency out: leave out the padding")
         self.blind = blind
-
-    @property
-    def per_frequency(self) -> bool:
-        """Whether the weights are functions of frequency: always."""
-        return True
-
-    @property
-    def plain_input(self) -> bool:
-        """Whether the network is given its input as it is: never, it is cut to the noise's frequencies."""
-        return False
 
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
         """Return the factors of the base class where there is noise, and those that predict nothing elsewhere."""

@@ -70,6 +70,9 @@ class RestoringDenoiser(Denoiser):
             Mahalanobis metric where the band is not seen.
     """
 
+    per_frequency = True
+    plain_input = False  # it is cut or scaled, frequency by frequency
+
     def __init__(
         self,
         network: nn.Module,
@@ -93,16 +96,6 @@ class RestoringDenoiser(Denoiser):
             raise ValueError(
                 "noise in the corrupted band must be empty (Outside) or stay above the corruption's (NoiseFloor)"
             )
-
-    @property
-    def per_frequency(self) -> bool:
-        """Whether the weights are functions of frequency: always."""
-        return True
-
-    @property
-    def plain_input(self) -> bool:
-        """Whether the network is given its input as it is: never, in the band it is scaled or cut."""
-        return False
 
     @torch.inference_mode(False)  # what is kept must serve training too
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,11 +27,12 @@ import torch
 from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
 from multisagd import DataStatistics, Process, seeds
+from recipes.engine.altered import untouched
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.corrupted import as_trained_on, build_data, untouched
+from recipes.engine.corrupted import as_trained_on, build_data
 from recipes.engine.data import measure, process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +27,28 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
-from modalities.reading import UnreadableFilesError
 from modalities.text import TextEncoder
 from multisagd import Denoiser, Process
 from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
-from multisagd.restoration import RestoringDenoiser, residual_power
 from multisagd.samplers import Sampler
-from multisagd.seeds import derive, derive_many
+from multisagd.seeds import derive_many
 from recipes.engine import record
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data
-from recipes.engine.data import hold_out
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import check_own
 from recipes.engine.generate import generate
-from recipes.engine.order import Order
 from recipes.engine.progress import Display
+from recipes.engine.residual import band_residual
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Group, SampleSettings, TrainSettings
+from recipes.engine.settings import Group, SampleSettings
 from recipes.engine.state import load_module
 from recipes.engine.trained import TrainedWeights, open_model
-
-RESIDUAL_EXAMPLES = 1000
-"""Held-out examples, at most, on which the power that a restored band lacks is measured."""
 
 
 def sample(config: Config) -> Path:
@@ -137,42 +130,6 @@ def trained(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> De
     load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
-
-
-def band_residual(
-    denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, builder: Builder,
-    runtime: Runtime,
-) -> Tensor | None:  # fmt: skip
-    """Return the power that the estimate of a restored band lacks, measured on the run's data; None to leave it so.
-
-    Raises:
-        RecipeError: if it is asked for and the run restores no band, or its data cannot be read.
-    """
-    if settings.band == "mean":
-        return None
-    if not isinstance(denoiser, RestoringDenoiser):
-        raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
-    if assembly.context is not None:
-        raise RecipeError("band=sample is not for runs that learned from text: leave it out")
-    run = builder.settings(TrainSettings, run_config, "")
-    # A run from elsewhere names what is read, and has nothing fetched.
-    data = {**run.data, "download": False} if "download" in run.data else run.data
-    # What the network was not trained on: towards that, its estimates lack more.
-    _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
-    chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
-
-    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
-        for start in range(0, len(chosen), settings.batch):
-            batch = held_out.batch(chosen[start : start + settings.batch])
-            if batch.mask is not None and not bool(batch.mask.all()):
-                raise RecipeError("band=sample cannot measure padded data: leave it out")
-            told = batch.labels if assembly.classes is not None else None
-            yield runtime.put(batch.x0), None if told is None else runtime.put(told)
-
-    try:
-        return residual_power(denoiser, batches(), settings.seed)
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error
 
 
 def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps | None, Tensor | None]:

@@ -29,6 +29,7 @@ from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
+from recipes.engine.altered import Restored
 from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
@@ -38,7 +39,6 @@ from recipes.engine.config import Config
 from recipes.engine.corrupted import (
     CORRUPTION,
     RESTORATION,
-    Restored,
     build_corruption,
     build_data,
     fit_restoration,

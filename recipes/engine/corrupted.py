@@ -1,22 +1,21 @@
-"""Datasets whose examples are corrupted in a part of their spectrum, or restored there, as a configuration says."""
+"""The corruption of a run's data, and what is done about it, as a configuration says."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from modalities.base import Batch, Dataset, Example, Groups, Modality, pair
+from modalities.base import Dataset, Modality
 from modalities.reading import UnreadableFilesError
-from multisagd import Corruption, Grid
-from multisagd.gaussian_restoration import GaussianRestoration
+from multisagd import Corruption, GaussianRestoration, Grid
 from multisagd.seeds import derive
+from recipes.engine.altered import Corrupted, Restored
 from recipes.engine.build import Builder
 from recipes.engine.data import Chunks
 from recipes.engine.distribution import from_first, is_first, wait_patiently
@@ -44,120 +43,6 @@ class Handling:
     def __post_init__(self) -> None:
         if self.examples is not None and self.examples < 4:
             raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
-
-
-class Altered(Dataset):
-    """Another dataset with the tensor of every example altered: `places` are their numbers in the whole set."""
-
-    def __init__(self, inner: Dataset, places: Sequence[int] | None = None) -> None:
-        self.inner = inner
-        self.places = range(len(inner)) if places is None else places
-        self.modality, self.classes = inner.modality, inner.classes
-
-    @abstractmethod
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return data `(batch, channels, *grid)` altered; each has its number and the seed of its augmentation."""
-
-    @abstractmethod
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same alteration of another dataset."""
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example, altered."""
-        example = self.inner.example(index, seed)
-        return example._replace(x0=self.alter(example.x0[None], [self.places[index]], [seed])[0])
-
-    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return the examples at `indices`, altered."""
-        batch = self.inner.batch(indices, seeds)
-        chosen = pair(indices, seeds)
-        places = [self.places[index] for index, _ in chosen]
-        return batch._replace(x0=self.alter(batch.x0, places, [seed for _, seed in chosen]))
-
-    def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only, each altered as it was."""
-        return self.with_inner(self.inner.subset(indices), [self.places[index] for index in indices])
-
-    def caption(self, index: int) -> str | None:
-        """Return the text of one example."""
-        return self.inner.caption(index)
-
-    @property
-    def groups(self) -> Groups | None:
-        """Which examples are stored together."""
-        return self.inner.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the examples as they were: what is done to them follows from the configuration."""
-        return self.inner.fingerprint
-
-    @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far."""
-        return self.inner.unreadable
-
-    def save_unreadable(self, path: Path) -> None:
-        """Write the files that could not be read so far."""
-        self.inner.save_unreadable(path)
-
-
-class Corrupted(Altered):
-    """A dataset with Gaussian noise of a corruption added to every example.
-
-    Example number i keeps its corruption for good, whatever is cropped or flipped around it; or, if it is `redrawn`,
-    the corruption follows from the seed of the augmentation, and is another one each time.
-    """
-
-    def __init__(
-        self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool, places: Sequence[int] | None = None
-    ) -> None:
-        super().__init__(inner, places)
-        self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
-
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return the data corrupted."""
-        drawn = [
-            derive(self.seed, "corruption", place) if seed is None or not self.redrawn else derive(seed, "corruption")
-            for place, seed in zip(places, seeds, strict=True)
-        ]
-        return self.corruption.corrupt(x0, drawn)
-
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same corruption of another dataset."""
-        return type(self)(inner, self.corruption, self.seed, self.redrawn, places)
-
-
-class Restored(Altered):
-    """A dataset of corrupted examples, each restored to the conditional mean, or to one sample that it keeps."""
-
-    def __init__(
-        self,
-        inner: Dataset,
-        restoration: GaussianRestoration,
-        seed: int,
-        drawn: bool,
-        places: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(inner, places)
-        self.restoration, self.seed, self.drawn = restoration, seed, drawn
-
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return the data restored."""
-        own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
-        return self.restoration.restore(x0, own)
-
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same restoration of another dataset."""
-        return type(self)(inner, self.restoration, self.seed, self.drawn, places)
-
-
-def untouched(dataset: Dataset) -> Dataset:
-    """Return a dataset as it was before anything was added to it or restored."""
-    return untouched(dataset.inner) if isinstance(dataset, Altered) else dataset
 
 
 def handling(group: Group, builder: Builder) -> Handling:

@@ -13,8 +13,9 @@ from multisagd import Band, Corruption
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.restoration import RestoringDenoiser
 from recipes.engine import config as configuration
+from recipes.engine.altered import Corrupted, Restored
 from recipes.engine.build import Builder
-from recipes.engine.corrupted import Corrupted, Restored, build_data
+from recipes.engine.corrupted import build_data
 from recipes.engine.errors import RecipeError
 from recipes.engine.trained import open_model
 from recipes.export import export
