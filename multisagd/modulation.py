@@ -86,8 +86,8 @@ class NoiseFloor:
     """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
     Raises:
-        ValueError: for a margin that is not positive, noise that is empty where the corruption is not or drawn on a
-            padded grid, or a corruption that channels share: each would tell of the others'.
+        ValueError: for a margin that is not positive, or noise that is empty where the corruption is not or drawn on a
+            padded grid.
     """
 
     def __init__(
@@ -95,10 +95,6 @@ class NoiseFloor:
     ) -> None:
         if isinstance(covariance, PaddedCovariance):
             raise ValueError("a noise floor needs noise that is diagonal in frequency: leave out the padding")
-        if corruption.shared:
-            raise ValueError(
-                "a corruption that channels share cannot be restored through a floor: leave its band unseen"
-            )
         if not margin > 0:
             raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):

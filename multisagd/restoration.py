@@ -66,7 +66,8 @@ class RestoringDenoiser(Denoiser):
 
     Raises:
         ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, noise drawn on a padded
-            grid, or noise in the band that is no floor above the corruption; in `loss`, for a penalty, and the
+            grid, noise in the band that is no floor above the corruption, or a floor with a corruption that several
+            channels share; in `loss`, for a penalty, and the
             Mahalanobis metric where the band is not seen.
     """
 
@@ -91,6 +92,9 @@ class RestoringDenoiser(Denoiser):
             raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
         self.corruption = corruption
         self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+        seen = process.covariance.support() & (corruption.power() > 0)
+        if corruption.shared and len(statistics.mean) > 1 and bool(seen.any()):
+            raise ValueError("what channels share tells of each other through a floor: leave the band unseen (Outside)")
         like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64)
         if bool((self.band(process.coefficients(torch.zeros(1), like), like).left <= 0).any()):
             raise ValueError(

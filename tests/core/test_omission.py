@@ -347,7 +347,9 @@ def test_what_cannot_work_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="leave out the padding"):
             build()
+    shared = Corruption(BAND, grid, shared=True)
     with pytest.raises(ValueError, match="channels share"):
-        NoiseFloor(schedule, white, Corruption(BAND, grid, shared=True))
+        RestoringDenoiser(Linear(), Process(schedule, white, NoiseFloor(schedule, white, shared)), shared, statistics)
+    RestoringDenoiser(Linear(), Process(schedule, gapped), shared, statistics)
     with pytest.raises(ValueError, match="no data"):
         residual_power(denoiser, [])
