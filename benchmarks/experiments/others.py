@@ -52,5 +52,5 @@ def speed(path: Path) -> str:
     ]
     if not lines:
         return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
-    table = markdown(["ratio of times", "measured", "median", "from, to"], lines)
+    table = markdown(["ratio of times", "measured", "median", "lower to upper quartile"], lines)
     return "\n\n".join([*said, f"```bash\n{command}\n```", table, *machines])

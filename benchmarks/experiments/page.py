@@ -44,6 +44,7 @@ and a test fails if it says anything else. Conclusions are drawn by rules:
 
 - Every arm is trained once for each seed. The trainings of one seed see the same examples in the same order, so arms
   are compared seed by seed. Tables have means and standard errors over seeds.
+- A verdict needs three seeds. With fewer there are numbers but no verdict, and the page says so.
 - **better**, **worse**: the mean of the paired differences is more than 2 of its standard errors from zero. With
   three seeds chance alone does that in about one comparison of five: one such verdict is a hint.
 - **clearly**: the 95 % confidence interval of the paired differences (Student's t: 4.3 standard errors with three
@@ -61,7 +62,8 @@ What to keep in mind:
   it ring by ring, above zero where too much is generated (dotted: real data; grey: frequencies that were corrupted).
   "Recognised" is the share of samples that the classifier takes for the class they were asked for.
 - Decibels "where the data were corrupted" are of power over that of clean data: above zero the corruption was learned,
-  at zero the clean data are restored, at -40 or below nothing is there.
+  at zero the clean data are restored, at -40 or below nothing is there. Arms are compared by how far they are from
+  zero, either way.
 - Real data in place of samples are the noise floor: a perfect model would be there.
 - `python -m benchmarks.experiments NAME --size gpu` trains an experiment at a size for a GPU, that of the papers for
   images, and with `--commands` prints its trainings instead. A section has these results if there are any."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from math import isfinite, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -28,29 +28,38 @@ def found(experiment: Experiment, size: str, path: Path = RESULTS) -> dict[str, 
 
 
 def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
-    """Write the mean of some values, and its standard error if there is more than one."""
+    """Write the mean of some values, and its standard error if there is more than one; nothing if there is none."""
+    if not values:
+        return ""
     shown = f"{mean(values):{sign}.{digits}f}"
     return f"{shown} ± {stdev(values) / sqrt(len(values)):.{digits}f}" if len(values) > 1 else shown
 
 
-def differences(mine: dict[int, Any], theirs: dict[int, Any], metric: str) -> list[float]:
-    """Return the differences of two arms in a metric, for the seeds that both have."""
-    return [mine[s][metric] - theirs[s][metric] for s in sorted(mine) if s in theirs and metric in mine[s]]
+def finite(seeds: Mapping[int, Any], metric: str) -> dict[int, float]:
+    """Return an arm's finite values of a metric by seed: a run that diverged has none."""
+    each = {seed: seeds[seed].get(metric) for seed in sorted(seeds)}
+    return {seed: value for seed, value in each.items() if value is not None and isfinite(value)}
 
 
-def show(experiment: Experiment, size: str) -> None:
+def differences(mine: Mapping[int, Any], theirs: Mapping[int, Any], metric: str) -> list[float]:
+    """Return the differences of two arms in a metric, for the seeds that both have it of."""
+    own, others = finite(mine, metric), finite(theirs, metric)
+    return [value - others[seed] for seed, value in own.items() if seed in others]
+
+
+def show(experiment: Experiment, size: str, path: Path = RESULTS) -> None:
     """Print means and standard errors, and what each arm changes."""
-    measured = found(experiment, size)
+    measured = found(experiment, size, path)
     if not measured:
         print(f"{experiment.name}: nothing was measured at size {size}")
         return
     table = Table("arm", *METRICS.values(), "seeds", box=box.SIMPLE, title=f"{experiment.title} ({size})")
     paired = Table("arm", "minus", *METRICS.values(), box=box.SIMPLE, title="differences seed by seed")
     for arm, seeds in measured.items():
-        cells = [with_error([row[metric] for row in seeds.values() if metric in row]) for metric in METRICS]
+        cells = [with_error(list(finite(seeds, metric).values())) for metric in METRICS]
         table.add_row(arm, *cells, str(len(seeds)))
         other = experiment.other(arm)
         if other in measured:
             each = [differences(seeds, measured[other], metric) for metric in METRICS]
-            paired.add_row(arm, other, *(with_error(values, sign="+") if values else "" for values in each))
+            paired.add_row(arm, other, *(with_error(values, sign="+") for values in each))
     Console(width=160).print(table, paired)

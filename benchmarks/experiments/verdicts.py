@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from statistics import mean, stdev
 from typing import Literal
 
@@ -24,6 +24,16 @@ class Metric:
     title: str
     better: Literal["less", "more", "zero"] = "less"
 
+    @property
+    def decibels(self) -> bool:
+        """Whether it is a logarithm of a ratio, of which a percentage means nothing."""
+        return "_db" in self.key
+
+    @property
+    def compared(self) -> str:
+        """Name what arms are compared by."""
+        return f"{self.title} from 0" if self.better == "zero" else self.title
+
     def size(self, value: float) -> float:
         """Return what arms are compared by: the value, or how far it is from zero where that is what counts."""
         return abs(value) if self.better == "zero" else value
@@ -37,15 +47,19 @@ METRICS = (
     SPECTRUM,
     Metric("axis_errors_db.frame", "spectrum along time, dB"),
     Metric("frame_change_db", "change from frame to frame, dB", "zero"),
-    Metric("watched_db", "power where the data were corrupted, dB"),
+    Metric("watched_db", "power where the data were corrupted, dB", "zero"),
     Metric("elsewhere_db", "spectrum elsewhere, dB"),
 )
 """In the order of the tables; a table has those that its rows have."""
 
 
+ENOUGH = 3
+"""Seeds that a verdict needs."""
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error of paired differences, one of each seed."""
+    """Mean and standard error of paired differences, one of each seed; one alone has no standard error (`nan`)."""
 
     mean: float
     error: float
@@ -53,27 +67,54 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate | None:
-        """Estimate from two seeds at least; one has no standard error."""
-        if len(values) < 2:
+        """Estimate from what seeds there are; None without any."""
+        if not values:
             return None
-        return cls(mean(values), stdev(values) / sqrt(len(values)), len(values))
+        return cls(mean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else nan, len(values))
+
+    @classmethod
+    def ratio(cls, parts: Sequence[float], wholes: Sequence[float]) -> Estimate | None:
+        """Estimate the ratio of two means of paired values, its error to first order (the delta method).
+
+        None without any, or where the whole is zero.
+        """
+        if not parts or mean(wholes) == 0:
+            return None
+        whole, found = mean(wholes), mean(parts) / mean(wholes)
+        left = cls.of([part - found * each for part, each in zip(parts, wholes, strict=True)])
+        return cls(found, left.error / abs(whole), left.count) if left is not None else None
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is of as many seeds as a verdict needs."""
+        return self.count >= ENOUGH
 
     @property
     def told(self) -> bool:
-        """Whether it is more than two standard errors from zero."""
-        return abs(self.mean) > 2 * self.error
+        """Whether it is of enough seeds and more than two standard errors from zero."""
+        return self.enough and abs(self.mean) > 2 * self.error
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is told from zero, and above it."""
+        return self.told and self.mean > 0
 
     @property
     def clear(self) -> bool:
         """Whether the 95 % confidence interval of so many seeds (Student's t) leaves zero out."""
-        return abs(self.mean) > float(student.ppf(0.975, self.count - 1)) * self.error
+        return self.enough and abs(self.mean) > float(student.ppf(0.975, self.count - 1)) * self.error
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.error:.3f}"
+        return f"{self.mean:.3f} ± {self.error:.3f}" if self.count > 1 else f"{self.mean:.3f}"
+
+    def percent(self, digits: int = 0, sign: str = "") -> str:
+        """Write it in percent."""
+        error = f" ± {100 * self.error:.{digits}f}" if self.count > 1 else ""
+        return f"{100 * self.mean:{sign}.{digits}f}{error} %"
 
 
 def gain(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> Estimate | None:
-    """Return by how much an arm is better than another, seed by seed; None if fewer than two seeds have both."""
+    """Return by how much an arm is better than another, seed by seed; None if no seed has both."""
     if arm not in measured or other not in measured:
         return None
     moved = changes(measured, arm, other, metric)
@@ -90,7 +131,13 @@ def changes(measured: Measured, arm: str, other: str, metric: Metric) -> list[fl
 
 
 def relative(measured: Measured, arm: str, other: str, metric: Metric = FRECHET) -> list[float]:
-    """Return the relative changes of a metric, seed by seed."""
+    """Return the relative changes of a metric, seed by seed.
+
+    Raises:
+        ValueError: for a metric in decibels.
+    """
+    if metric.decibels:
+        raise ValueError(f"{metric.title}: a relative change of decibels means nothing; take the difference")
     mine, theirs = measured[arm], measured[other]
     return [
         mine[seed][metric.key] / theirs[seed][metric.key] - 1
@@ -101,12 +148,17 @@ def relative(measured: Measured, arm: str, other: str, metric: Metric = FRECHET)
 
 def verdict(better_by: Estimate | None) -> str:
     """Put a gain in words."""
-    if better_by is None:
-        return "too few seeds"
+    if better_by is None or not better_by.enough:
+        return no_verdict(0 if better_by is None else better_by.count)
     if not better_by.told:
         return "no difference can be told"
     word = "better" if better_by.mean > 0 else "worse"
     return f"**clearly {word}**" if better_by.clear else f"**{word}**"
+
+
+def no_verdict(count: int) -> str:
+    """Say that so many seeds are too few."""
+    return f"{count} seed{'' if count == 1 else 's'}: no verdict"
 
 
 def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
@@ -117,15 +169,23 @@ def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Met
         if better_by is not None:
             moved = f" ({with_error(changes(measured, arm, other, metric), sign='+')})" if better_by.told else ""
             groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}`{moved}")
-    title = metric.title[0].upper() + metric.title[1:]
-    return [f"{title}, against `{other}`, {said}: {', '.join(arms)}." for (other, said), arms in groups.items()]
+    title = metric.compared[0].upper() + metric.compared[1:]
+    return [
+        f"{title}, against `{other}`, {said}{' on' if 'no verdict' in said else ':'} {', '.join(arms)}."
+        for (other, said), arms in groups.items()
+    ]
 
 
 def told_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
-    """Return the arms that are worse than what they are compared with."""
+    """Return the arms that are worse than what they are compared with, and those with too few seeds to say so."""
     found = {(arm, other): gain(measured, arm, other, metric) for arm, other in pairs}
-    return [
-        f"`{arm}` is {verdict(better_by).strip('*')} than `{other}` in {metric.title}."
+    said = [
+        f"`{arm}` is {verdict(better_by).strip('*')} than `{other}` in {metric.compared}."
         for (arm, other), better_by in found.items()
         if better_by is not None and better_by.told and better_by.mean < 0
     ]
+    open_: dict[str, list[str]] = {}
+    for (arm, _), better_by in found.items():
+        if better_by is None or not better_by.enough:
+            open_.setdefault(verdict(better_by), []).append(f"`{arm}`")
+    return said + [f"{few} on {', '.join(arms)} in {metric.compared}." for few, arms in open_.items()]

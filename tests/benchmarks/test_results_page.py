@@ -10,7 +10,18 @@ import torch
 from benchmarks.experiments import claims, measures, others, page, sections
 from benchmarks.experiments.design import REAL, Experiment, experiments, run_folder
 from benchmarks.experiments.reading import Results, flat
-from benchmarks.experiments.verdicts import FRECHET, METRICS, Estimate, Measured, gain, relative, verdict
+from benchmarks.experiments.tables import differences, show, with_error
+from benchmarks.experiments.verdicts import (
+    FRECHET,
+    METRICS,
+    Estimate,
+    Measured,
+    gain,
+    relative,
+    sorted_out,
+    told_worse,
+    verdict,
+)
 from benchmarks.rows import append
 from multisagd import Corruption, Grid, Outside
 from multisagd.covariance import filter_grid
@@ -62,11 +73,58 @@ def test_differences_are_paired_so_that_the_luck_of_seeds_cancels() -> None:
         (Estimate(0.10, 0.04, 3), "**better**"),  # 2.5 standard errors, of 4.3 that 95 % would need
         (Estimate(-0.10, 0.02, 3), "**clearly worse**"),
         (Estimate(0.10, 0.04, 20), "**clearly better**"),
-        (None, "too few seeds"),
+        (Estimate(0.10, 0.001, 2), "2 seeds: no verdict"),
+        (Estimate(0.10, math.nan, 1), "1 seed: no verdict"),
+        (None, "0 seeds: no verdict"),
     ],
 )
 def test_verdicts_follow_the_rule(estimate: Estimate | None, said: str) -> None:
     assert verdict(estimate) == said
+
+
+def test_fewer_than_three_seeds_make_no_verdict_anywhere() -> None:
+    rows = {arm: {seed: seeds[seed] for seed in (0, 1)} for arm, seeds in arms({"white": 1.0, "arm": 2.0}).items()}
+    assert sorted_out(rows, [("arm", "white")], FRECHET) == [
+        "Fréchet distance, against `white`, 2 seeds: no verdict on `arm`."
+    ]
+    assert told_worse(rows, [("arm", "white")], FRECHET) == ["2 seeds: no verdict on `arm` in Fréchet distance."]
+    assert told_worse(arms({"white": 1.0, "arm": 2.0}), [("arm", "white")], FRECHET) == [
+        "`arm` is clearly worse than `white` in Fréchet distance."
+    ]
+
+
+def test_a_ratio_has_the_error_of_the_delta_method() -> None:
+    parts, wholes = [1.0, 2.1, 2.9], [2.0, 4.0, 6.0]
+    found = Estimate.ratio(parts, wholes)
+    assert found is not None
+    assert found.mean == pytest.approx(0.5)
+    # variances of the means and their covariance, propagated to first order
+    a, b = torch.tensor(parts, dtype=torch.float64), torch.tensor(wholes, dtype=torch.float64)
+    covariance = torch.cov(torch.stack([a, b])) / 3
+    slope = torch.tensor([1 / float(b.mean()), -float(a.mean() / b.mean() ** 2)], dtype=torch.float64)
+    assert found.error == pytest.approx(float(slope @ covariance @ slope) ** 0.5)
+    assert Estimate.ratio([], []) is None
+    assert Estimate.ratio([1.0, 2.0], [1.0, -1.0]) is None
+
+
+def test_restoring_a_band_is_better_than_destroying_it() -> None:
+    watched = next(m for m in METRICS if m.key == "watched_db")
+    levels = {"white": 12.0, "omitted": -40.0, "restored": -0.5}
+    rows: Measured = {arm: {seed: {"watched_db": level} for seed in range(3)} for arm, level in levels.items()}
+    assert verdict(gain(rows, "restored", "white", watched)) == "**clearly better**"
+    assert verdict(gain(rows, "omitted", "white", watched)) == "**clearly worse**"
+    assert verdict(gain(rows, "restored", "omitted", watched)) == "**clearly better**"
+    assert sorted_out(rows, [("restored", "white")], watched)[0].startswith(
+        "Power where the data were corrupted, dB from 0, against `white`, **clearly better**: `restored` (-11.500"
+    )
+
+
+def test_decibels_have_no_relative_change() -> None:
+    for metric in METRICS:
+        assert metric.decibels == ("dB" in metric.title)
+        if metric.decibels:
+            with pytest.raises(ValueError, match="decibels"):
+                relative({"a": {}, "b": {}}, "a", "b", metric)
 
 
 def test_each_metric_knows_which_way_is_better() -> None:
@@ -97,10 +155,22 @@ def test_relative_changes_are_of_each_seed() -> None:
         ([0.70, 0.71, 0.69], [0.85, 0.84, 0.86], [0.85, 0.86, 0.84], "The gain is partly DC"),
         ([0.70, 0.71, 0.69], [1.00, 1.02, 0.98], [1.00, 0.97, 1.02], "It cannot be told whether the gain is DC"),
         (
+            [0.70, 0.71, 0.69],
+            [0.88, 0.90, 0.92],
+            [0.80, 1.10, 0.85],
+            "It cannot be told whether the gain is DC**: one part gains, but no difference of the two",
+        ),
+        (
+            [0.70, 0.71, 0.69],
+            [0.80, 1.10, 0.85],
+            [0.88, 0.90, 0.92],
+            "It cannot be told whether the gain is DC**: one part gains, but no difference of the two",
+        ),
+        (
             [1.00, 1.02, 0.98],
             [0.72, 0.70, 0.71],
             [1.00, 1.02, 0.98],
-            "**There is no gain to be DC**: `papers -.06` gains nothing",
+            "**No gain can be told, so there is none to be DC**: no difference of `papers -.06` from `white`",
         ),
         (
             [1.30, 1.31, 1.32],
@@ -115,6 +185,25 @@ def test_the_gain_of_a_power_law_is_attributed(
 ) -> None:
     rows = arms({"white": 1.0, claims.WHOLE: whole, claims.ZERO: zero, claims.SLOPE: slope})
     assert said in claims.attribute(rows)[0]
+
+
+def test_the_parts_of_a_gain_have_errors() -> None:
+    whole, zero, slope = [0.70, 0.71, 0.69], [0.72, 0.70, 0.71], [1.00, 1.02, 0.98]
+    said = claims.attribute(arms({"white": 1.0, claims.WHOLE: whole, claims.ZERO: zero, claims.SLOPE: slope}))[0]
+    assert f"`{claims.ZERO}` gains 0.290 ± 0.006 (97 ± 3 %) and `{claims.SLOPE}` 0.000 ± 0.012 (0 ± 4 %)" in said
+
+
+def test_two_seeds_attribute_nothing() -> None:
+    distances: dict[str, float | list[float]] = {
+        "white": [1.0, 1.0],
+        claims.WHOLE: [0.70, 0.71],
+        claims.ZERO: [0.72, 0.70],
+        claims.SLOPE: [1.00, 1.02],
+    }
+    said = claims.attribute(arms(distances))
+    assert said == ["Is the gain DC? 2 seeds: no verdict (-0.295 ± 0.005, `papers -.06` against `white`)."]
+    distances |= {"white": 1.0, claims.WHOLE: [0.70, 0.71, 0.69]}
+    assert "Not measured: one of the two parts has too few seeds" in claims.attribute(arms(distances))[0]
 
 
 def test_without_the_parts_nothing_is_attributed() -> None:
@@ -137,7 +226,9 @@ def omission(projected: list[float], restored: list[float]) -> dict[str, float |
 def test_the_share_of_the_gap_that_is_closed() -> None:
     rows = arms(omission([8.0, 8.0, 9.5], [2.0, 3.0, 5.0]))
     assert claims.bands(rows) == BANDS
-    assert claims.closed(rows, "[.2,.3]", "restored") == pytest.approx([0.8, 0.8, 0.8])
+    share = claims.closed(rows, "[.2,.3]", "restored")
+    assert share is not None
+    assert (share.mean, share.error, share.count) == (pytest.approx(0.8), pytest.approx(0), 3)
     assert claims.percent(claims.closed(rows, "[.1,.2]", "papers' omission")) == "20 ± 1 %"
     closing = claims.closing(rows, BANDS)
     assert "`restored` 90 ± 0 %" in closing[0]
@@ -157,11 +248,43 @@ def test_the_aims_of_omission_are_judged(projected: list[float], restored: list[
     assert tuple(claims.NOT_MET in line for line in said) == (not met[0], not met[1])
 
 
+@pytest.mark.parametrize(
+    ("restored", "said"),
+    [
+        ([2.5, 2.6, 2.4], "**Met**: [.1,.2] met, 85 ± 1 %."),
+        ([2.8, 1.8, 3.4], "**Cannot be told**: [.1,.2] cannot be told, 83 ± 5 %."),
+        ([5.0, 5.1, 4.9], "**Not met**: [.1,.2] not met, 60 ± 1 %."),
+        ([2.5, 2.5], "**Not measured in all bands**: [.1,.2] 2 seeds: no verdict."),
+        ([2.5], "**Not measured in all bands**: [.1,.2] 1 seed: no verdict."),
+    ],
+)
+def test_a_share_must_clear_the_target_by_its_error(restored: list[float], said: str) -> None:
+    rows = arms({"clean": 1.0, "[.1,.2]: white": 11.0, "[.1,.2]: restored": restored})
+    assert claims.aims(rows, ["[.1,.2]"])[1].endswith(said)
+
+
+def test_an_aim_is_not_met_where_there_is_no_gap() -> None:
+    # each seed closes nine tenths of its own gap, which is as often below zero as above
+    white = [1.5, 0.5, 1.6]
+    restored = [1 + 0.1 * (each - 1) for each in white]
+    rows = arms({"clean": 1.0, "[.1,.2]: white": white, "[.1,.2]: restored": restored})
+    said = claims.aims(rows, ["[.1,.2]"])[1]
+    assert "**Cannot be told**: [.1,.2] cannot be told, there is no gap that can be told (0.200" in said
+
+
+def test_what_is_decided_is_decided_whatever_is_missing() -> None:
+    rows = {arm: row for arm, row in arms(omission([8.0] * 3, [5.0] * 3)).items() if not arm.startswith("[.4,.5]")}
+    most, every = claims.aims(rows, BANDS)
+    assert "**Met**: " in most
+    assert "**Not met**: " in every
+    assert "[.4,.5] not measured" in most
+
+
 def test_an_aim_is_open_while_a_band_is_missing() -> None:
-    rows = {arm: row for arm, row in arms(omission([8.0] * 3, [2.0] * 3)).items() if not arm.startswith("[.4,.5]")}
-    assert all(
-        "**Not measured in all bands**: in 2 of 3 bands so far, 1 missing." in e for e in claims.aims(rows, BANDS)
-    )
+    rows = {arm: row for arm, row in arms(omission([8.0, 9.5, 8.0], [2.0] * 3)).items() if "[.4,.5]" not in arm}
+    for said in claims.aims(rows, BANDS):
+        assert "**Not measured in all bands**: [.1,.2] met" in said
+        assert said.endswith("; [.4,.5] not measured.")
 
 
 def test_no_gap_is_closed_where_there_is_none() -> None:
@@ -235,6 +358,101 @@ def test_a_picture_of_omission_has_a_panel_for_each_band(tmp_path: Path) -> None
     assert "| -15 % |" in text
 
 
+def test_all_ways_to_restore_a_band_are_in_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    distances: dict[str, float | list[float]] = {"clean": 1.0, "[.1,.2]: white": 11.0}
+    write(path, "omission_mnist", distances | {f"[.1,.2]: {kind}": 2.0 for kind in claims.KINDS})
+    text, _ = sections.section(experiments()["omission_mnist"], path)
+    assert all(f"| [.1,.2]: {kind} | 2.017 ± " in text for kind in claims.KINDS)
+    assert all(f"`{kind}` 90 ± 0 %" in text for kind in claims.KINDS)
+    assert "the best that leaving a band out can give" in text
+
+
+def rows_of(path: Path, name: str, values: dict[tuple[str, int], dict[str, float]]) -> None:
+    for (arm, seed), row in values.items():
+        append(name, {"arm": arm, "size": "cpu", "seed": seed}, row, path)
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        (
+            "power_law_mnist",
+            {("white", 0): {FRECHET.key: 1.0}, ("papers -.06", 1): {FRECHET.key: 1.0}},
+            "| papers -.06 | white |  |  | -33 % | 0 seeds: no verdict |",
+        ),
+        (
+            "power_law_mnist",
+            {("white", 0): {FRECHET.key: 1.0}, ("papers -.06", 0): {FRECHET.key: NAN, "spectrum_error_db": NAN}},
+            "`papers -.06`, seed 0: nothing finite came out.",
+        ),
+        (
+            "power_law_mnist",
+            {
+                ("white", 0): {FRECHET.key: 1.0, "spectrum_error_db": 1.0},
+                ("papers -.06", 0): {"spectrum_error_db": 2.0},
+                ("papers -.04", 0): {FRECHET.key: 2.0},
+            },
+            "| papers -.06 | white |  | +1.000 |",
+        ),
+        (
+            "power_law_mnist",
+            {("white", 0): {FRECHET.key: NAN}, ("papers -.06", 0): {FRECHET.key: NAN}},
+            "`white`, seed 0: nothing finite came out.",
+        ),
+        (
+            "omission_mnist",
+            {("clean", 0): {FRECHET.key: 1.0}, ("[.1,.2]: white", 0): {FRECHET.key: NAN}},
+            "`[.1,.2]: white`, seed 0: nothing finite came out.",
+        ),
+        (
+            "omission_mnist",
+            {
+                ("clean", 0): {FRECHET.key: 1.0},
+                ("[.1,.2]: white", 0): {FRECHET.key: 11.0},
+                ("[.1,.2]: restored", 0): {FRECHET.key: 2.0},
+            },
+            "[.1,.2]: of the gap of 10.000 between white noise and clean training (1 seed: no verdict) are closed by "
+            "`restored` 90 % (1 seed).",
+        ),
+        (
+            "hum_audio",
+            {("white", 0): {"watched_db": 12.0}, ("restored", 0): {"watched_db": -1.0}},
+            "| restored | white | -11.000 | 1 seed: no verdict |",
+        ),
+        (
+            "flicker_video",
+            {("white", 0): {"frame_change_db": 1.0}, ("projected", 1): {"watched_db": NAN, "elsewhere_db": 1.0}},
+            "0 seeds: no verdict on `projected` in spectrum elsewhere, dB.",
+        ),
+    ],
+)
+def test_partial_and_diverged_rows_make_a_page(
+    tmp_path: Path,
+    name: str,
+    rows: dict[tuple[str, int], dict[str, float]],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, docs = tmp_path / "results.jsonl", tmp_path / "docs"
+    rows_of(path, name, rows)
+    page.write(path, docs)
+    text = (docs / "results.md").read_text(encoding="utf-8")
+    assert said in text
+    assert "nan" not in text
+    show(experiments()[name], "cpu", path)
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_tables_leave_out_what_is_not_there() -> None:
+    assert with_error([]) == ""
+    theirs = {0: {"m": 1.0}, 1: {}, 2: {"m": 1.0}, 3: {"m": NAN}}
+    assert differences({0: {"m": 3.0}, 1: {"m": 2.0}, 2: {}, 3: {"m": 1.0}, 4: {"m": 1.0}}, theirs, "m") == [2.0]
+
+
 def test_what_failed_is_said(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     write(path, "omission_mnist", omission([8.0, 9.5, 9.5], [2.0, 2.5, 5.0]))
@@ -253,6 +471,7 @@ def test_other_benchmarks_have_their_sections(tmp_path: Path) -> None:
     found = {"median": 1.25, "low": 1.2, "high": 1.3}
     values = {"repeats": 100, "machine": "2 cores"} | dict.fromkeys(others.SPEED, found)
     append("peers_speed", {"size": "cpu", "threads": 1}, values, path)
+    assert "| lower to upper quartile |" in others.speed(path)
     assert "| 1 threads, 100 paired repeats | 1.250 | 1.200 to 1.300 |" in others.speed(path)
     arm = {"run": "mnist", "count": 50, "steps": 25, "eta": 1.0, "problem": "deblurring", "method": "DPS"}
     for seed in range(2):
