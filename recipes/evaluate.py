@@ -74,11 +74,15 @@ def evaluate(config: Config) -> dict[str, Any]:
     task = Task(settings, runtime, train, test, sets, path.parent)
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
+        drawn = len(task.pictures)
         print(f"[{number}/{len(wanted)}] {name}: {KINDS[name].about}", flush=True)
         try:
             results[name] = KINDS[name].run(task)
         except ValueError as error:
-            raise RecipeError(f"{name}: {error}") from error
+            if settings.metrics != "all":
+                raise RecipeError(f"{name}: {error}") from error
+            unavailable[name] = str(error)
+            del task.pictures[drawn:]
 
     report = {
         "samples": str(path),
@@ -152,8 +156,8 @@ def remarks(
         f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
         f"real data is over {settings.splits} divisions into halves.",
         "Bias: at finite counts Fréchet and sliced distances and root mean square errors are too large, and precision, "
-        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}. KID, density and "
-        "errors of one band have none. Compare only numbers of equal counts.",
+        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; shares in other "
+        "classes are too large. KID and errors of one band have none. Compare only numbers of equal counts.",
     ]
     if sets.count < sets.asked:
         lines.append(

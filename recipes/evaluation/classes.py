@@ -40,9 +40,9 @@ def classes(task: Task) -> Result:
         right = (made.predictions == made.labels).double()
         accuracy = record["accuracy"]
         floor_error = (accuracy * (1 - accuracy) / record["test_count"]) ** 0.5
-        rows.insert(0, Row("recognised as asked for", 100 * float(right.mean()), 100 * mean_error(right),
+        rows.insert(0, Row("recognised as asked for", 100 * float(right.mean()), mean_error(100 * right),
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
-        recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else 0.0 for n in range(total)]
+        recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:
             notes.append(
                 f"the classifier itself recognises {accuracy:.1%} of held-out data: read the accuracy of samples so"

@@ -44,7 +44,7 @@ def feature_rows(
             features = fit(reference)
             reference, left = features(reference), features(left)
         frechet.append(frechet_distance(left, reference))
-        kernel.append(kernel_distance(left, reference)[0])
+        kernel.append(kernel_distance(left, reference, sets.sizes)[0])
         items = manifold(reference, left) if sets.count > 5 else None
         for name in names if items is not None else ():
             shares[name].append(float(getattr(items, name).mean()))
@@ -58,7 +58,7 @@ def feature_rows(
         lambda a, b: frechet_distance(ours[a], reference[b]), sets.sizes,
         min(resamples, WIDE_RESAMPLES) if wide else resamples,
     )  # fmt: skip
-    kid, kid_error = kernel_distance(ours, reference)
+    kid, kid_error = kernel_distance(ours, reference, sets.sizes)
     rows = [
         Row(f"{prefix}Fréchet distance", frechet_distance(ours, reference), error, *spread(frechet)),
         Row(f"{prefix}KID", kid, kid_error, *spread(kernel)),

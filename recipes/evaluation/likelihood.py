@@ -17,7 +17,6 @@ from modalities.image import Image
 from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.seeds import derive, derive_many
 from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Display
 from recipes.engine.trained import open_model
 from recipes.evaluation.rows import Result, Row
@@ -42,15 +41,13 @@ def likelihood(task: Task) -> Result:
     """Return bits per dimension of held-out examples, without augmentation, each with the class it has.
 
     Raises:
-        RecipeError: for a run whose noise has no likelihood, or that learned from text.
+        ValueError: for a run whose noise has no likelihood, or that learned from text, and for padded data.
     """
     settings = task.settings.likelihood
     builder = Builder(task.settings.allow_targets)
     model = open_model(task.settings.run_dir, builder)
     if model.facts.get("text"):
-        raise RecipeError(
-            "likelihood: this run learned from text, and held-out texts are not embedded here: leave it out"
-        )
+        raise ValueError("this run learned from text, and held-out texts are not embedded here: leave it out")
     assembly = model.assembly(builder)
     weights = model.weights(task.settings.weights, assembly.check_outline)
     denoiser = trained(assembly, weights, task.runtime)
@@ -61,15 +58,16 @@ def likelihood(task: Task) -> Result:
         for start in range(0, len(places), BATCH):
             numbers = range(start, min(start + BATCH, len(places)))
             batch = task.test.batch([places[number] for number in numbers])
+            if batch.mask is not None and not bool(batch.mask.all()):
+                raise ValueError(
+                    "held-out data are padded, and padding, which no model learns, would count as data: leave it out"
+                )
             x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
             condition = None if assembly.classes is None or batch.labels is None else task.runtime.put(batch.labels)
-            try:
-                nats = log_likelihood(
-                    denoiser, task.runtime.put(x0), steps=settings.steps, probes=settings.probes, condition=condition,
-                    seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
-                )  # fmt: skip
-            except ValueError as error:
-                raise RecipeError(f"likelihood: {error}") from error
+            nats = log_likelihood(
+                denoiser, task.runtime.put(x0), steps=settings.steps, probes=settings.probes, condition=condition,
+                seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
+            )  # fmt: skip
             found.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
             display.update(numbers.stop)
     bits = torch.cat(found) + (math.log2(1 / LEVEL) if images else 0.0)

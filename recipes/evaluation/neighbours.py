@@ -21,12 +21,17 @@ PAIRS, FEW_PAIRS = 18, 4
 
 
 def neighbours(task: Task) -> Result:
-    """Look up samples among the training examples, and held-out data likewise."""
+    """Look up samples among the training examples, and held-out data likewise, equally many of every class."""
     wanted, sets, modality = task.settings.neighbours, task.sets, task.modality
     places = sets.scattered(wanted.items, "evaluate/neighbours")
     samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
     alike = [len(places)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
-    unseen = torch.cat(read_real(task.test, alike, labels is not None, "reading held-out examples")[0])
+    groups = read_real(task.test, alike, labels is not None, "reading held-out examples")[0]
+    unseen, looked_up = torch.cat(groups), len(places)
+    if labels is not None:
+        # Else the two would differ in their classes, and so in their distances, however good the samples are.
+        kept = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
+        samples = samples[kept]
     if len(unseen) < 2:
         raise ValueError("there are no held-out examples of the samples' classes to compare with: leave it out")
     both = torch.cat([samples, unseen])
@@ -48,6 +53,10 @@ def neighbours(task: Task) -> Result:
         rows += _rows(name, ours, theirs, task.settings.bootstrap)
     draw_pairs(task, samples, searches["data"], examples)
     notes = ["of nearest neighbours, the column of real data shows held-out data"]
+    if len(samples) < looked_up:
+        notes.append(
+            f"{len(samples):,} of {looked_up:,} samples were looked up: of every class no more than its held-out data"
+        )
     if len(examples) < len(task.train):
         notes.append(f"searched were {len(examples):,} of {len(task.train):,} training examples (neighbours.examples)")
     counts = {"samples": len(samples), "held_out": len(unseen), "examples": len(examples)}

@@ -91,9 +91,12 @@ def band_name(low: float, high: float) -> str:
 
 
 def draw_classes(
-    names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float] | None, path: Path
+    names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float | None] | None, path: Path
 ) -> None:
-    """Draw the share of items `(classes,)` that are seen as each class, and of conditional samples those recognised."""
+    """Draw the share of items `(classes,)` that are seen as each class, and of conditional samples those recognised.
+
+    A class that nobody asked for has None, and no bar.
+    """
     rows = 1 if recognised is None else 2
     figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
     plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
@@ -103,7 +106,7 @@ def draw_classes(
     plots[0].set(ylabel="seen as this, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
-        plots[1].bar(places, [100 * share for share in recognised], 0.6, color=SAMPLES)
+        plots[1].bar(places, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
         plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))
     turned = max(map(len, names)) > 3
     plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")

@@ -1,8 +1,8 @@
 """The sets that an evaluation compares: samples, and twice as many real examples, in equal numbers of every class.
 
 Samples against one half of the real examples is the number; the other half against it is the noise floor, at the same
-counts and proportions of classes. Where data are padded, each sample takes the padding of a real example of its class,
-for a model is not asked to generate padding and must not be judged by it.
+counts and proportions of classes. Where data are padded, each sample takes the padding of a real example of its class
+in that other half, for a model is not asked to generate padding and must not be judged by it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sets:
     """Samples `(count, channels, *grid)` and real examples `(2 count, …)`, both as the files a person would look at.
 
     Rows are sorted by class: `sizes` items of each among the samples, and in either half of the real examples. `mask`
-    `(2 count, 1, *grid)` tells data from padding, and its first half is also that of the samples; None: all are data.
+    `(2 count, 1, *grid)` tells data from padding, and its second half is also that of the samples; None: all are data.
     `labels` are those of the samples, None if they were drawn without. `asked` is how many samples there were.
     """
 
@@ -61,7 +61,7 @@ class Sets:
     def batches(self, real: bool) -> list[tuple[Tensor, Tensor | None]]:
         """Return the real examples or the samples in batches, each with its mask or None."""
         data = self.real if real else self.samples
-        masks = [None] * -(-len(data) // BATCH) if self.mask is None else self.mask[: len(data)].split(BATCH)
+        masks = [None] * -(-len(data) // BATCH) if self.mask is None else self.mask[-len(data) :].split(BATCH)
         return list(zip(data.split(BATCH), masks, strict=True))
 
     def scattered(self, count: int, stream: str) -> Tensor:
@@ -108,7 +108,8 @@ def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     mask = None if masks is None else torch.cat([take(masks, counts), take(masks, counts, counts)])
     kept = take(ours, counts)
     if mask is not None:
-        kept = torch.where(mask[: len(kept)], kept, pool[: len(kept)])
+        # Not of the half that samples are compared with: what is equal in both would bring them nearer than data are.
+        kept = torch.where(mask[len(kept) :], kept, pool[len(kept) :])
     sorted_labels = None if labels is None else torch.repeat_interleave(torch.arange(groups), torch.tensor(counts))
     return Sets(kept, pool, tuple(counts), mask, sorted_labels, len(samples))
 

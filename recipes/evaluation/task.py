@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.evaluation.sets import Sets
 from recipes.features import FeatureNetwork, Readings, Training, cached_network, read_samples
@@ -107,12 +106,9 @@ class Task:
         """The classifier of the data and its record, trained now if it is not in the cache.
 
         Raises:
-            RecipeError: if it cannot be, or not be read.
+            ValueError: if it cannot be, or not be read.
         """
-        try:
-            return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+        return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property
     def readings(self) -> tuple[Readings, Readings]:

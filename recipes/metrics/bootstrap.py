@@ -3,6 +3,9 @@
 Items are drawn again with replacement, class by class where the sets are made of classes, and the statistic is
 computed on each draw. Only the SPREAD of these values is used. Their mean is not: a set with duplicates looks less
 varied than it is, so that a distance between redrawn sets is larger on average than that of the sets themselves.
+
+Within a group of n items the variance over redrawn ones is (n - 1) / n of that over new ones, which matters where
+groups are small; a group of one item has none at all.
 """
 
 from __future__ import annotations
@@ -34,10 +37,12 @@ def bootstrap_error(
 ) -> float | None:
     """Return the standard deviation of `statistic(places_a, places_b)` over redrawn places of two sets.
 
-    The sets consist of consecutive groups of `sizes`, the second one of `others` if they are given. None for fewer than
-    two resamples: there is no spread then.
+    The sets consist of consecutive groups of `sizes`, the second one of `others` if they are given. It is scaled up by
+    sqrt(N / (N - C)) for N items in C groups, which is exact for means of values that vary alike in every group.
+    None for fewer than two resamples, or a group of one item: there is no spread then.
     """
-    if resamples < 2:
+    groups = [size for size in (*sizes, *(sizes if others is None else others)) if size]
+    if resamples < 2 or min(groups, default=0) < 2:
         return None
     values = [
         statistic(
@@ -46,9 +51,10 @@ def bootstrap_error(
         )
         for number in range(resamples)
     ]
-    return float(torch.tensor(values, dtype=torch.float64).std())
+    small = (sum(groups) / (sum(groups) - len(groups))) ** 0.5
+    return small * float(torch.tensor(values, dtype=torch.float64).std())
 
 
-def mean_error(values: Tensor) -> float:
-    """Return the standard error of the mean of independent values `(count,)`: what a bootstrap of it tends to."""
-    return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else 0.0
+def mean_error(values: Tensor) -> float | None:
+    """Return the standard error of the mean of independent values `(count,)`, None for one: a bootstrap tends to it."""
+    return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else None

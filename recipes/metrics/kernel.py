@@ -1,21 +1,28 @@
 """KID: the squared maximum mean discrepancy of two sets of features, with a cubic kernel (1801.01401).
 
 Unlike the Fréchet distance it has no bias: the expectation for equal distributions is 0 at every number of items, and
-values may be negative.
+values may be negative. Of sets that hold fixed numbers of each class this is so only if the pairs within a set are
+weighted: two items of a set share a class less often than one of each of two such sets do (see `pair_weights`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from multisagd.seeds import derive
 
+MOST = 4000
+"""Items of a subset at most: their matrix of pairs takes 128 MB."""
 
-def squared_mmd(features_a: Tensor, features_b: Tensor) -> float:
+
+def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> float:
     """Return the unbiased estimate of MMD² with the kernel `(x·y / dimensions + 1)³` (1801.01401, section 4).
 
     Features are `(count_a, dimensions)` and `(count_b, dimensions)`; pairs of an item with itself are left out.
+    `weights` of the pairs within either set, `(count, count)` of mean 1 over these, are 1 if they are not given.
 
     Raises:
         ValueError: for fewer than two items in a set.
@@ -23,38 +30,83 @@ def squared_mmd(features_a: Tensor, features_b: Tensor) -> float:
     a, b = features_a.double(), features_b.double()
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a kernel distance needs at least 2 items in each set, got {len(a)} and {len(b)}")
-    return _within(a) + _within(b) - 2 * float(_kernel(a, b).mean())
+    weights_a, weights_b = (None, None) if weights is None else weights
+    return _within(a, weights_a) + _within(b, weights_b) - 2 * float(_kernel(a, b).mean())
+
+
+def pair_weights(sizes: Sequence[int]) -> tuple[Tensor, float]:
+    """Return the weights of pairs within a class `(classes,)`, and of those between two, for sets of `sizes` each.
+
+    Items of two independent sets share class c with the probability `(n_c / N)²`, two different items of one set with
+    `n_c (n_c - 1) / (N (N - 1))` only. The weights make up for it, so that the expectation of their MMD² for equal
+    distributions is zero again. A class of a single item has no pairs: its share goes to all
+    others alike, and leaves a bias.
+    """
+    each = torch.tensor([float(size) for size in sizes], dtype=torch.float64)
+    total = float(each.sum())
+    missed = float((each == 1).sum()) / total**2
+    between = (total - 1) / total / (1 - missed)
+    within = torch.where(each > 1, between * each / (each - 1).clamp(min=1), 0.0)
+    return within, between
 
 
 def kernel_distance(
-    features_a: Tensor, features_b: Tensor, size: int = 1000, seed: int = 0
+    features_a: Tensor, features_b: Tensor, sizes: Sequence[int] | None = None, size: int = 1000, seed: int = 0
 ) -> tuple[float, float | None]:
     """Return the mean of MMD² over disjoint subsets of up to `size` items, and the standard error of that mean.
 
-    The subsets share no item, so they are independent, and their spread needs no bootstrap. There are at least four of
-    them where the items suffice for that; with a single one the error is None.
+    The subsets share no item, so that their spread needs no bootstrap. There are at least four of them where the items
+    suffice for that; with a single one the error is None. `sizes` are given if both sets consist of classes in fixed
+    numbers, one after the other: subsets hold an equal part of each, and larger ones are taken where classes are small.
+
+    Raises:
+        ValueError: unless both sets have as many items as `sizes` in all.
     """
     count = min(len(features_a), len(features_b))
-    size = max(2, min(size, count // 4))
+    groups = [count] if sizes is None else list(sizes)
+    if sum(groups) != count or (sizes is not None and len(features_a) != len(features_b)):
+        raise ValueError(f"{sum(groups)} items of classes are not {len(features_a)} and {len(features_b)}")
+    parts = _parts(groups, max(1, count // max(2, min(size, count // 4))))
     orders = [
-        torch.randperm(len(each), generator=torch.Generator().manual_seed(derive(seed, "kernel", number)))
-        for number, each in enumerate((features_a, features_b))
+        _shuffled(groups, len(each), derive(seed, "kernel", n)) for n, each in enumerate((features_a, features_b))
     ]
-    values = torch.tensor(
-        [
-            squared_mmd(features_a[orders[0][start : start + size]], features_b[orders[1][start : start + size]])
-            for start in range(0, max(1, count - size + 1), size)
-        ],
-        dtype=torch.float64,
-    )
+    classes = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
+    found = []
+    for part in range(parts):
+        # The same places in both orders, so that both subsets hold equally many of each class.
+        weights = _of_pairs(classes[part::parts], len(groups))
+        a, b = (order[part::parts] for order in orders)
+        found.append(squared_mmd(features_a[a], features_b[b], (weights, weights)))
+    values = torch.tensor(found, dtype=torch.float64)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
     return float(values.mean()), error
+
+
+def _parts(sizes: Sequence[int], wanted: int) -> int:
+    """Return up to `wanted` parts, so few that all but a hundredth of the items have another of their class in each."""
+    while wanted > 1 and sum(size for size in sizes if size < 2 * wanted) > sum(sizes) / 100:
+        wanted -= 1
+    return max(wanted, -(-sum(sizes) // MOST))
+
+
+def _shuffled(sizes: Sequence[int], total: int, seed: int) -> Tensor:
+    """Return places in random order within each class; of a set without classes, as many as there are to compare."""
+    generator = torch.Generator().manual_seed(seed)
+    if len(sizes) == 1:
+        return torch.randperm(total, generator=generator)[: sizes[0]]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return torch.cat([start + torch.randperm(n, generator=generator) for start, n in zip(starts, sizes, strict=True)])
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def _within(a: Tensor) -> float:
-    kernel = _kernel(a, a)
+def _of_pairs(classes: Tensor, total: int) -> Tensor:
+    within, between = pair_weights(torch.bincount(classes, minlength=total).tolist())
+    return torch.where(classes[:, None] == classes, within[classes], between)
+
+
+def _within(a: Tensor, weights: Tensor | None) -> float:
+    kernel = _kernel(a, a) if weights is None else _kernel(a, a) * weights
     return float((kernel.sum() - kernel.diagonal().sum()) / (len(a) * (len(a) - 1)))

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from recipes.metrics.nearest import smallest_distances
 
+SAME = 1e-12
+"""Squared distances that differ by less than this share of both vectors' squared lengths are the same: rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
@@ -33,7 +36,8 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     """Return precision, recall, density and coverage, item by item, of features `(count, dimensions)`.
 
     `neighbours` is the k of precision and recall, `density_neighbours` that of density and coverage, the values of the
-    two papers. At finite counts only density has the expectation 1 for equal distributions.
+    two papers. At finite counts only density has the expectation 1, for sets drawn independently of one distribution
+    and features that were fitted to neither. What is as far as the ball reaches is in it, duplicates included.
 
     Raises:
         ValueError: for no more items than neighbours.
@@ -42,16 +46,27 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     if min(len(real), len(made)) <= most:
         raise ValueError(f"{most} neighbours need more than so many items in each set, got {len(real)} and {len(made)}")
     # The nearest item of a set to one of its own is itself, at place 0.
-    real_reach, made_reach = (smallest_distances(each, each, most + 1)[0] for each in (real, made))
-    centre = real.float().mean(0)
-    others = real.float() - centre
+    nearest_real, nearest_made = (smallest_distances(each, each, most + 1)[1] for each in (real, made))
+    centre = real.double().mean(0)
+    points, others = made.double() - centre, real.double() - centre
+    narrow, wide = (_reach(others, nearest_real[:, k]) for k in (neighbours, density_neighbours))
+    lengths = others.square().sum(1)
     precision, density = [], []
     recall, coverage = torch.zeros(2, len(real), dtype=torch.bool)
-    for part, reach in zip((made.float() - centre).split(1024), made_reach[:, neighbours].split(1024), strict=True):
-        distance = torch.cdist(part, others)
-        within = distance <= real_reach[:, density_neighbours]
-        precision.append((distance <= real_reach[:, neighbours]).any(1))
+    for part, reach in zip(points.split(1024), _reach(points, nearest_made[:, neighbours]).split(1024), strict=True):
+        both = part.square().sum(1)[:, None] + lengths
+        # A matrix product is many times as fast as subtraction, and in float64 its rounding is below SAME.
+        distance = both - 2 * part @ others.T - SAME * both
+        within = distance <= wide
+        precision.append((distance <= narrow).any(1))
         density.append(within.double().sum(1) / density_neighbours)
         recall |= (distance <= reach[:, None]).any(0)
         coverage |= within.any(0)
     return Manifold(torch.cat(precision).double(), recall.double(), torch.cat(density), coverage.double())
+
+
+def _reach(points: Tensor, places: Tensor) -> Tensor:
+    """Return the squared distance of each point to the one at its place, by subtraction."""
+    return torch.cat(
+        [(one - points[at]).square().sum(1) for one, at in zip(points.split(1024), places.split(1024), strict=True)]
+    )

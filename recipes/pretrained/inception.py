@@ -32,7 +32,7 @@ def load(path: Path) -> nn.Module:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    tensors = read_weights(path)
+    tensors = read_weights(path, PUBLISHED)
     # Its own loader unpickles whatever a file holds, so that it is given one that was just written from tensors.
     with tempfile.TemporaryDirectory() as folder:
         safe = Path(folder) / "weights.pth"

@@ -54,7 +54,7 @@ def load(path: Path) -> nn.Module:
         RecipeError: if the file holds no weights of it.
     """
     network = VGGish()
-    fill(network, read_weights(path), path)
+    fill(network, read_weights(path, PUBLISHED), path)
     return network
 
 

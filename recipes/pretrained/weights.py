@@ -5,13 +5,11 @@ TorchScript files (the I3D network of FVD is published as one) are programs and 
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -56,17 +54,17 @@ class Published:
         return self.kept()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from a file of torch that holds tensors and nothing else.
 
-    A file whose name ends in digits of its hash (name-0123abcd.pth) must have that hash.
+    A file that has the name of the `published` one must have the hash which that states.
 
     Raises:
         RecipeError: if it is missing, unreadable, something else or altered.
     """
     try:
         check_file(path)
-        stated = _stated_hash(path.name)
+        stated = _stated_hash(path.name) if published is not None and path.name == published.name else None
         if stated is not None and not digest(path).startswith(stated):
             raise ValueError(f"its SHA-256 does not begin with {stated}, as its name says: fetch it again")
         if path.suffix == ".safetensors":
@@ -75,8 +73,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if not isinstance(loaded, dict) or not all(isinstance(each, Tensor) for each in loaded.values()):
             raise ValueError("it holds something else than named tensors")
         return {str(name): tensor for name, tensor in loaded.items()}
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever the readers of torch and safetensors make of bytes that mean nothing
+        reason = (str(error).splitlines() or [""])[0] or "it is cut off or no file of weights"
         raise RecipeError(
             f"cannot read weights from {path} ({reason}): give a state dict, as .safetensors or saved by torch.save. "
             "TorchScript and other files that can run code are not read"

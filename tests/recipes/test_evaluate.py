@@ -1,5 +1,6 @@
 """`multisagd evaluate` on samples whose quality is known, and on the smallest run of each medium."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -169,6 +170,16 @@ def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path,
     assert found["neighbours/data: repetitions"]["floor"] == 0
 
 
+def test_as_many_samples_of_a_class_are_looked_up_as_there_are_held_out(folder: Path) -> None:
+    x0, labels = digits()
+    threes = x0[labels == 3].repeat(4, 1, 1, 1)
+    found = report(folder, torch.cat([threes, x0[labels == 5]]),
+                   torch.tensor([3] * len(threes) + [5] * int((labels == 5).sum())),
+                   "metrics=[neighbours]")["results"]["neighbours"]  # fmt: skip
+    assert found["counts"]["samples"] == found["counts"]["held_out"] < 200
+    assert any("of every class no more than its held-out" in note for note in found["notes"])
+
+
 def test_leaves_a_table_a_report_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = report(folder, *digits())
     printed = capsys.readouterr().out
@@ -200,6 +211,8 @@ def test_too_few_real_examples_shrink_all_sets_and_say_so(folder: Path, capsys: 
     found = report(folder, many, torch.full((len(many),), 3), "metrics=[sliced]")
     assert found["counts"]["compared"] < found["counts"]["asked"] == len(many)
     assert f"{len(many)} samples are there" in capsys.readouterr().out
+    classes = report(folder, many, torch.full((len(many),), 3), "metrics=[classes]")["results"]["classes"]["classes"]
+    assert [each["name"] for each in classes if each["recognised"] is not None] == ["3"]
 
 
 def test_refusals_name_what_is_wrong(folder: Path) -> None:
@@ -230,6 +243,22 @@ def test_refusals_name_what_is_wrong(folder: Path) -> None:
     # What is asked for is judged before anything is drawn: this run has no checkpoint.
     with pytest.raises(RecipeError, match="likelihood cannot be computed"):
         recipe.evaluate(configuration.load("evaluate", [f"run_dir={folder / 'run'}", "metrics=[likelihood]"]))
+
+
+def test_one_kind_that_fails_costs_the_others_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(task: Any) -> Any:
+        task.picture("never.png")
+        raise ValueError("it does not like these data")
+
+    kinds = {name: recipe.KINDS[name] for name in ("sliced", "spectrum")}
+    kinds["spectrum"] = dataclasses.replace(kinds["spectrum"], run=fails)
+    monkeypatch.setattr(recipe, "KINDS", dict(sorted(kinds.items(), reverse=True)))
+    found = report(folder, *digits())
+    assert found["unavailable"] == {"spectrum": "it does not like these data"}
+    assert found["results"].keys() == {"sliced"}
+    assert found["pictures"] == []
+    with pytest.raises(RecipeError, match="spectrum: it does not like these data"):
+        report(folder, *digits(), "metrics=[sliced,spectrum]")
 
 
 def test_unknown_key_is_refused_and_help_is_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,12 +86,12 @@ def test_samples_take_the_padding_of_real_examples_of_their_class() -> None:
     labels = torch.tensor([0, 1, 1])
     sets = gather(Numbered(range(1, 100)), torch.full((3, 1, 8), 7.0).repeat(2, 1, 1), labels.repeat(2))
     assert sets.mask is not None
-    for place, (sample, example) in enumerate(zip(sets.samples, sets.real, strict=False)):
+    for place, (sample, example) in enumerate(zip(sets.samples, sets.real[6:], strict=True)):
         expected = torch.full((1, 8), 7.0)
         if place >= sets.sizes[0]:
             expected[:, 4:] = example[:, 4:]
         assert torch.equal(sample, expected)
-    assert torch.equal(sets.batches(real=False)[0][1], sets.mask[:6])
+    assert torch.equal(sets.batches(real=False)[0][1], sets.mask[6:])
     assert gather(Numbered(range(99), padded=False), torch.zeros(6, 1, 8), None).mask is None
 
 

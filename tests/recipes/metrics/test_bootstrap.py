@@ -27,4 +27,22 @@ def test_classes_are_redrawn_apart() -> None:
 
 def test_one_resample_has_no_spread() -> None:
     assert bootstrap_error(lambda i, j: 1.0, [4], 1) is None
-    assert mean_error(torch.ones(1)) == 0.0
+    assert mean_error(torch.ones(1)) is None
+
+
+def test_small_groups_are_not_understated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(60, 1, generator=generator)
+    values = (centres + torch.randn(60, 2, generator=generator)).flatten()
+    # Two items a group: the mean of 120 values of unit variance within their groups.
+    found = bootstrap_error(lambda i, _: float(values[i].mean()), [2] * 60, 400)
+    within = values.reshape(60, 2).var(1).mean()
+    assert found == pytest.approx(float(within / 120) ** 0.5, rel=0.1)
+
+
+def test_a_group_of_one_item_has_no_spread() -> None:
+    values = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    assert bootstrap_error(lambda i, _: float(values[i].mean()), [1] * 6, 20) is None
+    assert bootstrap_error(lambda i, _: float(values[i].mean()), [5, 1], 20) is None
+    assert bootstrap_error(lambda i, _: float(values[i].mean()), [6, 0], 20) is not None
+    assert bootstrap_error(lambda i, _: float(values[i].mean()), [6], 20, others=[1]) is None

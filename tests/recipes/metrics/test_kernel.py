@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from recipes.metrics.kernel import kernel_distance, squared_mmd
+from recipes.metrics.kernel import kernel_distance, pair_weights, squared_mmd
 
 
 def gaussian(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -44,6 +44,31 @@ def test_equal_distributions_have_the_expectation_zero_at_any_count() -> None:
         values = torch.tensor([squared_mmd(gaussian(count, 2 * s), gaussian(count, 2 * s + 1)) for s in range(200)])
         assert abs(float(values.mean())) < 3 * float(values.std()) / 200**0.5
         assert bool((values < 0).any())
+
+
+@pytest.mark.parametrize(("sizes", "size"), [((4,) * 5, 100), ((2, 4, 12, 0, 2), 5)])
+def test_equal_classes_in_fixed_numbers_have_the_expectation_zero(sizes: tuple[int, ...], size: int) -> None:
+    centres = 2 * gaussian(5, 99).repeat_interleave(torch.tensor(sizes), dim=0)
+    values, plain = [], []
+    for seed in range(200):
+        a, b = (centres + gaussian(20, 2 * seed + each) for each in range(2))
+        values.append(kernel_distance(a, b, sizes, size=size)[0])
+        plain.append(squared_mmd(a, b))
+    found, uncorrected = torch.tensor(values), torch.tensor(plain)
+    assert abs(float(found.mean())) < 3 * float(found.std()) / 200**0.5
+    assert float(uncorrected.mean()) < -3 * float(uncorrected.std()) / 200**0.5
+
+
+def test_weights_of_pairs_are_one_on_average() -> None:
+    for sizes in ([7], [4, 4, 2], [1, 1, 5], [1] * 6, [0, 3]):
+        within, between = pair_weights(sizes)
+        count = torch.tensor(sizes, dtype=torch.float64)
+        pairs, alike = float(count.sum() * (count.sum() - 1)), count * (count - 1)
+        assert float((within * alike).sum() + between * (pairs - alike.sum())) == pytest.approx(pairs)
+    assert pair_weights([7])[0].tolist() == pytest.approx([1.0])
+    assert pair_weights([1] * 6)[1] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="6 items of classes are not 5 and 6"):
+        kernel_distance(gaussian(5, 0), gaussian(6, 1), [3, 3])
 
 
 def test_the_error_is_how_much_the_distance_varies() -> None:

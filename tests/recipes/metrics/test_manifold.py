@@ -60,6 +60,22 @@ def test_noise_costs_fidelity() -> None:
     assert noisy[2] < clean[2] / 2
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_an_exact_copy_of_a_set_with_duplicates_is_as_good_as_it(offset: float) -> None:
+    once = gaussian(60, 5, 32) + offset
+    real = once.repeat(4, 1)
+    made = real[torch.randperm(240, generator=torch.Generator().manual_seed(6))]
+    precision, recall, _, coverage = means(manifold(real, made))
+    assert (precision, recall, coverage) == (1.0, 1.0, 1.0)
+    # Twice each: the balls reach to other items, and those lie within them wherever they are copied.
+    assert means(manifold(once.repeat(2, 1), once.repeat(2, 1)[:100]))[0] == 1.0
+    whole = manifold(once.repeat(2, 1), once.repeat(2, 1), density_neighbours=6)
+    assert (
+        whole.density.tolist()
+        == manifold(once.repeat(2, 1), once.repeat(2, 1).flip(0), density_neighbours=6).density.flip(0).tolist()
+    )
+
+
 def test_too_few_items_are_refused() -> None:
     with pytest.raises(ValueError, match="more than so many items"):
         manifold(gaussian(5, 0), gaussian(50, 1))

@@ -51,15 +51,30 @@ def test_nothing_that_could_run_is_read(tmp_path: Path) -> None:
         read_weights(tmp_path / "nowhere.pth")
 
 
-def test_a_name_that_states_a_hash_must_be_true(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80", b"\x00" * 20, b"PK\x03\x04", b"h\x05.", b"}q\x00u."])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_garbage_is_told_in_one_message(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"cannot read weights from .* \(.+\): give a state dict"):
+        read_weights(path)
+
+
+def test_a_published_name_that_states_a_hash_must_be_true(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "some.pth")
     content = (tmp_path / "some.pth").read_bytes()
     good = tmp_path / f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     good.write_bytes(content)
-    assert torch.equal(read_weights(good)["weight"], torch.ones(2))
-    (tmp_path / "net-01234567.pth").write_bytes(content)
-    with pytest.raises(RecipeError, match="SHA-256 does not begin with 01234567"):
-        read_weights(tmp_path / "net-01234567.pth")
+    assert torch.equal(read_weights(good, Published(f"https://example.org/{good.name}"))["weight"], torch.ones(2))
+    dated = tmp_path / "net-20240115.pth"
+    dated.write_bytes(content)
+    with pytest.raises(RecipeError, match="SHA-256 does not begin with 20240115"):
+        read_weights(dated, Published("https://example.org/net-20240115.pth"))
+    # The names of other files state nothing.
+    assert torch.equal(
+        read_weights(dated, Published("https://example.org/other-01234567.pth"))["weight"], torch.ones(2)
+    )
+    assert torch.equal(read_weights(dated)["weight"], torch.ones(2))
 
 
 def test_published_weights_are_found_where_torch_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +142,8 @@ def test_the_video_network_reads_clips(tmp_path: Path) -> None:
     found = r3d.features(network, clips)
     assert found.shape == (2, 512)
     # The whole network is the features and its last layer.
-    prepared = r3d.R3D_18_Weights.KINETICS400_V1.transforms()(clips.transpose(1, 2).contiguous())
+    usual = r3d.R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
+    prepared = usual(clips.transpose(1, 2).contiguous())
     torch.testing.assert_close(random.fc(found), random(prepared))
     torch.testing.assert_close(r3d.features(network, clips[:1, :1]), r3d.features(network, clips[:1, [0, 0, 0]]))
 
