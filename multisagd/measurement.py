@@ -12,6 +12,7 @@ in frequency, which is what both Gaussian posteriors and guidance need of it:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -187,7 +188,7 @@ class Masked(Measurement):
         return self.apply(y)
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y or in `iterations` steps."""
+        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y; warn if `iterations` do not do."""
         mask, gain = self.mask.to(y.device, torch.float64), power.double()
 
         def matrix(z: Tensor) -> Tensor:
@@ -201,6 +202,9 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
 
     Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops when the residual
     of every item is below `tolerance` times its y.
+
+    Warns:
+        RuntimeWarning: if that is not so after `iterations`; z is the last one then.
     """
 
     def dot(left: Tensor, right: Tensor) -> Tensor:
@@ -218,6 +222,14 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
         z, residual = z + rate * direction, residual - rate * moved
         before, size = size, dot(residual, residual)
         direction = residual + size / before.clamp(min=torch.finfo(y.dtype).tiny) * direction
+    if not bool((size <= goal).all()):
+        worst = float((size / y.square().flatten(1).sum(1).reshape(size.shape)).nan_to_num(math.inf).max()) ** 0.5
+        warnings.warn(
+            f"conjugate gradients have not converged in {iterations} iterations: a residual is {worst:.1e} of y, "
+            f"where {tolerance:.1e} was asked for. Raise the noise, the iterations or the tolerance",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return z
 
 

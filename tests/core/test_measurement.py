@@ -171,3 +171,12 @@ def test_refusals():
         ms.Pooled({"depth": 2}, grid)
     with pytest.raises(ValueError, match="as many seeds"):
         ms.Pooled({"height": 2}, grid).observe(torch.zeros(2, 1, 4, 6), 0.1, [1])
+
+
+def test_conjugate_gradients_that_do_not_converge_are_told():
+    grid = ms.Grid.of(time=32)
+    mask = torch.arange(32) % 8 >= 2
+    y = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
+    power = grid.even(ms.PowerLaw(-3.0).power(grid)).expand(1, 1, -1)
+    with pytest.warns(RuntimeWarning, match=r"not converged in 2 iterations: a residual is .* where 1.0e-06"):
+        ms.Masked(mask, grid, iterations=2).solve(y, power, 1e-4)
