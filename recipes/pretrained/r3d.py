@@ -33,10 +33,6 @@ def load(path: Path) -> nn.Module:
 def features(network: nn.Module, clips: Tensor) -> Tensor:
     """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
     # The published preparation scales to 128×171 and crops, which would hide a third of a square picture's width.
-    usual = R3D_18_Weights.KINETICS400_V1.transforms()
-    mean, std = (torch.tensor(each, device=clips.device)[:, None, None, None] for each in (usual.mean, usual.std))
-    count, frames = len(clips), clips.shape[2]
-    pictures = clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).flatten(0, 1).float() / 255
-    scaled = nn.functional.interpolate(pictures, (112, 112), mode="bilinear", align_corners=False)
-    found: Tensor = network((scaled.unflatten(0, (count, frames)).transpose(1, 2) - mean) / std)
+    usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
+    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2)))
     return found.cpu()
