@@ -34,5 +34,5 @@ def features(network: nn.Module, clips: Tensor) -> Tensor:
     """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
     # The published preparation scales to 128×171 and crops, which would hide a third of a square picture's width.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
-    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2)))
+    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
     return found.cpu()
