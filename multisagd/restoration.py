@@ -14,21 +14,18 @@ unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from multisagd.corruption import Corruption
-from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.denoiser import Denoiser, Preconditioning, Weights
 from multisagd.loss import Metric, Weighting
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.regularisation import SpectralPenalty
-from multisagd.seeds import derive, derive_many
-from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-3
@@ -203,61 +200,3 @@ def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
     """Return the power of data less that of their corruption; in its band at least the share `QUIET` of either."""
     least = QUIET * torch.maximum(measured, corruption.expand_as(measured))
     return torch.where(corruption > 0, torch.maximum(measured - corruption, least), measured)
-
-
-@torch.no_grad()
-def residual_power(
-    denoiser: RestoringDenoiser, batches: Iterable[tuple[Tensor, Tensor | None]], seed: int = 0
-) -> Tensor:
-    """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
-
-    Measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate from the
-    target without bias, less the target's own noise, and at least zero. By so much are samples finished by the
-    conditional mean too quiet; `finish` gives it back.
-
-    Raises:
-        ValueError: without data.
-    """
-    total, noise_power, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
-    for x0, condition in batches:
-        t = torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
-        seeds = derive_many(seed, "residual", 0, range(count, count + len(x0)))
-        x_t, target = denoiser.noised(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
-        error = (target - denoiser(x_t, t, condition)).double().cpu()
-        dims = tuple(range(-denoiser.process.grid.dimensions, 0))
-        total = total + torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0)
-        noise_power = denoiser.band(denoiser.process.coefficients(t[:1], x0), x0).target_noise.double().cpu()
-        count += len(x0)
-    if not count:
-        raise ValueError("there are no data to measure the residual on")
-    power = (total / count - noise_power.reshape(-1, *total.shape[1:])).clamp(min=0)
-    return torch.where(noise_power.reshape(-1, *total.shape[1:]) > 0, power, 0.0)
-
-
-@torch.no_grad()
-def finish(
-    denoiser: RestoringDenoiser,
-    x: Tensor,
-    condition: Tensor | None = None,
-    residual: Tensor | None = None,
-    seeds: Sequence[int] | None = None,
-) -> Tensor:
-    """Return samples `x` at t = 0 with the corrupted band finished, shaped like x.
-
-    Sampling ends there at the noise floor, or, where the band is not seen, at an estimate. It is replaced by the
-    conditional mean given all that was generated, which lacks power; with a `residual` (`residual_power`) and one seed
-    per item, Gaussian noise of that power makes it a sample of the band.
-
-    Raises:
-        ValueError: for a residual without one seed per item.
-    """
-    grid = denoiser.process.grid.resize(x.shape[2:])
-    t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
-    inside = (denoiser.corruption.power(grid.shape) > 0).to(x.device, torch.promote_types(x.dtype, torch.float32))
-    finished = x + filter_grid(denoiser(x, t, condition) - x, inside, grid.dimensions).to(x.dtype)
-    if residual is None:
-        return finished
-    if seeds is None or len(seeds) != len(x):
-        raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
-    white = SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in seeds], x.shape[1]).to(x)
-    return finished + filter_grid(white, residual.sqrt().to(white), grid.dimensions)

@@ -37,7 +37,7 @@ from recipes.engine.settings import TrainSettings
 
 READING = ("sample", "fidelity", "compare", "evaluate")
 """Commands whose `run_dir` is a run that they read; several may."""
-PARTIAL = ("fidelity", "compare", "evaluate", "inspect")
+PARTIAL = ("fidelity", "compare", "evaluate", "inspect", "analyze")
 """Commands whose settings are a part of their keys."""
 
 

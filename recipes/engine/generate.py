@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from multisagd.denoiser import Denoiser
+from multisagd.finishing import finish
 from multisagd.guidance import ClassifierFree
 from multisagd.mixing import Refinement, sample_refined
-from multisagd.restoration import RestoringDenoiser, finish
+from multisagd.restoration import RestoringDenoiser
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.spectrum import Flat
@@ -42,7 +43,7 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. `times` override steps and spacing. With a `refinement` samples are drawn again, as
-    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.restoration`), by its mean or with
+    `sample_refined` says; those of a restoring denoiser are finished (`multisagd.finishing`), by its mean or with
     a `residual` by a sample. `report` hears the number of samples done so far. Several ranks draw a share each, and
     every one returns all.
 

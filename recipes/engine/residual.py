@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modalities.reading import UnreadableFilesError
 from multisagd import Denoiser, RestoringDenoiser
-from multisagd.restoration import residual_power
+from multisagd.finishing import residual_power
 from multisagd.seeds import derive
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder

@@ -34,7 +34,8 @@ from multisagd import (
     sample,
 )
 from multisagd.covariance import to_half_spectrum
-from multisagd.restoration import clean_power, finish, residual_power
+from multisagd.finishing import finish, residual_power
+from multisagd.restoration import clean_power
 
 GRIDS = [Grid.of(time=15), Grid.of(height=6, width=8), Grid.of(frame=3, height=4, width=5)]
 SCHEDULES = [CosineSchedule(), KarrasSchedule(), FlowSchedule()]
