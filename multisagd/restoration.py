@@ -51,6 +51,10 @@ class Band:
         """Variance of the target about the clean datum, `c² V/A`."""
         return self.corruption / self.left
 
+    def share(self, a: Tensor) -> Tensor:
+        """Return `a c²/A`, by which the added noise is taken from a corrupted datum to make the target."""
+        return torch.where(self.seen, a * self.corruption / (self.noise * self.left), 0.0)
+
 
 class RestoringDenoiser(Denoiser):
     """A denoiser trained on corrupted data that estimates the clean ones, in the corrupted band too.
@@ -132,9 +136,8 @@ class RestoringDenoiser(Denoiser):
         # What the Wiener filter leaves, and all of the datum where the frequency is not seen.
         out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
         # The target without bias is x' - (a c²/A) e, and the network is to say (target - skip·x_t)/out.
-        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
         signal = (1 - skip * at.a) / out
-        noise = -(share + skip) * at.b * band.left.sqrt() / out
+        noise = -(band.share(at.a) + skip) * at.b * band.left.sqrt() / out
         inside = (into, skip, out, signal, noise)
         outside = (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
         return Weights(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
@@ -191,8 +194,7 @@ class RestoringDenoiser(Denoiser):
         at, shape = self.process.coefficients(t, x0), x0.shape
         band = self.band(at, x0)
         datum, added = self.to_steps(x0), at.b * band.left.sqrt() * self.to_steps(noise)
-        share = torch.where(band.seen, at.a * band.corruption / (band.noise * band.left), 0.0)
-        x_t, target = at.a * datum + added, datum - share * added
+        x_t, target = at.a * datum + added, datum - band.share(at.a) * added
         return self.from_steps(x_t, shape).to(x0.dtype), self.from_steps(target, shape).to(x0.dtype)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
@@ -135,7 +134,7 @@ def load_restoration(run_dir: Path) -> GaussianRestoration:
     path = run_dir / RESTORATION
     try:
         return GaussianRestoration.load(path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 
 
