@@ -32,7 +32,7 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import hold_out
+from recipes.engine.data import fetching_nothing, hold_out
 from recipes.engine.distribution import leave
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
@@ -135,8 +135,7 @@ def real_data(run_config: Config, builder: Builder) -> tuple[Dataset, Dataset]:
     """
     run = builder.settings(TrainSettings, run_config, "")
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
-    # A run from elsewhere names what is read, and has nothing fetched.
-    data = {**run.data, "download": False} if "download" in run.data else run.data
+    data = fetching_nothing(run.data)
     dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     train, held_out = hold_out(dataset, run)
     if data.get("train") is not True:

@@ -18,7 +18,7 @@ from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
-from recipes.engine.settings import TrainSettings
+from recipes.engine.settings import Group, TrainSettings
 
 LARGE_SHARE = 0.5
 """Above this share of the power at zero frequency, the noise is mostly a random brightness."""
@@ -40,6 +40,11 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
         return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"))
     except ValueError as error:
         raise RecipeError(f"validation.holdout: {error}") from error
+
+
+def fetching_nothing(data: Group) -> Group:
+    """Return the description of a run's data without downloads: a run from elsewhere names what is read, no more."""
+    return {**data, "download": False} if "download" in data else data
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:

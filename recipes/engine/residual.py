@@ -14,7 +14,7 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
-from recipes.engine.data import hold_out
+from recipes.engine.data import fetching_nothing, hold_out
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.runtime import Runtime
@@ -40,8 +40,7 @@ def band_residual(
     if assembly.context is not None:
         raise RecipeError("band=sample is not for runs that learned from text: leave it out")
     run = builder.settings(TrainSettings, run_config, "")
-    # A run from elsewhere names what is read, and has nothing fetched.
-    data = {**run.data, "download": False} if "download" in run.data else run.data
+    data = fetching_nothing(run.data)
     # What the network was not trained on: towards that, its estimates lack more.
     _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
     chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
