@@ -31,7 +31,8 @@ from recipes.engine.command import SHARED, take_option
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place
 from recipes.engine.errors import RecipeError, nearest, run_command
-from recipes.engine.help import command_help, show
+from recipes.engine.help import command_help
+from recipes.engine.printing import show
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 

@@ -12,7 +12,7 @@ import yaml
 
 from recipes.clusters.base import STOPPING, Job, Machines
 from recipes.engine.files import write_text
-from recipes.engine.help import show
+from recipes.engine.printing import show
 
 PORT = 29500
 """Where the first process listens for the others; a container or a rented machine has no other use for it."""

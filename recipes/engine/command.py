@@ -11,7 +11,8 @@ from recipes.engine import config as configuration
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
-from recipes.engine.help import command_help, show
+from recipes.engine.help import command_help
+from recipes.engine.printing import show
 
 SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
 """Commands whose work several processes can share."""

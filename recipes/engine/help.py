@@ -5,9 +5,7 @@ Nothing heavy is imported here, so that help appears at once.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from pathlib import Path
 
 import yaml
@@ -102,15 +100,6 @@ def summary(group: str, choice: str) -> str:
     """Return the comment that heads a choice's file, up to its example."""
     about, _, _ = _parts((CONFIGS / group / f"{choice}.yaml").read_text(encoding="utf-8"))
     return re.split(r"\s*(?:Example:|\n)", about, maxsplit=1)[0]
-
-
-def show(text: str) -> None:
-    """Print a help text, which may well be piped into something that stops reading."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Otherwise Python tries to flush again at exit, and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parts(text: str) -> tuple[str, str, str]:
