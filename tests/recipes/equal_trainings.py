@@ -9,10 +9,12 @@ from pathlib import Path
 from every_modality import AXES, MODALITIES, NETWORKS
 
 from recipes.engine import config as configuration
-from recipes.engine.distribution import leave
+from recipes.engine.distribution import Place, leave
 from recipes.train import train
 
 BATCH, STEPS = 8, 20
+PRECISIONS = {1: ("float64", "float32"), 2: ("float64", "float32"), 4: ("float64",)}
+"""By the number of processes: where four agree in double precision, single precision has nothing more to show."""
 CASES = {f"{name} {network}": (name, network) for name in MODALITIES for network in ("unet",)} | {
     "image transformer": ("image", "transformer")
 }
@@ -28,7 +30,7 @@ WORDS = [
 def main(out: Path, clips: Path, *words: str) -> None:
     for case, (name, network) in CASES.items():
         latent = [f"data.root={clips}"] if name == "latent" else []
-        for precision in ("float64", "float32"):
+        for precision in PRECISIONS[Place.of_environment().world]:
             run_dir = out / precision / case.replace(" ", "_")
             settings = [
                 *MODALITIES[name],
