@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import platform
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import metadata
 from pathlib import Path
+from types import FrameType
 
 COMMANDS = {
     "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
@@ -15,6 +21,7 @@ COMMANDS = {
     "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
     "analyze": ("recipes.analyze", "measure a dataset's spectrum: curves, uncertainty, power law"),
     "design": ("recipes.design", "design a sampler's steps, and the noise, from the data's spectrum"),
+    "explore": ("recipes.explore", "serve a page to drag a spectrum and see what it does"),
     "compare": ("recipes.compare", "compare a run's samples with its data along every axis"),
     "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
     "pack": ("recipes.pack", "pack a folder of files into tar shards, for storage that likes few large files"),
@@ -24,11 +31,24 @@ COMMANDS = {
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }
 """Name to module and summary; a command's help comes from `configs/<name>.yaml`, without importing the module."""
+TOOLS = {
+    "doctor": ("recipes.doctor", "tell whether all works on this machine, and what is missing for what"),
+    "list": ("recipes.choices", "list what can be chosen: spectra, modalities, samplers, experiments, …"),
+    "completion": ("recipes.completion", "print what lets your shell complete commands, choices and keys"),
+}
+"""Commands about multisagd itself: they have no configuration, and explain themselves."""
+
+
+HIDDEN = "__complete"
+"""What the scripts of `completion` call."""
 
 
 def usage() -> str:
     """Return the help of the whole command."""
-    lines = [f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+    width = max(map(len, [*COMMANDS, *TOOLS]))
+    lines, tools = (
+        [f"  {name:<{width}}  {about}" for name, (_, about) in names.items()] for names in (COMMANDS, TOOLS)
+    )
     return "\n".join(
         [
             "usage: multisagd COMMAND [group=choice ...] [key=value ...]",
@@ -38,38 +58,85 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
+            "about multisagd itself:",
+            *tools,
+            "",
             "`multisagd COMMAND --help` explains every setting of a command. For example:",
             "  multisagd demo",
             "  multisagd train experiment=image_folder data.root=photos run_dir=runs/photos",
             "  multisagd sample run_dir=runs/photos count=64 steps=20",
+            "",
+            "read more: docs/command-line.md",
         ]
     )
 
 
+def version() -> str:
+    """Return the version, and what it runs on."""
+    found = {}
+    for name in ("multisagd", "torch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    root = Path(__file__).resolve().parents[1]
+    return f"multisagd {found['multisagd']} in {root}, Python {platform.python_version()}, torch {found['torch']}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        from recipes.engine.help import show
+    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if name == HIDDEN:
+        from recipes.completing import main as complete
+
+        return complete(rest)
+    if name in ("--version", "-V", "version"):
+        print(version())
+        return 0
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
+    if name in ("-h", "--help", "help"):
+        from recipes.engine.printing import show
 
         show(usage())
         return 0
-    name, rest = arguments[0], arguments[1:]
-    if name not in COMMANDS:
+    if name not in COMMANDS and name not in TOOLS:
         from recipes.engine.errors import USAGE_STATUS, nearest
 
-        print(f"error: unknown command {name!r}{nearest(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
+        guess = nearest(name, [*COMMANDS, *TOOLS]) if "=" not in name else "; the command comes first, such as train"
+        print(f"error: unknown command {name!r}{guess}\n\n{usage()}", file=sys.stderr)
         return USAGE_STATUS
-    if any(argument in ("-h", "--help") for argument in rest):
-        from recipes.engine.help import command_help, show
+    if name in COMMANDS and any(argument in ("-h", "--help") for argument in rest):
+        from recipes.engine.help import command_help
+        from recipes.engine.printing import show
 
         show(command_help(name))
         return 0
+    if name in TOOLS:
+        return int(importlib.import_module(TOOLS[name][0]).main(rest))
     if clash := _foreign_package():
         print(clash, file=sys.stderr)
         return 2
-    status: int = importlib.import_module(COMMANDS[name][0]).main(rest)
-    return status
+    with interruptible() if arguments is None else nullcontext():
+        module = importlib.import_module(COMMANDS[name][0])
+    return int(module.main(rest))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While importing, let Ctrl-C end the process at once: an exception may get lost within an import, or garbled."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"interrupted before anything began\n")
+        os._exit(128 + number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and not ignored, as of a process in the background
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _foreign_package() -> str | None:

@@ -1,0 +1,118 @@
+"""Serve a page on which a spectrum is dragged: `multisagd explore`, the same as `python -m recipes.explore`.
+
+The page shows, for an image, a sound or a clip: the noise, its spectrum beside the data's, the forward process with
+white and with shaped noise, what is left of the data at its end, steps designed for it, and the configuration of all
+that, to train with. It is served to this machine alone unless `host` says otherwise, asks nothing of the network, and
+keeps uploaded files in a folder that is removed when it ends (Ctrl-C).
+
+Errors, each in one message: gradio is not installed; the address is taken or none of this machine's; sizes that cannot
+be shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+from recipes.engine.interrupt import StopRequest
+from recipes.exploring.subjects import Sizes
+
+PAUSE = 0.1
+"""Seconds between two looks at whether to end."""
+
+
+@dataclass(frozen=True)
+class ExploreSettings:
+    """All keys of `configs/explore.yaml`; `port` None takes the first that is free from 7860 on."""
+
+    host: str
+    port: int | None
+    sizes: Sizes
+    upload_megabytes: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 0 < self.port < 65536:
+            raise ValueError(f"port is a number from 1 to 65535, got {self.port}")
+        if self.upload_megabytes < 1:
+            raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
+
+
+def explore(config: Config) -> None:
+    """Serve the page until a signal asks to stop.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    settings = Builder().settings(ExploreSettings, config, "")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    with TemporaryDirectory(prefix="multisagd_explore_") as folder, StopRequest() as stop:
+        page, address = serve(settings, Path(folder))
+        print(f"exploring at {address}\nCtrl-C ends it, and removes uploaded files", flush=True)
+        while stop.signal_number is None:
+            time.sleep(PAUSE)
+        page.close(verbose=False)
+    print("the explorer has ended")
+
+
+def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
+    """Start serving in the background, uploads going into `folder`, and return the page and its address.
+
+    Raises:
+        RecipeError: if gradio is missing, or the address cannot be had.
+    """
+    # Read when gradio is imported.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        import gradio
+    except ImportError as error:
+        raise RecipeError(f"explore needs gradio ({error}): pip install 'multisagd[explore]'") from error
+    from recipes.exploring.page import CSS, build
+
+    page = build(settings.sizes)
+    try:
+        _, address, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+            max_file_size=settings.upload_megabytes * 1_000_000,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            ssr_mode=False,
+        )
+    except OSError as error:
+        where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
+        raise RecipeError(
+            f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
+            "host=…"
+        ) from error
+    return page, address
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("explore", arguments, explore)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The noise itself and the forward process, white beside shaped, as tensors and as media.
+
+Both are coloured from the same white noise, drawn from one seed: what differs between two pictures is the spectrum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multisagd import Flat, Process, SpectralCovariance
+from recipes.exploring.settings import Settings, build_process
+from recipes.exploring.subjects import Subject
+
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Noise levels that are shown beside one another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One datum under two forward processes of the same schedule, and the noise of each, `(channels, *grid)`."""
+
+    subject: Subject
+    processes: Mapping[str, Process]
+    noises: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, subject: Subject, settings: Settings, group: Mapping[str, Any]) -> Pair:
+        """Build the processes "white" and "shaped", and draw from `settings.seed`.
+
+        Raises:
+            RecipeError: if the settings make no process.
+            ValueError: if the spectrum has no power on the grid.
+        """
+        shaped = build_process(settings, subject, group)
+        white = Process(shaped.schedule, SpectralCovariance(Flat(), subject.grid))
+        processes = {"white": white, "shaped": shaped}
+        shape = (1, *subject.x0.shape)
+        return cls(
+            subject, processes, {name: each.noise(shape, [settings.seed])[0] for name, each in processes.items()}
+        )
+
+    def noise_media(self) -> dict[str, Any]:
+        """Return both noises as media, with the standard deviation of the data."""
+        sigma, modality = self.subject.statistics.sigma_data, self.subject.modality
+        return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
+
+    def noised(self, name: str, time: float) -> Tensor:
+        """Return the datum at a time, over the root of `α² + σ²`, so that variance-exploding paths can be seen too."""
+        process, t = self.processes[name], torch.tensor([time], dtype=torch.float64)
+        alpha, sigma = process.schedule.alpha_sigma(t)
+        noised = process.add_noise(self.subject.x0[None], t, self.noises[name][None])[0]
+        return noised / float((alpha**2 + sigma**2).sqrt())
+
+    def media_at(self, time: float) -> dict[str, Any]:
+        """Return the datum at a time under both processes, as media."""
+        return {name: self.subject.modality.decode(self.noised(name, time)) for name in self.processes}

@@ -1,0 +1,124 @@
+"""The kinds of spectra that the controls offer, and which control sets which key of their configuration.
+
+Most are the choices of `configs/spectrum` as they are; a control is a dotted key in one of them. Left out are `rings`,
+whose levels `multisagd design` writes, and `omitting`, which follows from a corruption; power laws of the radius in
+space are offered on clips in products with spectra along time, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from recipes.engine import config as configuration
+from recipes.engine.help import CONFIGS, summary
+from recipes.exploring.subjects import Medium
+
+Scale = Literal["plain", "frequency", "distance"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One slider: its label and range, in the unit of the axes where `scale` says so.
+
+    A "frequency" is given as a share of the highest frequency along the axes, a "distance" in samples.
+    """
+
+    label: str
+    low: float
+    high: float
+    step: float
+    scale: Scale = "plain"
+
+
+CONTROLS: dict[str, Control] = {
+    "exponent": Control("exponent of the amplitude (below 0: more noise at low frequencies)", -2.0, 1.0, 0.01),
+    "corner": Control("corner, below which it is flat (0: as the modality declares)", 0.0, 0.5, 0.002, "frequency"),
+    "time_exponent": Control("exponent of the amplitude along time", -2.0, 1.0, 0.01),
+    "low": Control("lowest frequency with noise", 0.0, 1.0, 0.005, "frequency"),
+    "high": Control("highest frequency with noise", 0.0, 1.0, 0.005, "frequency"),
+    "edge": Control("edge between the bands (1: the corner of the spectrum)", 0.02, 0.98, 0.01),
+    "low_weight": Control("amplitude of the low band", 0.0, 1.0, 0.01),
+    "high_weight": Control("amplitude of the high band", 0.0, 1.0, 0.01),
+    "length": Control("length of the blur", 0.0, 8.0, 0.05, "distance"),
+    "level": Control("power of the white noise below it", 0.0, 1.0, 0.005),
+    "rate": Control("rate of decay (below 0: more noise at high frequencies)", -20.0, 20.0, 0.1),
+    "strength": Control("standard deviation of the shared part", 0.0, 3.0, 0.01),
+    "data_exponent": Control("exponent of the data's power (0: white, 1: like the data)", -1.0, 1.0, 0.05),
+    "floor": Control("least power, in decibels below the largest", 10.0, 80.0, 1.0),
+    "coefficient": Control("correlation of neighbours", -0.98, 0.98, 0.01),
+    "time_constant": Control("seconds after which the noise has changed", 0.02, 4.0, 0.01),
+    "time_factor": Control("cycles per pixel that one hertz counts as", 0.005, 0.5, 0.005),
+    "right": Control("pixels per second to the right", -32.0, 32.0, 0.5),
+    "down": Control("pixels per second downwards", -32.0, 32.0, 0.5),
+    "fundamental": Control("fundamental frequency (Hz)", 20.0, 400.0, 1.0),
+    "width": Control("width of each stop (Hz)", 1.0, 19.0, 0.5),
+}
+"""Every control by its name."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of spectrum: its configuration, and dotted keys of it by the names of the controls that set them.
+
+    `radial` says where its `axes` and `factors` are, for those that are over whatever axes one chooses.
+    """
+
+    about: str
+    template: Mapping[str, Any]
+    controls: Mapping[str, str] = field(default_factory=dict)
+    radial: str | None = None
+
+
+_MADE: dict[str, tuple[dict[str, str], str | None]] = {
+    "white": ({}, None),
+    "power_law": ({"exponent": "exponent", "corner": "corner"}, ""),
+    "band": ({"low": "low", "high": "high"}, ""),
+    "two_band": ({"edge": "low.1 high.0", "low_weight": "weights.0", "high_weight": "weights.1"}, ""),
+    "gaussian": ({"length": "left.length", "level": "right.level"}, "left"),
+    "exponential": ({"rate": "rate"}, ""),
+    "offset": ({"strength": "right.strength"}, None),
+    "data_power": ({"data_exponent": "exponent", "floor": "floor"}, None),
+    "autoregressive": ({"coefficient": "coefficient"}, None),
+    "pink": ({"corner": "corner"}, None),
+    "brown": ({"corner": "corner"}, None),
+    "hum_free": ({"fundamental": "fundamental", "width": "width"}, None),
+    "separable": ({"exponent": "left.exponent", "time_exponent": "right.exponent"}, None),
+    "joint": ({"exponent": "exponent", "time_factor": "factors.frame"}, None),
+    "progressive": ({"time_constant": "time_constant"}, None),
+    "mixed": ({"strength": "right.strength"}, None),
+    "velocity": ({"right": "velocity.width", "down": "velocity.height", "time_constant": "time_constant"}, None),
+}
+
+_EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
+OFFERED: dict[Medium, tuple[str, ...]] = {
+    "image": (*_EVERYWHERE, "exponential", "autoregressive"),
+    "sound": (*_EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"),
+    "video": (
+        *_EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
+        "mixed", "velocity",
+    ),
+}  # fmt: skip
+"""The kinds that make sense on a medium."""
+
+
+@lru_cache
+def kind(name: str) -> Kind:
+    """Return a kind by its name.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    if name.startswith("space_by_"):
+        other = kind("progressive" if name == "space_by_time" else "velocity")
+        space = {"_target_": "multisagd.PowerLaw", "exponent": -0.5, "corner": None, "axes": ["height", "width"]}
+        return Kind(
+            f"A power law in space, times: {other.about[0].lower()}{other.about[1:]}",
+            {"_target_": "multisagd.spectrum.Product", "left": space, "right": other.template},
+            {"exponent": "left.exponent", "corner": "left.corner"}
+            | {control: f"right.{key}" for control, key in other.controls.items()},
+        )
+    controls, radial = _MADE[name]
+    return Kind(summary("spectrum", name), configuration.read(CONFIGS / "spectrum" / f"{name}.yaml"), controls, radial)

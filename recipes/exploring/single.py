@@ -1,0 +1,54 @@
+"""The power spectrum of a single datum, where there is no dataset to average over.
+
+One periodogram scatters by as much as its own value, and what leaks from the edges of a datum that is not periodic
+hides steep spectra. Averaging periodograms over orthogonal tapers mends both (D. J. Thomson, Proc. IEEE 70, 1982);
+here over the products of a few tapers along every axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from scipy.signal.windows import dpss
+from torch import Tensor
+
+from multisagd import DataStatistics, Grid
+
+BANDWIDTH = 2.0
+"""Half the width over which a frequency is smeared, in bins; so many tapers less one have little leakage."""
+TAPERS = 3
+
+
+def statistics_of_one(x0: Tensor, grid: Grid) -> DataStatistics:
+    """Return mean and power of one datum `(channels, *grid)`, as if it were a stationary signal seen through windows.
+
+    The mean is the same everywhere, one number for each channel, and the mean power is the variance about it.
+
+    Raises:
+        ValueError: if the datum is the same everywhere.
+    """
+    dims = tuple(range(-grid.dimensions, 0))
+    x0 = x0.to(torch.float64)
+    mean = x0.mean(dim=dims, keepdim=True).expand_as(x0)
+    rest = x0 - mean
+    if not bool(rest.abs().max() > 1e-6):
+        raise ValueError("it is the same everywhere (of one colour, or silent), so that it has no spectrum")
+    combinations = list(itertools.product(*(_tapers(size) for size in grid.shape)))
+    power = torch.zeros(len(x0), *grid.half_shape, dtype=torch.float64)
+    for tapers in combinations:
+        tapered = rest
+        for place, taper in zip(dims, tapers, strict=True):
+            tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
+        power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
+    # Tapers weigh the middle more than the edges: the variance is that of the whole datum.
+    power *= float(rest.square().mean() / grid.mean(power).mean().clamp(min=1e-300))
+    return DataStatistics(mean.contiguous(), power, grid, 1)
+
+
+def _tapers(size: int) -> list[Tensor]:
+    """Return the tapers along an axis of so many samples, each of mean square one; a flat one if there are few."""
+    if size < 4 * BANDWIDTH:
+        return [torch.ones(size, dtype=torch.float64)]
+    return list(torch.from_numpy(dpss(size, BANDWIDTH, TAPERS).copy()) * math.sqrt(size))
