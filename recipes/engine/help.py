@@ -96,10 +96,11 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
     return {group: sorted(choices) for group, choices in sorted(found.items())}
 
 
-def summary(group: str, choice: str) -> str:
-    """Return the comment that heads a choice's file, up to its example."""
-    about, _, _ = _parts((CONFIGS / group / f"{choice}.yaml").read_text(encoding="utf-8"))
-    return re.split(r"\s*(?:Example:|\n)", about, maxsplit=1)[0]
+def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
+    """Return the first paragraph that heads a choice's file, up to its example; `folder` is as for `groups`."""
+    files = [root / group / f"{choice}.yaml" for root in (CONFIGS, *([] if folder is None else [Path(folder)]))]
+    about, _, _ = _parts(next(file for file in files if file.exists()).read_text(encoding="utf-8"))
+    return " ".join(re.split(r"\s*(?:Example:|\n *\n)", about, maxsplit=1)[0].split())
 
 
 def _parts(text: str) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modalities.base import Dataset
 from recipes.evaluation import likelihood, pretrained
+from recipes.evaluation.about import ABOUT
 from recipes.evaluation.classes import classes
 from recipes.evaluation.features import classifier_features, principal_components, sliced
 from recipes.evaluation.neighbours import neighbours
@@ -33,18 +34,16 @@ class Kind:
 
 
 KINDS = {
-    "classifier": Kind("features of a classifier trained on the data", _needs_classes, classifier_features),
-    "inception": Kind(
-        "features of FID's Inception network", pretrained.lacking("inception"), pretrained.inception_features
-    ),
-    "vggish": Kind("features of VGGish", pretrained.lacking("vggish"), pretrained.vggish_features),
-    "r3d": Kind("features of the video network R3D-18", pretrained.lacking("r3d"), pretrained.r3d_features),
-    "components": Kind("principal components of the data", _needs_nothing, principal_components),
-    "sliced": Kind("random lines through the data", _needs_nothing, sliced),
-    "spectrum": Kind("power spectrum", _needs_nothing, spectrum),
-    "bands": Kind("samples told from data by one band", _needs_nothing, band_tests),
-    "classes": Kind("classes, by that classifier", _needs_classes, classes),
-    "neighbours": Kind("nearest training examples", _needs_nothing, neighbours),
-    "likelihood": Kind("bits per dimension of held-out data", likelihood.lacking, likelihood.likelihood),
+    "classifier": Kind(ABOUT["classifier"], _needs_classes, classifier_features),
+    "inception": Kind(ABOUT["inception"], pretrained.lacking("inception"), pretrained.inception_features),
+    "vggish": Kind(ABOUT["vggish"], pretrained.lacking("vggish"), pretrained.vggish_features),
+    "r3d": Kind(ABOUT["r3d"], pretrained.lacking("r3d"), pretrained.r3d_features),
+    "components": Kind(ABOUT["components"], _needs_nothing, principal_components),
+    "sliced": Kind(ABOUT["sliced"], _needs_nothing, sliced),
+    "spectrum": Kind(ABOUT["spectrum"], _needs_nothing, spectrum),
+    "bands": Kind(ABOUT["bands"], _needs_nothing, band_tests),
+    "classes": Kind(ABOUT["classes"], _needs_classes, classes),
+    "neighbours": Kind(ABOUT["neighbours"], _needs_nothing, neighbours),
+    "likelihood": Kind(ABOUT["likelihood"], likelihood.lacking, likelihood.likelihood),
 }
 """What can be named in `metrics=[…]`."""

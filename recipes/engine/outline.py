@@ -1,0 +1,112 @@
+"""The keys of a command and their defaults, read from the configuration files in a moment.
+
+Hydra composes the same far more thoroughly, and takes too long for what a shell asks at every press of a key. Values
+are as they stand in the files: interpolations are not resolved. A test holds the keys against Hydra's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.engine.help import CONFIGS
+
+ENTRY = re.compile(r"(?P<override>override )?(?P<group>/?[\w/]*)(?:@(?P<package>[\w.]+))?")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Composes by the choices that were made; `folder` holds groups of the user's own."""
+
+    chosen: Mapping[str, str]
+    folder: Path | None = None
+
+    def keys(self, command: str) -> dict[str, Any]:
+        """Return the nested keys of a command with their defaults."""
+        found: dict[str, Any] = {}
+        overrides = {**dict(self._overrides(command)), **self.chosen}
+        for package, content in self._parts(command, "", "", overrides):
+            _merge(found, package, content)
+        return found
+
+    def _overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
+        """Return the choices that files make for others, as experiments do; of several the last counts."""
+        for entry, choice in self._defaults(name, group):
+            if entry["override"]:
+                yield entry["group"].lstrip("/"), choice
+            elif not entry["package"] and choice != "_self_":
+                inner = entry["group"].lstrip("/") or group
+                yield from self._overrides(self.chosen.get(inner, choice) if entry["group"] else choice, inner)
+
+    def _parts(
+        self, name: str, group: str, package: str, choices: Mapping[str, str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return the content of a file and of those it is made of, in order, each with the place of its keys."""
+        content = {key: value for key, value in self._file(name, group).items() if key != "defaults"}
+        own = False
+        for entry, choice in self._defaults(name, group):
+            if choice == "_self_":
+                own = True
+                yield package, content
+            elif not entry["override"]:
+                inner = entry["group"].lstrip("/") or group
+                place = package if not entry["group"] and not entry["package"] else inner.replace("/", ".")
+                if entry["package"]:
+                    place = f"{package}.{entry['package']}".lstrip(".")
+                elif entry["group"]:
+                    choice = choices.get(inner, choice)
+                    place = "" if _is_global(self._path(choice, inner)) else place
+                yield from self._parts(choice, inner, place, choices)
+        if not own:
+            yield package, content
+
+    def _defaults(self, name: str, group: str) -> Iterator[tuple[dict[str, str], str]]:
+        """Return what a file's list of defaults says, as (its parts, the choice)."""
+        for line in self._file(name, group).get("defaults") or []:
+            # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
+            key, choice = next(iter(line.items())) if isinstance(line, dict) else (None, str(line))
+            if key is None:
+                choice, _, package = choice.partition("@")
+                yield {"override": "", "group": "", "package": package}, choice
+            elif match := ENTRY.fullmatch(key):
+                yield {name: found or "" for name, found in match.groupdict().items()}, str(choice)
+
+    def _file(self, name: str, group: str) -> dict[str, Any]:
+        path = self._path(name, group)
+        return {} if path is None else _read(path)
+
+    def _path(self, name: str, group: str) -> Path | None:
+        roots = (CONFIGS, *([] if self.folder is None else [self.folder]))
+        return next((path for root in roots if (path := root / group / f"{name}.yaml").is_file()), None)
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        # Safe as the other safe loader, and several times as fast.
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # a user's own, which composing will complain about
+    return found if isinstance(found, dict) else {}
+
+
+def _is_global(path: Path | None) -> bool:
+    return path is not None and path.read_text(encoding="utf-8").startswith("# @package _global_")
+
+
+def _merge(into: dict[str, Any], package: str, content: Mapping[str, Any]) -> None:
+    for part in filter(None, package.split(".")):
+        if not isinstance(into.get(part), dict):
+            into[part] = {}
+        into = into[part]
+    for key, value in content.items():
+        if isinstance(value, dict):
+            _merge(into, str(key), value)
+        else:
+            into[str(key)] = value
