@@ -1,65 +1,116 @@
+"""Links, images and blocks of README, CONTRIBUTING and docs, without running them: that is `test_pages_run.py`."""
+
+import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+import yaml
+from blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
 
+from recipes.cli import COMMANDS
 from recipes.engine import config as configuration
+from recipes.engine.command import take_option
 from recipes.launch import planned
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+DESIGNED = "designed"
+"""Stands for the folder where the commands look for what `multisagd design` wrote."""
+UNCONFIGURED = {name for name in COMMANDS if not (ROOT / "configs" / f"{name}.yaml").exists()}
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_and_images_exist(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_images_exist(page: str) -> None:
+    folder = (ROOT / page).parent
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose)]
     local = [target for target in targets if target and not re.match(r"\w+:", target)]
-    missing = [target for target in local if not (page.parent / target).exists()]
-    assert not missing, f"{page.name} links to what is not there: {', '.join(missing)}"
+    missing = [target for target in local if not (folder / target).exists()]
+    assert not missing, f"{page} links to what is not there: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_compose(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs_or_says_why_not(page: str) -> None:
+    silent = [block for block in blocks_of(page) if block.reason is None and block.language not in RUNNABLE]
+    assert not silent, (
+        f"{', '.join(map(str, silent))}: only {', '.join(RUNNABLE)} can be run; put the reason on the line before: "
+        "<!-- not run: output of the command above -->"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_compose(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not run are spelt as those that are."""
+    monkeypatch.chdir(tmp_path)
+    for block in blocks_of(page):
+        if block.language == "yaml" and block.file is not None:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text)
     for group, target in (("spectrum", "Flat"), ("schedule", "CosineSchedule")):
-        (tmp_path / group).mkdir()  # where the commands look for what `multisagd design` wrote
-        (tmp_path / group / "designed.yaml").write_text(f"_target_: multisagd.{target}\n")
-    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
-    for command, words in re.findall(r"^multisagd (\w+)(.*)$", text, re.MULTILINE):
-        settings = [word for word in shlex.split(words, comments=True) if not word.startswith("--")]
-        folder = tmp_path if "--config-dir=" in words else None
-        if command == "launch":
+        (tmp_path / DESIGNED / group).mkdir(parents=True)
+        (tmp_path / DESIGNED / group / "designed.yaml").write_text(f"_target_: multisagd.{target}\n")
+    for block in blocks_of(page):
+        if block.language == "bash":
+            for command in block.commands():
+                check(command, block)
+
+
+def check(line: str, block: Block) -> None:
+    """Compose a command of this project without running it, and look for what other programs are given."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "torchrun" and "recipes.train" in words:
+        assert configuration.load("train", words[words.index("recipes.train") + 1 :])
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]), f"{block}: there is no module {words[2]}"
+    elif words[0] == "make":
+        wrong = [word for word in words[1:] if "=" not in word and word not in VERBS]
+        assert not wrong, f"{block}: the Makefile has no {', '.join(wrong)}"
+    elif words[0] == "pip":
+        named = re.findall(r"\[([\w,]+)\]", " ".join(word for word in words if "multisagd" in word or "-e" in words))
+        assert all(extra in EXTRAS for extras in named for extra in extras.split(",")), f"{block}: {line}"
+    elif words[0] == "multisagd" and len(words) > 1:
+        assert words[1] in COMMANDS or words[1].startswith("-"), f"{block}: there is no command {words[1]}"
+        own = take_option(words, "--config-dir")
+        folder = None if own is None else Path(own) if Path(own).exists() else Path(DESIGNED)
+        settings = [word for word in words[2:] if not word.startswith("--")]
+        if words[1] == "launch":
             assert planned(settings, None if folder is None else str(folder))[1]
-        else:
-            assert configuration.load(command, settings, folder)
+        elif words[1] in COMMANDS and words[1] not in UNCONFIGURED:
+            assert configuration.load(words[1], settings, folder)
 
 
-def test_python_of_the_readme_runs() -> None:
-    names: dict[str, object] = {}
-    for number, block in enumerate(blocks(ROOT / "README.md", "python")):
-        exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
-    images = names["images"]
-    assert isinstance(images, torch.Tensor)
-    assert images.shape == (4, 3, 32, 32)
-    assert bool(images.isfinite().all())
+@pytest.mark.parametrize("page", PAGES)
+def test_yaml_is_of_the_file_it_names(page: str) -> None:
+    for block in blocks_of(page):
+        if block.language == "yaml":
+            shown = yaml.safe_load(block.text)
+            assert shown, f"{block}: empty"
+            if block.file is not None and (ROOT / block.file).exists():
+                assert holds(yaml.safe_load((ROOT / block.file).read_text()), shown), f"{block}: the file differs"
 
 
-def test_python_of_the_tutorial_on_design_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    for block in blocks(ROOT / "docs" / "tutorials" / "schedule-design.md", "python"):
-        exec(compile(block, "schedule-design.md", "exec"), {})
-    designed, cosine = (float(line.split(": ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines())
-    assert designed < cosine
+def holds(whole: Any, part: Any) -> bool:
+    """Tell whether every key of the part has its value in the whole."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and holds(whole[key], value) for key, value in part.items())
+    return bool(whole == part)
 
 
-def test_python_of_the_tutorial_on_corruption_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    for block in blocks(ROOT / "docs" / "tutorials" / "selective-omission.md", "python"):
-        exec(compile(block, "selective-omission.md", "exec"), {})
-    before, after = (float(word) for word in re.findall(r"\d+\.\d+", capsys.readouterr().out))
-    assert after < before / 5
+def test_blocks_are_found_with_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blocks.ROOT", tmp_path)
+    text = "a\n<!-- not run: takes a day -->\n```bash\nmultisagd a \\\n    b\n# c\n```\n  ```python\n  # x.py\n    y\n"
+    text += "  ```\n"
+    (tmp_path / "good.md").write_text(text)
+    first, second = blocks_of("good.md")
+    assert (first.line, first.language, first.reason, first.file) == (3, "bash", "takes a day", None)
+    assert first.commands() == ["multisagd a      b"]
+    assert (second.line, second.text, second.reason, second.file) == (8, "# x.py\n  y\n", None, "x.py")
+    for name, wrong in {"open": "```\n", "orphan": "<!-- not run: takes a day -->\n\n```\n```\n",
+                        "silent": "<!-- not run: -->\n```\n```\n"}.items():  # fmt: skip
+        (tmp_path / f"{name}.md").write_text(wrong)
+        with pytest.raises(ValueError, match=f"{name}.md:1"):
+            blocks_of(f"{name}.md")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks import inverse_problems as inverse
-from benchmarks.experiments.sections import markdown
+from benchmarks.experiments.sections import NOT_RUN, markdown
 from benchmarks.rows import rows
 
 WHITE = "runs/experiments/seed_0_57616b65"
@@ -28,7 +28,10 @@ def inverse_problems(path: Path) -> str:
     tables = inverse.tables(path)
     if not tables:
         return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
-    said += [f"```bash\n{command}\n```", "Means ± standard deviations over seeds; a run is named by its folder."]
+    said += [
+        f"{NOT_RUN}\n```bash\n{command}\n```",
+        "Means ± standard deviations over seeds; a run is named by its folder.",
+    ]
     for table in tables:
         cells = zip(*(column.cells for column in table.columns), strict=True)
         lines = [[str(cell) for cell in row] for row in cells]
@@ -53,4 +56,4 @@ def speed(path: Path) -> str:
     if not lines:
         return "\n\n".join([*said, f"**Not measured.** `{command}` makes it."])
     table = markdown(["ratio of times", "measured", "median", "lower to upper quartile"], lines)
-    return "\n\n".join([*said, f"```bash\n{command}\n```", table, *machines])
+    return "\n\n".join([*said, f"{NOT_RUN}\n```bash\n{command}\n```", table, *machines])

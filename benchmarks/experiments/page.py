@@ -35,6 +35,7 @@ INTRODUCTION = """# Results
 What shaped noise does to trained networks: the questions of the papers, and some of ours. This page is made from the
 file of results, [`benchmarks/results/results.jsonl`](../benchmarks/results/results.jsonl), by
 
+<!-- not run: trains for minutes to hours -->
 ```bash
 make experiments                            # trains what is missing, from where it left off, and writes this page
 python -m benchmarks.experiments.page       # only writes this page

@@ -34,6 +34,8 @@ NOTES: Mapping[str, str] = {
     "leaving it out.",
 }
 """What to know of an experiment before its numbers."""
+NOT_RUN = "<!-- not run: trains for minutes to hours -->"
+"""Why the tests of the docs do not run the commands on the page."""
 
 
 def section(experiment: Experiment, path: Path, command: str | None = None) -> tuple[str, list[Picture]]:
@@ -75,7 +77,8 @@ def commands(experiment: Experiment, command: str) -> str:
             line = "   "
         line += f" {word}"
     one = "\n".join([*lines, line])
-    return f"```bash\n{command}\n{one}\n```\n\nThe second is the training of `{first}` alone; arms are below."
+    block = f"{NOT_RUN}\n```bash\n{command}\n{one}\n```"
+    return f"{block}\n\nThe second is the training of `{first}` alone; arms are below."
 
 
 def conditions(results: Results) -> str:

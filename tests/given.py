@@ -1,0 +1,116 @@
+"""What the commands on a page presuppose, made small: folders of files, a trained run, pretrained weights."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from blocks import blocks_of
+from PIL import Image as Picture
+from quick import quick
+
+from modalities.video import Video
+from recipes import cli
+
+sys.path.append(str(Path(__file__).parent / "modalities"))
+
+COUNT = 12
+"""Files of a folder: some to train on, and some held out."""
+
+
+def photos(root: Path) -> None:
+    """Pictures of several sizes in two folders, named after their classes, with captions beside them and a list."""
+    rows = ["file,label,text"]
+    for number in range(COUNT):
+        name, text = (("cat", "a red circle"), ("dog", "a blue square"))[number % 2]
+        path = root / "photos" / f"{name}" / f"{name}_{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40 + number, 56, 3), dtype=np.uint8)
+        Picture.fromarray(pixels).save(path)
+        path.with_suffix(".txt").write_text(text)
+        rows.append(f"{name}/{path.name},{name},{text}")
+    (root / "list.csv").write_text("\n".join(rows) + "\n")
+    (root / "prompts.txt").write_text("a red circle\na blue square\n")
+
+
+def noises(root: Path, folder: str) -> None:
+    """Sounds of four seconds, each louder than the one before, whose names begin with a digit."""
+    (root / folder).mkdir()
+    for number in range(COUNT):
+        noise = 0.02 * (1 + number) * np.random.default_rng(number).normal(size=4 * 16000)
+        soundfile.write(root / folder / f"{number % 2}_{number:02d}.wav", noise.clip(-1, 1), 16000)
+
+
+def clips(root: Path) -> None:
+    """Clips of noise, three seconds at 16 frames per second, with captions beside them."""
+    video = Video(frames=48, size=16, fps=16)
+    for number in range(COUNT):
+        generator = torch.Generator().manual_seed(number)
+        video.save(torch.randint(0, 256, (3, 48, 16, 16), dtype=torch.uint8, generator=generator),
+                   root / "clips" / f"{number:02d}.mp4")  # fmt: skip
+        (root / "clips" / f"{number:02d}.txt").write_text("a red circle")
+
+
+def run(root: Path, name: str) -> None:
+    """A training of scikit-learn's digits, under the name by which a page's commands read a run."""
+    shutil.copytree(trained(root.parent), root / "runs" / name)
+
+
+@cache
+def trained(session: Path) -> Path:
+    """Train once, in a folder of the test session."""
+    folder = session / "given" / "digits"
+    words = ["experiment=image_digits"]
+    assert cli.main(["train", *words, *quick("train", words), "training.statistics=200", f"run_dir={folder}"]) == 0
+    return folder
+
+
+def ecg(root: Path) -> None:
+    """The module of the tutorial on a modality of one's own, and its recordings."""
+    for block in blocks_of("docs/tutorials/your-own-modality.md"):
+        if block.file == "ecg.py":
+            (root / block.file).write_text(block.text)
+    (root / "recordings").mkdir(exist_ok=True)
+    for number in range(COUNT):
+        np.savetxt(root / "recordings" / f"{number}.txt", np.random.default_rng(number).normal(size=1000))
+
+
+def text_encoder(root: Path) -> None:
+    """Random weights where the name of the hub points, and where the page has them moved to."""
+    from tiny_text import tiny_encoder
+
+    for name in ("google-t5/t5-small", "models/t5-small"):
+        (root / name).parent.mkdir(parents=True)
+        tiny_encoder(root / name, "t5")
+
+
+def autoencoders(root: Path) -> None:
+    """Random weights where the names of the hub point."""
+    from tiny_autoencoders import save_tiny
+
+    for name, kind in {
+        "stabilityai/sd-vae-ft-mse": "AutoencoderKL",
+        "madebyollin/taesd": "AutoencoderTiny",
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae": "AutoencoderKLWan",
+        "stabilityai/stable-audio-open-1.0/vae": "AutoencoderOobleck",
+    }.items():
+        save_tiny(kind, root / name)
+
+
+GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
+    "README.md": (photos, clips, ecg),
+    "docs/evaluation.md": (partial(run, name="mnist"),),
+    "docs/first-model.md": (photos,),
+    "docs/clusters/long-runs.md": (partial(run, name="photos"),),
+    "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
+    "docs/tutorials/conditioning.md": (photos, text_encoder),
+    "docs/tutorials/data-at-scale.md": (photos, clips, partial(noises, folder="recordings")),
+    "docs/tutorials/latents.md": (photos, clips, partial(noises, folder="sounds"), autoencoders),
+    "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
+    "docs/tutorials/video.md": (clips,),
+}
+"""By page. What other pages need, their own blocks make."""

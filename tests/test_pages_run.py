@@ -1,0 +1,118 @@
+"""The blocks of README, CONTRIBUTING and docs, run in the order of their page in an empty folder.
+
+Python shares one namespace per page; commands get the words of `quick.py`, which make them small, and the files of
+`given.py`, which readers have or download. A block that begins with the name of a file is written to that file; if it
+is Python, it is run as well.
+"""
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from blocks import PAGES, ROOT, Block, blocks_of
+from given import GIVEN
+from quick import quick
+
+from recipes import cli
+
+RUN = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
+FAST = ("README.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
+"""The pages that everybody starts with are run by `make test`, the others by `make test-slow`."""
+
+
+def numbers(text: str) -> list[float]:
+    return [float(word) for word in re.findall(r"-?\d+\.\d+", text)]
+
+
+def images_of_the_readme(names: dict[str, Any], printed: list[str]) -> None:
+    assert isinstance(names["images"], torch.Tensor)
+    assert names["images"].shape == (4, 3, 32, 32)
+    assert bool(names["images"].isfinite().all())
+
+
+def designed_steps_are_better(names: dict[str, Any], printed: list[str]) -> None:
+    designed, cosine = (numbers(line)[0] for line in printed[-1].splitlines())
+    assert designed < cosine
+
+
+def restoring_takes_most_of_the_error(names: dict[str, Any], printed: list[str]) -> None:
+    before, after = numbers(printed[-1])
+    assert after < before / 5
+
+
+def guided_samples_have_the_exact_mean(names: dict[str, Any], printed: list[str]) -> None:
+    error, left = numbers(next(text for text in printed if text.startswith("mean of guided samples")))
+    assert error < 0.2 * left
+
+
+def own_media_are_saved(names: dict[str, Any], printed: list[str]) -> None:
+    assert len(list(Path("runs/ecg/sampled").glob("*/*.txt"))) == 4
+    assert len(list(Path("runs/volumes/sampled").glob("*/*.npy"))) == 4
+    assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
+
+
+CHECKS: dict[str, Callable[[dict[str, Any], list[str]], None]] = {
+    "README.md": images_of_the_readme,
+    "docs/tutorials/inverse-problems.md": guided_samples_have_the_exact_mean,
+    "docs/tutorials/schedule-design.md": designed_steps_are_better,
+    "docs/tutorials/selective-omission.md": restoring_takes_most_of_the_error,
+    "docs/tutorials/your-own-modality.md": own_media_are_saved,
+}
+"""What a page promises of its numbers, from its names and from what each of its Python blocks printed."""
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize("page", [page if page in FAST else pytest.param(page, marks=pytest.mark.slow) for page in RUN])
+def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for make in GIVEN.get(page, ()):
+        make(tmp_path)
+    modules, names, printed = set(sys.modules), {"__name__": page}, []
+    try:
+        for block in blocks_of(page):
+            if block.reason is None:
+                capsys.readouterr()
+                run(block, names)
+                said = capsys.readouterr().out
+                if block.language == "python":
+                    assert not re.search(r"\b(nan|inf)\b", said), f"{block}: {said}"
+                    printed.append(said)
+    finally:
+        for name in set(sys.modules) - modules:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
+    if page in CHECKS:
+        CHECKS[page](names, printed)
+
+
+def run(block: Block, names: dict[str, Any]) -> None:
+    """Run one block in the working directory."""
+    if block.file is not None:
+        Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            runpy.run_path(block.file, run_name="__main__")
+    elif block.language == "python":
+        exec(compile("\n" * block.line + block.text, str(ROOT / block.page), "exec"), names)
+    elif block.language == "bash":
+        for command in block.commands():
+            words = shlex.split(command, comments=True)
+            assert words[0] == "multisagd", f"{block}: only multisagd can be run here, and not: {command}"
+            assert cli.main([*words[1:], *quick(words[1], words[2:])]) == 0, f"{block}: {command}"
+
+
+def test_adapters_of_the_tutorial_take_fewer_than_sixty_lines() -> None:
+    files = {block.file: block.text for block in blocks_of("docs/tutorials/your-own-modality.md") if block.file}
+    assert list(files) == [
+        "ecg.py", "make_recordings.py", "check_ecg.py", "volume.py", "make_volumes.py", "check_volume.py"
+    ]  # fmt: skip
+    assert all(len(files[name].splitlines()) < 60 for name in ("ecg.py", "volume.py"))
