@@ -53,7 +53,7 @@ class Denoiser(nn.Module):
 
     With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is taken
     as zero, and Karras preconditioning takes σ_data = 0.5. Spectral preconditioning needs them. The default prediction
-    is v.
+    is v. `centred=False` takes the mean as zero in any case, as networks that were trained elsewhere do.
 
     Raises:
         ValueError: if a prediction is named together with a preconditioning, which fixes its own, either is unknown,
@@ -67,6 +67,7 @@ class Denoiser(nn.Module):
         prediction: Quantity | None = None,
         preconditioning: Preconditioning = "none",
         statistics: DataStatistics | None = None,
+        centred: bool = True,
     ) -> None:
         super().__init__()
         if preconditioning not in ("none", "karras", "spectral"):
@@ -88,6 +89,7 @@ class Denoiser(nn.Module):
         self.prediction: Quantity = prediction or "v"
         self.preconditioning = preconditioning
         self.statistics = statistics
+        self.centred = centred and statistics is not None
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
         if not self.sigma_data > 0:
             raise ValueError("the statistics hold no variation: measure them on more than one datum")
@@ -96,8 +98,8 @@ class Denoiser(nn.Module):
 
     @torch.inference_mode(False)  # what is kept must serve training too
     def mean_like(self, x: Tensor) -> Tensor:
-        """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar without statistics."""
-        if self.statistics is None:
+        """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar if it is not centred."""
+        if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
         shape = tuple(x.shape[2:])
         key = (shape, x.device, x.dtype)
@@ -165,7 +167,7 @@ class Denoiser(nn.Module):
         """Return `E[x0 | x_t]`, shaped like x_t."""
         at = self.process.coefficients(t, x_t)
         weights, mean = self.weights(at, x_t), self.mean_like(x_t)
-        y = x_t if self.statistics is None else x_t - self.process.scale(mean.expand_as(x_t), at.a)
+        y = x_t if not self.centred else x_t - self.process.scale(mean.expand_as(x_t), at.a)
         output = self._output(y, weights, t, condition)
         moved = weights.skip * self.to_steps(y) + weights.out * self.to_steps(output)
         return mean + self.from_steps(moved, x_t.shape).to(x_t.dtype)

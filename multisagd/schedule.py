@@ -45,7 +45,8 @@ class Schedule:
             raise ValueError(f"log_snr_range must rise, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
-        log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64))
+        # On the CPU even where networks are outlined without memory, which may have a schedule in them.
+        log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu"))
         if not bool((log_snr.diff() <= 0).all() and log_snr[-1] < log_snr[0]):
             raise ValueError(f"the log-SNR of a schedule must fall over time; check the numbers of {self}")
 

@@ -80,20 +80,27 @@ class Conditioning(nn.Module):
             return embedding
         if condition is None:
             condition = torch.full(log_snr.shape, self.classes, device=log_snr.device)
-        self._check(condition, len(log_snr), self.classes)
+        check_labels(condition, len(log_snr), self.classes)
         return embedding + self.labels(condition)
 
-    @staticmethod
-    def _check(labels: Tensor, batch: int, classes: int) -> None:
-        if labels.shape != (batch,) or labels.dtype not in (torch.int64, torch.int32):
+
+def check_labels(labels: Tensor, batch: int, classes: int) -> None:
+    """Check labels given to a network of so many classes: integers (batch,), where `classes` means no class.
+
+    Their range is checked on the CPU only and outside compiled graphs.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if labels.shape != (batch,) or labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"condition must be integer labels of shape ({batch},), one per sample; "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels < 0) | (labels > classes)]
+        if len(wrong):
             raise ValueError(
-                f"condition must be integer labels of shape ({batch},), one per sample; "
-                f"got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"label {int(wrong[0])} is out of range: this network knows 0 to {classes - 1}, "
+                f"and {classes} for no class"
             )
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            wrong = labels[(labels < 0) | (labels > classes)]
-            if len(wrong):
-                raise ValueError(
-                    f"label {int(wrong[0])} is out of range: this network knows 0 to {classes - 1}, "
-                    f"and {classes} for no class"
-                )

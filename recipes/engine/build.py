@@ -120,8 +120,8 @@ class Builder:
             )
         try:
             return target(**arguments)
-        # Numbers beyond all measure overflow somewhere, in Python or in torch.
-        except (TypeError, ValueError, OSError, ArithmeticError, MemoryError) as error:
+        # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
+        except (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             raise RecipeError(f"{where}: {error}" if where else str(error)) from error
 
 

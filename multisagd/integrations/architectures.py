@@ -1,0 +1,113 @@
+"""The classes of the diffusers library that serve as networks here, and what of their options is left open.
+
+diffusers' own defaults are the models that its classes were first made for, hundreds of millions of parameters. Here
+they are small, and fit one another when only some are given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of diffusers: grid dimensions, the option that counts its classes, whether that counts "no class" too.
+
+    `tokens` tells whether it attends to tokens, and `text` whether these may be a text's: that needs a mask.
+    """
+
+    dimensions: int
+    classes: str | None = None
+    counts_null: bool = True
+    tokens: bool = False
+    text: bool = False
+
+
+KINDS = {
+    "UNet1DModel": Kind(1),
+    "UNet2DModel": Kind(2, "num_class_embeds"),
+    "UNet2DConditionModel": Kind(2, "num_class_embeds", tokens=True, text=True),
+    "UNet3DConditionModel": Kind(3, tokens=True),
+    "DiTTransformer2DModel": Kind(2, "num_embeds_ada_norm", counts_null=False),
+}
+"""What is supported: classes that are told nothing beyond what a network here is told."""
+
+FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+"""Options by which a network of diffusers asks for more than that."""
+
+
+def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with a small architecture where they leave it open, with attention at the coarsest level."""
+    given = dict(options)
+    if name == "DiTTransformer2DModel":
+        small = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 6, "norm_num_groups": 1}
+        return {**small, **given}
+    given.setdefault("block_out_channels", [32, 64, 64])
+    finer = len(given["block_out_channels"]) - 1
+    if name == "UNet1DModel":
+        given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
+        given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
+        if given.get("time_embedding_type", "fourier") == "fourier":
+            # Its first block reads the features of time as further channels of the datum.
+            given.setdefault("extra_in_channels", 2 * given["block_out_channels"][0])
+        return given
+    down, up, attentive = {
+        "UNet2DModel": ("DownBlock2D", "UpBlock2D", "Attn"),
+        "UNet2DConditionModel": ("DownBlock2D", "UpBlock2D", "CrossAttn"),
+        "UNet3DConditionModel": ("DownBlock3D", "UpBlock3D", "CrossAttn"),
+    }[name]
+    given.setdefault("down_block_types", [*[down] * finer, attentive + down])
+    given.setdefault("up_block_types", [attentive + up, *[up] * finer])
+    given.setdefault("attention_head_dim", 8 if name != "UNet3DConditionModel" else 16)
+    # diffusers adds the features of time to each channel and normalises next: in groups of one channel, which its
+    # default of 32 makes of 32 channels, that would take them away again.
+    widths = given["block_out_channels"]
+    most = max(1, min(32, min(widths) // 4))
+    given.setdefault("norm_num_groups", max(n for n in range(1, most + 1) if all(w % n == 0 for w in widths)))
+    return given
+
+
+def count_classes(name: str, kind: Kind, given: dict[str, Any], classes: int | None) -> int | None:
+    """Return how many classes the network knows, and let the options say so; None if it knows none."""
+    assert kind.classes is not None
+    null = 1 if kind.counts_null else 0
+    fixed = given.get(kind.classes)
+    if fixed is None:
+        if classes is None and kind.counts_null:
+            return None
+        given[kind.classes] = (classes or 1) + null
+        return classes or 1
+    if classes is not None and classes + null != fixed:
+        raise ValueError(
+            f"{name}: {kind.classes}={fixed} are {fixed - null} classes{' and that of none' * null}, and the data have "
+            f"{classes}: change the one or the other, or train without classes (training.conditional=false)"
+        )
+    return int(fixed) - null
+
+
+def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return what the size of each axis must be a multiple of."""
+    if name == "DiTTransformer2DModel":
+        return (given.get("patch_size", 2),) * 2
+    levels = len(given["block_out_channels"])
+    if name == "UNet1DModel":
+        return (2**levels,)  # its middle goes one level deeper
+    return {2: (), 3: (1,)}[KINDS[name].dimensions] + (2 ** (levels - 1),) * 2
+
+
+def library_class(name: str, given: Mapping[str, Any]) -> type[nn.Module]:
+    """Return the class of this name, which is one of `KINDS`, once it is known to have these options."""
+    try:
+        import diffusers  # takes seconds
+    except ImportError as error:
+        raise ImportError("networks of diffusers need that library: pip install 'multisagd[diffusers]'") from error
+    found: type[nn.Module] = getattr(diffusers, name)
+    known = inspect.signature(found).parameters
+    if unknown := [option for option in given if option not in known]:
+        raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    return found

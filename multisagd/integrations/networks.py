@@ -1,0 +1,157 @@
+"""U-Nets and transformers of the diffusers library as networks of this project.
+
+They differ from this project's in what they are told: a timestep in place of the log-SNR, a class at every call, tokens
+of a text with a mask. `DiffusersNetwork` translates, so that the same network serves training, guidance and sampling:
+
+    timestep = offset + scale · clock.time(log-SNR)
+
+where the *clock* is the schedule whose times the network was made for. A network that learns from the start gets times
+even in log-SNR; one that was trained elsewhere keeps its own clock, whatever schedule it is trained or sampled on
+later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.integrations.architectures import FOREIGN, KINDS, architecture, count_classes, library_class, strides
+from multisagd.networks.embedding import check_labels
+from multisagd.networks.layers import check_input, crop, pad_to_multiple
+from multisagd.schedule import Schedule, TabulatedSchedule
+
+EVEN = TabulatedSchedule((20.0, -20.0))
+"""Time even in log-SNR."""
+
+
+class DiffusersNetwork(nn.Module):
+    """A network of the diffusers library, called as `network(x, log_snr, condition)` like those of this project.
+
+    x is (batch, channels, *grid), log_snr (batch,), condition `None`, labels (batch,), where the label `classes` means
+    no class, or text embeddings (batch, tokens, context), where a row of zeros is no token; it gives a tensor like x.
+    Grids may have any size: they are padded to the network's stride and cropped back. Channels of the output beyond
+    those of x, by which some networks tell a variance, are dropped.
+
+    Supported are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or text),
+    UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares). What
+    diffusers leaves open is filled in: channels, number of classes, width of texts, and a small architecture where
+    `options` give none. Those with a UNet's cross-attention read one learned token where there is no text.
+
+    Args:
+        channels: channels of the datum.
+        dimensions: grid dimensions; they must be those of the class.
+        name: the class's name.
+        options: parameters of the class, as in the config.json of a saved model.
+        clock: schedule whose times are timesteps; even in log-SNR by default.
+        scale: timesteps that the clock's time from 0 to 1 lasts. By default 1,000, and 5 for UNet1DModel, whose random
+            Fourier features take small numbers.
+        offset: timestep at the clock's time 0; -scale/2 for UNet1DModel by default, else 0.
+        classes: number of classes, or `None` for a network without classes.
+        context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
+
+    Raises:
+        ImportError: without diffusers.
+        ValueError: for an unknown class or option, other dimensions, or a condition that the class cannot be told; from
+            `forward`, for inputs of another shape or label.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dimensions: int,
+        name: str = "UNet2DModel",
+        options: Mapping[str, Any] | None = None,
+        clock: Schedule | None = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        classes: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in KINDS:
+            raise ValueError(f"cannot use diffusers' {name!r}: choose one of {', '.join(KINDS)}")
+        kind = KINDS[name]
+        if kind.dimensions != dimensions:
+            fitting = [each for each, other in KINDS.items() if other.dimensions == dimensions]
+            hint = f"choose {' or '.join(fitting)}" if fitting else "use a network of multisagd.networks"
+            raise ValueError(f"{name} is for {kind.dimensions} grid dimensions and the data have {dimensions}: {hint}")
+        given = {"in_channels": channels, "out_channels": channels, **(options or {})}
+        if given["in_channels"] != channels or given["out_channels"] < channels:
+            told = f"{given['in_channels']} in and {given['out_channels']} out"
+            raise ValueError(f"{name}: the options say channels of {told}, and the data have {channels}")
+        if asked := [option for option in FOREIGN if given.get(option) is not None]:
+            raise ValueError(f"{name}: {asked[0]}={given[asked[0]]!r} asks for a condition that is not known here")
+        if context is not None and (not kind.text or classes is not None):
+            both = "a network learns classes or text, not both: leave out classes or context"
+            raise ValueError(both if kind.text else f"{name} cannot be told texts: leave out text=encoder")
+        given = architecture(name, given)
+        self.channels, self.dimensions, self.classes = channels, dimensions, None
+        if kind.classes is not None:
+            self.classes = count_classes(name, kind, given, classes)
+        elif classes is not None:
+            raise ValueError(f"{name} learns no classes: leave them out (training.conditional=false)")
+        self.null: nn.Parameter | None = None
+        self.reads_text = context is not None
+        if kind.tokens:
+            width = given.setdefault("cross_attention_dim", context or 64)
+            if width != (context or width):
+                raise ValueError(f"{name}: cross_attention_dim={width}, and the texts' embeddings are {context} wide")
+            self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
+        self.model: nn.Module = library_class(name, given)(**given)
+        for module in self.model.modules():
+            # Transformers of diffusers leave classes out by themselves, by the probability kept here.
+            if type(module).__name__ == "LabelEmbedding":
+                module.dropout_prob = 0.0  # type: ignore[assignment]
+        self.strides, self.square = strides(name, given), name == "DiTTransformer2DModel"
+        fourier = name == "UNet1DModel" and given.get("time_embedding_type", "fourier") == "fourier"
+        self.clock = clock or EVEN
+        self.scale = scale if scale is not None else 5.0 if fourier else 1000.0
+        self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
+        check_input(x, self.channels, self.dimensions)
+        if log_snr.shape != x.shape[:1]:
+            raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
+        told: dict[str, Any] = {}
+        if self.classes is not None:
+            labels = condition
+            if labels is None or self.reads_text:
+                labels = torch.full(log_snr.shape, self.classes, device=x.device)
+            check_labels(labels, len(x), self.classes)
+            told["class_labels"] = labels
+        elif condition is not None and not self.reads_text:
+            raise ValueError("this network learns no condition but was given one: build it with classes or context")
+        if self.null is not None:
+            told |= self._tokens(condition if self.reads_text else None, len(x))
+        wide = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
+        timestep = self.offset + self.scale * self.clock.time(wide)
+        padded = pad_to_multiple(x.to(next(self.model.parameters()).dtype), self._multiples(x))
+        output = self.model(padded, timestep=timestep, **told, return_dict=False)[0]
+        return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
+
+    def _multiples(self, x: Tensor) -> tuple[int, ...]:
+        stride = self.strides[0]
+        return (-(-max(x.shape[2:]) // stride) * stride,) * self.dimensions if self.square else self.strides
+
+    def _tokens(self, text: Tensor | None, batch: int) -> dict[str, Tensor]:
+        """Return what the network attends to: the learned token, which counts only where a text has none of its own."""
+        assert self.null is not None
+        null = self.null.expand(batch, 1, -1)
+        if text is None:
+            return {"encoder_hidden_states": null}
+        width = self.null.shape[0]
+        if text.ndim != 3 or len(text) != batch or text.shape[2] != width or not text.is_floating_point():
+            raise ValueError(
+                f"condition must be text embeddings, float of shape ({batch}, tokens, {width}); "
+                f"got {text.dtype} of shape {tuple(text.shape)}"
+            )
+        given = (text != 0).any(-1)
+        valid = torch.cat([~given.any(1, keepdim=True), given], dim=1)
+        return {
+            "encoder_hidden_states": torch.cat([null, text.to(null.dtype)], dim=1),
+            "encoder_attention_mask": valid,
+        }

@@ -1,0 +1,210 @@
+"""diffusers' networks in the place of ours: told the same things, and giving what diffusers itself computes."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import multisagd as ms
+from multisagd.integrations.discrete import DiscreteSchedule
+from multisagd.integrations.networks import DiffusersNetwork
+
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+SMALL = {"block_out_channels": [32, 32], "layers_per_block": 1}
+TRANSFORMER = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "sample_size": 8}
+# class, channels, an odd grid, options
+CLASSES = {
+    "UNet1DModel": (2, (37,), {"block_out_channels": [32, 32, 32]}),
+    "UNet2DModel": (3, (7, 9), SMALL),
+    "UNet2DConditionModel": (1, (7, 10), SMALL),
+    "UNet3DConditionModel": (1, (3, 5, 6), SMALL),
+    "DiTTransformer2DModel": (2, (7, 9), TRANSFORMER),
+}
+
+
+def built(name: str, **arguments: object) -> DiffusersNetwork:
+    torch.manual_seed(0)
+    channels, grid, options = CLASSES[name]
+    options = {**options, **arguments.pop("options", {})}  # type: ignore[dict-item]
+    return DiffusersNetwork(channels, len(grid), name, options, **arguments).eval()  # type: ignore[arg-type]
+
+
+def noisy(name: str, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    channels, grid, _ = CLASSES[name]
+    x = torch.randn(batch, channels, *grid, generator=torch.Generator().manual_seed(1))
+    return x, torch.linspace(-4, 6, batch)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_on_odd_grids(name: str) -> None:
+    """The output is like x, follows from each item alone, tells noise levels apart, and every weight learns."""
+    network = built(name)
+    x, log_snr = noisy(name)
+    output = network(x, log_snr)
+    assert output.shape == x.shape
+    output.square().sum().backward()
+    assert [name for name, weight in network.named_parameters() if weight.requires_grad and weight.grad is None] == []
+    with torch.no_grad():
+        torch.testing.assert_close(network(x[1:], log_snr[1:]), output[1:], rtol=1e-4, atol=1e-5)
+        for near in (0.2, -0.2):
+            moved = network(x, log_snr + near) - output
+            assert (moved.flatten(1).norm(dim=1) > 1e-4 * output.flatten(1).norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_outlines_without_memory_have_the_same_weights(name: str) -> None:
+    channels, grid, options = CLASSES[name]
+    with torch.device("meta"):
+        outline = DiffusersNetwork(channels, len(grid), name, options, clock=DiscreteSchedule(steps=50))
+    real = built(name).state_dict()
+    assert {key: value.shape for key, value in outline.state_dict().items()} == {k: v.shape for k, v in real.items()}
+
+
+def test_it_is_diffusers_own_network_at_its_own_timesteps() -> None:
+    """With the clock of a DDPM scheduler, a log-SNR of its table gives the network at that very timestep."""
+    clock = DiscreteSchedule()
+    network = built("UNet2DModel", clock=clock, scale=1000.0, offset=-1.0)
+    theirs = diffusers.UNet2DModel(**network.model.config)  # type: ignore[arg-type]
+    theirs.load_state_dict(network.model.state_dict())
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    kept = diffusers.DDPMScheduler().alphas_cumprod.double()
+    for steps in ([0, 1, 2, 10], [100, 500, 998, 999]):
+        levels = (kept[steps] / (1 - kept[steps])).log().float()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                network(x, levels), theirs.eval()(x, torch.tensor(steps)).sample, rtol=2e-4, atol=2e-4
+            )
+
+
+@pytest.mark.parametrize("name", ["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"])
+def test_classes_and_no_class(name: str) -> None:
+    network = built(name, classes=3)
+    # What a class changes in a fresh transformer is gated by zeros.
+    generator = torch.Generator().manual_seed(3)
+    for weight in network.parameters():
+        weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
+    x, log_snr = noisy(name, 4)
+    x, log_snr = x[:1].expand_as(x), log_snr[:1].expand(4)
+    with torch.no_grad():
+        output, none = network(x, log_snr, torch.arange(4)), network(x, log_snr)
+    torch.testing.assert_close(output[3], none[3])  # the last label is none
+    assert all((output[i] - output[j]).abs().max() > 1e-4 for i in range(4) for j in range(i))
+    network.train()  # diffusers' transformers leave labels out by themselves then
+    with torch.no_grad():
+        again = torch.stack([network(x, log_snr, torch.full((4,), 1)) for _ in range(8)])
+    assert (again - again[0, 0]).abs().max() < 1e-4
+    with pytest.raises(ValueError, match=r"label 4 is out of range: this network knows 0 to 2, and 3 for no class"):
+        network(x, log_snr, torch.full((4,), 4))
+
+
+def test_guidance_works_with_a_class_conditional_network() -> None:
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(height=8, width=8)))
+    denoiser = ms.Denoiser(DiffusersNetwork(1, 2, "UNet2DModel", SMALL, classes=2), process)
+    guided = ms.ClassifierFree(denoiser, 3.0)
+    x, t, label = torch.ones(1, 1, 8, 8), torch.tensor([0.5]), torch.tensor([1])
+    with torch.no_grad():
+        strong, weak = denoiser(x, t, label), denoiser(x, t, None)
+        torch.testing.assert_close(guided(x, t, label), weak + 3 * (strong - weak))
+        assert not torch.equal(strong, weak)
+
+
+def test_texts_of_any_padding_and_no_text() -> None:
+    network = built("UNet2DConditionModel", context=6)
+    x, log_snr = noisy("UNet2DConditionModel", 3)
+    text = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(4))
+    text[1, 1:] = 0  # one token
+    text[2] = 0  # none
+    with torch.no_grad():
+        output = network(x, log_snr, text)
+        padded = network(x, log_snr, torch.cat([text, torch.zeros(3, 5, 6)], dim=1))
+        alone = network(x[1:2], log_snr[1:2], text[1:2, :1])
+        none = network(x, log_snr)
+    torch.testing.assert_close(padded, output, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone[0], output[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(none[2], output[2], rtol=1e-4, atol=1e-5)
+    assert (none[0] - output[0]).abs().max() > 1e-5
+    with pytest.raises(ValueError, match=r"condition must be text embeddings, float of shape \(3, tokens, 6\)"):
+        network(x, log_snr, torch.zeros(3, 2, 5))
+
+
+def test_a_learned_variance_is_dropped() -> None:
+    network = built("DiTTransformer2DModel", options={"out_channels": 4})
+    x, log_snr = noisy("DiTTransformer2DModel")
+    assert network.model.config["out_channels"] == 4
+    assert network(x, log_snr).shape == x.shape
+
+
+def test_fourier_features_of_sound_take_small_timesteps() -> None:
+    seen: list[torch.Tensor] = []
+    network = built("UNet1DModel")
+    network.model.time_proj.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))  # type: ignore[union-attr, operator]
+    x, _ = noisy("UNet1DModel", 3)
+    network(x, torch.tensor([20.0, 0.0, -20.0]))
+    torch.testing.assert_close(seen[0], torch.tensor([-2.5, 0.0, 2.5]))
+
+
+@pytest.mark.slow
+def test_it_compiles_without_a_break() -> None:
+    network = built("UNet2DModel", classes=2, clock=DiscreteSchedule(steps=20), scale=20.0, offset=-1.0)
+    x, log_snr = noisy("UNet2DModel")
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for condition in (None, torch.tensor([0, 1])):
+            assert torch.equal(compiled(x, log_snr, condition), network(x, log_snr, condition))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "AutoencoderKL"}, "cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel, UNet2DModel"),
+        ({"name": "os.system"}, "cannot use diffusers' 'os.system'"),
+        ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions and the data have 1: choose UNet1DModel"),
+        ({"dimensions": 4}, "the data have 4: use a network of multisagd.networks"),
+        ({"options": {"width": 8}}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
+        ({"options": {"in_channels": 4}}, "options say channels of 4 in and 3 out, and the data have 3"),
+        ({"options": {"class_embed_type": "timestep"}}, "class_embed_type='timestep' asks for a condition"),
+        ({"context": 8}, "UNet2DModel cannot be told texts: leave out text=encoder"),
+        ({"name": "UNet2DConditionModel", "context": 8, "classes": 2}, "a network learns classes or text, not both"),
+        (
+            {"name": "UNet2DConditionModel", "context": 8, "options": {"cross_attention_dim": 9}},
+            "cross_attention_dim=9, and the texts' embeddings are 8 wide",
+        ),
+        (
+            {"options": {"num_class_embeds": 5}, "classes": 5},
+            "num_class_embeds=5 are 4 classes and that of none, and the data have 5",
+        ),
+        ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel learns no classes"),
+    ],
+)
+def test_what_cannot_be_is_told(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusersNetwork(**{"channels": 3, "dimensions": 2, **arguments})  # type: ignore[arg-type]
+
+
+def test_without_diffusers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"pip install 'multisagd\[diffusers\]'"):
+        DiffusersNetwork(1, 2)
+
+
+def test_a_denoiser_that_is_not_centred_gives_the_network_what_there_is() -> None:
+    grid = ms.Grid.of(height=8, width=8)
+    x0 = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(5)) + 3
+    statistics = ms.DataStatistics.measure([x0], grid)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: object) -> torch.Tensor:
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    x_t, t = torch.ones(2, 1, 8, 8), torch.tensor([0.3, 0.6])
+    for centred in (False, True):
+        estimate = ms.Denoiser(Spy(), process, "noise", statistics=statistics, centred=centred)(x_t, t)
+        alpha = process.coefficients(t, x_t).a
+        mean = statistics.mean.float() if centred else torch.zeros(())
+        torch.testing.assert_close(seen[-1], x_t - alpha * mean)
+        torch.testing.assert_close(estimate, mean + (x_t - alpha * mean) / alpha)

@@ -1,0 +1,104 @@
+"""Networks of diffusers trained by our command: for every medium, continued, exported and guided."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recipes import export as recipe
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.sample import sample
+from recipes.train import train
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
+from every_modality import MODALITIES
+from test_text_training import words  # noqa: F401 - a fixture
+from tiny import TINY, assert_same, last_state
+
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+PLAIN = [word for word in TINY if not word.startswith(("network.", "modality."))]
+IMAGE = ["network=diffusers", "network.options={block_out_channels:[16,16],layers_per_block:1}", "modality.size=8"]
+
+
+def learn(run_dir: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    train(configuration.load("train", [*PLAIN, f"run_dir={run_dir}", *overrides]))
+    return dict(last_state(run_dir).tensors["ema"])
+
+
+def drawn(run_dir: Path, *overrides: str) -> torch.Tensor:
+    quick = ["steps=2", "count=3", "engine.threads=1", "engine.device=cpu", *overrides]
+    return load_file(sample(configuration.load("sample", [f"run_dir={run_dir}", *quick])) / "samples.safetensors")["x0"]
+
+
+def test_a_training_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
+    learn(tmp_path / "whole", *IMAGE, "spectrum=power_law")
+    learn(tmp_path / "parts", *IMAGE, "spectrum=power_law", "training.samples=48")
+    learn(tmp_path / "parts", *IMAGE, "spectrum=power_law")
+    assert_same(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+
+
+def test_it_is_exported_and_guided(tmp_path: Path) -> None:
+    learn(tmp_path / "run", *IMAGE)
+    assert recipe.main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]) == 0
+    plain = drawn(tmp_path / "run", f"out={tmp_path / 'a'}")
+    assert torch.equal(drawn(tmp_path / "model", f"out={tmp_path / 'b'}"), plain)
+    assert not torch.equal(drawn(tmp_path / "run", f"out={tmp_path / 'c'}", "guidance.scale=4"), plain)
+
+
+MEDIA = {
+    "waveform": ["UNet1DModel", "{block_out_channels:[32,32,32]}"],
+    "video": ["UNet3DConditionModel", "{block_out_channels:[16,16],layers_per_block:1}"],
+    "image": ["DiTTransformer2DModel", "{num_layers:1,num_attention_heads:2,attention_head_dim:8,sample_size:8}"],
+    "spectrogram": ["UNet2DConditionModel", "{block_out_channels:[16,16],layers_per_block:1}"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("medium", MEDIA)
+def test_every_class_trains_on_its_medium(medium: str, tmp_path: Path) -> None:
+    name, options = MEDIA[medium]
+    words = ["network=diffusers", f"network.name={name}", f"network.options={options}", *MODALITIES[medium]]
+    classless = ["training.conditional=false"] if name in ("UNet1DModel", "UNet3DConditionModel") else []
+    before = learn(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=16")
+    after = learn(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=48")
+    assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    assert any(not torch.equal(before[key], after[key]) for key in after if key.endswith("weight"))
+    assert drawn(tmp_path / "run").isfinite().all()
+
+
+@pytest.mark.slow
+def test_texts_are_learned(words: list[str], tmp_path: Path) -> None:  # noqa: F811
+    network = ["network=diffusers", "network.name=UNet2DConditionModel", IMAGE[1], "modality.size=8"]
+    learn(tmp_path / "run", *network, *words)
+    red, long, none = (
+        drawn(tmp_path / "run", f"prompts={prompts}", "count=2")
+        for prompts in ('["a red square","a blue square"]', '["a red square","a blue green red square"]', "null")
+    )
+    assert torch.allclose(red[0], long[0], atol=1e-5), "a prompt depends on how long the other one is"
+    assert not torch.equal(red, none)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["network.name=AutoencoderKL"], "network: cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel"),
+        (["network.name=UNet1DModel"], "network: UNet1DModel is for 1 grid dimensions and the data have 2"),
+        (["network.options={witdh:3}"], "network: UNet2DModel has no option 'witdh'"),
+        (["network.clock={_target_:os.system,command:ls}"], r"network.clock._target_: os.system is not under an allow"),
+        (["network._target_=diffusers.UNet2DModel"], "network._target_: diffusers.UNet2DModel is not under an allowed"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(words: list[str], message: str, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(RecipeError, match=message):
+        learn(tmp_path / "run", "network=diffusers", "modality.size=8", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_diffusers_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(RecipeError, match=r"network: .* pip install 'multisagd\[diffusers\]'"):
+        learn(tmp_path / "run", *IMAGE)
