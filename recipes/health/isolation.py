@@ -57,9 +57,10 @@ def _one_process(
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         try:
             for check in checks:
+                before = os.fstat(noise.fileno()).st_size
                 line = _next(lines, DEEP_PATIENCE if wishes.deep else patience)
                 if not line.endswith("\n"):
-                    yield [Finding("broken", check.name, line or _ending(process, noise))]
+                    yield [Finding("broken", check.name, line or _ending(process, noise, before))]
                     return
                 yield [Finding(**each) for each in json.loads(line)]
         finally:
@@ -80,9 +81,10 @@ def _next(lines: queue.Queue[str], seconds: float) -> str:
         return f"it hangs: nothing came of it within {seconds:.0f} s"
 
 
-def _ending(process: subprocess.Popen[str], noise: IO[bytes]) -> str:
+def _ending(process: subprocess.Popen[str], noise: IO[bytes], before: int) -> str:
+    """Say how a process ended, and what it said last, if anything since `before`."""
     status = process.wait()
-    noise.seek(0)
+    noise.seek(before)
     last = noise.read().decode(errors="replace").strip().splitlines()[-1:]
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
     return ": ".join([f"it ended the process {how}", *last])
