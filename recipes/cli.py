@@ -27,6 +27,7 @@ COMMANDS = {
     "pack": ("recipes.pack", "pack a folder of files into tar shards, for storage that likes few large files"),
     "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
     "evaluate": ("recipes.evaluate", "judge a run's samples by every metric: distances, spectra, variety, copies"),
+    "report": ("recipes.report", "write one HTML page about a run: losses, samples, spectra, process, evaluations"),
     "launch": ("recipes.launch", "run a command on several GPUs or machines, or for several values"),
     "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
 }

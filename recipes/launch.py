@@ -36,7 +36,7 @@ from recipes.engine.printing import show
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 
-READING = ("sample", "fidelity", "compare", "evaluate")
+READING = ("sample", "fidelity", "compare", "evaluate", "report")
 """Commands whose `run_dir` is a run that they read; several may."""
 PARTIAL = ("fidelity", "compare", "evaluate", "inspect", "analyze")
 """Commands whose settings are a part of their keys."""

@@ -1,0 +1,51 @@
+"""Blocks to one HTML page that holds all it needs: nothing is fetched, and no script runs but the page's own.
+
+What the page says may come from a folder of someone else. Jinja escapes every text; beyond that the browser is told
+(by a content security policy) to run and apply only the one script and the one style whose hashes are given.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from recipes.reporting.blocks import Page
+
+GENERATOR = "multisagd report"
+HEAD = 400
+"""Characters at the beginning of a page among which its generator is named."""
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("recipes.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def render(page: Page, footer: str) -> str:
+    """Return a page as HTML."""
+    style, script = (_part(name) for name in ("page.css", "page.js"))
+    return _environment().get_template("page.html.j2").render(
+        page=page, footer=footer, generator=GENERATOR, style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
+    )  # fmt: skip
+
+
+def is_report(text: str) -> bool:
+    """Tell whether this is the beginning of a page that `render` made."""
+    return f'<meta name="generator" content="{GENERATOR}">' in text[:HEAD]
+
+
+def _part(name: str) -> str:
+    return (files("recipes.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

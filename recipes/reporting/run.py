@@ -1,0 +1,175 @@
+"""A run as its folder tells it, whatever of it is there: it may be training, have crashed, or hold nothing yet.
+
+A folder may come from someone else. Nothing in it is run, links that lead out of it are not followed, and what cannot
+be read is named among what is missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+
+from multisagd import DataStatistics
+from multisagd.files import read_json
+from recipes.engine import config as configuration
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError
+from recipes.engine.record import STATISTICS
+from recipes.engine.tracking import METRICS, TIMING
+from recipes.reporting.blocks import Note
+from recipes.reporting.journal import Entry, Journal, inner, number, read_journal
+
+MALFORMED = (
+    RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
+    RuntimeError, MemoryError,
+)  # fmt: skip
+"""What reading and drawing something that is not what it should be can raise."""
+
+State = Literal["finished", "in progress", "interrupted", "not begun"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is known of a run. `missing` says what could not be read; `config` and `statistics` are None without."""
+
+    folder: Path
+    name: str
+    config: Config | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: Journal = field(default_factory=Journal)
+    timing: Journal = field(default_factory=Journal)
+    statistics: DataStatistics | None = None
+    missing: tuple[Note, ...] = ()
+
+    @property
+    def train(self) -> list[Entry]:
+        """Metrics of training steps."""
+        return self.metrics.of("train")
+
+    @property
+    def validation(self) -> list[Entry]:
+        """Metrics of held-out data."""
+        return self.metrics.of("validation")
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """The times that training was started."""
+        found = self.facts.get("starts")
+        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+    @property
+    def target(self) -> int | None:
+        """Samples that the run is to see."""
+        found = number(inner(self.config or {}, "training").get("samples"))
+        return int(found) if 0 < found < 1e18 else None
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Folders of checkpoints, oldest first."""
+        folder = self.folder / "checkpoints"
+        named = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
+        return sorted((each for each in named if each.is_dir()), key=lambda each: int(each.name))
+
+    @property
+    def seen(self) -> int:
+        """Samples seen, by the last entry or checkpoint."""
+        told = [int(number(entry["samples"])) for entry in (*self.train[-1:], *self.validation[-1:])]
+        return max([0, *told, *(int(each.name) for each in self.checkpoints[-1:])])
+
+    @property
+    def state(self) -> State:
+        """How far the run is."""
+        if self.target is not None and self.seen >= self.target:
+            return "finished"
+        if _held(self.folder / ".lock"):
+            return "in progress"
+        return "interrupted" if self.seen or self.starts else "not begun"
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read whatever of a run is there.
+
+    Raises:
+        RecipeError: if the folder is none, or holds nothing of a run at all.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"there is no folder {folder}: name that of a training run")
+    missing: list[Note] = []
+
+    def attempt(what: str, read: Any, path: Path, command: str | None = None) -> Any:
+        try:
+            if not inside(path, folder):
+                raise ValueError("it is a link to somewhere else")
+            return read(path)
+        except FileNotFoundError:
+            missing.append(Note(f"{path.name} is not there: {what}.", command))
+        except MALFORMED as error:
+            missing.append(Note(f"{path.name} could not be read: {what}. {shortened(error)}", command))
+        return None
+
+    trained = f"multisagd train run_dir={quoted(folder)}"
+    run = Run(
+        folder,
+        name or folder.resolve().name,
+        config=attempt("without it neither settings nor process are known", configuration.read, folder / "config.yaml"),
+        facts=attempt("without it neither versions nor starts are known", _facts, folder / "run.json") or {},
+        metrics=attempt("there are no losses to draw", read_journal, folder / METRICS) or Journal(),
+        timing=attempt("there is no speed to draw", _timing, folder / TIMING) or Journal(),
+        statistics=attempt("the spectrum of the data is not known", DataStatistics.load, folder / STATISTICS),
+        missing=(),
+    )
+    if len(missing) == len(("config", "facts", "metrics", "timing", "statistics")):
+        raise RecipeError(f"{folder} holds nothing of a training run. Make one: {trained} …")
+    for journal, file in ((run.metrics, METRICS), (run.timing, TIMING)):
+        if journal.broken:
+            missing.append(Note(f"{file}: {journal.broken:,} lines are no entries, and were passed over."))
+    return Run(run.folder, run.name, run.config, run.facts, run.metrics, run.timing, run.statistics, tuple(missing))
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path in a folder leads to something that lies in it: a page must not carry other files away."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a word of a command in a shell, and as a value in Hydra's grammar."""
+    text = str(path)
+    plain = all(each.isalnum() or each in "/._-+@%" for each in text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return text if plain else shlex.quote(f"'{escaped}'")
+
+
+def shortened(error: BaseException, most: int = 400) -> str:
+    """Return the message of an error in a line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise ValueError("it is no record of a run")
+    return facts
+
+
+def _timing(path: Path) -> Journal:
+    return read_journal(path, "timing")
+
+
+def _held(lock: Path) -> bool:
+    """Tell whether a process holds a run's folder; False too where that cannot be told."""
+    try:
+        if not lock.is_file():
+            return False
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,86 @@
+"""Power over frequency of a run's data, its noise and its samples: over the radius, and along every axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from multisagd import DataStatistics, Grid, Process
+from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
+from recipes.profiles import on_logarithmic_axis
+from recipes.reporting.blocks import Block
+from recipes.reporting.charts import Axis, Series, draw
+
+LEAST = 1e-12
+"""Of the largest power; what is below cannot be told from rounding."""
+
+RADIUS = "radius"
+
+
+def power_of(samples: Tensor, grid: Grid) -> Tensor:
+    """Return the power of samples `(count, channels, *grid)` about their own mean.
+
+    Raises:
+        ValueError: for fewer than two.
+    """
+    if len(samples) < 2:
+        raise ValueError("one sample has no power about the mean: draw more")
+    return DataStatistics.measure([samples], grid).power
+
+
+def noise_power(process: Process, statistics: DataStatistics) -> Tensor:
+    """Return the noise's power, of the data's variance."""
+    return statistics.sigma_data**2 * process.covariance.power()
+
+
+def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block]:
+    """Return a chart over the radius and one along every axis, with a curve for each power `(..., *half_shape)`.
+
+    The first power is that of the data; those of which the name begins with "samples" are also shown in decibels over
+    it.
+    """
+    blocks: list[Block | None] = []
+    about = (
+        "Zero frequency, the mean of a datum, stands at half the lowest frequency. The noise is scaled to the data's "
+        "variance."
+    )
+    over = "Decibels of the samples' power over the data's: 0 is the data's own."
+    for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
+        unit = "sample" if along == RADIUS else grid.axis(along).unit
+        where = "over the radius" if along == RADIUS else f"along {along}"
+        x = Axis(f"cycles per {unit}", "log")
+        profiles = {key: _profile(power, grid, along) for key, power in powers.items()}
+        curves = [_series(key, each, number) for number, (key, each) in enumerate(profiles.items())]
+        blocks.append(draw(f"{name}-{place}", f"Power {where}", about, x, Axis("power", "log"), curves))
+        data = next(iter(profiles.values()))
+        ratios = [
+            _ratio(key, each, data, number)
+            for number, (key, each) in enumerate(profiles.items())
+            if key.startswith("samples")
+        ]
+        title = f"Samples over data {where}"
+        blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
+    return [block for block in blocks if block is not None]
+
+
+def _profile(power: Tensor, grid: Grid, along: str) -> Profile:
+    if along != RADIUS:
+        return axis_profile(power, grid, along)
+    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid)
+
+
+def _series(key: str, profile: Profile, number: int) -> Series:
+    floor = float(profile.power.max()) * LEAST
+    values = [value if value > floor else math.nan for value in profile.power.tolist()]
+    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), values, f"c{number % 8}", number)
+
+
+def _ratio(key: str, profile: Profile, data: Profile, number: int) -> Series:
+    floor = float(data.power.max()) * LEAST
+    decibels = [
+        10 * math.log10(mine / theirs) if mine > 0 and theirs > floor else math.nan
+        for mine, theirs in zip(profile.power.tolist(), data.power.tolist(), strict=True)
+    ]
+    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), decibels, f"c{number % 8}", number)

@@ -1,0 +1,111 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  root.classList.add("js");
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const say = (text) => { document.getElementById("told").textContent = text; };
+
+  // Files opened from a disk may have no storage.
+  const kept = { get: () => { try { return localStorage.getItem("scheme"); } catch { return null; } },
+                 set: (value) => { try { localStorage.setItem("scheme", value); } catch { /* not kept */ } } };
+  const scheme = document.getElementById("scheme");
+  const colour = (value) => { value ? root.dataset.scheme = value : delete root.dataset.scheme; };
+  scheme.value = ["light", "dark"].includes(kept.get()) ? kept.get() : "";
+  colour(scheme.value);
+  scheme.addEventListener("change", () => { colour(scheme.value); kept.set(scheme.value); });
+
+  for (const slider of all(".slider")) {
+    const frames = all(".frame", slider), range = slider.querySelector("input"), told = slider.querySelector("output");
+    const show = () => {
+      frames.forEach((frame, place) => {
+        frame.hidden = place !== Number(range.value);
+        if (frame.hidden) all("audio, video", frame).forEach((media) => media.pause());
+      });
+      told.textContent = frames[range.value].dataset.title;
+      range.setAttribute("aria-valuetext", told.textContent);
+    };
+    range.addEventListener("input", show);
+    slider.querySelector(".control").hidden = frames.length < 2;
+    show();
+    if (frames.length < 2) slider.querySelector("h3").append(` (${frames[0].dataset.title})`);
+  }
+
+  for (const settings of all(".settings")) {
+    const search = settings.querySelector("input[type=search]"), changed = settings.querySelector(".changed");
+    const rows = all("tbody tr", settings), count = settings.querySelector(".count");
+    const filter = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word))
+          || (changed.checked && !row.classList.contains("differs"));
+      }
+      count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} keys`;
+    };
+    search.addEventListener("input", filter);
+    changed.addEventListener("change", filter);
+    filter();
+  }
+
+  for (const chart of all(".chart")) {
+    const drawing = chart.querySelector(".drawing"), svg = drawing.querySelector("svg");
+    const points = JSON.parse(chart.querySelector(".points").textContent), read = chart.querySelector(".read");
+    const boxes = all(".legend input", chart);
+    const places = [...new Set(points.series.flatMap((each) => each.places.map((at) => at[0])))].sort((a, b) => a - b);
+    const nearest = (values, x) => values.reduce((best, value, place) =>
+      Math.abs(value - x) < Math.abs(values[best] - x) ? place : best, 0);
+    let place = -1;
+    const cursor = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    cursor.classList.add("cursor");
+    const tell = (at) => {
+      place = Math.max(0, Math.min(places.length - 1, at));
+      const x = places[place], words = [];
+      let name = "";
+      points.series.forEach((each, number) => {
+        if (!boxes[number].checked) return;
+        const found = nearest(each.places.map((where) => where[0]), x);
+        if (Math.abs(each.places[found][0] - x) > 0.5) return;
+        name = each.at[found];
+        words.push(`${each.name} ${each.values[found]}`);
+      });
+      for (const [key, value] of [["x1", x], ["x2", x], ["y1", 0], ["y2", svg.viewBox.baseVal.height]]) {
+        cursor.setAttribute(key, value);
+      }
+      svg.append(cursor);
+      if (words.length) read.textContent = `${points.x} ${name}: ${words.join("; ")}`;
+    };
+    drawing.addEventListener("pointermove", (event) => {
+      const box = svg.getBoundingClientRect();
+      tell(nearest(places, (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width));
+    });
+    drawing.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: places.length - 1 }[event.key];
+      if (step !== undefined) { event.preventDefault(); tell(step); }
+    });
+    for (const box of boxes) {
+      box.addEventListener("change", () => {
+        for (const id of [box.dataset.curve, `${box.dataset.curve}-band`]) {
+          document.getElementById(id)?.classList.toggle("off", !box.checked);
+          document.getElementById(id)?.setAttribute("display", box.checked ? "inline" : "none");
+        }
+      });
+    }
+  }
+
+  for (const button of all(".copy")) {
+    button.addEventListener("click", async () => {
+      const code = button.parentElement.querySelector("code");
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        say("Copied");
+        button.textContent = "Copied";
+      } catch {
+        // Without permission the text is at least selected.
+        getSelection().selectAllChildren(code);
+        say("Selected: copy it with the keyboard");
+      }
+    });
+  }
+
+  addEventListener("beforeprint", () => all("details").forEach((each) => { each.open = true; }));
+})();
