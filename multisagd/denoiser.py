@@ -98,7 +98,7 @@ class Denoiser(nn.Module):
 
     @torch.inference_mode(False)  # what is kept must serve training too
     def mean_like(self, x: Tensor) -> Tensor:
-        """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar if it is not centred."""
+        """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar if not centred."""
         if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
         shape = tuple(x.shape[2:])

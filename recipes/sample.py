@@ -46,9 +46,9 @@ from recipes.engine.generate import generate
 from recipes.engine.progress import Display
 from recipes.engine.residual import band_residual
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Group, SampleSettings
+from recipes.engine.settings import Group, Guidance, SampleSettings
 from recipes.engine.state import load_module
-from recipes.engine.trained import TrainedWeights, open_model
+from recipes.engine.trained import TrainedModel, TrainedWeights, open_model
 
 
 def sample(config: Config) -> Path:
@@ -69,18 +69,12 @@ def sample(config: Config) -> Path:
     classes, text = assembly.classes, facts.get("text")
     prompts = chosen_prompts(settings, text is not None)
     labels = chosen_labels(settings.labels, classes, settings.count, text is not None)
-    if settings.guidance.scale != 1.0 and labels is None and prompts is None:
-        raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
-    if settings.guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
-        raise RecipeError(
-            "guidance.scale needs a network that also knows no condition, and this run was trained with "
-            "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
-        )
+    check_guided(settings.guidance, labels is not None or prompts is not None, run_config)
     weights = model.weights(settings.weights, assembly.check_outline)
 
     condition = None if labels is None else torch.tensor(labels)
     if prompts is not None and text is not None:
-        condition = embed(prompts, settings, run_config["text"], facts, builder, runtime)
+        condition = embed(prompts, model, settings.run_dir, settings.text_model, builder, runtime)
 
     # The model.
     denoiser = trained(assembly, weights, runtime)
@@ -162,21 +156,36 @@ def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
         modality.save(each, out / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
 
 
+def check_guided(guidance: Guidance, told: bool, run_config: Mapping[str, Any]) -> None:
+    """Check that samples can be guided, if they are to be; `told` says whether there is a condition.
+
+    Raises:
+        RecipeError: for guidance without a condition, or of a network that never did without one.
+    """
+    if guidance.scale != 1.0 and not told:
+        raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
+    if guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
+        raise RecipeError(
+            "guidance.scale needs a network that also knows no condition, and this run was trained with "
+            "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
+        )
+
+
 def embed(
-    prompts: Sequence[str], settings: SampleSettings, text: Group, facts: Mapping[str, Any], builder: Builder,
+    prompts: Sequence[str], model: TrainedModel, folder: Path, text_model: str | None, builder: Builder,
     runtime: Runtime,
 ) -> Tensor:  # fmt: skip
-    """Return the embeddings of prompts by the encoder that the run learned from.
+    """Return the embeddings of prompts by the encoder that a model learned from, or by the same at `text_model`.
 
     Raises:
         RecipeError: if it cannot be loaded, or is another one now.
     """
     # What a run from elsewhere names is read and not written: its cache folder is not used.
-    node = {**text, "cache": None, "device": str(runtime.device)}
-    if settings.text_model is not None:
-        node |= {"name": settings.text_model, "revision": None}
+    node = {**model.config["text"], "cache": None, "device": str(runtime.device)}
+    if text_model is not None:
+        node |= {"name": text_model, "revision": None}
     encoder = builder.build(node, TextEncoder, "text")
-    check_encoder(encoder, facts, settings.run_dir)
+    check_encoder(encoder, model.facts, folder)
     return encoder(prompts)
 
 

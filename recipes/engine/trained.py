@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -61,7 +61,7 @@ class TrainedModel:
     """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
 
     `weights(which, check)` reads the last weights ("network") or their average ("ema"). `corruption` is the file that
-    says what corrupted its data, if anything did.
+    says what corrupted its data, if anything did. An exported model holds the weights `exported` alone.
     """
 
     config: Config
@@ -69,6 +69,7 @@ class TrainedModel:
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
     corruption: Path | None = None
+    exported: Which | None = None
 
     def assembly(self, builder: Builder) -> Assembly:
         """Return what builds the model's parts, with its modality.
@@ -190,11 +191,15 @@ def _exported(folder: Path, builder: Builder) -> TrainedModel:
         record.check_facts(facts)
         if not isinstance(config, dict):
             raise ValueError("it holds no configuration")
+        if notes["weights"] not in get_args(Which):
+            raise ValueError(f"{notes['weights']!r:.80} are no weights")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
     check_config(config, folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    return TrainedModel(config, facts, statistics, partial(_exported_weights, folder, notes), folder / CORRUPTION)
+    return TrainedModel(
+        config, facts, statistics, partial(_exported_weights, folder, notes), folder / CORRUPTION, notes["weights"]
+    )
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

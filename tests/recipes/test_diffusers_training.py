@@ -15,7 +15,7 @@ from recipes.train import train
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
 from every_modality import MODALITIES
-from test_text_training import words  # noqa: F401 - a fixture
+from test_text_training import words as captions  # noqa: F401 - a fixture
 from tiny import TINY, assert_same, last_state
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -71,9 +71,9 @@ def test_every_class_trains_on_its_medium(medium: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_texts_are_learned(words: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_texts_are_learned(captions: list[str], tmp_path: Path) -> None:  # noqa: F811
     network = ["network=diffusers", "network.name=UNet2DConditionModel", IMAGE[1], "modality.size=8"]
-    learn(tmp_path / "run", *network, *words)
+    learn(tmp_path / "run", *network, *captions)
     red, long, none = (
         drawn(tmp_path / "run", f"prompts={prompts}", "count=2")
         for prompts in ('["a red square","a blue square"]', '["a red square","a blue green red square"]', "null")
@@ -92,7 +92,7 @@ def test_texts_are_learned(words: list[str], tmp_path: Path) -> None:  # noqa: F
         (["network._target_=diffusers.UNet2DModel"], "network._target_: diffusers.UNet2DModel is not under an allowed"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(words: list[str], message: str, tmp_path: Path) -> None:  # noqa: F811
+def test_mistakes_are_told_before_anything_is_written(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         learn(tmp_path / "run", "network=diffusers", "modality.size=8", *words)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,210 @@
+"""A trained model in a few lines of Python, for those who are used to the pipelines of diffusers.
+
+    pipeline = Pipeline.from_pretrained("models/digits")
+    drawn = pipeline(count=4, steps=20, labels="3-6")
+    drawn.images[0]
+
+It is what `multisagd sample` does with an exported model, and draws the same samples bit for bit; it lies here and not
+in the core because it knows media. Loading runs no code of the model's folder: see `recipes.engine.trained`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from modalities.audio import Audio
+from modalities.base import Modality
+from modalities.image import Image
+from modalities.video import Video
+from multisagd import Denoiser
+from multisagd.samplers import Sampler
+from multisagd.sampling import Spacing
+from multisagd.seeds import derive_many
+from recipes.engine import config as configuration
+from recipes.engine.assemble import check_sampler
+from recipes.engine.build import Builder
+from recipes.engine.corrupted import CORRUPTION
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import check_replaceable
+from recipes.engine.generate import generate
+from recipes.engine.hub import local_folder
+from recipes.engine.progress import Display
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.settings import Guidance
+from recipes.engine.trained import NOTES, WEIGHTS, TrainedModel, Which, open_model, write_model
+from recipes.sample import check_guided, chosen_labels, embed, save_media, trained
+
+FILES = (NOTES, WEIGHTS, CORRUPTION)
+"""What is fetched of a model on the hub."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples x0 `(count, channels, *grid)`, float32 on the CPU, with the seed of each, and its class or prompt."""
+
+    samples: Tensor
+    modality: Modality
+    seeds: list[int]
+    labels: list[int] | None = None
+    prompts: list[str] | None = None
+
+    @property
+    def media(self) -> list[Any]:
+        """What the modality decodes them to: uint8 pixels of images and videos, float32 waveforms of sounds."""
+        return [self.modality.decode(each) for each in self.samples]
+
+    @property
+    def images(self) -> list[Any]:
+        """Images of PIL.
+
+        Raises:
+            AttributeError: for a model of something else, as `audios` and `videos` do.
+        """
+        return [to_pil_image(each) for each in self._of(Image, "images")]
+
+    @property
+    def audios(self) -> list[Tensor]:
+        """Sounds `(channels, samples)`, float32 about [-1, 1]; `modality.rate` tells samples per second."""
+        return self._of(Audio, "audios")
+
+    @property
+    def videos(self) -> list[Tensor]:
+        """Videos `(channels, frames, height, width)`, uint8; `modality.fps` tells frames per second."""
+        return self._of(Video, "videos")
+
+    def save(self, folder: str | Path) -> None:
+        """Write each sample as a file, and all as one picture."""
+        save_media(self.modality, self.samples, Path(folder))
+
+    def _of(self, kind: type[Modality], name: str) -> list[Any]:
+        shown: Any = self.modality
+        while not isinstance(shown, kind):
+            if not hasattr(shown, "modality"):  # that of what latents are decoded to
+                raise AttributeError(f"these samples are no {name}, but of {type(self.modality).__name__}: use .media")
+            shown = shown.modality
+        return self.media
+
+
+@dataclass
+class Pipeline:
+    """A trained model with all that sampling needs; make one by `from_pretrained`."""
+
+    model: TrainedModel
+    which: Which
+    denoiser: Denoiser
+    modality: Modality
+    builder: Builder
+    runtime: Runtime
+    folder: Path
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
+        allow_targets: Sequence[str] = (), precision: str = "float32",
+    ) -> Self:  # fmt: skip
+        """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
+
+        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network").
+        `allow_targets` are packages of yours that its configuration may name.
+
+        Raises:
+            RecipeError: if there is none, it cannot be fetched, read or built, or names what is not allowed.
+        """
+        builder = Builder(tuple(allow_targets))
+        engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
+        runtime = Runtime.start(engine)
+        folder = local_folder(name, FILES, revision)
+        model = open_model(folder, builder)
+        which = weights or model.exported or "ema"
+        assembly = model.assembly(builder)
+        denoiser = trained(assembly, model.weights(which, assembly.check_outline), runtime)
+        return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
+
+    @torch.no_grad()
+    def __call__(
+        self, count: int = 4, steps: int = 20, *, seed: int = 0, seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None, labels: str | int | Sequence[str | int] | None = "all",
+        prompts: str | Sequence[str] | None = None, guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None, sampler: str | Sampler = "heun",
+        spacing: Spacing = "time", batch: int = 64, text_model: str | None = None, progress: bool = True,
+    ) -> Drawn:  # fmt: skip
+        """Draw samples: `count` of them that follow from `seed` as those of `multisagd sample` do.
+
+        With `seeds` there is one sample of each seed, and with a `generator` the seeds are drawn from it. `labels` are
+        classes in turn, by name or number ("3", "0-9", ["cat", "dog"]), "all" or None for no class; `prompts` are texts
+        in turn. `sampler` is a sampler or the name of one in configs/sampler.
+
+        Raises:
+            RecipeError: for a condition that the model has not learned, guidance without one, an unknown sampler or one
+                that does not suit the model's process.
+        """
+        if seeds is None and generator is not None:
+            seeds = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
+        seeds = derive_many(seed, "sample", 0, range(count)) if seeds is None else [int(each) for each in seeds]
+        if not seeds or steps < 1 or batch < 1:
+            raise RecipeError("count, steps and batch must be at least 1")
+        config, facts = self.model.config, self.model.facts
+        classes, text = facts["classes"], facts.get("text")
+        if prompts is not None and text is None:
+            raise RecipeError("prompts: this model learned no text; leave them out")
+        numbers = chosen_labels(labels, classes, len(seeds), text is not None)
+        given = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
+        guided = self.builder.settings(Guidance, {"scale": guidance, "interval": guidance_interval}, "guidance")
+        check_guided(guided, numbers is not None or texts is not None, config)
+        condition = None if numbers is None else torch.tensor(numbers)
+        if texts is not None:
+            condition = embed(texts, self.model, self.folder, text_model, self.builder, self.runtime)
+        shape = (self.modality.channels, *self.modality.grid().shape)
+        chosen = self._sampler(sampler)
+        with Display("sampling", len(seeds), quiet=not progress) as display:
+            x0 = generate(
+                self.denoiser, chosen, shape, steps, seeds, condition, self.runtime, guided, spacing, batch,
+                report=display.update,
+            )  # fmt: skip
+        return Drawn(x0, self.modality, list(seeds), numbers, texts)
+
+    def to(self, device: str) -> Self:
+        """Move the model to a device and return it."""
+        engine = EngineSettings(device=device, precision=self.runtime.settings.precision)
+        self.runtime = Runtime.start(engine)
+        self.denoiser.to(self.runtime.device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as `multisagd export` does; its weights are read again from where they came from.
+
+        Raises:
+            RecipeError: if the folder holds something else, or they are not there any more.
+        """
+        check_replaceable(Path(folder), NOTES, "multisagd export")
+        weights = self.model.weights(self.which, self.model.assembly(self.builder).check_outline)
+        write_model(self.model, self.which, weights, Path(folder))
+
+    def push_to_hub(self, name: str, **options: Any) -> None:
+        """Upload the model as `owner/name`, made if need be; `options` are those of `HfApi.create_repo`.
+
+        Needs huggingface_hub, and to be logged in there (`hf auth login`).
+        """
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            HfApi().create_repo(name, exist_ok=True, **options)
+            HfApi().upload_folder(repo_id=name, folder_path=folder)
+
+    def _sampler(self, sampler: str | Sampler) -> Sampler:
+        if isinstance(sampler, str):
+            node = configuration.load("sample", [f"sampler={sampler}", "run_dir=."])["sampler"]
+            statistics = self.model.statistics
+            sampler = self.builder.build(node, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
+        check_sampler(sampler, self.denoiser.process)
+        return sampler

@@ -1,0 +1,201 @@
+"""The Python object draws what the command draws, here and in a fresh process."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+
+from multisagd import DDIM
+from recipes import export as recipe
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.pipeline import FILES, Pipeline
+from recipes.sample import sample
+from recipes.train import train
+
+sys.path.append(str(Path(__file__).parent))
+from every_modality import MODALITIES, NETWORKS
+from tiny import TINY, tiny_run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported models of images with classes, and of sounds and videos without."""
+    root = tmp_path_factory.mktemp("models")
+    tiny_run(root / "run", "training.samples=32", "spectrum=power_law")
+    plain = [word for word in TINY if not word.startswith(("network.", "modality."))]
+    for name, medium in (("sound", "waveform"), ("film", "video")):
+        words = [*plain, *MODALITIES[medium], *NETWORKS["unet"], "validation.holdout=2", "training.samples=16"]
+        train(configuration.load("train", [*words, "training.conditional=false", f"run_dir={root / name}-run"]))
+        assert recipe.main([f"run_dir={root / name}-run", f"out={root / name}"]) == 0
+    assert recipe.main([f"run_dir={root / 'run'}", f"out={root / 'image'}"]) == 0
+    return root
+
+
+def commanded(folder: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
+    quick = ["steps=2", "count=5", "engine.threads=1", "engine.device=cpu", f"out={out}", *words]
+    return load_file(sample(configuration.load("sample", [f"run_dir={folder}", *quick])) / "samples.safetensors")
+
+
+SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "as it is": ([], {}),
+    "one class": (["labels=3"], {"labels": 3}),
+    "classes, guided": (
+        ["labels=[1-2,7]", "guidance.scale=3", "guidance.interval=[-2,4]"],
+        {"labels": ["1-2", 7], "guidance": 3.0, "guidance_interval": (-2, 4)},
+    ),
+    "sampler": (["sampler=ddim", "spacing=karras", "seed=4"], {"sampler": "ddim", "spacing": "karras", "seed": 4}),
+    "sampler with noise": (["sampler=ddim", "sampler.eta=1", "batch=2"], {"sampler": DDIM(eta=1.0), "batch": 2}),
+    "no class": (["labels=null"], {"labels": None}),
+}
+
+
+@pytest.mark.parametrize("how", SETTINGS)
+def test_its_samples_are_those_of_the_command(models: Path, tmp_path: Path, how: str) -> None:
+    words, arguments = SETTINGS[how]
+    expected = commanded(models / "image", tmp_path / "out", *words)
+    drawn = Pipeline.from_pretrained(models / "image", device="cpu")(5, 2, progress=False, **arguments)
+    assert torch.equal(drawn.samples, expected["x0"])
+    assert drawn.seeds == expected["seeds"].tolist()
+    assert drawn.labels == (expected["labels"].tolist() if "labels" in expected else None)
+
+
+FRESH = """
+import sys, torch
+from recipes.pipeline import Pipeline
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    drawn = Pipeline.from_pretrained(folder, device="cpu")(3, 2, progress=False)
+    save_file({"x0": drawn.samples}, folder + ".safetensors")
+"""
+
+
+def test_a_saved_model_draws_the_same_in_a_fresh_process(models: Path, tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("image", "sound")]
+    for folder, source in zip(folders, (models / "image", models / "sound-run"), strict=True):
+        Pipeline.from_pretrained(source, device="cpu").save_pretrained(folder)
+    subprocess.run([sys.executable, "-c", FRESH, *folders], check=True, timeout=200, cwd=Path(__file__).parents[2])
+    for folder, name in zip(folders, ("image", "sound"), strict=True):
+        here = commanded(models / name, tmp_path / f"{name}-out", "count=3")["x0"]
+        assert torch.equal(load_file(f"{folder}.safetensors")["x0"], here), name
+
+
+def test_a_sample_is_its_seeds(models: Path) -> None:
+    pipeline = Pipeline.from_pretrained(models / "image", device="cpu")
+    three = pipeline(3, 2, labels=None, progress=False)
+    last = pipeline(steps=2, seeds=three.seeds[2:], labels=None, progress=False)
+    torch.testing.assert_close(last.samples[0], three.samples[2], rtol=1e-4, atol=1e-4)
+    one, other, third = (
+        pipeline(2, 2, generator=torch.Generator().manual_seed(seed), progress=False) for seed in (1, 1, 2)
+    )
+    assert one.seeds == other.seeds
+    assert torch.equal(one.samples, other.samples)
+    assert one.seeds != third.seeds
+    assert one.seeds[0] != one.seeds[1]
+
+
+def test_media_are_what_people_use(models: Path, tmp_path: Path) -> None:
+    image, sound, film = (
+        Pipeline.from_pretrained(models / name, device="cpu")(2, 2, progress=False)
+        for name in ("image", "sound", "film")
+    )
+    assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in image.images)
+    pixels = ((image.samples[0, 0] + 1) * 127.5).round().clamp(0, 255)
+    assert np.array_equal(np.asarray(image.images[0]), pixels.to(torch.uint8).numpy())
+    assert sound.audios[0].shape == (1, 40)
+    assert sound.modality.rate == 4000  # type: ignore[attr-defined]
+    assert film.videos[0].shape == (3, 5, 8, 8)
+    assert film.videos[0].dtype == torch.uint8
+    with pytest.raises(AttributeError, match=r"these samples are no images, but of .*: use .media"):
+        _ = sound.images
+    image.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "grid.png"]
+    with PILImage.open(tmp_path / "1.png") as written:
+        assert np.array_equal(np.asarray(written), np.asarray(image.images[1]))
+
+
+def test_saving_and_moving_change_nothing(models: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.from_pretrained(models / "image", device="cpu").to("cpu")
+    pipeline.save_pretrained(tmp_path / "copy")
+    for name in ("model.safetensors", "model.json"):
+        sums = [
+            hashlib.sha256((root / name).read_bytes()).hexdigest() for root in (models / "image", tmp_path / "copy")
+        ]
+        assert sums[0] == sums[1], name
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.txt").write_text("years of work")
+    with pytest.raises(RecipeError, match="is not empty and not what multisagd export left"):
+        pipeline.save_pretrained(tmp_path / "thesis")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": "cat"}, "labels: there is no class 'cat'"),
+        ({"prompts": "a cat"}, "prompts: this model learned no text"),
+        ({"guidance": 2.0, "labels": None}, "guidance.scale needs labels or prompts"),
+        ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
+        ({"count": 0}, "count, steps and batch must be at least 1"),
+        ({"guidance_interval": (3, 1)}, "interval is .* must rise"),
+    ],
+)
+def test_mistakes_are_told(models: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Pipeline.from_pretrained(models / "image", device="cpu")(**{"steps": 2, "progress": False, **arguments})
+
+
+def test_names_that_are_no_folder_are_the_hubs(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only named files are asked for; that the hub cannot be reached, or its library is missing, is said."""
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    asked: list[tuple[Any, ...]] = []
+
+    def fetched(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        return str(models / "image")
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "snapshot_download", fetched)
+        Pipeline.from_pretrained("someone/digits", revision="v1", device="cpu")
+    assert asked == [("someone/digits", "v1", list(FILES))]
+    assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in FILES)
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(
+            RecipeError, match="there is no folder someone/digits, and it cannot be fetched from the hub"
+        ):
+            Pipeline.from_pretrained("someone/digits", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "huggingface_hub", None)
+        with pytest.raises(RecipeError, match="pip install huggingface_hub"):
+            Pipeline.from_pretrained("someone/digits", device="cpu")
+    for name in ("../elsewhere/model", "a/b/c", "https://example.com/model", tmp_path / "nothing"):
+        with pytest.raises(RecipeError, match=r"there is no folder .* and it is no name of a model on the hub"):
+            Pipeline.from_pretrained(name, device="cpu")
+    with pytest.raises(RecipeError, match="revision=v1 is one of the hub's"):
+        Pipeline.from_pretrained(models / "image", revision="v1", device="cpu")
+
+
+def test_pushing_uploads_what_saving_writes(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(hub.HfApi, "create_repo", lambda self, name, **options: seen.update(name=name, **options))
+
+    def upload(self: object, repo_id: str, folder_path: str) -> None:
+        seen["notes"] = json.loads((Path(folder_path) / "model.json").read_text())
+        seen["files"] = {path.name for path in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(hub.HfApi, "upload_folder", upload)
+    Pipeline.from_pretrained(models / "image", device="cpu").push_to_hub("me/digits", private=True)
+    assert (seen["name"], seen["private"], seen["exist_ok"]) == ("me/digits", True, True)
+    assert {"model.json", "model.safetensors"} <= seen["files"]
+    assert seen["notes"]["samples"] == 32
