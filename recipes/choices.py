@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.engine.errors import USAGE_STATUS, RecipeError, nearest
 from recipes.engine.help import groups, summary
-from recipes.engine.printing import show
+from recipes.engine.printing import columns, fold, show
 from recipes.evaluation.about import ABOUT
 
 NAMES = {
@@ -91,22 +89,8 @@ def find(word: str, folder: Path | None = None) -> str:
 def overview(folder: Path | None = None) -> str:
     """Return the kinds, with how many choices each has."""
     rows = [(plural, f"{about} ({len(listed(kind, folder))})") for kind, (plural, about) in kinds(folder).items()]
-    lines = ["what can be listed, with how many there are of it:", "", *columns(rows)]
-    return "\n".join(
-        [*lines, "", "`multisagd list spectra` lists those of one kind, with what to write to choose each."]
-    )
-
-
-def columns(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
-    """Lay names and what is said of them in two columns, as wide as the terminal."""
-    width = max((len(name) for name, _ in rows), default=0)
-    across = max(60, min(120, shutil.get_terminal_size().columns))
-    hanging = " " * (len(indent) + width + 2)
-    return [
-        textwrap.fill(f"{indent}{name:<{width}}  {about}", across, subsequent_indent=hanging, break_long_words=False,
-                      break_on_hyphens=False)
-        for name, about in rows
-    ]  # fmt: skip
+    ending = "`multisagd list spectra` lists those of one kind, with what to write to choose each."
+    return "\n".join(["what can be listed, with how many there are of it:", "", *columns(rows), "", fold(ending)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = []
     for kind, rows in found.items():
         plural, about = kinds(words.config_dir)[kind]
-        parts.append("\n".join([f"{plural}: {about}", *columns([(row["override"], row["about"]) for row in rows])]))
+        parts.append(
+            "\n".join([fold(f"{plural}: {about}"), *columns([(row["override"], row["about"]) for row in rows])])
+        )
     show("\n\n".join(parts))
     return 0
 

@@ -32,7 +32,7 @@ VALUES = {
     "engine.device": ("auto", "cpu", "cuda"),
     "engine.distribution": ("ddp", "fsdp"),
     "engine.precision": ("float32", "bfloat16", "float64"),
-    "loss.metric": ("euclidean", "mahalanobis"),
+    "loss.metric": ("euclidean", "mahalanobis", "whitened"),
     "loss.weighting": ("uniform", "min_snr", "karras", "sigmoid"),
     "network.attention": ("sdpa", "xformers"),
     "objective": ("w2", "kl", "l1"),
@@ -214,11 +214,13 @@ def for_bash(line: str, breaks: str) -> list[str]:
     """Answer bash, which takes a word to begin after any of `breaks`, and inserts what it gets as it is."""
     words = words_of(line)
     found = [each for each, _ in complete(words[1:] or [""])]
+    try:
+        shlex.split(line)
+    except ValueError:
+        return found  # within quotation marks, bash takes all since them as one word
     raw = re.split(r"(?<!\\)\s", line)[-1]
     begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
-    if raw[:1] not in ("'", '"'):
-        found = [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each) for each in found]
-    return [each[begun + 1 :] for each in found]
+    return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in found]
 
 
 def _described(words: Sequence[str]) -> list[str]:

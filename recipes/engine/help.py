@@ -11,38 +11,99 @@ from pathlib import Path
 import yaml
 
 import configs
+from recipes.engine.printing import columns, fold
 
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 
-USAGE = """usage: multisagd {name} {settings}
-
-{about}
-
-options:
-  --help              this text
-  --show              print {shown} and stop
-  --config-dir DIR    also look for groups' choices in DIR, laid out like the project's configs
-
-{groups}keys, with their defaults:
-{keys}
-"""
+PAGES = {
+    "analyze": "docs/tutorials/schedule-design.md",
+    "compare": "docs/audio-and-video.md",
+    "demo": "README.md",
+    "design": "docs/tutorials/schedule-design.md",
+    "encode": "docs/tutorials/latents.md",
+    "evaluate": "docs/evaluation.md",
+    "export": "docs/clusters/long-runs.md",
+    "fidelity": "docs/evaluation.md",
+    "inspect": "docs/tutorials/your-own-modality.md",
+    "launch": "docs/clusters.md",
+    "pack": "docs/tutorials/data-at-scale.md",
+    "sample": "docs/first-model.md",
+    "train": "docs/first-model.md",
+}
+"""Where to read more about a command, beside the page about all of them."""
+COMMAND_LINE = "docs/command-line.md"
 
 
 def command_help(name: str) -> str:
-    """Return the help of a command that is configured by `configs/<name>.yaml`."""
+    """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal."""
     about, entries, keys = _command(name)
-    listed = groups()
+    listed, wanted = groups(), _wanted(name, about, entries, keys)
+    required = "".join(f" {key}=…" for key in re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE))
+    shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
+    options = [
+        ("--help", "this text"), ("--show", f"print {shown} and stop"),
+        ("--config-dir DIR", "also look for groups' choices in DIR, laid out like the project's configs"),
+    ]  # fmt: skip
     sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in entries]
-    heading = ["groups, each with its choices (the default is marked *):"] if sections else []
-    return USAGE.format(
-        name=name,
-        settings="run_dir=FOLDER [group=choice ...] [key=value ...]" if "run_dir: ???" in keys else "[key=value ...]",
-        shown="what would be run or submitted" if name == "launch" else "the resolved configuration",
-        about=about,
-        groups="".join(f"{part}\n" for part in [*heading, *sections]),
-        keys=_indent(keys, 2),
-    )
+    parts = [
+        f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
+        _paragraphs(about),
+        fold(f"read more: {', '.join(dict.fromkeys([PAGES.get(name, COMMAND_LINE), COMMAND_LINE]))}"),
+        "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
+        "\n".join(["options:", *columns(options)]),
+        "groups, each with its choices (the default is marked *):" if sections else "",
+        *sections,
+        f"keys, with their defaults:\n{_folded(keys)}",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _wanted(name: str, heading: str, entries: list[tuple[str, str, str]], keys: str) -> list[tuple[str, str]]:
+    """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
+    said = {group: note.split("Example:")[0] for group, _, note in entries} | _comments(keys)
+    examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", heading, re.MULTILINE))
+    written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
+    required = re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE)
+    found: dict[str, str] = {}
+    for key in (*required, *written):
+        # Of a setting of a group, what the group is for, unless that is said already.
+        about = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
+        if about and about not in found.values():
+            found[key] = about
+    return [(f"{key}=…", about.strip().rstrip(".")) for key, about in found.items()]
+
+
+def _comments(keys: str, indent: str = "") -> dict[str, str]:
+    """Return what the comment above each key says, nested ones by their dotted names."""
+    found: dict[str, str] = {}
+    for key, entry in _entries(keys, indent):
+        above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
+        found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines())
+        found |= {f"{key}.{name}": said for name, said in _comments(inner, f"{indent}  ").items()}
+    return found
+
+
+def _paragraphs(text: str) -> str:
+    """Fold paragraphs; lines that are indented stay as they are."""
+    parts = re.split(r"\n\n", text)
+    return "\n\n".join(part if part.startswith("  ") else fold(part) for part in parts)
+
+
+def _folded(keys: str) -> str:
+    """Indent keys and fold the comments between them."""
+    lines: list[str] = []
+    comment = ""
+    for line in (*keys.splitlines(), ""):
+        match = re.match(r"( *)# ?(.*)", line)
+        if match and not match[2].startswith("  "):
+            comment, indent = f"{comment} {match[2]}", match[1]
+            continue
+        if comment:
+            lines.append(fold(comment, f"  {indent}# "))
+            comment = ""
+        lines.append(f"  {line}" if line else "")
+    return "\n".join(lines).rstrip()
 
 
 def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
@@ -132,10 +193,8 @@ def _defaults(text: str) -> list[tuple[str, str, str]]:
 
 
 def _group(group: str, default: str, note: str, choices: list[str]) -> str:
-    width = max(map(len, choices), default=0)
-    lines = [f"{'*' if choice == default else ' '} {choice:<{width}}  {summary(group, choice)}" for choice in choices]
-    return "\n".join([f"  {group}: " + note.replace("\n", "\n    "), *(f"    {line}" for line in lines), ""])
-
-
-def _indent(text: str, columns: int) -> str:
-    return "\n".join(" " * columns + line if line else "" for line in text.splitlines())
+    """Return a group with what it is for, an example that may be copied, and its choices."""
+    about, mark, example = note.partition("Example: ")
+    rows = [(f"{'*' if choice == default else ' '} {choice}", summary(group, choice)) for choice in choices]
+    lines = [fold(about, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
+    return "\n".join([*lines, *columns(rows, "    ")])

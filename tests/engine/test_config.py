@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from torch import nn
 
 import multisagd as ms
@@ -188,9 +189,7 @@ def test_help_explains_every_group_with_an_example(name: str) -> None:
             lines = [line for line in section.splitlines() if line[6:].startswith(f"{choice} ")]
             assert lines, f"{group}={choice} is not listed"
             assert len(lines[0].split(maxsplit=2)) == 3, f"{group}={choice} has no description"
-    for key in {"design": ("statistics", "seed"), "launch": ("command",), "export": ("run_dir",)}.get(
-        name, ("run_dir", "seed")
-    ):
+    for key in (yaml.safe_load(config) or {}).keys() - {"defaults"}:
         assert f"\n  {key}:" in text
 
 

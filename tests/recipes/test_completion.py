@@ -1,0 +1,251 @@
+"""Completion: the candidates against what Hydra composes, and the scripts in the shells themselves."""
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from multisagd.networks.attention import BACKENDS
+from recipes.cli import COMMANDS, TOOLS
+from recipes.completing import VALUES, complete, for_bash, words_of
+from recipes.completion import SCRIPTS
+from recipes.design import DesignSettings
+from recipes.encode import EncodeSettings
+from recipes.engine import config as configuration
+from recipes.engine import outline
+from recipes.engine.help import groups
+from recipes.engine.outline import Outline
+from recipes.engine.runtime import EngineSettings
+from recipes.engine.settings import Loss, SampleSettings, Sampling
+
+ROOT = Path(__file__).parents[2]
+BREAKS = " \t\n\"'@><=;|&(:"
+
+
+def offered(*words: str) -> list[str]:
+    return [each for each, _ in complete(words)]
+
+
+def cases() -> list[tuple[str, dict[str, str]]]:
+    """Return commands with choices: none, and each of every group that they know."""
+    found: list[tuple[str, dict[str, str]]] = [(command, {}) for command in COMMANDS]
+    for group, choices in groups().items():
+        command = {"refine": "sample", "cluster": "launch"}.get(group, "train")
+        found += [(command, {group: choice}) for choice in choices]
+    return [*found, ("analyze", {"experiment": "audio_notes", "modality": "video", "network": "transformer"})]
+
+
+def check(chosen: list[tuple[str, dict[str, str]]]) -> None:
+    """Compare keys and defaults with Hydra's, interpolations not resolved."""
+    for name, choices in chosen:
+        composed = configuration._compose(name, [f"{group}={choice}" for group, choice in choices.items()])
+        assert Outline(choices).keys(name) == OmegaConf.to_container(composed), (name, choices)
+
+
+def test_keys_are_those_that_hydra_composes() -> None:
+    """Of every command; and the choices whose files build on others."""
+    check([case for case in cases() if case[0] != "train" or not case[1]])
+    built = ("latent_image", "cached_video", "latent", "audio_notes", "ablation_sign_digits")
+    check([case for case in cases() if any(choice in built for choice in case[1].values())])
+
+
+@pytest.mark.slow
+def test_keys_of_every_choice_are_those_that_hydra_composes() -> None:
+    check([case for case in cases() if case[0] == "train"])
+
+
+def test_keys_of_your_own_files(tmp_path: Path) -> None:
+    (tmp_path / "spectrum").mkdir()
+    (tmp_path / "spectrum" / "mine.yaml").write_text("# Mine.\n_target_: multisagd.Flat\nlevel: 2.0\n")
+    own = f"--config-dir={tmp_path}"
+    assert offered("train", own, "spectrum=m") == ["spectrum=mine", "spectrum=mixed"]
+    assert offered("train", "--config-dir", str(tmp_path), "spectrum=mine", "spectrum.") == ["spectrum.level="]
+    (tmp_path / "spectrum" / "mine.yaml").write_text("a: [1")  # while it is being written
+    outline._read.cache_clear()
+    assert offered("train", own, "spectrum=mine", "spectrum.") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["tra"], ["train"]),
+        (["--v"], ["--version"]),
+        (["help", "samp"], ["sample"]),
+        (["train", "spectrum=power"], ["spectrum=power_law"]),
+        (["train", "spectrum=power_law", "spectrum.exp"], ["spectrum.exponent="]),
+        (["train", "experiment=audio_notes", "modality.representation.h"], ["modality.representation.hop="]),
+        (["train", "modality=audio", "modality=image", "modality.repr"], []),
+        (["train", "training.learn"], ["training.learning_rate="]),
+        (["train", "train"], ["training."]),
+        (["train", "spec"], ["spectrum=", "spectrum."]),
+        (["train", "exper"], ["experiment="]),
+        (["sample", "exper"], []),
+        (["launch", "exper"], ["experiment="]),
+        (["launch", "cluster=slurm", "cluster.part"], ["cluster.partition="]),
+        (["launch", "command=sample", "prompts_"], ["prompts_file="]),
+        (["launch", "command=eval"], ["command=evaluate"]),
+        (["train", "engine.compile="], ["engine.compile=true", "engine.compile=false"]),
+        (["train", "engine.precision=b"], ["engine.precision=bfloat16"]),
+        (["train", "training.betas="], ["training.betas=[0.9,0.99]"]),
+        (["train", "+spectrum=whi"], ["+spectrum=white"]),
+        (["train", "--s"], ["--show"]),
+        (["evaluate", "metrics=[spe"], ["metrics=[spectrum]"]),
+        (["list", "spec"], ["spectra"]),
+        (["list", "spectra", "e"], []),
+        (["doctor", "r"], ["run_dir="]),
+        (["doctor", "--"], ["--json", "--deep", "--help"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+        (["completion", "bash", ""], []),
+        (["nonsense", "a"], []),
+    ],
+)  # fmt: skip
+def test_candidates(words: list[str], found: list[str]) -> None:
+    assert offered(*words) == found
+
+
+def test_all_commands_are_offered() -> None:
+    assert set(offered("")) == {*COMMANDS, *TOOLS, "help", "--help", "--version"}
+
+
+def test_files_are_offered_where_a_text_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "my photos" / "a.png").touch()
+    (tmp_path / ".hidden").mkdir()
+    assert offered("train", "run_dir=") == ["run_dir=my photos/"]
+    assert offered("train", "data=folder", "data.root=my photos/") == ["data.root=my photos/a.png"]
+    assert offered("train", "--config-dir=m") == ["--config-dir=my photos/"]
+    assert offered("train", "seed=") == ["seed=0"]
+    assert for_bash("multisagd train run_dir=m", BREAKS) == [r"my\ photos/"]
+    assert for_bash(r"multisagd train run_dir=my\ ph", BREAKS) == [r"my\ photos/"]
+    assert for_bash("multisagd train run_dir=m", "") == [r"run_dir=my\ photos/"]
+    assert for_bash("multisagd train 'run_dir=m", BREAKS) == ["run_dir=my photos/"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("a b", ["a", "b"]), ("a ", ["a", ""]), ("a 'b c", ["a", "b c"]), ('a "b', ["a", "b"]), (r"a b\ c", ["a", "b c"])],
+)
+def test_a_line_is_split_as_a_shell_splits_it(line: str, words: list[str]) -> None:
+    assert words_of(line) == words
+
+
+def test_values_of_few_are_those_of_the_settings() -> None:
+    """What the files say in comments, the type hints of the settings say too."""
+
+    def literal(owner: Any, name: str) -> tuple[str, ...]:
+        hint = get_type_hints(owner)[name]
+        assert get_origin(hint) is Literal, hint
+        return get_args(hint)
+
+    owners = {
+        "band": (SampleSettings, "band"), "dtype": (EncodeSettings, "dtype"),
+        "engine.distribution": (EngineSettings, "distribution"), "engine.precision": (EngineSettings, "precision"),
+        "loss.metric": (Loss, "metric"), "loss.weighting": (Loss, "weighting"),
+        "objective": (DesignSettings, "objective"), "sampling.spacing": (Sampling, "spacing"),
+        "spacing": (SampleSettings, "spacing"), "weights": (SampleSettings, "weights"),
+    }  # fmt: skip
+    assert {key: set(VALUES[key]) for key in owners} == {key: set(literal(*owner)) for key, owner in owners.items()}
+    assert VALUES["network.attention"] == BACKENDS
+    assert VALUES.keys() - owners.keys() == {"network.attention", "engine.device"}
+
+
+def test_it_answers_without_importing_what_takes_long() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "recipes.cli", "__complete", "zsh", "train", "spectrum=po"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("spectrum=power_law\t")
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "hydra", "omegaconf", "numpy", "rich"}, "a press of a key would take too long"
+
+
+def test_nothing_is_said_to_one_who_types() -> None:
+    command = [sys.executable, "-m", "recipes.cli", "__complete", "tcsh", "train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def in_terminal(command: list[str], lines: list[str], expected: str, environment: dict[str, str]) -> str:
+    """Type lines into a shell, one after the other, and return what is on the screen once `expected` is."""
+    number, terminal = pty.fork()
+    if number == 0:
+        os.execvpe(command[0], command, {**environment, "TERM": "dumb", "PS1": "> "})
+    seen = ""
+    try:
+        for line in lines:
+            os.write(terminal, line.encode())
+        deadline = time.monotonic() + 30
+        while expected not in seen.replace("\r", "").replace("\n", "") and time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.2)[0]:
+                seen += os.read(terminal, 65536).decode(errors="replace")
+    finally:
+        os.kill(number, 9)
+        os.waitpid(number, 0)
+        os.close(terminal)
+    return seen.replace("\r", "").replace("\n", "")
+
+
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `multisagd` is this checkout's."""
+    program = tmp_path / "bin" / "multisagd"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m recipes.cli "$@"\n')
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def needs(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {shell} here: apt-get install {shell}")
+
+
+@needs("bash")
+def test_bash_completes(shell_environment: dict[str, str]) -> None:
+    script = (
+        'eval "$(multisagd completion bash)"\n'
+        "try() { COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDS=(multisagd); COMPREPLY=(x)\n"
+        '_multisagd 2>/dev/null; echo "${#COMPREPLY[@]} ${COMPREPLY[*]}"; }\n'
+        'try "multisagd tra"; try "multisagd train spectrum=p"; try "multisagd train spectrum=nothing"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=60, env=shell_environment
+    )
+    assert done.stdout.splitlines() == ["1 train", "3 pink power_law progressive", "0 "]
+
+
+@needs("bash")
+def test_bash_writes_what_it_completes(shell_environment: dict[str, str]) -> None:
+    lines = ['eval "$(multisagd completion bash)"\n', "multisagd train spectrum=power_l\tnetwork.wid\t64"]
+    expected = "multisagd train spectrum=power_law network.width=64"
+    assert expected in in_terminal(["bash", "--norc", "-i"], lines, expected, shell_environment)
+
+
+@needs("zsh")
+def test_zsh_writes_what_it_completes(shell_environment: dict[str, str], tmp_path: Path) -> None:
+    lines = [f"autoload -U compinit && compinit -u -d {tmp_path}/dump\n", 'eval "$(multisagd completion zsh)"\n']
+    lines.append("multisagd train spectrum=power_l\tnetwork.wid\t64")
+    expected = "network.width=64"
+    seen = in_terminal(["zsh", "-f", "-i"], lines, expected, shell_environment)
+    assert "spectrum=power_law" in seen
+    assert expected in seen
+
+
+@needs("fish")
+def test_fish_completes(shell_environment: dict[str, str]) -> None:
+    script = 'multisagd completion fish | source; complete -C "multisagd train spectrum=po"'
+    done = subprocess.run(
+        ["fish", "-c", script], capture_output=True, text=True, check=True, timeout=60, env=shell_environment
+    )
+    assert done.stdout.startswith("spectrum=power_law\tAmplitude")
+
+
+def test_scripts_say_how_to_install_them() -> None:
+    for shell, script in SCRIPTS.items():
+        assert f"multisagd completion {shell}" in script
