@@ -1,5 +1,6 @@
 """A headless Chromium for tests of pages: nothing leaves this machine, and what the console says is kept."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def browser(profile: Path, width: int = 1280, height: int = 900) -> Iterator[web
     options.binary_location = str(CHROMIUM)
     for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
         yield driver
@@ -52,3 +53,11 @@ def show_as(driver: webdriver.Chrome, scheme: Literal["light", "dark"] = "light"
 def complaints(driver: webdriver.Chrome) -> list[str]:
     """Return what the console has said, and forget it; empty if the page is in order."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def addresses(driver: webdriver.Chrome) -> list[str]:
+    """Return what pages have asked the network for, whether they got it or not, and forget it."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    # Not what pages carry in themselves (data:, blob:), nor the browser's own first page (chrome:).
+    return [each["request"]["url"] for each in asked if each["request"]["url"].startswith(("http", "ws", "ftp"))]

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from multisagd import DataStatistics, Grid
 
-BANDWIDTH = 2.0
-"""Half the width over which a frequency is smeared, in bins; so many tapers less one have little leakage."""
+BANDWIDTH = 2.5
+"""Half the width over which a frequency is smeared, in bins."""
 TAPERS = 3
+"""Tapers along each axis; up to about twice the bandwidth have little leakage, the first of them the least."""
 
 
 def statistics_of_one(x0: Tensor, grid: Grid) -> DataStatistics:

@@ -57,7 +57,7 @@ def test_every_command_is_checked_by_its_own_settings(command: str) -> None:
         "export": ["out=model"], "pack": ["data.root=photos"], "encode": ["data.root=photos"],
         "design": ["statistics=s.safetensors"],
     }  # fmt: skip
-    words = [] if command == "design" else ["run_dir=r"]
+    words = [] if command in ("design", "explore") else ["run_dir=r"]
     assert words_of(f"command={command}", *words, *needed.get(command, []))
 
 

@@ -1,0 +1,356 @@
+"""`multisagd explore`: what it shows against the definitions, what it exports against what trains, errors, privacy."""
+
+import io
+import math
+import sys
+import warnings
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+import torch
+import yaml
+
+import multisagd as ms
+from modalities.audio import Audio
+from modalities.base import Dataset, Modality
+from modalities.video import Video
+from multisagd.analysis.design import DesignedSteps
+from multisagd.analysis.profiles import axis_profile
+from recipes import cli
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.exploring import cells, designing, exporting, plots
+from recipes.exploring.forward import TIMES, Pair
+from recipes.exploring.kinds import OFFERED, kind
+from recipes.exploring.settings import ALL, Settings, axes_choices, build_process, first_values, spectrum_group
+from recipes.exploring.single import statistics_of_one
+from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, Subject, example, own_file
+
+SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
+MEDIA: list[tuple[Medium, str]] = [
+    ("image", "waveform"), ("sound", "waveform"), ("sound", "spectrogram"), ("video", "waveform"),
+]  # fmt: skip
+
+
+def shown(medium: Medium, representation: str = "waveform", name: str | None = None) -> Subject:
+    return example(medium, name or EXAMPLES[medium][-1], representation, SMALL)
+
+
+def chosen(subject: Subject, name: str, axes: str | None = None, **more: Any) -> Settings:
+    axes = axes_choices(subject.grid)[0] if axes is None else axes
+    values = first_values(name, subject.grid, axes) | more.pop("values", {})
+    return Settings(name, axes, values, **more)
+
+
+def pair_of(subject: Subject, settings: Settings) -> Pair:
+    return Pair.of(subject, settings, spectrum_group(settings, subject))
+
+
+def test_one_white_noise_is_filtered_by_the_power_law_that_the_controls_say() -> None:
+    subject = shown("image")
+    pair = pair_of(subject, chosen(subject, "power_law", values={"exponent": -0.8, "corner": 0.06}, seed=5))
+    radius = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32))
+    power = np.maximum(radius, 0.06) ** -1.6
+    counted = np.full(17, 2.0)
+    counted[[0, -1]] = 1
+    power /= (power * counted).sum() / 32**2
+    white = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(pair.noises["white"], white)
+    expected = np.fft.irfft2(np.sqrt(power) * np.fft.rfft2(white[0].numpy()), s=(32, 32))
+    np.testing.assert_allclose(pair.noises["shaped"][0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("medium", "representation"), MEDIA)
+def test_pictures_of_the_forward_process_are_those_of_the_process(medium: Medium, representation: str) -> None:
+    subject = shown(medium, representation)
+    pair = pair_of(subject, chosen(subject, "power_law", schedule="flow", shift=2.0))
+    for name, noise in pair.noises.items():
+        sigma = 2 * 0.4 / (1 + 0.4)  # flow matching, shifted: sσ/(1 + (s-1)σ)
+        expected = ((1 - sigma) * subject.x0 + sigma * noise) / math.hypot(1 - sigma, sigma)
+        torch.testing.assert_close(pair.noised(name, 0.4), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(pair.media_at(0.4)[name], subject.modality.decode(expected), atol=1, rtol=0)
+    noise_media = subject.modality.decode(subject.statistics.sigma_data * pair.noises["white"])
+    torch.testing.assert_close(pair.noise_media()["white"], noise_media)
+
+
+@pytest.mark.parametrize(("medium", "representation"), MEDIA)
+def test_whatever_is_chosen_is_exported_as_it_was_shown(medium: Medium, representation: str) -> None:
+    subject = shown(medium, representation)
+    for name in OFFERED[medium]:
+        for axes in axes_choices(subject.grid):
+            if name == "hum_free" and representation == "spectrogram":
+                continue  # there are no frequencies of sound along the time of a spectrogram
+            values = {"corner": 0.1, "width": 8.0} if kind(name).controls.keys() & {"corner", "width"} else {}
+            settings = chosen(subject, name, axes, values=values, offset=0.3)
+            group = spectrum_group(settings, subject)
+            read = yaml.safe_load(exporting.spectrum_yaml(group))
+            spectrum = Builder().build(read, ms.Spectrum, "spectrum", statistics=subject.statistics)
+            power = ms.SpectralCovariance(spectrum, subject.grid).power()
+            assert torch.equal(power, build_process(settings, subject, group).covariance.power()), (name, axes)
+            assert bool((power > 0).any())
+
+
+@pytest.mark.parametrize(("medium", "representation"), MEDIA)
+def test_the_exported_folder_and_command_compose_what_was_shown(
+    medium: Medium, representation: str, tmp_path: Path
+) -> None:
+    subject = shown(medium, representation)
+    top = axes_choices(subject.grid)[0]
+    nyquist = subject.grid.select(top.split(", "))[0].nyquist
+    settings = chosen(
+        subject, "power_law", band=(nyquist / 4, nyquist / 2), band_weight=3.0, schedule="linear", shift=1.5, steps=3
+    )
+    group = spectrum_group(settings, subject)
+    pair = Pair.of(subject, settings, group)
+    designed = designing.design(subject, pair.processes["shaped"], settings.steps)
+    with zipfile.ZipFile(io.BytesIO(exporting.archive(settings, subject, group, designed))) as zipped:
+        zipped.extractall(tmp_path)
+    assert DesignedSteps.load(tmp_path / "explored" / "steps.json") == designed.steps
+    line = (tmp_path / "explored" / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ").split()
+    assert line[:3] == ["multisagd", "train", "--config-dir=explored"]
+    config = configuration.load("train", line[3:], tmp_path / "explored")
+    modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+    assert modality.grid() == subject.grid
+    spectrum = Builder().build(config["spectrum"], ms.Spectrum, "spectrum")
+    schedule = Builder().build(config["schedule"], ms.Schedule, "schedule")
+    assert schedule == pair.processes["shaped"].schedule
+    power = ms.SpectralCovariance(spectrum, modality.grid()).power()
+    assert torch.equal(power, pair.processes["shaped"].covariance.power())
+
+
+@pytest.mark.parametrize("weight", [0.0, 4.0])
+def test_a_band_multiplies_power_and_an_offset_adds_a_number_of_that_deviation(weight: float) -> None:
+    subject = shown("image")
+    grid = subject.grid
+
+    def power(**more: Any) -> torch.Tensor:
+        group = spectrum_group(chosen(subject, "gaussian", **more), subject)
+        return Builder().build(group, ms.Spectrum, "spectrum").power(grid)
+
+    plain = power()
+    radius = grid.radius()
+    inside = (radius >= 0.2) & (radius <= 0.3)
+    torch.testing.assert_close(power(band=(0.2, 0.3), band_weight=weight), torch.where(inside, weight * plain, plain))
+    added = power(offset=0.5) - plain
+    # One number of deviation 0.5 added everywhere, in units of the noise: 0.25 of its variance, all at frequency zero.
+    assert float(added[0, 0]) == pytest.approx(0.25 * 32**2 * float(grid.mean(plain)))
+    assert int((added.abs() > 1e-12).sum()) == 1
+
+
+def test_axes_of_different_units_are_compared_in_cycles_per_sample() -> None:
+    subject = shown("video")
+    assert axes_choices(subject.grid) == ("height, width", "frame", "height", "width", ALL)
+    group = spectrum_group(chosen(subject, "power_law", ALL, values={"corner": 0.1}), subject)
+    frame, height, width = (torch.fft.fftfreq(8)[:, None, None], torch.fft.fftfreq(16)[:, None], torch.fft.rfftfreq(16))
+    expected = (frame**2 + height**2 + width**2).sqrt().clamp(min=0.1).double() ** -1
+    torch.testing.assert_close(
+        Builder().build(group, ms.Spectrum, "spectrum").power(subject.grid), expected, rtol=1e-5, atol=0
+    )
+
+
+def test_the_spectrum_of_one_datum_is_that_of_its_law() -> None:
+    grid = ms.Grid.of(height=48, width=40)
+    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5, corner=0.1), grid)
+    x0 = 0.3 * covariance.sample([1], 40)[0] + 0.2
+    found = statistics_of_one(x0, grid)
+    torch.testing.assert_close(found.mean, x0.double().mean((1, 2), keepdim=True).expand(-1, 48, 40))
+    assert found.sigma_data == pytest.approx(float((x0 - found.mean).square().mean().sqrt()), rel=1e-6)
+    for name in grid.names:
+        true = 0.09 * axis_profile(covariance.power(), grid, name).power
+        ratio = axis_profile(found.power, grid, name).power / true
+        assert 0.9 < float(ratio[1:].min()) < float(ratio[1:].max()) < 1.1
+
+
+def test_the_spectrum_of_one_datum_does_not_leak_from_its_edges() -> None:
+    grid = ms.Grid.of(time=256)
+    ramp = torch.linspace(-1, 1, 256)[None]
+    ordinary = torch.fft.rfft(ramp, norm="ortho").abs().square()
+    tapered = statistics_of_one(ramp, grid).power
+    assert float(tapered[0, 64:].mean()) < 0.05 * float(ordinary[0, 64:].mean())
+    with pytest.raises(ValueError, match="the same everywhere"):
+        statistics_of_one(torch.zeros(1, 256), grid)
+
+
+def test_designed_steps_err_less_than_the_cosine_schedule() -> None:
+    subject = shown("image", name="photograph")
+    process = build_process(chosen(subject, "white"), subject, {"_target_": "multisagd.Flat"})
+    designed = designing.design(subject, process, 8)
+    assert set(designed.errors) == {"designed", "cosine"}  # which is the chosen one too
+    assert designed.errors["designed"] < 0.97 * designed.errors["cosine"]
+    assert all(a < b for each in designed.log_snrs.values() for a, b in pairwise(each))
+    assert designed.log_snrs["designed"] == pytest.approx(list(designed.steps.log_snrs))
+
+
+def test_thinning_keeps_the_power_at_the_frequencies_that_it_keeps() -> None:
+    grid = ms.Grid.of(height=128, width=96)
+    power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
+    statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
+    thinned = designing.thinned(statistics)
+    assert thinned.grid.shape == (64, 48)
+    torch.testing.assert_close(thinned.power[0, :32, :24], 2 * power[:64:2, :48:2])
+    torch.testing.assert_close(thinned.mean, torch.full((1, 64, 48), 0.3).double())
+
+
+def test_white_noise_is_recommended_for_white_data() -> None:
+    subject = shown("image")
+    power = torch.ones(1, *subject.grid.half_shape, dtype=torch.float64)
+    white = ms.DataStatistics(torch.zeros(1, 32, 32).double(), power, subject.grid, 100)
+    same = Subject("image", subject.modality, subject.x0, white, "digits", "")
+    process = build_process(chosen(subject, "white"), same, {"_target_": "multisagd.Flat"})
+    assert designing.recommended(same, process, 5).chosen.exponent == 0
+
+
+def test_examples_are_those_of_the_data_sets_that_the_command_names() -> None:
+    subject = shown("video")
+    words = [word for word in exporting.words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
+    config = configuration.load("train", words)
+    modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+    dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    assert torch.equal(dataset.example(3).x0, subject.x0)
+    sound = shown("sound")
+    assert isinstance(sound.modality, Audio)
+    assert float(sound.x0.std()) == pytest.approx(0.4, rel=0.6)
+    # It decodes to the very sound, peak at 1 dB below full scale.
+    assert float(sound.modality.decode(sound.x0).abs().max()) == pytest.approx(10 ** (-1 / 20), rel=1e-3)
+
+
+def test_a_file_gives_its_middle(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, 32:96] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    PIL.Image.fromarray(pixels).save(tmp_path / "wide.png")
+    subject = own_file("image", tmp_path / "wide.png", "waveform", Sizes(image=64))
+    assert torch.equal(subject.modality.decode(subject.x0), torch.from_numpy(pixels[:, 32:96]).permute(2, 0, 1))
+    assert subject.data is None
+    tone = np.sin(np.arange(8000))
+    soundfile.write(tmp_path / "long.wav", np.concatenate([np.zeros(4000), tone, np.zeros(4000)]), 4000)
+    sound = own_file("sound", tmp_path / "long.wav", "waveform", Sizes(rate=4000, seconds=2.0))
+    decoded = sound.modality.decode(sound.x0)[0]
+    np.testing.assert_allclose(decoded.numpy(), tone * 10 ** (-1 / 20), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("medium", "name", "content", "message"),
+    [
+        ("image", "a.txt", b"text", r"a.txt is no image by its ending; read are .png, .jpg"),
+        ("image", "a.png", b"text", r"a.png cannot be used: cannot identify image file '?a.png"),
+        ("image", "a.png", b"", r"a.png cannot be used: the file is empty"),
+        ("sound", "a.wav", b"RIFF", r"a.wav cannot be used: "),
+        ("video", "a.mp4", b"\0" * 100, r"a.mp4 cannot be used: the file is damaged or no video"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_in_one_sentence(
+    medium: Medium, name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        own_file(medium, tmp_path / name, "waveform", SMALL)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_without_a_spectrum_or_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    PIL.Image.new("L", (40, 40), 7).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match="it is the same everywhere"):
+        own_file("image", tmp_path / "grey.png", "waveform", SMALL)
+    PIL.Image.new("1", (10_000, 6_000)).save(tmp_path / "huge.png")
+    with pytest.raises(ValueError, match="10000×6000 pixels exceed max_pixels=50000000"):
+        own_file("image", tmp_path / "huge.png", "waveform", SMALL)
+
+
+def test_pieces_of_the_page_hold_the_media_themselves() -> None:
+    picture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(cells.png(picture)))), picture.permute(1, 2, 0))
+    sound = 0.5 * torch.sin(torch.arange(1000) / 3)[None]
+    read, rate = soundfile.read(io.BytesIO(cells.wav(sound, 8000)))
+    assert rate == 8000
+    np.testing.assert_allclose(read, sound[0].numpy(), atol=1 / 32768)
+    subject = shown("video")
+    assert isinstance(subject.modality, Video)
+    with av.open(io.BytesIO(cells.mp4(subject.modality.decode(subject.x0), 8.0))) as file:
+        frames = [frame.to_ndarray(format="gray") for frame in file.decode(video=0)]
+    truth = subject.modality.decode(subject.x0)[0].numpy().astype(float)
+    assert np.abs(np.stack(frames) - truth).mean() < 4
+    # A tone is the brightest row of its picture, which has low frequencies at the bottom.
+    tone = cells.spectrogram_png(torch.sin(torch.arange(8000) * (2 * math.pi * 1000 / 8000))[None], 8000)
+    rows = np.asarray(PIL.Image.open(io.BytesIO(tone))).astype(float).sum((1, 2))
+    assert rows.argmax() == pytest.approx(0.75 * len(rows), abs=1.5)
+
+
+def test_curves_are_thinned_without_moving_them() -> None:
+    grid = ms.Grid((ms.Axis("time", 4000, 1 / 4000, "s"),))
+    power = ms.PowerLaw(-0.5, corner=5.0).power(grid)
+    frequency, thinned = plots.curve(power, grid, "time")
+    assert len(frequency) <= plots.POINTS
+    assert bool((frequency.diff() > 0).all())
+    torch.testing.assert_close(thinned, 1 / frequency.clamp(min=5.0), rtol=0.01, atol=0)
+
+
+def test_figures_take_the_colour_of_the_page_and_say_what_they_are() -> None:
+    subject = shown("video")
+    pair = pair_of(subject, chosen(subject, "joint"))
+    drawn = plots.svg(lambda: plots.spectra_figure(pair, 0.5), "salt", 'power of "all"')
+    assert 'aria-label="power of &quot;all&quot;"' in drawn
+    assert plots.INK not in drawn
+    assert drawn.count("currentColor") > 20
+    for text in ("frame", "cycles per s", "cycles per pixel", "shaped noise"):
+        assert f">{text}</text>" in drawn
+
+
+def test_noise_in_the_figure_is_that_of_the_level_it_is_drawn_at() -> None:
+    subject = shown("sound")
+    pair = pair_of(subject, chosen(subject, "white"))
+    figure = plots.spectra_figure(pair, 0.25)
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    expected = math.tan(math.pi / 8) ** 2  # (σ/α)² of the cosine schedule
+    np.testing.assert_allclose(np.asarray(lines["white noise"].get_ydata(), float), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sizes.image=4"], "sizes: image is a side from 16 to 512 pixels, got 4"),
+        (["sizes.seconds=60"], "have up to 480,000 samples: got 60 s at 16000"),
+        (["sizes.clip=512"], "up to 1,048,576 pixels in all"),
+        (["port=0"], "port is a number from 1 to 65535, got 0"),
+        (["upload_megabytes=0"], "upload_megabytes is at least 1"),
+        (["prot=8000"], "unknown key 'prot'; did you mean 'port'?"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_told(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explore", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_gradio_is_told_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["explore"]) == 2
+    assert "pip install 'multisagd[explore]'" in capsys.readouterr().err
+
+
+def test_settings_that_make_no_noise_are_refused() -> None:
+    subject = shown("image")
+    with pytest.raises(ValueError, match=r"no frequency lies between 0.101 and 0.102: widen the band"):
+        spectrum_group(chosen(subject, "white", "height", band=(0.101, 0.102), band_weight=2.0), subject)
+    with pytest.raises(RecipeError, match="low <= high"):
+        pair_of(subject, chosen(subject, "band", values={"low": 0.4, "high": 0.2}))
+
+
+def test_all_noise_levels_are_shown_in_order() -> None:
+    subject = shown("image")
+    pair = pair_of(subject, chosen(subject, "power_law"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = cells.table([(f"t = {time:g}", pair.media_at(time)) for time in TIMES], subject)
+    assert page.count("<img") == 2 * len(TIMES)
+    assert page.index("white, t = 0.2") < page.index("shaped, t = 0.2") < page.index("white, t = 0.4")

@@ -1,0 +1,213 @@
+"""The page of `multisagd explore` in a browser: dragging, own files, the three media, export, privacy, its end.
+
+One test of several steps, because starting the command and the browser takes longer than all of them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+import yaml
+from browser import addresses, browser, complaints, needs_browser, show_as
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+import multisagd as ms
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+
+pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
+PATIENCE = 60.0
+
+
+class Served:
+    """The command, running: its process, the address it printed, and the folder that holds its temporary ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-u", "-m", "recipes.explore", "sizes.image=32", "sizes.clip=32", "threads=1"]
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        assert first.startswith("exploring at http://127.0.0.1:"), first + self.process.stdout.read()
+        assert self.process.stdout.readline() == "Ctrl-C ends it, and removes uploaded files\n"
+        self.address = first.split()[-1]
+
+
+def until(what: Callable[[], Any]) -> Any:
+    """Wait until something is there and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if found := what():
+                return found
+        except Exception as error:  # elements that are being replaced
+            last = error
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain; last error: {last if 'last' in dir() else None}")
+
+
+def pictures(driver: Chrome, place: str) -> list[str]:
+    """Return the pictures of a place as their data, white and shaped in turn."""
+    return [str(each.get_attribute("src")) for each in driver.find_elements(By.CSS_SELECTOR, f"#{place} img")]
+
+
+def text(driver: Chrome, place: str) -> str:
+    lines = driver.find_elements(By.CSS_SELECTOR, f"#{place} .cm-line")
+    return "\n".join(line.text for line in lines)
+
+
+def number(driver: Chrome, name: str) -> WebElement:
+    return driver.find_element(By.CSS_SELECTOR, f"#{name} input[type=number]")
+
+
+def open_tab(driver: Chrome, title: str) -> None:
+    next(each for each in driver.find_elements(By.CSS_SELECTOR, "button[role=tab]") if each.text == title).click()
+
+
+def a_slider_changes_the_shaped_noise_at_once_and_not_its_draw(driver: Chrome) -> None:
+    before = until(lambda: pictures(driver, "image-now"))
+    until(lambda: "exponent: -0.5" in text(driver, "image-config"))
+    slider = driver.find_element(By.CSS_SELECTOR, "#image-exponent input[type=range]")
+    start = time.monotonic()
+    slider.send_keys(Keys.ARROW_LEFT)
+    until(lambda: "exponent: -0.51" in text(driver, "image-config"))
+    after = until(lambda: (now := pictures(driver, "image-now"))[1] != before[1] and now)
+    assert time.monotonic() - start < 10  # a second where the machine does nothing else
+    assert after[0] == before[0]  # white noise, from the same seed
+    assert after[2] == before[2]
+
+
+def what_is_exported_composes(driver: Chrome, tmp_path: Path) -> None:
+    field = number(driver, "image-exponent")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("-1.2", Keys.ENTER)
+    until(lambda: "exponent: -1.2" in text(driver, "image-config"))
+    (tmp_path / "spectrum").mkdir()
+    exported = text(driver, "image-config")
+    (tmp_path / "spectrum" / "explored.yaml").write_text(exported, encoding="utf-8")
+    words = text(driver, "image-command").replace("\\\n", " ").split()
+    assert words[:3] == ["multisagd", "train", "--config-dir=explored"]
+    config = configuration.load("train", words[3:], tmp_path)
+    assert config["spectrum"] == yaml.safe_load(exported)
+    spectrum = Builder().build(config["spectrum"], ms.Spectrum, "spectrum")
+    grid = ms.Grid.of(height=32, width=32)
+    assert torch.equal(spectrum.power(grid), ms.PowerLaw(-1.2).power(grid))
+    link = until(lambda: driver.find_element(By.CSS_SELECTOR, "#image-download a"))
+    assert link.get_attribute("download") == "explored.zip"
+
+
+def an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver: Chrome, tmp_path: Path) -> None:
+    before = pictures(driver, "image-forward")
+    half = PIL.Image.new("RGB", (32, 32), "red")
+    half.paste("blue", (0, 0, 16, 32))
+    half.save(tmp_path / "own.png")
+    driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "own.png"))
+    until(lambda: (now := pictures(driver, "image-forward")) and now[0] != before[0])
+    assert "data=folder" in text(driver, "image-command")
+    shown = pictures(driver, "image-forward")[0]
+    colours = driver.execute_script(
+        """const [source] = arguments, image = new Image(); image.src = source;
+        return image.decode().then(() => { const canvas = document.createElement('canvas').getContext('2d');
+        canvas.drawImage(image, 0, 0); const row = canvas.getImageData(0, 3, 32, 1).data;
+        return [...row.slice(12, 15), ...row.slice(112, 115)]; });""",
+        shown,
+    )
+    assert colours == [0, 0, 255, 255, 0, 0]
+    driver.find_element(By.CSS_SELECTOR, "button[aria-label^='Remove'], button[aria-label='Clear']").click()
+    until(lambda: pictures(driver, "image-forward")[0] == before[0])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "broken.png"))
+    told = until(lambda: driver.find_element(By.CSS_SELECTOR, "#image-message [role=alert]").text)
+    assert told.startswith("broken.png cannot be used: cannot identify image file")
+    assert pictures(driver, "image-forward")[0] == before[0]
+
+
+def sounds_can_be_heard_and_clips_play(driver: Chrome) -> None:
+    open_tab(driver, "Sound")
+    until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#sound-forward audio")) == 12)
+    seconds = driver.execute_async_script(
+        """const done = arguments[0], sound = document.querySelector('#sound-now audio');
+        sound.onloadedmetadata = () => done(sound.duration); sound.onerror = () => done(-1); sound.load();"""
+    )
+    assert seconds == pytest.approx(2.0)
+    assert "data=plucked_strings" in text(driver, "sound-command")
+    open_tab(driver, "Video")
+    until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#video-forward video")) == 12)
+    until(lambda: driver.execute_script("return document.querySelector('#video-now video').readyState") >= 2)
+    found = driver.execute_script(
+        "const clip = document.querySelector('#video-now video'); return [clip.duration, clip.videoWidth, clip.paused]"
+    )
+    assert found[0] == pytest.approx(2.0, abs=0.01)
+    assert found[1:] == [32, False]
+    until(lambda: "multisagd.Autoregressive" in text(driver, "video-config"))
+
+
+def a_dark_phone_shows_it_all_without_scrolling_sideways(driver: Chrome) -> None:
+    try:
+        show_as(driver, "dark", phone=True)
+        width = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert width[0] <= width[1] == 390
+        axes = until(lambda: driver.find_element(By.CSS_SELECTOR, "#video-spectra svg text"))
+        light = driver.execute_script("return getComputedStyle(arguments[0]).fill.match(/\\d+/g).map(Number)", axes)
+        assert min(light) > 180  # text of curves as of the page: light on dark
+    finally:
+        show_as(driver, "light")
+
+
+def nothing_but_this_machine_is_asked_and_no_other_file_is_given(driver: Chrome, served: Served) -> None:
+    until(lambda: driver.find_elements(By.CSS_SELECTOR, "#video-design svg"))
+    asked = addresses(driver)
+    assert len(asked) > 10
+    assert [address for address in asked if not address.startswith(served.address)] == []
+    # gradio's own client says so, as a warning, whenever an answer is complete.
+    assert [each for each in complaints(driver) if not each.endswith('"Method not implemented."')] == []
+    for path in ("/etc/hostname", str(Path(__file__)), "pyproject.toml", str(served.folder)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{served.address}gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+
+
+def ctrl_c_ends_it_and_removes_what_was_uploaded(served: Served) -> None:
+    assert list(served.folder.rglob("own.png"))
+    served.process.send_signal(signal.SIGINT)
+    told, _ = served.process.communicate(timeout=PATIENCE)
+    assert served.process.returncode == 0
+    assert told == "the explorer has ended\n"
+    assert list(served.folder.iterdir()) == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_page_from_the_first_drag_to_its_end(tmp_path: Path) -> None:
+    for name in ("served", "profile"):
+        (tmp_path / name).mkdir()
+    served = Served(tmp_path / "served")
+    try:
+        with browser(tmp_path / "profile") as driver:
+            driver.get(served.address)
+            a_slider_changes_the_shaped_noise_at_once_and_not_its_draw(driver)
+            what_is_exported_composes(driver, tmp_path)
+            an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver, tmp_path)
+            sounds_can_be_heard_and_clips_play(driver)
+            a_dark_phone_shows_it_all_without_scrolling_sideways(driver)
+            nothing_but_this_machine_is_asked_and_no_other_file_is_given(driver, served)
+        ctrl_c_ends_it_and_removes_what_was_uploaded(served)
+    finally:
+        served.process.kill()
+        served.process.wait()
