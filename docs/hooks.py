@@ -1,6 +1,6 @@
 """Hooks of MkDocs that let the pages of this repository be a site as they are.
 
-- README is the home page; CONTRIBUTING and CHANGELOG are pages too.
+- README is the home page; CONTRIBUTING, CHANGELOG and the list of examples are pages too.
 - Links to other files of the repository lead to pages that show them.
 - The reference lists every public name.
 
@@ -22,7 +22,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-INCLUDED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+INCLUDED = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "examples/README.md": "examples.md",
+}
 """Pages of the repository's own, by their names on the site."""
 SHOWN = {".py": "python", ".yaml": "yaml", ".cff": "yaml", ".toml": "toml", "": "text"}
 """Files that are shown on a page, by suffix, with their language; others are copied."""
@@ -35,13 +40,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside of `docs`: those included, and whatever any page links to."""
     for path, name in INCLUDED.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text(encoding="utf-8")))
-    linked = set()
+    linked: set[str] = set()
     for file in files.documentation_pages():
         for _, target, _ in links(file.content_string):
             path = resolved(origin(file.src_uri), target)
             if path is not None and not path.startswith("docs/") and path not in INCLUDED:
                 linked.add(path)
-    for path in sorted({each for path in linked for each in (path, *inside(path))}):
+    linked.update(*map(inside, tuple(linked)))
+    for path in sorted(linked):
         source = ROOT / path
         if source.is_dir() or source.suffix in SHOWN:
             files.append(File.generated(config, page_of(path), content=shown(path)))

@@ -1,4 +1,4 @@
-"""The fenced blocks of README, CONTRIBUTING and docs, and what is said of those that are not run.
+"""The fenced blocks of README, CONTRIBUTING, examples and docs, and what is said of those that are not run.
 
 Every block is run by `test_pages_run.py`, page by page and in order, unless an HTML comment on the line before it gives
 the reason why not; it shows in no rendering:
@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
 ]
 RUNNABLE = ("python", "bash", "yaml")
 REASON = re.compile(r"<!-- not run: (\S.{8,}) -->")

@@ -66,6 +66,9 @@ def check(line: str, block: Block) -> None:
         assert configuration.load("train", words[words.index("recipes.train") + 1 :])
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), f"{block}: there is no module {words[2]}"
+    elif words[0] == "python" and words[1].endswith(".py"):
+        written = {other.file for other in blocks_of(block.page)}
+        assert words[1] in written or (ROOT / words[1]).exists(), f"{block}: there is no {words[1]}"
     elif words[0] == "make":
         wrong = [word for word in words[1:] if "=" not in word and word not in VERBS]
         assert not wrong, f"{block}: the Makefile has no {', '.join(wrong)}"

@@ -5,6 +5,7 @@ Python shares one namespace per page; commands get the words of `quick.py`, whic
 is Python, it is run as well.
 """
 
+import os
 import re
 import runpy
 import shlex
@@ -21,6 +22,8 @@ from quick import quick
 
 from recipes import cli
 
+ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
+"""These read MNIST and spoken digits."""
 RUN = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
 FAST = ("README.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
 """The pages that everybody starts with are run by `make test`, the others by `make test-slow`."""
@@ -70,6 +73,8 @@ CHECKS: dict[str, Callable[[dict[str, Any], list[str]], None]] = {
 @pytest.mark.filterwarnings("ignore:loadtxt")
 @pytest.mark.parametrize("page", [page if page in FAST else pytest.param(page, marks=pytest.mark.slow) for page in RUN])
 def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if page in ON_DATA and not os.environ.get("MULTISAGD_DATA"):
+        pytest.skip("set MULTISAGD_DATA to run the pages on MNIST and spoken digits")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -106,8 +111,20 @@ def run(block: Block, names: dict[str, Any]) -> None:
     elif block.language == "bash":
         for command in block.commands():
             words = shlex.split(command, comments=True)
-            assert words[0] == "multisagd", f"{block}: only multisagd can be run here, and not: {command}"
-            assert cli.main([*words[1:], *quick(words[1], words[2:])]) == 0, f"{block}: {command}"
+            if words[0] == "python" and words[1].endswith(".py"):
+                run_script(words[1:])
+            else:
+                assert words[0] == "multisagd", f"{block}: this cannot be run here: {command}"
+                assert cli.main([*words[1:], *quick(words[1], words[2:])]) == 0, f"{block}: {command}"
+
+
+def run_script(words: list[str]) -> None:
+    """Run a script of the working directory or of the repository as if it had been started with these words."""
+    path = Path(words[0]) if Path(words[0]).exists() else ROOT / words[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        patch.syspath_prepend(str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_adapters_of_the_tutorial_take_fewer_than_sixty_lines() -> None:

@@ -1,0 +1,53 @@
+"""Restore images of which most pixels are missing, with a model that never heard of missing pixels.
+
+    python examples/inverse_problem.py   # a few minutes on two CPU cores
+
+A model of digits is trained, guided by the pixels that are left (ΠGDM), and compared with what the spectrum of the data
+alone can say of the missing ones (the posterior mean of Gaussian data).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from image_from_scratch import GRID, digits, save_images, train
+
+import multisagd as ms
+
+NOISE = 0.05
+"""Standard deviation of the noise of what was measured."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, measure, restore, print errors and save a picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("restored.png"), help="the picture to write")
+    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    options = parser.parse_args(arguments)
+    steps, count = (5, 4) if options.small else (3000, 32)
+
+    data = digits()
+    truth, data = data[:count], data[count:]
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(exponent=-0.3), GRID))
+    denoiser = train(data, process, steps)
+    statistics = ms.DataStatistics.measure([data], GRID)
+
+    seen = torch.rand(GRID.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    measurement = ms.Masked(seen, GRID)
+    y = measurement.observe(truth, NOISE, seeds=range(count))
+    guided = ms.PiGDM(denoiser, measurement, y, NOISE, prior=statistics)
+    restored = ms.sample(guided, ms.DDIM(eta=1.0), truth.shape, steps=25, seeds=range(count))
+    gaussian = ms.GaussianPosterior(statistics, measurement, NOISE).mean(y)
+
+    for name, estimate in {"mean of the data": statistics.mean.expand_as(truth), "Gaussian posterior": gaussian,
+                           "guided model": restored}.items():  # fmt: skip
+        missing = (estimate - truth)[..., ~seen]
+        print(f"{name}: {float(missing.square().mean().sqrt()):.3f} from the truth where pixels are missing")
+    rows = torch.cat([truth, torch.where(seen, y, -1.0), gaussian.to(truth), restored])
+    save_images(rows, options.out, columns=count)
+    print(f"truth, what was measured, Gaussian posterior, guided model: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

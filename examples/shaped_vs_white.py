@@ -1,0 +1,57 @@
+"""White noise and a power law under equal seeds: which model has the spectrum of the data?
+
+    python examples/shaped_vs_white.py   # some ten minutes on two CPU cores
+
+Both trainings see the same digits at the same times. Printed is, ring by ring of frequency, what each generates too
+much (above zero) or too little of, in decibels; and the same for as many real digits, which is the noise floor.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from image_from_scratch import GRID, digits, train
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import multisagd as ms
+from multisagd.analysis.profiles import radial_profile
+
+SPECTRA = {"white": ms.Flat(), "power law": ms.PowerLaw(exponent=-0.3)}
+
+
+def decibels(samples: Tensor, data: Tensor, rings: int) -> Tensor:
+    """Return by how many decibels the power of samples is above that of data, (zero frequency and rings,)."""
+    mean = data.mean(0, keepdim=True)
+    power = [torch.fft.rfftn(x - mean, dim=(-2, -1)).abs().square().mean(0) for x in (samples, data)]
+    found, wanted = (radial_profile(each, GRID, rings).power.mean(0) for each in power)
+    return 10 * torch.log10(found / wanted)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train with each noise and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    options = parser.parse_args(arguments)
+    steps, count, rings = (5, 16, 4) if options.small else (3000, 600, 4)
+
+    data = digits()
+    held_out, data = data[:count], data[count:]
+    errors = {}
+    for name, spectrum in SPECTRA.items():
+        process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(spectrum, GRID))
+        denoiser = train(data, process, steps)
+        samples = ms.sample(denoiser, ms.Heun(), shape=(count, 1, 8, 8), steps=20, seeds=range(count))
+        errors[name] = decibels(samples, data, rings)
+    errors["held-out digits"] = decibels(held_out, data, rings)
+
+    frequencies = radial_profile(torch.ones(GRID.half_shape), GRID, rings).frequency
+    table = Table("cycles per pixel", *errors, title="power above that of the data, dB")
+    for place, frequency in enumerate(frequencies):
+        table.add_row(f"{frequency:.2f}", *(f"{float(each[place]):+.2f}" for each in errors.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
