@@ -1,0 +1,94 @@
+"""A denoiser as k-diffusion and EDM know them: `D(x, σ)`, where x is the datum plus noise of deviation σ.
+
+A process's state is `x_t = α (x0 + σ/α ε)`, so that `D(x, σ)` is the denoiser at the time whose log-SNR is `-2 log σ`
+and at the state αx, for every path: the parametrisation of Karras et al. (arXiv 2206.00364). The samplers of
+k-diffusion take such an object as their `model`; their noise, which they draw white unless told otherwise, must be its:
+
+    model = KarrasDenoiser(denoiser)
+    x = model.start((4, 3, 32, 32), seeds=range(4), sigma=80.0)
+    sample_euler_ancestral(model, x, sigmas, noise_sampler=model.noise_sampler(x, seeds=range(4)))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.process import Process
+from multisagd.sampling import AnyDenoiser
+from multisagd.seeds import derive
+
+
+class KarrasDenoiser(nn.Module):
+    """A denoiser `D(x, sigma) = E[x0 | x0 + sigma ε]`, ε being the process's noise; sigma is `(batch,)` or one number.
+
+    Raises:
+        ValueError: for a process whose coefficients differ between frequencies, where there is no one σ.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser) -> None:
+        super().__init__()
+        if denoiser.process.modulation is not None:
+            raise ValueError("a process with a modulation has no one noise level per time: D(x, sigma) needs it")
+        self.denoiser = denoiser
+
+    @property
+    def process(self) -> Process:
+        """The process of the denoiser."""
+        return self.denoiser.process
+
+    @property
+    def sigma_min(self) -> float:
+        """The least noise level of the process, that of its data end."""
+        return self._sigma_at(0.0)
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest noise level of the process; beyond it the denoiser is not defined."""
+        return self._sigma_at(1.0)
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """Return `E[x0 | x]`, shaped like x; `condition` goes to the denoiser as it is.
+
+        Raises:
+            ValueError: for a sigma beyond `sigma_max`, or neither one for all items nor one for each.
+        """
+        levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
+        if len(levels) not in (1, len(x)):
+            raise ValueError(f"a batch of {len(x)} needs one sigma or {len(x)}, got {len(levels)}")
+        # A schedule of k-diffusion that starts at sigma_max may lie above it by rounding.
+        if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
+            raise ValueError(
+                f"sigma {float(levels.max()):.6g} lies beyond the process's {self.sigma_max:.6g}: start there"
+            )
+        t = self.process.schedule.time(-2 * levels.log()).expand(len(x))
+        alpha = self.process.coefficients(t, x).a
+        return self.denoiser((alpha * x).to(x.dtype), t, **condition)
+
+    def start(self, shape: Sequence[int], seeds: Sequence[int], sigma: float | None = None) -> Tensor:
+        """Draw the state that sampling starts from: noise of deviation `sigma`, the process's largest by default."""
+        return self.process.noise(shape, seeds) * (self.sigma_max if sigma is None else sigma)
+
+    def noise_sampler(self, x: Tensor, seeds: Sequence[int]) -> Callable[[Any, Any], Tensor]:
+        """Return the `noise_sampler(sigma, sigma_next)` of stochastic samplers: fresh noise at every call.
+
+        It has the shape, device and dtype of x, and follows from one seed per item and the number of the call.
+
+        Raises:
+            ValueError: in use, if there is not one seed per item.
+        """
+        calls = count()
+
+        def sampler(sigma: Any, sigma_next: Any) -> Tensor:
+            call = next(calls)
+            return self.process.noise(x.shape, [derive(seed, "noise sampler", call) for seed in seeds]).to(x)
+
+        return sampler
+
+    def _sigma_at(self, t: float) -> float:
+        return math.exp(-float(self.process.schedule.log_snr(torch.tensor(t, dtype=torch.float64))) / 2)

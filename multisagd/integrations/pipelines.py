@@ -1,0 +1,105 @@
+"""The pipelines of diffusers with noise of a colour, initial and injected.
+
+A pipeline draws its start itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)` is the same
+pipeline, of a subclass of its own class, with a shaped scheduler and with colour in whatever it draws while it is
+called. The noise is the scheduler's, so it is saved with that. `Shaped…Pipeline` exists for every pipeline class of
+diffusers as an attribute of this module: `ShapedDDPMPipeline.from_pretrained(folder)` loads what was saved.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from multisagd.integrations.schedulers import _diffusers, _Shaped, shape_scheduler
+from multisagd.integrations.shaped_noise import ShapedNoise
+
+
+def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
+    """Return a pipeline like this one, sharing its models, whose noise is that of `shaped`.
+
+    Latents that are packed after they were drawn are drawn in colour too. Latents given by the caller are the caller's.
+
+    Raises:
+        ValueError: if it is no pipeline of diffusers, or has no scheduler.
+    """
+    base: Any = type(pipeline)
+    cls = shaped_class(base)
+    if getattr(pipeline, "scheduler", None) is None:
+        raise ValueError(f"{type(pipeline).__name__} has no scheduler whose noise could be shaped")
+    result = copy.copy(pipeline)
+    result.__class__ = cls
+    result.register_modules(scheduler=shape_scheduler(pipeline.scheduler, shaped))
+    return result
+
+
+def __getattr__(name: str) -> Any:
+    """Find `Shaped…Pipeline` for every pipeline of diffusers."""
+    if name.startswith("Shaped"):
+        base = getattr(_diffusers(), name.removeprefix("Shaped"), None)
+        if isinstance(base, type) and issubclass(base, _diffusers().DiffusionPipeline):
+            return shaped_class(base)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def shaped_class(base: Any) -> Any:
+    """Return the subclass of a pipeline class that draws in its scheduler's colour; of one that does, itself.
+
+    Raises:
+        ValueError: for a class that is no pipeline of diffusers.
+    """
+    if not issubclass(base, _diffusers().DiffusionPipeline):
+        raise ValueError(f"{base.__name__} is no pipeline of diffusers: it is not a subclass of DiffusionPipeline")
+    if issubclass(base, _ShapedPipeline):
+        return base
+    body = {"__module__": __name__, "__doc__": f"{base.__name__} that draws coloured noise."}
+    methods = {"__init__": _initialiser(base), "__call__": _in_colour(base)}
+    return type(f"Shaped{base.__name__}", (_ShapedPipeline, base), body | methods)
+
+
+class _ShapedPipeline:
+    """What tells a shaped pipeline from others."""
+
+
+def _initialiser(base: Any) -> Callable[..., None]:
+    @functools.wraps(base.__init__)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(base.__init__).bind(self, *args, **kwargs)
+        given = bound.arguments.get("scheduler")
+        if not isinstance(given, _Shaped):
+            raise ValueError(
+                f"{type(self).__name__} needs a scheduler of a colour, got {type(given).__name__}: make one by "
+                "shape_scheduler, or the pipeline by shape_pipeline(pipeline, ShapedNoise(…))"
+            )
+        # Some pipelines make a scheduler of a class of their own from what they are given, which loses the colour.
+        bound.arguments["scheduler"] = given.in_white()
+        base.__init__(*bound.args, **bound.kwargs)
+        self.register_modules(scheduler=shape_scheduler(self.scheduler, given.shaped_noise))
+
+    return initialise
+
+
+def _in_colour(base: Any) -> Callable[..., Any]:
+    @functools.wraps(base.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # A scheduler that was put in the place of the shaped one afterwards would inject white noise.
+        if not isinstance(self.scheduler, _Shaped):
+            raise ValueError(
+                f"the scheduler of this {type(self).__name__} is a {type(self.scheduler).__name__}, without a colour: "
+                "set pipeline.scheduler = shape_scheduler(scheduler, shaped)"
+            )
+        draws = self.scheduler.shaped_noise.draws()
+        with draws:
+            result = base.__call__(self, *args, **kwargs)
+        if draws.left and not draws.coloured:
+            raise ValueError(
+                f"{type(self).__name__} drew no noise of the shape {self.scheduler.shaped_noise.layout}, so that its "
+                "start was white: name the axes of its latents in ShapedNoise, or give it coloured latents"
+            )
+        return result
+
+    return call

@@ -1,0 +1,171 @@
+"""A denoiser as the model of a diffusers scheduler: `model(sample, timestep).sample` is what that scheduler expects.
+
+A scheduler of diffusers asks its model about `α x0 + s ε` at a timestep and, by its configuration, for the noise ε, for
+`v = α ε - s x0`, for x0 or for the flow `ε - x0`. With `log-SNR = 2 log(α/s)` that is this project's denoiser at the
+time of its own schedule with the same log-SNR, whatever the two schedules are, and at the state scaled to its path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.sampling import AnyDenoiser
+
+
+@dataclass(frozen=True)
+class Level:
+    """Factors of the datum and of the noise in what a model is given, float64 `(batch,)` or `(1,)`."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the models of diffusers return."""
+
+    sample: Tensor
+
+
+class ScheduledDenoiser(nn.Module):
+    """One of this project's denoisers as a model for `scheduler`, which is anything with the interface of diffusers'.
+
+    `forward` takes a sample `(batch, channels, *grid)` as `scheduler.scale_model_input` gives it, and the timestep, and
+    returns the scheduler's kind of prediction as `.sample`, or as a tuple's first with `return_dict=False`. Schedules
+    need not agree. Noise levels beyond those of the denoiser's schedule are taken as its last.
+
+    With `channels` it is complete enough for pipelines that need nothing but a model and a scheduler:
+    `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
+
+    Raises:
+        ValueError: in use, for a scheduler whose noise levels or kind of prediction are not known here, or for both a
+            class and a text.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scheduler = scheduler
+        self.config = SimpleNamespace(in_channels=channels, sample_size=denoiser.process.grid.shape)
+        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self._like: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, which is where pipelines draw their noise."""
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype pipelines draw their noise in."""
+        return self._like.dtype
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ModelOutput | tuple[Tensor]:
+        """Return the scheduler's kind of prediction for a scaled sample at a timestep."""
+        if class_labels is not None and encoder_hidden_states is not None:
+            raise ValueError("a denoiser of this project takes one condition: class_labels or encoder_hidden_states")
+        condition = class_labels if encoder_hidden_states is None else encoder_hidden_states
+        level = noise_level(self.scheduler, timestep)
+        process, rank = self.denoiser.process, (1,) * (sample.dim() - 1)
+        t = process.schedule.time(2 * (level.alpha.log() - level.sigma.log()))
+        own_alpha, own_sigma = process.schedule.alpha_sigma(t)
+        # Their quotients agree, but for levels beyond the schedule's range, and where one of the two vanishes.
+        ratio = torch.where(level.alpha > level.sigma, own_alpha / level.alpha, own_sigma / level.sigma)
+        scaled = sample * ratio.reshape(-1, *rank).to(sample)
+        x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
+        skip, out = _of_x0(self.scheduler, level)
+        answer = skip.reshape(-1, *rank).to(sample) * sample + out.reshape(-1, *rank).to(sample) * x0
+        return ModelOutput(answer) if return_dict else (answer,)
+
+
+def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
+    """Return what the model is given at a timestep: the factors of datum and noise in the scaled sample.
+
+    Within a sampling loop it is the scheduler's own σ of the step, which a timestep may tell only roughly; for
+    timesteps that are none of the loop's it is read from the scheduler's table.
+
+    Raises:
+        ValueError: for a scheduler that is none of: variance preserving (with `alphas_cumprod`), flow matching,
+            or preconditioned as EDM's.
+    """
+    timesteps = torch.as_tensor(timestep).to("cpu", torch.float64).reshape(-1)
+    sigma = _sigma_of_step(scheduler, timesteps)
+    if hasattr(scheduler, "precondition_inputs"):
+        # Theirs is the timestep log(σ)/4, where no other is known (arXiv 2206.00364).
+        sigma = (4 * timesteps).exp() if sigma is None else sigma
+        scale = (sigma**2 + scheduler.config.sigma_data**2).rsqrt()
+        return Level(scale, sigma * scale)
+    if is_flow(scheduler):
+        sigma = timesteps / scheduler.config.num_train_timesteps if sigma is None else sigma
+        return Level(1 - sigma, sigma)
+    if sigma is not None:
+        scale = (sigma**2 + 1).rsqrt()
+        return Level(scale, sigma * scale)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(
+            f"{type(scheduler).__name__} does not tell its noise levels in a way known here: it has neither "
+            "alphas_cumprod nor the sigmas of flow matching or of EDM"
+        )
+    table = scheduler.alphas_cumprod.to("cpu", torch.float64)
+    share = table[timesteps.round().long().clamp(0, len(table) - 1)]
+    return Level(share.sqrt(), (1 - share).sqrt())
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Tell whether a scheduler's samples are `(1 - σ) x0 + σ ε`: those of flow matching, and others set to it."""
+    if hasattr(scheduler, "alphas_cumprod"):
+        return bool(scheduler.config.get("use_flow_sigmas", False))
+    return hasattr(scheduler, "scale_noise")  # what takes the place of add_noise in them
+
+
+def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
+    """Return the σ of the scheduler's current step as a float64 tensor of one, if that step is at this timestep."""
+    sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
+    own = getattr(scheduler, "timesteps", None)
+    if sigmas is None or own is None or len(timesteps.unique()) != 1:
+        return None
+    own, at = torch.as_tensor(own).to("cpu", torch.float64), float(timesteps[0])
+    if index is None or index >= len(own) or abs(float(own[index]) - at) > 1e-6 * abs(at):
+        found = (own == at).nonzero()
+        if len(found) == 0:
+            return None
+        index = int(found[0])
+    # Solvers of second order stop between two levels.
+    if not getattr(scheduler, "state_in_first_order", True):
+        if getattr(scheduler, "mid_point_sigma", None) is not None:
+            return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64).reshape(1).cpu()
+        sigmas = getattr(scheduler, "sigmas_interpol", sigmas)
+    return torch.as_tensor(sigmas[index], dtype=torch.float64).reshape(1).cpu()
+
+
+def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
+    """Return (skip, out) such that `skip · sample + out · x0` is what the scheduler takes from its model."""
+    kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
+    alpha, sigma, zero = level.alpha, level.sigma, torch.zeros_like(level.alpha)
+    if hasattr(scheduler, "precondition_outputs"):
+        # It takes c_skip · x + c_out · F for x0, x being the sample before it was scaled.
+        one = torch.ones(1, dtype=torch.float64)
+        deviation = sigma / alpha
+        skip, out = (scheduler.precondition_outputs(*pair, deviation) for pair in ((one, 0 * one), (0 * one, one)))
+        return -skip / (out * alpha), 1 / out
+    if kind == "epsilon":
+        return 1 / sigma, -alpha / sigma
+    if kind == "sample":
+        return zero, torch.ones_like(alpha)
+    if kind == "v_prediction":
+        return alpha / sigma, -(alpha**2) / sigma - sigma
+    if kind == "flow_prediction":
+        return 1 / sigma, -alpha / sigma - 1
+    raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not known here")

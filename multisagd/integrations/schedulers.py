@@ -1,0 +1,171 @@
+"""The schedulers of diffusers with injected noise of a colour.
+
+`shape_scheduler(scheduler, shaped)` is the same scheduler, of a subclass of its own class (pipelines, which look at a
+scheduler's class and signatures, take it as before), whose steps draw coloured noise. `Shaped…Scheduler` exists
+for every scheduler class of diffusers as an attribute of this module, made when it is looked up. Its configuration
+holds the noise as plain data, by which a saved scheduler, alone or in a pipeline, is loaded with it.
+
+Only noise changes: what a step does with it is in every sampler scalar algebra, which is right for noise of any
+covariance (arXiv 2510.09660). `add_noise` is given its noise, and so stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multisagd.integrations.scheduled import noise_level
+from multisagd.integrations.shaped_noise import ShapedNoise
+
+LARGEST_SIGNAL = 0.02
+"""Share of the datum in the power of a sample up to which the colour of its noise can be told from the sample."""
+LEAST_ODDS = 6.9
+"""Log of the odds, 1,000 to 1, from which a start counts as white: one of the right colour does so that rarely."""
+
+
+def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
+    """Return a scheduler like this one, made anew from its configuration, whose steps draw the noise of `shaped`.
+
+    It takes generators, lists of them and noise of the caller's as before. Noise in a step that is not of the grid's
+    shape is an error. At the first step after `set_timesteps` it looks at the sample and warns if that is white noise:
+    the start is drawn elsewhere, by `shaped.noise` or in a pipeline by `shape_pipeline`.
+
+    Raises:
+        ValueError: if it is no scheduler of diffusers.
+    """
+    cls: Any = type(scheduler)
+    return shaped_class(cls).from_config(scheduler.config, shaped_noise=shaped)
+
+
+def __getattr__(name: str) -> Any:
+    """Find `Shaped…Scheduler` for every scheduler of diffusers, which is how a saved one is found again."""
+    if name.startswith("Shaped") and name != "ShapedNoise":
+        base = getattr(_diffusers(), name.removeprefix("Shaped"), None)
+        if base is not None and isinstance(base, type) and issubclass(base, _diffusers().SchedulerMixin):
+            return shaped_class(base)
+    if name == "SchedulerMixin":  # by which diffusers recognises what it loads from this module
+        return _diffusers().SchedulerMixin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def shaped_class(base: Any) -> Any:
+    """Return the subclass of a scheduler class whose steps draw coloured noise; of one that does, itself.
+
+    Raises:
+        ValueError: for a class that is no scheduler of diffusers.
+    """
+    if not issubclass(base, _diffusers().SchedulerMixin):
+        raise ValueError(f"{base.__name__} is no scheduler of diffusers: it is not a subclass of SchedulerMixin")
+    if issubclass(base, _Shaped):
+        return base
+    steps = {
+        name: _in_colour(method)
+        for name, method in inspect.getmembers(base, inspect.isfunction)
+        if name in ("step", "undo_step") or name.startswith("step_")
+    }
+    body = {"__module__": __name__, "__doc__": f"{base.__name__} whose steps draw coloured noise.", **steps}
+    return type(f"Shaped{base.__name__}", (_Shaped, base), {**body, "__init__": _initialiser(base)})
+
+
+class _Shaped:
+    """What all shaped schedulers share: their noise, and that it is kept in the configuration."""
+
+    shaped_noise: ShapedNoise
+    _undescribed: str | None = None
+    _seen: Any = None
+
+    def to_json_string(self) -> str:
+        """Return the configuration as JSON, unless nothing could read the noise again."""
+        if self._undescribed is not None:
+            raise ValueError(f"this scheduler cannot be saved: {self._undescribed}")
+        return super().to_json_string()  # type: ignore[misc]
+
+    def in_white(self) -> Any:
+        """Return a scheduler like this one of the class that it was made from, without a colour."""
+        config = {key: value for key, value in self.config.items() if key != "shaped_noise"}  # type: ignore[attr-defined]
+        return type(self).__mro__[2].from_config(config)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shaped_noise}, {dict(self.config)})"  # type: ignore[attr-defined]
+
+
+def _initialiser(base: Any) -> Callable[..., None]:
+    """Return the initialiser of a shaped class: that of its base, and the noise, as such or as a description."""
+
+    @functools.wraps(base.__init__)
+    def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:
+        if not isinstance(shaped_noise, ShapedNoise | Mapping):
+            raise ValueError(
+                f"{type(self).__name__} needs its noise: make it by shape_scheduler(scheduler, ShapedNoise(…)), or "
+                "from a configuration that has shaped_noise"
+            )
+        base.__init__(self, *args, **kwargs)
+        self.shaped_noise = shaped_noise if isinstance(shaped_noise, ShapedNoise) else ShapedNoise.of(shaped_noise)
+        try:
+            self.register_to_config(shaped_noise=self.shaped_noise.describe())
+        except ValueError as error:
+            self._undescribed = str(error)
+
+    # diffusers reads from the signature which entries of a configuration it passes.
+    signature = inspect.signature(base.__init__)
+    own = inspect.Parameter("shaped_noise", inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    open_ended = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    initialise.__signature__ = signature.replace(parameters=[*parameters, own, *open_ended])  # type: ignore[attr-defined]
+    return initialise
+
+
+def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step whose draws are coloured."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        sample = given.get("sample")
+        if sample is None:
+            sample = given.get("model_output")
+        if isinstance(sample, Tensor):
+            _warn_of_white_start(self, sample, given.get("timestep"))
+        with self.shaped_noise.draws(like=sample):
+            return method(self, *args, **kwargs)
+
+    return step
+
+
+def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
+    """Warn if the first sample after `set_timesteps` is white noise, in so far as it shows."""
+    timesteps, shaped = getattr(scheduler, "timesteps", None), scheduler.shaped_noise
+    if timestep is None or timesteps is None or scheduler._seen is timesteps:
+        return
+    scheduler._seen = timesteps
+    if sample.dim() < shaped.dimensions + 2 or not bool(torch.isfinite(sample).all()):
+        return
+    try:
+        level = noise_level(scheduler, timestep)
+    except ValueError:  # a kind of scheduler whose levels are not known
+        return
+    if float((level.alpha**2 / (level.alpha**2 + level.sigma**2)).max()) > LARGEST_SIGNAL:
+        return
+    if shaped.white_odds(sample) > LEAST_ODDS:
+        warnings.warn(
+            f"sampling with {type(scheduler).__name__} started from white noise, but its noise is {shaped.spectrum}: "
+            "draw the start with shaped.noise(shape), or make the pipeline by shape_pipeline(pipeline, shaped)",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("this needs the diffusers library: pip install 'multisagd[diffusers]'") from error
+    return diffusers

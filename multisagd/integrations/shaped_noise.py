@@ -1,0 +1,226 @@
+"""Coloured noise for code that draws its noise with `torch.randn`, as programs written for diffusers do.
+
+The core draws all noise in `SpectralCovariance.sample`, from one seed per item. Here the draws belong to others: they
+come from their generators, of their number and in their order, and are only coloured, `Σ^{1/2} ξ`. So with a flat
+spectrum every bit stays as it was.
+
+What draws inside a library is reached by `torch.overrides.TorchFunctionMode`, PyTorch's own way of looking at the calls
+of its functions: it holds for one thread and one `with` block, and nothing of the library is replaced.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from multisagd.covariance import SpectralCovariance
+from multisagd.description import describe, spectrum_of
+from multisagd.grid import Axis, Grid
+from multisagd.padding import PaddedCovariance
+from multisagd.spectrum import Spectrum
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+NORMAL_DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.randn_like)
+"""The functions whose results are noise. All of diffusers' draws end in the first, and so do those of torchsde."""
+
+_coloring = threading.local()
+
+
+class ShapedNoise:
+    """Noise of a spectrum for tensors `(batch, channels, *grid)` of any size, drawn from PyTorch's generators.
+
+    `ShapedNoise(PowerLaw(-0.5))` is noise for images; `axes` names the dimensions of other grids in the tensor's order,
+    for example `("frame", "height", "width")` or `("time",)`. A spectrum in physical units needs the grid itself, for
+    its spacing and units: `ShapedNoise(spectrum, grid=Grid.of(time=(16000, 1 / 16000, "s")))`. A covariance brings its
+    grid. The last dimensions of a tensor are the grid, whatever its sizes.
+
+    Raises:
+        ValueError: if axes and a grid are both given, or noise that is drawn on a padded grid.
+    """
+
+    def __init__(
+        self, noise: Spectrum | SpectralCovariance, axes: Sequence[str] | None = None, grid: Grid | None = None
+    ) -> None:
+        if isinstance(noise, PaddedCovariance):
+            raise ValueError("noise drawn on a padded grid colours no noise of others: leave out the padding")
+        if isinstance(noise, SpectralCovariance):
+            given, noise = noise.grid, noise.spectrum
+            if axes is not None or grid is not None:
+                raise ValueError("a covariance brings its grid: leave out axes and grid")
+            grid = given
+        if axes is not None and grid is not None:
+            raise ValueError("a grid names its axes: leave out axes")
+        self.spectrum = noise
+        self.axes = grid.axes if grid else tuple(Axis(name, 1) for name in axes or ("height", "width"))
+        self._covariance: SpectralCovariance | None = None
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> ShapedNoise:
+        """Return the noise that a description stands for; inverse of `describe`.
+
+        Raises:
+            ValueError: for what describes none; see `multisagd.description.spectrum_of`.
+        """
+        axes = description.get("axes") if isinstance(description, Mapping) else None
+        if not isinstance(axes, list) or set(description) != {"spectrum", "axes"}:
+            raise ValueError(f"noise is described by a spectrum and a list of axes, got {description!r:.200}")
+        try:
+            grid = Grid(tuple(Axis(size=1, **axis) for axis in axes))
+        except TypeError as error:
+            raise ValueError(f"an axis of noise is described by name, spacing, unit and corner, got {axes}") from error
+        return cls(spectrum_of(description["spectrum"]), grid=grid)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the noise as plain data, as a configuration keeps it: its spectrum and its axes, without sizes.
+
+        Raises:
+            ValueError: for a spectrum that has no description; see `multisagd.description.describe`.
+        """
+        names = ("name", "spacing", "unit", "corner")
+        axes = [{n: getattr(axis, n) for n in names if getattr(axis, n) is not None} for axis in self.axes]
+        return {"spectrum": describe(self.spectrum), "axes": axes}
+
+    @property
+    def dimensions(self) -> int:
+        """Number of grid dimensions."""
+        return len(self.axes)
+
+    @property
+    def layout(self) -> str:
+        """What a tensor must look like, in words."""
+        return f"(batch, channels, {', '.join(axis.name for axis in self.axes)})"
+
+    def covariance_like(self, x: Tensor) -> SpectralCovariance:
+        """Return the covariance of the noise, which serves tensors like x and those of other sizes.
+
+        Raises:
+            ValueError: if x has too few dimensions, or the spectrum does not fit the axes.
+        """
+        if x.dim() < self.dimensions + 2:
+            raise ValueError(
+                f"this noise is for tensors {self.layout}, got shape {tuple(x.shape)}: name the axes of the grid, for "
+                "example ShapedNoise(spectrum, axes=('time',))"
+            )
+        if self._covariance is None:
+            self._covariance = SpectralCovariance(self.spectrum, Grid(self.axes).resize(x.shape[-self.dimensions :]))
+        return self._covariance
+
+    def color(self, white: Tensor) -> Tensor:
+        """Colour white noise `(batch, channels, *grid)`, in float32 or wider; other dimensions may stand before."""
+        return self.covariance_like(white).color(white)
+
+    def noise(
+        self,
+        shape: Sequence[int],
+        generator: Generators = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draw noise of a shape: `torch.randn(shape, generator=…)`, coloured.
+
+        Of several generators each draws one item. The noise is drawn where the generator is, and then moved.
+
+        Raises:
+            ValueError: if there are several generators, but not one per item.
+        """
+        if generator is None or isinstance(generator, torch.Generator):
+            return self.color(_randn(shape, generator, device, dtype))
+        if len(generator) != shape[0]:
+            raise ValueError(f"a batch of {shape[0]} takes one generator or {shape[0]}, got {len(generator)}")
+        items = [_randn((1, *shape[1:]), each, device, dtype) for each in generator]
+        return self.color(torch.cat(items))
+
+    def noise_like(self, x: Tensor, generator: Generators = None) -> Tensor:
+        """Draw noise of the shape, device and dtype of x: what `torch.randn_like(x)` is to white noise."""
+        return self.noise(x.shape, generator, x.device, x.dtype)
+
+    def draws(self, like: Tensor | None = None) -> Draws:
+        """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
+
+        That goes for shapes `(batch, channels, *grid)`, with other dimensions before the grid or not; what has fewer
+        dimensions stays white. With `like`, a draw that is not of that tensor's shape, or of one item's, is an error.
+        """
+        return Draws(self, like)
+
+    def white_odds(self, x: Tensor) -> float:
+        """Return how much likelier x is as white noise than as this noise: the log of the ratio of likelihoods.
+
+        Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. It is
+        infinite where the spectrum has empty frequencies: positive if x has power there, else negative. For noise of
+        this colour it exceeds `log k` at most once in k times; without a colour it is 0.
+        """
+        covariance = self.covariance_like(x)
+        x = x.detach().to("cpu", torch.float64)
+        shape = x.shape[-self.dimensions :]
+        energy, support = float(x.square().sum()), covariance.support(shape)
+        if energy == 0:
+            return 0.0
+        if not bool(support.all()):
+            empty = float(Grid(self.axes).resize(shape).mean((~support).to(torch.float64)))
+            outside = 1 - float(covariance.project(x).square().sum()) / energy
+            return math.inf if outside > empty / 2 else -math.inf
+        whitened, items = covariance.whiten(x), x.numel() / math.prod(shape)
+        gain = x.numel() * math.log(float(whitened.square().sum()) / energy)
+        return (gain + items * float(covariance.logdet(shape))) / 2
+
+    def __repr__(self) -> str:
+        return f"ShapedNoise({self.spectrum}, axes={tuple(axis.name for axis in self.axes)})"
+
+
+class Draws(TorchFunctionMode):
+    """The context of `ShapedNoise.draws`; it counts the draws that it `coloured` and those it `left` as they were."""
+
+    def __init__(self, shaped: ShapedNoise, like: Tensor | None = None) -> None:
+        super().__init__()
+        self.shaped = shaped
+        self.shapes = None if like is None else (like.shape, (1, *like.shape[1:]), like.shape[1:])
+        self.coloured = self.left = 0
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function, and colour what it drew."""
+        kwargs = kwargs or {}
+        # Contexts may lie within one another, as a scheduler's does in its pipeline's: the innermost colours.
+        if func not in NORMAL_DRAWS or getattr(_coloring, "busy", False):
+            return func(*args, **kwargs)
+        _coloring.busy = True
+        try:
+            white = func(*args, **kwargs)
+        finally:
+            _coloring.busy = False
+        if not self._is_noise(white):
+            self.left += 1
+            return white
+        self.coloured += 1
+        # An item drawn by itself has no batch dimension.
+        noise = self.shaped.color(white[None])[0]
+        return noise if kwargs.get("out") is None else white.copy_(noise)
+
+    def _is_noise(self, white: Tensor) -> bool:
+        if self.shapes is None:
+            return white.dim() >= self.shaped.dimensions + 2
+        if white.shape in self.shapes and len(self.shapes[0]) >= self.shaped.dimensions + 2:
+            return True
+        raise ValueError(
+            f"noise of shape {tuple(white.shape)} was drawn, which cannot be given its colour: only noise "
+            f"{self.shaped.layout} of the sample's shape {tuple(self.shapes[0])} can. Packed latents must be noised "
+            "before they are packed"
+        )
+
+
+def _randn(
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    place = device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=place, dtype=dtype).to(device or place or "cpu")
