@@ -44,8 +44,8 @@ from recipes.reporting.spectra import noise_power, power_of, spectrum_charts
 from recipes.reporting.summary import environment_blocks, summary_blocks, told_state
 
 PAGE = "report.html"
-NOISED = 2
-"""Data that are shown at growing noise."""
+INSTEAD = 2
+"""Samples that are shown at growing noise where there are no data."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ReportSettings:
     out: Path | None = None
     samples: int = 0
     steps: int = 20
-    examples: int = 4
+    examples: int = 2
     pictures: int = 24
     media: int = 12
     sets: int = 4
@@ -117,7 +117,7 @@ def sections(runs: Sequence[Run], settings: ReportSettings, budget: Budget) -> l
     sets = [sample_sets(each)[: settings.sets] for each in runs]
     found = [section("summary", "Summary", lambda: summary_blocks(run))]
     if len(runs) > 1:
-        lead = f"All other sections are about {run.name} alone."
+        lead = f"The other sections are about {run.name} alone."
         made = section("comparison", "Comparison", lambda: compared(runs, sets, settings, budget), lead)
         found.append(made)
     found += [
@@ -168,7 +168,7 @@ def sample_powers(run: Run, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor
         try:
             assert run.statistics is not None
             x0 = each.read(run.statistics)
-            powers[f"samples {each.title} ({len(x0)}, set {len(powers) + 1})"] = power_of(x0, run.statistics.grid)
+            powers[f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"] = power_of(x0, run.statistics.grid)
         except MALFORMED as error:
             problems.append(unmade(error))
     return powers, problems
@@ -186,11 +186,11 @@ def forward(
         x0, of = None, "Example"
         if settings.examples:
             try:
-                x0 = examples(parts.config, modality, builder, min(settings.examples, NOISED))
+                x0 = examples(parts.config, modality, builder, settings.examples)
             except MALFORMED as error:
                 blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
         if x0 is None and sets and run.statistics is not None:
-            x0, of = sets[0].read(run.statistics, NOISED), "Sample"
+            x0, of = sets[0].read(run.statistics, INSTEAD), "Sample"
         if x0 is not None:
             return [*blocks, *strips(x0, modality, process, parts.config["seed"], budget, of)]
         command = f"multisagd sample run_dir={quoted(run.folder)}"

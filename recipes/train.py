@@ -1,7 +1,8 @@
 """Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
 What it does, in order: build modality and data, hold some out; measure the data's mean and power spectrum; build
-process, network and denoiser; go on from the newest checkpoint if there is one; learn; report; leave final samples.
+process, network and denoiser; go on from the newest checkpoint if there is one; learn; report; leave final samples. The
+command then shows the run as one page, as recipes.report does.
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
 a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
@@ -47,7 +48,7 @@ from recipes.engine.corrupted import (
     load_restoration,
 )
 from recipes.engine.data import hold_out, load_statistics, measure, process_notes
-from recipes.engine.distribution import from_first, separate_group, wait_for_all, wait_patiently
+from recipes.engine.distribution import Place, from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.files import check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
@@ -262,9 +263,23 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
 
 
+def train_and_report(config: Config) -> None:
+    """Train, and then show the run as one page, if the configuration says so; that can fail, and training has not."""
+    train(config)
+    if config["report"] and Place.of_environment().rank == 0:
+        from recipes.report import ReportSettings, write_report
+
+        run_dir = Path(config["run_dir"])
+        try:
+            path, _ = write_report(ReportSettings(run_dir, allow_targets=tuple(config["allow_targets"])))
+            print(f"Losses, samples and spectra on one page: {path}")
+        except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure
+            print(f"note: no report was written ({error}); to try again: multisagd report run_dir={run_dir}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    return run_configured("train", arguments, train)
+    return run_configured("train", arguments, train_and_report)
 
 
 if __name__ == "__main__":

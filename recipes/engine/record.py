@@ -47,6 +47,7 @@ FREE = (
     "every",
     "keep",
     "keep_every",
+    "report",
     "tracking",
     "engine",
     "sampling",

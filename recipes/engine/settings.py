@@ -143,6 +143,7 @@ class TrainSettings:
     corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
     keep_every: int = 0
+    report: bool = False
 
     def __post_init__(self) -> None:
         if self.keep < 1:

@@ -28,6 +28,9 @@ from recipes.reporting.blocks import Chart, Curve, Table
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 SIZE = (5.6, 3.3)
+MARGINS = (0.16, 0.16, 0.8, 0.81)
+"""Left, bottom, width and height of the plot: with room for its labels, which a layout engine would draw all twice."""
+
 TEXT, LINES = "#010101", "#010102"
 COLOURS = {**{f"c{n}": f"#0202{n:02x}" for n in range(8)}, **{f"s{n}": f"#0303{n:02x}" for n in range(8)}}
 """Placeholders: c0 to c7 tell things apart, s0 to s7 put them in an order."""
@@ -71,9 +74,9 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     drawn = [kept for each in series if (kept := _finite(each, x, y)).x]
     if not drawn:
         return None
-    figure = Figure(figsize=SIZE, dpi=72, layout="constrained", facecolor="none")
+    figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
     FigureCanvasSVG(figure)
-    plot = figure.subplots()
+    plot = figure.add_axes(MARGINS)
     for number, each in enumerate(drawn):
         if each.low is not None and each.high is not None:
             band = plot.fill_between(each.x, each.low, each.high, color=COLOURS[each.colour], alpha=0.2, linewidth=0)
@@ -166,7 +169,7 @@ class _Plain(LogFormatterSciNotation):
     """Names the ticks of a logarithmic axis as plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:.3g}" if super().__call__(x, pos) else ""
+        return f"{x:.4g}" if super().__call__(x, pos) else ""
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from recipes.engine import config as configuration
@@ -62,6 +63,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
+@cache
 def _choice(group: str, choice: str) -> dict[str, Any]:
     """Return the values of a choice, over those of the choice of its group that it builds on."""
     values = configuration.read(CONFIGS / group / f"{choice}.yaml")

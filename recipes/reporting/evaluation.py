@@ -77,9 +77,9 @@ def _evaluate(each: SampleSet, report: Any, run: Run, budget: Budget) -> list[Bl
             ("what", "samples", "real against real", "ideal"), rows[:MOST_ROWS],
         )
     ]  # fmt: skip
-    for kind, result in inner(report, "results").items():
+    for result in inner(report, "results").values():
         notes = result.get("notes") if isinstance(result, dict) else None
-        blocks += [Note(f"{kind}: {note}") for note in (notes if isinstance(notes, list) else ())]
+        blocks += [Note(str(note)) for note in (notes if isinstance(notes, list) else ())]
     blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]
     names = report.get("pictures")
     found = [

@@ -118,7 +118,7 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
         ValueError: if it holds no sound.
     """
     data = path.read_bytes()
-    with av.open(io.BytesIO(data), format="wav") as source:
+    with av.open(io.BytesIO(data), "r", format="wav") as source:
         if not source.streams.audio:
             raise ValueError("it holds no sound")
         stream = source.streams.audio[0]
@@ -148,7 +148,7 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
         av.error.FFmpegError: if it is damaged.
         ValueError: if it holds no clip, or has more pixels than any clip of a run.
     """
-    with av.open(f"file:{path}", format="mp4") as source:
+    with av.open(f"file:{path}", "r", format="mp4") as source:
         if not source.streams.video:
             raise ValueError("it holds no clip")
         stream = source.streams.video[0]

@@ -136,7 +136,7 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     schedule, found = process.schedule, []
     steps: list[tuple[str, Tensor]] = [("as it is", torch.zeros(1, dtype=torch.float64))]
     levels = schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
-    steps += [(f"log-SNR {log_snr:+.0f}", t[None]) for log_snr, t in zip(LOG_SNRS, levels, strict=True)]
+    steps += [(f"log-SNR {log_snr:.0f}", t[None]) for log_snr, t in zip(LOG_SNRS, levels, strict=True)]
     steps.append(("t = 1", torch.ones(1, dtype=torch.float64)))
     with tempfile.TemporaryDirectory() as folder:
         for place, (name, t) in enumerate(steps):

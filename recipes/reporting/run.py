@@ -103,6 +103,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
 
     def attempt(what: str, read: Any, path: Path, command: str | None = None) -> Any:
         try:
+            if not path.exists():
+                raise FileNotFoundError(path)
             if not inside(path, folder):
                 raise ValueError("it is a link to somewhere else")
             return read(path)

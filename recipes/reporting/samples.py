@@ -35,10 +35,16 @@ class SampleSet:
     @property
     def title(self) -> str:
         """What to call it."""
-        seen, settings = number(self.made.get("samples_seen")), inner(self.made, "settings")
-        sampler = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
+        seen = number(self.made.get("samples_seen"))
         told = f"after {seen:,.0f} samples seen, " if seen == seen else ""
-        return f"{told}{sampler} in {settings.get('steps')} steps" if sampler else self.folder.name
+        return f"{told}{self.sampler or self.folder.name}"
+
+    @property
+    def sampler(self) -> str:
+        """The sampler and its steps, an empty text if nothing says which."""
+        settings = inner(self.made, "settings")
+        name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
+        return f"{name} in {settings.get('steps')} steps" if name else ""
 
     def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
         """Return its first samples as tensors, `(count, channels, *grid)`.

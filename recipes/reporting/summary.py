@@ -35,12 +35,12 @@ def summary_blocks(run: Run) -> list[Block]:
     if data:
         classes = run.facts.get("classes")
         count = f" in {len(classes)} classes" if isinstance(classes, list) and classes else ""
-        rows.append(("data", f"{told(number(data.get('examples')))} examples{count}"))
+        rows.append(("examples", f"{told(number(data.get('examples')))}{count}"))
     if (parameters := number(run.facts.get("parameters"))) > 0:
         rows.append(("parameters of the network", told(parameters)))
     if run.statistics is not None:
-        axes = " × ".join(f"{a.size} {a.name} ({a.spacing:.4g} {a.unit})" for a in run.statistics.grid.axes)
-        rows.append(("a datum", f"{run.statistics.mean.shape[0]} channels × {axes}"))
+        axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
+        rows.append(("a datum", f"{run.statistics.mean.shape[0]} × ({axes})"))
         rows.append(("standard deviation of the data", f"{run.statistics.sigma_data:.3g} about their mean"))
     rows += _choices(run)
     blocks: list[Block] = [Facts(rows), *run.missing]

@@ -15,7 +15,7 @@ TINY = [
     "network.dropout=0.1", "training.samples=96", f"training.batch={BATCH}", "training.warmup=64",
     "training.statistics=100", "every.log=32", "every.validation=0", "every.samples=0", "every.checkpoint=48",
     "validation.holdout=40", "validation.items=20", "validation.levels=2", "validation.bands=3", "sampling.count=4",
-    "sampling.steps=2", "engine.threads=1", "engine.device=cpu",
+    "sampling.steps=2", "report=false", "engine.threads=1", "engine.device=cpu",
 ]  # fmt: skip
 
 

@@ -1,0 +1,403 @@
+"""`multisagd report`: what the page says equals what the run's files hold, and nothing in them can harm who opens it.
+
+A page takes a second or two, so tests share one where they can.
+"""
+
+import base64
+import fcntl
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from tiny import TINY, tiny_run
+
+from multisagd import DataStatistics, PowerLaw, SpectralCovariance
+from multisagd.analysis.profiles import axis_profile
+from recipes import cli
+from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
+from recipes.engine.tracking import read_metrics
+from recipes.report import ReportSettings, write_report
+from recipes.reporting.blocks import Note, Page
+from recipes.reporting.charts import Axis, Series, draw
+from recipes.reporting.defaults import settings
+from recipes.reporting.journal import MOST, read_journal
+from recipes.reporting.media import Budget, item
+from recipes.reporting.page import is_report, render
+from recipes.reporting.run import quoted, read_run
+from recipes.reporting.samples import spread
+from recipes.reporting.summary import summary_blocks
+
+POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "run"
+    tiny_run(folder, "every.validation=48", "every.samples=48", *POWER)
+    return folder
+
+
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+class Reader(HTMLParser):
+    """What a page holds: its text, its elements with attributes, and what its scripts and styles are."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.within = ""
+        self.points: list[dict[str, Any]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.within = tag
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.within == "script" and dict(self.elements[-1][1]).get("type") == "application/json":
+            self.points.append(json.loads(data))
+        elif self.within not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def page_of(run_dir: Path, **keys: Any) -> Reader:
+    path, _ = write_report(ReportSettings(run_dir, **{"examples": 0, **keys}))
+    text = path.read_text(encoding="utf-8")
+    assert is_report(text)
+    return Reader(text)
+
+
+def curve(page: Reader, name: str) -> dict[str, list[str]]:
+    """The values of one curve, and where they are, of the first chart that has one of this name."""
+    return next(each for points in page.points for each in points["series"] if each["name"] == name)
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path) -> Reader:
+    return page_of(trained)
+
+
+class TestContent:
+    def test_losses_are_those_of_the_metrics(self, page: Reader, trained: Path) -> None:
+        entries = read_metrics(trained, "train")
+        assert curve(page, "training")["at"] == [f"{entry['samples']:,}" for entry in entries]
+        assert curve(page, "training")["values"] == [f"{entry['loss']:.4g}" for entry in entries]
+        validations = read_metrics(trained, "validation")
+        assert [entry["samples"] for entry in validations] == [48, 96]
+        assert curve(page, "validation")["values"] == [f"{entry['loss']:.4g}" for entry in validations]
+
+    def test_losses_by_noise_level_and_band(self, page: Reader, trained: Path) -> None:
+        validations = read_metrics(trained, "validation")
+        for name, level in validations[-1]["level"].items():
+            found = curve(page, f"{name}, log-SNR {level['log_snr']:.1f}")["values"]
+            assert found == [f"{entry['level'][name]['loss']:.4g}" for entry in validations]
+        levels = sorted(validations[-1]["level"].values(), key=lambda each: each["log_snr"])
+        assert curve(page, "after 96")["values"] == [f"{each['loss']:.4g}" for each in levels]
+        bands = validations[-1]["band"]
+        for band in next(iter(bands.values())):
+            mean = sum(errors[band] for errors in bands.values()) / len(bands)
+            assert curve(page, band)["values"][-1] == f"{mean:.4g}"
+
+    def test_spectra_are_those_of_data_and_noise(self, page: Reader, trained: Path) -> None:
+        statistics = DataStatistics.load(trained / "statistics.safetensors")
+        grid = statistics.grid
+        noise = SpectralCovariance(PowerLaw(-0.5), grid).power() * statistics.sigma_data**2
+        drawn = [points for points in page.points if points["x"] == "cycles per pixel"]
+        assert len(drawn) == 2
+        for points, axis in zip(drawn, ("height", "width"), strict=True):
+            for each, power in zip(points["series"], (statistics.power, noise), strict=True):
+                expected = axis_profile(power, grid, axis).power.tolist()
+                assert [float(value) for value in each["values"]] == pytest.approx(expected, rel=1e-3)
+
+    def test_the_signal_left_falls_from_the_data_to_the_noise(self, page: Reader) -> None:
+        falling = [float(value) for value in curve(page, "schedule")["values"]]
+        assert falling == sorted(falling, reverse=True)
+        assert "Signal left at t = 1" in page.words
+
+    def test_pictures_of_training_are_there_as_they_are(self, page: Reader, trained: Path) -> None:
+        kept = {(trained / "samples" / f"{seen:012d}.png").read_bytes() for seen in (48, 96)}
+        sources = [image["src"] for image in page.all("img")]
+        shown = {base64.b64decode(source.split(",")[1]) for source in sources if source is not None}
+        assert kept <= shown
+        (slider,) = [each for each in page.all("input") if each.get("type") == "range"]
+        assert slider["max"] == "1"
+
+    def test_configuration_and_environment_are_complete(self, page: Reader, trained: Path) -> None:
+        for key in configuration.flatten(configuration.read(trained / "config.yaml")):
+            assert key in page.words
+        start = json.loads((trained / "run.json").read_text())["starts"][0]
+        assert start["revision"] in page.words
+        assert start["versions"]["torch"] in page.words
+
+    def test_every_picture_is_described_and_nothing_comes_from_elsewhere(self, page: Reader) -> None:
+        assert all(image.get("alt") for image in page.all("img"))
+        for _, attributes in page.elements:
+            assert "style" not in attributes
+            for name in ("src", "href", "xlink:href"):
+                target = attributes.get(name)
+                assert target is None or target.startswith(("data:", "#")), target
+        headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+        assert headings[0] == 1
+        assert all(now - before <= 1 for before, now in pairwise(headings))
+        identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+        assert len(set(identities)) == len(identities)
+
+
+def test_settings_are_marked_where_they_differ_from_the_defaults(trained: Path) -> None:
+    found = settings(configuration.read(trained / "config.yaml"))
+    rows = {row.key: row for row in found.rows}
+    assert dict(found.choices)["spectrum"] == "power_law"
+    assert dict(found.choices)["network"] == "unet"
+    chosen = [f"{group}={choice}" for group, choice in found.choices]
+    plain = configuration.flatten(configuration.load("train", ["run_dir=r", *chosen]))
+    for key, row in rows.items():
+        value = configuration.flatten(configuration.read(trained / "config.yaml"))[key]
+        assert (row.default is not None) == (plain[key] != value and key != "run_dir"), key
+    assert rows["network.width"].default == str(plain["network.width"])
+
+
+class TestMissingParts:
+    def test_only_a_configuration(self, trained: Path, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        shutil.copy(trained / "config.yaml", tmp_path / "run")
+        words = page_of(tmp_path / "run").words
+        assert "not begun" in words
+        assert "metrics.jsonl is not there" in words
+        assert "statistics.safetensors is not there" in words
+        assert f"multisagd sample run_dir={tmp_path / 'run'}" in words
+
+    @pytest.mark.parametrize(
+        "name", ["config.yaml", "run.json", "metrics.jsonl", "timing.jsonl", "statistics.safetensors"]
+    )
+    def test_each_part_alone_is_named(self, run_dir: Path, name: str) -> None:
+        (run_dir / name).unlink()
+        run = read_run(run_dir)
+        (note,) = run.missing
+        assert note.text.startswith(f"{name} is not there")
+        assert run.seen == 96
+
+    def test_without_configuration_and_pictures(self, run_dir: Path) -> None:
+        (run_dir / "config.yaml").unlink()
+        shutil.rmtree(run_dir / "samples")
+        page = page_of(run_dir)
+        assert curve(page, "training")["values"]
+        assert "No picture has been made while training" in page.words
+
+    def test_broken_files_are_named_and_the_rest_is_shown(self, run_dir: Path) -> None:
+        (run_dir / "run.json").write_text("{")
+        (run_dir / "statistics.safetensors").write_bytes(b"\xff" * 20)
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write('[1]\n{"samples": "many", "kind": "train"}\n{"samples": 128, "kind": "tra')
+        run = read_run(run_dir)
+        told = " ".join(note.text for note in run.missing)
+        assert "run.json could not be read" in told
+        assert "statistics.safetensors could not be read" in told
+        assert "3 lines are no entries" in told
+        assert [entry["samples"] for entry in run.train] == [32, 64, 96]
+
+    def test_what_is_no_run_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="holds nothing of a training run"):
+            page_of(tmp_path)
+        with pytest.raises(RecipeError, match="there is no folder"):
+            page_of(tmp_path / "nowhere")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_medium_that_is_not_allowed_leaves_spectra_and_process(self, run_dir: Path) -> None:
+        config = configuration.read(run_dir / "config.yaml")
+        config["modality"]["_target_"] = "os.Path"
+        configuration.write(config, run_dir / "config.yaml")
+        page = page_of(run_dir)
+        assert "not under an allowed package" in page.words
+        assert "Signal left at t = 1" in page.words
+        assert curve(page, "noise")["values"]
+
+    def test_state(self, run_dir: Path) -> None:
+        assert read_run(run_dir).state == "finished"
+        config = configuration.read(run_dir / "config.yaml")
+        config["training"]["samples"] = 128
+        configuration.write(config, run_dir / "config.yaml")
+        assert read_run(run_dir).state == "interrupted"
+        (said,) = [block.text for block in summary_blocks(read_run(run_dir)) if isinstance(block, Note)]
+        assert "Its last checkpoint is after 96 samples" in said
+        with (run_dir / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert read_run(run_dir).state == "in progress"
+
+
+def test_nothing_of_a_run_becomes_markup(run_dir: Path, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*191}}$\\frac"
+    facts = json.loads((run_dir / "run.json").read_text())
+    facts["starts"][0] |= {"device": evil, "revision": evil, "command": [evil], "versions": {evil: evil}}
+    facts["classes"] = [evil] * 10
+    (run_dir / "run.json").write_text(json.dumps(facts))
+    config = configuration.read(run_dir / "config.yaml")
+    config[evil] = {evil: evil}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    entry = read_metrics(run_dir, "validation")[-1]
+    entry["band"] = {evil: {evil: 0.5, "0": 0.25}}
+    entry["level"] = {evil: {"log_snr": 1.0, "loss": 0.5}}
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(entry | {"samples": 112}) + "\n")
+    folder = run_dir / "sampled" / "<b>set"
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    save_file(
+        {"x0": torch.randn(4, 1, 8, 8, generator=generator), "labels": torch.arange(4)}, folder / "samples.safetensors"
+    )
+    (folder / "sample.json").write_text(json.dumps({"prompts": [evil], "settings": {"steps": evil, "labels": evil}}))
+    row = {"name": evil, "value": 1.0, "unit": evil}
+    judged = {
+        "results": {evil: {"rows": [row], "notes": [evil]}},
+        "unavailable": {evil: evil},
+        "pictures": [evil, "../x.png"],
+    }
+    (folder / "evaluate.json").write_text(json.dumps(judged))
+    axes = {evil: {"unit": evil, "bands": [{"low": 0, "high": 1, "ratio": evil, "floor": None}]}}
+    (folder / "compare.json").write_text(json.dumps({"axes": axes}))
+    (folder / "fidelity.json").write_text(json.dumps({"classes": [{"name": evil}]}))
+
+    clean, page = page_of(shutil.copytree(run_dir, tmp_path / "clean")), page_of(run_dir, names=(evil,))
+    assert "onerror" in page.words  # it is there, as text
+    assert "1337" not in page.words
+    assert len(page.all("script")) == len(clean.all("script"))
+    assert len([each for each in page.all("script") if each.get("type") != "application/json"]) == 1
+    assert len(page.all("style")) == 1
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert not [each for each in page.all("img") if each.get("src") == "x"]
+
+
+def test_links_that_lead_out_of_a_run_are_not_followed(run_dir: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    shutil.copy(run_dir / "samples" / f"{48:012d}.png", secret)
+    for path in (run_dir / "samples").iterdir():
+        path.unlink()
+    (run_dir / "samples" / f"{48:012d}.png").symlink_to(secret)
+    (run_dir / "run.json").unlink()
+    (tmp_path / "run.json").write_text('{"starts": [{"device": "a secret"}]}')
+    (run_dir / "run.json").symlink_to(tmp_path / "run.json")
+    page = page_of(run_dir)
+    assert "a link to somewhere else" in page.words
+    assert not page.all("img")
+    assert "a secret" not in page.words
+
+
+class TestOut:
+    def test_it_replaces_its_own_page_alone(self, run_dir: Path, tmp_path: Path) -> None:
+        (run_dir / "report.html").write_text(render(Page("older", ""), ""))
+        page_of(run_dir)
+        mine = tmp_path / "mine.html"
+        mine.write_text("<p>mine")
+        with pytest.raises(RecipeError, match="is not a page that this command wrote"):
+            page_of(run_dir, out=mine)
+        assert mine.read_text() == "<p>mine"
+        with pytest.raises(RecipeError, match="should end in"):
+            page_of(run_dir, out=tmp_path / "config.yaml")
+
+    def test_it_follows_no_link(self, run_dir: Path, tmp_path: Path) -> None:
+        (run_dir / "report.html.partial").symlink_to(tmp_path / "outside")
+        with pytest.raises(RecipeError, match="is a link"):
+            page_of(run_dir)
+        assert not (tmp_path / "outside").exists()
+
+
+def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    tiny_run(other, "every.validation=48", "every.samples=48")
+    page = page_of(run_dir, others=(other,), names=("shaped", "white"))
+    assert "of the same seeds" in page.words
+    text = (run_dir / "report.html").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<caption>What differs in their configurations</caption>.*?</table>", text, re.DOTALL)
+    keys = re.findall(r'<th scope="row">(.*?)</th>', table)
+    assert "spectrum._target_" in keys
+    assert all(key.startswith("spectrum.") for key in keys)
+    for name, folder in (("shaped", run_dir), ("white", other)):
+        expected = [f"{entry['loss']:.4g}" for entry in read_metrics(folder, "train")]
+        assert curve(page, name)["values"] == expected
+    with pytest.raises(ValueError, match="give one for each"):
+        ReportSettings(run_dir, others=(other,), names=("one",))
+    with pytest.raises(RecipeError, match="named twice"):
+        page_of(run_dir, others=(run_dir,))
+
+
+def test_long_journals_are_thinned_evenly_and_keep_their_last_entry(tmp_path: Path) -> None:
+    lines = [json.dumps({"samples": number, "kind": "train", "loss": 1.0}) for number in range(1, 10_001)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    journal = read_journal(tmp_path / "metrics.jsonl")
+    samples = [entry["samples"] for entry in journal.of("train")]
+    steps = {after - before for before, after in pairwise(samples[:-1])}
+    assert MOST / 2 <= len(samples) <= MOST + 1
+    assert len(steps) == 1
+    assert (samples[0], samples[-1]) == (1, 10_000)
+    assert journal.thinned
+    assert spread(range(100), 4) == [0, 33, 66, 99]
+
+
+def test_media_beyond_the_budget_are_named(run_dir: Path) -> None:
+    path, left_out = write_report(ReportSettings(run_dir, examples=0, megabytes=0.0001))
+    assert left_out
+    assert "megabytes=… makes room for more" in path.read_text(encoding="utf-8")
+    budget = Budget(10**9)
+    (run_dir / "samples" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert item("broken", run_dir / "samples" / "broken.png", run_dir, budget) is None
+    assert "broken.png" in budget.left_out[0]
+
+
+def test_charts_show_what_their_scales_can() -> None:
+    x, y = Axis("x"), Axis("y", "log")
+    assert draw("none", "", "", x, y, [Series("a", [1.0, 2.0], [0.0, float("nan")], "c0")]) is None
+    chart = draw("some", "", "", x, y, [Series("a", [1.0, 2.0, 3.0], [1.0, 0.0, 100.0], "c0")])
+    assert chart is not None
+    (series,) = chart.points["series"]
+    assert series["values"] == ["1", "100"]
+    (left, low), (right, high) = series["places"]
+    assert left < right
+    assert low > high  # on a screen, up is less
+
+
+def test_quoted_paths_are_one_word_and_one_value(tmp_path: Path) -> None:
+    for name in ("plain", "with space", "a,b", "it's", "$HOME;ls"):
+        (word,) = shlex.split(f"run_dir={quoted(tmp_path / name)}")
+        assert configuration.load("sample", [word])["run_dir"] == str(tmp_path / name)
+
+
+def test_the_command_draws_samples_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", f"run_dir={run_dir}", "samples=4", "steps=2", "examples=1"]) == 0
+    assert "open it in a browser" in capsys.readouterr().out
+    page = Reader((run_dir / "report.html").read_text(encoding="utf-8"))
+    assert curve(page, "samples 1: 4, Heun in 2 steps")["values"]
+    assert "Example 1, white noise" in page.words
+    assert "Example 1, the run's noise" in page.words
+
+
+def test_training_as_a_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY, "report=true", f"run_dir={tmp_path / 'run'}"]
+    assert cli.main(["train", *words]) == 0
+    assert is_report((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert "finished" in Reader((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).words
+    (tmp_path / "run" / "report.html").write_text("mine")
+    assert cli.main(["train", *words]) == 0
+    assert "note: no report was written" in capsys.readouterr().out
