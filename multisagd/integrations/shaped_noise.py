@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 NORMAL_DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.randn_like)
 """The functions whose results are noise. All of diffusers' draws end in the first, and so do those of torchsde."""
 
-_coloring = threading.local()
+_thread = threading.local()
 
 
 class ShapedNoise:
@@ -189,13 +190,10 @@ class Draws(TorchFunctionMode):
         """Call the function, and colour what it drew."""
         kwargs = kwargs or {}
         # Contexts may lie within one another, as a scheduler's does in its pipeline's: the innermost colours.
-        if func not in NORMAL_DRAWS or getattr(_coloring, "busy", False):
+        if func not in NORMAL_DRAWS or getattr(_thread, "white", False):
             return func(*args, **kwargs)
-        _coloring.busy = True
-        try:
+        with _white():
             white = func(*args, **kwargs)
-        finally:
-            _coloring.busy = False
         if not self._is_noise(white):
             self.left += 1
             return white
@@ -216,6 +214,16 @@ class Draws(TorchFunctionMode):
         )
 
 
+@contextmanager
+def _white() -> Iterator[None]:
+    """Keep draws white in this thread, whatever contexts it is in."""
+    before, _thread.white = getattr(_thread, "white", False), True
+    try:
+        yield
+    finally:
+        _thread.white = before
+
+
 def _randn(
     shape: Sequence[int],
     generator: torch.Generator | None,
@@ -223,4 +231,6 @@ def _randn(
     dtype: torch.dtype | None,
 ) -> Tensor:
     place = device if generator is None else generator.device
-    return torch.randn(tuple(shape), generator=generator, device=place, dtype=dtype).to(device or place or "cpu")
+    with _white():
+        noise = torch.randn(tuple(shape), generator=generator, device=place, dtype=dtype)
+    return noise if device is None else noise.to(device)
