@@ -1,8 +1,9 @@
-"""Export a trained model as one safetensors file and one JSON: `multisagd export run_dir=… out=…`.
+"""Export a trained model as one safetensors file and one JSON, with its card: `multisagd export run_dir=… out=…`.
 
 What is written holds all that sampling needs, and nothing that training alone needs: `multisagd sample run_dir=OUT`
 draws from it the same samples as from the run, and `load_denoiser` gives it to a script. It cannot execute code; what
-its configuration names is built only if it lies under an allowed package.
+its configuration names is built only if it lies under an allowed package. README.md is the model's card, for people and
+for the Hugging Face hub (`recipes.cards.card`).
 
 Errors, each in one message: no run or no checkpoint there, a folder that holds something else.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from modalities.base import Modality
 from multisagd import Denoiser
+from recipes.cards.card import CARD, Subject, check_license, write_card
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -32,7 +34,12 @@ class ExportSettings:
     run_dir: Path
     out: Path
     weights: Which
+    license: str | None
     allow_targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.license is not None:
+            check_license(self.license)
 
 
 def export(config: Config) -> Path:
@@ -45,10 +52,14 @@ def export(config: Config) -> Path:
     settings = builder.settings(ExportSettings, config, "")
     check_replaceable(settings.out, NOTES, "multisagd export")
     model = open_model(settings.run_dir, builder)
-    weights = model.weights(settings.weights, model.assembly(builder).check_outline)
+    assembly = model.assembly(builder)
+    weights = model.weights(settings.weights, assembly.check_outline)
     write_model(model, settings.weights, weights, settings.out)
+    write_card(Subject(model, assembly, weights, settings.weights, settings.run_dir, settings.license), settings.out)
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
+    if settings.license is None:
+        print(f"Its card, {settings.out / CARD}, says that no licence was chosen: license=apache-2.0, say, chooses one")
     print(f"Samples of it: multisagd sample run_dir={settings.out}")
     return settings.out
 

@@ -28,6 +28,8 @@ from multisagd import Denoiser
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
+from recipes.cards.card import CARD, SPECTRUM, Subject, check_license, write_card
+from recipes.cards.records import EVALUATION, SAMPLES
 from recipes.engine import config as configuration
 from recipes.engine.assemble import check_sampler
 from recipes.engine.build import Builder
@@ -42,7 +44,7 @@ from recipes.engine.settings import Guidance
 from recipes.engine.trained import NOTES, WEIGHTS, TrainedModel, Which, open_model, write_model
 from recipes.sample import check_guided, chosen_labels, embed, save_media, trained
 
-FILES = (NOTES, WEIGHTS, CORRUPTION)
+FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""
 
 
@@ -179,27 +181,34 @@ class Pipeline:
         self.denoiser.to(self.runtime.device)
         return self
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model as `multisagd export` does; its weights are read again from where they came from.
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Write the model and its card as `multisagd export` does; weights are read again from where they came from.
 
         Raises:
             RecipeError: if the folder holds something else, or they are not there any more.
+            ValueError: for a license that is no SPDX identifier.
         """
-        check_replaceable(Path(folder), NOTES, "multisagd export")
-        weights = self.model.weights(self.which, self.model.assembly(self.builder).check_outline)
-        write_model(self.model, self.which, weights, Path(folder))
+        if license is not None:
+            check_license(license)
+        out = Path(folder)
+        check_replaceable(out, NOTES, "multisagd export")
+        assembly = self.model.assembly(self.builder)
+        weights = self.model.weights(self.which, assembly.check_outline)
+        write_model(self.model, self.which, weights, out)
+        write_card(Subject(self.model, assembly, weights, self.which, self.folder, license), out)
 
-    def push_to_hub(self, name: str, **options: Any) -> None:
-        """Upload the model as `owner/name`, made if need be; `options` are those of `HfApi.create_repo`.
+    def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
+        """Upload the model and its card as `owner/name`, made if need be, by `options` of `HfApi.create_repo`.
 
         Needs huggingface_hub, and to be logged in there (`hf auth login`).
         """
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            named = Path(folder, name.rsplit("/", 1)[-1])
+            self.save_pretrained(named, license)
             HfApi().create_repo(name, exist_ok=True, **options)
-            HfApi().upload_folder(repo_id=name, folder_path=folder)
+            HfApi().upload_folder(repo_id=name, folder_path=named)
 
     def _sampler(self, sampler: str | Sampler) -> Sampler:
         if isinstance(sampler, str):

@@ -34,7 +34,9 @@ def drawn(run_dir: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
 
 
 def test_its_samples_are_those_of_the_run(folder: Path, tmp_path: Path) -> None:
-    assert sorted(path.name for path in (folder / "model").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (folder / "model").iterdir()) == [
+        "README.md", "model.json", "model.safetensors", "samples.png", "spectrum.png"
+    ]  # fmt: skip
     ours, theirs = (drawn(folder / name, tmp_path / name) for name in ("model", "run"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,0 +1,94 @@
+"""What a run has recorded of samples of its weights: a picture of them, and what they were judged to be worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from multisagd.files import check_file, read_json
+from recipes.cards.wording import shown
+from recipes.reporting.evaluation import metric_rows, with_error
+from recipes.reporting.journal import inner, number
+
+SAMPLES, EVALUATION = "samples.png", "evaluate.json"
+LARGEST_PICTURE = 32 << 20
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_ROWS = 100
+"""Numbers of an evaluation that a card repeats."""
+
+
+def last_samples(source: Path, samples: int) -> Path | None:
+    """Return the picture that a run, or an exported model, has of samples of these weights; None if there is none.
+
+    A link to somewhere else is no picture of theirs.
+    """
+    for path in (source / "samples" / f"{samples:012d}.png", source / SAMPLES):
+        try:
+            check_file(path, LARGEST_PICTURE)
+            with path.open("rb") as file:
+                is_picture = file.read(len(PNG)) == PNG
+        except (OSError, ValueError):
+            continue
+        if is_picture and path.resolve().is_relative_to(source.resolve()):
+            return path
+    return None
+
+
+def found_evaluation(source: Path, samples: int) -> dict[str, Any] | None:
+    """Return counts, rows and notes of the latest evaluation of samples of these weights; None if there is none."""
+    found: list[tuple[float, Path]] = []
+    for path in source.glob(f"sampled/*/{EVALUATION}"):
+        try:
+            if read_json(path.with_name("sample.json"))["samples_seen"] == samples:
+                found.append((path.stat().st_mtime, path))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    path = max(found)[1] if found else source / EVALUATION
+    try:
+        report = read_json(path)
+    except (OSError, ValueError):
+        return None
+    kinds = {
+        str(kind): {"rows": [row for named, row in metric_rows(report) if named == kind][:MOST_ROWS],
+                    "notes": _texts(inner(report, "results", kind).get("notes"))}
+        for kind in inner(report, "results")
+    }  # fmt: skip
+    return {"counts": inner(report, "counts"), "unavailable": list(inner(report, "unavailable")), "results": kinds}
+
+
+def rows_of(evaluation: Mapping[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of an evaluation that hold a number."""
+    for kind, row in metric_rows(evaluation or {}):
+        if math.isfinite(number(row.get("value"))):
+            yield kind, row
+
+
+def evaluated(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what an evaluation found, as paragraphs and a table of Markdown."""
+    if evaluation is None:
+        yield "None was recorded: nothing here says how good its samples are."
+        return
+    count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
+    yield (
+        f"{'Samples' if math.isnan(count) else f'{count:,.0f} samples'} against as many real examples, by "
+        "`multisagd evaluate`; beside each number the same of real examples against others, its noise floor. Only "
+        "numbers of equal counts compare."
+    )
+    lines = ["| what | samples | real against real | ideal |", "|---|---|---|---|"]
+    for kind, row in rows_of(evaluation):
+        ideal = number(row.get("ideal"))
+        values = (with_error(row, "value", "error"), with_error(row, "floor", "floor_error"))
+        cells = (f"{kind}: {row.get('name')}", *values, "" if math.isnan(ideal) else f"{ideal:g}")
+        lines.append("| " + " | ".join(map(shown, cells)) + " |")
+    yield "\n".join(lines[: MOST_ROWS + 2])
+    notes = [note for kind in inner(evaluation, "results").values() for note in _texts(kind.get("notes"))]  # type: ignore[arg-type]
+    absent = evaluation.get("unavailable") or []
+    missing = [f"not computed: {', '.join(map(str, absent))}"] if absent else []
+    if notes or missing:
+        yield "\n".join(f"- {shown(each)}" for each in (*notes, *missing))
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(each) for each in values][:MOST_ROWS] if isinstance(values, list) else []

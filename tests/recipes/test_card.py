@@ -1,0 +1,219 @@
+"""The card of an exported model: what the hub reads at its head, and that it says what the run's records say."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image as PILImage
+
+import multisagd as ms
+from recipes import evaluate, export
+from recipes.cards.records import last_samples
+from recipes.cards.wording import in_words, shown
+from recipes.engine import config as configuration
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import tiny_run
+
+HEADINGS = [
+    "How to use it", "What it learned from", "Noise and schedule", "Network and training", "Evaluation", "Limits",
+    "Licence",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an evaluation of its last weights."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tiny_run(folder, "training.samples=32", "spectrum=power_law", "spectrum.exponent=-0.5", "seed=7")
+    words = [
+        "samples=20",
+        "steps=2",
+        "metrics=[components,sliced]",
+        "engine.threads=1",
+        "engine.device=cpu",
+        "splits=2",
+    ]
+    evaluate.evaluate(configuration.load("evaluate", [f"run_dir={folder}", *words]))
+    return folder
+
+
+def exported(source: Path, out: Path, *words: str) -> tuple[dict[str, Any], str]:
+    """Return the fields and the text of a card."""
+    assert export.main([f"run_dir={source}", f"out={out}", *words]) == 0
+    _, head, text = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_the_hub_can_read_its_head(run_dir: Path, tmp_path: Path) -> None:
+    fields, text = exported(run_dir, tmp_path / "digits", "license=Apache-2.0")
+    assert fields["library_name"] == "multisagd"
+    assert fields["pipeline_tag"] == "unconditional-image-generation"
+    assert fields["license"] == "apache-2.0"
+    assert re.findall("^## (.*)$", text, re.MULTILINE) == HEADINGS
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    card = hub.ModelCard.load(tmp_path / "digits" / "README.md")
+    assert card.data.model_name == "digits"
+    assert {result.metric_name for result in card.data.eval_results} >= {"sliced: Wasserstein distance"}
+
+
+def test_its_numbers_are_those_of_the_records(run_dir: Path, tmp_path: Path) -> None:
+    fields, text = exported(run_dir, tmp_path / "digits")
+    facts = json.loads((run_dir / "run.json").read_text())
+    training = section(text, "Network and training")
+    assert f"parameters: {facts['parameters']:,}" in training
+    assert "samples seen: 32\n" in training
+    assert "seed: 7\n" in training
+    assert f"torch {facts['starts'][0]['versions']['torch'].split('+')[0]}" in training
+    assert "PowerLaw (exponent=-0.5)" in section(text, "Noise and schedule")
+    learned = section(text, "What it learned from")
+    assert f"{facts['data']['examples']} examples, read as Digits" in learned
+    assert "1 × height 8 (1 pixel) × width 8 (1 pixel)" in learned
+    (path,) = run_dir.glob("sampled/*/evaluate.json")
+    results = json.loads(path.read_text())["results"]
+    expected = {f"{kind}: {row['name']}": row for kind, result in results.items() for row in result["rows"]}
+    table = section(text, "Evaluation")
+    assert len(expected) > 3
+    for name, row in expected.items():
+        assert f"| {name} | {row['value']:.4g}" in table
+        assert f"{row['floor']:.4g}" in table
+    told = {metric["name"]: metric["value"] for metric in fields["model-index"][0]["results"][0]["metrics"]}
+    assert told == {name: row["value"] for name, row in expected.items()}
+    assert str(run_dir) not in text
+
+
+def test_its_pictures_are_there(run_dir: Path, tmp_path: Path) -> None:
+    _, text = exported(run_dir, tmp_path / "digits")
+    named = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert named == ["samples.png", "spectrum.png"]
+    for name in named:
+        with PILImage.open(tmp_path / "digits" / name) as picture:
+            picture.load()
+    drawn = run_dir / "samples" / "000000000032.png"
+    assert (tmp_path / "digits" / "samples.png").read_bytes() == drawn.read_bytes()
+
+
+def test_without_licence_or_evaluation_it_says_so(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    tiny_run(tmp_path / "other" / "run", "training.samples=16", "training.conditional=false")
+    fields, text = exported(tmp_path / "other" / "run", tmp_path / "model")
+    assert "license=apache-2.0, say, chooses one" in capsys.readouterr().out
+    assert "license" not in fields
+    assert "model-index" not in fields
+    assert section(text, "Licence").startswith("\nNone was chosen")
+    assert "nothing here says how good its samples are" in section(text, "Evaluation")
+    assert "It learned neither classes nor texts." in text
+    assert export.main([f"run_dir={run_dir}", f"out={tmp_path / 'x'}", "license=mine/ours"]) == 2
+    assert "is no SPDX identifier" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_other_weights_is_not_repeated(run_dir: Path, tmp_path: Path) -> None:
+    made = next(run_dir.glob("sampled/*/sample.json"))
+    before = made.read_text()
+    made.write_text(json.dumps({**json.loads(before), "samples_seen": 16}))
+    try:
+        _, text = exported(run_dir, tmp_path / "digits")
+    finally:
+        made.write_text(before)
+    assert "None was recorded" in section(text, "Evaluation")
+
+
+def test_a_copy_of_a_model_keeps_its_evaluation(run_dir: Path, tmp_path: Path) -> None:
+    fields, text = exported(run_dir, tmp_path / "first" / "digits")
+    again, repeated = exported(tmp_path / "first" / "digits", tmp_path / "second" / "digits")
+    assert again["model-index"] == fields["model-index"]
+    assert section(repeated, "Evaluation") == section(text, "Evaluation")
+    assert section(repeated, "Noise and schedule") == section(text, "Noise and schedule")
+
+
+def test_corruption_is_told(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", "training.samples=16", "corruption=band", "spectrum=omitting")
+    _, text = exported(tmp_path / "run", tmp_path / "model")
+    learned = section(text, "What it learned from")
+    assert "**Its data were corrupted in a part of their spectrum**" in learned
+    assert "It omits that part" in learned
+    assert "no noise at all" in section(text, "Noise and schedule") or "Omitting" in section(text, "Noise and schedule")
+
+
+HOSTILE = "</h1><script>alert(1)</script> [x](javascript:y) `rm` | **b**\n---\nlicense: mit\n# head ![p](q) $$1$$"
+
+
+def test_hostile_names_are_text(run_dir: Path, tmp_path: Path) -> None:
+    """Classes, data and rows of an evaluation that would be markup, fields of the head, or a table's cells."""
+    first = tmp_path / "first"
+    exported(run_dir, first)
+    notes = json.loads((first / "model.json").read_text())
+    notes["facts"]["classes"] = [HOSTILE, *notes["facts"]["classes"][1:]]
+    notes["facts"]["data"]["examples"] = HOSTILE
+    notes["config"]["seed"] = 7
+    notes["config"]["data"] = {"_target_": f"modalities.{HOSTILE}", HOSTILE: HOSTILE}
+    (first / "model.json").write_text(json.dumps(notes))
+    report = json.loads((first / "evaluate.json").read_text())
+    row = {"name": HOSTILE, "value": 1.5, "error": "<b>", "floor": HOSTILE, "ideal": None, "unit": HOSTILE}
+    report["results"][HOSTILE] = {"rows": [row, {"name": "infinite", "value": math.inf}], "notes": [HOSTILE, 3]}
+    (first / "evaluate.json").write_text(json.dumps(report))
+    fields, text = exported(first, tmp_path / "second")
+    assert "license" not in fields
+    assert re.findall("^#+ (.*)$", text, re.MULTILINE) == ["second", *HEADINGS]
+    assert re.findall(r"(?<!\\)<\w", text) == []
+    assert re.findall(r"(?<!\\)\]\(([^)]*)\)", text) == ["samples.png", "spectrum.png"]
+    rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {5}
+    assert "infinite" not in text
+    assert any(metric["value"] == 1.5 for metric in fields["model-index"][0]["results"][0]["metrics"])
+
+
+def test_pictures_from_elsewhere_are_not_taken(run_dir: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    exported(run_dir, model)
+    secret = tmp_path / "secret.png"
+    PILImage.new("L", (2, 2)).save(secret)
+    (model / "samples.png").unlink()
+    (model / "samples.png").symlink_to(secret)
+    assert last_samples(model, 32) is None
+    (model / "samples.png").unlink()
+    (model / "samples.png").write_text("#!/bin/sh")
+    assert last_samples(model, 32) is None
+
+
+def test_noise_in_words() -> None:
+    grid = ms.Grid.of(height=16, width=16)
+
+    def told(spectrum: ms.Spectrum) -> str:
+        return in_words(ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(spectrum, grid)))
+
+    flat = told(ms.Flat())
+    assert flat.count("+0.0 dB") == 4
+    # Three quarters of a decibel: the only power is that of 10^0.6 = 4 times as much in a quarter of the bins.
+    step = ms.Table(torch.where(grid.radius() <= 0.2357, 4.0, 1.0).double(), grid)
+    powers = ms.SpectralCovariance(step, grid).power()
+    mean = float(grid.mean(powers))
+    assert f"in the lowest third of frequencies {10 * math.log10(float(powers.max()) / mean):+.1f} dB" in told(step)
+    assert f"in the highest third of frequencies {10 * math.log10(float(powers.min()) / mean):+.1f} dB" in told(step)
+    assert "in the lowest third of frequencies no noise at all" in told(ms.Band(0.3, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a_b", r"a\_b"),
+        ("two\nlines\t", "two lines"),
+        ("x" * 300, "x" * 199 + "…"),
+        (3, "3"),
+        ("\x1b[31mred", r"\[31mred"),
+    ],
+)
+def test_what_is_shown_is_one_line(value: object, text: str) -> None:
+    assert shown(value) == text
