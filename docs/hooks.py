@@ -4,12 +4,13 @@
 - Links to other files of the repository lead to pages that show them.
 - The reference lists every public name.
 
-Comments for the tests of the docs are dropped, and `<details>` may hold Markdown, as they may where the repository is
-read.
+What Markdown means where the repository is read, it means here: comments for the tests are dropped, `<details>` may
+hold Markdown, and code in a table may hold a pipe.
 """
 
 from __future__ import annotations
 
+import html
 import posixpath
 import re
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ SHOWN = {".py": "python", ".yaml": "yaml", ".cff": "yaml", ".toml": "toml", "": 
 """Files that are shown on a page, by suffix, with their language; others are copied."""
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+PIPED = re.compile(r"`([^`]*\\\|[^`]*)`")
+"""Code in a table with a pipe in it, which is written with a backslash there; Python-Markdown would show that."""
 NAMES = "<!-- every public name -->"
 
 
@@ -70,12 +73,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{found[1]}{posixpath.relpath(page_of(path), posixpath.dirname(uri) or '.')}{mark}{anchor}{found[3]}"
 
     kept, parts = FENCED.findall(markdown), FENCED.split(markdown)
-    parts = [LINK.sub(rewritten, part) for part in parts]
+    parts = [re.sub(r"^ *<!-- not run: .* -->\n", "", LINK.sub(rewritten, part), flags=re.MULTILINE) for part in parts]
     markdown = "".join(text + block for text, block in zip(parts, [*kept, ""], strict=True))
     if NAMES in markdown:
         markdown = markdown.replace(NAMES, names(Path(config.docs_dir) / "reference"))
-    markdown = re.sub(r"^ *<!-- not run: .* -->\n", "", markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^\|.*", lambda row: PIPED.sub(code, row[0]), markdown, flags=re.MULTILINE)
     return markdown.replace("<details>", '<details markdown="1">')
+
+
+def code(found: re.Match[str]) -> str:
+    """Return code with pipes in it as HTML."""
+    return f"<code>{html.escape(found[1].replace(chr(92) + '|', '|')).replace('|', '&#124;')}</code>"
 
 
 def links(markdown: str) -> Iterator[tuple[str, str, str]]:

@@ -105,6 +105,8 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "README.md": (photos, clips, ecg),
     "docs/evaluation.md": (partial(run, name="mnist"),),
     "docs/first-model.md": (photos,),
+    "docs/start.md": (photos,),
+    "docs/start.md": (photos,),
     "docs/clusters/long-runs.md": (partial(run, name="photos"),),
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
     "docs/tutorials/conditioning.md": (photos, text_encoder),
