@@ -1,0 +1,184 @@
+"""A denoiser as a scheduler's model: what the scheduler makes of its answers is the denoiser's estimate again."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+
+import multisagd as ms
+from benchmarks.diffusers_schedulers import DATA, GRID, NOISE, oracle
+from multisagd.integrations import ScheduledDenoiser
+from multisagd.integrations.scheduled import noise_level
+
+TRAINED = oracle(NOISE, DATA, GRID)
+# With a schedule so wide that no scheduler's first noise level lies beyond it.
+SCHEDULE = ms.CosineSchedule(log_snr_range=(-60.0, 30.0))
+DENOISER = ms.GaussianDenoiser(ms.Process(SCHEDULE, TRAINED.process.covariance), TRAINED.statistics)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def estimate(x: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
+    """The Wiener filter of `alpha x0 + sigma noise`, written out."""
+    C, W = DENOISER.statistics.power[0], DENOISER.process.covariance.power()
+    return torch.fft.irfft2(alpha * C / (alpha**2 * C + sigma**2 * W) * torch.fft.rfft2(x), s=GRID.shape)
+
+
+KINDS = ["epsilon", "v_prediction", "sample"]
+TABLED = ["DDPMScheduler", "DDIMScheduler"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TABLED)
+def test_by_the_table_of_noise_levels(name, kind):
+    scheduler = getattr(diffusers, name)(clip_sample=False, prediction_type=kind)
+    scheduler.set_timesteps(10)
+    model = ScheduledDenoiser(DENOISER, scheduler)
+    for t in scheduler.timesteps[[0, 4, -1]]:
+        share, x = float(scheduler.alphas_cumprod[t]), random(2, 1, 16, 16)
+        expected = estimate(x, math.sqrt(share), math.sqrt(1 - share))
+        found = scheduler.step(model(x, t).sample, t, x).pred_original_sample
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert torch.equal(model(x, t, return_dict=False)[0], model(x, t).sample)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("EulerDiscreteScheduler", {}), ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+     ("EulerAncestralDiscreteScheduler", {})],
+)  # fmt: skip
+def test_by_the_sigma_of_the_step(name, options, kind):
+    scheduler = getattr(diffusers, name)(prediction_type=kind, **options)
+    scheduler.set_timesteps(7)
+    model, x = ScheduledDenoiser(DENOISER, scheduler), random(2, 1, 16, 16) * scheduler.init_noise_sigma
+    for sigma, t in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+        output = model(scheduler.scale_model_input(x, t), t).sample
+        done = scheduler.step(output, t, x)
+        expected = estimate(x, 1.0, float(sigma))
+        assert torch.allclose(done.pred_original_sample, expected, atol=1e-4)
+        x = done.prev_sample
+
+
+SECOND_ORDER = ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler"]
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_solvers_of_second_order_are_told_of_their_midpoints(name):
+    """Scaled inputs have unit variance in every level: a wrong σ would show as another scale of the answer."""
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(6)
+    seen = []
+    x = random(1, 1, 8, 8) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        given = scheduler.scale_model_input(x, t)
+        level = noise_level(scheduler, t)
+        seen.append(float(level.sigma / level.alpha))
+        assert torch.allclose(given, x * level.alpha, rtol=1e-6)
+        x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+    assert len(set(seen)) > 6 or name == "HeunDiscreteScheduler"
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"])
+def test_multistep_solvers_and_their_flow(name, flow):
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if flow else {"use_karras_sigmas": True}
+    scheduler = getattr(diffusers, name)(**options)
+    scheduler.set_timesteps(8)
+    model, x, convert = ScheduledDenoiser(DENOISER, scheduler), random(2, 1, 16, 16), scheduler.convert_model_output
+    for step, (sigma, t) in enumerate(zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False)):
+        alpha, noise = (1 - sigma, sigma) if flow else ((1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5)
+        output = model(x, t).sample
+        if step == 0:
+            scheduler._init_step_index(t)
+        found = convert(output, sample=x)
+        expected = estimate(x, float(alpha), float(noise))
+        if name == "DEISMultistepScheduler":  # which converts to the noise
+            expected = (x - alpha * expected) / noise
+        assert torch.allclose(found, expected, atol=1e-4)
+        x = scheduler.step(output, t, x).prev_sample
+
+
+def test_flow_matching():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    model, x = ScheduledDenoiser(DENOISER, scheduler), random(2, 1, 16, 16)
+    for sigma, t in zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False):
+        x0 = estimate(x, float(1 - sigma), float(sigma))
+        assert torch.allclose(model(x, t).sample, (x - x0) / sigma, atol=1e-5)
+    timesteps = torch.tensor([250.0, 900.0])  # of a training, one per item
+    x0 = torch.cat([estimate(item[None], 1 - s, s) for item, s in zip(x, (0.25, 0.9), strict=True)])
+    assert torch.allclose(model(x, timesteps).sample, (x - x0) / (timesteps / 1000)[:, None, None, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_preconditioned_as_edm(name, kind):
+    scheduler = getattr(diffusers, name)(prediction_type=kind)
+    scheduler.set_timesteps(6)
+    model, x = ScheduledDenoiser(DENOISER, scheduler), random(2, 1, 16, 16) * scheduler.init_noise_sigma
+    for sigma, t in zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False):
+        given = (
+            scheduler.scale_model_input(x, t)
+            if name == "EDMEulerScheduler"
+            else scheduler.precondition_inputs(x, sigma)
+        )
+        output = model(given, t).sample
+        x0 = scheduler.precondition_outputs(x, output, sigma)
+        assert torch.allclose(x0, estimate(x, 1.0, float(sigma)), atol=1e-4)
+        x = scheduler.step(output, t, x).prev_sample
+
+
+def test_timesteps_of_a_training_are_read_from_the_table():
+    scheduler = diffusers.EulerDiscreteScheduler()
+    level = noise_level(scheduler, torch.tensor([3, 700]))
+    assert torch.allclose(level.alpha**2, scheduler.alphas_cumprod[[3, 700]].double())
+    assert torch.allclose(level.alpha**2 + level.sigma**2, torch.ones(2, dtype=torch.float64))
+
+
+def test_any_schedule_serves_any_scheduler():
+    """The answer depends on signal and noise, not on the schedule or the path the denoiser was trained with."""
+    scheduler = diffusers.DDPMScheduler()
+    x, answers = random(2, 1, 16, 16), []
+    for schedule in (ms.CosineSchedule(), ms.FlowSchedule(), ms.KarrasSchedule(), ms.LinearSchedule(path="flow")):
+        process = ms.Process(schedule, DENOISER.process.covariance)
+        model = ScheduledDenoiser(ms.GaussianDenoiser(process, DENOISER.statistics), scheduler)
+        answers.append(model(x, 300).sample)
+    for answer in answers[1:]:
+        assert torch.allclose(answer, answers[0], atol=1e-9)
+
+
+def test_levels_beyond_the_schedule_are_taken_as_its_last():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(5)
+    x = random(2, 1, 16, 16)
+    narrow = ms.Process(ms.CosineSchedule(log_snr_range=(-2.0, 20.0)), DENOISER.process.covariance)
+    found = ScheduledDenoiser(ms.GaussianDenoiser(narrow, DENOISER.statistics), scheduler)(x, 1000.0).sample
+    alpha, sigma = (float(value) for value in narrow.schedule.alpha_sigma(torch.ones(1, dtype=torch.float64)))
+    assert torch.allclose(found, x - estimate(sigma * x, alpha, sigma))
+
+
+def test_conditions_reach_the_denoiser():
+    class Labelled(ms.GaussianDenoiser):
+        def forward(self, x_t, t, condition=None):
+            return super().forward(x_t, t) + condition[:, None, None, None]
+
+    denoiser = Labelled(DENOISER.process, DENOISER.statistics)
+    model = ScheduledDenoiser(denoiser, diffusers.DDPMScheduler(prediction_type="sample"))
+    x, labels = random(2, 1, 16, 16), torch.tensor([1.0, 5.0])
+    difference = model(x, 10, class_labels=labels).sample - model(x, 10, encoder_hidden_states=0 * labels).sample
+    assert torch.allclose(difference, labels[:, None, None, None].expand_as(x).double())
+    with pytest.raises(ValueError, match="takes one condition"):
+        model(x, 10, class_labels=labels, encoder_hidden_states=labels)
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="IPNDMScheduler does not tell its noise levels"):
+        ScheduledDenoiser(DENOISER, diffusers.IPNDMScheduler())(random(1, 1, 16, 16), 3)
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.register_to_config(prediction_type="score")
+    with pytest.raises(ValueError, match="prediction_type='score'"):
+        ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), 3)
