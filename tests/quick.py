@@ -10,7 +10,7 @@ SMALL = {
     "train": [
         "training.samples=8", "training.batch=4", "training.statistics=8", "every.log=8", "every.validation=8",
         "every.samples=8", "every.checkpoint=8", "validation.holdout=4", "validation.items=2", "validation.levels=1",
-        "sampling.count=2", "sampling.steps=1", *ONE_CORE,
+        "sampling.count=2", "sampling.steps=1", "report=false", *ONE_CORE,
     ],
     "sample": ["count=4", "batch=4", *ONE_CORE],
     "fidelity": ["count=40", "reference=40", "steps=1", "splits=2", *CLASSIFIER, *ONE_CORE],
