@@ -23,6 +23,9 @@ from recipes.exploring.kinds import CONTROLS, OFFERED, kind
 from recipes.exploring.settings import Settings, axes_choices, control_range, first_values, spectrum_group
 from recipes.exploring.subjects import Medium, Sizes, Subject, example, modality_of, own_file
 
+NOUNS: dict[Medium, str] = {"image": "image", "sound": "sound", "video": "clip"}
+"""What one datum of a medium is called."""
+
 KEPT = gr.skip()
 """Leaves a piece of the page as it is."""
 
@@ -149,7 +152,7 @@ class Panel:
         return updates
 
     def _now(self, pair: Pair, settings: Settings) -> str:
-        title = f"the {self.medium} at t = {settings.time:g}"
+        title = f"the {NOUNS[self.medium]} at t = {settings.time:g}"
         rows = [("the noise", pair.noise_media()), (title, pair.media_at(settings.time))]
         return f"<h3>Noise, and data in it</h3>{cells.table(rows, pair.subject)}"
 

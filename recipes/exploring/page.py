@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from recipes.exploring.answers import Panel, labelled
+from recipes.exploring.answers import NOUNS, Panel, labelled
 from recipes.exploring.kinds import CONTROLS, OFFERED
 from recipes.exploring.settings import SCHEDULES, axes_choices, control_range
 from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, modality_of
@@ -64,7 +64,7 @@ def _panel(panel: Panel) -> Callable[[Any], None]:
     axes = axes_choices(grid)
     with gr.Row():
         with gr.Column(scale=1, min_width=320, elem_classes="controls"):
-            upload = gr.File(label=f"your own {medium}", file_types=list(panel.suffixes), height=110)
+            upload = gr.File(label=f"your own {NOUNS[medium]}", file_types=list(panel.suffixes), height=140)
             example = gr.Radio(EXAMPLES[medium], value=EXAMPLES[medium][0], label="or an example")
             written = gr.Radio(
                 ("waveform", "spectrogram"), value="waveform", label="written as", visible=medium == "sound"

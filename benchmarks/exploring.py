@@ -1,0 +1,65 @@
+"""How long the explorer takes to answer a drag, at its default sizes: `python -m benchmarks.exploring [--repeats 5]`.
+
+Processor time of one thread, the median of the repeats, so that what else the machine does matters little; a browser
+then needs some time of its own to show it. "steps" are those designed from the spectrum, which follow the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from benchmarks.timing import machine
+from recipes.exploring.answers import Panel
+from recipes.exploring.kinds import CONTROLS
+from recipes.exploring.settings import axes_choices, first_values
+from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, example
+
+SHOWN: tuple[tuple[Medium, str, str], ...] = (
+    ("image", "waveform", "power_law"),
+    ("sound", "waveform", "pink"),
+    ("sound", "spectrogram", "pink"),
+    ("video", "waveform", "space_by_time"),
+)
+
+
+def seconds(action: Callable[[], object], repeats: int) -> float:
+    """Return the median processor time of an action, the first run left out."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        action()
+        times.append(time.process_time() - start)
+    return median(times[1:])
+
+
+def main() -> None:
+    """Print one row per medium."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of every answer")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(machine())
+    print(f"{'':<20}{'pictures':>10}{'steps':>10}")
+    for medium, representation, kind in SHOWN:
+        panel, name = Panel(medium, Sizes()), EXAMPLES[medium][0]
+        grid = example(medium, name, representation, Sizes()).grid
+        axes = axes_choices(grid)[0]
+        own = {each: CONTROLS[each].low for each in panel.controls} | first_values(kind, grid, axes)
+        values = (
+            None, name, representation, kind, axes, *own.values(), 0.0, 0.0, 1.0, 0.0, "cosine", 1.0, 10, 0, 0.5
+        )  # fmt: skip
+        label = f"sound, {representation}" if medium == "sound" else medium
+        shown, designed = (
+            seconds(lambda answer=answer, values=values: answer(*values), options.repeats)  # type: ignore[misc]
+            for answer in (panel.show, panel.design)
+        )
+        print(f"{label:<20}{shown:>8.2f} s{designed:>8.2f} s")
+
+
+if __name__ == "__main__":
+    main()
