@@ -17,6 +17,7 @@ from types import FrameType
 COMMANDS = {
     "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
     "sample": ("recipes.sample", "draw samples from a trained run"),
+    "adopt": ("recipes.adopt", "take over a model of the diffusers library, to train it on with other noise"),
     "export": ("recipes.export", "write a trained model as one safetensors file and one JSON"),
     "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
     "analyze": ("recipes.analyze", "measure a dataset's spectrum: curves, uncertainty, power law"),
@@ -104,8 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS and name not in TOOLS:
         from recipes.engine.errors import USAGE_STATUS, nearest
 
-        guess = nearest(name, [*COMMANDS, *TOOLS]) if "=" not in name else "; the command comes first, such as train"
-        print(f"error: unknown command {name!r}{guess}\n\n{usage()}", file=sys.stderr)
+        guess = (
+            "; the command comes first, as in multisagd train." if "=" in name else nearest(name, [*COMMANDS, *TOOLS])
+        )
+        print(f"error: unknown command {name!r}{guess} `multisagd --help` lists the commands", file=sys.stderr)
         return USAGE_STATUS
     if name in COMMANDS and any(argument in ("-h", "--help") for argument in rest):
         from recipes.engine.help import command_help

@@ -7,8 +7,9 @@ command then shows the run as one page, as recipes.report does.
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
 a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
 metrics. Under torchrun several processes share every batch; the first alone writes and speaks. Features: gradient
-accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, classes or text as condition with
-dropout, validation by noise level and frequency band, TensorBoard and Weights & Biases.
+accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, weights of another run or of
+diffusers to start from, classes or text as condition with dropout, validation by noise level and frequency band,
+TensorBoard and Weights & Biases.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
@@ -52,6 +53,7 @@ from recipes.engine.distribution import Place, from_first, separate_group, wait_
 from recipes.engine.files import check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
+from recipes.engine.initial import load_initial
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.learner import Learner
 from recipes.engine.loop import Loop, crossed
@@ -123,7 +125,11 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     # Model.
     assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width, corruption)
     process = assembly.process().to(runtime.device, runtime.dtype)
-    network = assembly.network().to(runtime.device, runtime.dtype)
+    network = assembly.network()
+    initial = None if state is None else record.read_facts(run_dir).get("initial")
+    if state is None and settings.training.initial is not None:
+        initial = load_initial(network, settings.training.initial, builder)
+    network.to(runtime.device, runtime.dtype)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     flops = training_flops(network, (modality.channels, *modality.grid().shape))
@@ -183,6 +189,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             if corruption is not None and state is None:
                 replace_file(run_dir / CORRUPTION, corruption.save)
             facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
+            facts |= {} if initial is None else {"initial": initial}
             record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
             closing(

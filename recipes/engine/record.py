@@ -41,6 +41,7 @@ FREE = (
     "text.name",
     "text.cache",
     "text.device",
+    "training.initial",
     "training.samples",
     "training.max_skips",
     "training.max_rollbacks",

@@ -36,6 +36,7 @@ class Training:
     statistics: int
     max_skips: int = 10
     max_rollbacks: int = 3
+    initial: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics", "max_skips"):

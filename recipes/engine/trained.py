@@ -124,11 +124,28 @@ def open_model(folder: Path, builder: Builder) -> TrainedModel:
     Raises:
         RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
     """
+    check_folder(folder)
     if (folder / NOTES).exists():
         return _exported(folder, builder)
     config = check_config(configuration.read(folder / "config.yaml"), folder / "config.yaml", builder)
     facts, statistics = record.read_facts(folder), load_statistics(folder)
     return TrainedModel(config, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder holds a run or an exported model.
+
+    Raises:
+        RecipeError: if not, naming runs that are near.
+    """
+    marks = ("config.yaml", NOTES)
+    if any((folder / mark).exists() for mark in marks):
+        return
+    place = folder if folder.is_dir() else folder.parent
+    near = sorted(each.parent.as_posix() for mark in marks for each in place.glob(f"*/{mark}"))
+    hint = f"; there are {', '.join(near[:5])}" if near else ": `multisagd train` makes runs, `multisagd export` models"
+    problem = "does not exist" if not folder.exists() else "holds neither" if folder.is_dir() else "is a file"
+    raise RecipeError(f"no run or exported model is in {folder}, which {problem}{hint}")
 
 
 def check_config(config: Config, path: Path, builder: Builder) -> Config:

@@ -55,9 +55,9 @@ def test_several_values_make_a_job_of_each() -> None:
 def test_every_command_is_checked_by_its_own_settings(command: str) -> None:
     needed = {
         "export": ["out=model"], "pack": ["data.root=photos"], "encode": ["data.root=photos"],
-        "design": ["statistics=s.safetensors"],
+        "design": ["statistics=s.safetensors"], "adopt": ["model=unet", "out=adopted"],
     }  # fmt: skip
-    words = [] if command in ("design", "explore") else ["run_dir=r"]
+    words = [] if command in ("design", "explore", "adopt") else ["run_dir=r"]
     assert words_of(f"command={command}", *words, *needed.get(command, []))
 
 

@@ -1,0 +1,206 @@
+"""Adopt a model of the diffusers library: `multisagd adopt model=… out=…`, the same as `python -m recipes.adopt …`.
+
+What it does, in order: find the network and the scheduler of a saved pipeline (or of a model with its scheduler beside
+it); check that the weights are those of the network; write an experiment with network, schedule and prediction as they
+were, and the weights. `multisagd train --config-dir=OUT experiment=adopted` then goes on from there:
+
+    out/experiment/adopted.yaml   network, schedule and prediction, for any training
+    out/adopted.safetensors       the weights, by the names that our network has for them
+
+Only JSON and safetensors are opened. No class that the folder names is imported but those in `multisagd.integrations`.
+
+Errors, each in one message: no model there, a network or scheduler that is not known here, weights that are pickles or
+do not fit, a folder that holds something else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor, nn
+
+from multisagd.files import read_json
+from multisagd.integrations.architectures import KINDS
+from recipes.adopted.schedulers import Told, read_scheduler
+from recipes.adopted.weights import Stored, stored_weights
+from recipes.engine.assemble import at_most
+from recipes.engine.build import Builder
+from recipes.engine.command import run_configured
+from recipes.engine.config import Config
+from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.files import check_replaceable, replace_file, write_text
+from recipes.engine.hub import local_folder
+from recipes.engine.state import mismatch, shapes
+
+NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
+EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
+NETWORKS = ("unet", "transformer", ".")
+"""Where a network lies in a saved pipeline; the last is a model saved alone."""
+FILES = (
+    "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", "diffusion_pytorch_model*.safetensors",
+    "diffusion_pytorch_model*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
+    "transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json",
+)  # fmt: skip
+"""What is fetched of a model on the hub."""
+
+
+@dataclass(frozen=True)
+class AdoptSettings:
+    """All keys of `configs/adopt.yaml`."""
+
+    model: str
+    out: Path
+    revision: str | None
+    null_class: Literal["added", "last"]
+
+
+def adopt(config: Config) -> Path:
+    """Adopt as the configuration says and return the folder.
+
+    Raises:
+        RecipeError: for the mistakes listed at the head of this file.
+    """
+    settings = Builder().settings(AdoptSettings, config, "")
+    check_replaceable(settings.out, WEIGHTS, "multisagd adopt")
+    folder = local_folder(settings.model, FILES, settings.revision)
+    place, name, options = read_network(folder)
+    told = read_scheduler(folder)
+    extended = extend_classes(name, options, settings.null_class)
+    node = {"_target_": NETWORK, "name": name, "options": options, **told.timesteps}
+    tensors = fitting(node, stored_weights(place), extended)
+
+    settings.out.mkdir(parents=True, exist_ok=True)
+    (settings.out / EXPERIMENT).parent.mkdir(exist_ok=True)
+    weights = settings.out / WEIGHTS
+    replace_file(weights, lambda path: safetensors.torch.save_file(tensors, path))
+    write_text(settings.out / EXPERIMENT, experiment(settings, node, told, weights))
+    count = sum(each.numel() for each in tensors.values())
+    print(f"{name} of {count:,} numbers, trained with {told.scheduler} to predict {told.prediction}, in {settings.out}")
+    print(f"Train it on: multisagd train --config-dir={settings.out} experiment=adopted spectrum=power_law run_dir=…")
+    return settings.out
+
+
+def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
+    """Return where the network lies, its class's name, and its options.
+
+    Raises:
+        RecipeError: if there is none, or it is of a class that is not known here.
+    """
+    for place in (folder / name for name in NETWORKS):
+        if not (place / "config.json").exists():
+            continue
+        try:
+            config = read_json(place / "config.json")
+            name = config["_class_name"]
+            options = {key: value for key, value in config.items() if not key.startswith("_")}
+            if not plain(options):
+                raise ValueError("it has texts that are no options of a network")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(f"cannot read {place / 'config.json'} ({error}): is it a model of diffusers?") from error
+        if name not in KINDS:
+            raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
+        return place, name, options
+    raise RecipeError(f"{folder} holds no network: neither unet/, transformer/ nor itself has a config.json")
+
+
+def extend_classes(name: str, options: dict[str, Any], null_class: str) -> str | None:
+    """Count the class of no class among the options' classes, and return the weights that lack it; None if none do."""
+    kind = KINDS[name]
+    if kind.classes is None or not kind.counts_null or not isinstance(options.get(kind.classes), int):
+        return None
+    if null_class == "last":
+        return None
+    options[kind.classes] += 1
+    return "class_embedding.weight"
+
+
+def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
+    """Return weights by the names of our network, which they are checked to fit before they are read.
+
+    A class of no class gets the mean of all classes, and a token of no text zeros, which say nothing.
+
+    Raises:
+        RecipeError: if they do not fit, or the network cannot be built.
+    """
+    there = dict(stored.shapes)
+    if extended in there:
+        there[extended] = (there[extended][0] + 1, *there[extended][1:])
+    there = {f"model.{name}": shape for name, shape in there.items()}
+    wanted = outline(node, 4 * len(there) + 4, 4 * sum(map(math.prod, there.values())) + 10**6)
+    token = {name: shape for name, shape in wanted.items() if name == "null"}
+    if different := mismatch(there | token, wanted):
+        raise RecipeError(f"the model's weights are not those of its config.json: {different}")
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in stored.read().items()}
+    if (embedding := tensors.get(f"model.{extended}")) is not None:
+        tensors[f"model.{extended}"] = torch.cat([embedding, embedding.mean(0, keepdim=True)])
+    return tensors | {name: torch.zeros(shape) for name, shape in token.items()}
+
+
+def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's weights, if it has no more than so many, of so many elements.
+
+    Raises:
+        RecipeError: if it has more, or cannot be built.
+    """
+    channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
+    if type(channels) is not int or channels < 1:
+        raise RecipeError(f"{node['name']}: its config.json says in_channels={channels!r:.80}, no number of channels")
+    try:
+        with torch.device("meta"), at_most(count, elements):
+            network = Builder().build(node, nn.Module, "network", channels=channels, dimensions=dimensions)
+            return shapes(network.state_dict())
+    except (RuntimeError, NotImplementedError, AttributeError, KeyError, IndexError) as error:
+        raise RecipeError(f"the network of its config.json cannot be built: {error!r:.300}") from error
+
+
+def plain(value: Any) -> bool:
+    """Tell whether a value of a configuration means itself in YAML, where some texts refer to something else."""
+    if isinstance(value, dict):
+        return all(plain(each) for pair in value.items() for each in pair)
+    if isinstance(value, list):
+        return all(map(plain, value))
+    return not isinstance(value, str) or re.fullmatch(r"[\w ./+-]{0,200}", value) is not None
+
+
+def experiment(settings: AdoptSettings, node: Mapping[str, Any], told: Told, weights: Path) -> str:
+    """Return the experiment as YAML."""
+    options, name = node["options"], node["name"]
+    size = options.get("sample_size")
+    keys: dict[str, Any] = {
+        "defaults": [
+            {f"override /{group}": choice}
+            for group, choice in (("schedule", told.choice), ("denoiser", "adopted"), ("network", "diffusers"))
+        ]
+    }
+    if KINDS[name].dimensions == 2 and options["in_channels"] in (1, 3) and size is not None:
+        keys["modality"] = {"size": size, "channels": options["in_channels"]}
+    keys["schedule"] = told.schedule
+    keys["denoiser"] = {"prediction": told.prediction}
+    keys["network"] = {key: value for key, value in node.items() if key != "_target_"}
+    # What is learned already is not to be forgotten in the first steps.
+    keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
+    lines = [
+        f"{name} of {settings.model}, trained with {told.scheduler}: network, schedule and prediction are its own.",
+        "",
+        f"  multisagd train --config-dir={settings.out} experiment=adopted spectrum=power_law run_dir=runs/adopted",
+    ]
+    about = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
+    return f"# @package _global_\n{about}" + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_configured("adopt", arguments, adopt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `multisagd adopt` reads of a model of diffusers."""

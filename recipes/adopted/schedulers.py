@@ -1,0 +1,96 @@
+"""The scheduler that a model of diffusers was trained with, as schedule, prediction and timesteps of this project.
+
+Most schedulers of diffusers are ways to sample one and the same process, given by a table of β; what they sample like
+is left behind. Those of flow matching have σ for their time. From the model's side, a timestep counts β, or is σ times
+their number. The name and the keys of a scheduler are read; its class is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multisagd.files import read_json
+from recipes.engine.errors import RecipeError
+
+PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+DISCRETE = "multisagd.integrations.discrete.DiscreteSchedule"
+FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine", "SASolverSde")
+"""Beginnings of names of schedulers that scale what goes in and out of the network in ways of their own."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The scheduler's name; the choice of schedule and its keys; what is predicted; keys of the network's timesteps."""
+
+    scheduler: str
+    choice: str
+    schedule: dict[str, Any]
+    prediction: str
+    timesteps: dict[str, Any]
+
+
+def read_scheduler(folder: Path) -> Told:
+    """Read the scheduler of a saved pipeline, or one beside a model.
+
+    Raises:
+        RecipeError: if there is none, or it is not known here.
+    """
+    paths = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
+    path = next((each for each in paths if each.exists()), None)
+    if path is None:
+        raise RecipeError(
+            f"{folder} has no scheduler, which says at what noise its network was trained: put the pipeline's "
+            "scheduler_config.json into it"
+        )
+    try:
+        config = read_json(path)
+        name = str(config["_class_name"])
+        told = _flow(name, config) if _is_flow(name, config) else _discrete(name, config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200})") from error
+    return told
+
+
+def _is_flow(name: str, config: Mapping[str, Any]) -> bool:
+    return name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
+
+
+def _flow(name: str, config: Mapping[str, Any]) -> Told:
+    steps = _count(config)
+    clock = {"_target_": "multisagd.FlowSchedule"}
+    shift = float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0)
+    return Told(name, "flow", {"shift": shift}, "flow", {"clock": clock, "scale": float(steps), "offset": 0.0})
+
+
+def _discrete(name: str, config: Mapping[str, Any]) -> Told:
+    if name.startswith(FOREIGN) or "beta_schedule" not in config:
+        raise RecipeError(
+            f"models trained with {name:.80} cannot be adopted: it is neither one of the schedulers that share DDPM's "
+            "noise levels (DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC and the like) nor one of flow matching"
+        )
+    kind = str(config.get("prediction_type", "epsilon"))
+    if kind not in PREDICTIONS:
+        raise RecipeError(f"{name:.80}: prediction_type={kind!r:.80} is not known here, only {', '.join(PREDICTIONS)}")
+    steps, trained = _count(config), config.get("trained_betas")
+    schedule: dict[str, Any] = {
+        "betas": str(config["beta_schedule"]) if trained is None else [float(beta) for beta in trained],
+        "beta_start": float(config["beta_start"]), "beta_end": float(config["beta_end"]), "steps": steps,
+        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False)),
+    }  # fmt: skip
+    if trained is not None:
+        schedule["steps"] = steps = len(trained)
+    clock = {"_target_": DISCRETE, **schedule}
+    # Timestep i lies at (i + 1)/steps.
+    return Told(
+        name, "discrete", schedule, PREDICTIONS[kind], {"clock": clock, "scale": float(steps), "offset": -1.0}
+    )  # fmt: skip
+
+
+def _count(config: Mapping[str, Any]) -> int:
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 2 <= steps <= 100_000:
+        raise ValueError(f"num_train_timesteps={steps!r:.80}")
+    return steps

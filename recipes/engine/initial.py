@@ -1,0 +1,73 @@
+"""Weights that a training starts from: those of another run, of an exported model, or of an adopted network.
+
+They are read when a run begins and never again, so a run continues without them; `run.json` keeps where they came from
+and the SHA-256 of what they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from multisagd.files import check_file
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Shapes
+from recipes.engine.errors import RecipeError
+from recipes.engine.state import load_module, mismatch, shapes
+from recipes.engine.trained import open_model
+
+KEY = "training.initial"
+
+
+def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str, Any]:
+    """Give a network its first weights, and return where they came from, for `run.json`.
+
+    `source` is a safetensors file with the names of the network, or the folder of a run or an exported model, whose
+    averaged weights are taken (of an exported model those that it holds).
+
+    Raises:
+        RecipeError: if there are none, they cannot be read, or do not fit the network.
+    """
+    check = partial(_check, shapes(network.state_dict()), source)
+    tensors = _folder(source, builder, check) if source.is_dir() else _file(source, check)
+    load_module(network, tensors, KEY)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().contiguous().cpu().numpy().tobytes())
+    return {"from": str(source.absolute()), "sha256": digest.hexdigest()}
+
+
+def _folder(source: Path, builder: Builder, check: Any) -> Mapping[str, Tensor]:
+    try:
+        model = open_model(source, builder)
+        return model.weights(model.exported or "ema", check).tensors
+    except RecipeError as error:
+        raise error if str(error).startswith(KEY) else RecipeError(f"{KEY}={source}: {error}") from error
+
+
+def _file(source: Path, check: Any) -> dict[str, Tensor]:
+    try:
+        check_file(source)
+        with safe_open(source, framework="pt") as file:
+            names = list(file.keys())
+            check({name: tuple(file.get_slice(name).get_shape()) for name in names})
+            return {name: file.get_tensor(name).float().clone() for name in names}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RecipeError(
+            f"{KEY}={source} cannot be read ({error}): name a safetensors file, an exported model or a run"
+        ) from error
+
+
+def _check(wanted: Shapes, source: Path, there: Shapes) -> None:
+    if different := mismatch(there, wanted):
+        raise RecipeError(
+            f"{KEY}={source} does not fit the configured network: {different}. Configure the network that these "
+            "weights are of, with as many channels and classes (training.conditional=false learns none)"
+        )

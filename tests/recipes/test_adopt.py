@@ -1,0 +1,269 @@
+"""Models of diffusers taken over: the same estimates and samples as diffusers' own, and trained on from there."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import multisagd as ms
+from modalities.image import Image
+from recipes import adopt as recipe
+from recipes.engine import config as configuration
+from recipes.engine.assemble import Assembly
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.engine.initial import load_initial
+from recipes.train import train
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import TINY, assert_same, last_state, tiny_run
+
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+SMALL = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (16, 16), "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+}  # fmt: skip
+QUICK = [word for word in TINY if not word.startswith(("network.", "modality."))]
+
+
+def saved(folder: Path, scheduler: Any = None, **options: Any) -> Any:
+    """Save a pipeline with random weights and return it."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**{**SMALL, **options})
+    for weight in unet.parameters():  # some are zeros at first
+        weight.data += 0.05 * torch.randn_like(weight)
+    pipeline = diffusers.DDPMPipeline(unet.eval(), scheduler or diffusers.DDPMScheduler())
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return pipeline
+
+
+def adopted(model: Path, out: Path, *words: str) -> list[str]:
+    """Adopt a model and return the words by which a training starts from it."""
+    recipe.adopt(configuration.load("adopt", [f"model={model}", f"out={out}", *words]))
+    return ["experiment=adopted"]
+
+
+def denoiser_of(out: Path, *words: str) -> ms.Denoiser:
+    """Return the denoiser that a training of an adopted model begins with."""
+    config = configuration.load("train", ["experiment=adopted", "run_dir=r", *words], out)
+    builder, modality = Builder(), Image(size=8, channels=1)
+    data = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(9)) + 2
+    statistics = ms.DataStatistics.measure([data], modality.grid())
+    assembly = Assembly(config, builder, modality, statistics, None)
+    network = assembly.network()
+    load_initial(network, Path(config["training"]["initial"]), builder)
+    return assembly.denoiser(network.eval(), assembly.process()).eval()
+
+
+SCHEDULERS = {
+    "ddpm": lambda: diffusers.DDPMScheduler(clip_sample=False),
+    "v": lambda: diffusers.DDPMScheduler(
+        clip_sample=False, prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"
+    ),
+    "x0": lambda: diffusers.DDPMScheduler(clip_sample=False, prediction_type="sample", beta_schedule="scaled_linear"),
+    "few": lambda: diffusers.DDIMScheduler(clip_sample=False, num_train_timesteps=50, beta_end=0.3),
+    "euler": lambda: diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.001),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_its_estimates_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
+    pipeline = saved(tmp_path / "model", SCHEDULERS[name]())
+    adopted(tmp_path / "model", tmp_path / "out")
+    denoiser = denoiser_of(tmp_path / "out")
+    # Euler has no estimate of x0 of its own in x_t; DDPM's with the same configuration has.
+    judge = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    steps = judge.config.num_train_timesteps
+    x_t = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for timestep in (0, 1, steps // 10, steps // 2, steps - 2, steps - 1):
+        with torch.no_grad():
+            output = pipeline.unet(x_t, timestep).sample
+            theirs = judge.step(output, timestep, x_t, generator=torch.Generator()).pred_original_sample
+            ours = denoiser(x_t, torch.tensor([(timestep + 1) / steps], dtype=torch.float64))
+        size = float(theirs.abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * size, msg=f"at timestep {timestep}")
+
+
+def test_its_samples_are_those_of_diffusers(tmp_path: Path) -> None:
+    pipeline = saved(tmp_path / "model")
+    adopted(tmp_path / "model", tmp_path / "out")
+    scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(10)
+    start = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    theirs = start
+    for timestep in scheduler.timesteps:
+        with torch.no_grad():
+            theirs = scheduler.step(pipeline.unet(theirs, timestep).sample, timestep, theirs).prev_sample
+    times = torch.cat([(scheduler.timesteps.double() + 1) / 1000, torch.zeros(1, dtype=torch.float64)])
+    ours = ms.sample(
+        denoiser_of(tmp_path / "out"), ms.DDIM(), (2, 1, 8, 8), 10, [0, 1], initial=start, times=times
+    )  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_flow_matching_is_adopted(tmp_path: Path) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    pipeline = saved(tmp_path / "model", scheduler)
+    adopted(tmp_path / "model", tmp_path / "out")
+    denoiser = denoiser_of(tmp_path / "out")
+    x_t = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    for sigma in (0.05, 0.4, 0.95):
+        with torch.no_grad():
+            flow = pipeline.unet(x_t, 1000 * sigma).sample
+            ours = denoiser(x_t, torch.tensor([sigma], dtype=torch.float64))
+        torch.testing.assert_close(ours, x_t - sigma * flow, rtol=1e-3, atol=1e-3)
+
+
+def learn(run_dir: Path, folder: Path | None, *words: str) -> dict[str, torch.Tensor]:
+    train(configuration.load("train", [*QUICK, f"run_dir={run_dir}", *words], folder))
+    return dict(last_state(run_dir).tensors["network"])
+
+
+def test_training_goes_on_from_it_with_shaped_noise(tmp_path: Path) -> None:
+    """The first weights are the model's, it learns, and it continues when the model is gone."""
+    saved(tmp_path / "model")
+    words = [*adopted(tmp_path / "model", tmp_path / "out"), "spectrum=power_law", "training.conditional=false"]
+    still = ["training.learning_rate=1e-12", "training.weight_decay=0"]
+    first = load_file(tmp_path / "out" / "adopted.safetensors")
+    kept = learn(tmp_path / "still", tmp_path / "out", *words, *still, "training.samples=16")
+    assert first.keys() == kept.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-6)
+
+    learn(tmp_path / "whole", tmp_path / "out", *words)
+    learn(tmp_path / "parts", tmp_path / "out", *words, "training.samples=48")
+    before = json.loads((tmp_path / "parts" / "run.json").read_text())["initial"]
+    assert before["from"] == str(tmp_path / "out" / "adopted.safetensors")
+    (tmp_path / "out" / "adopted.safetensors").unlink()
+    learn(tmp_path / "parts", tmp_path / "out", *words)
+    assert_same(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["initial"] == before
+
+
+def test_classes_get_one_for_none(tmp_path: Path) -> None:
+    saved(tmp_path / "model", num_class_embeds=10)
+    words = adopted(tmp_path / "model", tmp_path / "out")
+    table = load_file(tmp_path / "out" / "adopted.safetensors")["model.class_embedding.weight"]
+    assert table.shape[0] == 11
+    torch.testing.assert_close(table[10], table[:10].mean(0))
+    learn(tmp_path / "run", tmp_path / "out", *words, "training.samples=16")
+    adopted(tmp_path / "model", tmp_path / "last", "null_class=last")
+    assert len(load_file(tmp_path / "last" / "adopted.safetensors")["model.class_embedding.weight"]) == 10
+    with pytest.raises(RecipeError, match="num_class_embeds=10 are 9 classes and that of none, and the data have 10"):
+        learn(tmp_path / "other", tmp_path / "last", "experiment=adopted")
+
+
+def test_attention_of_former_days_and_half_precision(tmp_path: Path) -> None:
+    """Names of weights as in the first models of diffusers, which lie on the hub, and a variant in float16 alone."""
+    saved(tmp_path / "model")
+    adopted(tmp_path / "model", tmp_path / "out")
+    path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        for now, then in former.items():
+            name = name.replace(f".{now}.", f".{then}.")
+        tensors[name] = tensor.half()
+    assert any("proj_attn" in name for name in tensors)
+    path.unlink()
+    save_file(tensors, path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    adopted(tmp_path / "model", tmp_path / "again")
+    first, again = (load_file(tmp_path / name / "adopted.safetensors") for name in ("out", "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(again[name], first[name].half().float()) for name in first)
+
+
+def test_a_training_starts_from_another_run_or_an_exported_model(tmp_path: Path) -> None:
+    from recipes import export
+
+    tiny_run(tmp_path / "run", "training.samples=32")
+    assert export.main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]) == 0
+    still = ["training.learning_rate=1e-12", "training.weight_decay=0", "training.samples=16"]
+    averaged = last_state(tmp_path / "run").tensors["ema"]
+    for name in ("run", "model"):
+        state = tiny_run(tmp_path / f"from-{name}", f"training.initial={tmp_path / name}", *still)
+        for key, tensor in state.tensors["network"].items():
+            torch.testing.assert_close(tensor, averaged[f"module.{key}"], rtol=0, atol=1e-6)
+    notes = [json.loads((tmp_path / f"from-{name}" / "run.json").read_text()) for name in ("run", "model")]
+    assert notes[0]["initial"]["sha256"] == notes[1]["initial"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["network.width=16"], r"training.initial=.* does not fit the configured network: size mismatch: .*network"),
+        (["training.conditional=false"], "does not fit the configured network: size mismatch: conditioning.labels"),
+        (
+            ["training.initial=nowhere"],
+            "training.initial=nowhere cannot be read .*name a safetensors file, an exported",
+        ),
+        (["training.initial=."], r"training.initial=\.: "),
+    ],
+)
+def test_weights_that_do_not_fit_are_told_before_anything_is_written(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_run(tmp_path / "run", "training.samples=16")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=message):
+        tiny_run(tmp_path / "new", f"training.initial={tmp_path / 'run'}", *words)
+    assert not (tmp_path / "new").exists()
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "no scheduler": (lambda model: shutil.rmtree(model / "scheduler"), "has no scheduler"),
+    "no network": (lambda model: shutil.rmtree(model / "unet"), "holds no network"),
+    "no weights": (
+        lambda model: (model / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "holds no weights: .* missing"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", MISTAKES)
+def test_mistakes_are_told(how: str, tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    harm, message = MISTAKES[how]
+    harm(tmp_path / "model")
+    with pytest.raises(RecipeError, match=message):
+        adopted(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"_class_name": "AutoencoderKL"}, "networks of class 'AutoencoderKL' cannot be adopted"),
+        ("unet/config.json", {"layers_per_block": 2}, "the model's weights are not those of its config.json"),
+        ("unet/config.json", {"dance": 3}, "UNet2DModel has no option 'dance'"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "trained with EDMEulerScheduler can"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type='score' is not known here"),
+    ],
+)
+def test_what_is_not_known_is_told(file: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(RecipeError, match=message):
+        adopted(tmp_path / "model", tmp_path / "out")
+
+
+def test_the_experiment_says_what_it_is(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    adopted(tmp_path / "model", tmp_path / "out")
+    text = (tmp_path / "out" / "experiment" / "adopted.yaml").read_text()
+    assert "UNet2DModel" in text.splitlines()[1]
+    keys = yaml.safe_load(text)
+    assert keys["modality"] == {"size": 8, "channels": 1}
+    assert keys["denoiser"] == {"prediction": "noise"}
+    config = configuration.load("train", ["experiment=adopted", "run_dir=r"], tmp_path / "out")
+    assert config["schedule"]["_target_"].endswith("DiscreteSchedule")
+    assert config["denoiser"]["centred"] is False
+    adopted(tmp_path / "model", tmp_path / "out")  # over itself
