@@ -24,8 +24,10 @@ from recipes import cli
 
 ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
 """These read MNIST and spoken digits."""
+QUOTED = "the output of the block above"
+"""The reason by which a block is held against what the Python before it printed."""
 RUN = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
-FAST = ("README.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
+FAST = ("README.md", "docs/faq.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
 """The pages that everybody starts with are run by `make test`, the others by `make test-slow`."""
 
 
@@ -84,7 +86,9 @@ def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     modules, names, printed = set(sys.modules), {"__name__": page}, []
     try:
         for block in blocks_of(page):
-            if block.reason is None:
+            if block.reason == QUOTED:
+                assert block.text == printed[-1], f"{block}: the block above printed something else"
+            elif block.reason is None:
                 capsys.readouterr()
                 run(block, names)
                 said = capsys.readouterr().out
