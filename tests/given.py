@@ -107,7 +107,6 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/explore.md": (photos,),
     "docs/first-model.md": (photos,),
     "docs/start.md": (photos,),
-    "docs/start.md": (photos,),
     "docs/clusters/long-runs.md": (partial(run, name="photos"),),
     "docs/tutorials/audio.md": (partial(noises, folder="recordings"),),
     "docs/tutorials/conditioning.md": (photos, text_encoder),
