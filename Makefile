@@ -10,7 +10,7 @@ ARGS ?=
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow docs experiments lint format types check clean
+.PHONY: help install demo test test-slow docs site experiments lint format types check clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ test: $(STAMP)  ## the fast tests
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(TEST) -m slow $(ARGS)
 
-docs: $(STAMP)  ## the links, images, commands and Python of README and docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_docs.py $(ARGS)
+docs: $(STAMP)  ## the links, images and blocks of README and docs, each run or with its reason why not (minutes)
+	$(TEST) tests/test_docs.py tests/test_pages_run.py tests/test_site.py $(ARGS)
+
+site: $(STAMP)  ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 # Where the first of these leaves the training of white noise on MNIST; a test holds it against the arguments.
 WHITE := runs/experiments/seed_0_57616b65
