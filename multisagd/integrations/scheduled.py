@@ -33,7 +33,7 @@ class ModelOutput:
 
 
 class ScheduledDenoiser(nn.Module):
-    """One of this project's denoisers as a model for `scheduler`, which is anything with the interface of diffusers'.
+    """One of this project's denoisers as a model for `scheduler`, the very one whose steps are taken.
 
     `forward` takes a sample `(batch, channels, *grid)` as `scheduler.scale_model_input` gives it, and the timestep, and
     returns the scheduler's kind of prediction as `.sample`, or as a tuple's first with `return_dict=False`. Schedules

@@ -23,7 +23,7 @@ from torch import Tensor
 from multisagd.integrations.scheduled import noise_level
 from multisagd.integrations.shaped_noise import ShapedNoise
 
-LARGEST_SIGNAL = 0.02
+LARGEST_SIGNAL = 0.1
 """Share of the datum in the power of a sample up to which the colour of its noise can be told from the sample."""
 LEAST_ODDS = 6.9
 """Log of the odds, 1,000 to 1, from which a start counts as white: one of the right colour does so that rarely."""
