@@ -19,8 +19,9 @@ from recipes.exploring.subjects import Sizes
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-WIDTH, PHONE = 1280, 390
+WIDTH = 1280
 PATIENCE = 60.0
+SCALE = 0.7
 COLOURS = 256
 """Colours of a picture: pages of noise do not compress."""
 
@@ -38,13 +39,13 @@ def wait(driver: Chrome, medium: str) -> None:
     time.sleep(2)  # pictures are decoded and clips begin to play
 
 
-def take(driver: Chrome, path: Path, width: int, height: int, scale: float) -> None:
-    """Write what the page shows, so many points wide and high, as a PNG of few colours."""
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width == PHONE}
+def take(driver: Chrome, path: Path, height: int) -> None:
+    """Write what the page shows down to a height in points, smaller, as a PNG of few colours."""
+    size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     time.sleep(1)
     shot = PIL.Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    shot = shot.resize((round(shot.width * scale), round(shot.height * scale)), PIL.Image.Resampling.LANCZOS)
+    shot = shot.resize((round(shot.width * SCALE), round(shot.height * SCALE)), PIL.Image.Resampling.LANCZOS)
     shot.quantize(COLOURS, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
     print(path, f"{path.stat().st_size / 1000:.0f} kB")
 
@@ -65,7 +66,7 @@ def main() -> None:
                 wait(driver, medium)
                 if medium == "video":
                     show_as(driver, "dark")
-                take(driver, IMAGES / f"explore-{medium}.png", WIDTH, 1000 if medium == "sound" else 1290, 0.7)
+                take(driver, IMAGES / f"explore-{medium}.png", 1000 if medium == "sound" else 1290)
         page.close(verbose=False)
 
 

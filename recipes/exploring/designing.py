@@ -12,7 +12,7 @@ from multisagd import DDIM, DataStatistics, Process, SpectralCovariance
 from multisagd.analysis.design import ENDS, DesignedSteps, design_schedule, objective_value, spectral_ends
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
-from multisagd.schedule import CosineSchedule
+from multisagd.schedule import CosineSchedule, Schedule
 from recipes.exploring.subjects import Subject
 
 MOST_FREQUENCIES = 4096
@@ -58,14 +58,14 @@ def design(subject: Subject, process: Process, steps: int) -> Designed:
     small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
     ends = spectral_ends(statistics, small)
     found = design_schedule(statistics, small, steps, ends=ends, restarts=1)
-    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     reach = small.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    between = torch.tensor([max(ENDS[0], reach[0]), min(ENDS[1], reach[1])], dtype=torch.float64)
     compared = {
         "designed": torch.tensor(found.log_snrs, dtype=torch.float64),
-        "cosine": CosineSchedule().log_snr(even).clamp(max(ENDS[0], reach[0]), min(ENDS[1], reach[1])),
+        "cosine": _equal_steps(CosineSchedule(), steps, between),
     }
     if small.schedule != CosineSchedule():
-        compared["chosen schedule"] = small.schedule.log_snr(even).clamp(*ENDS)
+        compared["chosen schedule"] = _equal_steps(small.schedule, steps, between)
     return Designed(
         found,
         {name: each.tolist() for name, each in compared.items()},
@@ -82,6 +82,12 @@ def recommended(subject: Subject, process: Process, steps: int) -> Recommendatio
     statistics = thinned(subject.statistics)
     small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
     return recommend(statistics, process.schedule, steps, ends=spectral_ends(statistics, small), restarts=1)
+
+
+def _equal_steps(schedule: Schedule, steps: int, between: Tensor) -> Tensor:
+    """Return rising log-SNRs at equal steps of a schedule's time, from the first to the second of two log-SNRs."""
+    first, last = schedule.time(between)
+    return schedule.log_snr(torch.lerp(first, last, torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
 
 
 def _error(statistics: DataStatistics, process: Process, log_snrs: Tensor) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 
 from modalities.audio import Audio
 from modalities.image import Image
-from modalities.representation import Stft
+from modalities.representation import Stft, Waveform
 from modalities.video import Video
 from recipes.exploring.designing import Designed
 from recipes.exploring.settings import Settings
@@ -46,11 +45,12 @@ def words(settings: Settings, subject: Subject) -> list[str]:
     else:
         assert isinstance(modality, Audio)
         representation = modality.representation
+        assert isinstance(representation, Stft | Waveform)
         chosen = {
             "modality": "audio" if isinstance(representation, Stft) else "audio_waveform",
             "modality.rate": modality.rate, "modality.seconds": f"{modality.seconds:g}",
             "modality.loudness": modality.loudness, "modality.short": modality.short,
-            "modality.representation.scale": asdict(representation)["scale"],  # type: ignore[call-overload]
+            "modality.representation.scale": f"{representation.scale:g}",
         }  # fmt: skip
     data = {"data": subject.data} if subject.data else {"data": "folder", "data.root": OWN[subject.medium]}
     chosen |= data | {"spectrum": "explored", "schedule": settings.schedule}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multisagd import Flat, Process, SpectralCovariance
+from multisagd import Flat, Process, SpectralCovariance, seeds
 from recipes.exploring.settings import Settings, build_process
 from recipes.exploring.subjects import Subject
 
@@ -39,10 +39,8 @@ class Pair:
         shaped = build_process(settings, subject, group)
         white = Process(shaped.schedule, SpectralCovariance(Flat(), subject.grid))
         processes = {"white": white, "shaped": shaped}
-        shape = (1, *subject.x0.shape)
-        return cls(
-            subject, processes, {name: each.noise(shape, [settings.seed])[0] for name, each in processes.items()}
-        )
+        shape, drawn = (1, *subject.x0.shape), [seeds.derive(settings.seed, "explore")]
+        return cls(subject, processes, {name: each.noise(shape, drawn)[0] for name, each in processes.items()})
 
     def noise_media(self) -> dict[str, Any]:
         """Return both noises as media, with the standard deviation of the data."""

@@ -72,7 +72,7 @@ class Kind:
     radial: str | None = None
 
 
-_MADE: dict[str, tuple[dict[str, str], str | None]] = {
+_KEYS: dict[str, tuple[dict[str, str], str | None]] = {
     "white": ({}, None),
     "power_law": ({"exponent": "exponent", "corner": "corner"}, ""),
     "band": ({"low": "low", "high": "high"}, ""),
@@ -120,5 +120,5 @@ def kind(name: str) -> Kind:
             {"exponent": "left.exponent", "corner": "left.corner"}
             | {control: f"right.{key}" for control, key in other.controls.items()},
         )
-    controls, radial = _MADE[name]
+    controls, radial = _KEYS[name]
     return Kind(summary("spectrum", name), configuration.read(CONFIGS / "spectrum" / f"{name}.yaml"), controls, radial)

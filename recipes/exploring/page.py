@@ -71,7 +71,7 @@ def _panel(panel: Panel) -> Callable[[Any], None]:
             )
             kind = gr.Dropdown(kinds, value=FIRST[medium], label="spectrum", elem_id=f"{medium}-kind")
             about = gr.Markdown()
-            axis = gr.Radio(axes, value=axes[0], label="radius over", visible=len(axes) > 1)
+            axis = gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1)
             own = {
                 name: _slider(control.label, control_range(control, grid, axes[0]), f"{medium}-{name}")
                 for name, control in CONTROLS.items()
@@ -122,11 +122,12 @@ def _panel(panel: Panel) -> Callable[[Any], None]:
     draggable: list[Any] = [*own.values(), low, high, weight, offset, schedule, shift, seed]
     dragged = [each.input for each in draggable]
     # While one drags, only the last of the positions that came in meanwhile is answered.
-    gr.on([*dragged, time.input], panel.show, trigger_mode="always_last", **showing)
-    gr.on([*dragged, steps.input], panel.design, trigger_mode="always_last", **designing)
-    answer(kind.input(panel.choose, outputs=ranges, **shared))
-    answer(gr.on([axis.input, written.input], panel.adapt, outputs=ranges, **shared))
-    gr.on([upload.change, example.input], panel.show, **showing).then(panel.design, **designing)
+    last: dict[str, Any] = {"trigger_mode": "always_last"}
+    gr.on([*dragged, time.input], panel.show, **last, **showing)
+    gr.on([*dragged, steps.input], panel.design, **last, **designing)
+    answer(kind.input(panel.choose, outputs=ranges, **last, **shared))
+    answer(gr.on([axis.input, written.input], panel.adapt, outputs=ranges, **last, **shared))
+    gr.on([upload.change, example.input], panel.show, **last, **showing).then(panel.design, **designing)
     answer(recommend.click(panel.recommend, outputs=[advice, kind, *ranges], **(shared | {"show_progress": "full"})))
     return lambda event: answer(event(panel.choose, outputs=ranges, **shared))
 

@@ -72,7 +72,10 @@ def control_range(control: Control, grid: Grid, axes: str) -> tuple[float, float
 
 
 def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
-    """Return the values that a kind's controls have when it is chosen: those of its configuration, within range."""
+    """Return the values that a kind's controls have when it is chosen, within range.
+
+    They are those of its configuration, except where nothing could be seen of it.
+    """
     chosen, values = kind(name), {}
     for control, keys in chosen.controls.items():
         low, high, _, _ = control_range(CONTROLS[control], grid, axes)

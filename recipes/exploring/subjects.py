@@ -120,9 +120,10 @@ def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
     """Return a modality and its data, those of sounds multiplied so that noise and data are of like size."""
     if not isinstance(modality, Audio) or not bool(x0.abs().max() > 0):
         return modality, x0
+    representation = modality.representation
+    assert isinstance(representation, Stft | Waveform)
     factor = float(f"{SOUND_DEVIATION / float(x0.std()):.2g}")
-    representation = replace(modality.representation, scale=factor)  # type: ignore[type-var]
-    return replace(modality, representation=representation), x0 * factor
+    return replace(modality, representation=replace(representation, scale=factor)), x0 * factor
 
 
 @lru_cache(maxsize=16)

@@ -30,7 +30,15 @@ from recipes.engine.errors import RecipeError
 from recipes.exploring import cells, designing, exporting, plots
 from recipes.exploring.forward import TIMES, Pair
 from recipes.exploring.kinds import OFFERED, kind
-from recipes.exploring.settings import ALL, Settings, axes_choices, build_process, first_values, spectrum_group
+from recipes.exploring.settings import (
+    ALL,
+    SCHEDULES,
+    Settings,
+    axes_choices,
+    build_process,
+    first_values,
+    spectrum_group,
+)
 from recipes.exploring.single import statistics_of_one
 from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, Subject, example, own_file
 
@@ -62,7 +70,7 @@ def test_one_white_noise_is_filtered_by_the_power_law_that_the_controls_say() ->
     counted = np.full(17, 2.0)
     counted[[0, -1]] = 1
     power /= (power * counted).sum() / 32**2
-    white = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(5))
+    white = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(ms.seeds.derive(5, "explore")))
     assert torch.equal(pair.noises["white"], white)
     expected = np.fft.irfft2(np.sqrt(power) * np.fft.rfft2(white[0].numpy()), s=(32, 32))
     np.testing.assert_allclose(pair.noises["shaped"][0].numpy(), expected, atol=1e-5)
@@ -354,3 +362,77 @@ def test_all_noise_levels_are_shown_in_order() -> None:
         page = cells.table([(f"t = {time:g}", pair.media_at(time)) for time in TIMES], subject)
     assert page.count("<img") == 2 * len(TIMES)
     assert page.index("white, t = 0.2") < page.index("shaped, t = 0.2") < page.index("white, t = 0.4")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_are_designed_on_every_schedule(schedule: str) -> None:
+    subject = shown("image", name="photograph")
+    for shift in (0.1, 10.0):
+        settings = chosen(subject, "power_law", schedule=schedule, shift=shift)
+        process = build_process(settings, subject, spectrum_group(settings, subject))
+        designed = designing.design(subject, process, 4)
+        assert set(designed.errors) == {"designed", "cosine", "chosen schedule"}
+        assert designed.errors["designed"] <= 1.001 * designed.errors["chosen schedule"]
+        assert plots.schedule_figure(designed).axes[0].get_lines()
+
+
+def panel(medium: Medium, **more: Any) -> tuple[Any, list[Any]]:
+    """Return the answers of a tab, and the values of its controls, by name where they are to be others."""
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
+    from recipes.exploring.answers import Panel
+
+    made = Panel(medium, SMALL)
+    subject = shown(medium)
+    axes = axes_choices(subject.grid)[0]
+    named = {
+        "upload": None, "example": EXAMPLES[medium][-1], "written": "waveform", "kind": "white", "axes": axes,
+        **dict.fromkeys(made.controls, 0.0), "from": 0.0, "to": 0.0, "weight": 1.0, "offset": 0.0,
+        "schedule": "cosine", "shift": 1.0, "steps": 4, "seed": 0, "time": 0.5,
+    }  # fmt: skip
+    return made, list((named | more).values())
+
+
+def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes() -> None:
+    made, values = panel("sound", kind="band")
+    about, _, *sliders = made.choose(*values)
+    assert about == kind("band").about
+    shown_sliders = {name: each for name, each in zip(made.controls, sliders, strict=False) if each["visible"]}
+    assert list(shown_sliders) == ["low", "high"]
+    assert shown_sliders["high"]["label"].endswith("(cycles per s)")
+    assert shown_sliders["high"]["maximum"] == pytest.approx(2000)
+    assert shown_sliders["high"]["value"] == pytest.approx(2000)
+
+
+def test_other_axes_keep_the_values_that_they_can() -> None:
+    made, values = panel("video", kind="band", axes="frame", low=1.0, high=50.0)
+    _, axes, *sliders = made.adapt(*values)
+    assert axes["value"] == "frame"
+    found = {name: each["value"] for name, each in zip(made.controls, sliders, strict=False)}
+    assert found["low"] == 1.0
+    assert found["high"] == pytest.approx(4.0)  # Nyquist of 8 frames per second
+
+
+def test_a_recommendation_sets_the_controls_to_it_and_says_why() -> None:
+    made, values = panel("image", example="photograph")
+    told, name, about, _, *sliders = made.recommend(*values)
+    assert told.count("<li>") >= 2
+    assert name in ("white", "data_power")
+    assert about == kind(name).about
+    exponent = sliders[made.controls.index("data_exponent")]
+    assert exponent["visible"] == (name == "data_power")
+    assert f"data&#x27;s power to {exponent['value']:g}" in told.split("</h3>")[0] or name == "white"
+
+
+def test_a_mistake_is_told_and_leaves_the_rest_as_it_was() -> None:
+    made, values = panel("image", kind="band", low=0.4, high=0.2)
+    message, *rest = made.show(*values)
+    assert "low &lt;= high" in message
+    assert rest == [{"__type__": "update"}] * 6  # which is how gradio writes "as it was"
+
+
+def test_what_is_doubtful_is_said() -> None:
+    made, values = panel("image", kind="power_law", exponent=-2.0, schedule="linear", shift=0.1)
+    ending = made.show(*values)[4]
+    assert "zero frequency, the mean of a datum, takes" in ending
+    assert "signal is left at t = 1" in ending
+    assert ending.count("<tr>") == 1 + len(shown("image").grid.bands(8))
