@@ -42,6 +42,9 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 ROWS = 30
 """Rows of the table under a chart; the file beside it has all."""
 
+MARKED = 40
+"""Points of a curve below which each has a mark."""
+
 LABEL = 40
 """Characters of a name that a chart takes from a run."""
 
@@ -82,7 +85,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
             band = plot.fill_between(each.x, each.low, each.high, color=COLOURS[each.colour], alpha=0.2, linewidth=0)
             band.set_gid(f"{name}-{number}-band")
         (line,) = plot.plot(
-            each.x, each.y, color=COLOURS[each.colour], linewidth=1.6, marker="o" if len(each.x) < 60 else None,
+            each.x, each.y, color=COLOURS[each.colour], linewidth=1.6, marker="o" if len(each.x) < MARKED else None,
             markersize=3, dashes=DASHES[each.dashes % len(DASHES)] or (None, None),
         )  # fmt: skip
         line.set_gid(f"{name}-{number}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -100,8 +101,8 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
         "(cycles per sample of every axis, 0 is the mean of a datum). The schedule's own log-SNR is that of data of "
         "variance one and white noise.", Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
-    described = [(group, shown(parts.config[group])) for group in ("spectrum", "schedule", "process", "padding")
-                 if parts.config.get(group)]  # fmt: skip
+    groups = [group for group in ("spectrum", "schedule", "process", "padding") if parts.config.get(group)]
+    described = [(group, shown(in_words(parts.config[group]))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
     rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
     blocks: list[Block] = [Facts(described)]
@@ -111,6 +112,16 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
     )
     denoiser = parts.denoiser(torch.nn.Identity(), process)
     return blocks + [Note(each) for each in process_notes(process, denoiser, parts.statistics)]
+
+
+def in_words(node: Any) -> str:
+    """Return the description of an object as a text: its class, and the settings that are not null."""
+    if not isinstance(node, Mapping):
+        return shown(node)
+    name = str(node.get("_target_", "")).rsplit(".", 1)[-1]
+    given = [(key, value) for key, value in node.items() if key != "_target_" and value is not None]
+    settings = ", ".join(f"{key} {in_words(value)}" for key, value in given)
+    return f"{name} ({settings})" if name and settings else name or settings
 
 
 def strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
