@@ -82,8 +82,7 @@ def find(word: str, folder: Path | None = None) -> str:
     for kind, (plural, _) in known.items():
         if plain in (kind, plural, f"{kind}s", plural.removesuffix("s")):
             return kind
-    names = [name for kind, (plural, _) in known.items() for name in (kind, plural)]
-    raise RecipeError(f"there is no list of {word!r}{nearest(plain, names)} `multisagd list` names them all")
+    raise RecipeError(f"there is no list of {word!r}{nearest(plain, [plural for plural, _ in known.values()])}")
 
 
 def overview(folder: Path | None = None) -> str:

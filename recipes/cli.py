@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         guess = (
             "; the command comes first, as in multisagd train." if "=" in name else nearest(name, [*COMMANDS, *TOOLS])
         )
-        print(f"error: unknown command {name!r}{guess} `multisagd --help` lists the commands", file=sys.stderr)
+        print(f"error: unknown command {name!r}{guess}\n`multisagd --help` lists the commands", file=sys.stderr)
         return USAGE_STATUS
     if name in COMMANDS and any(argument in ("-h", "--help") for argument in rest):
         from recipes.engine.help import command_help

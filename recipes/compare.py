@@ -36,6 +36,7 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.order import Order
 from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.trained import check_folder
 from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.profiles import describe, draw_profiles
 
@@ -68,6 +69,7 @@ def compare(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(CompareSettings)}
     settings = builder.settings(CompareSettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    check_folder(settings.run_dir)
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, _ = real_data(run_config, builder)
     path = find_or_draw(settings.samples, config, runtime)

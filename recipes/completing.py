@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.choices import kinds
-from recipes.engine.help import CONFIGS, groups, summary
+from recipes.engine.help import groups, offered, summary
 from recipes.engine.outline import Outline
 from recipes.evaluation.about import ABOUT
 
@@ -82,8 +82,8 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterator[Ca
     elif word.startswith("-"):
         yield from _beginning(word, OPTIONS.items())
     else:
-        sign = re.match(r"[+~]*", word)[0]  # type: ignore[index] - it matches nothing at least
-        bare = word.removeprefix(sign)
+        bare = word.lstrip("+~")
+        sign = word.removesuffix(bare)
         folder = _own_folder(settings)
         commands = [command]
         if command == "launch":  # and the words of what it launches
@@ -133,15 +133,8 @@ def _keys(
     if not head:
         # Groups whose default choice leaves no keys behind, such as an experiment.
         left = [group for group in known if "/" not in group and not any(group in outline for outline in outlines)]
-        offered = [group for group in left if any(_offers(command, group) for command in commands)]
-        yield from _beginning(word, [(f"{group}=", about(group)) for group in offered])
-
-
-def _offers(command: str, group: str) -> bool:
-    """Tell whether a command's file, or one that it builds on, chooses from a group."""
-    text = (CONFIGS / f"{command}.yaml").read_text(encoding="utf-8")
-    bases = re.findall(r"^ *- (\w+)$", text, re.MULTILINE)
-    return f"  - {group}: " in text or any(_offers(base, group) for base in bases if base != "_self_")
+        chosen = {group for command in commands for group in offered(command)}
+        yield from _beginning(word, [(f"{group}=", about(group)) for group in left if group in chosen])
 
 
 def _values(word: str, outlines: Sequence[Mapping[str, Any]], folder: Path | None) -> Iterator[Candidate]:

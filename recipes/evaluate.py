@@ -36,7 +36,7 @@ from recipes.engine.files import check_own, write_text
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
-from recipes.engine.trained import open_model
+from recipes.engine.trained import check_folder, open_model
 from recipes.evaluation.kinds import KINDS
 from recipes.evaluation.rows import Result, described, show
 from recipes.evaluation.sets import Sets, as_files, gather
@@ -57,6 +57,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(EvaluateSettings)}
     settings = builder.settings(EvaluateSettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    check_folder(settings.run_dir)
     train, test = real_data(configuration.read(settings.run_dir / "config.yaml"), builder)
     wanted, unavailable = choose(settings, train)
     path = find_or_draw(settings.samples_from or already_drawn(config, builder), config, runtime)

@@ -37,6 +37,7 @@ from recipes.engine.distribution import leave
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.engine.trained import check_folder
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
 from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
 from recipes.sample import sample
@@ -65,6 +66,7 @@ def fidelity(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(FidelitySettings)}
     settings = builder.settings(FidelitySettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    check_folder(settings.run_dir)
     run_config = configuration.read(settings.run_dir / "config.yaml")
     train, test = real_data(run_config, builder)
     if train.classes is None:

@@ -20,9 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from multisagd.files import read_text
+from recipes.engine import advice
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import write_text
-from recipes.engine.help import CONFIGS, groups
+from recipes.engine.help import CONFIGS, groups, offered
 
 Config = dict[str, Any]
 
@@ -60,11 +61,13 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         try:
             known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
         except HydraException:
-            raise RecipeError(" ".join(str(error).split())) from error
+            foreign = [each for each in overrides if each.key_or_group in groups(folder).keys() - set(offered(name))]
+            told = _unknown(name, foreign[0], {}, folder) if foreign else _refused(error, overrides)
+            raise RecipeError(told) from error
         for override in overrides:
-            if override.key_or_group not in prefixes(known):
-                raise RecipeError(_unknown(override.key_or_group, known, folder)) from error
-        raise RecipeError(str(error).splitlines()[0]) from error
+            if override.key_or_group not in prefixes(known) and not override.is_add():
+                raise RecipeError(_unknown(name, override, known, folder)) from error
+        raise RecipeError(_refused(error, overrides)) from error
     assert isinstance(plain, dict)
     # Read before anything is built, so not left to the checks of the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
@@ -78,16 +81,16 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     Raises:
         RecipeError: for an option, a word without a value, and a value that cannot be read.
     """
+    for place in range(len(arguments)):
+        if problem := advice.word(arguments, place):
+            raise RecipeError(problem)
+    found: list[Override] = []
     for argument in arguments:
-        if argument.startswith("-"):
-            raise RecipeError(f"unknown option {argument}; settings are written key=value, and --help explains them")
-        if "=" not in argument and not argument.startswith("~"):
-            raise RecipeError(f"cannot read {argument!r}: settings are written key=value or group=choice")
-    try:
-        return OverridesParser.create().parse_overrides(list(arguments))
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"cannot read the command: {reason}. Quote values with spaces: 'key=\"a b\"'") from error
+        try:
+            found += OverridesParser.create().parse_overrides([argument])
+        except HydraException as error:
+            raise RecipeError(advice.unreadable(argument, str(error).splitlines()[0])) from error
+    return found
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -185,12 +188,29 @@ def _keys(file: Path) -> Config:
         return {}
 
 
-def _unknown(key: str, known: Mapping[str, Any], folder: str | Path | None) -> str:
-    group, _, name = key.rpartition(".")
+def _unknown(name: str, override: Override, known: Mapping[str, Any], folder: str | Path | None) -> str:
+    key = override.key_or_group
+    group, _, setting = key.rpartition(".")
     # Most often the key exists, but under another choice of its group than the one made.
     roots = (CONFIGS, *([] if folder is None else [Path(folder)]))
     files = [file for root in roots for file in sorted((root / group).glob("*.yaml")) if group]
-    having = dict.fromkeys(f"{group}={file.stem}" for file in files if name in _keys(file))
+    having = dict.fromkeys(
+        f"{group}={file.stem}" for file in files if setting in _keys(file) and group in offered(name)
+    )
     if having:
         return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
-    return f"unknown key {key!r}{nearest(key, [*prefixes(known), *groups(folder)])}"
+    own = None if folder is None else Path(folder)
+    return advice.unknown(name, key, override.get_value_element_as_str(), prefixes(known), own)
+
+
+def _refused(error: HydraException, overrides: Sequence[Override]) -> str:
+    """Say what to do about the refusals of Hydra that people meet."""
+    first = " ".join(str(error).splitlines()[0].split())
+    for override in overrides:
+        line = override.input_line or ""
+        if first.startswith("Ambiguous value") and line in first:
+            key, _, value = line.partition("=")
+            return f"{first}: {advice.AMBIGUOUS.format(key=key, value=value.strip())}"
+    if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
+        return f"{first}: leave out the + of {added[0].input_line}"
+    return first

@@ -78,7 +78,10 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
     check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
     alone = not path.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"cannot make the folder {run_dir} ({error.strerror}): choose another run_dir") from error
     with path.open("w") as lock:
         deadline = time.monotonic() + patience
         while not _locked(lock):

@@ -117,6 +117,11 @@ def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
     return about, entries, keys
 
 
+def offered(name: str) -> list[str]:
+    """Return the groups that a command chooses from."""
+    return [group for group, _, _ in _command(name)[1]]
+
+
 def _without(more: str, keys: str) -> str:
     """Return the entries of `more` that `keys` does not set itself, each with its comments; of groups, what is left."""
     own, kept = yaml.safe_load(keys) or {}, []

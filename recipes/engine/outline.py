@@ -48,7 +48,7 @@ class Outline:
         self, name: str, group: str, package: str, choices: Mapping[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Return the content of a file and of those it is made of, in order, each with the place of its keys."""
-        content = {key: value for key, value in self._file(name, group).items() if key != "defaults"}
+        content = {key: value for key, value in self.file(name, group).items() if key != "defaults"}
         own = False
         for entry, choice in self._defaults(name, group):
             if choice == "_self_":
@@ -68,7 +68,7 @@ class Outline:
 
     def _defaults(self, name: str, group: str) -> Iterator[tuple[dict[str, str], str]]:
         """Return what a file's list of defaults says, as (its parts, the choice)."""
-        for line in self._file(name, group).get("defaults") or []:
+        for line in self.file(name, group).get("defaults") or []:
             # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
             key, choice = next(iter(line.items())) if isinstance(line, dict) else (None, str(line))
             if key is None:
@@ -77,7 +77,8 @@ class Outline:
             elif match := ENTRY.fullmatch(key):
                 yield {name: found or "" for name, found in match.groupdict().items()}, str(choice)
 
-    def _file(self, name: str, group: str) -> dict[str, Any]:
+    def file(self, name: str, group: str) -> dict[str, Any]:
+        """Return what the file of a choice holds, nothing if there is none or it cannot be read."""
         path = self._path(name, group)
         return {} if path is None else _read(path)
 

@@ -89,6 +89,9 @@ class Runtime:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
+            if "device string" in reason:
+                reason = "there is no such kind of device; write auto, cpu, cuda or cuda:1"
+                raise RecipeError(f"engine.device={name}: {reason}") from error
             raise RecipeError(f"engine.device={name} is not usable here ({reason}): try engine.device=cpu") from error
         if device.type == "cuda":
             # TF32 for float32 products: no visible loss in training, several times the speed.

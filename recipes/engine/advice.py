@@ -1,0 +1,144 @@
+"""What to tell a person whose command cannot be read, or names a key that is not there: the remedy, not the grammar."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from recipes.engine.errors import nearest
+from recipes.engine.help import groups, offered
+
+ELSEWHERE = {
+    "lr": ("training.learning_rate",),
+    "batch_size": ("training.batch", "batch"),
+    "bs": ("training.batch", "batch"),
+    "epochs": ("training.samples",),
+    "num_epochs": ("training.samples",),
+    "max_steps": ("training.samples",),
+    "iterations": ("training.samples",),
+    "n": ("count",),
+    "n_samples": ("count", "samples", "training.samples"),
+    "num_samples": ("count", "samples", "training.samples"),
+    "samples": ("count",),
+    "num_steps": ("steps", "sampling.steps"),
+    "num_workers": ("engine.workers",),
+    "mixed_precision": ("engine.precision",),
+    "fp16": ("engine.precision",),
+    "bf16": ("engine.precision",),
+    "gpu": ("engine.device",),
+    "gpus": ("engine.device",),
+    "cfg": ("guidance.scale",),
+    "cfg_scale": ("guidance.scale",),
+    "guidance_scale": ("guidance.scale",),
+    "prompt": ("prompts",),
+    "model": ("network", "run_dir"),
+    "dataset": ("data",),
+    "data_dir": ("data.root",),
+    "output": ("out", "run_dir"),
+    "output_dir": ("out", "run_dir"),
+    "out_dir": ("out", "run_dir"),
+    "checkpoint": ("run_dir",),
+    "ckpt": ("run_dir",),
+    "resume": ("run_dir",),
+}
+"""What other programs call things, and what they are called here, the first that a command has."""
+AMBIGUOUS = (
+    "a list is written {key}=[{value}], a text with commas '{key}=\"{value}\"', and a number without commas; "
+    "several values, a run of each, are for `multisagd launch`"
+)
+
+
+def word(arguments: Sequence[str], place: int) -> str | None:
+    """Return what is wrong with a word that is no setting; None for one that may be."""
+    argument = arguments[place]
+    before = arguments[place - 1] if place else ""
+    dashes = re.match(r"[-–—]+", argument)
+    if dashes and not argument[len(dashes[0]) :][:1].isdigit():
+        key, _, value = argument[len(dashes[0]) :].replace("-", "_").partition("=")
+        after = arguments[place + 1] if place + 1 < len(arguments) and not value else value
+        return f"unknown option {argument}; settings are written key=value without dashes: {key}={after or '…'}"
+    if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
+        return f"a blank ended {before!r}: quote a value with blanks, as in '{before} {argument}'"
+    if argument == "" or argument.isspace():
+        return f"a word is empty{f' after {before!r}' if before else ''}: is a variable of the shell not set?"
+    if "=" in argument.strip("=") or argument.startswith("~"):
+        return None
+    bare = argument.strip("=")
+    if argument.endswith("=") and bare:
+        after = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if after and "=" not in after:
+            return f"a blank ended {argument!r}: write {argument}{after}, without one"
+        return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty text"
+    after = arguments[place + 1] if place + 1 < len(arguments) else ""
+    if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
+        return f"no blanks around the equals sign: {bare}={arguments[place + 2] if place + 2 < len(arguments) else '…'}"
+    if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
+        return f"cannot read {argument!r}: settings are written key=value; is it run_dir={bare} or data.root={bare}?"
+    from recipes.cli import COMMANDS
+
+    if bare in COMMANDS:
+        return f"cannot read {argument!r}: the command comes first, or for `multisagd launch` as command={bare}"
+    key, _, value = bare.partition(":")
+    value = value or (after if "=" not in after else "")
+    hint = f", as in {key}={value or '…'}" if re.fullmatch(r"[\w.]+", key) else ""
+    return f"cannot read {argument!r}: settings are written key=value or group=choice{hint}"
+
+
+def unreadable(argument: str, reason: str) -> str:
+    """Return what to do about a word that is a setting, but not in Hydra's grammar."""
+    key, _, value = argument.partition("=")
+    told = f"cannot read the command: {argument!r}"
+    if re.search("[“”‘’„«»]", argument):
+        return f"{told} has quotation marks of a text program: use ' and \""
+    if value.startswith("="):
+        return f"{told}: one equals sign is enough"
+    if value.startswith("~"):
+        return f"{told}: ~ is not understood here; write {key}=$HOME{value[1:]}"
+    if re.fullmatch(r"\(.*\)", value):
+        return f"{told}: a list is written {key}=[{value[1:-1]}]"
+    for opening, closing in ("[]", "{}"):
+        if value.count(opening) != value.count(closing):
+            return f"{told}: {opening} and {closing} do not match"
+    quoted = shlex.quote(f'{key}="{value}"')
+    return f"{told} ({reason}). Quote the value, and the whole once more for the shell: {quoted}"
+
+
+def unknown(command: str, key: str, value: str, known: Iterable[str], folder: Path | None) -> str:
+    """Return what is said of a key that a command does not have: the nearest that it has."""
+    have, mine, chosen = set(known), groups(folder), set(offered(command))
+    if key in mine and key not in chosen:
+        choices = f"its groups are {', '.join(sorted(chosen))}" if chosen else "it has none"
+        return f"`multisagd {command}` does not choose {key}: {choices}. What a run was trained with, it keeps"
+    if "." not in key and (same := sorted(each for each in have if each.rpartition(".")[2] == key)):
+        return f"unknown key {key!r}; did you mean {_listed(same)}?"
+    for other in ELSEWHERE.get(key.lower().replace("-", "_"), ()):
+        if other in have or other in chosen:
+            return f"unknown key {key!r}; did you mean {other!r}?{_remark(key, other)}"
+    if "." not in key and (having := _having(key, chosen, mine, folder)):
+        group = having[0].partition("=")[0]
+        return f"unknown key {key!r}; it is {group}.{key}={value} with {', '.join(having[:5])}"
+    near = nearest(key, [*have, *chosen])
+    return f"unknown key {key!r}{near or f'; `multisagd {command} --help` names those that there are'}"
+
+
+def _having(key: str, chosen: Iterable[str], mine: Mapping[str, Sequence[str]], folder: Path | None) -> list[str]:
+    """Return the choices of the first group of which any has a setting of that name."""
+    from recipes.engine.outline import Outline
+
+    for group in sorted(chosen):
+        found = [choice for choice in mine.get(group, ()) if key in Outline({}, folder).file(choice, group)]
+        if found:
+            return [f"{group}={choice}" for choice in found]
+    return []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names[:3]))
+
+
+def _remark(key: str, other: str) -> str:
+    if other == "training.samples":
+        return " Training is counted in samples seen: examples × epochs, or steps × batch"
+    return " The same command on the same run_dir continues" if key == "resume" else ""

@@ -1,0 +1,159 @@
+"""What people get wrong on the command line, and the remedy that they read."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.cli import main
+from recipes.engine import config as configuration
+from recipes.engine.advice import ELSEWHERE
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import held
+from recipes.engine.help import offered
+from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.trained import open_model
+
+MISTAKES = [
+    # words that are no settings
+    (["train", "--run_dir", "x"], "settings are written key=value without dashes: run_dir=x"),
+    (["train", "--run-dir=x"], "without dashes: run_dir=x"),
+    (["train", "-v"], "unknown option -v"),
+    (["train", "–-show"], "unknown option –-show"),
+    (["train", "run_dir", "runs/x"], "settings are written key=value or group=choice, as in run_dir=runs/x"),
+    (["train", "run_dir:x"], "as in run_dir=x"),
+    (["train", "run_dir", "=", "x"], "no blanks around the equals sign: run_dir=x"),
+    (["train", "run_dir=", "x"], "a blank ended 'run_dir=': write run_dir=x, without one"),
+    (["train", "run_dir="], "run_dir= has no value: write run_dir=null for none"),
+    (["train", "run_dir=r", ""], "a word is empty after 'run_dir=r': is a variable of the shell not set?"),
+    (["train", "runs/x"], "is it run_dir=runs/x or data.root=runs/x?"),
+    (["launch", "train"], "command=train"),
+    # quotation, lists and paths
+    (["train", "training.betas=[0.9,", "0.99]"], "quote a value with blanks, as in 'training.betas=[0.9, 0.99]'"),
+    (["train", "modality.size=(48,64)"], "a list is written modality.size=[48,64]"),
+    (["train", "modality.size=48,64"], "a list is written modality.size=[48,64]"),
+    (["train", "training.samples=1,000"], "a number without commas"),
+    (["train", "data.root=it's"], """for the shell: 'data.root="it'"'"'s"'"""),
+    (["train", "data.root=~/photos"], "write data.root=$HOME/photos"),
+    (["train", "run_dir=“r”"], "has quotation marks of a text program"),
+    (["train", "spectrum==white"], "one equals sign is enough"),
+    (["train", "labels=[cat,dog"], "[ and ] do not match"),
+    (["train", "training={samples:3"], "{ and } do not match"),
+    # keys, groups and choices
+    (["train", "spectrum=powerlaw"], "spectrum=powerlaw: there is no such choice; did you mean 'power_law'?"),
+    (["train", "sptcrum=white"], "unknown key 'sptcrum'; did you mean 'spectrum'?"),
+    (["train", "data=photos"], "there is no such choice; known: cifar10, digits"),
+    (["train", "data.root=photos"], "it is a key of data=cifar10, data=fashion_mnist, data=folder"),
+    (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
+    (["train", "+spectrum=white"], "leave out the + of +spectrum=white"),
+    (["train", "learning_rate=1e-3"], "did you mean 'training.learning_rate'?"),
+    (["train", "training.batch_size=3"], "did you mean 'training.batch'?"),
+    (["train", "steps=3"], "did you mean 'sampling.steps'"),
+    (["train", "lr=1e-3"], "did you mean 'training.learning_rate'?"),
+    (["train", "epochs=3"], "did you mean 'training.samples'? Training is counted in samples seen"),
+    (["train", "resume=true"], "did you mean 'run_dir'? The same command on the same run_dir continues"),
+    (["train", "zebra=1"], "`multisagd train --help` names those that there are"),
+    (
+        ["sample", "spectrum=white"],
+        "does not choose spectrum: its groups are engine, refine, sampler",
+    ),
+    (["sample", "samples=3"], "did you mean 'count'?"),
+    (["sample", "exponent=3"], "`multisagd sample --help` names"),
+    (["train"], "run_dir has no value: add run_dir=… to the command"),
+    (["design"], "statistics has no value: add statistics=…"),
+]
+
+
+@pytest.mark.parametrize(("words", "remedy"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_is_told_with_its_remedy(words: list[str], remedy: str) -> None:
+    command, *settings = words
+    needed = ["run_dir=r"] if command in ("train", "sample") and len(settings) == 1 and "=" in settings[0][1:] else []
+    with pytest.raises(RecipeError) as caught:
+        configuration.load(command, [*settings, *needed] if "run_dir=" in settings else [*needed, *settings])
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["Train"], "did you mean 'train'?"),
+        (["run_dir=x", "train"], "the command comes first"),
+        (["list", "spctra"], "did you mean 'spectra'?"),
+        (["list", "zebras"], "known: clusters, commands"),
+        (["list", "spectra", "--config-dir=nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_a_mistake_in_a_command_is_told(words: list[str], remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert remedy in told.err
+    assert len(told.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["doctor", "x"], "a run's folder is written run_dir=FOLDER"),
+        (["doctor", "rundir=x"], "a run's folder is written run_dir=FOLDER"),
+        (["completion", "tcsh"], "choose from"),
+        (["completion"], "shell"),
+    ],
+)
+def test_a_mistake_in_a_tool_is_told(words: list[str], remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert remedy in capsys.readouterr().err
+
+
+def test_words_of_other_programs_lead_to_keys_that_exist() -> None:
+    keys = {
+        command: configuration.prefixes(configuration.flatten(configuration.load(command, ["run_dir=r"])))
+        for command in ("train", "sample", "evaluate")
+    } | {"export": {"run_dir", "out"}, "folder": {"data.root"}}
+    every = set().union(*keys.values(), offered("train"))
+    for word, names in ELSEWHERE.items():
+        assert set(names) <= every, word
+        assert word not in keys["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("nothing", "does not exist; there are .*real"), ("file", "is a file; there are .*real"),
+     ("holding", "holds neither; there are .*holding/inner"), ("empty", "`multisagd train` makes runs")],
+)  # fmt: skip
+def test_a_folder_without_a_run_is_told_with_those_that_have_one(tmp_path: Path, name: str, remedy: str) -> None:
+    for run in ("real", "holding/inner"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "config.yaml").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecipeError, match=f"no run or exported model is in .*{name}, which {remedy}|{remedy}"):
+        open_model(tmp_path / name, Builder())
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RecipeError, match=r"cannot make the folder .*: choose another"),
+        held(tmp_path / "file/x"),
+    ):
+        pass
+
+
+def test_a_device_of_no_kind_is_told() -> None:
+    with pytest.raises(RecipeError, match=r"engine.device=gpu: there is no such kind of device; write auto, cpu, cuda"):
+        Runtime.start(EngineSettings(device="gpu"))
+
+
+def test_what_is_right_stays_right() -> None:
+    words = ["run_dir=C:\\runs\\x", "data=folder", "data.root=my photos/a-b", "seed=-3", "modality.size=[8,9]"]
+    config = configuration.load("train", [*words, "training.betas=[0.9, 0.99]", "~keep", "+extra=1"])
+    assert config["run_dir"] == "C:\\runs\\x"
+    assert config["data"]["root"] == "my photos/a-b"
+    assert config["modality"]["size"] == [8, 9]
+    assert "keep" not in config
