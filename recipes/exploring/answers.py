@@ -134,7 +134,7 @@ class Panel:
         first = first_values(name, grid, axes)
         updates: list[Any] = [kind(name).about, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
         for control in self.controls:
-            low, high, step, unit = control_range(CONTROLS[control], grid, axes)
+            low, high, step, unit = control_range(CONTROLS[control], grid, ", ".join(kind(name).axes) or axes)
             value = first.get(control, low)
             if kept is not None and control in first:
                 value = min(max(kept.get(control, value), low), high)

@@ -63,13 +63,15 @@ CONTROLS: dict[str, Control] = {
 class Kind:
     """One kind of spectrum: its configuration, and dotted keys of it by the names of the controls that set them.
 
-    `radial` says where its `axes` and `factors` are, for those that are over whatever axes one chooses.
+    `radial` says where its `axes` and `factors` are, for those that are over whatever axes one chooses; `axes` are the
+    ones of a power law that is over these only.
     """
 
     about: str
     template: Mapping[str, Any]
     controls: Mapping[str, str] = field(default_factory=dict)
     radial: str | None = None
+    axes: tuple[str, ...] = ()
 
 
 _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
@@ -119,6 +121,9 @@ def kind(name: str) -> Kind:
             {"_target_": "multisagd.spectrum.Product", "left": space, "right": other.template},
             {"exponent": "left.exponent", "corner": "left.corner"}
             | {control: f"right.{key}" for control, key in other.controls.items()},
+            axes=("height", "width"),
         )
     controls, radial = _KEYS[name]
-    return Kind(summary("spectrum", name), configuration.read(CONFIGS / "spectrum" / f"{name}.yaml"), controls, radial)
+    template = configuration.read(CONFIGS / "spectrum" / f"{name}.yaml")
+    axes = tuple(template.get("axes") or ()) if radial is None else ()
+    return Kind(summary("spectrum", name), template, controls, radial, axes)

@@ -78,7 +78,7 @@ def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
     """
     chosen, values = kind(name), {}
     for control, keys in chosen.controls.items():
-        low, high, _, _ = control_range(CONTROLS[control], grid, axes)
+        low, high, _, _ = control_range(CONTROLS[control], grid, ", ".join(chosen.axes) or axes)
         found = _get(chosen.template, keys.split()[0])
         standard = 60.0 if control == "floor" else 0.0  # null in the configuration
         value = standard if found is None else float(found)

@@ -403,6 +403,14 @@ def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes()
     assert shown_sliders["high"]["value"] == pytest.approx(2000)
 
 
+def test_a_power_law_along_time_has_its_corner_in_the_unit_of_time_whatever_the_axes_of_a_band() -> None:
+    made, values = panel("sound", written="spectrogram", kind="pink", axes="frequency")
+    corner = made.choose(*values)[2 + made.controls.index("corner")]
+    assert corner["label"].endswith("(cycles per s)")
+    frames_a_second = 4000 / 128
+    assert corner["maximum"] == pytest.approx(frames_a_second / 4, abs=0.01)
+
+
 def test_other_axes_keep_the_values_that_they_can() -> None:
     made, values = panel("video", kind="band", axes="frame", low=1.0, high=50.0)
     _, axes, *sliders = made.adapt(*values)
