@@ -43,6 +43,7 @@ from recipes.engine.state import mismatch, shapes
 
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
+MISFIT = "the model's weights are not those of its config.json"
 NETWORKS = ("unet", "transformer", ".")
 """Where a network lies in a saved pipeline; the last is a model saved alone."""
 FILES = (
@@ -106,7 +107,7 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
                 raise ValueError("it has texts that are no options of a network")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"cannot read {place / 'config.json'} ({error}): is it a model of diffusers?") from error
-        if name not in KINDS:
+        if not isinstance(name, str) or name not in KINDS:
             raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
         return place, name, options
     raise RecipeError(f"{folder} holds no network: neither unet/, transformer/ nor itself has a config.json")
@@ -138,7 +139,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
     wanted = outline(node, 4 * len(there) + 4, 4 * sum(map(math.prod, there.values())) + 10**6)
     token = {name: shape for name, shape in wanted.items() if name == "null"}
     if different := mismatch(there | token, wanted):
-        raise RecipeError(f"the model's weights are not those of its config.json: {different}")
+        raise RecipeError(f"{MISFIT}: {different}")
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in stored.read().items()}
     if (embedding := tensors.get(f"model.{extended}")) is not None:
         tensors[f"model.{extended}"] = torch.cat([embedding, embedding.mean(0, keepdim=True)])
@@ -155,10 +156,10 @@ def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tup
     if type(channels) is not int or channels < 1:
         raise RecipeError(f"{node['name']}: its config.json says in_channels={channels!r:.80}, no number of channels")
     try:
-        with torch.device("meta"), at_most(count, elements):
+        with torch.device("meta"), at_most(count, elements, MISFIT):
             network = Builder().build(node, nn.Module, "network", channels=channels, dimensions=dimensions)
             return shapes(network.state_dict())
-    except (RuntimeError, NotImplementedError, AttributeError, KeyError, IndexError) as error:
+    except RuntimeError as error:
         raise RecipeError(f"the network of its config.json cannot be built: {error!r:.300}") from error
 
 

@@ -100,8 +100,13 @@ def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
     return {2: (), 3: (1,)}[KINDS[name].dimensions] + (2 ** (levels - 1),) * 2
 
 
-def library_class(name: str, given: Mapping[str, Any]) -> type[nn.Module]:
-    """Return the class of this name, which is one of `KINDS`, once it is known to have these options."""
+def build(name: str, given: Mapping[str, Any]) -> nn.Module:
+    """Return a network of the class of this name, which is one of `KINDS`.
+
+    Raises:
+        ImportError: without diffusers.
+        ValueError: for options that the class does not have, or of which it makes nothing.
+    """
     try:
         import diffusers  # takes seconds
     except ImportError as error:
@@ -110,4 +115,8 @@ def library_class(name: str, given: Mapping[str, Any]) -> type[nn.Module]:
     known = inspect.signature(found).parameters
     if unknown := [option for option in given if option not in known]:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-    return found
+    try:
+        return found(**given)
+    except (AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        # diffusers checks few of its options, and stumbles over the others wherever they are used.
+        raise ValueError(f"{name} cannot be built with these options ({error!r:.200})") from error

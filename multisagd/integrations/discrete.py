@@ -16,6 +16,7 @@ from torch import Tensor
 
 from multisagd.schedule import Schedule, TabulatedSchedule
 
+MOST_STEPS = 100_000
 BetaCurve = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 
@@ -29,7 +30,8 @@ class DiscreteSchedule(Schedule):
     Algorithm 1), as far as `log_snr_range` goes.
 
     Raises:
-        ValueError: for fewer than two levels, β outside (0, 1), or another number of them than `steps`.
+        ValueError: for fewer than two levels or more than 100,000, β outside (0, 1), or another number of them than
+            `steps`.
     """
 
     betas: BetaCurve | tuple[float, ...] = "linear"
@@ -55,6 +57,8 @@ class DiscreteSchedule(Schedule):
 
     def _levels(self) -> Tensor:
         """Return the log-SNR of each timestep, float64."""
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"a discrete schedule has at most {MOST_STEPS:,} steps, got {self.steps:,}")
         betas = self._betas()
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"a discrete schedule needs at least two betas between 0 and 1, got {len(betas)}")

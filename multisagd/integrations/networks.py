@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multisagd.integrations.architectures import FOREIGN, KINDS, architecture, count_classes, library_class, strides
+from multisagd.integrations.architectures import FOREIGN, KINDS, architecture, build, count_classes, strides
 from multisagd.networks.embedding import check_labels
 from multisagd.networks.layers import check_input, crop, pad_to_multiple
 from multisagd.schedule import Schedule, TabulatedSchedule
@@ -100,7 +100,7 @@ class DiffusersNetwork(nn.Module):
             if width != (context or width):
                 raise ValueError(f"{name}: cross_attention_dim={width}, and the texts' embeddings are {context} wide")
             self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
-        self.model: nn.Module = library_class(name, given)(**given)
+        self.model = build(name, given)
         for module in self.model.modules():
             # Transformers of diffusers leave classes out by themselves, by the probability kept here.
             if type(module).__name__ == "LabelEmbedding":

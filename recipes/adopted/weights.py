@@ -37,7 +37,7 @@ class Stored:
         """
         tensors: dict[str, Tensor] = {}
         for path in self.files:
-            with _opened(path) as file:
+            with _opened(path, "pt") as file:
                 tensors |= {_renamed(name): file.get_tensor(name).float().clone() for name in file.keys()}  # noqa: SIM118
         return tensors
 
@@ -51,16 +51,16 @@ def stored_weights(folder: Path) -> Stored:
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        with _opened(path) as file:
+        with _opened(path, "np") as file:  # for torch the file would be mapped as if it were to be written
             shapes |= {_renamed(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return Stored(files, shapes)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
         check_file(path)
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise RecipeError(f"cannot read the weights {path} ({error}): fetch the model again") from error

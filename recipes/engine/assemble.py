@@ -221,9 +221,12 @@ class Assembly:
             raise
 
 
+LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
+
+
 @contextmanager
-def at_most(count: int, elements: int) -> Iterator[None]:
-    """Refuse networks of more than so many parameters, or elements in all of them, while they are being built.
+def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
+    """Refuse networks of more than so many parameters, or elements in all of them, and say `otherwise` of them.
 
     Raises:
         RecipeError: from the constructor that exceeds them.
@@ -234,9 +237,7 @@ def at_most(count: int, elements: int) -> Iterator[None]:
         left[0] -= 1
         left[1] -= 0 if parameter is None else parameter.numel()
         if min(left) < 0:
-            raise RecipeError(
-                f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
-            )
+            raise RecipeError(otherwise)
 
     hook = register_module_parameter_registration_hook(registered)
     try:

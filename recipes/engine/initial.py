@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -55,10 +56,11 @@ def _folder(source: Path, builder: Builder, check: Any) -> Mapping[str, Tensor]:
 def _file(source: Path, check: Any) -> dict[str, Tensor]:
     try:
         check_file(source)
-        with safe_open(source, framework="pt") as file:
-            names = list(file.keys())
-            check({name: tuple(file.get_slice(name).get_shape()) for name in names})
-            return {name: file.get_tensor(name).float().clone() for name in names}
+        with safe_open(
+            source, framework="np"
+        ) as file:  # for torch the file would be mapped as if it were to be written
+            check({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118 - no dict
+        return {name: tensor.float().clone() for name, tensor in safetensors.torch.load_file(source).items()}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RecipeError(
             f"{KEY}={source} cannot be read ({error}): name a safetensors file, an exported model or a run"
