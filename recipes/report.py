@@ -15,37 +15,24 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from modalities.base import Modality
-from multisagd import Process
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
-from recipes.reporting.blocks import Block, Note, Page, Section
-from recipes.reporting.comparison import comparison_blocks
-from recipes.reporting.curves import loss_charts
-from recipes.reporting.data import examples
-from recipes.reporting.defaults import settings as run_settings
-from recipes.reporting.evaluation import evaluation_blocks
+from recipes.reporting.blocks import Page
 from recipes.reporting.media import Budget
 from recipes.reporting.page import HEAD, is_report, render
-from recipes.reporting.process import assembly, process_blocks, strips
-from recipes.reporting.run import MALFORMED, Run, quoted, read_run, shortened
-from recipes.reporting.samples import SampleSet, sample_blocks, sample_sets
-from recipes.reporting.spectra import noise_power, power_of, spectrum_charts
-from recipes.reporting.summary import environment_blocks, summary_blocks, told_state
+from recipes.reporting.run import read_run
+from recipes.reporting.sections import Shown, sections
+from recipes.reporting.summary import told_state
 
 PAGE = "report.html"
-INSTEAD = 2
-"""Samples that are shown at growing noise where there are no data."""
 
 
 @dataclass(frozen=True)
@@ -100,132 +87,15 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     check_out(out)
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
-    budget = Budget(int(settings.megabytes * 1e6))
-    page = Page(
-        f"Run {runs[0].name}" + (f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""),
-        f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen", sections(runs, settings, budget),
-    )  # fmt: skip
+    budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets)
+    shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets)
+    beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
+    about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
+    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render(page, f"Written by multisagd report at {now}. This page holds all it shows."))
     return out, budget.left_out
-
-
-def sections(runs: Sequence[Run], settings: ReportSettings, budget: Budget) -> list[Section]:
-    """Return the parts of the page. Media are taken in by their order here, until there is no room left."""
-    run, builder = runs[0], Builder(settings.allow_targets)
-    sets = [sample_sets(each)[: settings.sets] for each in runs]
-    found = [section("summary", "Summary", lambda: summary_blocks(run))]
-    if len(runs) > 1:
-        lead = f"The other sections are about {run.name} alone."
-        made = section("comparison", "Comparison", lambda: compared(runs, sets, settings, budget), lead)
-        found.append(made)
-    found += [
-        section("losses", "Losses", lambda: loss_charts(run)),
-        section("samples", "Samples", lambda: sample_blocks(run, sets[0], settings.pictures, settings.media, budget)),
-        section("spectra", "Spectra", lambda: spectra(run, sets[0], builder)),
-        section("process", "Forward process", lambda: forward(run, sets[0], settings, builder, budget)),
-        section("evaluation", "Evaluation", lambda: evaluation_blocks(run, sets[0], budget)),
-        section("configuration", "Configuration", lambda: configured(run)),
-        section("environment", "Environment", lambda: environment_blocks(run)),
-    ]
-    if budget.left_out:
-        notes = [Note(f"Not taken into this page: {each}") for each in budget.left_out]
-        found.append(Section("left-out", "Left out", notes, "megabytes=… makes room for more."))
-    return found
-
-
-def section(name: str, title: str, make: Callable[[], list[Block]], lead: str = "") -> Section:
-    """Return a part of the page; one that cannot be made says why, and the others are made all the same."""
-    try:
-        return Section(name, title, make(), lead)
-    except MALFORMED as error:
-        return Section(name, title, [unmade(error)], lead)
-
-
-def spectra(run: Run, sets: Sequence[SampleSet], builder: Builder) -> list[Block]:
-    """Return the power of data, noise and samples, of whichever there are."""
-    if run.statistics is None:
-        return [Note("The spectrum of the data is measured when training begins, and is not there.")]
-    powers: dict[str, Tensor] = {"data": run.statistics.power}
-    notes: list[Block] = []
-    try:
-        powers["noise"] = noise_power(assembly(run, builder).process(), run.statistics)
-    except MALFORMED as error:
-        notes.append(unmade(error))
-    made, problems = sample_powers(run, sets[:2])
-    if not sets:
-        command = f"multisagd sample run_dir={quoted(run.folder)} count=256"
-        problems.append(Note("There are no samples yet whose spectrum could be shown beside.", command))
-    return [*spectrum_charts(powers | made, run.statistics.grid), *notes, *problems]
-
-
-def sample_powers(run: Run, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor], list[Block]]:
-    """Return the power of some sets of samples by name, and what could not be measured."""
-    powers: dict[str, Tensor] = {}
-    problems: list[Block] = []
-    for each in sets:
-        try:
-            assert run.statistics is not None
-            x0 = each.read(run.statistics)
-            powers[f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"] = power_of(x0, run.statistics.grid)
-        except MALFORMED as error:
-            problems.append(unmade(error))
-    return powers, problems
-
-
-def forward(
-    run: Run, sets: Sequence[SampleSet], settings: ReportSettings, builder: Builder, budget: Budget
-) -> list[Block]:
-    """Return the schedule and what it leaves of the data, and data or else samples at growing noise."""
-    parts = assembly(run, builder)
-    process: Process = parts.process()
-    blocks = process_blocks(parts, process)
-    try:
-        modality = builder.build(parts.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
-        x0, of = None, "Example"
-        if settings.examples:
-            try:
-                x0 = examples(parts.config, modality, builder, settings.examples)
-            except MALFORMED as error:
-                blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
-        if x0 is None and sets and run.statistics is not None:
-            x0, of = sets[0].read(run.statistics, INSTEAD), "Sample"
-        if x0 is not None:
-            return [*blocks, *strips(x0, modality, process, parts.config["seed"], budget, of)]
-        command = f"multisagd sample run_dir={quoted(run.folder)}"
-        return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
-    except MALFORMED as error:
-        return [*blocks, unmade(error)]
-
-
-def compared(
-    runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]], settings: ReportSettings, budget: Budget
-) -> list[Block]:
-    """Return the comparison of runs; spectra only of those that share a grid."""
-    statistics = runs[0].statistics
-    same = statistics is not None and all(
-        run.statistics is not None and run.statistics.grid == statistics.grid for run in runs
-    )
-    powers: dict[str, Tensor] = {}
-    if statistics is not None and same:
-        powers["data"] = statistics.power
-        for run, of_run in zip(runs, sets, strict=True):
-            powers |= {f"samples of {run.name}": power for power in sample_powers(run, of_run[:1])[0].values()}
-    grid = statistics.grid if statistics is not None and same else None
-    return comparison_blocks(runs, sets, powers, grid, settings.pictures, budget)
-
-
-def configured(run: Run) -> list[Block]:
-    """Return the configuration, if it is there."""
-    if run.config is None:
-        return [Note("config.yaml is not there, or could not be read.")]
-    return [run_settings(run.config)]
-
-
-def unmade(error: BaseException) -> Note:
-    """Say why something could not be shown."""
-    return Note(f"This could not be shown. {shortened(error)}")
 
 
 def draw_samples(settings: ReportSettings) -> None:

@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a configuration, its value, the default where that differs, and the choice that it is part of."""
+    """One key of a configuration, its value, and the default where that differs."""
 
     key: str
     value: str

@@ -6,6 +6,7 @@ import base64
 import io
 import tempfile
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -28,6 +29,8 @@ EXACT = 256 << 10
 """Bytes of a picture or sound that is kept as it is; larger ones are compressed."""
 
 MOST_PIXELS = 64_000_000
+"""Of a picture, and of all frames of a clip that is written anew."""
+
 SMALL = 96
 """Pixels of a side below which a picture or clip is enlarged in sharp squares."""
 
@@ -159,8 +162,11 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
             return "video/mp4", path.read_bytes(), small
         # Odd sides: twice as large they are even.
         sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
-        frames = torch.stack([pixels(frame, sides, 1.0) for frame in source.decode(stream)], dim=1)
-    twice = frames.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+        most = MOST_PIXELS // (stream.width * stream.height)
+        frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), most + 1)]
+    if not 0 < len(frames) <= most:
+        raise ValueError(f"it has no frames, or more than {most}")
+    twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
     with tempfile.TemporaryDirectory() as folder:
         write_video(twice, Path(folder) / "clip.mp4", rate)
         return "video/mp4", (Path(folder) / "clip.mp4").read_bytes(), small

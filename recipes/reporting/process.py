@@ -88,7 +88,7 @@ def assembly(run: Run, builder: Builder) -> Assembly:
 def process_blocks(parts: Assembly, process: Process) -> list[Block]:
     """Return what there is to say of a process without data: settings, signal and noise over time, doubts."""
     grid, schedule = process.grid, process.schedule
-    times = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
     last = terminal_snr(process, parts.statistics, BANDS, limit=math.inf)
     names = [f"{band.low:.2f}-{band.high:.2f}" if band.high else "0" for band in last]

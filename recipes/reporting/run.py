@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import shlex
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,9 @@ class Run:
         return "interrupted" if self.seen or self.starts else "not begun"
 
 
+FILES = ("config.yaml", "run.json", METRICS, TIMING, STATISTICS)
+
+
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read whatever of a run is there.
 
@@ -99,9 +103,12 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: name that of a training run")
+    if not any((folder / name).exists() for name in FILES):
+        command = f"multisagd train … run_dir={quoted(folder)}"
+        raise RecipeError(f"{folder} holds nothing of a training run; to make one: {command}")
     missing: list[Note] = []
 
-    def attempt(what: str, read: Any, path: Path, command: str | None = None) -> Any:
+    def attempt(what: str, read: Callable[[Path], Any], path: Path) -> Any:
         try:
             if not path.exists():
                 raise FileNotFoundError(path)
@@ -109,12 +116,11 @@ def read_run(folder: Path, name: str | None = None) -> Run:
                 raise ValueError("it is a link to somewhere else")
             return read(path)
         except FileNotFoundError:
-            missing.append(Note(f"{path.name} is not there: {what}.", command))
+            missing.append(Note(f"{path.name} is not there: {what}."))
         except MALFORMED as error:
-            missing.append(Note(f"{path.name} could not be read: {what}. {shortened(error)}", command))
+            missing.append(Note(f"{path.name} could not be read: {what}. {shortened(error)}"))
         return None
 
-    trained = f"multisagd train run_dir={quoted(folder)}"
     run = Run(
         folder,
         name or folder.resolve().name,
@@ -123,14 +129,11 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         metrics=attempt("there are no losses to draw", read_journal, folder / METRICS) or Journal(),
         timing=attempt("there is no speed to draw", _timing, folder / TIMING) or Journal(),
         statistics=attempt("the spectrum of the data is not known", DataStatistics.load, folder / STATISTICS),
-        missing=(),
     )
-    if len(missing) == len(("config", "facts", "metrics", "timing", "statistics")):
-        raise RecipeError(f"{folder} holds nothing of a training run. Make one: {trained} …")
     for journal, file in ((run.metrics, METRICS), (run.timing, TIMING)):
         if journal.broken:
             missing.append(Note(f"{file}: {journal.broken:,} lines are no entries, and were passed over."))
-    return Run(run.folder, run.name, run.config, run.facts, run.metrics, run.timing, run.statistics, tuple(missing))
+    return replace(run, missing=tuple(missing))
 
 
 def inside(path: Path, folder: Path) -> bool:

@@ -21,6 +21,9 @@ from recipes.reporting.run import MALFORMED, Run, inside, quoted, shortened
 MOST = 1000
 """Samples of a set whose spectrum is measured."""
 
+MOST_NUMBERS = 1 << 25
+"""Numbers in them all."""
+
 MADE_BY = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
 """Settings of sampling that are told."""
 
@@ -59,7 +62,7 @@ class SampleSet:
             shape = tuple(part.get_shape())
             if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
                 raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
-            x0: Tensor = part[:most].float()
+            x0: Tensor = part[: max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))].float()
         if not bool(x0.isfinite().all()):
             raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
         return x0

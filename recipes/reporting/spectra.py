@@ -17,6 +17,7 @@ LEAST = 1e-12
 """Of the largest power; what is below cannot be told from rounding."""
 
 RADIUS = "radius"
+BATCH = 32
 
 
 def power_of(samples: Tensor, grid: Grid) -> Tensor:
@@ -27,7 +28,7 @@ def power_of(samples: Tensor, grid: Grid) -> Tensor:
     """
     if len(samples) < 2:
         raise ValueError("one sample has no power about the mean: draw more")
-    return DataStatistics.measure([samples], grid).power
+    return DataStatistics.measure(samples.split(BATCH), grid).power
 
 
 def noise_power(process: Process, statistics: DataStatistics) -> Tensor:

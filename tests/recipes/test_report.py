@@ -5,6 +5,7 @@ A page takes a second or two, so tests share one where they can.
 
 import base64
 import fcntl
+import io
 import json
 import re
 import shlex
@@ -14,12 +15,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 from tiny import TINY, tiny_run
 
+from modalities.audio import write_wav
+from modalities.image import Image
+from modalities.video_writing import write_video
 from multisagd import DataStatistics, PowerLaw, SpectralCovariance
 from multisagd.analysis.profiles import axis_profile
 from recipes import cli
@@ -27,7 +34,7 @@ from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.tracking import read_metrics
 from recipes.report import ReportSettings, write_report
-from recipes.reporting.blocks import Note, Page
+from recipes.reporting.blocks import Item, Note, Page
 from recipes.reporting.charts import Axis, Series, draw
 from recipes.reporting.defaults import settings
 from recipes.reporting.journal import MOST, read_journal
@@ -364,6 +371,61 @@ def test_media_beyond_the_budget_are_named(run_dir: Path) -> None:
     (run_dir / "samples" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert item("broken", run_dir / "samples" / "broken.png", run_dir, budget) is None
     assert "broken.png" in budget.left_out[0]
+
+
+def content(address: str | None) -> tuple[str, bytes]:
+    assert address is not None
+    kind, data = address.removeprefix("data:").split(";base64,")
+    return kind, base64.b64decode(data)
+
+
+class TestMedia:
+    def taken(self, path: Path) -> Item:
+        budget = Budget(10**8)
+        found = item("it", path, path.parent, budget)
+        assert found is not None
+        assert budget.left_out == []
+        return found
+
+    def test_small_files_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        write_wav(torch.zeros(1, 400), 8000, tmp_path / "0.wav")
+        Image(channels=1).save(torch.zeros(1, 8, 8, dtype=torch.uint8), tmp_path / "0.png")
+        found = self.taken(tmp_path / "0.png")
+        assert content(found.sound) == ("audio/wav", (tmp_path / "0.wav").read_bytes())
+        assert content(found.picture) == ("image/png", (tmp_path / "0.png").read_bytes())
+        assert found.small
+        assert found.clip is None
+
+    def test_long_sounds_become_mp3_of_the_same_length_and_pitch(self, tmp_path: Path) -> None:
+        rate, seconds = 37_000, 4.0  # a rate that MP3 does not know
+        time = torch.arange(int(rate * seconds)) / rate
+        write_wav(0.5 * torch.sin(2 * torch.pi * 440 * time)[None], rate, tmp_path / "0.wav")
+        kind, data = content(self.taken(tmp_path / "0.wav").sound)
+        assert kind == "audio/mpeg"
+        assert len(data) < (tmp_path / "0.wav").stat().st_size / 3
+        with av.open(io.BytesIO(data), "r") as file:
+            heard = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+            new = file.streams.audio[0].rate
+        assert len(heard) / new == pytest.approx(seconds, abs=0.1)
+        loudest = np.abs(np.fft.rfft(heard)).argmax() * new / len(heard)
+        assert loudest == pytest.approx(440, abs=1)
+
+    def test_large_pictures_become_webp_of_the_same_size(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (3, 320, 320), dtype=np.uint8)
+        Image().save(torch.from_numpy(noise), tmp_path / "0.png")
+        kind, data = content(self.taken(tmp_path / "0.png").picture)
+        assert kind == "image/webp"
+        assert PIL.Image.open(io.BytesIO(data)).size == (320, 320)
+
+    def test_clips_that_few_browsers_play_are_written_anew(self, tmp_path: Path) -> None:
+        pixels = torch.randint(0, 256, (3, 5, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        write_video(pixels, tmp_path / "odd.mp4", 8)
+        write_video(pixels[..., :8, :6], tmp_path / "even.mp4", 8)
+        assert content(self.taken(tmp_path / "even.mp4").clip)[1] == (tmp_path / "even.mp4").read_bytes()
+        with av.open(io.BytesIO(content(self.taken(tmp_path / "odd.mp4").clip)[1]), "r") as file:
+            stream = file.streams.video[0]
+            assert (stream.width, stream.height, stream.pix_fmt, stream.frames) == (14, 18, "yuv420p", 5)
+            assert stream.average_rate == 8
 
 
 def test_charts_show_what_their_scales_can() -> None:

@@ -85,7 +85,6 @@
     for (const box of boxes) {
       box.addEventListener("change", () => {
         for (const id of [box.dataset.curve, `${box.dataset.curve}-band`]) {
-          document.getElementById(id)?.classList.toggle("off", !box.checked);
           document.getElementById(id)?.setAttribute("display", box.checked ? "inline" : "none");
         }
       });
