@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import multisagd as ms
-from benchmarks.timing import machine
 from multisagd.covariance import to_half_spectrum
 from multisagd.integrations import ScheduledDenoiser, ShapedNoise, shape_scheduler
 
@@ -159,7 +158,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    print(f"{machine()}; diffusers {diffusers.__version__}, seed {SEED} where noise is sampled\n")
+    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}; seed {SEED} where noise is sampled\n")
     print("| scheduler | steps | in colour | as it is | as it is, model of white noise |")
     print("|---|---|---|---|---|")
     for name, case in CASES.items():
