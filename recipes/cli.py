@@ -123,7 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with interruptible() if arguments is None else nullcontext():
         module = importlib.import_module(COMMANDS[name][0])
-    return int(module.main(rest))
+    status = int(module.main(rest))
+    if arguments is None and status == 128 + signal.SIGINT:
+        # A person has lost patience, and a thread that still writes or loads would keep the process. What it writes is
+        # whole or not there.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
-from recipes.engine.command import SHARED, take_option
+from recipes.engine.command import KEPT, SHARED, take_option
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place
 from recipes.engine.errors import RecipeError, nearest, run_command
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(command_help("launch"))
         return 0
     statuses: list[int] = []
-    failed = run_command(lambda: statuses.append(launch(words)))
+    again = f"; {KEPT['launch']}\n  {shlex.join(['multisagd', 'launch', *words])}"
+    failed = run_command(lambda: statuses.append(launch(words)), lambda told: again)
     return failed or statuses[0]
 
 

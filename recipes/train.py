@@ -54,9 +54,9 @@ from recipes.engine.files import check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.initial import load_initial
-from recipes.engine.interrupt import StopRequest
+from recipes.engine.interrupt import StopNow, StopRequest
 from recipes.engine.learner import Learner
-from recipes.engine.loop import Loop, crossed
+from recipes.engine.loop import Loop, crossed, stopped
 from recipes.engine.monitor import Monitor
 from recipes.engine.profiling import StepProfiler
 from recipes.engine.progress import Display
@@ -202,11 +202,18 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in process_notes(process, denoiser, statistics):
                 display.say(f"note: {note}")
-            if learner.samples:
-                report()  # saved before these, so they have been cut off, or never came to be
-            monitor = Monitor(runtime, spread, flops, peak)
-            Loop(learner, told, saver, monitor, profiler, watchdog, tracker, display, report).run(stop)
-            report(final=True)
+            # A state is saved before it is reported: of that which training continues from, and of the last, nothing
+            # is lost by stopping within the report.
+            try:
+                with stop.hurried(bool(learner.samples) and runtime.place.world == 1):
+                    if learner.samples:
+                        report()  # cut off since, or it never came to be
+                monitor = Monitor(runtime, spread, flops, peak)
+                Loop(learner, told, saver, monitor, profiler, watchdog, tracker, display, report).run(stop)
+                with stop.hurried(runtime.place.world == 1):
+                    report(final=True)
+            except StopNow:
+                raise stopped(checkpoints, stop.signal_number) from None
             wait_for_all()  # a process that leaves earlier than the others may take their connections with it
             if runtime.main:
                 display.say(ending(run_dir, checkpoints.folders()[-1], dataset))

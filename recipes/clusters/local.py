@@ -52,6 +52,8 @@ class Local(Cluster):
                 print(f"job {number} of {len(jobs)}: {job}", flush=True)
             status, told = run(self.command(job))
             if told is not None:
+                if number < len(jobs):
+                    print(f"stopped in job {number} of {len(jobs)}; the same command goes on there", file=sys.stderr)
                 return 128 + told
             if status:
                 failed.append((number, status))

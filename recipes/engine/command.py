@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import yaml
 
@@ -17,6 +20,17 @@ from recipes.engine.printing import show
 SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
 """Commands whose work several processes can share."""
 
+KEPT = {
+    "train": "nothing was saved yet, and the same command begins anew:",
+    "demo": "what was trained is kept, and the same command continues:",
+    "encode": "finished shards are kept, and the same command continues:",
+    "pack": "finished shards are kept, and the same command continues:",
+    "sample": "no sample was written; the same command draws the same samples from the first on:",
+    "evaluate": "samples that were drawn to the last are kept; the same command finds them, and measures anew:",
+    "launch": "nothing was launched:",
+}
+"""What is left after Ctrl-C outside of the places where a command stops in good order by itself."""
+
 
 def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
     """Compose `configs/<name>.yaml` with the command line (`sys.argv` by default), act on it, return the status."""
@@ -25,11 +39,13 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         show(command_help(name))
         return 0
 
+    config: Config = {}
+
     def body() -> None:
         show = "--show" in words
         settings = [word for word in words if word != "--show"]
         folder = take_option(settings, "--config-dir")
-        config = configuration.load(name, settings, folder)
+        config.update(configuration.load(name, settings, folder))
         if name not in SHARED and not show and (place := Place.of_environment()).world > 1:
             raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
         if show:
@@ -37,10 +53,22 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         else:
             action(config)
 
+    def again(told: bool) -> str:
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else torchrun is to be started, with words of its own
+        command = f"\n  {shlex.join(['multisagd', name, *words])}" if alone else ""
+        return f"{'' if told else f'; {kept(name, config)}'}{command}"
+
     try:
-        return run_command(body)
+        return run_command(body, again)
     finally:
         leave()
+
+
+def kept(name: str, config: Config) -> str:
+    """Say what is left of a command that was interrupted, and what the same command would do."""
+    if name == "train" and (saved := sorted(Path(config.get("run_dir", ""), "checkpoints").glob("[0-9]*"))):
+        return f"the last checkpoint is {saved[-1]}, and the same command continues from there:"
+    return KEPT.get(name, "nothing was written, and the same command starts over:")
 
 
 def take_option(words: list[str], option: str) -> str | None:

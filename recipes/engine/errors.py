@@ -48,18 +48,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(options)}" if 0 < len(options) <= 40 else ""
 
 
-def run_command(action: Callable[[], object]) -> int:
-    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted."""
+def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
+    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
+
+    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
+    """
     try:
         action()
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(f"{stop}{'' if again is None else again(True)}", file=sys.stderr)
         return stop.status
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{'' if again is None else again(False)}", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:
         if not _lost_touch(error):

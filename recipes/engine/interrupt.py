@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -11,8 +14,15 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that ask a process to stop: a person's Ctrl-C, and what schedulers send before they take a machine away."""
 
 
+NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
+
+
+class StopNow(BaseException):
+    """A signal that came where nothing is lost by stopping at once; like KeyboardInterrupt, nothing should catch it."""
+
+
 class StopRequest:
-    """While active, remembers the first of `STOPS` in `signal_number` instead of dying.
+    """While active, remembers the first of `STOPS` in `signal_number` instead of dying, and tells a person so.
 
     A SIGINT after that ends at once: a person has lost patience. Further signals of other kinds do not, because a
     scheduler that waits for a process to save may send several.
@@ -21,6 +31,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._before: dict[int, Any] = {}
+        self._hurried = False
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there is nothing to catch.
@@ -36,8 +47,27 @@ class StopRequest:
             signal.signal(number, handler)
         self._before = {}
 
+    @contextmanager
+    def hurried(self, wanted: bool = True) -> Iterator[None]:
+        """Within, do not wait for the end of what is being done, which may take minutes and can be done again.
+
+        Raises:
+            StopNow: when the first signal comes, or has come before.
+        """
+        if wanted and self.signal_number is not None:
+            raise StopNow
+        self._hurried = wanted
+        try:
+            yield
+        finally:
+            self._hurried = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is None:
             self.signal_number = number
+            if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+                os.write(2, NOTICE)  # `print` may be at work already, and is not made to be entered twice
+            if self._hurried:
+                raise StopNow
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modalities.base import Dataset
-from recipes.engine.checkpoint import SaveError
+from recipes.engine.checkpoint import Checkpoints, SaveError
 from recipes.engine.distribution import Agreement, FailedElsewhereError
 from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.interrupt import StopRequest
+from recipes.engine.interrupt import StopNow, StopRequest
 from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.monitor import Monitor
 from recipes.engine.order import batches
@@ -75,11 +75,18 @@ class Loop:
                 if last or signal_number or (crossed(before, now, settings.every.checkpoint) and learner.healthy()):
                     self._save(must=bool(last or signal_number))
                 if signal_number:
-                    raise Interrupted(
-                        f"stopped; saved in {self.saver.checkpoints.folders()[-1]}. The same command continues.",
-                        signal_number,
-                    )
+                    raise stopped(self.saver.checkpoints, signal_number)
+                self._report(stop)
+
+    def _report(self, stop: StopRequest) -> None:
+        """Look and draw; a signal ends that at once where nobody else waits, for it is done anew when continuing."""
+        position = self.tracker.position
+        try:
+            with stop.hurried(self.learner.runtime.place.world == 1):
                 self.report()
+        except StopNow:
+            self._save(must=True, position=position)
+            raise stopped(self.saver.checkpoints, stop.signal_number) from None
 
     def _tell_profile(self, path: Path | None) -> None:
         if path is not None:
@@ -94,10 +101,10 @@ class Loop:
         loss = f"loss {values['loss']:.4f}" if "loss" in values else "no finite loss"
         self.display.update(learner.samples, f"{loss}, {speed['samples_per_second']:,.0f} samples/s")
 
-    def _save(self, must: bool) -> None:
-        """Save the state; unless it must be saved, training can go on without it."""
+    def _save(self, must: bool, position: int | None = None) -> None:
+        """Save the state, with the metrics up to a position; unless it must be saved, training can go on without it."""
         self._or_warn(self.saver.finish)  # of the one before
-        state = self.learner.state(self.tracker.position)
+        state = self.learner.state(self.tracker.position if position is None else position)
         if must:
             self.saver.save(state)
             self.saver.finish()
@@ -133,6 +140,12 @@ class Loop:
             f"warning: {error}; back to the checkpoint after {state.samples:,}, and on with other random numbers"
         )
         self.report()  # of the checkpoint's own step, which was cut off with all that came after it
+
+
+def stopped(checkpoints: Checkpoints, signal_number: int | None) -> Interrupted:
+    """Return what is raised after a signal, once the state is saved."""
+    folder = checkpoints.folders()[-1]
+    return Interrupted(f"stopped; saved in {folder}. The same command continues.", signal_number or 0)
 
 
 def crossed(before: int, now: int, every: int) -> bool:

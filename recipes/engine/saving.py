@@ -21,6 +21,7 @@ log = logging.getLogger("multisagd")
 class Saver:
     """Writes checkpoints, `in_background` or at once; leaving it as a context waits for the last.
 
+    It does not wait where a person has lost patience: half a checkpoint is no checkpoint, and does no harm.
     An error of the background is raised by the call that waits for it: the next `save`, or `finish`. All ranks make the
     same calls, and so all meet it at the same place.
     """
@@ -36,8 +37,9 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)
-        if self._pending is not None and (failed := self._pending.exception()) is not None:
+        impatient = kind is KeyboardInterrupt
+        self._pool.shutdown(wait=not impatient, cancel_futures=impatient)
+        if not impatient and self._pending is not None and (failed := self._pending.exception()) is not None:
             log.warning("%s", failed)
 
     def save(self, state: State) -> None:
