@@ -26,6 +26,7 @@ SMALL = {
 }  # fmt: skip
 """By command; the others are quick as they are."""
 MEDIA = {
+    "experiment=audio_notes": ["modality.seconds=0.064"],
     "modality=latent_video": ["modality.modality.size=16", "modality.modality.frames=5"],
     "modality=latent_audio": ["modality.modality.seconds=0.02"],
     "modality=cached_video": ["modality.modality.size=8", "modality.modality.frames=5"],
@@ -43,7 +44,7 @@ def quick(command: str, words: Sequence[str]) -> list[str]:
         written = {"cluster=kubernetes", "cluster=skypilot"} & set(words)
         return [] if written else ["--show"]
     small = [*SMALL.get(command, []), *(word for choice in MEDIA if choice in words for word in MEDIA[choice])]
-    if command == "train" and "network=diffusers" not in words:
+    if command == "train" and not {"network=diffusers", "experiment=adopted"} & set(words):
         small += TRANSFORMER if "network=transformer" in words else UNET
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):
         small.append("steps=2")

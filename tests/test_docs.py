@@ -19,7 +19,7 @@ from recipes.launch import planned
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 DESIGNED = "designed"
-"""Stands for the folder where the commands look for what `multisagd design` wrote."""
+"""Stands for the folder where the commands look for what `multisagd design` and `adopt` wrote."""
 UNCONFIGURED = {name for name in COMMANDS if not (ROOT / "configs" / f"{name}.yaml").exists()}
 
 
@@ -53,6 +53,8 @@ def test_commands_compose(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for group, target in (("spectrum", "Flat"), ("schedule", "CosineSchedule")):
         (tmp_path / DESIGNED / group).mkdir(parents=True)
         (tmp_path / DESIGNED / group / "designed.yaml").write_text(f"_target_: multisagd.{target}\n")
+    (tmp_path / DESIGNED / "experiment").mkdir()
+    (tmp_path / DESIGNED / "experiment" / "adopted.yaml").write_text("# @package _global_\n{}\n")
     for block in blocks_of(page):
         if block.language == "bash":
             for command in block.commands():
