@@ -71,7 +71,7 @@ def test_what_is_not_a_model_is_left_alone(folder: Path, tmp_path: Path, capsys:
     assert recipe.main([f"run_dir={folder / 'run'}", f"out={tmp_path}"]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert recipe.main([f"run_dir={tmp_path / 'nowhere'}", f"out={tmp_path / 'out'}"]) == 2
-    assert "config.yaml" in capsys.readouterr().err
+    assert "no run or exported model is in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated", "other shapes", "no notes", "version", "config", "pickle"])
