@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from multisagd.integrations.schedulers import _diffusers, _Shaped, shape_scheduler
+from multisagd.integrations.schedulers import Shaped, diffusers_library, shape_scheduler
 from multisagd.integrations.shaped_noise import ShapedNoise
 
 
@@ -39,8 +39,8 @@ def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
 def __getattr__(name: str) -> Any:
     """Find `Shaped…Pipeline` for every pipeline of diffusers."""
     if name.startswith("Shaped"):
-        base = getattr(_diffusers(), name.removeprefix("Shaped"), None)
-        if isinstance(base, type) and issubclass(base, _diffusers().DiffusionPipeline):
+        base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
+        if isinstance(base, type) and issubclass(base, diffusers_library().DiffusionPipeline):
             return shaped_class(base)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -52,7 +52,7 @@ def shaped_class(base: Any) -> Any:
     Raises:
         ValueError: for a class that is no pipeline of diffusers.
     """
-    if not issubclass(base, _diffusers().DiffusionPipeline):
+    if not issubclass(base, diffusers_library().DiffusionPipeline):
         raise ValueError(f"{base.__name__} is no pipeline of diffusers: it is not a subclass of DiffusionPipeline")
     if issubclass(base, _ShapedPipeline):
         return base
@@ -70,7 +70,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(base.__init__).bind(self, *args, **kwargs)
         given = bound.arguments.get("scheduler")
-        if not isinstance(given, _Shaped):
+        if not isinstance(given, Shaped):
             raise ValueError(
                 f"{type(self).__name__} needs a scheduler of a colour, got {type(given).__name__}: make one by "
                 "shape_scheduler, or the pipeline by shape_pipeline(pipeline, ShapedNoise(…))"
@@ -87,7 +87,7 @@ def _in_colour(base: Any) -> Callable[..., Any]:
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A scheduler that was put in the place of the shaped one afterwards would inject white noise.
-        if not isinstance(self.scheduler, _Shaped):
+        if not isinstance(self.scheduler, Shaped):
             raise ValueError(
                 f"the scheduler of this {type(self).__name__} is a {type(self.scheduler).__name__}, without a colour: "
                 "set pipeline.scheduler = shape_scheduler(scheduler, shaped)"

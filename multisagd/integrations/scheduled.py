@@ -103,21 +103,20 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
     timesteps = torch.as_tensor(timestep).to("cpu", torch.float64).reshape(-1)
     sigma = _sigma_of_step(scheduler, timesteps)
     if hasattr(scheduler, "precondition_inputs"):
-        # Theirs is the timestep log(σ)/4, where no other is known (arXiv 2206.00364).
-        sigma = (4 * timesteps).exp() if sigma is None else sigma
+        sigma = _sigma_of_edm(scheduler, timesteps) if sigma is None else sigma
         scale = (sigma**2 + scheduler.config.sigma_data**2).rsqrt()
         return Level(scale, sigma * scale)
     if is_flow(scheduler):
         sigma = timesteps / scheduler.config.num_train_timesteps if sigma is None else sigma
         return Level(1 - sigma, sigma)
-    if sigma is not None:
-        scale = (sigma**2 + 1).rsqrt()
-        return Level(scale, sigma * scale)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
             f"{type(scheduler).__name__} does not tell its noise levels in a way known here: it has neither "
-            "alphas_cumprod nor the sigmas of flow matching or of EDM"
+            "alphas_cumprod, nor the interface of flow matching or of EDM"
         )
+    if sigma is not None:
+        scale = (sigma**2 + 1).rsqrt()
+        return Level(scale, sigma * scale)
     table = scheduler.alphas_cumprod.to("cpu", torch.float64)
     share = table[timesteps.round().long().clamp(0, len(table) - 1)]
     return Level(share.sqrt(), (1 - share).sqrt())
@@ -148,6 +147,14 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
             return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64).reshape(1).cpu()
         sigmas = getattr(scheduler, "sigmas_interpol", sigmas)
     return torch.as_tensor(sigmas[index], dtype=torch.float64).reshape(1).cpu()
+
+
+def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
+    """Return the σ of timesteps that are none of a loop's: EDM's are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
+    sigma = (4 * timesteps).exp()
+    if not torch.allclose(scheduler.precondition_noise(sigma).double(), timesteps):
+        raise ValueError(f"{type(scheduler).__name__} tells the noise levels of its own steps only: call set_timesteps")
+    return sigma
 
 
 def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:

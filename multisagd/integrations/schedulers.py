@@ -15,7 +15,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,11 +46,11 @@ def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
 def __getattr__(name: str) -> Any:
     """Find `Shaped…Scheduler` for every scheduler of diffusers, which is how a saved one is found again."""
     if name.startswith("Shaped") and name != "ShapedNoise":
-        base = getattr(_diffusers(), name.removeprefix("Shaped"), None)
-        if base is not None and isinstance(base, type) and issubclass(base, _diffusers().SchedulerMixin):
+        base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
+        if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):
             return shaped_class(base)
     if name == "SchedulerMixin":  # by which diffusers recognises what it loads from this module
-        return _diffusers().SchedulerMixin
+        return diffusers_library().SchedulerMixin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -61,22 +61,23 @@ def shaped_class(base: Any) -> Any:
     Raises:
         ValueError: for a class that is no scheduler of diffusers.
     """
-    if not issubclass(base, _diffusers().SchedulerMixin):
+    if not issubclass(base, diffusers_library().SchedulerMixin):
         raise ValueError(f"{base.__name__} is no scheduler of diffusers: it is not a subclass of SchedulerMixin")
-    if issubclass(base, _Shaped):
+    if issubclass(base, Shaped):
         return base
     steps = {
         name: _in_colour(method)
         for name, method in inspect.getmembers(base, inspect.isfunction)
         if name in ("step", "undo_step") or name.startswith("step_")
     }
-    body = {"__module__": __name__, "__doc__": f"{base.__name__} whose steps draw coloured noise.", **steps}
-    return type(f"Shaped{base.__name__}", (_Shaped, base), {**body, "__init__": _initialiser(base)})
+    body = {"__module__": __name__, "__doc__": f"{base.__name__} whose steps draw coloured noise.", "unshaped": base}
+    return type(f"Shaped{base.__name__}", (Shaped, base), body | steps | {"__init__": _initialiser(base)})
 
 
-class _Shaped:
+class Shaped:
     """What all shaped schedulers share: their noise, and that it is kept in the configuration."""
 
+    unshaped: ClassVar[Any]
     shaped_noise: ShapedNoise
     _undescribed: str | None = None
     _seen: Any = None
@@ -90,7 +91,7 @@ class _Shaped:
     def in_white(self) -> Any:
         """Return a scheduler like this one of the class that it was made from, without a colour."""
         config = {key: value for key, value in self.config.items() if key != "shaped_noise"}  # type: ignore[attr-defined]
-        return type(self).__mro__[2].from_config(config)  # type: ignore[attr-defined]
+        return self.unshaped.from_config(config)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shaped_noise}, {dict(self.config)})"  # type: ignore[attr-defined]
@@ -163,7 +164,12 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
         )
 
 
-def _diffusers() -> Any:
+def diffusers_library() -> Any:
+    """Return the module diffusers, which is imported where it is needed only.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:

@@ -115,7 +115,9 @@ def test_flow_matching():
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler"]
+)
 def test_preconditioned_as_edm(name, kind):
     scheduler = getattr(diffusers, name)(prediction_type=kind)
     scheduler.set_timesteps(6)
@@ -137,6 +139,8 @@ def test_timesteps_of_a_training_are_read_from_the_table():
     level = noise_level(scheduler, torch.tensor([3, 700]))
     assert torch.allclose(level.alpha**2, scheduler.alphas_cumprod[[3, 700]].double())
     assert torch.allclose(level.alpha**2 + level.sigma**2, torch.ones(2, dtype=torch.float64))
+    level = noise_level(diffusers.EDMEulerScheduler(), torch.tensor([3.0, 0.02]).log() / 4)
+    assert torch.allclose(level.sigma / level.alpha, torch.tensor([3.0, 0.02]).double())
 
 
 def test_any_schedule_serves_any_scheduler():
@@ -176,8 +180,15 @@ def test_conditions_reach_the_denoiser():
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(ValueError, match="IPNDMScheduler does not tell its noise levels"):
-        ScheduledDenoiser(DENOISER, diffusers.IPNDMScheduler())(random(1, 1, 16, 16), 3)
+    for name in ("IPNDMScheduler", "CMStochasticIterativeScheduler", "LTXEulerAncestralRFScheduler"):
+        scheduler = getattr(diffusers, name)()
+        scheduler.set_timesteps(4)
+        with pytest.raises(ValueError, match=f"{name} does not tell its noise levels"):
+            ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0])
+    with pytest.raises(
+        ValueError, match="CosineDPMSolverMultistepScheduler tells the noise levels of its own steps only"
+    ):
+        noise_level(diffusers.CosineDPMSolverMultistepScheduler(), 0.3)
     scheduler = diffusers.DDPMScheduler()
     scheduler.register_to_config(prediction_type="score")
     with pytest.raises(ValueError, match="prediction_type='score'"):

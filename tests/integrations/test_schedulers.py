@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import pickle
+import sys
 import warnings
 from itertools import pairwise
 
@@ -123,9 +124,9 @@ class TestStaysWhatItWas:
         x, e = torch.randn(2, *SHAPE, generator=seeded()).unbind()
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # at this timestep the sample's noise cannot be told, so nothing is said
-            found = shaped.step(e, 500, x, generator=seeded(1), return_dict=False)[0]
-        white = plain.step(e, 500, x, generator=seeded(1)).prev_sample
-        noise, scale = torch.randn(SHAPE, generator=seeded(1)), plain._get_variance(500) ** 0.5
+            found = shaped.step(e, 300, x, generator=seeded(1), return_dict=False)[0]
+        white = plain.step(e, 300, x, generator=seeded(1)).prev_sample
+        noise, scale = torch.randn(SHAPE, generator=seeded(1)), plain._get_variance(300) ** 0.5
         assert torch.allclose(found - scale * SHAPED.color(noise), white - scale * noise, atol=1e-5)
         assert not torch.allclose(found, white, atol=0.1 * float(scale))
 
@@ -224,6 +225,13 @@ def test_every_scheduler_of_diffusers_can_be_shaped(name):
     for step in steps:
         assert getattr(type(shaped), step) is not getattr(base, step)
         assert inspect.signature(getattr(shaped, step)) == inspect.signature(getattr(base.from_config(needed), step))
+
+
+def test_without_diffusers_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    schedulers.shaped_class.cache_clear()
+    with pytest.raises(ImportError, match=r"pip install 'multisagd\[diffusers\]'"):
+        shape_scheduler(object(), SHAPED)
 
 
 class TestWarnings:
