@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,8 @@ from recipes.report import ReportSettings, write_report
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
+
+PATIENCE = 60.0
 
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import browser, show_as  # noqa: E402 - the tests' own browser
@@ -40,14 +43,18 @@ def page(folder: Path, run_dir: str, others: Sequence[str] = (), names: tuple[st
 
 def take(driver: Chrome, name: str, section: str, height: int, width: int = 1280, scale: float = 0.8) -> None:
     """Write what there is of the page from the head of a section on, `width` × `height` points, as a PNG."""
-    ready = "return [...document.querySelectorAll('audio, video')].every((each) => each.readyState || each.hidden)"
-    WebDriverWait(driver, 20).until(lambda driver: driver.execute_script(ready))
+    ready = "return [...document.querySelectorAll('audio, video')].every((each) => each.readyState)"
+    WebDriverWait(driver, PATIENCE).until(lambda driver: driver.execute_script(ready))
+    driver.set_script_timeout(PATIENCE)
+    driver.execute_async_script("Promise.all([...document.images].map((each) => each.decode())).then(arguments[0])")
+    time.sleep(2)  # what was decoded is painted
     top = 0 if section == "summary" else driver.find_element(By.ID, section).location["y"]
     clip = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     picture = PIL.Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
     size = (round(width * scale), round(height * scale))
-    picture.resize(size, PIL.Image.Resampling.LANCZOS).save(IMAGES / name, optimize=True)
+    few = picture.resize(size, PIL.Image.Resampling.LANCZOS).quantize(256, PIL.Image.Quantize.FASTOCTREE)
+    few.save(IMAGES / name, optimize=True)
     print(IMAGES / name, f"{(IMAGES / name).stat().st_size / 1000:.0f} kB")
 
 
@@ -59,7 +66,7 @@ def main(white: str, shaped: str, sounds: str, clips: str) -> None:
         driver.get(page(root, white, [shaped], ("white", "power law")).as_uri())
         take(driver, "report-comparison.png", "summary", 1640)
         driver.get(page(root, shaped).as_uri())
-        take(driver, "report-process.png", "process", 1560)
+        take(driver, "report-process.png", "process", 1500, scale=0.7)
         show_as(driver, "dark")
         driver.get(page(root, sounds).as_uri())
         take(driver, "report-audio.png", "samples", 1150)

@@ -92,10 +92,12 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
     last = terminal_snr(process, parts.statistics, BANDS, limit=math.inf)
     names = [f"{band.low:.2f}-{band.high:.2f}" if band.high else "0" for band in last]
-    series = [Series("schedule", times.tolist(), (10 / math.log(10) * schedule.log_snr(times)).tolist(), "c0", 1)]
+    series = []
     for place, name in enumerate(names):
         ratios = [_decibels(bands[place].snr) for bands in by_time]
         series.append(Series(f"band {name}", times.tolist(), ratios, ordered(place, len(names)), place))
+    own = 10 / math.log(10) * schedule.log_snr(times)
+    series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
         "snr", "Signal and noise over time", "Decibels of the data's power over the noise's, in bands of frequency "
         "(cycles per sample of every axis, 0 is the mean of a datum). The schedule's own log-SNR is that of data of "
