@@ -17,17 +17,20 @@ CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 
 PAGES = {
+    "adopt": "docs/tutorials/fine-tuning.md",
     "analyze": "docs/tutorials/schedule-design.md",
     "compare": "docs/audio-and-video.md",
-    "demo": "README.md",
+    "demo": "docs/start.md",
     "design": "docs/tutorials/schedule-design.md",
     "encode": "docs/tutorials/latents.md",
     "evaluate": "docs/evaluation.md",
-    "export": "docs/clusters/long-runs.md",
+    "explore": "docs/explore.md",
+    "export": "docs/sharing-models.md",
     "fidelity": "docs/evaluation.md",
     "inspect": "docs/tutorials/your-own-modality.md",
     "launch": "docs/clusters.md",
     "pack": "docs/tutorials/data-at-scale.md",
+    "report": "docs/reports.md",
     "sample": "docs/first-model.md",
     "train": "docs/first-model.md",
 }
