@@ -1,6 +1,6 @@
 """Sounds with the core alone: plucked strings as waveforms of one dimension, and noise in hertz.
 
-    python examples/audio_from_scratch.py                # about ten minutes on two CPU cores
+    python examples/audio_from_scratch.py                # about five minutes on one CPU core
     python examples/audio_from_scratch.py --exponent 0   # white noise
 
 The grid says that neighbouring samples are 1/4000 s apart; so the power law is flat below 60 Hz and pink above it,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("strings.wav"), help="the sound file to write")
     parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
     options = parser.parse_args(arguments)
-    steps, batch, count = (3, 4, 2) if options.small else (3000, 32, 12)
+    steps, batch, count = (3, 4, 2) if options.small else (1500, 16, 12)
 
     data = strings(64 if options.small else 4000)
     process = ms.Process(ms.CosineSchedule(shift=2), ms.SpectralCovariance(ms.PowerLaw(options.exponent), GRID))

@@ -1,6 +1,6 @@
 """From data to pictures with the core alone: handwritten digits, a U-Net, and noise of a power law.
 
-    python examples/image_from_scratch.py                # a few minutes on two CPU cores
+    python examples/image_from_scratch.py                # about three minutes on one CPU core
     python examples/image_from_scratch.py --exponent 0   # white noise
 
 Nothing here knows files of configuration or a training loop of this project; data of yours go where `digits` is.

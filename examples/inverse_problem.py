@@ -1,6 +1,6 @@
 """Restore images of which most pixels are missing, with a model that never heard of missing pixels.
 
-    python examples/inverse_problem.py   # a few minutes on two CPU cores
+    python examples/inverse_problem.py   # about three minutes on one CPU core
 
 A model of digits is trained, guided by the pixels that are left (ΠGDM), and compared with what the spectrum of the data
 alone can say of the missing ones (the posterior mean of Gaussian data).

@@ -1,6 +1,6 @@
 """White noise and a power law under equal seeds: which model has the spectrum of the data?
 
-    python examples/shaped_vs_white.py   # some ten minutes on two CPU cores
+    python examples/shaped_vs_white.py   # about three minutes on one CPU core
 
 Both trainings see the same digits at the same times. Printed is, ring by ring of frequency, what each generates too
 much (above zero) or too little of, in decibels; and the same for as many real digits, which is the noise floor.
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
     options = parser.parse_args(arguments)
-    steps, count, rings = (5, 16, 4) if options.small else (3000, 600, 4)
+    steps, count, rings = (5, 16, 4) if options.small else (1500, 600, 4)
 
     data = digits()
     held_out, data = data[:count], data[count:]

@@ -33,7 +33,7 @@ def photos(root: Path) -> None:
         Picture.fromarray(pixels).save(path)
         path.with_suffix(".txt").write_text(text)
         rows.append(f"{name}/{path.name},{name},{text}")
-    (root / "list.csv").write_text("\n".join(rows) + "\n")
+    (root / "photos" / "list.csv").write_text("\n".join(rows) + "\n")
     (root / "prompts.txt").write_text("a red circle\na blue square\n")
 
 
