@@ -285,7 +285,7 @@ def train_and_report(config: Config) -> None:
 
         run_dir = Path(config["run_dir"])
         try:
-            path, _ = write_report(ReportSettings(run_dir, allow_targets=tuple(config["allow_targets"])))
+            path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
             print(f"Losses, samples and spectra on one page: {path}")
         except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure
             print(f"note: no report was written ({error}); to try again: multisagd report run_dir={run_dir}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,7 +153,7 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     levels = schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     steps += [(f"log-SNR {log_snr:.0f}", t[None]) for log_snr, t in zip(LOG_SNRS, levels, strict=True)]
     steps.append(("t = 1", torch.ones(1, dtype=torch.float64)))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, clipping_untold():
         for place, (name, t) in enumerate(steps):
             noised = x0
             if place:
@@ -163,6 +165,18 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
             shown_as = item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else "")
             found += [] if shown_as is None else [shown_as]
     return found
+
+
+@contextmanager
+def clipping_untold() -> Iterator[None]:
+    """Write noise without being told that some of it is beyond full scale: it always is."""
+    log = logging.getLogger("multisagd")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _decibels(ratio: float) -> float:
