@@ -138,7 +138,8 @@ def test_the_configuration_is_searched(driver: Chrome, pages: dict[str, Path]) -
     settings = driver.find_element(By.CLASS_NAME, "settings")
 
     def keys() -> list[str]:
-        return [row.text for row in settings.find_elements(By.CSS_SELECTOR, "tbody th") if row.is_displayed()]
+        shown = "[...arguments[0].querySelectorAll('tbody th')].filter((each) => each.offsetParent)"
+        return driver.execute_script(f"return {shown}.map((each) => each.textContent)", settings)
 
     everything = keys()
     settings.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("spectrum exp")
