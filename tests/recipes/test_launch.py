@@ -220,6 +220,50 @@ def test_a_signal_outside_of_training_requeues(
     assert asked.exists() == (rank == "0")
 
 
+LOST = "try:\n        signal.raise_signal(signal.SIGUSR2)\n    except BaseException:\n        pass\n    "
+SWALLOWED = f"{LOST}time.sleep(60)"
+# A lock that is taken twice waits in C for ever, whatever signals come; Python is not held meanwhile.
+UNHEARD = (
+    "libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n    libc.pthread_mutex_lock(lock)\n"
+    "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR2)).start()\n    libc.pthread_mutex_lock(lock)"
+)
+SAVING = (
+    f"{LOST}with StopRequest() as stop:\n        while stop.signal_number is None:\n            time.sleep(0.05)\n"
+    "    print('saved')\n    return 128 + stop.signal_number"
+)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize(("body", "said"), [(SWALLOWED, False), (UNHEARD, False), (SAVING, True)])
+def test_a_signal_that_gets_lost_is_acted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: bool, rank: str
+) -> None:
+    """Swallowed within an import; come within C++; swallowed, and training has begun since."""
+    asked = fake_slurm(tmp_path, monkeypatch, "RUNNING")
+    (tmp_path / "job.py").write_text(
+        "import ctypes, os, signal, sys, threading, time\n"
+        "from recipes.engine.interrupt import StopRequest\n"
+        "from recipes.clusters import slurm_job\n"
+        "import recipes.cli\n"
+        f"def main(words):\n    {body}\n"
+        "recipes.cli.main, slurm_job.GRACE = main, 0.3\n"
+        "slurm_job.SlurmJob('train', ('run_dir=r',), 5)()\n"
+    )
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "7", "SLURM_PROCID": rank,
+        "SUBMITIT_EXECUTOR": "slurm", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NODEID": rank,
+        "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "2",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "job.py")], capture_output=True, text=True, check=False, timeout=50,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == (140 if rank == "0" else 0), done.stderr
+    assert (asked.read_text() == "requeue 7\n") if rank == "0" else not asked.exists()
+    assert ("saved" in done.stdout) == said
+    assert ("could not be heard" in done.stderr) != said
+
+
 def test_a_manifest_for_the_training_operator(capsys: pytest.CaptureFixture[str]) -> None:
     (job,) = documents(capsys, *TWO, "cluster.memory=100Gi", "run_dir=/runs/a b")
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
