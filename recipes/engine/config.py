@@ -64,8 +64,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
             foreign = [each for each in overrides if each.key_or_group in groups(folder).keys() - set(offered(name))]
             told = _unknown(name, foreign[0], {}, folder) if foreign else _refused(error, overrides)
             raise RecipeError(told) from error
+        # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+        valid = {*prefixes(known), *offered(name)}
         for override in overrides:
-            if override.key_or_group not in prefixes(known) and not override.is_add():
+            if override.key_or_group not in valid and not override.is_add():
                 raise RecipeError(_unknown(name, override, known, folder)) from error
         raise RecipeError(_refused(error, overrides)) from error
     assert isinstance(plain, dict)

@@ -129,6 +129,11 @@ def test_mistakes_are_told_with_the_nearest_key(argument: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistake_is_told_beside_an_experiment_which_leaves_no_key_of_its_name() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'modality\.sise'; did you mean 'modality\.size'"):
+        load("experiment=image_digits", "modality.sise=32")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
