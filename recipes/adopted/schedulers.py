@@ -15,10 +15,14 @@ from typing import Any
 from multisagd.files import read_json
 from recipes.engine.errors import RecipeError
 
-PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
+FLOW_PREDICTIONS = {"epsilon": "noise", "sample": "x0", "flow_prediction": "flow"}
+"""diffusers' v is that of α² + σ² = 1, and its flow that of α + σ = 1."""
 DISCRETE = "multisagd.integrations.discrete.DiscreteSchedule"
-FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine", "SASolverSde")
+FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine")
 """Beginnings of names of schedulers that scale what goes in and out of the network in ways of their own."""
+USUAL = {"snr_shift_scale": 1.0, "timestep_type": "discrete", "invert_sigmas": False}
+"""Keys that change noise levels (CogVideoX) or timesteps (Stable Video Diffusion, Mochi), and what is known here."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,14 @@ def read_scheduler(folder: Path) -> Told:
     try:
         config = read_json(path)
         name = str(config["_class_name"])
+        if name.startswith("CogVideoX"):
+            config = {"snr_shift_scale": 3.0, **config}  # that is what diffusers takes where it is not told
+        for key, usual in USUAL.items():
+            if config.get(key, usual) != usual:
+                raise RecipeError(
+                    f"{path}: models trained with {key}={config[key]!r:.80} cannot be adopted: their noise levels or "
+                    f"timesteps are of a kind that is not known here ({key}={usual!r} alone is)"
+                )
         told = _flow(name, config) if _is_flow(name, config) else _discrete(name, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200})") from error
@@ -61,8 +73,11 @@ def _is_flow(name: str, config: Mapping[str, Any]) -> bool:
 def _flow(name: str, config: Mapping[str, Any]) -> Told:
     steps = _count(config)
     clock = {"_target_": "multisagd.FlowSchedule"}
-    shift = float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0)
-    return Told(name, "flow", {"shift": shift}, "flow", {"clock": clock, "scale": float(steps), "offset": 0.0})
+    # Those of flow matching alone predict the flow; the others were only given its noise levels.
+    alone = name.startswith("FlowMatch")
+    prediction = "flow" if alone else _prediction(name, config, FLOW_PREDICTIONS)
+    shift = float(config.get("shift" if "shift" in config else "flow_shift") or 1.0)
+    return Told(name, "flow", {"shift": shift}, prediction, {"clock": clock, "scale": float(steps), "offset": 0.0})
 
 
 def _discrete(name: str, config: Mapping[str, Any]) -> Told:
@@ -71,9 +86,7 @@ def _discrete(name: str, config: Mapping[str, Any]) -> Told:
             f"models trained with {name:.80} cannot be adopted: it is neither one of the schedulers that share DDPM's "
             "noise levels (DDPM, DDIM, PNDM, Euler, DPMSolver, UniPC and the like) nor one of flow matching"
         )
-    kind = str(config.get("prediction_type", "epsilon"))
-    if kind not in PREDICTIONS:
-        raise RecipeError(f"{name:.80}: prediction_type={kind!r:.80} is not known here, only {', '.join(PREDICTIONS)}")
+    prediction = _prediction(name, config, PREDICTIONS)
     steps, trained = _count(config), config.get("trained_betas")
     schedule: dict[str, Any] = {
         "betas": str(config["beta_schedule"]) if trained is None else [float(beta) for beta in trained],
@@ -85,8 +98,15 @@ def _discrete(name: str, config: Mapping[str, Any]) -> Told:
     clock = {"_target_": DISCRETE, **schedule}
     # Timestep i lies at (i + 1)/steps.
     return Told(
-        name, "discrete", schedule, PREDICTIONS[kind], {"clock": clock, "scale": float(steps), "offset": -1.0}
+        name, "discrete", schedule, prediction, {"clock": clock, "scale": float(steps), "offset": -1.0}
     )  # fmt: skip
+
+
+def _prediction(name: str, config: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    kind = str(config.get("prediction_type", "epsilon"))
+    if kind not in known:
+        raise RecipeError(f"{name:.80}: prediction_type={kind!r:.80} is not known here, only {', '.join(known)}")
+    return known[kind]
 
 
 def _count(config: Mapping[str, Any]) -> int:

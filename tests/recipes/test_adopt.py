@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import multisagd as ms
 from modalities.image import Image
 from recipes import adopt as recipe
+from recipes.adopted.schedulers import read_scheduler
 from recipes.engine import config as configuration
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
@@ -74,6 +75,60 @@ SCHEDULERS = {
 }
 
 
+def noise_levels(scheduler: Any) -> torch.Tensor:
+    """Return σ/α of each timestep as the scheduler itself keeps it."""
+    kept = scheduler.alphas_cumprod.double()
+    return (1 / kept - 1).sqrt()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_schedulers_are_adopted_with_their_own_noise_levels_or_not_at_all(tmp_path: Path) -> None:
+    """Every scheduler that diffusers has, by its defaults."""
+    taken, refused = [], []
+    for name in sorted(name for name in dir(diffusers) if name.endswith("Scheduler")):
+        try:
+            scheduler = getattr(diffusers, name)()
+            scheduler.save_pretrained(tmp_path / name)
+        except (TypeError, AttributeError, ImportError):  # it has no defaults, or is no scheduler
+            continue
+        try:
+            told = read_scheduler(tmp_path / name)
+        except RecipeError:
+            refused.append(name)
+            continue
+        taken.append(name)
+        if told.choice == "flow":
+            assert told.prediction == "flow", name
+            continue
+        schedule = Builder().build(told.timesteps["clock"], ms.Schedule, "clock")
+        alpha, sigma = schedule.alpha_sigma((torch.arange(1000, dtype=torch.float64) + 1) / 1000)
+        torch.testing.assert_close(sigma / alpha, noise_levels(scheduler), rtol=1e-3, atol=1e-4, msg=name)
+    assert {"DDPMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"} < set(taken)
+    assert {"EDMEulerScheduler", "CogVideoXDDIMScheduler"} < set(refused)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type='continuous' cannot be adopted"),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=True cannot be adopted"),
+        ("CogVideoXDPMScheduler", {}, r"snr_shift_scale=3.0 cannot be adopted: .* \(snr_shift_scale=1.0 alone is\)"),
+        (
+            "UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"},
+            "prediction_type='v_prediction' is not known here, only epsilon, sample, flow_prediction",
+        ),
+        ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "only epsilon, sample, v_prediction"),
+    ],
+)  # fmt: skip
+def test_schedulers_of_other_clocks_are_refused(
+    name: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    getattr(diffusers, name)(**options).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=message):
+        read_scheduler(tmp_path)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_its_estimates_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
     pipeline = saved(tmp_path / "model", SCHEDULERS[name]())
@@ -109,17 +164,28 @@ def test_its_samples_are_those_of_diffusers(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
-def test_flow_matching_is_adopted(tmp_path: Path) -> None:
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+FLOWS = {
+    "flow": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "noise": lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True),
+    "x0": lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="sample"),
+}
+
+
+@pytest.mark.parametrize("prediction", FLOWS)
+def test_flow_matching_is_adopted(prediction: str, tmp_path: Path) -> None:
+    scheduler = FLOWS[prediction]()
     pipeline = saved(tmp_path / "model", scheduler)
     adopted(tmp_path / "model", tmp_path / "out")
     denoiser = denoiser_of(tmp_path / "out")
     x_t = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     for sigma in (0.05, 0.4, 0.95):
         with torch.no_grad():
-            flow = pipeline.unet(x_t, 1000 * sigma).sample
-            ours = denoiser(x_t, torch.tensor([sigma], dtype=torch.float64))
-        torch.testing.assert_close(ours, x_t - sigma * flow, rtol=1e-3, atol=1e-3)
+            output = pipeline.unet(x_t, 1000 * sigma).sample
+            shift = 3.0 if prediction == "flow" else 1.0
+            time = sigma / (shift - (shift - 1) * sigma)
+            ours = denoiser(x_t, torch.tensor([time], dtype=torch.float64))
+        theirs = {"flow": x_t - sigma * output, "noise": (x_t - sigma * output) / (1 - sigma), "x0": output}
+        torch.testing.assert_close(ours, theirs[prediction], rtol=1e-3, atol=1e-3)
 
 
 def learn(run_dir: Path, folder: Path | None, *words: str) -> dict[str, torch.Tensor]:
