@@ -139,6 +139,14 @@ def test_a_local_job_in_two_processes_stops_saves_and_continues(tmp_path: Path) 
     assert last_state(run_dir).samples == stopped + 32
 
 
+def test_a_stop_says_that_later_jobs_are_not_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recipes.clusters.local.run", lambda command: (130, signal.SIGINT))
+    assert main(["seed=0,1", "run_dir=r/${seed}"]) == 130
+    assert capsys.readouterr().err == "stopped in job 1 of 2; the same command goes on there\n"
+
+
 def test_the_script_for_sbatch(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["cluster=slurm", "cluster.nodes=2", "cluster.gpus=4", "cluster.hours=1.5", "cluster.memory=100GB",
              "cluster.partition=long", 'cluster.setup=["module load cuda"]', "cluster.extra={mail-type:FAIL}",
