@@ -46,9 +46,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked: set[str] = set()
     for file in files.documentation_pages():
         for _, target, _ in links(file.content_string):
-            path = resolved(origin(file.src_uri), target)
-            if path is not None and not path.startswith("docs/") and path not in INCLUDED:
-                linked.add(path)
+            meant = resolved(origin(file.src_uri), target)
+            if meant is not None and not meant.startswith("docs/") and meant not in INCLUDED:
+                linked.add(meant)
     linked.update(*map(inside, tuple(linked)))
     for path in sorted(linked):
         source = ROOT / path
