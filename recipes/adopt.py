@@ -29,7 +29,7 @@ import yaml
 from torch import Tensor, nn
 
 from multisagd.files import read_json
-from multisagd.integrations.architectures import KINDS
+from multisagd.integrations.architectures import KINDS, defaults
 from recipes.adopted.schedulers import Told, read_scheduler
 from recipes.adopted.weights import Stored, stored_weights
 from recipes.engine.assemble import at_most
@@ -46,6 +46,8 @@ EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
 MISFIT = "the model's weights are not those of its config.json"
 NETWORKS = ("unet", "transformer", ".")
 """Where a network lies in a saved pipeline; the last is a model saved alone."""
+NAMES_KEPT = ("UNet1DModel",)
+"""Classes that still call the parts of attention what others did before 2023."""
 FILES = (
     "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", "diffusion_pytorch_model*.safetensors",
     "diffusion_pytorch_model*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
@@ -74,10 +76,14 @@ def adopt(config: Config) -> Path:
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt")
     folder = local_folder(settings.model, FILES, settings.revision)
     place, name, options = read_network(folder)
+    try:
+        options = defaults(name) | options  # a model that is older than an option was made with its default
+    except ImportError as error:
+        raise RecipeError(str(error)) from error
     told = read_scheduler(folder)
     extended = extend_classes(name, options, settings.null_class)
     node = {"_target_": NETWORK, "name": name, "options": options, **told.timesteps}
-    tensors = fitting(node, stored_weights(place), extended)
+    tensors = fitting(node, stored_weights(place, former=name not in NAMES_KEPT), extended)
 
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / EXPERIMENT).parent.mkdir(exist_ok=True)

@@ -37,8 +37,32 @@ KINDS = {
 }
 """What is supported: classes that are told nothing beyond what a network here is told."""
 
-FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type")
 """Options by which a network of diffusers asks for more than that."""
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return what diffusers takes for the options of a class that are not told, as JSON would hold it.
+
+    Raises:
+        ImportError: without diffusers.
+    """
+    known = inspect.signature(_found(name)).parameters.values()
+    told = {each.name: each.default for each in known if each.default is not each.empty}
+    return {option: list(value) if isinstance(value, tuple) else value for option, value in told.items()}
+
+
+def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether a network is told its timestep by random Fourier features.
+
+    Raises:
+        ValueError: if it takes something else than timesteps.
+    """
+    kind = options.get("time_embedding_type", "fourier" if name == "UNet1DModel" else "positional")
+    if name == "UNet2DModel" and kind != "positional":
+        # It divides its output by what it is told, or looks it up in a table.
+        raise ValueError(f"{name}: time_embedding_type={kind!r} takes no timesteps between whole ones: use positional")
+    return bool(kind == "fourier")
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +76,11 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if name == "UNet1DModel":
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
         given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
-        if given.get("time_embedding_type", "fourier") == "fourier":
+        if not given.get("use_timestep_embedding"):
             # Its first block reads the features of time as further channels of the datum.
-            given.setdefault("extra_in_channels", 2 * given["block_out_channels"][0])
+            width = given["block_out_channels"][0]
+            fourier = given.get("time_embedding_dim") or 2 * width
+            given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else width)
         return given
     down, up, attentive = {
         "UNet2DModel": ("DownBlock2D", "UpBlock2D", "Attn"),
@@ -107,16 +133,21 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
         ImportError: without diffusers.
         ValueError: for options that the class does not have, or of which it makes nothing.
     """
-    try:
-        import diffusers  # takes seconds
-    except ImportError as error:
-        raise ImportError("networks of diffusers need that library: pip install 'multisagd[diffusers]'") from error
-    found: type[nn.Module] = getattr(diffusers, name)
+    found = _found(name)
     known = inspect.signature(found).parameters
     if unknown := [option for option in given if option not in known]:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
         return found(**given)
-    except (AttributeError, KeyError, IndexError, NotImplementedError) as error:
+    except (AttributeError, KeyError, IndexError, NameError, RuntimeError) as error:
         # diffusers checks few of its options, and stumbles over the others wherever they are used.
         raise ValueError(f"{name} cannot be built with these options ({error!r:.200})") from error
+
+
+def _found(name: str) -> type[nn.Module]:
+    try:
+        import diffusers  # takes seconds
+    except ImportError as error:
+        raise ImportError("networks of diffusers need that library: pip install 'multisagd[diffusers]'") from error
+    found: type[nn.Module] = getattr(diffusers, name)
+    return found

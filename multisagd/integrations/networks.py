@@ -18,7 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multisagd.integrations.architectures import FOREIGN, KINDS, architecture, build, count_classes, strides
+from multisagd.integrations.architectures import (
+    FOREIGN,
+    KINDS,
+    architecture,
+    build,
+    count_classes,
+    embeds_fourier_features,
+    strides,
+)
 from multisagd.networks.embedding import check_labels
 from multisagd.networks.layers import check_input, crop, pad_to_multiple
 from multisagd.schedule import Schedule, TabulatedSchedule
@@ -46,9 +54,9 @@ class DiffusersNetwork(nn.Module):
         name: the class's name.
         options: parameters of the class, as in the config.json of a saved model.
         clock: schedule whose times are timesteps; even in log-SNR by default.
-        scale: timesteps that the clock's time from 0 to 1 lasts. By default 1,000, and 5 for UNet1DModel, whose random
-            Fourier features take small numbers.
-        offset: timestep at the clock's time 0; -scale/2 for UNet1DModel by default, else 0.
+        scale: timesteps that the clock's time from 0 to 1 lasts. By default 1,000, and 5 for random Fourier features,
+            which UNet1DModel has: they take small numbers.
+        offset: timestep at the clock's time 0; -scale/2 for Fourier features by default, else 0.
         classes: number of classes, or `None` for a network without classes.
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
@@ -78,7 +86,9 @@ class DiffusersNetwork(nn.Module):
             fitting = [each for each, other in KINDS.items() if other.dimensions == dimensions]
             hint = f"choose {' or '.join(fitting)}" if fitting else "use a network of multisagd.networks"
             raise ValueError(f"{name} is for {kind.dimensions} grid dimensions and the data have {dimensions}: {hint}")
-        given = {"in_channels": channels, "out_channels": channels, **(options or {})}
+        given = {"in_channels": channels, **(options or {})}
+        if given.get("out_channels") is None:
+            given["out_channels"] = channels
         if given["in_channels"] != channels or given["out_channels"] < channels:
             told = f"{given['in_channels']} in and {given['out_channels']} out"
             raise ValueError(f"{name}: the options say channels of {told}, and the data have {channels}")
@@ -87,7 +97,7 @@ class DiffusersNetwork(nn.Module):
         if context is not None and (not kind.text or classes is not None):
             both = "a network learns classes or text, not both: leave out classes or context"
             raise ValueError(both if kind.text else f"{name} cannot be told texts: leave out text=encoder")
-        given = architecture(name, given)
+        given, fourier = architecture(name, given), embeds_fourier_features(name, given)
         self.channels, self.dimensions, self.classes = channels, dimensions, None
         if kind.classes is not None:
             self.classes = count_classes(name, kind, given, classes)
@@ -97,6 +107,8 @@ class DiffusersNetwork(nn.Module):
         self.reads_text = context is not None
         if kind.tokens:
             width = given.setdefault("cross_attention_dim", context or 64)
+            if not isinstance(width, int):
+                raise ValueError(f"{name}: cross_attention_dim={width!r:.80} must be one number here")
             if width != (context or width):
                 raise ValueError(f"{name}: cross_attention_dim={width}, and the texts' embeddings are {context} wide")
             self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
@@ -106,7 +118,6 @@ class DiffusersNetwork(nn.Module):
             if type(module).__name__ == "LabelEmbedding":
                 module.dropout_prob = 0.0  # type: ignore[assignment]
         self.strides, self.square = strides(name, given), name == "DiTTransformer2DModel"
-        fourier = name == "UNet1DModel" and given.get("time_embedding_type", "fourier") == "fourier"
         self.clock = clock or EVEN
         self.scale = scale if scale is not None else 5.0 if fourier else 1000.0
         self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0

@@ -24,10 +24,14 @@ FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of a model, still in their files; `shapes` are what the headers of these say."""
+    """The weights of a model, still in their files; `shapes` are what the headers of these say.
+
+    `former` tells whether names of former days are to be understood.
+    """
 
     files: list[Path]
     shapes: dict[str, tuple[int, ...]]
+    former: bool
 
     def read(self) -> dict[str, Tensor]:
         """Return the tensors by the names that diffusers has for them now, as float32.
@@ -38,12 +42,13 @@ class Stored:
         tensors: dict[str, Tensor] = {}
         for path in self.files:
             with _opened(path, "pt") as file:
-                tensors |= {_renamed(name): file.get_tensor(name).float().clone() for name in file.keys()}  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118 - no dict
+                    tensors[_name(name, self.former)] = file.get_tensor(name).float().clone()
         return tensors
 
 
-def stored_weights(folder: Path) -> Stored:
-    """Find a model's weights and read their shapes.
+def stored_weights(folder: Path, former: bool) -> Stored:
+    """Find a model's weights and read their shapes; `former` says whether names may be those of former days.
 
     Raises:
         RecipeError: if there are none, they are pickles, or no safetensors.
@@ -52,8 +57,9 @@ def stored_weights(folder: Path) -> Stored:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _opened(path, "np") as file:  # for torch the file would be mapped as if it were to be written
-            shapes |= {_renamed(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return Stored(files, shapes)
+            for name in file.keys():  # noqa: SIM118 - no dict
+                shapes[_name(name, former)] = tuple(file.get_slice(name).get_shape())
+    return Stored(files, shapes, former)
 
 
 @contextmanager
@@ -88,8 +94,8 @@ def _files(folder: Path) -> list[Path]:
     raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing")
 
 
-def _renamed(name: str) -> str:
+def _name(name: str, former: bool) -> str:
     parts = name.rsplit(".", 2)
-    if len(parts) == 3 and parts[1] in FORMER and "attentions" in name:
+    if former and len(parts) == 3 and parts[1] in FORMER and "attentions" in name:
         return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
     return name

@@ -145,6 +145,35 @@ def test_fourier_features_of_sound_take_small_timesteps() -> None:
     torch.testing.assert_close(seen[0], torch.tensor([-2.5, 0.0, 2.5]))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "ends"),
+    [
+        ("UNet1DModel", {"time_embedding_type": "positional"}, [0.0, 1000.0]),
+        ("UNet1DModel", {"time_embedding_dim": 48}, [-2.5, 2.5]),
+        ("UNet2DConditionModel", {"time_embedding_type": "fourier"}, [-2.5, 2.5]),
+    ],
+)
+def test_other_features_of_time_get_their_channels_and_scale(
+    name: str, options: dict[str, object], ends: list[float]
+) -> None:
+    seen: list[torch.Tensor] = []
+    network = built(name, options=options)
+    network.model.time_proj.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))  # type: ignore[union-attr, operator]
+    x, _ = noisy(name)
+    assert network(x, torch.tensor([20.0, -20.0])).isfinite().all()
+    assert seen[0].tolist() == ends
+
+
+def test_a_text_is_read_as_by_diffusers() -> None:
+    network = built("UNet2DConditionModel", context=6, clock=DiscreteSchedule(), scale=1000.0, offset=-1.0)
+    x, _ = noisy("UNet2DConditionModel")
+    x, text = x[..., :4, :8], torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(5))
+    log_snr = DiscreteSchedule().log_snr(torch.tensor([0.101, 0.5], dtype=torch.float64)).float()
+    with torch.no_grad():
+        theirs = network.model(x, torch.tensor([100, 499]), encoder_hidden_states=text).sample
+        torch.testing.assert_close(network(x, log_snr, text), theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_it_compiles_without_a_break() -> None:
     network = built("UNet2DModel", classes=2, clock=DiscreteSchedule(steps=20), scale=20.0, offset=-1.0)
@@ -176,6 +205,14 @@ def test_it_compiles_without_a_break() -> None:
             "num_class_embeds=5 are 4 classes and that of none, and the data have 5",
         ),
         ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel learns no classes"),
+        ({"options": {"time_embedding_type": "fourier"}}, "time_embedding_type='fourier' takes no timesteps between"),
+        ({"options": {"time_embedding_type": "learned"}}, "time_embedding_type='learned' takes no timesteps between"),
+        ({"name": "UNet2DConditionModel", "options": {"encoder_hid_dim": 8}}, "encoder_hid_dim=8 asks for a condition"),
+        (
+            {"name": "UNet2DConditionModel", "options": {"cross_attention_dim": [8, 8, 8]}},
+            r"cross_attention_dim=\[8, 8, 8\] must be one number here",
+        ),
+        ({"options": {"block_out_channels": [-4, 32]}}, "cannot be built with these options"),
     ],
 )
 def test_what_cannot_be_is_told(arguments: dict[str, object], message: str) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import multisagd as ms
 from modalities.image import Image
+from multisagd.integrations.discrete import DiscreteSchedule
 from recipes import adopt as recipe
 from recipes.adopted.schedulers import read_scheduler
 from recipes.engine import config as configuration
@@ -145,6 +146,69 @@ def test_its_estimates_are_those_of_diffusers(name: str, tmp_path: Path) -> None
             ours = denoiser(x_t, torch.tensor([(timestep + 1) / steps], dtype=torch.float64))
         size = float(theirs.abs().max())
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * size, msg=f"at timestep {timestep}")
+
+
+NARROW = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
+CROSS = {**NARROW, "cross_attention_dim": 8, "attention_head_dim": 4}
+# options, channels and grid, what diffusers is told beside the timestep
+OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], dict[str, torch.Tensor]]] = {
+    "UNet1DModel": ({"block_out_channels": (32, 32, 32), "extra_in_channels": 64}, (2, 64), {}),
+    "UNet2DConditionModel": (
+        {**CROSS, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")},
+        (4, 8, 8), {"encoder_hidden_states": torch.linspace(-2, 2, 80).reshape(2, 5, 8)},
+    ),
+    "UNet3DConditionModel": (
+        {**CROSS, "in_channels": 1, "out_channels": 1, "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
+         "up_block_types": ("CrossAttnUpBlock3D", "UpBlock3D")},
+        (1, 3, 8, 8), {"encoder_hidden_states": torch.zeros(2, 1, 8)},
+    ),
+    "DiTTransformer2DModel": (
+        {"in_channels": 2, "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 4, "sample_size": 8,
+         "num_embeds_ada_norm": 3, "norm_num_groups": 1},
+        (2, 8, 8), {"class_labels": torch.tensor([1, 2])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_class_is_adopted_with_its_weights(name: str, tmp_path: Path) -> None:
+    options, (channels, *grid), told = OTHERS[name]
+    torch.manual_seed(0)
+    theirs = getattr(diffusers, name)(**options).eval()
+    for weight in theirs.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
+    theirs.save_pretrained(tmp_path / "model" / ("transformer" if name.startswith("DiT") else "unet"))
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "model" / "scheduler")
+    adopted(tmp_path / "model", tmp_path / "out")
+    config = configuration.load("train", ["experiment=adopted", "run_dir=r"], tmp_path / "out")
+    facts = {"channels": channels, "dimensions": len(grid), "classes": 3 if "class_labels" in told else None}
+    facts["context"] = 8 if name == "UNet2DConditionModel" else None
+    ours = Builder().build(config["network"], torch.nn.Module, "network", **facts)
+    load_initial(ours, tmp_path / "out" / "adopted.safetensors", Builder())
+    x, steps = torch.randn(2, channels, *grid, generator=torch.Generator().manual_seed(4)), torch.tensor([10, 700])
+    log_snr = DiscreteSchedule().log_snr((steps.double() + 1) / 1000).float()
+    condition = next(iter(told.values()), None) if name != "UNet3DConditionModel" else None
+    with torch.no_grad():
+        expected = theirs(x, timestep=steps, **told, return_dict=False)[0]
+        torch.testing.assert_close(ours.eval()(x, log_snr, condition), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_options_that_an_old_model_does_not_tell_are_diffusers_defaults(tmp_path: Path) -> None:
+    """They change the network without changing the shape of any weight."""
+    saved(tmp_path / "model", diffusers.DDPMScheduler(clip_sample=False), block_out_channels=(32, 32),
+          norm_num_groups=32)  # fmt: skip
+    path = tmp_path / "model" / "unet" / "config.json"
+    options = json.loads(path.read_text())
+    assert options.pop("norm_num_groups") == 32
+    assert options.pop("attention_head_dim") == 8
+    path.write_text(json.dumps(options))
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "model" / "unet")
+    adopted(tmp_path / "model", tmp_path / "out")
+    network = denoiser_of(tmp_path / "out").network
+    x, log_snr = torch.ones(1, 1, 8, 8), DiscreteSchedule().log_snr(torch.tensor([0.501], dtype=torch.float64))
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, log_snr.float()), theirs(x, 500).sample, rtol=1e-3, atol=1e-3)
 
 
 def test_its_samples_are_those_of_diffusers(tmp_path: Path) -> None:
