@@ -172,7 +172,7 @@ def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     if kind == "sample":
         return zero, torch.ones_like(alpha)
     if kind == "v_prediction":
-        return alpha / sigma, -(alpha**2) / sigma - sigma
+        return alpha / sigma, -1 / sigma  # from x0 = α x - σ v, by which they turn it back on every path
     if kind == "flow_prediction":
         return 1 / sigma, -alpha / sigma - 1
     raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not known here")

@@ -6,7 +6,7 @@ for every scheduler class of diffusers as an attribute of this module, made when
 holds the noise as plain data, by which a saved scheduler, alone or in a pipeline, is loaded with it.
 
 Only noise changes: what a step does with it is in every sampler scalar algebra, which is right for noise of any
-covariance (arXiv 2510.09660). `add_noise` is given its noise, and so stays as it is.
+covariance (arXiv 2510.09660). Noise that `add_noise` is given stays as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from torch import Tensor
 from multisagd.integrations.scheduled import noise_level
 from multisagd.integrations.shaped_noise import ShapedNoise
 
+DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
+"""Methods that draw normal noise in some scheduler, beside all whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
 """Share of the datum in the power of a sample up to which the colour of its noise can be told from the sample."""
 LEAST_ODDS = 6.9
@@ -45,7 +47,7 @@ def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
 
 def __getattr__(name: str) -> Any:
     """Find `Shaped…Scheduler` for every scheduler of diffusers, which is how a saved one is found again."""
-    if name.startswith("Shaped") and name != "ShapedNoise":
+    if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):
             return shaped_class(base)
@@ -68,7 +70,7 @@ def shaped_class(base: Any) -> Any:
     steps = {
         name: _in_colour(method)
         for name, method in inspect.getmembers(base, inspect.isfunction)
-        if name in ("step", "undo_step") or name.startswith("step_")
+        if name in DRAWING or name.startswith("step_")
     }
     body = {"__module__": __name__, "__doc__": f"{base.__name__} whose steps draw coloured noise.", "unshaped": base}
     return type(f"Shaped{base.__name__}", (Shaped, base), body | steps | {"__init__": _initialiser(base)})
@@ -124,15 +126,14 @@ def _initialiser(base: Any) -> Callable[..., None]:
 
 
 def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step whose draws are coloured."""
+    """Return a step, or what else draws, with its draws coloured."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind(self, *args, **kwargs).arguments
-        sample = given.get("sample")
-        if sample is None:
-            sample = given.get("model_output")
+        tensors = (given.get(name) for name in ("sample", "model_output", "original_samples"))
+        sample = next((tensor for tensor in tensors if tensor is not None), None)
         if isinstance(sample, Tensor):
             _warn_of_white_start(self, sample, given.get("timestep"))
         with self.shaped_noise.draws(like=sample):

@@ -82,11 +82,14 @@ def test_solvers_of_second_order_are_told_of_their_midpoints(name):
     assert len(set(seen)) > 6 or name == "HeunDiscreteScheduler"
 
 
-@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize(
+    ("flow", "kind"),
+    [(False, "epsilon"), (False, "v_prediction"), *((True, kind) for kind in ("flow_prediction", *KINDS))],
+)
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"])
-def test_multistep_solvers_and_their_flow(name, flow):
-    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if flow else {"use_karras_sigmas": True}
-    scheduler = getattr(diffusers, name)(**options)
+def test_multistep_solvers_and_their_flow(name, flow, kind):
+    options = {"use_flow_sigmas": True} if flow else {"use_karras_sigmas": True}
+    scheduler = getattr(diffusers, name)(prediction_type=kind, **options)
     scheduler.set_timesteps(8)
     model, x, convert = ScheduledDenoiser(DENOISER, scheduler), random(2, 1, 16, 16), scheduler.convert_model_output
     for step, (sigma, t) in enumerate(zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False)):
