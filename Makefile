@@ -45,7 +45,7 @@ test-slow: $(STAMP)  ## the tests that take minutes
 	$(TEST) -m slow $(ARGS)
 
 docs: $(STAMP)  ## the links, images and blocks of README and docs, each run or with its reason why not (minutes)
-	$(TEST) tests/test_docs.py tests/test_pages_run.py tests/test_site.py $(ARGS)
+	$(TEST) tests/test_docs.py tests/test_pages_run.py tests/test_site.py tests/test_examples.py $(ARGS)
 
 site: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict $(ARGS)
@@ -74,5 +74,5 @@ types: $(STAMP)  ## mypy over the packages and the benchmarks
 check: lint types test  ## lint, types and fast tests: run it before a commit
 
 clean:  ## remove caches and build leftovers; .venv and runs/ stay
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
