@@ -64,11 +64,15 @@ def write_card(subject: Subject, out: Path) -> None:
     process = subject.assembly.process()
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)
-    picture = last_samples(subject.source, subject.weights.samples)
-    if picture is not None and picture.resolve() != (out / SAMPLES).resolve():
+    picture = last_samples(subject.source, subject.weights.samples, subject.which)
+    if picture is None:
+        (out / SAMPLES).unlink(missing_ok=True)  # of what lay here before
+    elif picture.resolve() != (out / SAMPLES).resolve():
         replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(picture), path))
-    evaluation = found_evaluation(subject.source, subject.weights.samples)
-    if evaluation is not None:
+    evaluation = found_evaluation(subject.source, subject.weights.samples, subject.which)
+    if evaluation is None:
+        (out / EVALUATION).unlink(missing_ok=True)
+    else:
         write_text(out / EVALUATION, json.dumps(evaluation, indent=1, ensure_ascii=False))
     name = out.resolve().name
     head = yaml.safe_dump(fields_of_the_hub(subject, name, evaluation), sort_keys=False, allow_unicode=True)

@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from multisagd.files import check_file, read_json
-from recipes.cards.wording import shown
+from recipes.cards.wording import last_part, shown
+from recipes.engine.trained import Which
 from recipes.reporting.evaluation import metric_rows, with_error
 from recipes.reporting.journal import inner, number
 
 SAMPLES, EVALUATION = "samples.png", "evaluate.json"
 LARGEST_PICTURE = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
+DRAWN = ("sampler", "steps", "guidance", "seed")
 MOST_ROWS = 100
 """Numbers of an evaluation that a card repeats."""
 
 
-def last_samples(source: Path, samples: int) -> Path | None:
+def last_samples(source: Path, samples: int, which: Which) -> Path | None:
     """Return the picture that a run, or an exported model, has of samples of these weights; None if there is none.
 
-    A link to somewhere else is no picture of theirs.
+    A training draws from averaged weights alone. A link to somewhere else is no picture of theirs.
     """
-    for path in (source / "samples" / f"{samples:012d}.png", source / SAMPLES):
+    drawn = [source / "samples" / f"{samples:012d}.png"] if which == "ema" else []
+    for path in (*drawn, source / SAMPLES):
         try:
             check_file(path, LARGEST_PICTURE)
             with path.open("rb") as file:
@@ -36,16 +39,24 @@ def last_samples(source: Path, samples: int) -> Path | None:
     return None
 
 
-def found_evaluation(source: Path, samples: int) -> dict[str, Any] | None:
-    """Return counts, rows and notes of the latest evaluation of samples of these weights; None if there is none."""
-    found: list[tuple[float, Path]] = []
+def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
+    """Return counts, rows and notes of the latest evaluation of samples of these weights; None if there is none.
+
+    With it comes how they were drawn.
+    """
+    found: list[tuple[float, Path, dict[str, Any]]] = []
     for path in source.glob(f"sampled/*/{EVALUATION}"):
         try:
-            if read_json(path.with_name("sample.json"))["samples_seen"] == samples:
-                found.append((path.stat().st_mtime, path))
-        except (OSError, ValueError, KeyError, TypeError):
+            made = read_json(path.with_name("sample.json"))
+            settings = made["settings"]
+            if made["samples_seen"] == samples and settings["weights"] == which:
+                drawn = {"sampler": last_part(settings["sampler"]).lower(), "steps": settings["steps"],
+                         "guidance": settings["guidance"]["scale"], "seed": settings["seed"]}  # fmt: skip
+                found.append((path.stat().st_mtime, path, drawn))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-    path = max(found)[1] if found else source / EVALUATION
+    newest = max(found, key=lambda each: each[0], default=None)
+    path = newest[1] if newest else source / EVALUATION
     try:
         report = read_json(path)
     except (OSError, ValueError):
@@ -55,7 +66,13 @@ def found_evaluation(source: Path, samples: int) -> dict[str, Any] | None:
                     "notes": _texts(inner(report, "results", kind).get("notes"))}
         for kind in inner(report, "results")
     }  # fmt: skip
-    return {"counts": inner(report, "counts"), "unavailable": list(inner(report, "unavailable")), "results": kinds}
+    drawn = newest[2] if newest else {key: value for key, value in inner(report, "drawn").items() if key in DRAWN}
+    return {
+        "counts": inner(report, "counts"),
+        "drawn": drawn,
+        "unavailable": list(inner(report, "unavailable")),
+        "results": kinds,
+    }
 
 
 def rows_of(evaluation: Mapping[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -71,8 +88,10 @@ def evaluated(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
         yield "None was recorded: nothing here says how good its samples are."
         return
     count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
+    drawn = ", ".join(f"{key} {shown(value)}" for key, value in inner(evaluation, "drawn").items())  # type: ignore[arg-type]
+    counted = "Samples" if math.isnan(count) else f"{count:,.0f} samples"
     yield (
-        f"{'Samples' if math.isnan(count) else f'{count:,.0f} samples'} against as many real examples, by "
+        f"{counted}{f' ({drawn})' if drawn else ''} against as many real examples, by "
         "`multisagd evaluate`; beside each number the same of real examples against others, its noise floor. Only "
         "numbers of equal counts compare."
     )

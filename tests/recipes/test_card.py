@@ -130,6 +130,21 @@ def test_an_evaluation_of_other_weights_is_not_repeated(run_dir: Path, tmp_path:
     assert "None was recorded" in section(text, "Evaluation")
 
 
+def test_pictures_and_numbers_of_averaged_weights_are_not_those_of_the_last(run_dir: Path, tmp_path: Path) -> None:
+    """Also where those of the averaged ones lay in the same folder before."""
+    _, text = exported(run_dir, tmp_path / "digits")
+    assert re.search(
+        r"samples \(sampler heun, steps 2, guidance 1.0, seed 0\) against as many", section(text, "Evaluation")
+    )
+    fields, text = exported(run_dir, tmp_path / "digits", "weights=network")
+    assert "None was recorded" in section(text, "Evaluation")
+    assert "model-index" not in fields
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == ["spectrum.png"]
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == [
+        "README.md", "model.json", "model.safetensors", "spectrum.png",
+    ]  # fmt: skip
+
+
 def test_a_copy_of_a_model_keeps_its_evaluation(run_dir: Path, tmp_path: Path) -> None:
     fields, text = exported(run_dir, tmp_path / "first" / "digits")
     again, repeated = exported(tmp_path / "first" / "digits", tmp_path / "second" / "digits")
@@ -163,6 +178,7 @@ def test_hostile_names_are_text(run_dir: Path, tmp_path: Path) -> None:
     report = json.loads((first / "evaluate.json").read_text())
     row = {"name": HOSTILE, "value": 1.5, "error": "<b>", "floor": HOSTILE, "ideal": None, "unit": HOSTILE}
     report["results"][HOSTILE] = {"rows": [row, {"name": "infinite", "value": math.inf}], "notes": [HOSTILE, 3]}
+    report["drawn"] = {"sampler": HOSTILE, "steps": [HOSTILE], HOSTILE: 1}
     (first / "evaluate.json").write_text(json.dumps(report))
     fields, text = exported(first, tmp_path / "second")
     assert "license" not in fields
@@ -182,10 +198,10 @@ def test_pictures_from_elsewhere_are_not_taken(run_dir: Path, tmp_path: Path) ->
     PILImage.new("L", (2, 2)).save(secret)
     (model / "samples.png").unlink()
     (model / "samples.png").symlink_to(secret)
-    assert last_samples(model, 32) is None
+    assert last_samples(model, 32, "ema") is None
     (model / "samples.png").unlink()
     (model / "samples.png").write_text("#!/bin/sh")
-    assert last_samples(model, 32) is None
+    assert last_samples(model, 32, "ema") is None
 
 
 def test_noise_in_words() -> None:
