@@ -144,6 +144,12 @@ class DiffusersNetwork(nn.Module):
         output = self.model(padded, timestep=timestep, **told, return_dict=False)[0]
         return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
 
+    def called_apart(self) -> list[nn.Module]:
+        """Return modules that are called outside of the blocks they lie in, for those who shard a network by blocks."""
+        if not self.square:
+            return []
+        return [self.model.transformer_blocks[0].norm1.emb]  # type: ignore[union-attr, index]
+
     def _multiples(self, x: Tensor) -> tuple[int, ...]:
         stride = self.strides[0]
         return (-(-max(x.shape[2:]) // stride) * stride,) * self.dimensions if self.square else self.strides

@@ -131,10 +131,14 @@ def recompute(network: nn.Module) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the members of a network's module lists that have weights, inner ones first."""
+    """Return the members of a network's module lists that have weights, inner ones first.
+
+    Before them come the modules that the network says, by `called_apart()`, it calls without the member they lie in.
+    """
+    apart: list[nn.Module] = getattr(network, "called_apart", list)()
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
-    return list(dict.fromkeys(member for member in members if next(member.parameters(), None) is not None))
+    return list(dict.fromkeys(member for member in (*apart, *members) if next(member.parameters(), None) is not None))
 
 
 def synchronise(network: nn.Module, wanted: bool) -> None:

@@ -15,6 +15,7 @@ from recipes.train import train
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
 from every_modality import MODALITIES
+from launching import torchrun
 from test_text_training import words as captions  # noqa: F401 - a fixture
 from tiny import TINY, assert_same, last_state
 
@@ -68,6 +69,22 @@ def test_every_class_trains_on_its_medium(medium: str, tmp_path: Path) -> None:
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert any(not torch.equal(before[key], after[key]) for key in after if key.endswith("weight"))
     assert drawn(tmp_path / "run").isfinite().all()
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_part_of_it_each_learn_the_same(tmp_path: Path) -> None:
+    """diffusers' transformer calls a part of its first block before that block."""
+    name, options = MEDIA["image"]
+    words = ["network=diffusers", f"network.name={name}", f"network.options={options}", "modality.size=8"]
+    words += ["engine.precision=float64", "training.samples=32", "every.checkpoint=32"]
+    expected = learn(tmp_path / "alone", *words)
+    run_dir = tmp_path / "together"
+    done = torchrun(2, "recipes.train", *PLAIN, *words, "engine.distribution=fsdp", f"run_dir={run_dir}")
+    assert done.returncode == 0, done.stderr[:6000]
+    found = last_state(run_dir).tensors["ema"]
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
