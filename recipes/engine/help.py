@@ -82,7 +82,7 @@ def _comments(keys: str, indent: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, entry in _entries(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
-        found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines())
+        found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
         found |= {f"{key}.{name}": said for name, said in _comments(inner, f"{indent}  ").items()}
     return found
 
@@ -116,7 +116,7 @@ def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
     for base in re.findall(r"^ *- (\w+)$", defaults, re.MULTILINE):
         if base != "_self_":
             _, inherited, more = _command(base)
-            entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n{_without(more, keys)}"
+            entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n\n{_without(more, keys)}"
     return about, entries, keys
 
 

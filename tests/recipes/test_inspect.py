@@ -91,7 +91,8 @@ def test_inspect_checks_its_count(tmp_path: Path) -> None:
 def test_help_explains_every_key_once_and_truly(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert f"usage: multisagd {command} run_dir=FOLDER" in text
+    assert f"usage: multisagd {command} run_dir=…" in text
+    assert "as in `multisagd train`: " not in text  # a heading, and no part of what the first key is
     parts = text.split("keys, with their defaults:")[1].split("# as in `multisagd")
     shown: dict[str, Any] = {}
     for part in parts:
