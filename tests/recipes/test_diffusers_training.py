@@ -35,6 +35,7 @@ def drawn(run_dir: Path, *overrides: str) -> torch.Tensor:
     return load_file(sample(configuration.load("sample", [f"run_dir={run_dir}", *quick])) / "samples.safetensors")["x0"]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
     learn(tmp_path / "whole", *IMAGE, "spectrum=power_law")
     learn(tmp_path / "parts", *IMAGE, "spectrum=power_law", "training.samples=48")

@@ -28,15 +28,22 @@ from tiny import TINY, tiny_run
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported models of images with classes, and of sounds and videos without."""
+    """An exported model of images with classes."""
     root = tmp_path_factory.mktemp("models")
     tiny_run(root / "run", "training.samples=32", "spectrum=power_law")
+    assert recipe.main([f"run_dir={root / 'run'}", f"out={root / 'image'}"]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported models of sounds and videos, without classes."""
+    root = tmp_path_factory.mktemp("others")
     plain = [word for word in TINY if not word.startswith(("network.", "modality."))]
     for name, medium in (("sound", "waveform"), ("film", "video")):
         words = [*plain, *MODALITIES[medium], *NETWORKS["unet"], "validation.holdout=2", "training.samples=16"]
         train(configuration.load("train", [*words, "training.conditional=false", f"run_dir={root / name}-run"]))
         assert recipe.main([f"run_dir={root / name}-run", f"out={root / name}"]) == 0
-    assert recipe.main([f"run_dir={root / 'run'}", f"out={root / 'image'}"]) == 0
     return root
 
 
@@ -79,14 +86,15 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_a_saved_model_draws_the_same_in_a_fresh_process(models: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_saved_model_draws_the_same_in_a_fresh_process(models: Path, others: Path, tmp_path: Path) -> None:
     folders = [str(tmp_path / name) for name in ("image", "sound")]
-    for folder, source in zip(folders, (models / "image", models / "sound-run"), strict=True):
+    for folder, source in zip(folders, (models / "image", others / "sound-run"), strict=True):
         Pipeline.from_pretrained(source, device="cpu").save_pretrained(folder)
     subprocess.run([sys.executable, "-c", FRESH, *folders], check=True, timeout=200, cwd=Path(__file__).parents[2])
-    for folder, name in zip(folders, ("image", "sound"), strict=True):
-        here = commanded(models / name, tmp_path / f"{name}-out", "count=3")["x0"]
-        assert torch.equal(load_file(f"{folder}.safetensors")["x0"], here), name
+    for folder, source in zip(folders, (models / "image", others / "sound"), strict=True):
+        here = commanded(source, tmp_path / f"{source.name}-out", "count=3")["x0"]
+        assert torch.equal(load_file(f"{folder}.safetensors")["x0"], here), source.name
 
 
 def test_a_sample_is_its_seeds(models: Path) -> None:
@@ -104,23 +112,29 @@ def test_a_sample_is_its_seeds(models: Path) -> None:
 
 
 def test_media_are_what_people_use(models: Path, tmp_path: Path) -> None:
-    image, sound, film = (
-        Pipeline.from_pretrained(models / name, device="cpu")(2, 2, progress=False)
-        for name in ("image", "sound", "film")
-    )
+    image = Pipeline.from_pretrained(models / "image", device="cpu")(2, 2, progress=False)
     assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in image.images)
     pixels = ((image.samples[0, 0] + 1) * 127.5).round().clamp(0, 255)
     assert np.array_equal(np.asarray(image.images[0]), pixels.to(torch.uint8).numpy())
+    with pytest.raises(AttributeError, match=r"these samples are no audios, but of Image: use .media"):
+        _ = image.audios
+    image.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "grid.png"]
+    with PILImage.open(tmp_path / "1.png") as written:
+        assert np.array_equal(np.asarray(written), np.asarray(image.images[1]))
+
+
+@pytest.mark.slow
+def test_sounds_and_videos_are_what_people_use(others: Path) -> None:
+    sound, film = (
+        Pipeline.from_pretrained(others / name, device="cpu")(2, 2, progress=False) for name in ("sound", "film")
+    )
     assert sound.audios[0].shape == (1, 40)
     assert sound.modality.rate == 4000  # type: ignore[attr-defined]
     assert film.videos[0].shape == (3, 5, 8, 8)
     assert film.videos[0].dtype == torch.uint8
     with pytest.raises(AttributeError, match=r"these samples are no images, but of .*: use .media"):
         _ = sound.images
-    image.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "grid.png"]
-    with PILImage.open(tmp_path / "1.png") as written:
-        assert np.array_equal(np.asarray(written), np.asarray(image.images[1]))
 
 
 def test_saving_and_moving_change_nothing(models: Path, tmp_path: Path) -> None:
