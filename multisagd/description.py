@@ -1,4 +1,4 @@
-"""Spectra as plain data: what JSON and YAML can hold, in the notation of this project's configurations.
+"""Spectra as plain data: what YAML and Python's `json` can hold, in the notation of this project's configurations.
 
 `describe(PowerLaw(-0.5))` is `{"_target_": "multisagd.PowerLaw", "exponent": -0.5}`, and `spectrum_of` reads it again.
 A description may come from someone else: it names one of the classes below or is refused, so that reading one imports
@@ -51,6 +51,11 @@ def describe(spectrum: Spectrum) -> dict[str, Any]:
     return _describe(spectrum, 0)
 
 
+def describe_axis(axis: Axis) -> dict[str, Any]:
+    """Return an axis as a dictionary of numbers and texts, its arguments; those that are None are left out."""
+    return {name: _plain(value, f"Axis.{name}", 0) for name, value in asdict(axis).items() if value is not None}
+
+
 def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
     """Return the spectrum that a description stands for; inverse of `describe`.
 
@@ -87,7 +92,7 @@ def _describe_table(table: Table) -> dict[str, Any]:
             f"a table of {table.values.numel():,} numbers is too large to be described (at most {LARGEST_TABLE:,}): "
             "tabulate it on a coarser grid, from which it is interpolated"
         )
-    return {"values": table.values.flatten().tolist(), "axes": [asdict(axis) for axis in table.grid.axes]}
+    return {"values": table.values.flatten().tolist(), "axes": [describe_axis(axis) for axis in table.grid.axes]}
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:

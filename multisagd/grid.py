@@ -40,7 +40,9 @@ class Axis:
             raise ValueError(f"axis {self.name!r}: size must be a whole number of at least 1, got {self.size}")
         for field in ("spacing", "corner"):
             value = getattr(self, field)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            if field == "corner" and value is None:
+                continue
+            if value is None or not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"axis {self.name!r}: {field} must be positive and finite, got {value}")
 
     @property

@@ -17,6 +17,9 @@ from torch import Tensor
 from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum
 
+MOST_HARMONICS = 1000
+"""A description from elsewhere may ask for any number, and each costs a pass over the grid."""
+
 
 @dataclass(frozen=True)
 class Streaks(Spectrum):
@@ -68,7 +71,7 @@ class Spots(Spectrum):
     Axes of unlike units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
-        ValueError: for no frequency, one that is zero or not finite, a negative radius, or fewer than one harmonic; in
+        ValueError: for no frequency, one that is zero or not finite, a negative radius, or not 1 to 1000 harmonics; in
             `power`, for unlike units without factors, or a grid on which no frequency is that near.
     """
 
@@ -81,8 +84,10 @@ class Spots(Spectrum):
         values = list(self.frequency.values())
         if not values or not all(math.isfinite(value) for value in values) or not any(values):
             raise ValueError(f"spots need a finite frequency other than zero, got {dict(self.frequency)}")
-        if not 0 <= self.radius < math.inf or self.harmonics < 1:
-            raise ValueError(f"expected radius >= 0 and harmonics >= 1, got {self.radius} and {self.harmonics}")
+        if not 0 <= self.radius < math.inf or not 1 <= self.harmonics <= MOST_HARMONICS:
+            raise ValueError(
+                f"expected radius >= 0 and from 1 to {MOST_HARMONICS} harmonics, got {self.radius} and {self.harmonics}"
+            )
 
     def power(self, grid: Grid) -> Tensor:
         """Return 1 in the spots, and 0 elsewhere."""

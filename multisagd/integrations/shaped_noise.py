@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from multisagd.covariance import SpectralCovariance
-from multisagd.description import describe, spectrum_of
+from multisagd.description import describe, describe_axis, spectrum_of
 from multisagd.grid import Axis, Grid
 from multisagd.padding import PaddedCovariance
 from multisagd.spectrum import Spectrum
@@ -74,8 +74,10 @@ class ShapedNoise:
             raise ValueError(f"noise is described by a spectrum and a list of axes, got {description!r:.200}")
         try:
             grid = Grid(tuple(Axis(size=1, **axis) for axis in axes))
-        except TypeError as error:
-            raise ValueError(f"an axis of noise is described by name, spacing, unit and corner, got {axes}") from error
+        except (TypeError, OverflowError) as error:
+            raise ValueError(
+                f"an axis of noise is described by name, spacing, unit and corner, got {axes!r:.200}"
+            ) from error
         return cls(spectrum_of(description["spectrum"]), grid=grid)
 
     def describe(self) -> dict[str, Any]:
@@ -84,9 +86,9 @@ class ShapedNoise:
         Raises:
             ValueError: for a spectrum that has no description; see `multisagd.description.describe`.
         """
-        names = ("name", "spacing", "unit", "corner")
-        axes = [{n: getattr(axis, n) for n in names if getattr(axis, n) is not None} for axis in self.axes]
-        return {"spectrum": describe(self.spectrum), "axes": axes}
+        axes = [describe_axis(axis) for axis in self.axes]
+        without_size = [{name: value for name, value in axis.items() if name != "size"} for axis in axes]
+        return {"spectrum": describe(self.spectrum), "axes": without_size}
 
     @property
     def dimensions(self) -> int:

@@ -137,6 +137,14 @@ BAD = {
         r"spectrum\.right: 'builtins.eval' is no spectrum",
     ),
     "bottomless": (nested(5000), "nested too deeply"),
+    "endless harmonics": (
+        {"_target_": "multisagd.Spots", "frequency": {"x": 0.1}, "radius": 0.1, "harmonics": 10**9},
+        "from 1 to 1000 harmonics",
+    ),
+    "a table without spacing": (
+        {"_target_": "multisagd.Table", "values": [1.0] * 3, "axes": [{"name": "x", "size": 4, "spacing": None}]},
+        "spacing must be positive and finite, got None",
+    ),
     "a table of another size": (
         {"_target_": "multisagd.Table", "values": [1.0], "axes": [{"name": "x", "size": 4}]},
         "needs 3 values",
@@ -178,3 +186,6 @@ def test_what_cannot_be_read_again_is_not_described():
 
 def test_infinite_numbers_and_those_of_numpy_are_kept():
     assert there_and_back(ms.Band(np.float32(0.25), math.inf)) == ms.Band(0.25, math.inf)
+    grid = ms.Grid((ms.Axis("x", np.int64(4), np.float32(0.5)),))
+    again = there_and_back(ms.Table(torch.tensor([1.0, 2.0, 3.0]), grid))
+    assert again.power(grid).tolist() == [1.0, 2.0, 3.0]

@@ -1,5 +1,6 @@
 """Noise for those who call `torch.randn`: the covariance's colour, the generator's bits, and nobody else's draws."""
 
+import json
 import math
 import threading
 
@@ -209,6 +210,10 @@ class TestDescription:
         shape = (1, 1, 4, 6, 6)
         assert torch.equal(again.noise(shape, seeded()), shaped.noise(shape, seeded()))
 
+    def test_axes_of_numbers_of_numpy_are_plain_data_too(self):
+        shaped = ShapedNoise(ms.Flat(), grid=ms.Grid.of(frame=(16, np.float32(0.5), "s")))
+        assert json.loads(json.dumps(shaped.describe()))["axes"] == [{"name": "frame", "spacing": 0.5, "unit": "s"}]
+
     def test_units_are_those_of_the_grid(self):
         grid = ms.Grid.of(time=(400, 1 / 8000, "s"))
         noise = ShapedNoise(ms.HarmonicStop(50.0, width=25.0, axis="time"), grid=grid).noise((1, 1, 400), seeded())
@@ -217,7 +222,15 @@ class TestDescription:
         assert power[[1, 4, 6]].min() > 1e-3
 
     @pytest.mark.parametrize(
-        "bad", [{}, {"spectrum": {}}, {"axes": [], "spectrum": {}}, [], {"axes": [{"x": 1}], "spectrum": {}}]
+        "bad",
+        [
+            {},
+            {"spectrum": {}},
+            {"axes": [], "spectrum": {}},
+            [],
+            {"axes": [{"x": 1}], "spectrum": {}},
+            {"axes": [{"name": "x", "spacing": 10**400}], "spectrum": {"_target_": "multisagd.Flat"}},
+        ],
     )
     def test_what_describes_no_noise_is_refused(self, bad):
         with pytest.raises(ValueError, match=r"described|at least one axis"):
