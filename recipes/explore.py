@@ -12,6 +12,7 @@ be shown.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ class ExploreSettings:
             raise ValueError(f"port is a number from 1 to 65535, got {self.port}")
         if self.upload_megabytes < 1:
             raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
 
 
 def explore(config: Config) -> None:
@@ -74,8 +77,11 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     Raises:
         RecipeError: if gradio is missing, or the address cannot be had.
     """
+    _check_address(settings)
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    # Gradio asks the page itself whether it is there, and a proxy cannot reach this machine.
+    os.environ["no_proxy"] = "*"
     try:
         import gradio
     except ImportError as error:
@@ -101,12 +107,33 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
             ssr_mode=False,
         )
     except OSError as error:
-        where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
-        raise RecipeError(
-            f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
-            "host=…"
-        ) from error
+        raise _no_address(settings) from error
     return page, address
+
+
+def _check_address(settings: ExploreSettings) -> None:
+    """Refuse at once what gradio would try at a hundred ports.
+
+    Raises:
+        RecipeError: if the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            settings.host, settings.port or 0, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+    except (OSError, UnicodeError) as error:  # names that are no names are the latter
+        raise _no_address(settings) from error
+
+
+def _no_address(settings: ExploreSettings) -> RecipeError:
+    where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
+    return RecipeError(
+        f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
+        "host=…"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,19 +111,22 @@ class Panel:
         return self._controls(values, dict(zip(self.controls, values[5:], strict=False)))
 
     def recommend(self, *values: Any) -> list[Any]:
-        """Return the reasons of a recommendation, the kind of spectrum that it asks for, and its controls."""
+        """Return the reasons of a recommendation, its kind of spectrum, and the values of all controls that make it up.
+
+        What is recommended has no band of another weight and no offset: the last two set these to 1 and 0.
+        """
         try:
             subject, settings = self.read(values)
             process = Pair.of(subject, settings, {"_target_": "multisagd.Flat"}).processes["white"]
             advice = designing.recommended(subject, process, settings.steps)
         except (RecipeError, ValueError) as error:
-            return [wrong(error), *[KEPT] * (len(self.controls) + 5)]
+            return [wrong(error), *[KEPT] * (len(self.controls) + 7)]
         exponent = advice.chosen.exponent
         name = "data_power" if exponent else "white"
         reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in advice.reasons)
         told = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3><ul>{reasons}</ul>"
         chosen = (*values[:3], name, *values[4:])
-        return [told, name, *self._controls(chosen, {"data_exponent": exponent, "floor": 60.0})]
+        return [told, name, *self._controls(chosen, {"data_exponent": exponent, "floor": 60.0}), 1.0, 0.0]
 
     def _controls(self, values: tuple[Any, ...], kept: dict[str, float] | None) -> list[Any]:
         """Return the words about the kind, the choices of axes, and range and value of every slider."""

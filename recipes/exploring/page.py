@@ -128,7 +128,8 @@ def _panel(panel: Panel) -> Callable[[Any], None]:
     answer(kind.input(panel.choose, outputs=ranges, **last, **shared))
     answer(gr.on([axis.input, written.input], panel.adapt, outputs=ranges, **last, **shared))
     gr.on([upload.change, example.input], panel.show, **last, **showing).then(panel.design, **designing)
-    answer(recommend.click(panel.recommend, outputs=[advice, kind, *ranges], **(shared | {"show_progress": "full"})))
+    recommending: list[Any] = [advice, kind, *ranges, weight, offset]
+    answer(recommend.click(panel.recommend, outputs=recommending, **(shared | {"show_progress": "full"})))
     return lambda event: answer(event(panel.choose, outputs=ranges, **shared))
 
 

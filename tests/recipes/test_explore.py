@@ -2,6 +2,7 @@
 
 import io
 import math
+import socket
 import sys
 import warnings
 import zipfile
@@ -328,6 +329,7 @@ def test_noise_in_the_figure_is_that_of_the_level_it_is_drawn_at() -> None:
         (["sizes.clip=512"], "up to 1,048,576 pixels in all"),
         (["port=0"], "port is a number from 1 to 65535, got 0"),
         (["upload_megabytes=0"], "upload_megabytes is at least 1"),
+        (["threads=0"], "threads must be at least 1, got 0"),
         (["prot=8000"], "unknown key 'prot'; did you mean 'port'?"),
     ],
 )
@@ -344,6 +346,19 @@ def test_a_missing_gradio_is_told_with_the_remedy(
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["explore"]) == 2
     assert "pip install 'multisagd[explore]'" in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_had_is_told_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)  # is not even asked
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        assert cli.main(["explore", f"port={taken}"]) == 2
+    assert f"cannot serve at 127.0.0.1, port {taken}: taken, or no address" in capsys.readouterr().err
+    for host in ("192.0.2.1", "a..b"):  # an address kept for examples, and what is no name
+        assert cli.main(["explore", f"host={host}"]) == 2
+        assert f"cannot serve at {host}, with ports from 7860 on" in capsys.readouterr().err
 
 
 def test_settings_that_make_no_noise_are_refused() -> None:
@@ -421,14 +436,15 @@ def test_other_axes_keep_the_values_that_they_can() -> None:
 
 
 def test_a_recommendation_sets_the_controls_to_it_and_says_why() -> None:
-    made, values = panel("image", example="photograph")
-    told, name, about, _, *sliders = made.recommend(*values)
+    made, values = panel("image", example="photograph", offset=2.0, weight=0.0, **{"from": 0.1, "to": 0.2})
+    told, name, about, _, *sliders, weight, offset = made.recommend(*values)
     assert told.count("<li>") >= 2
     assert name in ("white", "data_power")
     assert about == kind(name).about
     exponent = sliders[made.controls.index("data_exponent")]
     assert exponent["visible"] == (name == "data_power")
     assert f"data&#x27;s power to {exponent['value']:g}" in told.split("</h3>")[0] or name == "white"
+    assert (weight, offset) == (1.0, 0.0)  # nothing else is added to what was recommended
 
 
 def test_a_mistake_is_told_and_leaves_the_rest_as_it_was() -> None:

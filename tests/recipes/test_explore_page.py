@@ -38,7 +38,8 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         command = [sys.executable, "-u", "-m", "recipes.explore", "sizes.image=32", "sizes.clip=32", "threads=1"]
-        environment = {**os.environ, "TMPDIR": str(folder)}
+        # A proxy, as many a network asks for, knows nothing of this machine: here it is not even there.
+        environment = {**os.environ, "TMPDIR": str(folder), "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
