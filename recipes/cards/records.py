@@ -24,8 +24,11 @@ MOST_ROWS = 100
 def last_samples(source: Path, samples: int, which: Which) -> Path | None:
     """Return the picture that a run, or an exported model, has of samples of these weights; None if there is none.
 
-    A training draws from averaged weights alone. A link to somewhere else is no picture of theirs.
+    A training draws from averaged weights alone. A link to somewhere else is no picture of theirs, but for those that
+    the hub's cache is made of: from snapshots/COMMIT to blobs beside it.
     """
+    place = source.resolve()
+    homes = [place, place.parents[1] / "blobs"] if place.parent.name == "snapshots" else [place]
     drawn = [source / "samples" / f"{samples:012d}.png"] if which == "ema" else []
     for path in (*drawn, source / SAMPLES):
         try:
@@ -34,7 +37,7 @@ def last_samples(source: Path, samples: int, which: Which) -> Path | None:
                 is_picture = file.read(len(PNG)) == PNG
         except (OSError, ValueError):
             continue
-        if is_picture and path.resolve().is_relative_to(source.resolve()):
+        if is_picture and any(path.resolve().is_relative_to(home) for home in homes):
             return path
     return None
 

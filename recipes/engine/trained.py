@@ -196,6 +196,8 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
     partial_file.replace(out / WEIGHTS)
     if model.corruption is not None and model.corruption.exists():
         replace_file(out / CORRUPTION, lambda path: shutil.copyfile(str(model.corruption), path))
+    else:
+        (out / CORRUPTION).unlink(missing_ok=True)  # of another model that lay here
     write_text(out / NOTES, json.dumps(notes, indent=1))
 
 

@@ -159,7 +159,15 @@ def test_corruption_is_told(tmp_path: Path) -> None:
     learned = section(text, "What it learned from")
     assert "**Its data were corrupted in a part of their spectrum**" in learned
     assert "It omits that part" in learned
-    assert "no noise at all" in section(text, "Noise and schedule") or "Omitting" in section(text, "Noise and schedule")
+    assert "Omitting" in section(text, "Noise and schedule")
+
+
+def test_corruption_of_a_former_export_is_gone(run_dir: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", "training.samples=16", "corruption=band", "spectrum=omitting")
+    exported(tmp_path / "run", tmp_path / "model")
+    exported(run_dir, tmp_path / "model")
+    assert not (tmp_path / "model" / "corruption.safetensors").exists()
+    assert "corrupted" not in exported(tmp_path / "model", tmp_path / "copy")[1]
 
 
 HOSTILE = "</h1><script>alert(1)</script> [x](javascript:y) `rm` | **b**\n---\nlicense: mit\n# head ![p](q) $$1$$"
@@ -202,6 +210,19 @@ def test_pictures_from_elsewhere_are_not_taken(run_dir: Path, tmp_path: Path) ->
     (model / "samples.png").unlink()
     (model / "samples.png").write_text("#!/bin/sh")
     assert last_samples(model, 32, "ema") is None
+
+
+def test_pictures_in_the_cache_of_the_hub_are_taken(run_dir: Path, tmp_path: Path) -> None:
+    """It keeps files in blobs and links to them."""
+    exported(run_dir, tmp_path / "model")
+    snapshot, blobs = tmp_path / "models--me--digits" / "snapshots" / "abc", tmp_path / "models--me--digits" / "blobs"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "model").rename(blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    _, text = exported(snapshot, tmp_path / "copy")
+    assert (tmp_path / "copy" / "samples.png").read_bytes() == (blobs / "samples.png").read_bytes()
+    assert "(samples.png)" in text
 
 
 def test_noise_in_words() -> None:
