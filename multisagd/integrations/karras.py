@@ -56,11 +56,14 @@ class KarrasDenoiser(nn.Module):
         """Return `E[x0 | x]`, shaped like x; `condition` goes to the denoiser as it is.
 
         Raises:
-            ValueError: for a sigma beyond `sigma_max`, or neither one for all items nor one for each.
+            ValueError: for a sigma beyond `sigma_max`, negative or not a number, or unless there is one for all items or
+                one for each.
         """
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
         if len(levels) not in (1, len(x)):
             raise ValueError(f"a batch of {len(x)} needs one sigma or {len(x)}, got {len(levels)}")
+        if not bool((levels >= 0).all()):
+            raise ValueError(f"sigma is a deviation, of at least 0, got {float(levels.min()):.6g}")
         # A schedule of k-diffusion that starts at sigma_max may lie above it by rounding.
         if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
             raise ValueError(

@@ -43,8 +43,8 @@ class ScheduledDenoiser(nn.Module):
     `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
-        ValueError: in use, for a scheduler whose noise levels or kind of prediction are not known here, or for both a
-            class and a text.
+        ValueError: in use, for a scheduler whose noise levels or kind of prediction are not known here, or that expects
+            its model to tell a variance, or for both a class and a text.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:
@@ -159,6 +159,11 @@ def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
 
 def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     """Return (skip, out) such that `skip · sample + out · x0` is what the scheduler takes from its model."""
+    if str(scheduler.config.get("variance_type", "")).startswith("learned"):
+        raise ValueError(
+            f"{type(scheduler).__name__} expects its model to tell a variance too, which no denoiser here does: give the "
+            "scheduler its default variance_type, which is not learned"
+        )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
     alpha, sigma, zero = level.alpha, level.sigma, torch.zeros_like(level.alpha)
     if hasattr(scheduler, "precondition_outputs"):

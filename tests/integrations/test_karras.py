@@ -43,6 +43,9 @@ def test_its_range_is_the_schedules():
     model(random(1, 1, 16, 16), 50.0 * (1 + 1e-6))
     with pytest.raises(ValueError, match="sigma 60 lies beyond the process's 50"):
         model(random(1, 1, 16, 16), 60.0)
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"at least 0, got {wrong:g}"):
+            model(random(2, 1, 16, 16), torch.tensor([1.0, wrong]))
     with pytest.raises(ValueError, match="needs one sigma or 3, got 2"):
         model(random(3, 1, 16, 16), torch.ones(2))
 

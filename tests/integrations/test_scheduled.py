@@ -196,3 +196,8 @@ def test_what_is_not_known_is_refused():
     scheduler.register_to_config(prediction_type="score")
     with pytest.raises(ValueError, match="prediction_type='score'"):
         ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), 3)
+    for name in ("DDPMScheduler", "DPMSolverMultistepScheduler"):
+        scheduler = getattr(diffusers, name)(variance_type="learned_range")
+        scheduler.set_timesteps(4)
+        with pytest.raises(ValueError, match=f"{name} expects its model to tell a variance too"):
+            ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0])
