@@ -56,8 +56,8 @@ class KarrasDenoiser(nn.Module):
         """Return `E[x0 | x]`, shaped like x; `condition` goes to the denoiser as it is.
 
         Raises:
-            ValueError: for a sigma beyond `sigma_max`, negative or not a number, or unless there is one for all items or
-                one for each.
+            ValueError: for a sigma beyond `sigma_max`, negative or not a number, or neither one for all items nor one
+                for each.
         """
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
         if len(levels) not in (1, len(x)):

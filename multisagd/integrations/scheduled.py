@@ -161,8 +161,8 @@ def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     """Return (skip, out) such that `skip · sample + out · x0` is what the scheduler takes from its model."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
-            f"{type(scheduler).__name__} expects its model to tell a variance too, which no denoiser here does: give the "
-            "scheduler its default variance_type, which is not learned"
+            f"{type(scheduler).__name__} expects its model to tell a variance too, which no denoiser here does: give "
+            "the scheduler its default variance_type, which is not learned"
         )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
     alpha, sigma, zero = level.alpha, level.sigma, torch.zeros_like(level.alpha)
