@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def adopt(config: Config) -> Path:
     write_text(settings.out / EXPERIMENT, experiment(settings, node, told, weights))
     count = sum(each.numel() for each in tensors.values())
     print(f"{name} of {count:,} numbers, trained with {told.scheduler} to predict {told.prediction}, in {settings.out}")
-    print(f"Train it on: multisagd train --config-dir={settings.out} experiment=adopted spectrum=power_law run_dir=…")
+    print(f"Train it on: {training(settings.out)} run_dir=…")
     return settings.out
 
 
@@ -198,10 +199,15 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], told: Told, wei
     lines = [
         f"{name} of {settings.model}, trained with {told.scheduler}: network, schedule and prediction are its own.",
         "",
-        f"  multisagd train --config-dir={settings.out} experiment=adopted spectrum=power_law run_dir=runs/adopted",
+        f"  {training(settings.out)} run_dir=runs/adopted",
     ]
     about = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
     return f"# @package _global_\n{about}" + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
+
+
+def training(out: Path) -> str:
+    """Return the command that trains what was adopted into a folder, as it is typed."""
+    return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -385,6 +385,14 @@ def test_what_is_not_known_is_told(file: str, changes: dict[str, Any], message: 
         adopted(tmp_path / "model", tmp_path / "out")
 
 
+def test_the_command_it_names_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "model")
+    adopted(tmp_path / "model", tmp_path / "my models")
+    named = f"--config-dir='{tmp_path}/my models' experiment=adopted spectrum=power_law run_dir="
+    assert named in capsys.readouterr().out
+    assert named in (tmp_path / "my models" / "experiment" / "adopted.yaml").read_text()
+
+
 def test_the_experiment_says_what_it_is(tmp_path: Path) -> None:
     saved(tmp_path / "model")
     adopted(tmp_path / "model", tmp_path / "out")
