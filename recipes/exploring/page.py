@@ -119,12 +119,14 @@ def _panel(panel: Panel) -> Callable[[Any], None]:
     def answer(event: Any) -> None:
         event.then(panel.show, **showing).then(panel.design, **designing)
 
-    draggable: list[Any] = [*own.values(), low, high, weight, offset, schedule, shift, seed]
-    dragged = [each.input for each in draggable]
+    # A number that is typed beyond a slider's range is brought into it when one leaves its field, which is no input.
+    sliders: list[Any] = [*own.values(), low, high, weight, offset, shift]
+    dragged = [event for each in sliders for event in (each.input, each.release)]
+    dragged += [schedule.input, seed.input]
     # While one drags, only the last of the positions that came in meanwhile is answered.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
-    gr.on([*dragged, time.input], panel.show, **last, **showing)
-    gr.on([*dragged, steps.input], panel.design, **last, **designing)
+    gr.on([*dragged, time.input, time.release], panel.show, **last, **showing)
+    gr.on([*dragged, steps.input, steps.release], panel.design, **last, **designing)
     answer(kind.input(panel.choose, outputs=ranges, **last, **shared))
     answer(gr.on([axis.input, written.input], panel.adapt, outputs=ranges, **last, **shared))
     gr.on([upload.change, example.input], panel.show, **last, **showing).then(panel.design, **designing)
