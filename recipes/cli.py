@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -127,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and status == 128 + signal.SIGINT:
         # A person has lost patience, and a thread that still writes or loads would keep the process. What it writes is
         # whole or not there.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # what reads a pipe may have been ended by the same Ctrl-C
+                stream.flush()
         os._exit(status)
     return status
 
@@ -138,8 +139,10 @@ def interruptible() -> Iterator[None]:
     """While importing, let Ctrl-C end the process at once: an exception may get lost within an import, or garbled."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"interrupted before anything began\n")
-        os._exit(128 + number)
+        try:
+            os.write(2, b"interrupted before anything began\n")
+        finally:
+            os._exit(128 + number)
 
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # and not ignored, as of a process in the background

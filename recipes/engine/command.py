@@ -66,7 +66,8 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
 
 def kept(name: str, config: Config) -> str:
     """Say what is left of a command that was interrupted, and what the same command would do."""
-    if name == "train" and (saved := sorted(Path(config.get("run_dir", ""), "checkpoints").glob("[0-9]*"))):
+    run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
+    if run_dir and (saved := sorted(Path(run_dir, "checkpoints").glob("[0-9]*"))):
         return f"the last checkpoint is {saved[-1]}, and the same command continues from there:"
     return KEPT.get(name, "nothing was written, and the same command starts over:")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable
+
+from recipes.engine.printing import tell
 
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
@@ -56,22 +57,21 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
     try:
         action()
     except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return USAGE_STATUS
     except Interrupted as stop:
-        print(f"{stop}{'' if again is None else again(True)}", file=sys.stderr)
+        tell(f"{stop}{'' if again is None else again(True)}")
         return stop.status
     except KeyboardInterrupt:
-        print(f"interrupted{'' if again is None else again(False)}", file=sys.stderr)
+        tell(f"interrupted{'' if again is None else again(False)}")
         return 128 + signal.SIGINT
     except RuntimeError as error:
         if not _lost_touch(error):
             raise
         traceback.print_exc()
-        print(
+        tell(
             f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
-            "messages say more; the same command continues from the last checkpoint",
-            file=sys.stderr,
+            "messages say more; the same command continues from the last checkpoint"
         )
         return 1
     return 0

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -66,7 +66,10 @@ class StopRequest:
         if self.signal_number is None:
             self.signal_number = number
             if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                os.write(2, NOTICE)  # `print` may be at work already, and is not made to be entered twice
+                # `print` may be at work already, and is not made to be entered twice. And Ctrl-C may have ended what
+                # reads a pipe before it came here, as in `multisagd train … 2>&1 | tee log`.
+                with suppress(OSError):
+                    os.write(2, NOTICE)
             if self._hurried:
                 raise StopNow
         elif number == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""Print texts that may be longer than anyone reads, on terminals that may be narrow or know few letters."""
+"""Print texts that may be longer than anyone reads, on terminals that may be narrow, know few letters, or be gone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import IO
 
 
 def show(text: str) -> None:
@@ -17,8 +18,24 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Otherwise Python tries to flush again at exit, and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+
+
+def tell(text: str) -> None:
+    """Print a message to standard error; that nobody can hear it any more changes nothing of what is done."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+    except OSError:
+        pass
+
+
+def silence(stream: IO[str]) -> None:
+    """Let a stream whose reader is gone lead nowhere; else Python tries to flush it again at exit, and complains."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def fold(text: str, first: str = "", rest: str | None = None) -> str:

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 
 import pytest
 import torch
@@ -30,6 +32,31 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     ]
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     assert "training 500/1,000  loss 500" in shown(terminal=False)
+
+
+# The thread that draws a bar ends, and the work does not.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_work_goes_on_when_nothing_can_be_shown_any_more(terminal: bool) -> None:
+    """As when the disk of a log is full, or the window of a terminal was closed."""
+
+    class Gone(io.StringIO):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(text)
+
+    out = Gone()
+    console = Console(file=out, force_terminal=terminal)
+    with Display("training", 1000, console=console) as display:
+        display.say("heard")
+        out.gone = True
+        display.say("unheard")
+        display.update(1000, "done")
+    assert "heard" in out.getvalue()
+    assert "unheard" not in out.getvalue()
 
 
 def test_a_bar_on_a_terminal() -> None:
