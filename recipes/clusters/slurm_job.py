@@ -27,6 +27,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from recipes.engine.errors import Interrupted
+from recipes.engine.printing import tell
 
 GRACE = 5.0
 """Seconds that the main thread has to act on a signal by itself."""
@@ -66,7 +67,7 @@ class SlurmJob:
 
                 status = main([self.command, *self.words])
             except Interrupted as stop:
-                print(stop, file=sys.stderr)
+                tell(str(stop))
             finally:
                 # Whatever else has failed since: a process whose neighbour has left cannot go on.
                 number = told[0] if told else status - 128
@@ -127,9 +128,12 @@ class Backstop:
                 sent.add(number)
                 os.kill(os.getpid(), number[0])
             elif self._acting.acquire(blocking=False):
-                sys.stderr.write(f"stopped by {signal.Signals(number[0]).name}, where it could not be heard\n")
-                sys.stderr.flush()
-                os._exit(self._stopped(number[0]))
+                status = 1
+                try:
+                    tell(f"stopped by {signal.Signals(number[0]).name}, where it could not be heard")
+                    status = self._stopped(number[0])
+                finally:  # whatever goes wrong, because the main thread may be waiting for this one
+                    os._exit(status)
         os.close(self._reading)
 
 
@@ -143,7 +147,7 @@ def requeue(restarts: int, most: int) -> str:
         return f"job {job} has been requeued {restarts} times and is not again: cluster.max_requeues={most}"
     if (state := job_state(job)) != "RUNNING":
         return f"job {job} is {state}: what becomes of it is up to Slurm"
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
+    done = scontrol("requeue", job)
     if done.returncode:
         return f"job {job} could not be requeued: {done.stderr.strip()}"
     return f"job {job} is requeued ({restarts + 1} of at most {most} times)"
@@ -157,8 +161,15 @@ def job_id() -> str:
 
 def job_state(job: str) -> str:
     """Return the state of a job as Slurm tells it, or why it does not."""
-    done = subprocess.run(
-        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = scontrol("show", "job", "--oneliner", job)
     found = re.search(r"\bJobState=(\w+)", done.stdout)
     return found[1] if found else f"unknown to scontrol ({done.stderr.strip()})"
+
+
+def scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+    """Ask Slurm; that it is not there, or too busy to answer, is an answer too."""
+    command = ["scontrol", *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -196,6 +196,23 @@ def test_a_job_is_requeued_while_it_runs_and_may(
     assert ("is requeued" in told) == again
 
 
+def test_a_slurm_that_does_not_answer_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `scontrol`, as in a container; and one that is asked in vain."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert "job 7 is unknown to scontrol ([Errno 2] No such file" in requeue(0, most=5)
+    fake_slurm(tmp_path, monkeypatch, "RUNNING")
+    real = subprocess.run
+
+    def impatient(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        if command[1] == "requeue":
+            raise subprocess.TimeoutExpired(command, 60)
+        return real(command, **more)
+
+    monkeypatch.setattr(subprocess, "run", impatient)
+    assert "job 7 could not be requeued: Command" in requeue(0, most=5)
+
+
 def test_a_job_of_an_array_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert job_id() == "8"
