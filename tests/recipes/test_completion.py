@@ -35,11 +35,13 @@ def offered(*words: str) -> list[str]:
 
 
 def cases() -> list[tuple[str, dict[str, str]]]:
-    """Return commands with choices: none, and each of every group that they know."""
+    """Return commands with choices: none; every experiment; and of all other groups that train knows one each."""
     found: list[tuple[str, dict[str, str]]] = [(command, {}) for command in COMMANDS]
-    for group, choices in groups().items():
-        command = {"refine": "sample", "cluster": "launch"}.get(group, "train")
-        found += [(command, {group: choice}) for choice in choices]
+    for group, command in (("refine", "sample"), ("cluster", "launch"), ("experiment", "train")):
+        found += [(command, {group: choice}) for choice in groups()[group]]
+    others = {group: choices for group, choices in groups().items() if group not in ("refine", "cluster", "experiment")}
+    for number in range(max(map(len, others.values()))):
+        found.append(("train", {group: choices[number % len(choices)] for group, choices in others.items()}))
     return [*found, ("analyze", {"experiment": "audio_notes", "modality": "video", "network": "transformer"})]
 
 
