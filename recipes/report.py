@@ -25,6 +25,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
+from recipes.engine.hub import fetching_no_models
 from recipes.reporting.blocks import Page
 from recipes.reporting.media import Budget
 from recipes.reporting.page import HEAD, is_report, render
@@ -59,6 +60,8 @@ class ReportSettings:
             raise ValueError(f"megabytes is from 0 to 1000, got {self.megabytes}")
         if self.names is not None and len(self.names) != 1 + len(self.others):
             raise ValueError(f"names has {len(self.names)} names for {1 + len(self.others)} runs: give one for each")
+        if len(set(self.names or ())) < len(self.names or ()):
+            raise ValueError("names has the same name twice: give each run its own")
 
 
 def report(config: Config) -> Path:
@@ -81,7 +84,7 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     """Write the page; return where it is, and what was left out of it.
 
     Raises:
-        RecipeError: for folders without a run, or a page that would replace another file.
+        RecipeError: for folders without a run, or a page that cannot be written or would replace another file.
     """
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
@@ -91,10 +94,15 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets)
     beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
-    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
+    with fetching_no_models():
+        page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, render(page, f"Written by multisagd report at {now}. This page holds all it shows."))
+    text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    except OSError as error:
+        raise RecipeError(f"cannot write {out} ({error.strerror}): choose another out") from error
     return out, budget.left_out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
@@ -46,7 +46,13 @@ MARKED = 40
 """Points of a curve below which each has a mark."""
 
 LABEL = 40
-"""Characters of a name that a chart takes from a run."""
+"""Characters of a name that a chart takes from a run, from both of its ends: names of runs often begin alike."""
+
+FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
+"""What formulas of a spreadsheet begin with, negative numbers aside."""
+
+ROOM = 56
+"""Characters that have room below a chart."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,12 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
             for each, where in zip(drawn, places, strict=True)
         ],
     }
-    rows = _rows(drawn, x)
     header = [x.name, *(each.name for each in drawn)]
     return Chart(
         name, title, about, _page_picture(written.getvalue(), name),
         tuple(Curve(each.name, each.colour, each.dashes % len(DASHES)) for each in drawn), points,
-        Table(f"{title}: {y.name}", header, _thinned(rows), folded=True), _csv([header, *rows]),
+        Table(f"{title}: {y.name}", header, _thinned(_rows(drawn, x, told)), folded=True),
+        _csv([header, *_rows(drawn, x, _exact)]),
     )  # fmt: skip
 
 
@@ -139,8 +145,8 @@ def _finite(each: Series, x: Axis, y: Axis) -> Series:
 
     kept = [place for place, (a, b) in enumerate(zip(each.x, each.y, strict=True)) if shows(a, x) and shows(b, y)]
     low, high = (None if part is None else [part[place] for place in kept] for part in (each.low, each.high))
-    name = each.name if len(each.name) <= LABEL else f"{each.name[:LABEL]}…"
-    return Series(name, [each.x[p] for p in kept], [each.y[p] for p in kept], each.colour, each.dashes, low, high)
+    x_kept, y_kept = ([part[place] for place in kept] for part in (each.x, each.y))
+    return Series(_short(each.name), x_kept, y_kept, each.colour, each.dashes, low, high)
 
 
 def _dress(plot: Axes, x: Axis, y: Axis) -> None:
@@ -156,7 +162,9 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
             of_plot.set_major_formatter(_Plain())
             of_plot.set_minor_formatter(NullFormatter() if high / low > 100 else _Plain(minor_thresholds=(2, 1)))
         if axis.ticks is not None:
-            of_plot.set_ticks(range(len(axis.ticks)), [_plain(tick) for tick in axis.ticks])
+            step = -(-sum(len(tick) + 2 for tick in axis.ticks) // ROOM)
+            named = [_plain(tick) if place % step == 0 else "" for place, tick in enumerate(axis.ticks)]
+            of_plot.set_ticks(range(len(axis.ticks)), named)
         of_plot.label.set(text=_plain(axis.name), color=TEXT)
     for level, line in ((x.level, plot.axvline), (y.level, plot.axhline)):
         if level is not None:
@@ -177,7 +185,12 @@ class _Plain(LogFormatterSciNotation):
 
 def _plain(text: str) -> str:
     """Return a text of a run as matplotlib shows it without taking dollars for mathematics."""
-    return (text if len(text) <= LABEL else f"{text[:LABEL]}…").replace("$", r"\$")
+    return _short(text).replace("$", r"\$")
+
+
+def _short(text: str) -> str:
+    """Return a text of a run without its middle, if it is long."""
+    return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
 def _page_picture(svg: str, name: str) -> Markup:
@@ -204,14 +217,14 @@ def _page_picture(svg: str, name: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # drawn here, its text escaped
 
 
-def _tick(value: float, axis: Axis) -> str:
-    return axis.ticks[int(value)] if axis.ticks is not None else told(value)
+def _tick(value: float, axis: Axis, tell: Callable[[float], str] = told) -> str:
+    return axis.ticks[int(value)] if axis.ticks is not None else tell(value)
 
 
-def _rows(series: Sequence[Series], x: Axis) -> list[list[str]]:
+def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> list[list[str]]:
     values = [dict(zip(each.x, each.y, strict=True)) for each in series]
     places = sorted({value for each in series for value in each.x})
-    return [[_tick(p, x), *("" if p not in each else told(each[p]) for each in values)] for p in places]
+    return [[_tick(p, x, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in places]
 
 
 def _thinned(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
@@ -222,10 +235,15 @@ def _thinned(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as the address of a file; a cell never begins as a formula does in a spreadsheet."""
+    """Return rows as the address of a file; a text never begins as a formula does in a spreadsheet."""
 
     def cell(text: str) -> str:
-        safe = f"'{text}" if text[:1] in "=@\t" else text
+        safe = f"'{text}" if FORMULA.match(text) else text
         return '"' + safe.replace('"', '""') + '"'
 
     return "data:text/csv;charset=utf-8," + quote("\n".join(",".join(map(cell, row)) for row in rows))
+
+
+def _exact(value: float) -> str:
+    """Return a number as programs read it, with all of its digits."""
+    return str(int(value)) if value == round(value) and abs(value) < 1e15 else repr(float(value))

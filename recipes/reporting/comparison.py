@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from multisagd import Grid
-from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.reporting.blocks import Block, Frame, Note, Slider, Table
 from recipes.reporting.charts import Axis, Series, draw, told
@@ -16,7 +15,7 @@ from recipes.reporting.curves import SEEN, loss, over_samples
 from recipes.reporting.defaults import ABSENT, shown
 from recipes.reporting.evaluation import EVALUATE, metric_rows, with_error
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run
+from recipes.reporting.run import MALFORMED, Run, own_json
 from recipes.reporting.samples import SampleSet, spread, training_pictures
 from recipes.reporting.spectra import spectrum_charts
 from recipes.reporting.summary import told_state, training_seconds
@@ -86,12 +85,12 @@ def _losses(
 def _metrics(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]]) -> Block:
     """Return the numbers of the newest evaluation of each run, side by side."""
     found: list[dict[tuple[str, str], dict[str, Any]]] = []
-    for of_run in sets:
+    for run, of_run in zip(runs, sets, strict=True):
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         judged = next((each for each in of_run if (each.folder / EVALUATE).exists()), None)
         if judged is not None:
             try:
-                report = read_json(judged.folder / EVALUATE)
+                report = own_json(judged.folder / EVALUATE, run.folder)
                 rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(report)}
             except MALFORMED:
                 rows = {}

@@ -19,7 +19,7 @@ from recipes.engine.settings import TrainSettings
 
 
 def examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
-    """Return the first examples that training sees, without augmentation, `(count, channels, *grid)`.
+    """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
     Raises:
         RecipeError: if they lie elsewhere than on this machine, or cannot be read.

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from multisagd.files import read_json
 from recipes.reporting.blocks import Block, Gallery, Note, Table
 from recipes.reporting.charts import told
 from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run, quoted, shortened
+from recipes.reporting.run import MALFORMED, Run, own_json, quoted, shortened
 from recipes.reporting.samples import SampleSet
 
 MOST_ROWS = 400
@@ -29,7 +28,7 @@ def evaluation_blocks(run: Run, sets: Sequence[SampleSet], budget: Budget) -> li
             if not path.exists():
                 continue
             try:
-                blocks += tables(each, read_json(path), run, budget)
+                blocks += tables(each, own_json(path, run.folder), run, budget)
             except MALFORMED as error:
                 blocks.append(Note(f"{file} of {each.folder.name} could not be read. {shortened(error)}"))
     if not blocks:

@@ -27,7 +27,7 @@ from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
 from recipes.reporting.charts import Axis, Series, draw, ordered, told
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import Run
+from recipes.reporting.run import Run, inside
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
@@ -82,6 +82,8 @@ def assembly(run: Run, builder: Builder) -> Assembly:
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
     modality, kept = Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
+        if not inside(run.folder / CORRUPTION, run.folder):
+            raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
         shared = bool((config.get("corruption") or {}).get("shared"))
         kept = load_corruption(run.folder / CORRUPTION, modality.grid(), shared)
     return Assembly(config, builder, modality, run.statistics, None, None, kept)
@@ -101,9 +103,10 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
-        "snr", "Signal and noise over time", "Decibels of the data's power over the noise's, in bands of frequency "
-        "(cycles per sample of every axis, 0 is the mean of a datum). The schedule's own log-SNR is that of data of "
-        "variance one and white noise.", Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
+        "snr", "Signal and noise over time", "Decibels of the data's power, their mean included, over the noise's, in "
+        "bands of frequency (cycles per sample of every axis, 0 is the mean of a datum). The schedule's own log-SNR is "
+        "that of data of variance one and white noise.",
+        Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if parts.config.get(group)]
     described = [(group, shown(in_words(parts.config[group]))) for group in groups]

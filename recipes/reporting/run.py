@@ -141,6 +141,17 @@ def inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+def own_json(path: Path, folder: Path) -> Any:
+    """Return the content of a JSON file in a folder.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is a link to somewhere else.
+    """
+    if not inside(path, folder):
+        raise ValueError(f"{path.name} is a link to somewhere else")
+    return read_json(path)
+
+
 def quoted(path: Path) -> str:
     """Return a path as a word of a command in a shell, and as a value in Hydra's grammar."""
     text = str(path)

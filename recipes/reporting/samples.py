@@ -11,12 +11,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from multisagd import DataStatistics
-from multisagd.files import check_file, read_json
+from multisagd.files import check_file
 from recipes.reporting.blocks import Block, Facts, Frame, Gallery, Item, Note, Slider
 from recipes.reporting.defaults import shown
 from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run, inside, quoted, shortened
+from recipes.reporting.run import MALFORMED, Run, inside, own_json, quoted, shortened
 
 MOST = 1000
 """Samples of a set whose spectrum is measured."""
@@ -85,9 +85,10 @@ def sample_sets(run: Run) -> list[SampleSet]:
     root = run.folder / "sampled"
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
-        if folder.is_dir() and inside(folder, run.folder) and (folder / "samples.safetensors").is_file():
+        samples = folder / "samples.safetensors"
+        if samples.is_file() and inside(samples, run.folder):
             try:
-                made = read_json(folder / "sample.json")
+                made = own_json(folder / "sample.json", run.folder)
             except MALFORMED:
                 made = {}
             found.append(SampleSet(folder, made if isinstance(made, dict) else {}))

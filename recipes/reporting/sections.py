@@ -119,7 +119,8 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
         command = f"multisagd sample run_dir={quoted(run.folder)}"
         return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
     except MALFORMED as error:
-        return [*blocks, unmade(error)]
+        text = "Nothing can be shown at growing noise. A report fetches nothing, autoencoders of the hub included."
+        return [*blocks, Note(f"{text} {shortened(error)}")]
 
 
 def compared(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]], shown: Shown, budget: Budget) -> list[Block]:

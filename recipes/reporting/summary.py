@@ -45,7 +45,7 @@ def summary_blocks(run: Run) -> list[Block]:
     rows += _choices(run)
     blocks: list[Block] = [Facts(rows), *run.missing]
     if run.state == "interrupted":
-        blocks.append(Note(f"{_last_saved(run)} The command that started it, given again, continues it."))
+        blocks.append(Note(_goes_on(run)))
     if run.state == "not begun":
         blocks.append(Note("Nothing has been trained here yet.", f"multisagd train … run_dir={quoted(run.folder)}"))
     return blocks
@@ -104,10 +104,12 @@ def _choices(run: Run) -> list[tuple[str, str]]:
     return [(name, chosen[name]) for name in GROUPS if name in chosen]
 
 
-def _last_saved(run: Run) -> str:
+def _goes_on(run: Run) -> str:
+    why = "Why it ended is not noted here: its last message says so, and what to change if it ended by itself."
     if not run.checkpoints:
-        return "It ended before its first checkpoint."
-    return f"Its last checkpoint is after {int(run.checkpoints[-1].name):,} samples."
+        return f"It ended before its first checkpoint: the command that started it, given again, begins anew. {why}"
+    saved = f"Its last checkpoint is after {int(run.checkpoints[-1].name):,} samples"
+    return f"{saved}: the command that started it, given again, continues from there. {why}"
 
 
 def _command(words: Any) -> str:

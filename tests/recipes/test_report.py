@@ -4,16 +4,19 @@ A page takes a second or two, so tests share one where they can.
 """
 
 import base64
+import csv
 import fcntl
 import io
 import json
 import re
 import shlex
 import shutil
+import socket
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import numpy as np
@@ -253,6 +256,9 @@ class TestMissingParts:
         with (run_dir / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert read_run(run_dir).state == "in progress"
+        shutil.rmtree(run_dir / "checkpoints")
+        (said,) = [block.text for block in summary_blocks(read_run(run_dir)) if isinstance(block, Note)]
+        assert "before its first checkpoint: the command that started it, given again, begins anew" in said
 
 
 def test_nothing_of_a_run_becomes_markup(run_dir: Path, tmp_path: Path) -> None:
@@ -312,6 +318,52 @@ def test_links_that_lead_out_of_a_run_are_not_followed(run_dir: Path, tmp_path: 
     assert "a secret" not in page.words
 
 
+def test_sets_of_samples_that_are_links_are_not_followed(run_dir: Path, tmp_path: Path) -> None:
+    judged = {"counts": {}, "results": {"kind": {"rows": [{"name": "a secret", "value": 1.0}]}}}
+    outside, linked = (judged_set(tmp_path / "outside", judged), judged_set(run_dir / "sampled" / "linked", judged))
+    assert "a secret" in page_of(run_dir).words
+    (linked / "evaluate.json").unlink()
+    (linked / "evaluate.json").symlink_to(outside / "evaluate.json")
+    page = page_of(run_dir)
+    assert "evaluate.json is a link to somewhere else" in page.words
+    assert "a secret" not in page.words
+    assert curve(page, "samples 1: 4, ")["values"]
+    (linked / "samples.safetensors").unlink()
+    (linked / "samples.safetensors").symlink_to(outside / "samples.safetensors")
+    page = page_of(run_dir)
+    with pytest.raises(StopIteration):
+        curve(page, "samples 1: 4, ")
+
+
+def judged_set(folder: Path, judged: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    save_file(
+        {"x0": torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))}, folder / "samples.safetensors"
+    )
+    (folder / "evaluate.json").write_text(json.dumps(judged))
+    return folder
+
+
+def test_an_autoencoder_of_the_hub_is_not_fetched(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("diffusers")
+    asked: list[Any] = []
+
+    def nowhere(*address: Any, **options: Any) -> Any:
+        asked.append(address)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    config = configuration.read(run_dir / "config.yaml")
+    words = ["modality=latent_image", "modality.statistics=null", "modality.autoencoder.name=nobody/nothing"]
+    latent = configuration.load("train", [*words, f"run_dir={run_dir}"])["modality"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"modality": latent}))
+    judged_set(run_dir / "sampled" / "some", {})
+    page = page_of(run_dir, examples=1)
+    assert not asked
+    assert "A report fetches nothing, autoencoders of the hub included. cannot read the configuration" in page.words
+    assert "Signal left at t = 1" in page.words
+
+
 class TestOut:
     def test_it_replaces_its_own_page_alone(self, run_dir: Path, tmp_path: Path) -> None:
         (run_dir / "report.html").write_text(render(Page("older", ""), ""))
@@ -323,6 +375,11 @@ class TestOut:
         assert mine.read_text() == "<p>mine"
         with pytest.raises(RecipeError, match="should end in"):
             page_of(run_dir, out=tmp_path / "config.yaml")
+
+    def test_what_cannot_be_written_is_named(self, run_dir: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RecipeError, match=r"cannot write .*: choose another out"):
+            page_of(run_dir, out=tmp_path / "file" / "page.html")
 
     def test_it_follows_no_link(self, run_dir: Path, tmp_path: Path) -> None:
         (run_dir / "report.html.partial").symlink_to(tmp_path / "outside")
@@ -346,6 +403,8 @@ def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
         assert curve(page, name)["values"] == expected
     with pytest.raises(ValueError, match="give one for each"):
         ReportSettings(run_dir, others=(other,), names=("one",))
+    with pytest.raises(ValueError, match="the same name twice"):
+        ReportSettings(run_dir, others=(other,), names=("one", "one"))
     with pytest.raises(RecipeError, match="named twice"):
         page_of(run_dir, others=(run_dir,))
 
@@ -438,6 +497,32 @@ def test_charts_show_what_their_scales_can() -> None:
     (left, low), (right, high) = series["places"]
     assert left < right
     assert low > high  # on a screen, up is less
+
+
+def test_files_of_numbers_are_exact_and_hold_no_formulas() -> None:
+    series = [
+        Series("=a", [1200.0, 2400.0], [0.123456789, -1.5], "c0"), Series("-b()", [2400.0], [1e-9], "c1"),
+    ]  # fmt: skip
+    chart = draw("some", "", "", Axis("samples seen"), Axis("y"), series)
+    assert chart is not None
+    text = unquote(chart.csv.partition(",")[2])
+    assert list(csv.reader(text.splitlines())) == [
+        ["samples seen", "'=a", "'-b()"], ["1200", "0.123456789", ""], ["2400", "-1.5", "1e-09"],
+    ]  # fmt: skip
+    assert chart.table.rows == [["1,200", "0.1235", ""], ["2,400", "-1.5", "1e-09"]]
+
+
+def test_long_names_are_told_apart_and_those_of_bands_do_not_overlap() -> None:
+    names = [f"spectrum_power_law_02_epsilon_1e_10_seed_{seed}_57616b65" for seed in (0, 1)]
+    bands = [f"{low / 20:.2f}-{(low + 1) / 20:.2f}" for low in range(20)]
+    series = [Series(name, range(20), [1.0] * 20, "c0") for name in names]
+    chart = draw("some", "", "", Axis("band", ticks=bands), Axis("y"), series)
+    assert chart is not None
+    assert len({curve.name for curve in chart.curves}) == 2
+    named = [band for band in bands if f">{band}<" in chart.picture]
+    assert named == bands[:: len(bands) // len(named)]
+    assert 2 < len(named) <= 5
+    assert chart.points["series"][0]["at"] == bands
 
 
 def test_quoted_paths_are_one_word_and_one_value(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@
         cursor.setAttribute(key, value);
       }
       svg.append(cursor);
-      if (words.length) read.textContent = `${points.x} ${name}: ${words.join("; ")}`;
+      read.textContent = words.length ? `${points.x} ${name}: ${words.join("; ")}` : "No curve that is shown has a point here.";
     };
     drawing.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
