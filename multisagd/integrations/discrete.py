@@ -30,8 +30,8 @@ class DiscreteSchedule(Schedule):
     Algorithm 1), as far as `log_snr_range` goes.
 
     Raises:
-        ValueError: for fewer than two levels or more than 100,000, β outside (0, 1), or another number of them than
-            `steps`.
+        ValueError: for fewer than two levels or more than 100,000, β outside (0, 1), another number of them than
+            `steps`, or levels so clean or noisy that `log_snr_range` does not tell them apart.
     """
 
     betas: BetaCurve | tuple[float, ...] = "linear"
@@ -43,6 +43,11 @@ class DiscreteSchedule(Schedule):
 
     def __post_init__(self) -> None:
         log_snr = self._levels().clamp(*self.log_snr_range)
+        if not bool((log_snr.diff() < 0).all() and log_snr[0] < self.log_snr_range[1]):
+            raise ValueError(
+                f"levels of this discrete schedule leave log_snr_range={list(self.log_snr_range)}, where they cannot "
+                "be told apart: take fewer steps, other betas, or a wider range"
+            )
         knots = (self.log_snr_range[1], *log_snr.tolist())
         object.__setattr__(self, "_table", TabulatedSchedule(knots, log_snr_range=self.log_snr_range))
         super().__post_init__()
