@@ -148,6 +148,9 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
     if timestep is None or timesteps is None or scheduler._seen is timesteps:
         return
     scheduler._seen = timesteps
+    # What begins at a later timestep, as image to image does, begins from a datum, whose colour may be any.
+    if float(torch.as_tensor(timestep).flatten()[0]) != float(timesteps[0]):
+        return
     if sample.dim() < shaped.dimensions + 2 or not bool(torch.isfinite(sample).all()):
         return
     try:

@@ -272,6 +272,21 @@ class TestWarnings:
                     scheduler.scale_model_input(x, t)
                 scheduler.step(torch.zeros_like(x), t, x)  # the model's answer is ignored: x stays what it was
 
+    @pytest.mark.parametrize("exponent", [-0.5, 0.5])
+    def test_nor_is_a_noised_datum(self, exponent):
+        """Its low frequencies would be taken for those that white noise has and blue noise has not."""
+        shaped = ShapedNoise(ms.PowerLaw(exponent))
+        scheduler = shape_scheduler(diffusers.DDIMScheduler(clip_sample=False), shaped)
+        scheduler.set_timesteps(50)
+        shares, shape = scheduler.alphas_cumprod[scheduler.timesteps], (2, 1, 16, 16)
+        t = scheduler.timesteps[shares < schedulers.LARGEST_SIGNAL][-1]
+        datum = ShapedNoise(ms.PowerLaw(-1.2)).noise(shape, seeded(1))
+        x = scheduler.add_noise(datum, shaped.noise(shape, seeded()), t[None])
+        assert (shaped.white_odds(x) > schedulers.LEAST_ODDS) == (exponent > 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scheduler.step(torch.zeros(shape), t, x)
+
     def test_packed_latents_are_refused_rather_than_noised_in_white(self):
         scheduler = shape_scheduler(diffusers.DDPMScheduler(), SHAPED)
         packed = torch.zeros(2, 64, 12)
