@@ -107,6 +107,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     training, held_out = hold_out(dataset, settings)
     wishes = handling(settings.corruption, builder)
     corruption = known_corruption(run_dir, settings, modality, builder, begun=state is not None)
+    if state is None:
+        check_process(config, builder, modality, corruption)
     restoration = None
     if corruption is not None and wishes.restored:
         if state is None:
@@ -233,19 +235,32 @@ def known_corruption(
     return build_corruption(settings.corruption, modality, builder)
 
 
+def check_process(config: Config, builder: Builder, modality: Modality, corruption: Corruption | None) -> None:
+    """Refuse a spectrum, schedule or process that makes no sense before the data are measured, which takes minutes.
+
+    Raises:
+        RecipeError: as `Assembly.process`.
+    """
+    Assembly(config, builder, modality, blank(modality), None, None, corruption).process()
+
+
+def blank(modality: Modality) -> DataStatistics:
+    """Return what stands for statistics of white data until they are measured."""
+    grid = modality.grid()
+    mean, power = (
+        torch.ones(modality.channels, *shape, dtype=torch.float64) for shape in (grid.shape, grid.half_shape)
+    )
+    return DataStatistics(mean, power, grid, 1)
+
+
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
     """Measure the data on the first rank, for all."""
-    grid, channels = dataset.modality.grid(), dataset.modality.channels
-    if runtime.main:
-        found = measure(dataset, settings)
-    else:
-        mean, power = (torch.zeros(channels, *shape, dtype=torch.float64) for shape in (grid.shape, grid.half_shape))
-        found = DataStatistics(mean, power, grid, 1)
+    found = measure(dataset, settings) if runtime.main else blank(dataset.modality)
     wait_patiently()
     count = torch.tensor(found.count)
     for tensor in (found.mean, found.power, count):
         from_first(tensor)
-    return DataStatistics(found.mean, found.power, grid, int(count))
+    return DataStatistics(found.mean, found.power, found.grid, int(count))
 
 
 def introduction(
@@ -281,10 +296,10 @@ def train_and_report(config: Config) -> None:
     """Train, and then show the run as one page, if the configuration says so; that can fail, and training has not."""
     train(config)
     if config["report"] and Place.of_environment().rank == 0:
-        from recipes.report import ReportSettings, write_report
-
         run_dir = Path(config["run_dir"])
         try:
+            from recipes.report import ReportSettings, write_report
+
             path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
             print(f"Losses, samples and spectra on one page: {path}")
         except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure

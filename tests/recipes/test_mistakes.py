@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tiny import tiny_config
 
 from recipes.cli import main
 from recipes.engine import config as configuration
@@ -13,6 +14,7 @@ from recipes.engine.files import held
 from recipes.engine.help import offered
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.trained import open_model
+from recipes.train import train
 
 MISTAKES = [
     # words that are no settings
@@ -108,6 +110,26 @@ def test_a_mistake_in_a_tool_is_told(words: list[str], remedy: str, capsys: pyte
         main(words)
     assert left.value.code == 2
     assert remedy in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["spectrum=power_law", "spectrum.exponent=foo"], "spectrum.exponent: expected a number, got 'foo'"),
+        (["spectrum=power_law", "spectrum.corner=-1"], "spectrum: "),
+        (["schedule.log_snr_range=[5,1]"], "schedule"),
+        (["padding={height:-1}"], "padding: "),
+        (["process._target_=multisagd.Proces"], "process._target_"),
+    ],
+)
+def test_a_process_of_no_sense_is_told_before_the_data_are_measured(
+    words: list[str], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.train.measure", lambda *_: pytest.fail("that may have taken minutes"))
+    with pytest.raises(RecipeError) as caught:
+        train(tiny_config(tmp_path / "run", *words))
+    assert str(caught.value).startswith(remedy)
+    assert not (tmp_path / "run").exists()
 
 
 def test_words_of_other_programs_lead_to_keys_that_exist() -> None:
