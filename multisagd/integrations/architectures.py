@@ -66,21 +66,26 @@ def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with a small architecture where they leave it open, with attention at the coarsest level."""
+    """Return options with a small architecture where they leave it open, with attention at the coarsest level.
+
+    Raises:
+        ValueError: for widths that are none.
+    """
     given = dict(options)
     if name == "DiTTransformer2DModel":
         small = {"num_attention_heads": 4, "attention_head_dim": 32, "num_layers": 6, "norm_num_groups": 1}
         return {**small, **given}
-    given.setdefault("block_out_channels", [32, 64, 64])
-    finer = len(given["block_out_channels"]) - 1
+    widths = given.setdefault("block_out_channels", [32, 64, 64])
+    if not isinstance(widths, list | tuple) or not widths or not all(type(each) is int and each > 0 for each in widths):
+        raise ValueError(f"{name}: block_out_channels={widths!r:.80} must list the width of each level")
+    finer = len(widths) - 1
     if name == "UNet1DModel":
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
         given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
         if not given.get("use_timestep_embedding"):
             # Its first block reads the features of time as further channels of the datum.
-            width = given["block_out_channels"][0]
-            fourier = given.get("time_embedding_dim") or 2 * width
-            given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else width)
+            fourier = given.get("time_embedding_dim") or 2 * widths[0]
+            given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else widths[0])
         return given
     down, up, attentive = {
         "UNet2DModel": ("DownBlock2D", "UpBlock2D", "Attn"),
@@ -92,7 +97,6 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given.setdefault("attention_head_dim", 8 if name != "UNet3DConditionModel" else 16)
     # diffusers adds the features of time to each channel and normalises next: in groups of one channel, which its
     # default of 32 makes of 32 channels, that would take them away again.
-    widths = given["block_out_channels"]
     most = max(1, min(32, min(widths) // 4))
     given.setdefault("norm_num_groups", max(n for n in range(1, most + 1) if all(w % n == 0 for w in widths)))
     return given

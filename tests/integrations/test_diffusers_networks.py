@@ -212,7 +212,12 @@ def test_it_compiles_without_a_break() -> None:
             {"name": "UNet2DConditionModel", "options": {"cross_attention_dim": [8, 8, 8]}},
             r"cross_attention_dim=\[8, 8, 8\] must be one number here",
         ),
-        ({"options": {"block_out_channels": [-4, 32]}}, "cannot be built with these options"),
+        ({"options": {"block_out_channels": [-4, 32]}}, r"block_out_channels=\[-4, 32\] must list the width of each"),
+        (
+            {"name": "UNet1DModel", "dimensions": 1, "options": {"block_out_channels": []}},
+            r"block_out_channels=\[\] must list the width of each level",
+        ),
+        ({"options": {"down_block_types": ["evil.Evil"] * 3}}, "cannot be built with|does not exist"),
     ],
 )
 def test_what_cannot_be_is_told(arguments: dict[str, object], message: str) -> None:
