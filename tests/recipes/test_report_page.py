@@ -115,6 +115,15 @@ def test_charts_are_read_by_keys_and_pointer_and_hide_curves(driver: Chrome, pag
     assert curve.get_attribute("display") == "none"
     drawing.send_keys(Keys.END)
     assert "training" not in read.text
+    chart.find_element(By.CSS_SELECTOR, "[data-curve='loss-1']").click()
+    drawing.send_keys(Keys.HOME)
+    assert read.text == "No curve that is shown has a point here."
+    # Whoever moves by keys sees what is read, and not only the chart.
+    driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", drawing)
+    below = "return arguments[0].getBoundingClientRect().bottom > innerHeight + 1"
+    assert driver.execute_script(below, read)
+    drawing.send_keys(Keys.END)
+    assert not driver.execute_script(below, read)
 
 
 def test_colours_follow_the_system_and_the_switch(driver: Chrome, pages: dict[str, Path]) -> None:

@@ -80,7 +80,10 @@
     });
     drawing.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: places.length - 1 }[event.key];
-      if (step !== undefined) { event.preventDefault(); tell(step); }
+      if (step === undefined) return;
+      event.preventDefault();
+      tell(step);
+      read.scrollIntoView({ block: "nearest" });
     });
     for (const box of boxes) {
       box.addEventListener("change", () => {
