@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from recipes.clusters.base import STOPPING, Cluster, Job, at_least, this_python
-from recipes.engine.interrupt import STOPS
+from recipes.engine.interrupt import heard
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def handled(act: Callable[[int], None]) -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         act(number)
 
-    before = {number: signal.signal(number, note) for number in STOPS}
+    before = {number: signal.signal(number, note) for number in heard()}
     try:
         yield
     finally:

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that ask a process to stop: a person's Ctrl-C, and what schedulers send before they take a machine away."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that ask a process to stop: a person's Ctrl-C, what schedulers send before they take a machine away, and the
+end of a terminal or of the connection to it."""
 
 
 NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
@@ -19,6 +20,11 @@ NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
 
 class StopNow(BaseException):
     """A signal that came where nothing is lost by stopping at once; like KeyboardInterrupt, nothing should catch it."""
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """Return those of `STOPS` that are to be acted on: under `nohup`, the end of a terminal is not."""
+    return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
 
 class StopRequest:
@@ -36,7 +42,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there is nothing to catch.
         if threading.current_thread() is threading.main_thread():
-            for number in STOPS:
+            for number in heard():
                 self._before[number] = signal.signal(number, self._note)
         return self
 

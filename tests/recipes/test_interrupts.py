@@ -14,6 +14,7 @@ import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.cli import COMMANDS
+from recipes.clusters.local import handled
 from recipes.engine.command import KEPT
 from recipes.engine.interrupt import StopNow, StopRequest
 from recipes.engine.learner import Learner
@@ -188,6 +189,21 @@ def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
             pytest.fail("the signal has come before")
         with stop.hurried(False):
             assert stop.signal_number == signal.SIGTERM
+
+
+def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal_number == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopRequest() as stop, handled(lambda number: pytest.fail("it is to be ignored")):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal_number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def process(*words: str, **environment: str) -> subprocess.Popen[str]:
