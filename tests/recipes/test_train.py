@@ -22,7 +22,7 @@ from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held
-from recipes.engine.interrupt import STOPS, StopRequest
+from recipes.engine.interrupt import StopRequest, heard
 from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import TrainSettings
@@ -171,7 +171,7 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path, number: s
     assert_same(resumed, tiny_run(tmp_path / "whole", f"training.samples={stopped + 32}", "every.log=16"))
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", heard())
 def test_the_first_signal_counts_and_a_later_ctrl_c_ends_at_once(number: signal.Signals) -> None:
     with StopRequest() as stop:
         signal.raise_signal(number)
