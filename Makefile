@@ -6,8 +6,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-# One thread a process: small FFTs and convolutions run steadier so, and pytest runs one process a core.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
+# One thread a process: small FFTs and convolutions run steadier so. pytest runs one process a core, and one more for the
+# slow tests, many of which wait for processes of their own.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow docs site experiments lint format types check clean
@@ -39,13 +40,13 @@ demo: $(STAMP)  ## train two small models, white and power-law noise, and show t
 	$(BIN)/multisagd demo $(ARGS)
 
 test: $(STAMP)  ## the fast tests
-	$(TEST) -m "not slow" $(ARGS)
+	$(TEST) -n 2 -m "not slow" $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(TEST) -m slow $(ARGS)
+	$(TEST) -n 3 --dist worksteal -m slow $(ARGS)
 
 docs: $(STAMP)  ## the links, images and blocks of README and docs, each run or with its reason why not (minutes)
-	$(TEST) tests/test_docs.py tests/test_pages_run.py tests/test_site.py tests/test_examples.py $(ARGS)
+	$(TEST) -n 2 tests/test_docs.py tests/test_pages_run.py tests/test_site.py tests/test_examples.py $(ARGS)
 
 site: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict $(ARGS)

@@ -119,8 +119,8 @@ def test_shift_moves_without_wrapping() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA is not set: no MNIST files")
 def test_recognises_mnist() -> None:
-    """One pass of the default two reaches 99 %; the yardstick asks for 98 %."""
+    """A quarter of the default two passes; the yardstick asks for 98 %."""
     image = Image(size=32, channels=1, resize="pad")
     root = Path(os.environ["MULTISAGD_DATA"]) / "images" / "mnist"
-    network = train_network(MNIST(image, root), Training(samples=60_000), silent)
+    network = train_network(MNIST(image, root), Training(samples=30_000), silent)
     assert read_dataset(network, MNIST(image, root, train=False)).accuracy() > 0.98
