@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import logging
 import re
 import threading
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from multisagd.logs import quiet
 
 PER_FRAME = ("AutoencoderKLTemporalDecoder",)
 """Classes that encode frame by frame, but decode the frames of a clip together."""
@@ -201,18 +202,14 @@ class DiffusersAutoencoder(Autoencoder):
 def _diffusers_class(kind: str) -> Any:
     """Return an autoencoder class of diffusers by its name, which never runs anything else of that library."""
     # Importing it takes seconds, and prints what xformers lacks on this machine.
-    speaker = logging.getLogger("xformers")
-    level = speaker.level
-    speaker.setLevel(logging.ERROR)
     try:
-        import diffusers
+        with quiet("xformers"):
+            import diffusers
 
         named = kind.startswith("Autoencoder") or kind == "VQModel"
         found = getattr(diffusers, kind, None) if named else None
     except ImportError as error:
         raise ValueError(f'this autoencoder needs diffusers ({error}): pip install "multisagd[latents]"') from error
-    finally:
-        speaker.setLevel(level)
     if isinstance(found, type) and issubclass(found, diffusers.ModelMixin):
         return found
     known = [name for name in dir(diffusers) if name.startswith("Autoencoder") or name == "VQModel"]

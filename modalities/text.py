@@ -6,12 +6,10 @@ Models are loaded from safetensors files only, and no code that comes with a mod
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from multisagd.logs import quiet
 
 REMEMBERED = 512
 """Texts whose embeddings stay in memory: some 600 MB of the largest encoders' output, and next to nothing otherwise."""
@@ -112,7 +112,8 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any]:
         config = getattr(config, "text_config", config)
         known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
         kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-        with _quiet(), torch.random.fork_rng(devices=()):  # torch's generator draws weights that a file lacks
+        # What a file holds beyond the encoder's weights is no fault, and torch's generator draws those that it lacks.
+        with quiet("transformers"), torch.random.fork_rng(devices=()):
             model, facts = kind.from_pretrained(
                 name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -128,18 +129,6 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any]:
         raise ValueError(f"the weights of the text encoder {name!r} are not all there: {', '.join(missing[:3])}, …")
     encoder = model.get_encoder() if model.config.is_encoder_decoder and not known else model
     return tokenizer, encoder.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from listing the weights that a file holds beyond the encoder's, which are no fault."""
-    speaker = logging.getLogger("transformers")
-    level = speaker.level
-    speaker.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        speaker.setLevel(level)
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

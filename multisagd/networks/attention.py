@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multisagd.logs import quiet
+
 BACKENDS = ("sdpa", "xformers")
 
 _logger = logging.getLogger("multisagd")
@@ -72,17 +74,12 @@ def _xformers() -> Any | None:
 
 def _import_xformers() -> Any | None:
     # Importing costs time and prints what this machine lacks: nobody who did not ask for it should pay or read that.
-    speaker = logging.getLogger("xformers")
-    level = speaker.level
-    speaker.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with quiet("xformers"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module("xformers.ops")
     except (ImportError, OSError):  # OSError: a build whose libraries do not match this driver
         return None
-    finally:
-        speaker.setLevel(level)
 
 
 def _fall_back(reason: str, strict: bool) -> None:
