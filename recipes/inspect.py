@@ -36,6 +36,7 @@ from recipes.engine.corrupted import as_trained_on, build_data
 from recipes.engine.data import measure, process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
+from recipes.engine.noised import in_range
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.profiles import draw_profiles
@@ -143,13 +144,8 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
     modality = dataset.modality
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
-    # Divided by the signal's share and the noise's together, so that variance-exploding paths can be seen too.
-    steps = []
-    for time in TIMES:
-        t = torch.tensor([time], dtype=torch.float64)
-        alpha, sigma = process.schedule.alpha_sigma(t)
-        scale = float((alpha**2 + sigma**2).sqrt())
-        steps.append(modality.decode(process.add_noise(x0, t, noise)[0] / scale))
+    times = torch.tensor(TIMES, dtype=torch.float64).split(1)
+    steps = [modality.decode(in_range(process, x0, t, noise)[0]) for t in times]
     modality.save_grid(steps, out / "forward.png")
 
 

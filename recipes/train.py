@@ -231,7 +231,7 @@ def known_corruption(
     """
     path = run_dir / CORRUPTION
     if begun and path.exists():
-        return load_corruption(path, modality.grid(), bool(settings.corruption.get("shared")))
+        return load_corruption(path, modality.grid(), settings.corruption)
     return build_corruption(settings.corruption, modality, builder)
 
 

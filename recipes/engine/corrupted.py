@@ -138,14 +138,14 @@ def load_restoration(run_dir: Path) -> GaussianRestoration:
         raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 
 
-def load_corruption(path: Path, grid: Grid, shared: bool) -> Corruption:
-    """Load the corruption that was saved with a run.
+def load_corruption(path: Path, grid: Grid, group: Group | None) -> Corruption:
+    """Load the corruption that was saved with a run, of whose configuration `group` is the part named corruption.
 
     Raises:
         RecipeError: if it is unreadable.
     """
     try:
-        return Corruption.load(path, grid, shared)
+        return Corruption.load(path, grid, bool((group or {}).get("shared")))
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 

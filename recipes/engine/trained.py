@@ -92,8 +92,7 @@ class TrainedModel:
         """
         if self.corruption is None or not self.corruption.exists():
             return None
-        shared = bool((self.config.get("corruption") or {}).get("shared"))
-        return load_corruption(self.corruption, modality.grid(), shared)
+        return load_corruption(self.corruption, modality.grid(), self.config.get("corruption"))
 
 
 @dataclass(frozen=True)

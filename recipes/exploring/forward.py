@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from multisagd import Flat, Process, SpectralCovariance, seeds
+from recipes.engine.noised import in_range
 from recipes.exploring.settings import Settings, build_process
 from recipes.exploring.subjects import Subject
 
@@ -48,11 +49,9 @@ class Pair:
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
     def noised(self, name: str, time: float) -> Tensor:
-        """Return the datum at a time, over the root of `α² + σ²`, so that variance-exploding paths can be seen too."""
-        process, t = self.processes[name], torch.tensor([time], dtype=torch.float64)
-        alpha, sigma = process.schedule.alpha_sigma(t)
-        noised = process.add_noise(self.subject.x0[None], t, self.noises[name][None])[0]
-        return noised / float((alpha**2 + sigma**2).sqrt())
+        """Return the datum at a time, in the range of data."""
+        t = torch.tensor([time], dtype=torch.float64)
+        return in_range(self.processes[name], self.subject.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
         """Return the datum at a time under both processes, as media."""

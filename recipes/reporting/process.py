@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +14,14 @@ from torch import Tensor
 
 from modalities.base import Modality
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
+from multisagd.logs import quiet
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
+from recipes.engine.noised import in_range
 from recipes.engine.trained import check_config
 from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
 from recipes.reporting.charts import Axis, Series, draw, ordered, told
@@ -84,8 +84,7 @@ def assembly(run: Run, builder: Builder) -> Assembly:
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
-        shared = bool((config.get("corruption") or {}).get("shared"))
-        kept = load_corruption(run.folder / CORRUPTION, modality.grid(), shared)
+        kept = load_corruption(run.folder / CORRUPTION, modality.grid(), config.get("corruption"))
     return Assembly(config, builder, modality, run.statistics, None, None, kept)
 
 
@@ -156,30 +155,15 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     levels = schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     steps += [(f"log-SNR {log_snr:.0f}", t[None]) for log_snr, t in zip(LOG_SNRS, levels, strict=True)]
     steps.append(("t = 1", torch.ones(1, dtype=torch.float64)))
-    with tempfile.TemporaryDirectory() as folder, clipping_untold():
+    # That some noise is beyond full scale is no news: it always is.
+    with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
         for place, (name, t) in enumerate(steps):
-            noised = x0
-            if place:
-                alpha, sigma = schedule.alpha_sigma(t)
-                # Divided by the signal's share and the noise's together, so that exploding paths can be seen too.
-                noised = process.add_noise(x0, t, noise) / float((alpha**2 + sigma**2).sqrt())
+            noised = in_range(process, x0, t, noise) if place else x0
             path = Path(folder) / f"{place}.png"
             modality.save_grid([modality.decode(noised[0])], path)
             shown_as = item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else "")
             found += [] if shown_as is None else [shown_as]
     return found
-
-
-@contextmanager
-def clipping_untold() -> Iterator[None]:
-    """Write noise without being told that some of it is beyond full scale: it always is."""
-    log = logging.getLogger("multisagd")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _decibels(ratio: float) -> float:
