@@ -11,7 +11,7 @@ ARGS ?=
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow docs site experiments lint format types check clean
+.PHONY: help install update demo test test-slow test-oldest docs site experiments lint format types check clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ help:  ## list these verbs
 install: $(STAMP)  ## create .venv and install the project with its development tools
 
 # A shim that exists but does not run (pyenv) and a Python without venv (bare Debian) are both passed over.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@if [ ! -x $(BIN)/python ]; then \
 	    for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13); do \
 	        "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -33,8 +33,12 @@ $(STAMP): pyproject.toml
 	    echo "creating .venv with $$found ($$("$$found" -V))"; \
 	    "$$found" -m venv .venv; \
 	fi
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
+
+update: $(STAMP)  ## newest versions into constraints.txt, and the caps of torch in pyproject.toml raised to them
+	$(BIN)/python .ci/update
 
 demo: $(STAMP)  ## train two small models, white and power-law noise, and show them under runs/demo
 	$(BIN)/multisagd demo $(ARGS)
@@ -44,6 +48,12 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(TEST) -n 3 --dist worksteal -m slow $(ARGS)
+
+# What pyproject.toml promises at its lower end: the lowest versions of the direct dependencies, in an environment of their own.
+test-oldest: $(STAMP)  ## the fast tests with the oldest versions that are allowed (installs another 5 GB into .venv-oldest)
+	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable ".[dev]"
+	$(subst $(BIN),.venv-oldest/bin,$(TEST)) -n 2 -m "not slow" $(ARGS)
 
 docs: $(STAMP)  ## the links, images and blocks of README and docs, each run or with its reason why not (minutes)
 	$(TEST) -n 2 tests/test_docs.py tests/test_pages_run.py tests/test_site.py tests/test_examples.py $(ARGS)
@@ -74,6 +84,6 @@ types: $(STAMP)  ## mypy over the packages and the benchmarks
 
 check: lint types test  ## lint, types and fast tests: run it before a commit
 
-clean:  ## remove caches and build leftovers; .venv and runs/ stay
+clean:  ## remove caches and build leftovers; the environments and runs/ stay
 	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
