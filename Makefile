@@ -10,6 +10,9 @@ ARGS ?=
 # slow tests, many of which wait for processes of their own.
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
+# Wheels of PyTorch have up to a gigabyte; 30 s without an answer, uv's own limit, is little behind a proxy that checks them.
+export UV_HTTP_TIMEOUT ?= 300
+
 .DEFAULT_GOAL := help
 .PHONY: help install update demo test test-slow test-oldest docs site experiments lint format types check clean
 
@@ -34,7 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 	    "$$found" -m venv .venv; \
 	fi
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt pip uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 update: $(STAMP)  ## newest versions into constraints.txt, and the caps of torch in pyproject.toml raised to them
