@@ -85,9 +85,27 @@ def version() -> str:
     return f"multisagd {found['multisagd']} in {root}, Python {platform.python_version()}, torch {found['torch']}"
 
 
+PRINTED = {*TOOLS, "--version", "-V", "version", "help"}
+"""Commands that leave nothing but what they print."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    from recipes.engine.printing import lost, steady, tell
+
+    words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if arguments is None:
+        steady()
+    status = run(words, own=arguments is None)
+    if status == 0 and (words[0] in PRINTED or {"-h", "--help", "--show"}.intersection(words)) and (error := lost()):
+        tell(f"error: cannot write what was to be printed: {error}")
+        return 1
+    return status
+
+
+def run(words: Sequence[str], own: bool) -> int:
+    """Run one command, in a process of its `own` or in somebody's, and return its exit status."""
+    name, *rest = words
     if name == HIDDEN:
         from recipes.completing import main as complete
 
@@ -121,10 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if clash := _foreign_package():
         print(clash, file=sys.stderr)
         return 2
-    with interruptible() if arguments is None else nullcontext():
+    with interruptible() if own else nullcontext():
         module = importlib.import_module(COMMANDS[name][0])
     status = int(module.main(rest))
-    if arguments is None and status == 128 + signal.SIGINT:
+    if own and status == 128 + signal.SIGINT:
         # A person has lost patience, and a thread that still writes or loads would keep the process. What it writes is
         # whole or not there.
         for stream in (sys.stdout, sys.stderr):

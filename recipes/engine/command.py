@@ -15,7 +15,7 @@ from recipes.engine.config import Config
 from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help
-from recipes.engine.printing import show
+from recipes.engine.printing import escaped, show, steady
 
 SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
 """Commands whose work several processes can share."""
@@ -35,6 +35,9 @@ KEPT = {
 def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
     """Compose `configs/<name>.yaml` with the command line (`sys.argv` by default), act on it, return the status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        steady()
+    escaped()
     if any(word in ("-h", "--help") for word in words):
         show(command_help(name))
         return 0

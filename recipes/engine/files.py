@@ -14,8 +14,11 @@ from recipes.engine.errors import RecipeError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one go, so that it is never seen half written."""
-    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """Replace a file in one go, so that it is never seen half written.
+
+    Names of files need not be valid UTF-8; Python's form of the rest is written as an escape, which JSON reads back.
+    """
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -24,8 +27,12 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     The old one may be mapped into memory by those who have read it, and must not shrink under them.
     """
     partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    partial.replace(path)
+    try:
+        write(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # half of it helps nobody, least of all on a disk that is full
+        raise
 
 
 def check_replaceable(out: Path, report: str, command: str) -> None:

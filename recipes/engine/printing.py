@@ -8,13 +8,73 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
+
+
+class Outlet(io.TextIOWrapper):
+    """An output of this process that shows what it can, and never ends the work for what it cannot.
+
+    Letters that its encoding lacks are escaped. What finds no room, or no reader, is left out; `lost` says why.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text, or leave it out."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, or leave it out."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            silence(self)  # whoever stops reading, as `head` does, has what they want
+        else:
+            self.lost = error
+
+
+def steady() -> None:
+    """Replace standard output and standard error of a process of our own by an `Outlet` each."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us; what is opened next must not take its place
+            new: IO[str] = Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        elif type(stream) is io.TextIOWrapper:  # and nothing that captures, as tests and notebooks do
+            settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            encoding = stream.encoding
+            new = Outlet(stream.detach(), encoding, "backslashreplace", **settings)  # type: ignore[arg-type]
+        else:
+            continue
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
+
+
+def escaped() -> None:
+    """Let standard output escape letters that its encoding lacks, in a process that may not be ours."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def lost() -> OSError | None:
+    """Return why something that was printed is not there, None if all is."""
+    if not isinstance(sys.stdout, Outlet):
+        return None
+    sys.stdout.flush()
+    return sys.stdout.lost
 
 
 def show(text: str) -> None:
     """Print a text, which may well be piped into something that stops reading, or that knows few letters."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    escaped()
     try:
         print(text, flush=True)
     except BrokenPipeError:
