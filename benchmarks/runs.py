@@ -61,14 +61,14 @@ class Run:
         """Read the averaged weights of a run, and features of so many of its training examples."""
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
         model = open_model(run_dir, builder)
-        assembly, run_config = model.assembly(builder), model.config
+        assembly = model.assembly(builder)
         weights = model.weights("ema", assembly.check_outline)
         denoiser = trained(assembly, weights, runtime)
-        examples, held_out = real_data(run_config, builder)
+        examples, held_out = real_data(run_dir, builder)
         network, real = None, None
         if examples.classes is not None:
             # One classifier and one reference for the runs of all seeds, which hold out different examples.
-            common = real_data({**run_config, "seed": 0}, builder)
+            common = real_data(run_dir, builder, seed=0)
             network, _ = cached_network(*common)
             real = read_dataset(network, common[0], chosen(common[0], reference)).features
         return cls(

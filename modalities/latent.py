@@ -64,7 +64,7 @@ class Scale:
             raise ValueError(
                 f"cannot read the scale of the latents in {path.absolute()} ({error}): "
                 "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished; if a "
-                "run's latents were moved, edit modality.statistics in its config.yaml, preferably to an absolute path"
+                "run's latents were moved, add data.root=… to the command"
             ) from error
 
     def text(self) -> str:

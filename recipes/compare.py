@@ -36,7 +36,7 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.order import Order
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.trained import check_folder
+from recipes.engine.settings import Group
 from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.profiles import describe, draw_profiles
 
@@ -52,6 +52,7 @@ class CompareSettings:
     samples: Path | None
     reference: int
     bands: int
+    data: Group
     allow_targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -69,9 +70,7 @@ def compare(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(CompareSettings)}
     settings = builder.settings(CompareSettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
-    check_folder(settings.run_dir)
-    run_config = configuration.read(settings.run_dir / "config.yaml")
-    train, _ = real_data(run_config, builder)
+    train, _ = real_data(settings.run_dir, builder, settings.data)
     path = find_or_draw(settings.samples, config, runtime)
     if path is None:
         return {}
@@ -79,7 +78,7 @@ def compare(config: Config) -> dict[str, Any]:
     if len(x0) < 2:
         raise RecipeError(f"{path} holds one sample, and a power about the mean needs two: draw more with count=…")
     modality, grid = train.modality, train.modality.grid()
-    one, other = read_halves(train, settings.reference, run_config["seed"])
+    one, other = read_halves(train, settings.reference, configuration.read(settings.run_dir / "config.yaml")["seed"])
     seen = [(as_files(modality, x0), padding_like([*one, *other], len(x0)))]
 
     real = [*one, *other]

@@ -47,6 +47,7 @@ from recipes.engine.config import Config
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held
 from recipes.engine.interrupt import StopRequest
+from recipes.engine.located import build_dataset
 from recipes.engine.order import prefetch
 from recipes.engine.progress import Display
 from recipes.engine.record import data_facts
@@ -95,7 +96,7 @@ def encode(config: Config) -> None:
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
         # The data are those of the wrapped modality: every dataset then works, and whole batches are encoded at once.
-        dataset = builder.build(settings.data, Dataset, "data", modality=latent.modality)  # type: ignore[type-abstract]
+        dataset = build_dataset(settings.data, latent.modality, builder)
         try:
             index = plan(config, settings, latent, dataset, before)
             with StopRequest() as stop:

@@ -26,7 +26,6 @@ from typing import Any
 
 from modalities.base import Dataset
 from multisagd.files import read_json
-from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
@@ -36,7 +35,7 @@ from recipes.engine.files import check_own, write_text
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
-from recipes.engine.trained import check_folder, open_model
+from recipes.engine.trained import open_model
 from recipes.evaluation.kinds import KINDS
 from recipes.evaluation.rows import Result, described, show
 from recipes.evaluation.sets import Sets, as_files, gather
@@ -57,8 +56,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(EvaluateSettings)}
     settings = builder.settings(EvaluateSettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
-    check_folder(settings.run_dir)
-    train, test = real_data(configuration.read(settings.run_dir / "config.yaml"), builder)
+    train, test = real_data(settings.run_dir, builder, settings.data)
     wanted, unavailable = choose(settings, train)
     path = find_or_draw(settings.samples_from or already_drawn(config, builder), config, runtime)
     if path is None:
@@ -133,7 +131,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
     """
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
     settings = builder.settings(SampleSettings, sampling, "")
-    model = open_model(settings.run_dir, builder)
+    model = open_model(settings.run_dir, builder, settings.data)
     assembly = model.assembly(builder)
     seen = model.weights(settings.weights, assembly.check_outline).samples
     prompts = chosen_prompts(settings, model.facts.get("text") is not None)

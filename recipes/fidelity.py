@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,17 @@ from modalities.base import Dataset, Modality
 from multisagd.files import check_file
 from multisagd.seeds import derive
 from recipes.engine import config as configuration
+from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import fetching_nothing, hold_out
-from recipes.engine.distribution import leave
+from recipes.engine.distribution import is_first, leave
 from recipes.engine.errors import RecipeError
+from recipes.engine.located import build_dataset, located
+from recipes.engine.printing import tell
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.engine.settings import Group, SampleSettings, TrainSettings
 from recipes.engine.trained import check_folder
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
 from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
@@ -53,6 +56,7 @@ class FidelitySettings:
     splits: int
     cache: Path
     classifier: Training
+    data: Group
     allow_targets: tuple[str, ...]
 
 
@@ -66,16 +70,14 @@ def fidelity(config: Config) -> dict[str, Any]:
     own = {field.name for field in fields(FidelitySettings)}
     settings = builder.settings(FidelitySettings, {key: config[key] for key in own}, "")
     runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
-    check_folder(settings.run_dir)
-    run_config = configuration.read(settings.run_dir / "config.yaml")
-    train, test = real_data(run_config, builder)
+    train, test = real_data(settings.run_dir, builder, settings.data)
     if train.classes is None:
         raise RecipeError("features need labels to be trained on, and this run's data have none")
     path = find_or_draw(settings.samples, config, runtime)
     if path is None:
         return {}
     try:
-        network, record = cached_network(train, test, settings.cache, settings.classifier)
+        network, notes = cached_network(train, test, settings.cache, settings.classifier)
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
@@ -106,7 +108,7 @@ def fidelity(config: Config) -> dict[str, Any]:
         "frechet_distance": distance,
         "noise_floor": asdict(floor),
         "frechet_distance_held_out": held_out,
-        "classifier": record,
+        "classifier": notes,
         "accuracy": samples.accuracy() if grouped else None,
         "classes": by_class(samples, names),
     }
@@ -129,21 +131,51 @@ def find_or_draw(samples: Path | None, config: Config, runtime: Runtime) -> Path
     return path / "samples.safetensors" if path.is_dir() else path
 
 
-def real_data(run_config: Config, builder: Builder) -> tuple[Dataset, Dataset]:
+def real_data(
+    run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
+) -> tuple[Dataset, Dataset]:
     """Return the run's training examples, and its dataset's own test set or else what the run held out.
 
+    `given` are keys of its data that the command line gives, such as where they are now. With a `seed`, what is held
+    out is what a run of that seed would have held out.
+
     Raises:
-        RecipeError: if the data cannot be built.
+        RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
     """
-    run = builder.settings(TrainSettings, run_config, "")
+    check_folder(run_dir)
+    given, facts = given or {}, record.read_facts(run_dir)
+    config = located(configuration.read(run_dir / "config.yaml"), facts, run_dir, given, builder)
+    run = builder.settings(TrainSettings, config if seed is None else {**config, "seed": seed}, "")
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
-    data = fetching_nothing(run.data)
-    dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    data = fetching_nothing(run.data, given)
+    dataset = build_dataset(data, modality, builder)
+    check_same(dataset, facts)
     train, held_out = hold_out(dataset, run)
     if data.get("train") is not True:
         return train, held_out
-    apart = {**data, "train": False}
-    return train, builder.build(apart, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    return train, build_dataset({**data, "train": False}, modality, builder)
+
+
+def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
+    """Check that data are those that a run was trained on, as far as `run.json` tells; say so if they differ.
+
+    Raises:
+        RecipeError: if they have other classes: labels of samples would mean something else.
+    """
+    before, now = facts.get("data"), record.data_facts(dataset)
+    if before is None:
+        return
+    changed = [key for key in now if before[key] != now[key]]
+    if "classes" in changed:
+        raise RecipeError(
+            f"these data have other classes than those that the run was trained on: {now['classes']!r:.200} in place "
+            f"of {before['classes']!r:.200}. Name those it was trained on: data.root=…, or data.urls=…"
+        )
+    if changed and is_first():
+        tell(
+            "note: these data are not the same files that the run was trained on, so examples that it learned from and "
+            f"examples that it held out may be mixed; {before['examples']:,} examples then, {now['examples']:,} now"
+        )
 
 
 def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from modalities.base import Dataset, Modality
+from modalities.base import Modality
 from modalities.byte_ranges import find
 from modalities.encoding import differences
 from modalities.files import Folder
@@ -39,6 +39,7 @@ from recipes.engine.config import Config
 from recipes.engine.errors import Interrupted, RecipeError
 from recipes.engine.files import held, write_text
 from recipes.engine.interrupt import StopRequest
+from recipes.engine.located import build_dataset
 from recipes.engine.order import Order
 from recipes.engine.progress import Display
 from recipes.engine.record import data_facts
@@ -99,7 +100,7 @@ def pack(config: Config) -> None:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(PackSettings, config, "")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    folder = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    folder = build_dataset(settings.data, modality, builder)
     if not isinstance(folder, Folder):
         raise RecipeError(f"data: {type(folder).__name__} is no folder of files: give data=folder data.root=…")
     run_dir = settings.run_dir

@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.engine import config as configuration
@@ -26,6 +26,7 @@ from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.hub import fetching_no_models
+from recipes.engine.settings import Group
 from recipes.reporting.blocks import Page
 from recipes.reporting.media import Budget
 from recipes.reporting.page import HEAD, is_report, render
@@ -51,6 +52,7 @@ class ReportSettings:
     media: int = 12
     sets: int = 4
     megabytes: float = 24.0
+    data: Group = field(default_factory=dict)
     allow_targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets)
-    shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets)
+    shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets, settings.data)
     beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
     with fetching_no_models():
@@ -116,7 +118,8 @@ def draw_samples(settings: ReportSettings) -> None:
 
     words = ["run_dir=.", f"count={settings.samples}", f"steps={settings.steps}"]
     config = configuration.load("sample", words)
-    sample({**config, "run_dir": str(settings.run_dir), "allow_targets": list(settings.allow_targets)})
+    own = {"run_dir": str(settings.run_dir), "data": settings.data, "allow_targets": list(settings.allow_targets)}
+    sample({**config, **own})
 
 
 def check_out(out: Path) -> None:

@@ -62,8 +62,8 @@ def sample(config: Config) -> Path:
     runtime = Runtime.start(settings.engine)
 
     # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
-    model = open_model(settings.run_dir, builder)
-    run_config, facts = model.config, model.facts
+    model = open_model(settings.run_dir, builder, settings.data)
+    run_config, facts = model.located, model.facts
     assembly = model.assembly(builder)
     modality = assembly.modality
     classes, text = assembly.classes, facts.get("text")
@@ -181,7 +181,7 @@ def embed(
         RecipeError: if it cannot be loaded, or is another one now.
     """
     # What a run from elsewhere names is read and not written: its cache folder is not used.
-    node = {**model.config["text"], "cache": None, "device": str(runtime.device)}
+    node = {**model.located["text"], "cache": None, "device": str(runtime.device)}
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
     encoder = builder.build(node, TextEncoder, "text")
@@ -254,7 +254,7 @@ def folder_name(
 ) -> str:
     """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
     sampler: Group = config["sampler"]
-    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model")
+    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data")
     relevant = {key: value for key, value in config.items() if key not in idle}
     steps = config["steps"]
     if designed is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
@@ -44,6 +44,20 @@ class Builder:
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
         """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration; errors as in `build`."""
         return cast(T, self._construct(cls, node, where, {}, self._nested))
+
+    def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
+        """Check that the class that `node` describes takes these keys, without building it.
+
+        Raises:
+            RecipeError: naming the first that it does not take, or if the class is not allowed.
+        """
+        target = self._resolve(node.get("_target_"), (expected,), where)
+        parameters = inspect.signature(target).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for key in keys:
+            if key not in parameters:
+                raise _no_such_key(f"{where}.{key}", target, key, parameters)
 
     def _nested(
         self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any] | None = None
@@ -104,7 +118,7 @@ class Builder:
         for key, value in values.items():
             place = f"{where}.{key}" if where else str(key)
             if key not in parameters and not open_ended:
-                raise RecipeError(f"unknown key {place}: {name} has none of that name{nearest(str(key), parameters)}")
+                raise _no_such_key(place, target, str(key), parameters)
             if value is None and context.get(key) is not None:
                 continue
             arguments[str(key)] = convert(value, hints.get(key, Any), place, nested)
@@ -123,6 +137,11 @@ class Builder:
         # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
         except (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             raise RecipeError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _no_such_key(place: str, target: Callable[..., Any], key: str, parameters: Iterable[str]) -> RecipeError:
+    name = getattr(target, "__qualname__", str(target))
+    return RecipeError(f"unknown key {place}: {name} has none of that name{nearest(key, parameters)}")
 
 
 def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:

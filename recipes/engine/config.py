@@ -23,7 +23,7 @@ from multisagd.files import read_text
 from recipes.engine import advice
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import write_text
-from recipes.engine.help import CONFIGS, groups, offered
+from recipes.engine.help import CONFIGS, groups, offered, opened
 
 Config = dict[str, Any]
 
@@ -48,6 +48,9 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     overrides = parse(arguments)
     for override in overrides:
         _check_choice(override, folder)
+    # Hydra adds a key that is not there only where it is told to.
+    below = tuple(f"{key}." for key in opened(name))
+    arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
     extra = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
     try:
         composed = _compose(name, [*extra, *arguments])
@@ -67,7 +70,8 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
         valid = {*prefixes(known), *offered(name)}
         for override in overrides:
-            if override.key_or_group not in valid and not override.is_add():
+            key = override.key_or_group
+            if key not in valid and not key.startswith(below) and not override.is_add():
                 raise RecipeError(_unknown(name, override, known, folder)) from error
         raise RecipeError(_refused(error, overrides)) from error
     assert isinstance(plain, dict)

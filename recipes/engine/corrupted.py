@@ -19,6 +19,7 @@ from recipes.engine.build import Builder
 from recipes.engine.data import Chunks
 from recipes.engine.distribution import from_first, is_first, wait_patiently
 from recipes.engine.errors import RecipeError
+from recipes.engine.located import build_dataset
 from recipes.engine.order import Order
 from recipes.engine.settings import Group
 
@@ -73,7 +74,7 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
     Raises:
         RecipeError: if either cannot be built.
     """
-    dataset: Dataset = builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    dataset = build_dataset(data, modality, builder)
     wishes = handling(corruption, builder)
     if not wishes.added:
         return dataset

@@ -42,9 +42,12 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
         raise RecipeError(f"validation.holdout: {error}") from error
 
 
-def fetching_nothing(data: Group) -> Group:
-    """Return the description of a run's data without downloads: a run from elsewhere names what is read, no more."""
-    return {**data, "download": False} if "download" in data else data
+def fetching_nothing(data: Group, given: Group) -> Group:
+    """Return the description of a run's data without downloads: a run from elsewhere names what is read, no more.
+
+    `given` are the keys of it that the command line names, which alone may ask for one.
+    """
+    return {**data, "download": given.get("download", False)} if "download" in data else data
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:

@@ -125,6 +125,11 @@ def offered(name: str) -> list[str]:
     return [group for group, _, _ in _command(name)[1]]
 
 
+def opened(name: str) -> tuple[str, ...]:
+    """Return the keys of a command that take any key below them: those that its file leaves empty, as `data: {}`."""
+    return tuple(key for key, value in (yaml.safe_load(_command(name)[2]) or {}).items() if value == {})
+
+
 def _without(more: str, keys: str) -> str:
     """Return the entries of `more` that `keys` does not set itself, each with its comments; of groups, what is left."""
     own, kept = yaml.safe_load(keys) or {}, []

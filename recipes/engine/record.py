@@ -128,6 +128,8 @@ def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "samples": samples,
         "command": sys.argv,
+        "folder": str(Path.cwd()),  # which relative paths of the configuration count from
+        "run_dir": str(run_dir.absolute()),
         "device": device,
         "revision": revision(),
         "versions": versions(),

@@ -40,7 +40,7 @@ def band_residual(
     if assembly.context is not None:
         raise RecipeError("band=sample is not for runs that learned from text: leave it out")
     run = builder.settings(TrainSettings, run_config, "")
-    data = fetching_nothing(run.data)
+    data = fetching_nothing(run.data, settings.data)
     # What the network was not trained on: towards that, its estimates lack more.
     _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
     chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))

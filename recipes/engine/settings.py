@@ -176,6 +176,7 @@ class SampleSettings:
     sampler: Group
     refine: Group
     band: Literal["mean", "sample"]
+    data: Group
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "count", "steps", "batch")

@@ -35,6 +35,7 @@ from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
+from recipes.engine.located import located
 from recipes.engine.settings import Group
 
 Which = Literal["ema", "network"]
@@ -61,10 +62,12 @@ class TrainedModel:
     """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
 
     `weights(which, check)` reads the last weights ("network") or their average ("ema"). `corruption` is the file that
-    says what corrupted its data, if anything did. An exported model holds the weights `exported` alone.
+    says what corrupted its data, if anything did. An exported model holds the weights `exported` alone. `located` is
+    the configuration with its paths found from here, which is what parts are built from.
     """
 
     config: Config
+    located: Config
     facts: dict[str, Any]
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
@@ -77,10 +80,10 @@ class TrainedModel:
         Raises:
             RecipeError: if the configuration's modality is wrong, or not that of the statistics.
         """
-        modality = builder.build(self.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+        modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
         return Assembly(
-            self.config, builder, modality, self.statistics, None if classes is None else tuple(classes),
+            self.located, builder, modality, self.statistics, None if classes is None else tuple(classes),
             None if text is None else text["width"], self.known_corruption(modality),
         )  # fmt: skip
 
@@ -117,18 +120,21 @@ class SampledRun:
             raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
 
-def open_model(folder: Path, builder: Builder) -> TrainedModel:
+def open_model(folder: Path, builder: Builder, data: Group | None = None) -> TrainedModel:
     """Open a run or an exported model: all but its weights are read.
+
+    `data` are keys of its data that the command line gives, such as where they are now.
 
     Raises:
         RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
     if (folder / NOTES).exists():
-        return _exported(folder, builder)
+        return _exported(folder, builder, data or {})
     config = check_config(configuration.read(folder / "config.yaml"), folder / "config.yaml", builder)
     facts, statistics = record.read_facts(folder), load_statistics(folder)
-    return TrainedModel(config, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
+    here = located(config, facts, folder, data or {}, builder)
+    return TrainedModel(config, here, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
 
 
 def check_folder(folder: Path) -> None:
@@ -200,7 +206,7 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
     write_text(out / NOTES, json.dumps(notes, indent=1))
 
 
-def _exported(folder: Path, builder: Builder) -> TrainedModel:
+def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
     try:
         notes = read_json(folder / NOTES)
         if notes["format_version"] != FORMAT_VERSION:
@@ -215,9 +221,8 @@ def _exported(folder: Path, builder: Builder) -> TrainedModel:
         raise _unreadable(folder, error) from error
     check_config(config, folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    return TrainedModel(
-        config, facts, statistics, partial(_exported_weights, folder, notes), folder / CORRUPTION, notes["weights"]
-    )
+    here, weights = located(config, facts, folder, data, builder), partial(_exported_weights, folder, notes)
+    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, notes["weights"])
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from recipes.engine.runtime import Runtime
+from recipes.engine.settings import Group
 from recipes.evaluation.sets import Sets
 from recipes.features import FeatureNetwork, Readings, Training, cached_network, read_samples
 
@@ -68,6 +69,7 @@ class EvaluateSettings:
     download: bool
     cache: Path
     classifier: Training
+    data: Group
     allow_targets: tuple[str, ...]
     weights: Literal["ema", "network"]
 

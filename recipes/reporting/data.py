@@ -15,11 +15,13 @@ from recipes.engine.corrupted import build_data
 from recipes.engine.data import fetching_nothing
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
-from recipes.engine.settings import TrainSettings
+from recipes.engine.settings import Group, TrainSettings
 
 
-def examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
+def examples(config: Config, given: Group, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
+
+    `given` are the keys of the data that the command line gives.
 
     Raises:
         RecipeError: if they lie elsewhere than on this machine, or cannot be read.
@@ -28,7 +30,7 @@ def examples(config: Config, modality: Modality, builder: Builder, count: int) -
     for text in _texts(settings.data):
         if "://" in text or text.startswith("pipe:"):
             raise RecipeError(f"the data lie at {text:.80}, and a report fetches nothing")
-    data = fetching_nothing(settings.data)
+    data = fetching_nothing(settings.data, given)
     dataset = build_data(data, settings.corruption, settings.seed, modality, builder)
     try:
         return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0

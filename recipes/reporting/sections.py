@@ -9,6 +9,8 @@ from torch import Tensor
 
 from modalities.base import Modality
 from recipes.engine.build import Builder
+from recipes.engine.located import located
+from recipes.engine.settings import Group
 from recipes.reporting.blocks import Block, Note, Section
 from recipes.reporting.comparison import comparison_blocks
 from recipes.reporting.curves import loss_charts
@@ -28,12 +30,16 @@ INSTEAD = 2
 
 @dataclass(frozen=True)
 class Shown:
-    """How much is shown: examples of the data, pictures of training, samples of a set, and sets, at most."""
+    """How much is shown: examples of the data, pictures of training, samples of a set, and sets, at most.
+
+    `data` are keys of the run's data that the command line gives, such as where they are now.
+    """
 
     examples: int
     pictures: int
     media: int
     sets: int
+    data: Group
 
 
 def sections(runs: Sequence[Run], shown: Shown, builder: Builder, budget: Budget) -> list[Section]:
@@ -105,11 +111,12 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
     process = parts.process()
     blocks = process_blocks(parts, process)
     try:
-        modality = builder.build(parts.config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+        config = located(parts.config, run.facts, run.folder, shown.data, builder)
+        modality = builder.build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
         x0, of = None, "Example"
         if shown.examples:
             try:
-                x0 = examples(parts.config, modality, builder, shown.examples)
+                x0 = examples(config, shown.data, modality, builder, shown.examples)
             except MALFORMED as error:
                 blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
         if x0 is None and sets and run.statistics is not None:

@@ -159,7 +159,7 @@ def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path,
     from recipes.engine.build import Builder
     from recipes.fidelity import real_data
 
-    train_set, _ = real_data(configuration.read(folder / "run" / "config.yaml"), Builder())
+    train_set, _ = real_data(folder / "run", Builder())
     x0, labels = train_set.batch(range(COUNT))[:2]
     found = rows(folder, x0, labels, "metrics=[classifier,neighbours]")
     assert found["classifier/Fréchet distance"]["value"] < 2 * real["classifier/Fréchet distance"]["floor"]

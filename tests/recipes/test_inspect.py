@@ -121,7 +121,7 @@ class TestCompare:
         from recipes.engine.build import Builder
         from recipes.fidelity import real_data
 
-        train, _ = real_data(configuration.read(run_dir / "config.yaml"), Builder())
+        train, _ = real_data(run_dir, Builder())
         return train.batch(range(400)).x0
 
     def test_real_data_compare_as_equal(self, run_dir: Path, tmp_path: Path) -> None:
