@@ -7,11 +7,12 @@ other columns are ignored.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from multisagd.files import parse_json
 
 COLUMNS = ("file", "label", "text")
 
@@ -112,8 +113,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(text, finite=False)  # in columns that are ignored
+            except ValueError as error:
                 raise ValueError(f"{path}:{line}: no valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{line}: each line should be one JSON object, got {text.strip()[:40]}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from modalities.tar_members import BLOCK, Ahead, Member, Read, members
+from multisagd.files import parse_json
 
 FORMAT_VERSION = 1
 LARGEST_SIDECAR = 1 << 20
@@ -137,7 +138,7 @@ class ShardIndex:
         """
         try:
             arrays = safetensors.numpy.load(content)
-            facts = json.loads(arrays["facts"].tobytes())
+            facts = parse_json(arrays["facts"].tobytes())
             parts: list[Any] = [arrays[name] for name in ("header", "size", "crc", "label", "captioned")]
             parts += [Texts(arrays[f"{name}.data"], arrays[f"{name}.ends"]) for name in ("names", "texts")]
             index = cls(int(facts["length"]), str(facts["state"]), tuple(map(str, facts["classes"])), *parts)
@@ -245,8 +246,8 @@ def _content(read: Read, member: Member) -> str:
 def _json(read: Read, member: Member) -> dict[str, Any]:
     text = _content(read, member)
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text, finite=False)  # a NaN beside label and text harms nobody
+    except ValueError as error:
         raise ValueError(f"{member.name!r} is no valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{member.name!r} should hold one JSON object, got {text[:40]!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,12 @@ from typing import Any
 
 LARGEST_TEXT = 16 << 20
 """Bytes of a text that is read as a whole: far more than any record of a run."""
+
+DEEPEST = 50
+"""How deep lists and objects of a JSON text may nest."""
+
+DIGITS = 300
+"""Digits of a whole number; one of 309 is beyond all floats, and one of 4,300 beyond what Python reads."""
 
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -53,26 +60,56 @@ def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-def read_json(path: str | Path, largest: int = LARGEST_TEXT) -> Any:
+def read_json(path: str | Path, largest: int = LARGEST_TEXT, finite: bool = True) -> Any:
     """Return what a JSON file holds.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: as `read_text`, and if it is no JSON, nested too deeply, or has a name twice in one object.
+        ValueError: as `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path, largest))
+    return parse_json(read_text(path, largest), finite)
 
 
-def parse_json(text: str) -> Any:
-    """Return what a JSON text holds.
+def parse_json(text: str | bytes, finite: bool = True) -> Any:
+    """Return what a JSON text holds: mappings, lists, texts, and numbers that fit into a float.
+
+    `finite` False takes NaN and Infinity too, which are no JSON, but which Python writes and reads.
 
     Raises:
-        ValueError: if it is no JSON, nested too deeply, or has a name twice in one object.
+        ValueError: if it is no JSON, nested too deeply, has a name twice in one object, or a number that is none.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        found = json.loads(
+            text, object_pairs_hook=_object, parse_int=_whole,
+            parse_float=_finite if finite else float, parse_constant=_finite if finite else float,
+        )  # fmt: skip
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    # Level by level, not by a function that calls itself: what walks through it later may be one.
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _containers(outer)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return found
+
+
+def _containers(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for each in inner if isinstance(each, dict | list)]
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits makes no sense")
+    return int(digits)
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError(f"{number:.40} is no finite number")
+    return found
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
         if not (place / "config.json").exists():
             continue
         try:
-            config = read_json(place / "config.json")
+            config = read_json(place / "config.json", finite=False)
             name = config["_class_name"]
             options = {key: value for key, value in config.items() if not key.startswith("_")}
             if not plain(options):

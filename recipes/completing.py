@@ -184,6 +184,9 @@ def _files(word: str) -> Iterator[Candidate]:
     except OSError:
         return
     for entry in entries:
+        # A name of several lines would be several candidates, of which a shell runs what follows a blank or semicolon.
+        if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", entry.name):
+            continue
         if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith(".")):
             yield f"{key}={os.path.join(folder, entry.name)}{'/' if entry.is_dir() else ''}", ""  # noqa: PTH118
 
@@ -210,7 +213,8 @@ def for_bash(line: str, breaks: str) -> list[str]:
     try:
         shlex.split(line)
     except ValueError:
-        return found  # within quotation marks, bash takes all since them as one word
+        # Within quotation marks, bash takes all since them as one word, unless something in it ends or opens them.
+        return [each for each in found if not set(each) & set("'\"`$\\")]
     raw = re.split(r"(?<!\\)\s", line)[-1]
     begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
     return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in found]

@@ -138,7 +138,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
     designed, _ = designed_steps(settings.steps_file, assembly.process())
     folder = settings.out or settings.run_dir / "sampled" / folder_name(sampling, seen, prompts, designed)
     try:
-        made = read_json(folder / "sample.json")
+        made = read_json(folder / "sample.json", finite=False)
     except (OSError, ValueError):
         return None
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.

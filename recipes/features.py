@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modalities.base import Dataset
+from multisagd.files import read_json
 from multisagd.seeds import derive, derive_many
 
 FORMAT_VERSION = 1
@@ -235,7 +236,7 @@ def cached_network(
 
 def _load(weights: Path, notes: Path) -> tuple[FeatureNetwork, dict[str, Any]]:
     try:
-        record = json.loads(notes.read_text())
+        record = read_json(notes)
         if record["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {record['format_version']}, expected {FORMAT_VERSION}")
         widths = record["training"]["widths"]

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from recipes.cli import COMMANDS
-from recipes.clusters.base import Cluster, Job
+from recipes.clusters.base import Cluster, Job, check_printable, check_settings
 from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine import record
@@ -81,6 +81,8 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
     overrides = configuration.parse(words)
     where = [override.input_line or "" for override in overrides if of_launch(override)]
     settings = Builder().settings(LaunchSettings, configuration.load("launch", where, folder), "")
+    check_settings(settings.cluster)
+    check_printable("this folder", str(Path.cwd()))
     options = [] if folder is None else ["--config-dir", str(Path(folder).absolute())]
     jobs: list[Job] = []
     folders: dict[str | None, Job] = {}

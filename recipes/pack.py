@@ -33,6 +33,7 @@ from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, divided, shard_size, write_tar
+from multisagd.files import read_json
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -135,7 +136,7 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
         write_text(path, json.dumps(facts, indent=1) + "\n")
         return
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        before = dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise RecipeError(f"cannot read {path} ({error}): choose another run_dir") from error
     if different := differences(before, facts):

@@ -50,7 +50,7 @@ def read_scheduler(folder: Path) -> Told:
             "scheduler_config.json into it"
         )
     try:
-        config = read_json(path)
+        config = read_json(path, finite=False)  # diffusers writes -Infinity
         name = str(config["_class_name"])
         if name.startswith("CogVideoX"):
             config = {"snr_shift_scale": 3.0, **config}  # that is what diffusers takes where it is not told

@@ -50,7 +50,7 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
     found: list[tuple[float, Path, dict[str, Any]]] = []
     for path in source.glob(f"sampled/*/{EVALUATION}"):
         try:
-            made = read_json(path.with_name("sample.json"))
+            made = read_json(path.with_name("sample.json"), finite=False)
             settings = made["settings"]
             if made["samples_seen"] == samples and settings["weights"] == which:
                 drawn = {"sampler": last_part(settings["sampler"]).lower(), "steps": settings["steps"],
@@ -61,7 +61,7 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
     newest = max(found, key=lambda each: each[0], default=None)
     path = newest[1] if newest else source / EVALUATION
     try:
-        report = read_json(path)
+        report = read_json(path, finite=False)
     except (OSError, ValueError):
         return None
     kinds = {

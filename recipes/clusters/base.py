@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from recipes.engine.errors import RecipeError
 
 STOPPING = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 """Signals that torchrun is to pass on; by default it leaves out the last two."""
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Characters that end a line, steer a terminal, or may stand in no YAML; and bytes that are no text at all."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One command with its words, as `multisagd COMMAND WORDS` would run it."""
+    """One command with its words, as `multisagd COMMAND WORDS` would run it.
+
+    Raises:
+        RecipeError: for a word with a control character: files for clusters are read line by line.
+    """
 
     command: str
     words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            check_printable(word, word)
 
     def __str__(self) -> str:
         """Return the command as a shell would read it."""
@@ -65,6 +82,39 @@ class Machines(Cluster):
     def world(self) -> int:
         """How many processes one job has in all."""
         return self.nodes * self.tasks
+
+
+def check_settings(cluster: Cluster) -> None:
+    """Check that no text among the settings of a cluster has a control character.
+
+    Raises:
+        RecipeError: naming the first that has one.
+    """
+    for field in fields(cluster):  # type: ignore[arg-type]  # every cluster is a dataclass
+        for text in _texts(getattr(cluster, field.name)):
+            check_printable(f"cluster.{field.name}", text)
+
+
+def check_printable(name: str, text: str) -> None:
+    """Check that a text is one line that can be shown.
+
+    Raises:
+        RecipeError: naming it, and its first character that is none to be shown.
+    """
+    if found := CONTROL.search(text):
+        raise RecipeError(
+            f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}, which could begin a "
+            "line of its own in what is launched: leave it out"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for each in pair for text in _texts(each))
+    elif isinstance(value, list | tuple):
+        yield from (text for each in value for text in _texts(each))
 
 
 def this_python() -> str:

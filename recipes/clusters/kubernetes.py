@@ -98,7 +98,7 @@ class Kubernetes(Written):
             resources["memory"] = self.memory
         limits = {"nvidia.com/gpu": self.gpus} if self.gpus else {}
         # Kubernetes reads $(NAME) in a command as a variable, and $$ as a dollar.
-        words = [word.replace("$(", "$$(") for word in job.module()]
+        words = [word.replace("$", "$$") for word in job.module()]
         volumes: list[dict[str, Any]] = [
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": self.shared_memory}}
         ]

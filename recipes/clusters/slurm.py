@@ -7,6 +7,7 @@ own `SlurmJob`, which holds nothing but words; a job runs only what the person w
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ class Slurm(Machines):
         at_least(self, 0, "gpus", "max_requeues")
         if not self.hours > 0:
             raise ValueError(f"hours must be above 0, got {self.hours}")
+        for option in self.extra or {}:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+                raise ValueError(f"extra: {option!r:.80} is no option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
 

@@ -67,7 +67,10 @@ class _Readable(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    """Write a text so that it is one for every reader: some take 1e3 or 0o7 for a number, and y for yes."""
+    like_a_number = re.match(r"[-+.]?\d|[ynYN]$", text) is not None
+    style = "|" if "\n" in text else "'" if like_a_number else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Readable.add_representer(str, _text)

@@ -79,7 +79,8 @@ class Builder:
                     f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
                 )
             return built
-        if len(expected) == 1 and is_dataclass(expected[0]):
+        # A class that others are kinds of is not meant itself.
+        if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
             return self._construct(expected[0], node, where, context, deeper)
         raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
 

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from multisagd.files import read_text
+from multisagd.files import DIGITS, read_text
 from recipes.engine import advice
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import write_text
@@ -156,12 +156,26 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number, unless it has more digits than any makes sense with.
+
+        Python refuses to print numbers of thousands of digits, and YAML has notations that take long to read.
+        """
+        found = super().construct_yaml_int(node) if len(node.value) <= DIGITS else 10**DIGITS
+        if abs(found) >= 10**DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        return found
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping of names, each of them there once."""
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a name is there twice in one group", node.start_mark)
         return found
+
+
+# PyYAML finds constructors in a table, and not by name.
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _compose(name: str, arguments: Sequence[str]) -> Any:

@@ -16,6 +16,7 @@ from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.spectrum import Flat
 from recipes.engine.distribution import gathered
+from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Guidance
 
@@ -49,6 +50,7 @@ def generate(
 
     Raises:
         ValueError: if there is not one condition per seed.
+        RecipeError: for numbers in the settings of process or sampler that nothing can be drawn with.
     """
     if condition is not None and len(condition) != len(seeds):
         raise ValueError(f"{len(seeds)} samples need as many conditions, got {len(condition)}")
@@ -63,13 +65,16 @@ def generate(
         places = mine[start : start + batch]
         chosen = [seeds[place] for place in places]
         told = None if condition is None else runtime.put(condition[places])
-        with runtime.autocast():
-            x0 = sample_refined(
-                guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
-                spacing=spacing, times=times,
-            )  # fmt: skip
-            if isinstance(denoiser, RestoringDenoiser):
-                x0 = finish(denoiser, x0, told, residual, chosen)
+        try:
+            with runtime.autocast():
+                x0 = sample_refined(
+                    guided, sampler, (len(chosen), *shape), steps, chosen, refinement or ONCE, condition=told,
+                    spacing=spacing, times=times,
+                )  # fmt: skip
+                if isinstance(denoiser, RestoringDenoiser):
+                    x0 = finish(denoiser, x0, told, residual, chosen)
+        except (ValueError, ArithmeticError) as error:  # settings of a process or sampler that make no sense together
+            raise RecipeError(f"nothing can be drawn with these settings: {error}") from error
         parts.append(x0.float().cpu())
         if report is not None:
             report(min(len(seeds), (start + len(chosen)) * runtime.place.world))

@@ -29,7 +29,7 @@ from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, Shapes
+from recipes.engine.checkpoint import MOST_SAMPLES, Checkpoints, Shapes
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics
@@ -116,7 +116,8 @@ class SampledRun:
     padding: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.training.get("condition_dropout"), int | float) or "metric" not in self.loss:
+        dropout = self.training.get("condition_dropout")
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1 or "metric" not in self.loss:
             raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
 
@@ -208,7 +209,7 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
 
 def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
     try:
-        notes = read_json(folder / NOTES)
+        notes = read_json(folder / NOTES, finite=False)  # what is built of it looks at its numbers
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         facts, config = notes["facts"], notes["config"]
@@ -217,6 +218,8 @@ def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
             raise ValueError("it holds no configuration")
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} are no weights")
+        if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:
+            raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
     check_config(config, folder / NOTES, builder)
@@ -236,7 +239,7 @@ def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, chec
             if digest(folder / WEIGHTS) != notes.get("sha256"):
                 raise ValueError("its content was altered")
             tensors = {name: file.get_tensor(name).clone() for name in names}
-        return TrainedWeights(int(notes["samples"]), _named(tensors, NETWORK))
+        return TrainedWeights(notes["samples"], _named(tensors, NETWORK))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
 

@@ -5,6 +5,7 @@ A number where a name belongs is found here, with the key that holds it, and not
 
 from __future__ import annotations
 
+import math
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,9 @@ def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return whole, int(value) if whole else None
     if hint is float:
-        number = isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+        # Not a number: it passes every check of a range, since no comparison with it holds.
+        number = isinstance(value, float) and not math.isnan(value)
+        number = number or (isinstance(value, int) and abs(value) <= sys.float_info.max)
         return number, float(value) if number else None
     if hint is Path:
         return isinstance(value, str | Path), Path(value) if isinstance(value, str | Path) else None

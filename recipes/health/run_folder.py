@@ -42,12 +42,11 @@ def folder(wishes: Wishes) -> Iterator[Finding]:
 
 def _exported(run_dir: Path) -> Iterator[Finding]:
     """Read all of an exported model."""
-    from multisagd.files import read_json
     from recipes.engine.build import Builder
     from recipes.engine.trained import open_model
 
     model = open_model(run_dir, Builder())
-    which = read_json(run_dir / "model.json").get("weights")
+    which = model.exported or "ema"
     weights = model.weights(which, lambda shapes: None)
     parameters = sum(tensor.numel() for tensor in weights.tensors.values())
     yield Finding(

@@ -77,7 +77,7 @@ def read_journal(path: Path, kind: str | None = None) -> Journal:
     journal = Journal()
     for line in _lines(path):
         try:
-            entry = parse_json(line.decode())
+            entry = parse_json(line.decode(), finite=False)
             name = entry.get("kind", kind)
             known = isinstance(name, str) and (name in journal.kinds or len(journal.kinds) < KINDS)
             if not known or not math.isfinite(number(entry.get("samples"))):

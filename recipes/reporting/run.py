@@ -149,7 +149,7 @@ def own_json(path: Path, folder: Path) -> Any:
     """
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
-    return read_json(path)
+    return read_json(path, finite=False)
 
 
 def quoted(path: Path) -> str:

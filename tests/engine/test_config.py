@@ -227,3 +227,11 @@ def test_experiments_say_how_long_and_how_to_start() -> None:
         assert f"experiment={choice}" in heading, choice
         assert "CPU" in heading, choice
         assert "GPU" in heading, choice
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 5000, ":".join(["1"] * 100_000), "9" * 301, "0b" + "1" * 1100])
+def test_absurd_numbers_of_a_saved_configuration_are_refused(value: str, tmp_path: Path) -> None:
+    """Python refuses to print such numbers, and some notations take long to read."""
+    (tmp_path / "config.yaml").write_text(f"seed: {value}")
+    with pytest.raises(RecipeError, match="a number of too many digits"):
+        configuration.read(tmp_path / "config.yaml")

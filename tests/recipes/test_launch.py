@@ -1,5 +1,6 @@
 """Jobs are composed and checked before anything runs, and run here, in turn, in as many processes as asked for."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tiny import TINY, last_state, tiny_run
 
 from recipes.cli import COMMANDS
 from recipes.clusters.base import Job
+from recipes.clusters.slurm import Slurm
 from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
@@ -97,6 +99,52 @@ def test_mistakes_are_told_before_anything_runs(
     assert main(words.split()) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b", "\t", "\x85", "\u2028", "\u2029", "\udcff"])
+@pytest.mark.parametrize("cluster", ["kubernetes cluster.image=i", "skypilot", "slurm", "local"])
+def test_words_of_several_lines_are_refused(cluster: str, character: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A comment would end there, and YAML or a shell's command begin."""
+    word = f"run_dir='/runs/a{character}kind: Pod'"
+    assert main([*f"cluster={cluster}".split(), word, "--show"]) == 2
+    told = capsys.readouterr().err
+    assert f"has the control character {character!a}" in told
+    assert told.startswith("error: ")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["slurm cluster.partition", "slurm cluster.setup", "slurm cluster.extra", "skypilot cluster.workdir",
+     "kubernetes cluster.image=i cluster.namespace"],
+)  # fmt: skip
+def test_settings_of_several_lines_are_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"cluster.setup": "['a\nb']", "cluster.extra": "{comment:'a\nb'}"}.get(setting.split()[-1], "'a\nb'")
+    assert main([*f"cluster={setting}={value}".split(" "), "run_dir=r", "--show"]) == 2
+    assert "which could begin a line of its own" in capsys.readouterr().err
+
+
+def test_options_of_sbatch_are_one_word() -> None:
+    with pytest.raises(ValueError, match="'exclusive --wrap' is no option of sbatch"):
+        Slurm(extra={"exclusive --wrap": "x"})
+
+
+@pytest.mark.parametrize("word", ["$(HOME)", "$$(HOME)", "$$$(HOME)", "$HOME", "a$", "$$", "${seed}"])
+def test_kubernetes_runs_the_very_word(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cluster=kubernetes", "cluster.image=i", f"run_dir='/runs/{word}'"]
+    (written,) = documents(capsys, *words)
+    command = written["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["command"]
+    # As Kubernetes does: from left to right, $$ is a dollar, and $(NAME) a variable.
+    run = [re.sub(r"\$\$|\$\([^)]*\)", lambda found: "$" if found[0] == "$$" else "VARIABLE", each) for each in command]
+    assert f"run_dir='/runs/{word}'" in run
+
+
+def test_texts_like_numbers_are_texts_to_every_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML 1.2 takes 1e3 and 0o7 for numbers, which Python's reader does not."""
+    words = ["cluster=kubernetes", "cluster.image='1e3'", "cluster.memory='0o7'", "cluster.claim='y'", "run_dir=r"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert all(f": '{each}'\n" in text for each in ("1e3", "0o7", "y"))
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ def notes(change: Callable[[dict[str, Any]], object]) -> Poison:
     return poison
 
 
+def noted(**texts: str) -> Poison:
+    """Give entries as they are written, which need be no JSON."""
+
+    def poison(folder: Path, canary: Path) -> None:
+        told = json.loads((folder / "model.json").read_text())
+        text = json.dumps(told | {name: f"@{name}" for name in texts})
+        for name, written in texts.items():
+            text = text.replace(f'"@{name}"', written)
+        (folder / "model.json").write_text(text)
+
+    return poison
+
+
 def group(group: str, /, **node: Any) -> Poison:
     return notes(lambda told: told["config"].update({group: node}))
 
@@ -137,6 +150,21 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "a link to a device": (replaced("model.safetensors", "/dev/zero"), "export it again"),
     "weights that are a pipe": (pipe("model.safetensors"), "export it again"),
     "notes that are a pipe": (pipe("model.json"), "export it again"),
+    "samples beyond numbers": (noted(samples="1e400"), "inf is no number of samples.*export it again"),
+    "samples that are none": (noted(samples="NaN"), "nan is no number of samples.*export it again"),
+    "samples of 5,000 digits": (noted(samples="9" * 5000), "a number of 5,000 digits makes no sense.*export it again"),
+    "samples as text": (noted(samples='"16"'), "'16' is no number of samples.*export it again"),
+    "a share that is no number": (
+        notes(lambda told: told["config"]["network"].update(dropout=float("nan"))), "network.dropout: expected a number"
+    ),
+    "a share beyond numbers": (
+        notes(lambda told: told["config"]["training"].update(condition_dropout=float("inf"))), "condition_dropout"
+    ),
+    "a spectrum that is no number": (
+        group("spectrum", _target_="multisagd.PowerLaw", exponent=float("nan")), "spectrum.exponent: expected a number"
+    ),
+    "a schedule of no kind": (notes(lambda told: told["config"].update(schedule={})), "schedule: has no _target_"),
+    "names twice": (noted(samples='1, "samples": 2'), "is there twice in one object.*export it again"),
     "deep notes": (lambda folder, canary: (folder / "model.json").write_text("[" * 100_000), "export it again"),
     **{f"weights: {name}": (weights(content), "export it again") for name, content in HEADERS.items()},
 }  # fmt: skip
