@@ -24,6 +24,8 @@ from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
+from recipes.engine.data import NOTHING_HELD_OUT
+from recipes.engine.errors import RecipeError
 from recipes.engine.generate import generate
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.trained import open_model
@@ -65,6 +67,8 @@ class Run:
         weights = model.weights("ema", assembly.check_outline)
         denoiser = trained(assembly, weights, runtime)
         examples, held_out = real_data(run_dir, builder)
+        if held_out is None:
+            raise RecipeError(NOTHING_HELD_OUT)
         network, real = None, None
         if examples.classes is not None:
             # One classifier and one reference for the runs of all seeds, which hold out different examples.

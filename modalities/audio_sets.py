@@ -56,8 +56,7 @@ class PluckedStrings(Dataset):
         """Return one string as `Dataset.example` says."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} strings")
-        draw = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
-        note = int(draw.integers(NOTES))
+        draw, note = self._drawn(index)
         decay, position, brightness = 10 ** draw.uniform(-0.5, 0.6), draw.uniform(0.1, 0.5), draw.uniform(0.3, 1.0)
         peak = 10 ** (draw.uniform(-18, -1) / 20)
         onset = 0 if seed is None else derive(seed, "onset") % (1 + int(LATEST * self.modality.samples))
@@ -69,6 +68,15 @@ class PluckedStrings(Dataset):
         sound[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(sound) - onset]
         media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
         return Example(self.modality.encode(media), note % 12)
+
+    def label(self, index: int) -> int | None:
+        """Return the pitch class of one string, without synthesising it."""
+        return self._drawn(index)[1] % 12
+
+    def _drawn(self, index: int) -> tuple[np.random.Generator, int]:
+        """Return the source of one string's random numbers, and the first of them: its pitch in semitones."""
+        draw = np.random.default_rng(derive(self.seed, "string", self.numbers[index]))
+        return draw, int(draw.integers(NOTES))
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these strings only."""

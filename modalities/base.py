@@ -7,7 +7,8 @@ audio or video: another medium needs one class with the abstract methods of `Mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -152,6 +153,10 @@ class Dataset(ABC):
         """
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
+    def label(self, index: int) -> int | None:
+        """Return the class of one example, None in a set without classes; override it where that takes no reading."""
+        return self.example(index).label
+
     def caption(self, index: int) -> str | None:
         """Return the text of one example, without reading its media; None for a set without texts."""
         return None
@@ -206,19 +211,52 @@ def pair(indices: Sequence[int], seeds: Sequence[int] | None) -> list[tuple[int,
     return [(int(i), None if seeds is None else int(seeds[n])) for n, i in enumerate(indices)]
 
 
-def split(dataset: DatasetT, validation: float | int, seed: int = 0) -> tuple[DatasetT, DatasetT]:
+def split(
+    dataset: DatasetT, validation: float | int, seed: int = 0, keep_classes: bool = True
+) -> tuple[DatasetT, DatasetT | None]:
     """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
 
-    `validation` below 1 is a fraction of the examples, otherwise a number of examples.
+    `validation` below 1 is a share of the examples, rounded so that either part has one if there are two; otherwise it
+    is a number of examples. With `keep_classes` every class keeps an example for training, so fewer may be held out.
+    The validation part is None if nothing is held out.
 
     Raises:
-        ValueError: if either part would be empty.
+        ValueError: for a negative number, or if nothing would be left to train on.
     """
-    count = round(validation * len(dataset)) if validation < 1 else int(validation)
-    if not 0 < count < len(dataset):
-        raise ValueError(
-            f"validation={validation} of {len(dataset)} examples leaves {len(dataset) - count} to train on and {count} "
-            "to validate on: both need at least one"
-        )
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-    return dataset.subset(sorted(order[count:])), dataset.subset(sorted(order[:count]))
+    total = len(dataset)
+    count = int(validation)
+    if 0 < validation < 1:
+        count = min(max(round(validation * total), 1), total - 1)
+    if not 0 <= count < total:
+        raise ValueError(f"{validation:g} of {total} examples cannot be held out: at least one is needed to train on")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
+    held, kept = order[:count], order[count:]
+    if keep_classes and dataset.classes is not None and len(found_classes(dataset, kept)) < len(dataset.classes):
+        held, kept = _keeping_classes(dataset, order, count)
+    return dataset.subset(sorted(kept)), dataset.subset(sorted(held)) if held else None
+
+
+def found_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
+    """Return the classes of these examples, of which no more are looked at once every class is found."""
+    found: set[int] = set()
+    for index in indices:
+        if (label := dataset.label(index)) is not None:
+            found.add(label)
+        if len(found) == len(dataset.classes or ()):
+            break
+    return found
+
+
+def _keeping_classes(dataset: Dataset, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """Return up to `count` indices to hold out, the first in order, and the rest, which has every class."""
+    labels = [dataset.label(index) for index in order]
+    left = Counter(labels)
+    held: list[int] = []
+    kept: list[int] = []
+    for index, label in zip(order, labels, strict=True):
+        if len(held) < count and (label is None or left[label] > 1):
+            left[label] -= 1
+            held.append(index)
+        else:
+            kept.append(index)
+    return held, kept

@@ -47,6 +47,10 @@ class Captioned(Dataset):
             raise ValueError(f"one of the examples {list(indices)} has no caption")
         return batch._replace(embeddings=self.encoder(batch.texts))
 
+    def label(self, index: int) -> int | None:
+        """Return the class that the example has in the dataset, though a model learns its text."""
+        return self.dataset.label(index)
+
     def caption(self, index: int) -> str | None:
         """Return the text of one example."""
         return self.dataset.caption(index)

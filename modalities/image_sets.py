@@ -74,6 +74,10 @@ class Pixels(Dataset):
             pixels = torch.stack([self.modality.mirror(p, seed) for p, (_, seed) in zip(pixels, pairs, strict=True)])
         return Batch(self.modality.encode(pixels), None if self.labels is None else self.labels[chosen])
 
+    def label(self, index: int) -> int | None:
+        """Return the class of one image."""
+        return None if self.labels is None else int(self.labels[index])
+
     @property
     def fingerprint(self) -> str:
         """A hash of the pixels and labels."""

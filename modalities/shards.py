@@ -78,6 +78,11 @@ class LatentShards(Dataset):
             None if shard.texts is None else shard.texts[row],
         )
 
+    def label(self, index: int) -> int | None:
+        """Return the class of one example; None for a set without classes."""
+        shard, row = self._open.find(self._indices[index])
+        return None if shard.labels is None else int(shard.labels[row])
+
     def caption(self, index: int) -> str | None:
         """Return the text of one example; None for a set without texts."""
         shard, row = self._open.find(self._indices[index])

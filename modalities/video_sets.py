@@ -97,6 +97,10 @@ class MovingDigits(Dataset):
         x0 = self.modality.image.encode(pixels).unsqueeze(1).expand(-1, self.modality.channels, -1, -1, -1)
         return Batch(x0.contiguous(), self.names[glyphs[:, 0]] if self.classes else None)
 
+    def label(self, index: int) -> int | None:
+        """Return the digit that the clip at `index` shows, None if there are several."""
+        return int(self.names[self.tracks(index).glyphs[0]]) if self.classes else None
+
     def tracks(self, index: int) -> Tracks:
         """Return which digits the clip at `index` shows, and how they move."""
         draw = random.Random(derive(self.seed, "moving digits", self.indices[index]))

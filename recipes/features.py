@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modalities.base import Dataset
+from modalities.base import Dataset, split
 from multisagd.files import read_json
 from multisagd.seeds import derive, derive_many
 
@@ -191,7 +191,7 @@ def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
 
 def cached_network(
     train: Dataset,
-    test: Dataset,
+    test: Dataset | None,
     folder: Path | str = ".cache/features",
     training: Training | None = None,
     log: Callable[[str], None] = print,
@@ -199,13 +199,19 @@ def cached_network(
     """Return the classifier of a dataset and its record, from `folder` or trained now and kept there.
 
     The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings.
+    Without `test`, a tenth of the examples are left out of the classifier's training and tested on.
 
     Raises:
-        ValueError: if a dataset has no labels or is empty, or the cached files are not readable.
+        ValueError: if a dataset has no labels or too few examples, or the cached files are not readable.
     """
     training = training or Training()
-    if not len(train) or not len(test):
-        raise ValueError(f"features need examples to train and to test on, got {len(train)} and {len(test)}")
+    if test is None:
+        train, test = split(train, 0.1, derive(training.seed, "features/test"))
+    if test is None or not len(train) or not len(test):
+        raise ValueError(
+            f"a classifier needs examples to train on and others to test on, and here are {len(train)}: "
+            "leave it out, or train on more examples of each class"
+        )
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"
     notes = weights.with_suffix(".json")

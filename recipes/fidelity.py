@@ -92,9 +92,9 @@ def fidelity(config: Config) -> dict[str, Any]:
     pool = 2 * (len(x0) + settings.reference)
     made = by_group(samples, groups)
     real = by_group(read_dataset(network, train, chosen(train, pool)), groups)
-    unseen = by_group(read_dataset(network, test, chosen(test, 2 * len(x0))), groups)
+    unseen = [] if test is None else by_group(read_dataset(network, test, chosen(test, 2 * len(x0))), groups)
     counts, references = matched_counts([len(g) for g in made], [len(g) for g in real], settings.reference)
-    enough = all(len(group) >= count for group, count in zip(unseen, counts, strict=True))
+    enough = bool(unseen) and all(len(group) >= count for group, count in zip(unseen, counts, strict=True))
     try:
         against = take(real, references, counts)
         distance = frechet_distance(take(made, counts), against)
@@ -133,8 +133,8 @@ def find_or_draw(samples: Path | None, config: Config, runtime: Runtime) -> Path
 
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
-) -> tuple[Dataset, Dataset]:
-    """Return the run's training examples, and its dataset's own test set or else what the run held out.
+) -> tuple[Dataset, Dataset | None]:
+    """Return the run's training examples, and its dataset's own test set or else what it held out, if any.
 
     `given` are keys of its data that the command line gives, such as where they are now. With a `seed`, what is held
     out is what a run of that seed would have held out.
@@ -238,7 +238,7 @@ def by_class(samples: Readings, names: Sequence[str]) -> list[dict[str, Any]]:
 def table(result: dict[str, Any]) -> str:
     """Return the result as lines to read."""
     floor, record, held_out = result["noise_floor"], result["classifier"], result["frechet_distance_held_out"]
-    shown = "too few of them" if held_out is None else f"{held_out:.3f}"
+    shown = "none, or too few of them" if held_out is None else f"{held_out:.3f}"
     lines = [
         f"Fréchet distance of classifier features, {floor['count']:,} against {floor['reference_count']:,} real:",
         f"  samples               {result['frechet_distance']:.3f}",

@@ -38,11 +38,12 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable
 from recipes.engine.generate import generate
 from recipes.engine.hub import local_folder
+from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Guidance
 from recipes.engine.trained import NOTES, WEIGHTS, TrainedModel, Which, open_model, write_model
-from recipes.sample import check_guided, chosen_labels, embed, save_media, trained
+from recipes.sample import check_guided, embed, save_media, trained
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""
@@ -157,7 +158,7 @@ class Pipeline:
         classes, text = facts["classes"], facts.get("text")
         if prompts is not None and text is None:
             raise RecipeError("prompts: this model learned no text; leave them out")
-        numbers = chosen_labels(labels, classes, len(seeds), text is not None)
+        numbers = chosen_labels(labels, classes, len(seeds), text is not None, facts.get("untrained", ()))
         given = [prompts] if isinstance(prompts, str) else list(prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         guided = self.builder.settings(Guidance, {"scale": guidance, "interval": guidance_interval}, "guidance")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,9 +39,10 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
 from recipes.engine.distribution import wait_for_all
-from recipes.engine.errors import RecipeError, nearest
+from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_own
 from recipes.engine.generate import generate
+from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
 from recipes.engine.residual import band_residual
 from recipes.engine.runtime import Runtime
@@ -68,7 +68,7 @@ def sample(config: Config) -> Path:
     modality = assembly.modality
     classes, text = assembly.classes, facts.get("text")
     prompts = chosen_prompts(settings, text is not None)
-    labels = chosen_labels(settings.labels, classes, settings.count, text is not None)
+    labels = chosen_labels(settings.labels, classes, settings.count, text is not None, facts.get("untrained", ()))
     check_guided(settings.guidance, labels is not None or prompts is not None, run_config)
     weights = model.weights(settings.weights, assembly.check_outline)
 
@@ -212,41 +212,6 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
     if not prompts:
         raise RecipeError("prompts is empty: give at least one, or leave it null to draw without text")
     return [prompts[slot % len(prompts)] for slot in range(settings.count)]
-
-
-def chosen_labels(
-    wanted: str | int | Sequence[str | int] | None, classes: Sequence[str] | None, count: int, text: bool = False
-) -> list[int] | None:
-    """Return a class number for each sample, taking the wanted classes in turn; None to draw without classes.
-
-    Raises:
-        RecipeError: for classes that do not exist, naming the nearest, or any class of a run without classes.
-    """
-    if wanted is None or (classes is None and wanted == "all"):
-        return None
-    if classes is None:
-        other = "on text: give prompts" if text else "without classes: leave out labels"
-        raise RecipeError(f"labels={wanted}: this run was trained {other}")
-    if wanted == "all":
-        numbers = list(range(len(classes)))
-    else:
-        entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
-        numbers = [number for entry in entries for number in _label_numbers(str(entry), classes)]
-    if not numbers:
-        raise RecipeError("labels is empty: name classes, or use all or null")
-    return [numbers[slot % len(numbers)] for slot in range(count)]
-
-
-def _label_numbers(entry: str, classes: Sequence[str]) -> list[int]:
-    if entry in classes:
-        return [classes.index(entry)]
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", entry)
-    if span is None:
-        raise RecipeError(f"labels: there is no class {entry!r}{nearest(entry, classes)}")
-    first, last = int(span[1]), int(span[2] or span[1])
-    if not first <= last < len(classes):
-        raise RecipeError(f"labels: {entry} is not within the classes 0 to {len(classes) - 1}")
-    return list(range(first, last + 1))
 
 
 def folder_name(

@@ -48,7 +48,7 @@ from recipes.engine.corrupted import (
     load_corruption,
     load_restoration,
 )
-from recipes.engine.data import hold_out, load_statistics, measure, process_notes
+from recipes.engine.data import data_notes, hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import Place, from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.files import check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
@@ -115,14 +115,14 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             restoration = fit_restoration(training, corruption, wishes, seed)
         dataset = Restored(dataset, restoration or load_restoration(run_dir), seed, wishes.restored == "sample")
         training, held_out = hold_out(dataset, settings)
-    condition = learned_condition(settings, dataset, builder, runtime.device)
+    condition = learned_condition(settings, training, builder, runtime.device)
     check_guidance(settings.guidance, settings.training, condition)
     if state is not None:
         check_encoder(condition.encoder, record.read_facts(run_dir), run_dir)
-    told, told_held_out = condition.embedded(training), condition.embedded(held_out)
+    told, told_held_out = condition.embedded(training), None if held_out is None else condition.embedded(held_out)
     statistics = measured(training, settings, runtime) if state is None else load_statistics(run_dir)
     slots = range(settings.sampling.count)
-    shown, texts = condition.shown(held_out, len(slots))
+    shown, texts = condition.shown(training if held_out is None else held_out, len(slots))
 
     # Model.
     assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width, corruption)
@@ -146,7 +146,9 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     position = learner.restore(state) if state is not None else 0
 
     def look() -> None:
-        """Measure the averaged weights on held-out data."""
+        """Measure the averaged weights on held-out data, if there are any."""
+        if told_held_out is None:
+            return
         values = validate(
             averaged, told_held_out, statistics, settings.validation, settings.loss, runtime, seed,
             condition.learned, settings.training.batch,
@@ -191,6 +193,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             if corruption is not None and state is None:
                 replace_file(run_dir / CORRUPTION, corruption.save)
             facts = condition.facts(texts) | {"parameters": parameters, "data": record.data_facts(dataset)}
+            facts |= {"held_out": 0 if held_out is None else len(held_out)}
             facts |= {} if initial is None else {"initial": initial}
             record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
         with (
@@ -202,7 +205,10 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             Watchdog(runtime.place, min(settings.engine.hang_report, timeout / 2), learner.samples) as watchdog,
         ):
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
-            for note in process_notes(process, denoiser, statistics):
+            for note in [
+                *data_notes(dataset, training, held_out, settings), *condition.notes(),
+                *process_notes(process, denoiser, statistics),
+            ]:  # fmt: skip
                 display.say(f"note: {note}")
             # A state is saved before it is reported: of that which training continues from, and of the last, nothing
             # is lost by stopping within the report.
@@ -264,7 +270,7 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
 
 
 def introduction(
-    runtime: Runtime, parameters: int, training: Dataset, held_out: Dataset, measured: int, samples: int
+    runtime: Runtime, parameters: int, training: Dataset, held_out: Dataset | None, measured: int, samples: int
 ) -> str:
     """Say what is about to happen."""
     again = f"continuing after {samples:,} samples; " if samples else ""
@@ -272,8 +278,9 @@ def introduction(
     told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
     if isinstance(training, Captioned):
         told = f" with captions, read by {training.encoder.name}"
+    apart = "none held out" if held_out is None else f"{len(held_out):,} more held out"
     return (
-        f"{again}{len(training):,} examples{told} ({len(held_out):,} more held out, statistics of {measured:,}), "
+        f"{again}{len(training):,} examples{told} ({apart}, statistics of {measured:,}), "
         f"{parameters:,} parameters, on {runtime.describe()}"
     )
 

@@ -41,8 +41,8 @@ class Setting:
         runtime = Runtime.start(settings.engine)
         modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
         dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-        condition = learned_condition(settings, dataset, builder, runtime.device)
         training, _ = hold_out(dataset, settings)
+        condition = learned_condition(settings, training, builder, runtime.device)
         statistics = measure(training, settings)
         return cls(settings, runtime, training, Assembly(config, builder, modality, statistics, condition.classes))
 

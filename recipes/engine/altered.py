@@ -49,6 +49,10 @@ class Altered(Dataset):
         """Return the dataset of these examples only, each altered as it was."""
         return self.with_inner(self.inner.subset(indices), [self.places[index] for index in indices])
 
+    def label(self, index: int) -> int | None:
+        """Return the class of one example."""
+        return self.inner.label(index)
+
     def caption(self, index: int) -> str | None:
         """Return the text of one example."""
         return self.inner.caption(index)

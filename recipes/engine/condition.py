@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modalities.base import Dataset
+from modalities.base import Dataset, found_classes
 from modalities.captions import Captioned
 from modalities.text import TextEncoder
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
+from recipes.engine.labels import never_trained, trained_classes
+from recipes.engine.order import Order
 from recipes.engine.settings import Guidance, Training, TrainSettings
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The names of the classes that are learned, or the encoder of the texts; at most one of them."""
+    """The names of the classes that are learned, or the encoder of the texts; at most one of them.
+
+    `untrained` are those of the classes of which the training shows no example.
+    """
 
     classes: tuple[str, ...] | None = None
     encoder: TextEncoder | None = None
+    untrained: tuple[str, ...] = ()
 
     @property
     def learned(self) -> bool:
@@ -48,26 +54,33 @@ class Condition:
         except ValueError as error:
             raise RecipeError(str(error)) from error
 
-    def shown(self, held_out: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
-        """Return the condition of `count` pictures, and its texts: classes in turn, or the first held-out captions."""
+    def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
+        """Return the condition of `count` pictures, and its texts: trained classes in turn, or the first captions."""
         if self.encoder is not None:
-            texts = [held_out.caption(slot % len(held_out)) or "" for slot in range(count)]
+            texts = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
             return self.encoder(texts), texts
         if self.classes is not None:
-            return torch.tensor([slot % len(self.classes) for slot in range(count)]), None
+            drawn = trained_classes(self.classes, self.untrained)
+            return torch.tensor([drawn[slot % len(drawn)] for slot in range(count)]), None
         return None, None
+
+    def notes(self) -> list[str]:
+        """Return what is doubtful about it."""
+        return [f"{never_trained(self.untrained)}, so it is not drawn"] if self.untrained else []
 
     def facts(self, texts: list[str] | None) -> dict[str, Any]:
         """Return what sampling needs to know, for `run.json`; `texts` are those of the pictures."""
         if self.encoder is None:
-            return {"classes": self.classes, "text": None}
+            return {"classes": self.classes, "untrained": self.untrained, "text": None}
         encoder = self.encoder
         told = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": texts}
         return {"classes": None, "text": told}
 
 
-def learned_condition(settings: TrainSettings, dataset: Dataset, builder: Builder, device: torch.device) -> Condition:
-    """Return what a run is to learn, `training.conditional` being true, false, or None for what there is.
+def learned_condition(settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device) -> Condition:
+    """Return what a run is to learn from its training data.
+
+    `training.conditional` is true, false, or None for what there is.
 
     Raises:
         RecipeError: if a condition is asked for and the data have none, one is switched off and asked for at the same
@@ -81,12 +94,25 @@ def learned_condition(settings: TrainSettings, dataset: Dataset, builder: Builde
             )
         node = {**text, "device": text.get("device") or str(device)}
         return Condition(encoder=builder.build(node, TextEncoder, "text"))
-    if wanted and dataset.classes is None:
+    if wanted and training.classes is None:
         raise RecipeError(
             "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
             "or leave it null"
         )
-    return Condition(dataset.classes if wanted is not False else None)
+    if training.classes is None or wanted is False:
+        return Condition()
+    seen = found_classes(training, shown_examples(training, settings))
+    untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
+    return Condition(training.classes, untrained=untrained)
+
+
+def shown_examples(training: Dataset, settings: TrainSettings) -> Sequence[int]:
+    """Return the examples that a run shows the network, which are all if it lasts for an epoch."""
+    wishes = settings.training
+    samples = -(-wishes.samples // wishes.batch) * wishes.batch
+    if samples >= len(training):
+        return range(len(training))
+    return Order(len(training), settings.seed, training.groups).indices(0, samples)
 
 
 def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:

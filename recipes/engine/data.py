@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,10 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group, TrainSettings
+from recipes.engine.single import statistics_of_one
+
+LEAST_DEVIATION = 1e-6
+"""Standard deviation about their mean, in units of the data's range, below which examples are all the same."""
 
 LARGE_SHARE = 0.5
 """Above this share of the power at zero frequency, the noise is mostly a random brightness."""
@@ -30,16 +35,45 @@ LOW_LOG_SNR = -12.0
 """Below this, a prediction of the noise says next to nothing about the data."""
 
 
-def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset]:
-    """Split a dataset into (training, held out), the same way each time.
+def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
+    """Split a dataset into (training, held out), the same way each time; None if nothing is held out.
+
+    A run that learns classes trains on all of them.
 
     Raises:
-        RecipeError: if either would be empty.
+        RecipeError: if nothing would be left to train on.
     """
+    learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
     try:
-        return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"))
+        return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"), learns_classes)
     except ValueError as error:
-        raise RecipeError(f"validation.holdout: {error}") from error
+        raise RecipeError(f"validation.holdout: {error}; validation.holdout=0 trains on all") from error
+
+
+NOTHING_HELD_OUT = (
+    "this run held no example out of its training to compare with: train one with validation.holdout=0.05, say"
+)
+
+
+def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
+    """Return what to say of a split: that a run does not validate, or on fewer examples than asked for."""
+    wanted, found = settings.validation.holdout, 0 if held_out is None else len(held_out)
+    if wanted == 0:
+        return "validation.holdout=0: nothing is held out of training, so nothing is validated"
+    asked = int(wanted) if wanted >= 1 else round(wanted * (len(training) + found))
+    if 0 < asked <= found or (found and asked == 0):
+        return None
+    if len(training) == 1:
+        return "the only example is trained on, so nothing is validated"
+    names = training.classes or ()
+    few = f"{found or 'no'} example{'s' * (found != 1)} held out, though validation.holdout={wanted:g}"
+    return f"{few}: each of {len(names)} classes keeps one for training (data.labels=none trains without classes)"
+
+
+def data_notes(dataset: Dataset, training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> list[str]:
+    """Return what to say of a run's data before it trains on them."""
+    notes = [held_out_note(training, held_out, settings)]
+    return [note for note in notes if note is not None]
 
 
 def fetching_nothing(data: Group, given: Group) -> Group:
@@ -53,13 +87,21 @@ def fetching_nothing(data: Group, given: Group) -> Group:
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
 
+    One example, or several that are the same, have no power about their mean: then the spectrum is estimated from that
+    one, as a stationary signal.
+
     Raises:
-        RecipeError: if the data cannot be read or are not finite.
+        RecipeError: if the data cannot be read, are not finite or the same everywhere.
     """
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
+    chunks, grid = Chunks(dataset, chosen, settings.seed), dataset.modality.grid()
     try:
-        return DataStatistics.measure(Chunks(dataset, chosen, settings.seed), dataset.modality.grid())
+        found = DataStatistics.measure(chunks, grid)
+        if found.sigma_data > LEAST_DEVIATION:
+            return found
+        x0, mask = next(iter(chunks))
+        return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=found.count)
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"measuring the data: {error}") from error
 

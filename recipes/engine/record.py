@@ -195,6 +195,9 @@ def check_facts(facts: Any) -> None:
     require(isinstance(facts, dict), "content")
     classes, text, data = facts.get("classes"), facts.get("text"), facts.get("data")
     require("classes" in facts and (classes is None or _texts(classes)), "classes")
+    untrained = facts.get("untrained", [])
+    require(_texts(untrained), "untrained classes")
+    require(set(untrained) <= set(classes or ()), "untrained classes")
     require(isinstance(facts.get("starts", []), list), "starts")
     require(text is None or isinstance(text, dict), "text")
     if text is not None:

@@ -14,7 +14,7 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
-from recipes.engine.data import fetching_nothing, hold_out
+from recipes.engine.data import NOTHING_HELD_OUT, fetching_nothing, hold_out
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.runtime import Runtime
@@ -43,6 +43,8 @@ def band_residual(
     data = fetching_nothing(run.data, settings.data)
     # What the network was not trained on: towards that, its estimates lack more.
     _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
+    if held_out is None:
+        raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or leave it out")
     chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -68,7 +68,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Validation:
-    """What is held out of training (below 1 a share, else a number), and how the loss on it is broken down."""
+    """What is held out of training (below 1 a share, else a number; 0 none), and how its loss is broken down."""
 
     holdout: float
     items: int
@@ -77,6 +77,9 @@ class Validation:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "items", "levels", "bands")
+        _at_least(self, 0, "holdout")
+        if math.isinf(self.holdout):
+            raise ValueError("holdout is a share below 1 or a number of examples, got infinity")
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ def likelihood(task: Task) -> Result:
     weights = model.weights(task.settings.weights, assembly.check_outline)
     denoiser = trained(assembly, weights, task.runtime)
     images = isinstance(task.modality, Image)
-    places = chosen(task.test, settings.items)
+    places = chosen(task.held_out, settings.items)
     found = []
     with Display("bits per dimension", len(places)) as display:
         for start in range(0, len(places), BATCH):
             numbers = range(start, min(start + BATCH, len(places)))
-            batch = task.test.batch([places[number] for number in numbers])
+            batch = task.held_out.batch([places[number] for number in numbers])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise ValueError(
                     "held-out data are padded, and padding, which no model learns, would count as data: leave it out"

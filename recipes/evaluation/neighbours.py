@@ -26,7 +26,7 @@ def neighbours(task: Task) -> Result:
     places = sets.scattered(wanted.items, "evaluate/neighbours")
     samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
     alike = [len(places)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
-    groups = read_real(task.test, alike, labels is not None, "reading held-out examples")[0]
+    groups = read_real(task.held_out, alike, labels is not None, "reading held-out examples")[0]
     unseen, looked_up = torch.cat(groups), len(places)
     if labels is not None:
         # Else the two would differ in their classes, and so in their distances, however good the samples are.

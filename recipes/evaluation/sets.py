@@ -100,9 +100,15 @@ def gather(train: Dataset, samples: Tensor, labels: Tensor | None) -> Sets:
     real, masks = read_real(train, [2 * count for count in wished], labels is not None)
     counts = [min(wish, len(group) // 2) for wish, group in zip(wished, real, strict=True)]
     if sum(counts) < 4:
+        of = "" if labels is None else " of their classes"
+        remedy = "nothing can be measured on so few examples"
+        if len(samples) < 4:
+            remedy = "draw more samples"
+        elif labels is not None and len(train) >= 8:
+            remedy = "labels=null compares without regard to classes"
         raise RecipeError(
-            f"{len(samples)} samples, and half of the training examples of their classes, make {sum(counts)} to "
-            "compare, and at least 4 are needed: draw more, of classes that have examples"
+            f"{len(samples)} samples, and two halves of the {len(train)} training examples{of}, make {sum(counts)} to "
+            f"compare, and at least 4 are needed: {remedy}"
         )
     pool = torch.cat([take(real, counts), take(real, counts, counts)])
     mask = None if masks is None else torch.cat([take(masks, counts), take(masks, counts, counts)])

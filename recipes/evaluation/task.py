@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from recipes.engine.data import NOTHING_HELD_OUT
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group
 from recipes.evaluation.sets import Sets
@@ -93,10 +94,21 @@ class Task:
     settings: EvaluateSettings
     runtime: Runtime
     train: Dataset
-    test: Dataset
+    test: Dataset | None
     sets: Sets
     folder: Path
     pictures: list[str] = field(default_factory=list)
+
+    @property
+    def held_out(self) -> Dataset:
+        """Examples that the run was not trained on.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.test is None:
+            raise ValueError(NOTHING_HELD_OUT)
+        return self.test
 
     @property
     def modality(self) -> Modality:

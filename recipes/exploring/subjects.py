@@ -22,7 +22,7 @@ from modalities.representation import Stft, Waveform
 from modalities.video import Video
 from modalities.video_sets import MovingDigits
 from multisagd import DataStatistics, Grid
-from recipes.exploring.single import statistics_of_one
+from recipes.engine.single import statistics_of_one
 
 Medium = Literal["image", "sound", "video"]
 

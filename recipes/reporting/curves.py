@@ -45,12 +45,11 @@ def loss_charts(run: Run) -> list[Block]:
     if not run.train:
         found.insert(0, Note("No training step has been logged yet: the first comes after every.log samples."))
     elif not run.validation:
-        found.append(
-            Note(
-                "No validation yet, so there are no losses by noise level and band: it comes every "
-                "every.validation samples, and once at the end."
-            )
-        )
+        missing = "so there are no losses by noise level and band"
+        why = f"No validation yet, {missing}: it comes every every.validation samples, and once at the end."
+        if run.facts.get("held_out") == 0:
+            why = f"Nothing was held out of training to validate on, {missing}."
+        found.append(Note(why))
     if run.metrics.thinned or run.timing.thinned:
         found.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
     return found

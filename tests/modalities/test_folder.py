@@ -5,6 +5,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import PIL.Image
@@ -253,6 +254,47 @@ def test_split_is_a_partition_and_follows_its_seed(flat: Path) -> None:
     assert sorted(train.files + validation.files) == dataset.files
     assert split(dataset, 0.25, seed=3)[1].files == validation.files
     assert split(dataset, 5, seed=4)[1].files != validation.files
-    for count in (0, 20, 0.001):
-        with pytest.raises(ValueError, match="at least one"):
+    for count in (20, 21, -1):
+        with pytest.raises(ValueError, match="at least one is needed to train on"):
             split(dataset, count)
+
+
+def test_a_share_leaves_one_example_on_either_side_and_none_of_one(flat: Path) -> None:
+    dataset = Folder(IMAGE, flat)
+    for share, held in ((0.001, 1), (0.999, len(dataset) - 1)):
+        train, validation = split(dataset, share)
+        assert validation is not None
+        assert (len(train), len(validation)) == (len(dataset) - held, held)
+    assert split(dataset, 0) == (ANY, None)
+    one = dataset.subset([3])
+    assert split(one, 0.05) == (ANY, None)
+    assert split(one, 0.9)[0].files == one.files
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.95, 40])
+def test_every_class_keeps_an_example_for_training(tmp_path: Path, share: float) -> None:
+    for number in range(8):
+        for copy in range(1 + number % 3 * 5):
+            picture(tmp_path / f"kind{number}" / f"{copy}.png", 7)
+    dataset = Folder(IMAGE, tmp_path)
+    for seed in range(5):
+        train, validation = split(dataset, share, seed)
+        assert validation is not None
+        assert sorted(train.files + validation.files) == dataset.files
+        assert {label for label in train.labels if label is not None} == set(range(8))
+        asked = share if share >= 1 else round(share * len(dataset))
+        assert len(validation) == min(asked, len(dataset) - 8)
+    freely = split(dataset, 0.5, 1, keep_classes=False)[1]
+    assert freely is not None
+    assert len(set(freely.files) & set(split(dataset, 0.5, 1)[1].files)) >= len(freely) - 8  # type: ignore[union-attr]
+
+
+def test_a_split_that_loses_no_class_is_the_plain_one(tmp_path: Path) -> None:
+    for number in range(2):
+        for copy in range(20):
+            picture(tmp_path / f"kind{number}" / f"{copy}.png", 7)
+    dataset = Folder(IMAGE, tmp_path)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3)).tolist()
+    validation = split(dataset, 0.2, 3)[1]
+    assert validation is not None
+    assert validation.files == [dataset.files[place] for place in sorted(order[:8])]

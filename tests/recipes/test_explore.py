@@ -28,6 +28,7 @@ from recipes import cli
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
+from recipes.engine.single import statistics_of_one
 from recipes.exploring import cells, designing, exporting, plots
 from recipes.exploring.forward import TIMES, Pair
 from recipes.exploring.kinds import OFFERED, kind
@@ -40,7 +41,6 @@ from recipes.exploring.settings import (
     first_values,
     spectrum_group,
 )
-from recipes.exploring.single import statistics_of_one
 from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, Subject, example, own_file
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)

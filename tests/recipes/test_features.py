@@ -77,6 +77,14 @@ def test_cache_serves_the_same_data_and_no_other(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_without_held_out_data_a_tenth_is_left_out_of_the_classifiers_training(tmp_path: Path) -> None:
+    quick = Training(samples=128, batch=64, widths=(4,))
+    _, record = cached_network(digits()[0].subset(range(100)), None, tmp_path, quick, silent)
+    assert (record["train_count"], record["test_count"]) == (90, 10)
+    with pytest.raises(ValueError, match="others to test on, and here are 1"):
+        cached_network(digits()[0].subset([0]), None, tmp_path, quick, silent)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"format_version": 9}'])
 def test_damaged_cache_names_the_file(tmp_path: Path, damage: bytes) -> None:
     quick = Training(samples=128, batch=64, widths=(4,))

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
-from recipes.sample import chosen_labels, sample
+from recipes.engine.labels import chosen_labels
+from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
 
-CLASSES = ["cat", "dog", "3", "owl"]
+CLASSES = ["cat", "dog", "emu", "owl"]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_a_run_with_a_part_missing_or_broken_names_it(run_dir: Path, tmp_path: P
         ("all", [0, 1, 2, 3, 0]),
         ("dog", [1, 1, 1, 1, 1]),
         (1, [1, 1, 1, 1, 1]),
-        ("3", [2, 2, 2, 2, 2]),
+        ("2", [2, 2, 2, 2, 2]),
         ("1-3", [1, 2, 3, 1, 2]),
         (("owl", 0), [3, 0, 3, 0, 3]),
         (None, None),
@@ -154,6 +155,52 @@ def test_a_run_with_a_part_missing_or_broken_names_it(run_dir: Path, tmp_path: P
 )
 def test_labels_by_name_number_and_range(wanted: object, expected: list[int] | None) -> None:
     assert chosen_labels(wanted, CLASSES, 5) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted", "expected"),
+    [
+        (["1", "2", "3"], "1-2", [0, 1, 0]),
+        (["1", "2", "3"], (1, 2), [0, 1, 0]),
+        (["1", "2", "3"], 3, [2, 2, 2]),
+        (["1", "2", "3"], ("1-2", 3), [0, 1, 2]),
+        (["0", "1", "2"], "1-2", [1, 2, 1]),
+        (["3", "7", "10"], "3-10", [0, 1, 2]),
+        (["3", "cat", "5"], "3-5", [0, 2, 0]),
+        (["005", "006", "007"], 7, [2, 2, 2]),
+        (["005", "006", "007"], "006-007", [1, 2, 1]),
+        (["005", "006", "007"], "5-6", [0, 1, 0]),
+        (["1-2", "1", "2"], "1-2", [0, 0, 0]),
+    ],
+)
+def test_classes_named_by_numbers_are_meant_by_name(classes: list[str], wanted: object, expected: list[int]) -> None:
+    assert chosen_labels(wanted, classes, 3) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted"),
+    [
+        (["1", "2", "3"], 0),
+        (["1", "2", "3"], "0-2"),
+        (["1", "2", "3"], "2-4"),
+        (["3", "cat", "5"], "1"),
+        (["7", "07"], "007"),
+        (["cat", "dog"], "1-2"),
+        (["cat", "dog"], 999999999999999999),
+    ],
+)
+def test_numbers_that_name_no_class_are_refused(classes: list[str], wanted: object) -> None:
+    with pytest.raises(RecipeError, match="is not within the classes"):
+        chosen_labels(wanted, classes, 3)  # type: ignore[arg-type]
+
+
+def test_a_class_that_was_never_trained_is_left_out_aloud_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    assert chosen_labels("all", CLASSES, 4, untrained=["dog"]) == [0, 2, 3, 0]
+    assert "of class dog this run was shown no training example" in caplog.text
+    assert chosen_labels(["cat", "owl"], CLASSES, 2, untrained=["dog"]) == [0, 3]
+    for wanted in ("dog", 1, "0-3", ["cat", "dog"]):
+        with pytest.raises(RecipeError, match="of class dog this run was shown no training example"):
+            chosen_labels(wanted, CLASSES, 4, untrained=["dog"])
 
 
 def test_labels_that_do_not_exist_name_the_nearest() -> None:

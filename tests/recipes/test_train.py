@@ -391,6 +391,19 @@ def test_losses_left_on_the_device_add_up_the_same_and_divergence_is_found_later
         patient.learner.state(0)
 
 
+@pytest.mark.parametrize("words", [["validation.holdout=0"], []])
+def test_one_picture_can_be_learned_by_heart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    Image(size=8).save(torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8), tmp_path / "photos" / "only.png")
+    folder = ["data=folder", f"data.root={tmp_path / 'photos'}", "modality.channels=3", "every.validation=32"]
+    tiny_run(tmp_path / "run", *folder, "validation.holdout=0.05", *words)
+    assert "1 examples (none held out" in capsys.readouterr().out
+    assert read_metrics(tmp_path / "run", "train")
+    assert not read_metrics(tmp_path / "run", "validation")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["held_out"] == 0
+
+
 def test_other_data_do_not_continue_a_run(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for number in range(12):

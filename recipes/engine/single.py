@@ -22,18 +22,21 @@ TAPERS = 3
 """Tapers along each axis; up to about twice the bandwidth have little leakage, the first of them the least."""
 
 
-def statistics_of_one(x0: Tensor, grid: Grid) -> DataStatistics:
+def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> DataStatistics:
     """Return mean and power of one datum `(channels, *grid)`, as if it were a stationary signal seen through windows.
 
-    The mean is the same everywhere, one number for each channel, and the mean power is the variance about it.
+    The mean is the same everywhere, one number for each channel, and the mean power is the variance about it; a `mask`
+    `(1 or channels, *grid)` says where the datum is valid.
 
     Raises:
         ValueError: if the datum is the same everywhere.
     """
     dims = tuple(range(-grid.dimensions, 0))
-    x0 = x0.to(torch.float64)
-    mean = x0.mean(dim=dims, keepdim=True).expand_as(x0)
-    rest = x0 - mean
+    valid = torch.ones_like(x0, dtype=torch.bool) if mask is None else mask.expand_as(x0)
+    x0 = torch.where(valid, x0, 0.0).to(torch.float64)
+    counts = valid.sum(dim=dims, keepdim=True).clamp(min=1)
+    mean = (x0.sum(dim=dims, keepdim=True) / counts).expand_as(x0)
+    rest = torch.where(valid, x0 - mean, 0.0)
     if not bool(rest.abs().max() > 1e-6):
         raise ValueError("it is the same everywhere (of one colour, or silent), so that it has no spectrum")
     combinations = list(itertools.product(*(_tapers(size) for size in grid.shape)))
@@ -44,7 +47,7 @@ def statistics_of_one(x0: Tensor, grid: Grid) -> DataStatistics:
             tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
         power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
     # Tapers weigh the middle more than the edges: the variance is that of the whole datum.
-    power *= float(rest.square().mean() / grid.mean(power).mean().clamp(min=1e-300))
+    power *= float(rest.square().sum() / valid.sum() / grid.mean(power).mean().clamp(min=1e-300))
     return DataStatistics(mean.contiguous(), power, grid, 1)
 
 
