@@ -32,6 +32,7 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.order import Order
@@ -78,7 +79,8 @@ def compare(config: Config) -> dict[str, Any]:
     if len(x0) < 2:
         raise RecipeError(f"{path} holds one sample, and a power about the mean needs two: draw more with count=…")
     modality, grid = train.modality, train.modality.grid()
-    one, other = read_halves(train, settings.reference, configuration.read(settings.run_dir / "config.yaml")["seed"])
+    seed = filled(configuration.read(settings.run_dir / "config.yaml"))["seed"]
+    one, other = read_halves(train, settings.reference, seed)
     seen = [(as_files(modality, x0), padding_like([*one, *other], len(x0)))]
 
     real = [*one, *other]

@@ -34,13 +34,14 @@ from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import fetching_nothing, hold_out
+from recipes.engine.defaults import filled
 from recipes.engine.distribution import is_first, leave
 from recipes.engine.errors import RecipeError
 from recipes.engine.located import build_dataset, located
 from recipes.engine.printing import tell
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import Group, SampleSettings, TrainSettings
-from recipes.engine.trained import check_folder
+from recipes.engine.settings import Group, SampleSettings
+from recipes.engine.trained import check_folder, run_settings
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
 from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
 from recipes.sample import sample
@@ -144,8 +145,9 @@ def real_data(
     """
     check_folder(run_dir)
     given, facts = given or {}, record.read_facts(run_dir)
-    config = located(configuration.read(run_dir / "config.yaml"), facts, run_dir, given, builder)
-    run = builder.settings(TrainSettings, config if seed is None else {**config, "seed": seed}, "")
+    path = run_dir / "config.yaml"
+    config = located(filled(configuration.read(path)), facts, run_dir, given, builder)
+    run = run_settings(config if seed is None else {**config, "seed": seed}, path, builder)
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
     data = fetching_nothing(run.data, given)
     dataset = build_dataset(data, modality, builder)

@@ -125,6 +125,11 @@ def offered(name: str) -> list[str]:
     return [group for group, _, _ in _command(name)[1]]
 
 
+def choices_made(name: str) -> list[tuple[str, str]]:
+    """Return the groups that a command chooses from, each with its default choice."""
+    return [(group, choice) for group, choice, _ in _command(name)[1]]
+
+
 def opened(name: str) -> tuple[str, ...]:
     """Return the keys of a command that take any key below them: those that its file leaves empty, as `data: {}`."""
     return tuple(key for key, value in (yaml.safe_load(_command(name)[2]) or {}).items() if value == {})

@@ -22,6 +22,7 @@ from multisagd import DataStatistics
 from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
+from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
 
@@ -74,10 +75,11 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
         if run_dir.exists() and any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
         return
-    before, now = (configuration.flatten(each) for each in (configuration.read(path), config))
+    before, now = (configuration.flatten(each) for each in (filled(configuration.read(path)), config))
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
     if changed and begun:
-        listed = "".join(f"\n  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in sorted(changed))
+        pairs = {key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed}
+        listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))
         raise RecipeError(
             f"{run_dir} holds a run with another configuration; these differ:{listed}\n"
             "Use the same values to continue it, or another run_dir to begin a new run."

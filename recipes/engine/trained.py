@@ -33,10 +33,11 @@ from recipes.engine.checkpoint import MOST_SAMPLES, Checkpoints, Shapes
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics
+from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.located import located
-from recipes.engine.settings import Group
+from recipes.engine.settings import Group, TrainSettings
 
 Which = Literal["ema", "network"]
 T = TypeVar("T")
@@ -45,6 +46,8 @@ CheckShapes = Callable[[Shapes], None]
 FORMAT_VERSION = 1
 WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
+PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
+"""Groups of a configuration that are built into a model."""
 AVERAGED = "module."
 """What the names of averaged weights begin with in a checkpoint."""
 
@@ -132,7 +135,8 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None) -> Tra
     check_folder(folder)
     if (folder / NOTES).exists():
         return _exported(folder, builder, data or {})
-    config = check_config(configuration.read(folder / "config.yaml"), folder / "config.yaml", builder)
+    path = folder / "config.yaml"
+    config = check_parts(check_config(filled(configuration.read(path)), path, builder), path, builder)
     facts, statistics = record.read_facts(folder), load_statistics(folder)
     here = located(config, facts, folder, data or {}, builder)
     return TrainedModel(config, here, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
@@ -166,6 +170,38 @@ def check_config(config: Config, path: Path, builder: Builder) -> Config:
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
     return config
+
+
+def check_parts(config: Config, path: Path, builder: Builder) -> Config:
+    """Check that the classes of a model's parts are there, and take the keys that its configuration has.
+
+    Raises:
+        RecipeError: naming the file, and the first class or key of which that is not so.
+    """
+    try:
+        for name in PARTS:
+            node = config[name]
+            builder.check_keys(node, object, name, [key for key in node if key != "_target_"])
+    except RecipeError as error:
+        raise another_version(path, error) from error
+    return config
+
+
+def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
+    """Return the settings of a run's training.
+
+    Raises:
+        RecipeError: naming the file, for values that are missing or of a wrong type, and keys that are unknown.
+    """
+    try:
+        return builder.settings(TrainSettings, config, "")
+    except RecipeError as error:
+        raise another_version(path, error) from error
+
+
+def another_version(path: Path, error: RecipeError) -> RecipeError:
+    """Say of what a run's configuration names and is not there why that may be."""
+    return RecipeError(f"{path}: {error}. The run may be of another version of multisagd, as its run.json tells")
 
 
 def _run_weights(folder: Path, which: Which, check: CheckShapes) -> TrainedWeights:
@@ -222,7 +258,8 @@ def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
-    check_config(config, folder / NOTES, builder)
+    config = filled(config)
+    check_parts(check_config(config, folder / NOTES, builder), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, facts, folder, data, builder), partial(_exported_weights, folder, notes)
     return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, notes["weights"])

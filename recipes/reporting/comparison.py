@@ -9,10 +9,11 @@ from torch import Tensor
 
 from multisagd import Grid
 from recipes.engine import config as configuration
+from recipes.engine.defaults import ABSENT
 from recipes.reporting.blocks import Block, Frame, Note, Slider, Table
 from recipes.reporting.charts import Axis, Series, draw, told
 from recipes.reporting.curves import SEEN, loss, over_samples
-from recipes.reporting.defaults import ABSENT, shown
+from recipes.reporting.defaults import shown
 from recipes.reporting.evaluation import EVALUATE, metric_rows, with_error
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json

@@ -19,6 +19,7 @@ from multisagd import DataStatistics
 from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
+from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.record import STATISTICS
 from recipes.engine.tracking import METRICS, TIMING
@@ -124,7 +125,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     run = Run(
         folder,
         name or folder.resolve().name,
-        config=attempt("without it neither settings nor process are known", configuration.read, folder / "config.yaml"),
+        config=attempt("without it neither settings nor process are known", _config, folder / "config.yaml"),
         facts=attempt("without it neither versions nor starts are known", _facts, folder / "run.json") or {},
         metrics=attempt("there are no losses to draw", read_journal, folder / METRICS) or Journal(),
         timing=attempt("there is no speed to draw", _timing, folder / TIMING) or Journal(),
@@ -164,6 +165,10 @@ def shortened(error: BaseException, most: int = 400) -> str:
     """Return the message of an error in a line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _config(path: Path) -> Config:
+    return filled(configuration.read(path))
 
 
 def _facts(path: Path) -> dict[str, Any]:
