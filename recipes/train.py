@@ -17,6 +17,8 @@ unreadable data, data or losses that are not finite, a run folder of another con
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -34,7 +36,7 @@ from recipes.engine import record
 from recipes.engine.altered import Restored
 from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint import Checkpoints, SaveError
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
@@ -50,7 +52,8 @@ from recipes.engine.corrupted import (
 )
 from recipes.engine.data import data_notes, hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import Place, from_first, separate_group, wait_for_all, wait_patiently
-from recipes.engine.files import check_shared, held, replace_file
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import Hold, check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.initial import load_initial
@@ -68,8 +71,10 @@ from recipes.engine.validation import validate
 from recipes.engine.watchdog import Watchdog
 
 UNREADABLE = "unreadable.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
 """Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
+log = logging.getLogger("multisagd")
 
 
 def train(config: Config) -> None:
@@ -84,14 +89,21 @@ def train(config: Config) -> None:
     runtime = Runtime.start(settings.engine)
     runtime.share(settings.training.batch)
     patience = LINGERING if runtime.place.world > 1 else 0.0
-    with held(settings.run_dir, patience) if runtime.main else nullcontext():
+    with held(settings.run_dir, patience) if runtime.main else nullcontext() as hold:
         wait_for_all()
         check_shared(settings.run_dir, patience)
-        learn(config, builder, settings, runtime)
+        try:
+            learn(config, builder, settings, runtime, hold)
+        except (OSError, SaveError) as error:
+            if hold is not None:
+                hold.check()  # which says so if that is why
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise RecipeError(f"cannot write into {settings.run_dir} ({error}): make room") from error
+            raise
 
 
-def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Runtime) -> None:
-    """Train in a folder that is held; see `train`."""
+def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Runtime, hold: Hold | None) -> None:
+    """Train in a folder that the first process holds; see `train`."""
     run_dir, seed, every, timeout = settings.run_dir, settings.seed, settings.every, settings.engine.timeout
 
     # The past, if there is one.
@@ -176,17 +188,24 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     def report(final: bool = False) -> None:
         """Look and draw when it is time, or at last when it is not; no checkpoint counts the metrics of its state."""
         before = learner.samples - settings.training.batch
-        if crossed(before, learner.samples, every.validation) != final:
+        if every.validation and crossed(before, learner.samples, every.validation) != final:
             look()
-        if crossed(before, learner.samples, every.samples) != final:
+        if every.samples and crossed(before, learner.samples, every.samples) != final:
+            check_folder()
             draw()
+
+    def check_folder() -> None:
+        if hold is not None:
+            hold.check()
 
     # From here on the folder belongs to this run.
     peak = settings.engine.peak_flops or peak_flops(runtime.device, runtime.products)
     profiler = StepProfiler(run_dir / "profile", runtime.place.rank, runtime.device, settings.engine.profile)
     with StopRequest() as stop, ExitStack() as at_last:
         if runtime.main:
-            at_last.callback(dataset.save_unreadable, run_dir / UNREADABLE)
+            at_last.callback(name_unreadable, dataset, run_dir)
+            for path in checkpoints.set_aside(learner.samples):
+                log.warning("%s is not gone on from: it is put aside, and removed once training has passed it", path)
             record.write_run(run_dir, config, statistics)
             if restoration is not None:
                 replace_file(run_dir / RESTORATION, restoration.save)
@@ -217,14 +236,17 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                     if learner.samples:
                         report()  # cut off since, or it never came to be
                 monitor = Monitor(runtime, spread, flops, peak)
-                Loop(learner, told, saver, monitor, profiler, watchdog, tracker, display, report).run(stop)
+                Loop(learner, told, saver, monitor, profiler, watchdog, tracker, display, report, check_folder).run(
+                    stop
+                )
                 with stop.hurried(runtime.place.world == 1):
                     report(final=True)
             except StopNow:
-                raise stopped(checkpoints, stop.signal_number) from None
+                raise stopped(checkpoints.place(learner.samples), stop.signal_number) from None
             wait_for_all()  # a process that leaves earlier than the others may take their connections with it
+            check_folder()
             if runtime.main:
-                display.say(ending(run_dir, checkpoints.folders()[-1], dataset))
+                display.say(ending(run_dir, checkpoints.place(learner.samples), dataset))
 
 
 def known_corruption(
@@ -289,7 +311,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     """Say where everything is, and how to go on."""
     lines = [
         f"done. In {run_dir}:",
-        "  samples      samples/",
+        *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
         "  metrics      metrics.jsonl",
         f"  checkpoint   {checkpoint.relative_to(run_dir)}",
         "  record       config.yaml, run.json, statistics.safetensors",
@@ -297,6 +319,15 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     if dataset.unreadable:
         lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
     return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
+
+
+def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
+    """Write down which files could not be read, where there are any, and a folder and room for it."""
+    try:
+        if run_dir.is_dir():
+            dataset.save_unreadable(run_dir / UNREADABLE)
+    except OSError as error:
+        log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
 
 
 def train_and_report(config: Config) -> None:

@@ -5,10 +5,8 @@
 Sharded tensors are written by all ranks, each its own, into a folder in place of a file: network/shard-…safetensors.
 A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
 or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
-`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. That finds what was damaged, not
-what was made to harm: whoever wrote the tensors may have written their sums too. So names, kinds and headers of files
-are checked before any of them is read, and who knows the network can look at the shapes before tensors are. Where there
-are several ranks, every one calls `save` and `latest`; the first decides.
+What one holds is read by `checkpoint_files`. Where there are several ranks, every one calls `save` and `latest`; the
+first decides.
 """
 
 from __future__ import annotations
@@ -18,48 +16,34 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
-from multisagd.files import check_file, digest, read_json
+from multisagd.files import digest, read_json
+from recipes.engine.checkpoint_files import (
+    FORMAT_VERSION,
+    INDEX,
+    Check,
+    CheckpointError,
+    State,
+    VersionError,
+    load,
+    looks_whole,
+    part_files,
+    saved_by_clock,
+)
 from recipes.engine.distribution import Group, from_first, is_first, raise_together, wait_patiently
 from recipes.engine.errors import RecipeError
-from recipes.engine.shards import ShardedTensors, are_sharded, save_shards
+from recipes.engine.shards import are_sharded, save_shards
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # the first knew no shards
-INDEX = "checkpoint.json"
-WRITING, REPLACED = ".writing-", ".replaced-"
-MOST_SAMPLES = 10**18
-"""Beyond any training, and within what a tensor can count."""
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of tensors by their names."""
-Check = Callable[[Mapping[str, Shapes]], None]
-"""Looks at the shapes of every part before its tensors are read, and raises what speaks against that."""
+WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
 log = logging.getLogger("multisagd")
-
-
-@dataclass
-class State:
-    """All that a run needs to continue: named groups of tensors, and a record that JSON can hold.
-
-    `samples` is the number of samples seen in training, the only clock.
-    """
-
-    samples: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
-    record: dict[str, Any] = field(default_factory=dict)
-
-
-class CheckpointError(RecipeError):
-    """A checkpoint that cannot be read; the message names the file and the remedy."""
 
 
 class SaveError(RecipeError):
@@ -71,7 +55,8 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
     Saving keeps the last `keep`, and for good the first at or after every multiple of `keep_every` samples (0: none).
-    Ranks meet in `group`.
+    Those by the clock count among the last alone, and the last that is none stays beside them, so that training can
+    always go back to a state that does not depend on how fast it went. Ranks meet in `group`.
     """
 
     folder: Path
@@ -86,7 +71,7 @@ class Checkpoints:
             SaveError: if it cannot be written, a full disk for example; what was there before is still there.
             FailedElsewhereError: if another rank cannot write its part.
         """
-        target = self.folder / f"{state.samples:012d}"
+        target = self.place(state.samples)
         temporary = self.folder / f"{WRITING}{target.name}"
         for stage in (self._begin, self._write, self._commit):
             problem = None
@@ -102,7 +87,8 @@ class Checkpoints:
     def _begin(self, state: State, temporary: Path, target: Path) -> None:
         if is_first():
             self._clear_leftovers()
-            temporary.mkdir(parents=True)
+            self.folder.mkdir(exist_ok=True)  # and not the run's folder: one that has vanished is not made up
+            temporary.mkdir()
 
     def _write(self, state: State, temporary: Path, target: Path) -> None:
         for part, tensors in state.tensors.items():
@@ -116,8 +102,13 @@ class Checkpoints:
         """Give complete tensor files their index and their place."""
         if not is_first():
             return
-        files = {part: {name: _facts(temporary / name) for name in _names(temporary, part)} for part in state.tensors}
-        index = {"format_version": FORMAT_VERSION, "samples": state.samples, "files": files, "record": state.record}
+        files = {
+            part: {name: _facts(temporary / name) for name in part_files(temporary, part)} for part in state.tensors
+        }
+        index = {
+            "format_version": FORMAT_VERSION, "samples": state.samples, "by_clock": state.by_clock,
+            "files": files, "record": state.record,
+        }  # fmt: skip
         (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         if _holds(target, index):
             shutil.rmtree(temporary)
@@ -129,23 +120,50 @@ class Checkpoints:
         temporary.rename(target)
         _flush(self.folder)
         self._clear_leftovers()
-        for old in self._superfluous():
-            shutil.rmtree(old)
+        passed = [path for path in self.folder.glob(f"{ASIDE}*") if samples_of(path) <= state.samples]
+        for old in (*self._superfluous(target), *passed):
+            try:
+                shutil.rmtree(old)
+            except OSError as error:
+                log.warning("cannot remove %s: %s", old, error)
 
-    def _superfluous(self) -> list[Path]:
+    def _superfluous(self, newest: Path) -> list[Path]:
         folders = self.folders()
+        counted = [path for path in folders if not saved_by_clock(path)]
         firsts: dict[int, Path] = {}
-        for path in folders if self.keep_every else ():
-            firsts.setdefault(_samples(path) // self.keep_every, path)
-        kept = {path for multiple, path in firsts.items() if multiple > 0}
+        for path in counted if self.keep_every else ():
+            firsts.setdefault(samples_of(path) // self.keep_every, path)
+        kept = {path for multiple, path in firsts.items() if multiple > 0} | {newest, *counted[-1:]}
         return [path for path in folders[: -self.keep] if path not in kept]
 
     def _failed(self, target: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
-        last = [path.name for path in self.folders() if path != target]
+        last = self.newest(but=target)
         return f"cannot write the checkpoint {target} ({error}; {free / 2**20:,.0f} MiB are free): make room. " + (
-            f"The last one that is whole is {last[-1]}" if last else "There is none before it"
+            f"The last one that is whole is {last.name}" if last else "There is none before it"
         )
+
+    def place(self, samples: int) -> Path:
+        """Return the folder of the checkpoint after so many samples, whether it is there or not."""
+        return self.folder / f"{samples:012d}"
+
+    def newest(self, but: Path | None = None) -> Path | None:
+        """Return the newest that looks whole: its files are there, as long as they should be (sums take minutes)."""
+        return next((path for path in reversed(self.folders()) if path != but and looks_whole(path)), None)
+
+    def set_aside(self, samples: int) -> list[Path]:
+        """Put aside the checkpoints after so many samples, from where a run goes on; return where they lay.
+
+        They are unreadable, or of a future that will not be. If they stayed they would be kept in place of newer ones
+        that are whole, and one that can be read again by then would be taken for the newest. They are removed once
+        training has passed them.
+        """
+        newer = [path for path in self.folders() if samples_of(path) > samples] if is_first() else []
+        for path in newer:
+            aside = self.folder / f"{ASIDE}{samples_of(path):012d}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        return newer
 
     def folders(self) -> list[Path]:
         """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
@@ -153,32 +171,34 @@ class Checkpoints:
         placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir()}
         return [path for name, path in sorted((aside | placed).items()) if re.fullmatch("[0-9]{12,18}", name)]
 
-    def latest(self, parts: Collection[str] | None = None, check: Check | None = None) -> State | None:
+    def latest(
+        self, parts: Collection[str] | None = None, check: Check | None = None, counted: bool = False
+    ) -> State | None:
         """Load the newest readable checkpoint, or only some parts of it; None if there is none at all.
 
         `check` is called by the first rank, for each checkpoint that is looked at. An unreadable one is passed over
-        with a warning that names it.
+        with a warning that names it. If it should be one `counted` in samples, those by the clock come last.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
         """
-        state = self._latest(parts, check) if is_first() else None
+        state = self._latest(parts, check, counted) if is_first() else None
         wait_patiently()
         samples = torch.tensor(-1 if state is None else state.samples)
         from_first(samples)
         if is_first() or samples < 0:
             return state
         for path in self.folders():
-            if _samples(path) == samples:
+            if samples_of(path) == samples:
                 return load(path, verify=False, parts=parts)
         raise CheckpointError(
             f"{self.folder} on this machine does not hold the checkpoint after {int(samples):,} samples that the first "
             "process found there: run_dir must be a folder that all machines share"
         )
 
-    def _latest(self, parts: Collection[str] | None, check: Check | None) -> State | None:
-        folders = self.folders()
-        for folder in reversed(folders):
+    def _latest(self, parts: Collection[str] | None, check: Check | None, counted: bool) -> State | None:
+        folders = self.folders()[::-1]
+        for folder in sorted(folders, key=saved_by_clock) if counted else folders:
             try:
                 return load(folder, parts=parts, check=check)
             except VersionError:
@@ -203,45 +223,9 @@ class Checkpoints:
                 path.rename(target)
 
 
-def _samples(folder: Path) -> int:
-    return int(folder.name.removeprefix(REPLACED))
-
-
-class VersionError(CheckpointError):
-    """A checkpoint of a format this version of the program does not know."""
-
-
-def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-    """Load one checkpoint, or only some parts of it, the tensor files verified unless another rank has done so.
-
-    Raises:
-        VersionError: for an unknown format version.
-        CheckpointError: for a missing, truncated or altered file.
-    """
-    try:
-        index = read_json(folder / INDEX)
-        version, samples, files = index["format_version"], index["samples"], index["files"]
-        record = index["record"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(_unreadable(folder / INDEX, error)) from error
-    if type(version) is not int or version not in READABLE:
-        raise VersionError(
-            f"{folder / INDEX} has format version {version!r:.80}, this program reads versions up to {FORMAT_VERSION}: "
-            "use the version of multisagd that wrote it, or train anew in another run_dir"
-        )
-    if not isinstance(files, dict) or not isinstance(record, dict):
-        raise CheckpointError(_unreadable(folder / INDEX, "its entries have the wrong form"))
-    if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
-        raise CheckpointError(_unreadable(folder / INDEX, f"{samples!r:.80} is no number of samples seen"))
-    if version == 1:
-        files = {part: {f"{part}.safetensors": facts} for part, facts in files.items()}
-    for part, facts in files.items():
-        _check_names(folder, part, facts)
-    chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
-    shapes = {part: _shapes(folder, part, facts) for part, facts in chosen.items()}
-    if check is not None:
-        check(shapes)
-    return State(samples, {part: _load_part(folder, part, facts, verify) for part, facts in chosen.items()}, record)
+def samples_of(folder: Path) -> int:
+    """Return after how many samples a checkpoint was saved."""
+    return int(folder.name.removeprefix(REPLACED).removeprefix(ASIDE))
 
 
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
@@ -253,73 +237,8 @@ def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
         return False
 
 
-def _names(folder: Path, part: str) -> list[str]:
-    """Return the files of a part, relative to the checkpoint's folder."""
-    shards = sorted(path.relative_to(folder).as_posix() for path in (folder / part).glob("*.safetensors"))
-    return shards or [f"{part}.safetensors"]
-
-
-def _check_names(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-    if Path(part).name != part or not isinstance(files, dict) or not files:
-        raise CheckpointError(_unreadable(folder / INDEX, f"{part!r} is not the name of a part"))
-    if strange := [
-        name for name in files if name != f"{part}.safetensors" and Path(name) != Path(part) / Path(name).name
-    ]:
-        raise CheckpointError(_unreadable(folder / INDEX, f"{strange[0]!r} is not the name of a file of {part}"))
-
-
-def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> Shapes:
-    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
-    path = _place(folder, part, files)
-    try:
-        for name in files:
-            check_file(folder / name)
-        if path.is_dir():
-            if sorted(files) != _names(folder, part):
-                raise ValueError("its files are not those that the index names")
-            return ShardedTensors(path).shapes
-        with safe_open(path, framework="np") as file:  # for torch the file would be mapped as if it were to be written
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(_unreadable(path, error)) from error
-
-
-def _load_part(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]], verify: bool) -> Mapping[str, Tensor]:
-    for name, facts in files.items() if verify else ():
-        _verify(folder / name, facts)
-    path = _place(folder, part, files)
-    try:
-        if path.is_dir():
-            return ShardedTensors(path)
-        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
-        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(_unreadable(path, error)) from error
-
-
-def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
-    """Return the file of a part, or its folder of shards."""
-    single = f"{part}.safetensors"
-    return folder / single if single in files else folder / part
-
-
 def _facts(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
-
-
-def _verify(path: Path, facts: Mapping[str, Any]) -> None:
-    try:
-        if path.stat().st_size != facts["bytes"]:
-            raise CheckpointError(_unreadable(path, f"it has {path.stat().st_size} bytes, expected {facts['bytes']}"))
-        if digest(path) != facts["sha256"]:
-            raise CheckpointError(_unreadable(path, "its content was altered"))
-    except (OSError, KeyError, TypeError) as error:
-        raise CheckpointError(_unreadable(path, error)) from error
-
-
-def _unreadable(path: Path, reason: object) -> str:
-    folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
-    return f"cannot read {path} ({reason}): remove {folder} to go on from an earlier checkpoint"
 
 
 def _flush(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from recipes.engine import config as configuration
+from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
@@ -70,8 +71,8 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
 def kept(name: str, config: Config) -> str:
     """Say what is left of a command that was interrupted, and what the same command would do."""
     run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
-    if run_dir and (saved := sorted(Path(run_dir, "checkpoints").glob("[0-9]*"))):
-        return f"the last checkpoint is {saved[-1]}, and the same command continues from there:"
+    if run_dir and (saved := Checkpoints(Path(run_dir, "checkpoints")).newest()):
+        return f"the last checkpoint is {saved}, and the same command continues from there:"
     return KEPT.get(name, "nothing was written, and the same command starts over:")
 
 

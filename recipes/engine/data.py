@@ -18,6 +18,7 @@ from multisagd import DataStatistics, Denoiser, Process, terminal_snr
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
+from recipes.engine.progress import SOON, Display
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group, TrainSettings
 from recipes.engine.single import statistics_of_one
@@ -30,6 +31,9 @@ LARGE_SHARE = 0.5
 
 LARGE_SIGMA = 2.0
 """Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
+
+READINGS = 2
+"""How often the examples are read to be measured: for their mean, and for their spectrum."""
 
 LOW_LOG_SNR = -12.0
 """Below this, a prediction of the noise says next to nothing about the data."""
@@ -95,9 +99,11 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
-    chunks, grid = Chunks(dataset, chosen, settings.seed), dataset.modality.grid()
+    grid = dataset.modality.grid()
     try:
-        found = DataStatistics.measure(chunks, grid)
+        with Display("measuring the data", READINGS * count, after=SOON) as display:
+            chunks = Chunks(dataset, chosen, settings.seed, display)
+            found = DataStatistics.measure(chunks, grid)
         if found.sigma_data > LEAST_DEVIATION:
             return found
         x0, mask = next(iter(chunks))
@@ -128,15 +134,21 @@ def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
 
 
 class Chunks:
-    """Examples in batches, as often as asked for, augmented in the same way each time."""
+    """Examples in batches, as often as asked for, augmented in the same way each time; a display shows how many."""
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], seed: int, size: int = 256) -> None:
-        self.dataset, self.indices, self.seed, self.size = dataset, indices, seed, size
+    def __init__(
+        self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
+    ) -> None:
+        self.dataset, self.indices, self.seed, self.display, self.size = dataset, indices, seed, display, size
+        self._read = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
             chosen = self.indices[start : start + self.size]
             batch = self.dataset.batch(chosen, [derive(self.seed, "augmentation", index) for index in chosen])
+            self._read += len(chosen)
+            if self.display is not None:
+                self.display.update(min(self._read, READINGS * len(self.indices)))
             yield batch.x0, batch.mask
 
 

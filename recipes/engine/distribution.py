@@ -232,15 +232,18 @@ class Agreement:
     """The largest of the ranks' numbers, as of the call before: nobody waits for the others to be told."""
 
     def __init__(self) -> None:
-        self._number = torch.zeros((), dtype=torch.int64)
+        self._numbers = torch.zeros(2, dtype=torch.int64)
         self._under_way: dist.Work | None = None
 
-    def exchange(self, number: int | None) -> int:
-        """Tell all ranks a number, None standing for 0, and return what they agreed on at the last call; 0 at first."""
+    def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
+        """Tell all ranks a signal (None is 0), and whether something is due; return what came of the last call.
+
+        That is the largest signal, and whether it was due on any rank; 0 and False at first.
+        """
         if not dist.is_initialized():
-            return number or 0
+            return signal or 0, due
         if self._under_way is not None:
             self._under_way.wait()
-        before, self._number = int(self._number), torch.tensor(number or 0)
-        self._under_way = dist.all_reduce(self._number, dist.ReduceOp.MAX, async_op=True)
-        return before
+        before, self._numbers = self._numbers, torch.tensor([signal or 0, int(due)])
+        self._under_way = dist.all_reduce(self._numbers, dist.ReduceOp.MAX, async_op=True)
+        return int(before[0]), bool(before[1])

@@ -75,8 +75,40 @@ def _check_entry(path: Path, root: Path) -> None:
         raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")
 
 
+class Hold:
+    """A run's folder that this process holds, as long as it is there."""
+
+    def __init__(self, run_dir: Path, lock: IO[str]) -> None:
+        self.run_dir, self._lock = run_dir, lock
+
+    def lasts(self) -> bool:
+        """Tell whether the folder is still there, and is not another one of the same name."""
+        try:
+            return os.path.samestat((self.run_dir / ".lock").stat(), os.fstat(self._lock.fileno()))
+        except OSError:
+            # The lock alone may have been tidied away.
+            return (self.run_dir / "config.yaml").exists()
+
+    def check(self) -> None:
+        """Check that the folder is there.
+
+        Raises:
+            VanishedError: if it is not.
+        """
+        if not self.lasts():
+            raise VanishedError(
+                f"{self.run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or "
+                "its disk is gone, and what was saved in it with it. Once the folder is back in its place the same "
+                "command continues from its last checkpoint; without it, it begins anew"
+            )
+
+
+class VanishedError(RecipeError):
+    """A run's folder that is no longer there."""
+
+
 @contextmanager
-def held(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
+def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
     """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
 
     Raises:
@@ -95,11 +127,12 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[None]:
             if time.monotonic() >= deadline:
                 raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir")
             time.sleep(0.1)
+        hold = Hold(run_dir, lock)
         try:
-            yield
+            yield hold
         except BaseException:
             # What failed before it wrote anything leaves nothing behind.
-            if alone and not (run_dir / "config.yaml").exists():
+            if alone and hold.lasts() and not (run_dir / "config.yaml").exists():
                 path.unlink(missing_ok=True)
                 if new and not any(run_dir.iterdir()):
                     run_dir.rmdir()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from multisagd.files import check_file
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Shapes
+from recipes.engine.checkpoint_files import Shapes
 from recipes.engine.errors import RecipeError
 from recipes.engine.state import load_module, mismatch, shapes
 from recipes.engine.trained import open_model

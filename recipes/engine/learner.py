@@ -20,7 +20,7 @@ from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
 from multisagd.seeds import derive, derive_many
-from recipes.engine.checkpoint import State
+from recipes.engine.checkpoint_files import State
 from recipes.engine.distribution import mean_over_ranks, synchronise, whole
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime

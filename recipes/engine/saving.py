@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from recipes.engine.checkpoint import Checkpoints, State
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint_files import State
 from recipes.engine.distribution import is_first
 from recipes.engine.shards import are_sharded
 
@@ -72,4 +74,4 @@ def staged(state: State) -> State:
         part: {name: each.detach().to("cpu", copy=True) for name, each in named.items()}
         for part, named in written.items()
     }
-    return State(state.samples, tensors, dict(state.record))
+    return replace(state, tensors=tensors, record=dict(state.record))

@@ -55,15 +55,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Every:
-    """How often to report, in samples seen; 0 is never."""
+    """How often to report, in samples seen, and how long to go without a checkpoint, in minutes; 0 is never.
+
+    Without checkpoints by samples there are none by minutes either.
+    """
 
     log: int
     validation: int
     samples: int
     checkpoint: int
+    checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "log", "validation", "samples", "checkpoint")
+        _at_least(self, 0, "log", "validation", "samples", "checkpoint", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)

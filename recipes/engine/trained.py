@@ -29,7 +29,8 @@ from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import MOST_SAMPLES, Checkpoints, Shapes
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics

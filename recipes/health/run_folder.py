@@ -98,7 +98,8 @@ def _lock(run_dir: Path) -> Finding:
 
 def _checkpoints(run_dir: Path, config: dict[str, object]) -> Iterator[Finding]:
     """Read checkpoints, the newest first, until one is intact, with sums; and look whether the next will fit."""
-    from recipes.engine.checkpoint import CheckpointError, Checkpoints, load
+    from recipes.engine.checkpoint import Checkpoints, samples_of
+    from recipes.engine.checkpoint_files import CheckpointError, load
 
     folders = Checkpoints(run_dir / "checkpoints").folders()
     if not folders:
@@ -109,7 +110,7 @@ def _checkpoints(run_dir: Path, config: dict[str, object]) -> Iterator[Finding]:
             state = load(each)
         except CheckpointError as error:
             last = number + 1 == len(folders)
-            yield Finding("broken" if last else "warning", f"checkpoint {int(each.name):,}", str(error))
+            yield Finding("broken" if last else "warning", f"checkpoint {samples_of(each):,}", str(error))
             continue
         bytes_each = sum(file.stat().st_size for file in each.rglob("*") if file.is_file())
         total = (config.get("training") or {}).get("samples")  # type: ignore[attr-defined]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.engine.checkpoint import CheckpointError, Checkpoints, State, VersionError, load
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint_files import CheckpointError, State, VersionError, load
 
 WRITER = """
 import os, signal, sys, torch

@@ -34,6 +34,29 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "training 500/1,000  loss 500" in shown(terminal=False)
 
 
+def test_a_log_says_within_seconds_how_far_it_is_and_what_is_left() -> None:
+    """Lines come soon, then every ten seconds, then every minute, and a note stays until there is another."""
+    clock, out = [0.0], io.StringIO()
+    console = Console(file=out, width=100, highlight=False, get_time=lambda: clock[0])
+    with Display("training", 10**6, console=console) as display:
+        for second in range(1800):
+            clock[0] = float(second)
+            display.update(10 * (second + 1), "loss 1" if second == 5 else None)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "training 10/1,000,000"
+    assert lines[1] == "training 30/1,000,000  1 day, 3:46:37 left"
+    assert lines[2] == "training 130/1,000,000  loss 1  1 day, 3:46:27 left"
+    assert len(lines) == 2 + 60 + 19
+
+
+def test_what_is_done_at_once_is_not_worth_a_line() -> None:
+    out = io.StringIO()
+    with Display("measuring", 2, console=Console(file=out), after=2.0) as display:
+        display.update(1)
+        display.update(2)
+    assert not out.getvalue()
+
+
 # The thread that draws a bar ends, and the work does not.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("terminal", [False, True])

@@ -20,8 +20,10 @@ from multisagd.ema import PowerEMA
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint_files import State
 from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.files import held
+from recipes.engine.files import VanishedError, held
 from recipes.engine.interrupt import StopRequest, heard
 from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.runtime import EngineSettings, Runtime
@@ -184,6 +186,78 @@ def test_the_first_signal_counts_and_a_later_ctrl_c_ends_at_once(number: signal.
 
 def test_an_interrupt_has_the_exit_status_of_its_signal() -> None:
     assert Interrupted("", signal.SIGTERM).status == 143
+
+
+def test_never_is_never_and_what_is_learned_is_saved_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    never = [f"every.{name}=0" for name in ("log", "validation", "samples", "checkpoint")]
+    tiny_run(tmp_path / "run", *never, "every.checkpoint_minutes=1e-9")
+    assert not (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert not (tmp_path / "run" / "samples").exists()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000096"]
+    printed = capsys.readouterr().out
+    assert "training 96/96" in printed
+    assert "samples/" not in printed
+
+
+def test_checkpoints_by_the_clock_change_nothing_of_what_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where training goes back to a checkpoint: that is one by samples."""
+    words, saved = ["training.max_skips=2", "keep=1"], []
+    real = Checkpoints.save
+
+    def noted(checkpoints: Checkpoints, state: State) -> Path:
+        saved.append((state.samples, state.by_clock))
+        return real(checkpoints, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", noted)
+        Poison(patched, 5, 6)
+        often = tiny_run(tmp_path / "often", *words, "every.checkpoint_minutes=1e-9")
+    assert saved[:4] == [(16, True), (32, True), (48, False), (64, True)]
+    with monkeypatch.context() as patched:
+        Poison(patched, 5, 6)
+        seldom = tiny_run(tmp_path / "seldom", *words, "every.checkpoint_minutes=0")
+    assert_same(often, seldom)
+    assert seldom.record["rollbacks"] == 1
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("often", "seldom")]
+    assert metrics[0] == metrics[1]
+    assert [path.name for path in (tmp_path / "often" / "checkpoints").iterdir()] == ["000000000096"]
+
+
+def test_a_run_continues_exactly_from_a_checkpoint_by_the_clock(tmp_path: Path) -> None:
+    run_dir, words = tmp_path / "run", ["every.checkpoint=96", "every.checkpoint_minutes=1e-9", "keep=9"]
+    whole = tiny_run(run_dir, *words)
+    metrics = (run_dir / "metrics.jsonl").read_bytes()
+    for samples in (64, 80, 96):
+        shutil.rmtree(run_dir / "checkpoints" / f"{samples:012d}")
+    assert_same(whole, tiny_run(run_dir, *words))
+    assert (run_dir / "metrics.jsonl").read_bytes() == metrics
+
+
+@pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
+def test_a_folder_that_vanishes_ends_the_training_and_is_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    run_dir, real = tmp_path / "run", Learner.step
+
+    def step(learner: Learner, parts: Any) -> None:
+        real(learner, parts)
+        if learner.samples == 32:
+            run_dir.rename(tmp_path / "elsewhere")
+            if fate == "removed":
+                shutil.rmtree(tmp_path / "elsewhere")
+            if fate == "replaced":
+                with held(run_dir):
+                    (run_dir / "config.yaml").write_text("seed: 1\n")
+
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(VanishedError, match=rf"{run_dir} has vanished while this command worked in it"):
+        tiny_run(run_dir, "every.samples=32")
+    left = {".lock", "config.yaml"} if fate == "replaced" else set()
+    assert {path.name for path in run_dir.iterdir()} == left if left else not run_dir.exists()
 
 
 class Poison:

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 
 from recipes.engine import config as configuration
-from recipes.engine.checkpoint import Checkpoints, State
+from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint_files import State
 from recipes.train import train
 
 BATCH = 16
 TINY = [
     "modality.size=8", "network.width=8", "network.multipliers=[1,2]", "network.blocks=1", "network.heads=2",
     "network.dropout=0.1", "training.samples=96", f"training.batch={BATCH}", "training.warmup=64",
-    "training.statistics=100", "every.log=32", "every.validation=0", "every.samples=0", "every.checkpoint=48",
+    "training.statistics=100", "every.log=32", "every.validation=96", "every.samples=96", "every.checkpoint=48",
     "validation.holdout=40", "validation.items=20", "validation.levels=2", "validation.bands=3", "sampling.count=4",
     "sampling.steps=2", "report=false", "engine.threads=1", "engine.device=cpu",
 ]  # fmt: skip
