@@ -142,8 +142,8 @@ def run(words: Sequence[str], own: bool) -> int:
     with interruptible() if own else nullcontext():
         module = importlib.import_module(COMMANDS[name][0])
     status = int(module.main(rest))
-    if own and status == 128 + signal.SIGINT:
-        # A person has lost patience, and a thread that still writes or loads would keep the process. What it writes is
+    if own and status > 128:
+        # A signal has ended it, and a thread that still writes or loads would keep the process. What it writes is
         # whole or not there.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # what reads a pipe may have been ended by the same Ctrl-C
@@ -154,7 +154,8 @@ def run(words: Sequence[str], own: bool) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While importing, let Ctrl-C end the process at once: an exception may get lost within an import, or garbled."""
+    """While importing, let a signal end the process at once: an exception may get lost within an import, or garbled."""
+    from recipes.engine.interrupt import STOPS
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
@@ -162,13 +163,16 @@ def interruptible() -> Iterator[None]:
         finally:
             os._exit(128 + number)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # and not ignored, as of a process in the background
-        signal.signal(signal.SIGINT, leave)
+    # And not those that are ignored, as of a process in the background, or under nohup.
+    plain = (signal.default_int_handler, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in STOPS if signal.getsignal(number) in plain}
+    for number in before:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _foreign_package() -> str | None:

@@ -16,6 +16,7 @@ from recipes.engine.config import Config
 from recipes.engine.distribution import Place, leave
 from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help
+from recipes.engine.interrupt import like_ctrl_c
 from recipes.engine.printing import escaped, show, steady
 
 SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
@@ -63,7 +64,8 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         return f"{'' if told else f'; {kept(name, config)}'}{command}"
 
     try:
-        return run_command(body, again)
+        with like_ctrl_c():
+            return run_command(body, again)
     finally:
         leave()
 

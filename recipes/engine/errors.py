@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 
+from recipes.engine.interrupt import Ended
 from recipes.engine.printing import tell
 
 USAGE_STATUS = 2
@@ -62,9 +63,9 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
     except Interrupted as stop:
         tell(f"{stop}{'' if again is None else again(True)}")
         return stop.status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         tell(f"interrupted{'' if again is None else again(False)}")
-        return 128 + signal.SIGINT
+        return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
     except RuntimeError as error:
         if not _lost_touch(error):
             raise

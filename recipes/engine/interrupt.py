@@ -22,6 +22,36 @@ class StopNow(BaseException):
     """A signal that came where nothing is lost by stopping at once; like KeyboardInterrupt, nothing should catch it."""
 
 
+class Ended(KeyboardInterrupt):
+    """A signal that ends a command as Ctrl-C does; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Within, let signals that would end this process at once end the command as Ctrl-C does: tidily, and in words.
+
+    Raises:
+        Ended: when one comes, and nothing else listens to it.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in heard() if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def heard() -> tuple[signal.Signals, ...]:
     """Return those of `STOPS` that are to be acted on: under `nohup`, the end of a terminal is not."""
     return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)

@@ -93,6 +93,20 @@ def test_training_saves_and_the_command_that_is_told_continues(
     assert (run_dir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_like_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    monkeypatch.setattr("recipes.train.measured", lambda *_: signal.raise_signal(number))
+    words = [*TINY, f"run_dir={tmp_path / 'run'}"]
+    assert run("train", *words) == 128 + number
+    told = capfd.readouterr().err.strip().splitlines()
+    assert told[0] == "interrupted; nothing was saved yet, and the same command begins anew:"
+    assert shlex.split(told[1]) == ["multisagd", "train", *words]
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize(
     ("place", "call", "kept"),
     [
@@ -213,15 +227,17 @@ def process(*words: str, **environment: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_ctrl_c_within_imports_is_neither_lost_nor_garbled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_within_imports_is_neither_lost_nor_garbled(tmp_path: Path, number: str) -> None:
     """As some libraries do, the one that is imported swallows whatever is raised."""
     (tmp_path / "torch.py").write_text(
-        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+        f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{number})\nexcept BaseException:\n    pass\n"
     )
     with process("train", "run_dir=r", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}") as begun:
         out, errors = begun.communicate(timeout=60)
     # `-m` looks in the working folder first, where there is no torch.
-    assert (begun.returncode, out, errors) == (130, "", "interrupted before anything began\n")
+    status = 128 + signal.Signals[number]
+    assert (begun.returncode, out, errors) == (status, "", "interrupted before anything began\n")
 
 
 @pytest.mark.slow
