@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from modalities.hub import fetching_no_models
 from multisagd.logs import quiet
 
 PER_FRAME = ("AutoencoderKLTemporalDecoder",)
@@ -57,7 +58,8 @@ class DiffusersAutoencoder(Autoencoder):
     Any class whose name begins with "Autoencoder", and VQModel. Latents are the mode of the posterior where there is
     one, and are not quantised where there is a codebook: decoding does that. Weights are read from safetensors only,
     when first needed; `dtype` and `device` (auto: a GPU if there is one) are how they are run. An autoencoder of images
-    is applied to each frame of a video, and one of videos takes an image for a single frame.
+    is applied to each frame of a video, and one of videos takes an image for a single frame. One that is not `trusted`,
+    because its name came with somebody's model, is looked for on this machine alone.
 
     Raises:
         ValueError: for a class that diffusers does not have, a folder that is not there, or without diffusers.
@@ -69,6 +71,7 @@ class DiffusersAutoencoder(Autoencoder):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", compare=False)
     device: str = field(default="auto", compare=False)
+    trusted: bool = field(default=True, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -150,11 +153,13 @@ class DiffusersAutoencoder(Autoencoder):
         """The model without weights, on the meta device; made from its configuration."""
         kind = _diffusers_class(self.kind)
         try:
-            config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
+            with fetching_no_models(not self.trusted):
+                config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
         except (OSError, ValueError) as error:
+            fetched = f"; a run's own configuration fetches nothing, so fetch it yourself: {self._download}"
             raise ValueError(
                 f"cannot read the configuration of the autoencoder {self._place} ({_first_line(error)}): "
-                "check name, subfolder and revision"
+                f"check name, subfolder and revision{'' if self.trusted else fetched}"
             ) from error
         if (written := config.get("_class_name", self.kind)) != self.kind:
             raise ValueError(f"{self._place} holds an {written}: set kind={written}")
@@ -168,7 +173,7 @@ class DiffusersAutoencoder(Autoencoder):
         """The model with its weights, ready to run."""
         kind = type(self._outline)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), fetching_no_models(not self.trusted):
                 model, report = kind.from_pretrained(  # type: ignore[attr-defined]
                     self._path, subfolder=self.subfolder, revision=self.revision,
                     torch_dtype=getattr(torch, self.dtype),
@@ -193,6 +198,10 @@ class DiffusersAutoencoder(Autoencoder):
     def _path(self) -> str:
         local = Path(self.name).expanduser()
         return str(local) if local.is_dir() else self.name
+
+    @property
+    def _download(self) -> str:
+        return f"hf download {self.name}{f' --revision {self.revision}' if self.revision else ''}"
 
     @property
     def _place(self) -> str:

@@ -140,18 +140,18 @@ def patiently(url: str, action: Callable[[], T]) -> T:
     raise OSError(f"{url}: {type(failure).__name__}: {failure}, in {ATTEMPTS} attempts") from failure
 
 
-def find(urls: str | Sequence[str], ending: str) -> list[Source]:
+def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[Source]:
     """Return the files that addresses name, in their order: a list of addresses, or one.
 
     An address may hold ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for its files with the `ending`.
+    stands for its files with the `ending`. With `local` every address is the plain path of a file of this machine.
 
     Raises:
         OSError: for a pattern or folder without files, or storage that cannot be reached.
         ValueError: for no address, a file that is named twice, or an address that fsspec cannot take.
     """
     addresses = [urls] if isinstance(urls, str) else urls
-    found = [source for given in addresses for url in expanded(given) for source in _files(url, ending)]
+    found = [source for given in addresses for url in expanded(given) for source in _files(url, ending, local)]
     if not found:
         raise ValueError("no address is given")
     url, count = Counter(source.url for source in found).most_common(1)[0]
@@ -160,9 +160,9 @@ def find(urls: str | Sequence[str], ending: str) -> list[Source]:
     return found
 
 
-def _files(url: str, ending: str) -> list[Source]:
+def _files(url: str, ending: str, local_only: bool) -> list[Source]:
     try:
-        system, path = url_to_fs(url)
+        system, path = (LocalFileSystem(), _plain(url)) if local_only else url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{url}: {error}") from error
     local = isinstance(system, LocalFileSystem)
@@ -174,6 +174,11 @@ def _files(url: str, ending: str) -> list[Source]:
     if not matches:
         raise FileNotFoundError(f"{url}: there is no file {path}")
     return [Source(each if local else system.unstrip_protocol(each), system, each) for each in matches]
+
+
+def _plain(path: str) -> str:
+    """Return a path as it is, absolute, without asking what protocol it could begin with."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - it may be a pattern
 
 
 def expanded(url: str) -> list[str]:

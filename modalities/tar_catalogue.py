@@ -29,7 +29,7 @@ EVERY = 30.0
 log = logging.getLogger("multisagd")
 
 
-def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None) -> list[ShardIndex]:
+def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, keep: bool = True) -> list[ShardIndex]:
     """Return the index of each shard.
 
     Shards are taken in an order of this process's own, so that processes that start together share the work: each
@@ -45,7 +45,7 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None) ->
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             pending: dict[Future[ShardIndex], int] = {
-                pool.submit(indexed, sources[place], looked, folder): place for place in order
+                pool.submit(indexed, sources[place], looked, folder, keep): place for place in order
             }
             while pending and len(failed) < REPORTED:
                 finished, _ = wait(pending, EVERY, FIRST_COMPLETED)
@@ -65,8 +65,8 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None) ->
     return [done[place] for place in range(len(sources))]
 
 
-def indexed(source: Source, looked: Looked, folder: Path | None) -> ShardIndex:
-    """Return the index of a shard: one that was left for it and still fits, or a new one, which is left there.
+def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = True) -> ShardIndex:
+    """Return the index of a shard: one that was left for it and still fits, or a new one, left there if `keep` is True.
 
     It is looked for beside a local shard and in `folder`, by default one of the user's own for what cannot be written
     beside the shard. Beside a remote shard it is only read: one uploaded with the shard belongs to it if size and last
@@ -88,6 +88,8 @@ def indexed(source: Source, looked: Looked, folder: Path | None) -> ShardIndex:
         index = ShardIndex.build(source.read, size, state, looked, LOCAL_BLOCK if source.local else REMOTE_BLOCK)
     except ValueError as error:
         raise ValueError(f"{source.url}: {error}") from error
+    if not keep:
+        return index
     for place in places:
         try:
             write_index(place, index.pack())

@@ -57,6 +57,8 @@ class TarShards(MediaFiles):
         max_member_bytes: media of more bytes are not read, but reported.
         max_unreadable: share of the examples whose media may be unreadable.
         threads: threads that read a batch.
+        trusted: False where the settings came with somebody's run: shards are read by plain paths of this machine,
+            whatever fsspec would make of them, and no new index is kept.
 
     Raises:
         OSError: if there are no shards, or they cannot be reached.
@@ -78,6 +80,7 @@ class TarShards(MediaFiles):
         max_member_bytes: int = 1 << 30,
         max_unreadable: float = 0.05,
         threads: int = 4,
+        trusted: bool = True,
     ) -> None:
         if window < 1 or max_member_bytes < 1:
             raise ValueError(f"window and max_member_bytes are at least 1, got {window} and {max_member_bytes}")
@@ -85,8 +88,8 @@ class TarShards(MediaFiles):
         self.window, self.max_member_bytes = window, max_member_bytes
         endings = [suffix.lower().removeprefix(".") for suffix in ([media] if media else modality.suffixes)]
         looked = Looked(tuple(endings), label_key, text_key)
-        self.sources = find(urls, ".tar")
-        self.indices = catalogue(self.sources, looked, None if index is None else Path(index))
+        self.sources = find(urls, ".tar", local=not trusted)
+        self.indices = catalogue(self.sources, looked, None if index is None else Path(index), keep=trusted)
         self._starts = np.cumsum([0, *map(len, self.indices)], dtype=np.int64)
         self._places: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
         if not len(self):

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from modalities.hub import fetching_no_models
 from multisagd.logs import quiet
 
 REMEMBERED = 512
@@ -34,7 +35,8 @@ class TextEncoder:
 
     `name` is a hub id or a local folder. `cache` is a folder that keeps embeddings, one safetensors file per text,
     named by a hash of the model's weights and the text's tokens and spread over 256 folders; a damaged file is made
-    anew. Texts are cut to `max_tokens`. Several threads may call it.
+    anew. Texts are cut to `max_tokens`. Several threads may call it. One that is not `trusted`, because its settings
+    came with somebody's run, is looked for on this machine alone, and keeps nothing.
 
     Raises:
         ValueError: if transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is
@@ -49,9 +51,10 @@ class TextEncoder:
         max_tokens: int = 77,
         cache: Path | None = None,
         device: str | None = None,
+        trusted: bool = True,
     ) -> None:
         self.name, self.max_tokens = name, max_tokens
-        self._tokenizer, self._model = _load(name, revision)
+        self._tokenizer, self._model = _load(name, revision, trusted)
         # Relative positions, as T5 has, know no end; of a table of positions, some models reserve a few.
         positions = getattr(self._model.config, "max_position_embeddings", None)
         longest = max_tokens if positions is None else min(positions, self._tokenizer.model_max_length)
@@ -59,7 +62,7 @@ class TextEncoder:
             raise ValueError(f"max_tokens={max_tokens} of {name} should be from 1 to {longest}")
         self._model.to(device or "cpu")
         self.fingerprint = _fingerprint(self._model)
-        self.cache = None if cache is None else cache / self.fingerprint
+        self.cache = None if cache is None or not trusted else cache / self.fingerprint
         if self.cache is not None:
             self.cache.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -99,7 +102,7 @@ class TextEncoder:
         return states[0].float().cpu()
 
 
-def _load(name: str, revision: str | None) -> tuple[Any, Any]:
+def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
     """Return tokenizer and encoder, float32 and in evaluation mode."""
     try:
         import transformers  # takes seconds
@@ -107,22 +110,29 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any]:
         raise ValueError('text needs the transformers library: pip install "multisagd[text]"') from error
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-        config = getattr(config, "text_config", config)
-        known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
-        kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-        # What a file holds beyond the encoder's weights is no fault, and torch's generator draws those that it lacks.
-        with quiet("transformers"), torch.random.fork_rng(devices=()):
-            model, facts = kind.from_pretrained(
-                name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # Whatever the library asks for beside: it also looks up models by their names.
+        with fetching_no_models(not fetch):
+            return _loaded(transformers, name, {**options, "local_files_only": not fetch})
+    except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fetched = f"; a run's own configuration fetches nothing: repeat it, text_model={name}" if not fetch else ""
         raise ValueError(
             f"cannot load the text encoder {name!r} ({reason}): name a model of the Hugging Face hub, or a local "
-            "folder with config.json, tokenizer files and weights as safetensors"
+            f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
         ) from error
+
+
+def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    config = getattr(config, "text_config", config)
+    known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+    # What a file holds beyond the encoder's weights is no fault, and torch's generator draws those that it lacks.
+    with quiet("transformers"), torch.random.fork_rng(devices=()):
+        model, facts = kind.from_pretrained(
+            name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
     # A pooler makes one vector of a text, which is not used here and which many files leave out.
     missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
     if missing:

@@ -33,7 +33,7 @@ from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import fetching_nothing, hold_out
+from recipes.engine.data import hold_out
 from recipes.engine.defaults import filled
 from recipes.engine.distribution import is_first, leave
 from recipes.engine.errors import RecipeError
@@ -145,17 +145,16 @@ def real_data(
     """
     check_folder(run_dir)
     given, facts = given or {}, record.read_facts(run_dir)
-    path = run_dir / "config.yaml"
+    builder, path = builder.of_a_run(given), run_dir / "config.yaml"
     config = located(filled(configuration.read(path)), facts, run_dir, given, builder)
     run = run_settings(config if seed is None else {**config, "seed": seed}, path, builder)
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
-    data = fetching_nothing(run.data, given)
-    dataset = build_dataset(data, modality, builder)
+    dataset = build_dataset(run.data, modality, builder)
     check_same(dataset, facts)
     train, held_out = hold_out(dataset, run)
-    if data.get("train") is not True:
+    if run.data.get("train") is not True:
         return train, held_out
-    return train, build_dataset({**data, "train": False}, modality, builder)
+    return train, build_dataset({**run.data, "train": False}, modality, builder)
 
 
 def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:

@@ -25,7 +25,6 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
-from recipes.engine.hub import fetching_no_models
 from recipes.engine.settings import Group
 from recipes.reporting.blocks import Page
 from recipes.reporting.media import Budget
@@ -92,12 +91,11 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     check_out(out)
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
-    budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets)
+    budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
     shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets, settings.data)
     beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
-    with fetching_no_models():
-        page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
+    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.")
     try:

@@ -84,7 +84,7 @@ def sample(config: Config) -> Path:
     refinement = builder.build(settings.refine, Refinement, "refine")
     check_refinement(refinement, process.grid)
     designed, times = designed_steps(settings.steps_file, process)
-    residual = band_residual(denoiser, settings, run_config, assembly, builder, runtime)
+    residual = band_residual(denoiser, settings, run_config, assembly, runtime)
 
     # The samples.
     out = settings.out or settings.run_dir / "sampled" / folder_name(config, weights.samples, prompts, designed)
@@ -180,11 +180,10 @@ def embed(
     Raises:
         RecipeError: if it cannot be loaded, or is another one now.
     """
-    # What a run from elsewhere names is read and not written: its cache folder is not used.
-    node = {**model.located["text"], "cache": None, "device": str(runtime.device)}
+    node = {**model.located["text"], "device": str(runtime.device)}
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
-    encoder = builder.build(node, TextEncoder, "text")
+    encoder = builder.of_a_run(text_model).build(node, TextEncoder, "text")
     check_encoder(encoder, model.facts, folder)
     return encoder(prompts)
 

@@ -11,10 +11,11 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
+from recipes.engine.addressed import check_addresses, texts
 from recipes.engine.errors import MissingError, RecipeError, nearest
 from recipes.engine.typed import Nested, convert
 
@@ -22,12 +23,33 @@ T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
 """Packages whose classes a configuration may always name."""
 
+ADDRESSED = ("urls", "name")
+"""Parameters that may be addresses, or names on the hub; a class that has one has `trusted` too."""
+
+DOWNLOAD = "download"
+
+KEEPING = ("index", "cache")
+"""Parameters that name folders in which something is kept."""
+
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds objects of expected types; `extra` are the packages the user allows beside the project's own."""
+    """Builds objects of expected types; `extra` are the packages the user allows beside the project's own.
+
+    One of `of_a_run` builds from a configuration that somebody else may have written: see there.
+    """
 
     extra: tuple[str, ...] = ()
+    repeated: frozenset[str] | None = None
+
+    def of_a_run(self, *given: Any) -> Builder:
+        """Return what builds from a configuration that came with a run or model: it reads plain paths, and no more.
+
+        Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
+        command line repeats, and a download made only if they say `download: true`.
+        """
+        download = {DOWNLOAD for each in given if isinstance(each, Mapping) and each.get(DOWNLOAD) is True}
+        return replace(self, repeated=frozenset(download | {text for _, text in texts(given, "")}))
 
     def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
         """Build the object that `node` describes.
@@ -39,6 +61,8 @@ class Builder:
             RecipeError: naming the key, if the target is not allowed or not of the expected type, a parameter is
                 unknown, missing or of the wrong type, or the class itself refuses its arguments.
         """
+        if self.repeated is not None:
+            check_addresses(node, where, self.repeated)
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
@@ -133,11 +157,20 @@ class Builder:
             raise MissingError(
                 f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…", (*missing,)
             )
+        if self.repeated is not None:
+            arguments |= {key: value for key, value in self._careful(values).items() if key in parameters}
         try:
             return target(**arguments)
         # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
         except (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             raise RecipeError(f"{where}: {error}" if where else str(error)) from error
+
+    def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
+        """Return the settings by which classes read somebody else's configuration, whatever that says of them."""
+        places = {text for key in ADDRESSED for _, text in texts(values.get(key), "")}
+        repeated = self.repeated or frozenset()
+        careful = {"trusted": bool(places) and places <= repeated, DOWNLOAD: DOWNLOAD in repeated}
+        return careful | {key: None for key in KEEPING if careful["trusted"] and values.get(key) not in repeated}
 
 
 def _no_such_key(place: str, target: Callable[..., Any], key: str, parameters: Iterable[str]) -> RecipeError:

@@ -20,7 +20,7 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.progress import SOON, Display
 from recipes.engine.record import STATISTICS
-from recipes.engine.settings import Group, TrainSettings
+from recipes.engine.settings import TrainSettings
 from recipes.engine.single import statistics_of_one
 
 LEAST_DEVIATION = 1e-6
@@ -78,14 +78,6 @@ def data_notes(dataset: Dataset, training: Dataset, held_out: Dataset | None, se
     """Return what to say of a run's data before it trains on them."""
     notes = [held_out_note(training, held_out, settings)]
     return [note for note in notes if note is not None]
-
-
-def fetching_nothing(data: Group, given: Group) -> Group:
-    """Return the description of a run's data without downloads: a run from elsewhere names what is read, no more.
-
-    `given` are the keys of it that the command line names, which alone may ask for one.
-    """
-    return {**data, "download": given.get("download", False)} if "download" in data else data
 
 
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:

@@ -6,29 +6,13 @@ What is fetched is kept in the hub's own cache. Nothing is fetched for a name th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.engine.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """What the hub calls a repository: `owner/model`, or one word."""
-
-
-@contextmanager
-def fetching_no_models() -> Iterator[None]:
-    """Find models of the hub in its cache alone, whoever loads them: what is not there counts as missing."""
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        yield
-        return
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def local_folder(name: str | Path, files: Sequence[str], revision: str | None = None) -> Path:

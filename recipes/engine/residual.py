@@ -11,10 +11,9 @@ from multisagd import Denoiser, RestoringDenoiser
 from multisagd.finishing import residual_power
 from multisagd.seeds import derive
 from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
-from recipes.engine.data import NOTHING_HELD_OUT, fetching_nothing, hold_out
+from recipes.engine.data import NOTHING_HELD_OUT, hold_out
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.runtime import Runtime
@@ -25,8 +24,7 @@ RESIDUAL_EXAMPLES = 1000
 
 
 def band_residual(
-    denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, builder: Builder,
-    runtime: Runtime,
+    denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> Tensor | None:  # fmt: skip
     """Return the power that the estimate of a restored band lacks, measured on the run's data; None to leave it so.
 
@@ -39,10 +37,10 @@ def band_residual(
         raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
     if assembly.context is not None:
         raise RecipeError("band=sample is not for runs that learned from text: leave it out")
+    builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
-    data = fetching_nothing(run.data, settings.data)
     # What the network was not trained on: towards that, its estimates lack more.
-    _, held_out = hold_out(build_data(data, run.corruption, run.seed, assembly.modality, builder), run)
+    _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
     if held_out is None:
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or leave it out")
     chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))

@@ -67,7 +67,8 @@ class TrainedModel:
 
     `weights(which, check)` reads the last weights ("network") or their average ("ema"). `corruption` is the file that
     says what corrupted its data, if anything did. An exported model holds the weights `exported` alone. `located` is
-    the configuration with its paths found from here, which is what parts are built from.
+    the configuration with its paths found from here, which is what parts are built from; `given` are keys of the data
+    that the command line gave.
     """
 
     config: Config
@@ -77,6 +78,7 @@ class TrainedModel:
     weights: Callable[[Which, CheckShapes], TrainedWeights]
     corruption: Path | None = None
     exported: Which | None = None
+    given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
         """Return what builds the model's parts, with its modality.
@@ -84,6 +86,7 @@ class TrainedModel:
         Raises:
             RecipeError: if the configuration's modality is wrong, or not that of the statistics.
         """
+        builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
         return Assembly(
@@ -140,7 +143,8 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None) -> Tra
     config = check_parts(check_config(filled(configuration.read(path)), path, builder), path, builder)
     facts, statistics = record.read_facts(folder), load_statistics(folder)
     here = located(config, facts, folder, data or {}, builder)
-    return TrainedModel(config, here, facts, statistics, partial(_run_weights, folder), folder / CORRUPTION)
+    weights = partial(_run_weights, folder)
+    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, given=data or {})
 
 
 def check_folder(folder: Path) -> None:
@@ -263,7 +267,7 @@ def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
     check_parts(check_config(config, folder / NOTES, builder), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, facts, folder, data, builder), partial(_exported_weights, folder, notes)
-    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, notes["weights"])
+    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, notes["weights"], data)
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

@@ -116,7 +116,7 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
         x0, of = None, "Example"
         if shown.examples:
             try:
-                x0 = examples(config, shown.data, modality, builder, shown.examples)
+                x0 = examples(config, modality, builder, shown.examples)
             except MALFORMED as error:
                 blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
         if x0 is None and sets and run.statistics is not None:

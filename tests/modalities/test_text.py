@@ -1,6 +1,7 @@
 """Text encoders: what they give, what they keep, and what they refuse; all with random weights made here."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,18 @@ def test_an_example_without_a_caption_is_told(folder: Path, tmp_path: Path, monk
     monkeypatch.setattr(dataset, "batch", lambda *_: Batch(torch.zeros(2, 3, 8, 8)))
     with pytest.raises(ValueError, match="has no caption"):
         Captioned(dataset, TextEncoder(str(folder), max_tokens=8)).batch([0, 1])
+
+
+def test_an_encoder_that_a_run_names_is_looked_for_here_alone_and_keeps_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*words: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    with pytest.raises(ValueError, match=r"configuration fetches nothing: repeat it, text_model=nobody/nothing"):
+        TextEncoder("nobody/nothing", trusted=False)
+    encoder = TextEncoder(str(folder), cache=tmp_path / "outside", max_tokens=12, trusted=False)
+    assert len(encoder(["a circle"])) == 1
+    assert not (tmp_path / "outside").exists()

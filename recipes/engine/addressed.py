@@ -1,0 +1,44 @@
+"""Addresses in a configuration that came with a run or model: refused, unless the command line repeats them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from multisagd.addresses import is_address, without_secrets
+from recipes.engine.errors import RecipeError
+
+PATTERNS = ("match", "pattern")
+"""Keys of regular expressions, which may look like anything."""
+
+
+def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
+    """Check that every text in a group of a configuration is a plain one, or was repeated.
+
+    Raises:
+        RecipeError: naming the first that is an address, and how to repeat it.
+    """
+    for key, text in texts(node, where):
+        if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
+            shown = without_secrets(text)[:200]
+            remedy = (
+                f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
+                if key.startswith("data.") and key.count(".") == 1
+                else "Name a folder or file of this machine there"
+            )
+            raise RecipeError(
+                f"{key}={shown}: a configuration that came with a run opens files of this machine by their plain "
+                f"paths, and asks no other address. {remedy}"
+            )
+
+
+def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested values, with its dotted key; those of a list have that of the list."""
+    if isinstance(node, str):
+        yield where, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from texts(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from texts(value, where)

@@ -1,0 +1,147 @@
+"""Runs whose records name data by addresses: judging one opens plain paths of this machine, and writes nothing."""
+
+import io
+import json
+import shutil
+import socket
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from PIL import Image as PILImage
+
+from modalities import byte_ranges
+from modalities.base import Modality
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
+from recipes.engine.errors import RecipeError
+from recipes.fidelity import real_data
+from recipes.report import ReportSettings, write_report
+from recipes.sample import sample
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import tiny_run
+
+ADDRESSES: list[Any] = [
+    "reference::evil.json", "reference://a.tar::http://127.0.0.1:9/evil.json", "http://127.0.0.1:9/a.tar",
+    "file:///tmp/a.tar", "local:///tmp/a.tar", "memory://a.tar", "zip://a.tar::x.zip", "tar://a.tar::x.tar",
+    "simplecache::http://127.0.0.1:9/a.tar", "filecache::/tmp/a.tar", "github://me:repository@main/a.tar",
+    "jupyter://127.0.0.1:9/a.tar", "ssh://me:SECRET@127.0.0.1/a.tar", "//host/share/a.tar", r"\\host\share\a.tar",
+    "s{3..3}://bucket/a.tar", "{0..1}::http://127.0.0.1:9/a.tar", "data:,x", "pipe:touch canary",
+    "dir::file:///", "gs://bucket/a.tar?token=SECRET", ["a.tar", "http://127.0.0.1:9/b.tar"],
+]  # fmt: skip
+SHARDS = {"_target_": "modalities.tars.TarShards"}
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tiny_run(folder, "training.samples=16")
+    return folder
+
+
+@pytest.fixture
+def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def connect(*words: object) -> NoReturn:
+        raise AssertionError(f"the network was asked: {words[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return shutil.copytree(healthy, tmp_path / "run")
+
+
+def naming(run_dir: Path, **data: Any) -> Path:
+    config = configuration.read(run_dir / "config.yaml")
+    configuration.write({**config, "data": {**SHARDS, **data}}, run_dir / "config.yaml")
+    facts = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**facts, "data": None}))
+    return run_dir
+
+
+@pytest.mark.parametrize("urls", ADDRESSES, ids=str)
+def test_addresses_of_a_run_are_not_opened(run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: asked.append(url))
+    with pytest.raises(RecipeError, match=r"^data\.urls=.* If you trust it, repeat it") as refused:
+        real_data(naming(run_dir, urls=urls), Builder())
+    assert "SECRET" not in str(refused.value)
+    assert not asked
+
+
+@pytest.mark.parametrize("urls", ADDRESSES, ids=str)
+def test_addresses_that_the_command_line_repeats_are_opened(
+    run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> NoReturn:
+        asked.append(url)
+        raise ValueError("asked")
+
+    monkeypatch.setattr(byte_ranges, "url_to_fs", ask)
+    with pytest.raises(RecipeError, match="asked"):
+        real_data(naming(run_dir, urls="http://127.0.0.1:9/other.tar"), Builder(), {"urls": urls})
+    assert asked == byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[:1]
+
+
+@pytest.mark.parametrize("key", ["root", "manifest", "index", "anything"])
+def test_other_keys_of_a_run_are_no_addresses_either(run_dir: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* asks no other address"):
+        real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
+
+
+def test_data_within_data_are_judged_too(run_dir: Path) -> None:
+    inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
+    naming(run_dir, _target_="modalities.captions.Captioned", dataset=inner, encoder={})
+    with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
+        real_data(run_dir, Builder())
+
+
+def test_a_run_cannot_call_itself_trusted(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: pytest.fail(f"fsspec was given {url}"))
+    with pytest.raises(RecipeError, match=r"nowhere\.tar"):
+        real_data(naming(run_dir, urls="nowhere.tar", trusted=True), Builder())
+
+
+def test_nothing_is_written_where_a_run_says(run_dir: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    picture = io.BytesIO()
+    PILImage.new("L", (8, 8), 90).save(picture, "PNG")
+    with tarfile.open(shards / "0.tar", "w") as archive:
+        for number in range(120):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = len(picture.getvalue())
+            archive.addfile(info, io.BytesIO(picture.getvalue()))
+    before = sorted(tmp_path.rglob("*"))
+    naming(run_dir, urls=f"{shards}/{{0..0}}.tar", index=str(tmp_path / "outside"))
+    train, held_out = real_data(run_dir, Builder())
+    assert len(train) + len(held_out) == 120
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_environment_variables_are_no_part_of_a_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "/etc")
+    with pytest.raises(RecipeError, match=r"\$\{oc\.env:SECRET\}"):
+        real_data(naming(run_dir, urls="${oc.env:SECRET}/a.tar"), Builder())
+
+
+def test_other_commands_do_not_ask_either(run_dir: Path) -> None:
+    """A report says why it shows no data, and samples are drawn without any."""
+    naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
+    path, _ = write_report(ReportSettings(run_dir))
+    assert "asks no other address" in path.read_text()
+    words = [f"run_dir={run_dir}", "steps=1", "count=2", "engine.threads=1", "engine.device=cpu"]
+    sample(configuration.load("sample", words))
+
+
+def test_autoencoders_of_a_run_are_looked_for_here_alone(run_dir: Path) -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed")
+    autoencoder = {"_target_": "modalities.autoencoders.DiffusersAutoencoder", "name": "nobody/nothing"}
+    inner = configuration.read(run_dir / "config.yaml")["modality"]
+    node = {"_target_": "modalities.latent.Latent", "modality": inner, "autoencoder": {**autoencoder, "trusted": True}}
+    with pytest.raises((RecipeError, ValueError), match="fetch it yourself: hf download nobody/nothing"):
+        Builder().of_a_run({}).build(node, Modality, "modality").grid()  # type: ignore[type-abstract]
