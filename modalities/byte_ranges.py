@@ -23,6 +23,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from modalities.hidden import is_hidden
+
 T = TypeVar("T")
 
 ATTEMPTS = 7
@@ -170,7 +172,7 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
         if path.endswith(ending) or not patiently(url, lambda: system.isdir(path)):
             return [Source(path if local else url, system, path)]
         path = f"{glob.escape(path.rstrip('/'))}/*{ending}"
-    matches = sorted(patiently(url, lambda: system.glob(path)))
+    matches = sorted(each for each in patiently(url, lambda: system.glob(path)) if not is_hidden(Path(each).name))
     if not matches:
         raise FileNotFoundError(f"{url}: there is no file {path}")
     return [Source(each if local else system.unstrip_protocol(each), system, each) for each in matches]

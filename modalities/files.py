@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self, get_args
 
 from modalities import labels as sources
 from modalities.base import Modality
+from modalities.hidden import is_hidden
 from modalities.labels import CaptionSource, LabelSource
 from modalities.manifest import Entry, check_listed, read_manifest
 from modalities.reading import FileReport, MediaFiles
@@ -21,14 +22,16 @@ from modalities.reading import FileReport, MediaFiles
 class Folder(MediaFiles):
     """The media files under `root`, at any depth, sorted by path, with the classes and captions that come with them.
 
-    Hidden files and files with other endings than the modality's are passed over. Files are found now and read when
+    Hidden files, what systems keep for themselves (@eaDir, __MACOSX, Thumbs.db) and files with other endings than the
+    modality's are passed over. Files are found now and read when
     asked for, by `threads` threads per batch. A file that cannot be read is reported and another of this dataset,
     chosen by index and seed, takes its place. Classes are sorted by name, numbers in names by their value.
 
     Args:
         modality: what reads the files.
         root: the folder.
-        labels: where classes come from. "folder": the first folder on the way to a file. "name": its name, by
+        labels: where classes come from. "folder": the folder on the way to a file, at the first level where these
+            differ among the files used (root/train/cat/a.png is of class cat if all lie in train). "name": its name, by
             `pattern`. "manifest": the column `label`. "none": nowhere. "auto": the manifest, if it has that column, or
             else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
@@ -136,7 +139,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     others: Counter[str] = Counter()
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
@@ -144,7 +147,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
         for name in names:
             path = Path(folder, name)
             # A named pipe would block the reader for ever.
-            if name.startswith(".") or not path.is_file():
+            if is_hidden(name) or not path.is_file():
                 continue
             if path.suffix.lower() in suffixes:
                 found.append(path.relative_to(root).as_posix())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Sequence
@@ -80,28 +81,40 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
 
 
 def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
-    """Return the first folder on the way to each file, None where that makes no classes and none are `required`.
+    """Return a folder on the way to each file: that at the first level where these differ among the files.
+
+    None where that makes no classes and none are `required`; if they are, the folder that all files lie in is one.
 
     Raises:
-        ValueError: if `required` and a file lies in no subfolder.
+        ValueError: if `required` and a file lies in no folder of that level.
     """
-    tops = [parts[0] if len(parts := PurePosixPath(file).parts) > 1 else None for file in files]
-    names = sorted({top for top in tops if top is not None})
+    parents = [PurePosixPath(file).parent.parts for file in files]
+    common = _common_start(parents)
+    tops = [parts[len(common)] if len(parts) > len(common) else None for parts in parents]
     found = [top for top in tops if top is not None]
-    if not required and (len(found) < len(tops) or len(names) < 2):
-        return None
+    if required and common and not found:
+        return [common[-1]] * len(files)
     if len(found) < len(tops):
+        if not required:
+            return None
         raise ValueError(
             f"{root / files[tops.index(None)]} lies in no subfolder, so it has no class: "
             "move it into one, or set labels=none"
         )
+    names = sorted(set(found))
     if SPLITS.issuperset(name.lower() for name in names):
         log.warning(
             "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
-            "set root to one of them, or labels=none",
-            root, ", ".join(names),
+            "set match to choose one of them, such as ^%s/, or labels=none",
+            root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip
     return found
+
+
+def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the parts that all paths begin with: those that the first and the last in order share."""
+    shared = zip(min(paths), max(paths), strict=False)
+    return tuple(part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))
 
 
 def from_names(files: Sequence[str], expression: str) -> list[str]:

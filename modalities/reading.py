@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from modalities.base import Batch, Dataset, Example, collate, pair
 from multisagd.seeds import derive
 
@@ -76,6 +79,35 @@ class FileReport:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
+    """Return data, with zeros where a mask `(1 or channels, *grid)` leaves out what is not finite.
+
+    Raises:
+        ValueError: if data hold NaN or infinity elsewhere.
+    """
+    broken = ~torch.isfinite(x0)
+    if not bool(broken.any()):
+        return x0
+    if bool((broken if mask is None else broken & mask).any()):
+        raise ValueError("it holds NaN or infinity")
+    return x0.masked_fill(broken, 0.0)
+
+
+def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+    """Return a batch of any dataset, checked to be finite where it is valid.
+
+    Raises:
+        UnreadableFilesError: if too many files cannot be read, or naming the first example with NaN or infinity.
+    """
+    batch = dataset.batch(indices, seeds)
+    broken = ~torch.isfinite(batch.x0)
+    if bool(broken.any()):
+        wrong = (broken if batch.mask is None else broken & batch.mask).flatten(1).any(1).nonzero()
+        if len(wrong):
+            raise UnreadableFilesError(f"example {indices[int(wrong[0])]} of the data holds NaN or infinity")
+    return batch
+
+
 class MediaFiles(Dataset):
     """Examples that are one media file each, wherever it lies, read by `threads` threads per batch.
 
@@ -127,7 +159,8 @@ class MediaFiles(Dataset):
             return None
         try:
             media = self.load(index, seed)
-            x0, mask = self.modality.encode(media), self.modality.mask(media)
+            mask = self.modality.mask(media)
+            x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
             raise
         except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other

@@ -22,10 +22,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from modalities.hidden import any_hidden
 from modalities.tar_members import BLOCK, Ahead, Member, Read, members
 from multisagd.files import parse_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LARGEST_SIDECAR = 1 << 20
 """Bytes of a class, a caption or a JSON file; beyond that it is none."""
 
@@ -202,8 +203,9 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
         folder, base = posixpath.split(member.name)
         stem, _, ending = base.partition(".")
         key, ending = posixpath.join(folder, stem), ending.lower()
-        # Hidden files and what WebDataset keeps for itself are no examples; links and devices are never followed.
-        if member.kind != "file" or not stem or base.startswith("__"):
+        # Hidden files, the system's own and what WebDataset keeps for itself are no examples; links and devices are
+        # never followed.
+        if member.kind != "file" or not stem or base.startswith("__") or any_hidden(member.name):
             continue
         if ending not in looked.media and ending not in SIDECARS:
             continue

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
 from modalities.byte_ranges import find
-from modalities.labels import number
+from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
 from modalities.tar_index import Looked
@@ -40,7 +40,8 @@ class TarShards(MediaFiles):
     At first each shard's headers are read once for an index, kept in a file (see `modalities.tar_catalogue`). Then
     every example is read at its place, by `threads` threads per batch: its media go to the modality as a file in
     memory. Media that cannot be read are reported and replaced as in a folder; storage that fails for good is an error.
-    Examples without media are passed over. Classes are sorted by name, numbers in names by their value.
+    Examples without media, hidden files and what systems keep for themselves are passed over. Classes are sorted by
+    name, numbers in names by their value.
 
     Args:
         modality: what reads the media.
@@ -48,7 +49,8 @@ class TarShards(MediaFiles):
             (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
         index: the folder for indices; None: beside local shards, or else a folder of the user's own.
         media: ending of the media, for examples with several (`seg.png`); None: those that the modality reads.
-        labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one. "none": none.
+        labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
+            if that makes classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
         captions: "auto": the text in `.txt`, or under `text_key` in `.json`, if examples have one. "labels": the names
             of the classes, underscores as spaces. "none": none.
         label_key: key of the class in JSON files.
@@ -72,7 +74,7 @@ class TarShards(MediaFiles):
         urls: str | Sequence[str],
         index: str | Path | None = None,
         media: str | None = None,
-        labels: Literal["auto", "none"] = "auto",
+        labels: Literal["auto", "folder", "none"] = "auto",
         captions: Literal["auto", "labels", "none"] = "auto",
         label_key: str = "label",
         text_key: str = "text",
@@ -132,15 +134,15 @@ class TarShards(MediaFiles):
     def label(self, index: int) -> int | None:
         """Return the class of one example."""
         shard, row = self._find(index)
-        return None if self._numbers is None else int(self._numbers[shard][self.indices[shard].label[row]])
+        return None if self._labels is None else int(self._labels[shard][row])
 
     def caption(self, index: int) -> str | None:
         """Return the text of one example, without reading its shard; None if the examples have none."""
         if self._captions == "none":
             return None
         shard, row = self._find(index)
-        if self._captions == "labels":
-            return self.indices[shard].classes[self.indices[shard].label[row]].replace("_", " ")
+        if self._captions == "labels" and self.classes is not None and self._labels is not None:
+            return self.classes[self._labels[shard][row]].replace("_", " ")
         return self.indices[shard].texts[row]
 
     def subset(self, indices: Sequence[int]) -> Self:
@@ -172,18 +174,29 @@ class TarShards(MediaFiles):
 
     def _set_classes(self, labels: str) -> None:
         self.classes: tuple[str, ...] | None = None
-        self._numbers: list[NDArray[np.int64]] | None = None
-        if labels not in ("auto", "none"):
-            raise ValueError(f"labels is auto or none, got {labels!r}")
+        self._labels: list[NDArray[np.int64]] | None = None
+        if labels not in ("auto", "folder", "none"):
+            raise ValueError(f"labels is auto, folder or none, got {labels!r}")
+        if labels == "none":
+            return
         names = sorted({name for index in self.indices for name in index.classes})
-        if labels == "none" or not names:
+        if labels == "folder" or not names:
+            self._set_folders(required=labels == "folder")
             return
         self._check_all(
             "class (.cls, or the label_key of .json)", [index.label >= 0 for index in self.indices], "labels"
         )
         self.classes = number(names)[0]
         places = {name: place for place, name in enumerate(self.classes)}
-        self._numbers = [np.array([places[name] for name in index.classes], np.int64) for index in self.indices]
+        numbers = [np.array([places[name] for name in index.classes], np.int64) for index in self.indices]
+        self._labels = [each[index.label] for each, index in zip(numbers, self.indices, strict=True)]
+
+    def _set_folders(self, required: bool) -> None:
+        members = [index.names[row] for index in self.indices for row in range(len(index))]
+        names = from_folders(Path(), members, required)
+        if names is not None:
+            self.classes, labels = number(names)
+            self._labels = np.split(np.array(labels, np.int64), self._starts[1:-1])
 
     def _set_captions(self, captions: str) -> None:
         if captions not in ("auto", "labels", "none"):

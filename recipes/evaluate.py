@@ -96,7 +96,11 @@ def evaluate(config: Config) -> dict[str, Any]:
     text = json.dumps(report, indent=1, ensure_ascii=False)
     write_text(kept, text)
     title = f"{sets.count:,} samples against {sets.count:,} real examples, and those against {sets.count:,} others"
-    show(title, results, remarks(sets, results, unavailable, settings))
+    notes = remarks(sets, results, unavailable, settings)
+    if train.unreadable:
+        named = "; ".join(f"{name} ({reason})" for name, reason in list(train.unreadable.items())[:5])
+        notes.append(f"note: {len(train.unreadable)} files could not be read, and others took their places: {named}")
+    show(title, results, notes)
     print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
     found: dict[str, Any] = json.loads(text)
     return found

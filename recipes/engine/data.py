@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
-from modalities.reading import UnreadableFilesError
+from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Process, terminal_snr
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
@@ -137,7 +137,7 @@ class Chunks:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self.indices), self.size):
             chosen = self.indices[start : start + self.size]
-            batch = self.dataset.batch(chosen, [derive(self.seed, "augmentation", index) for index in chosen])
+            batch = read_batch(self.dataset, chosen, [derive(self.seed, "augmentation", index) for index in chosen])
             self._read += len(chosen)
             if self.display is not None:
                 self.display.update(min(self._read, READINGS * len(self.indices)))

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 from modalities.base import Batch, Dataset, Groups
-from modalities.reading import UnreadableFilesError
+from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
@@ -114,7 +114,7 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
             augmentation = [
                 seeds.derive(settings.seed, "augmentation", number) for number in range(start, start + size)
             ]
-            parts.append(dataset.batch(order.indices(start, size), augmentation))
+            parts.append(read_batch(dataset, order.indices(start, size), augmentation))
         return parts
 
     try:

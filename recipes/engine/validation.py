@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset
-from modalities.reading import UnreadableFilesError
+from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.seeds import derive_many
 from recipes.engine.distribution import gathered
@@ -99,7 +99,7 @@ def _by_band(power: Tensor, members: Tensor) -> Tensor:
 
 def _read(dataset: Dataset, items: range) -> Batch:
     try:
-        return dataset.batch(items)
+        return read_batch(dataset, items)
     except UnreadableFilesError as error:
         raise RecipeError(str(error)) from error
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from modalities.reading import UnreadableFilesError
+from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Display
@@ -140,7 +140,7 @@ def read_real(
             if not any(missing):
                 break
             try:
-                batch = dataset.batch(order[start : start + BATCH])
+                batch = read_batch(dataset, order[start : start + BATCH])
             except UnreadableFilesError as error:
                 raise RecipeError(str(error)) from error
             for place, x0 in enumerate(batch.x0):

@@ -4,7 +4,9 @@ import json
 import os
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
@@ -12,10 +14,11 @@ import PIL.Image
 import pytest
 import torch
 
-from modalities.base import split
+from modalities.base import Modality, split
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.reading import FileReport, UnreadableFilesError
+from multisagd import Grid
 
 IMAGE = Image(size=8)
 
@@ -298,3 +301,83 @@ def test_a_split_that_loses_no_class_is_the_plain_one(tmp_path: Path) -> None:
     validation = split(dataset, 0.2, 3)[1]
     assert validation is not None
     assert validation.files == [dataset.files[place] for place in sorted(order[:8])]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "classes"),
+    [
+        (["train/cat/1.png", "train/dog/1.png"], {}, ("cat", "dog")),
+        (["cat/images/1.png", "dog/images/1.png"], {}, ("cat", "dog")),
+        (["a/b/c/1.png", "a/b/d/e/1.png"], {}, ("c", "d")),
+        (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], {"match": "^train/"}, ("cat", "dog")),
+        (["train/cat/1.png", "train/2.png"], {}, None),
+        (["train/cat/1.png"], {}, None),
+        (["train/cat/1.png"], {"labels": "folder"}, ("cat",)),
+    ],
+)
+def test_classes_are_the_first_level_at_which_files_differ(
+    tmp_path: Path, files: list[str], options: dict[str, Any], classes: tuple[str, ...] | None
+) -> None:
+    for file in files:
+        picture(tmp_path / file, 3)
+    assert Folder(IMAGE, tmp_path, **options).classes == classes
+
+
+def test_what_systems_keep_for_themselves_is_neither_file_nor_class(tmp_path: Path) -> None:
+    hidden = [
+        "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "cat/@eaDir/1.png", "__MACOSX/cat/._1.png", "__MACOSX/cat/1.png",
+        ".hidden/1.png", "cat/.1.png", "#recycle/1.png", "$RECYCLE.BIN/1.png", "lost+found/1.png",
+        "System Volume Information/1.png",
+    ]  # fmt: skip
+    for file in ["cat/1.png", "dog/1.png", *hidden]:
+        picture(tmp_path / file, 3)
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"thumbs")
+    dataset = Folder(IMAGE, tmp_path)
+    assert (dataset.files, dataset.classes) == (["cat/1.png", "dog/1.png"], ("cat", "dog"))
+
+
+@dataclass(frozen=True)
+class Measured(Modality):
+    """Fields of 8 numbers in .npy files; what is above 50 is not valid."""
+
+    channels = 1
+    suffixes = (".npy",)
+
+    def grid(self) -> Grid:
+        return Grid.of(height=8)
+
+    def load(self, path: Path, seed: int | None = None) -> torch.Tensor:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        return media[None]
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        return x0[0]
+
+    def save(self, media: torch.Tensor, path: Path) -> None:
+        np.save(path, media.numpy())
+
+    def mask(self, media: torch.Tensor) -> torch.Tensor | None:
+        return (media != np.inf)[None] if bool((media == np.inf).any()) else None
+
+
+@pytest.mark.parametrize("broken", [float("nan"), -float("inf")])
+def test_a_file_with_a_number_that_is_none_is_named_and_replaced(tmp_path: Path, broken: float) -> None:
+    for number in range(20):
+        values = np.full(8, number / 20, np.float32)
+        values[5] = broken if number == 7 else values[5]
+        np.save(tmp_path / f"{number:02}.npy", values)
+    dataset = Folder(Measured(), tmp_path)
+    assert bool(dataset.batch(range(20)).x0.isfinite().all())
+    assert dict(dataset.unreadable) == {"07.npy": "ValueError: it holds NaN or infinity"}
+    with pytest.raises(UnreadableFilesError, match=r"07\.npy \(ValueError: it holds NaN or infinity\)"):
+        Folder(Measured(), tmp_path, max_unreadable=0).batch(range(20))
+
+
+def test_what_a_mask_leaves_out_may_be_no_number(tmp_path: Path) -> None:
+    np.save(tmp_path / "land.npy", np.array([1, np.inf, 2, 3, 4, 5, 6, 7], np.float32))
+    example = Folder(Measured(), tmp_path)[0]
+    assert example.x0[0].tolist() == [1, 0, 2, 3, 4, 5, 6, 7]
+    assert example.mask is not None
+    assert example.mask[0].tolist() == [True, False, *[True] * 6]

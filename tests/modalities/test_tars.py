@@ -1,6 +1,7 @@
 """Tar shards as a dataset: the examples of a folder of the same files, from wherever the shards lie."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -147,7 +148,7 @@ def test_labels_and_captions_on_request(shards: Path, folder: Folder) -> None:
     assert other.caption(0) == Path(folder.files[0]).parent.name
     assert TarShards(IMAGE, str(shards), label_key="x", text_key="y").classes is None
     for settings, message in (
-        ({"labels": "folder"}, "labels is auto or none"),
+        ({"labels": "name"}, "labels is auto, folder or none"),
         ({"captions": "sidecar"}, "captions is auto, labels or none"),
         ({"captions": "labels", "labels": "none"}, "captions=labels needs classes"),
         ({"window": 0}, "window"),
@@ -487,3 +488,52 @@ def test_real_media_are_those_of_the_folder(tmp_path: Path, modality: Any, place
     data = TarShards(modality, str(packed(folder, tmp_path / "real")))
     assert_equal(all_of(data), all_of(folder))
     assert data.unreadable == {}
+
+
+def plain_tar(out: Path, files: dict[str, bytes]) -> Path:
+    """Write a tar of these files, as `tar cf` does of a folder."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["./cat/1.png", "./cat/2.png", "./dog/1.png"], ("cat", "dog")),
+        (["set/train/cat/1.png", "set/train/dog/1.png"], ("cat", "dog")),
+        (["cat/images/1.png", "dog/images/1.png"], ("cat", "dog")),
+        (["photos/1.png", "photos/2.png"], None),
+        (["cat/1.png", "dog/1.png", "3.png"], None),
+    ],
+)
+def test_folders_in_names_are_classes_as_in_a_folder(
+    photos: Path, tmp_path: Path, names: list[str], classes: tuple[str, ...] | None
+) -> None:
+    content = next((photos / "dog").glob("*.png")).read_bytes()
+    plain_tar(tmp_path / "t" / "0.tar", dict.fromkeys(names[:1], content))
+    plain_tar(tmp_path / "t" / "1.tar", dict.fromkeys(names[1:], content))
+    for name in names:
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_bytes(content)
+    data, folder = TarShards(IMAGE, str(tmp_path / "t")), Folder(IMAGE, tmp_path / "f")
+    assert data.classes == folder.classes == classes
+    assert [data.label(place) for place in range(len(names))] == [data.example(n).label for n in range(len(names))]
+    if classes is not None:
+        told = [classes[data.label(place) or 0] for place in range(len(names))]
+        assert told == [next(name for name in classes if name in file) for file in names]
+        assert TarShards(IMAGE, str(tmp_path / "t"), captions="labels").caption(0) == told[0]
+        assert TarShards(IMAGE, str(tmp_path / "t"), labels="none").classes is None
+
+
+def test_what_systems_keep_for_themselves_is_no_example(photos: Path, tmp_path: Path) -> None:
+    content = next((photos / "dog").glob("*.png")).read_bytes()
+    hidden = ["__MACOSX/cat/._1.png", "__MACOSX/cat/1.png", "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", ".git/1.png"]
+    plain_tar(tmp_path / "t" / "0.tar", dict.fromkeys(["cat/1.png", "dog/1.png", *hidden], content))
+    (tmp_path / "t" / "._0.tar").write_bytes(b"\0\5\x16\7 of macOS")
+    data = TarShards(IMAGE, str(tmp_path / "t"))
+    assert (len(data), data.classes) == (2, ("cat", "dog"))
