@@ -23,6 +23,7 @@ from modalities.base import Modality
 from modalities.representation import Representation, Stft
 from modalities.sound_files import RATES, Excerpts, open_excerpts
 from multisagd.grid import Grid
+from multisagd.libraries import check
 from multisagd.seeds import derive
 
 PEAK = 10 ** (-1 / 20)
@@ -58,6 +59,7 @@ class Audio(Modality):
     accepts silence.
 
     Raises:
+        LibraryError: if soundfile cannot be imported.
         ValueError: for a rate outside 1 to 768 kHz, a length below one sample, an unknown choice, a `silence_db` that
             is not negative, or a representation that does not fit.
     """
@@ -71,6 +73,7 @@ class Audio(Modality):
     silence_db: float | None = -80.0
 
     def __post_init__(self) -> None:
+        check("soundfile", "sounds")
         if not RATES[0] <= self.rate <= RATES[1] or int(self.rate) != self.rate:
             raise ValueError(f"rate is a whole number of samples per second from {RATES[0]} to {RATES[1]}: {self.rate}")
         object.__setattr__(self, "rate", int(self.rate))

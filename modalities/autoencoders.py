@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from modalities.hub import fetching_no_models
+from multisagd.libraries import importing
 from multisagd.logs import quiet
 
 PER_FRAME = ("AutoencoderKLTemporalDecoder",)
@@ -211,14 +212,12 @@ class DiffusersAutoencoder(Autoencoder):
 def _diffusers_class(kind: str) -> Any:
     """Return an autoencoder class of diffusers by its name, which never runs anything else of that library."""
     # Importing it takes seconds, and prints what xformers lacks on this machine.
-    try:
-        with quiet("xformers"):
-            import diffusers
+    named = kind.startswith("Autoencoder") or kind == "VQModel"
+    with importing("diffusers", "autoencoders"), quiet("xformers"):
+        import diffusers
 
-        named = kind.startswith("Autoencoder") or kind == "VQModel"
+        # Its classes are imported when they are first looked at.
         found = getattr(diffusers, kind, None) if named else None
-    except ImportError as error:
-        raise ValueError(f'this autoencoder needs diffusers ({error}): pip install "multisagd[latents]"') from error
     if isinstance(found, type) and issubclass(found, diffusers.ModelMixin):
         return found
     known = [name for name in dir(diffusers) if name.startswith("Autoencoder") or name == "VQModel"]

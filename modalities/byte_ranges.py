@@ -24,6 +24,7 @@ from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from modalities.hidden import is_hidden
+from multisagd.libraries import failed_import
 
 T = TypeVar("T")
 
@@ -127,14 +128,17 @@ def patiently(url: str, action: Callable[[], T]) -> T:
     """Return what an action on a file returns, trying again when it fails.
 
     Raises:
+        LibraryError: if a library of the storage cannot be imported.
         OSError: naming the file, when it failed `ATTEMPTS` times, or once in a way that lasts.
     """
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except LASTING as error:
-            raise OSError(f"{url}: {type(error).__name__}: {error}") from error
         except Exception as error:  # every storage has errors of its own
+            if (library := failed_import(error)) is not None:
+                raise library from error
+            if isinstance(error, LASTING):
+                raise OSError(f"{url}: {type(error).__name__}: {error}") from error
             failure = error
         if attempt + 1 < ATTEMPTS:
             # Drawn anew, so that many processes do not all come back at the same moment.
@@ -165,8 +169,12 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
 def _files(url: str, ending: str, local_only: bool) -> list[Source]:
     try:
         system, path = (LocalFileSystem(), _plain(url)) if local_only else url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{url}: {error}") from error
+    except Exception as error:
+        if (failure := failed_import(error)) is not None:
+            raise failure from error
+        if isinstance(error, ImportError | ValueError):
+            raise ValueError(f"{url}: {error}") from error
+        raise
     local = isinstance(system, LocalFileSystem)
     if "*" not in path:
         if path.endswith(ending) or not patiently(url, lambda: system.isdir(path)):

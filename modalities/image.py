@@ -11,20 +11,19 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
-from torchvision.utils import make_grid
 
 from modalities.base import Modality
 from multisagd.grid import Grid
+from multisagd.libraries import check
 from multisagd.seeds import derive
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is recognised by content; not EPS and the like, which run an interpreter on the file."""
@@ -42,6 +41,7 @@ class Image(Modality):
     Transparent pixels are laid on white. Files of more than `max_pixels` are refused before they are decoded.
 
     Raises:
+        LibraryError: if Pillow or torchvision cannot be imported.
         ValueError: for a size below 1, channels other than 1 or 3, or an unknown `resize`.
     """
 
@@ -52,6 +52,8 @@ class Image(Modality):
     max_pixels: int = 64_000_000
 
     def __post_init__(self) -> None:
+        for module in ("PIL.Image", "torchvision.transforms.v2"):
+            check(module, "images")
         sides = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
             raise ValueError(f"size is one side or (height, width) in whole pixels of at least 1, got {self.size}")
@@ -88,6 +90,9 @@ class Image(Modality):
 
     def read(self, path: Path) -> Tensor:
         """Read one image file at its own size, upright, in the channels of this modality; see `load` for errors."""
+        import PIL.Image
+        import PIL.ImageOps
+
         if path.stat().st_size == 0:
             raise ValueError("the file is empty")
         with PIL.Image.open(path, formats=FORMATS) as image:
@@ -100,6 +105,8 @@ class Image(Modality):
 
     def fit(self, pixels: Tensor, seed: int | None = None) -> Tensor:
         """Bring uint8 pixels (..., channels, any height, any width) to this size by the `resize` rule."""
+        from torchvision.transforms.v2.functional import center_crop
+
         height, width = self.sides
         high, wide = pixels.shape[-2:]
         if self.resize == "stretch":
@@ -107,7 +114,7 @@ class Image(Modality):
         if self.resize == "pad":
             shrink = min(1.0, height / high, width / wide)
             pixels = _scale(pixels, max(1, round(high * shrink)), max(1, round(wide * shrink)))
-            return TF.center_crop(pixels, [height, width])
+            return center_crop(pixels, [height, width])
         # The window is cut before scaling: a 1 × 60,000,000 image scaled first would need terabytes.
         window = (max(1, min(high, round(wide * height / width))), max(1, min(wide, round(high * width / height))))
         spare = (high - window[0], wide - window[1])
@@ -142,10 +149,12 @@ class Image(Modality):
         Raises:
             ValueError: if the path does not end in .png.
         """
+        from torchvision.transforms.v2.functional import to_pil_image
+
         if path.suffix.lower() != ".png":
             raise ValueError(f"images are written as PNG: {path} should end in .png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        TF.to_pil_image(media).save(path, format="PNG")
+        to_pil_image(media).save(path, format="PNG")
 
     def save_grid(self, media: Sequence[Tensor], path: Path, columns: int | None = None) -> None:
         """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
@@ -155,6 +164,8 @@ class Image(Modality):
         Raises:
             ValueError: for no images, or a path that does not end in .png.
         """
+        from torchvision.utils import make_grid
+
         if len(media) == 0:
             raise ValueError(f"a grid needs at least one image, got none for {path}")
         columns = columns or math.ceil(math.sqrt(len(media)))
@@ -165,10 +176,13 @@ class Image(Modality):
 
 
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
     if pixels.shape[-2:] == (height, width):
         return pixels
     # In float32: the uint8 kernel rounds differently from one processor to another, and fails on 1×1 results.
-    scaled = TF.resize(pixels.float(), [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    scaled = resize(pixels.float(), [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -178,6 +192,8 @@ def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     Raises:
         ValueError: for float pixels, or integers beyond 16 bits.
     """
+    import PIL.Image
+
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:

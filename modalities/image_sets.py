@@ -19,12 +19,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from modalities.base import Batch, Dataset, Example, pair
 from modalities.image import Image
+from multisagd.libraries import importing
 
 
 class Pixels(Dataset):
@@ -103,7 +102,8 @@ class Digits(Pixels):
     """
 
     def __init__(self, modality: Image) -> None:
-        from sklearn.datasets import load_digits  # importing scikit-learn takes seconds
+        with importing("sklearn", "the handwritten digits"):
+            from sklearn.datasets import load_digits  # takes seconds
 
         pixels, labels = load_digits(return_X_y=True)
         images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
@@ -145,7 +145,9 @@ class FashionMNIST(MNIST):
     """
 
     name = "FashionMNIST"
-    names = torchvision.datasets.FashionMNIST.classes
+    names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
 
 
 class CIFAR10(Pixels):
@@ -159,6 +161,8 @@ class CIFAR10(Pixels):
     """
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
+        import torchvision
+
         if download:
             _download("CIFAR10", root)
         try:
@@ -196,6 +200,8 @@ def _idx_files(root: Path, name: str, wanted: Sequence[str]) -> list[Path] | Non
 
 
 def _download(name: str, root: str | Path) -> None:
+    import torchvision
+
     try:
         getattr(torchvision.datasets, name)(str(root), download=True)
     except (OSError, RuntimeError) as error:
@@ -209,6 +215,8 @@ def _missing(name: str, root: str | Path, wanted: str) -> FileNotFoundError:
 
 
 def _recolor(images: Tensor, channels: int) -> Tensor:
+    from torchvision.transforms.v2.functional import rgb_to_grayscale
+
     if images.shape[1] == channels:
         return images
-    return images.expand(-1, 3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(images)
+    return images.expand(-1, 3, -1, -1) if channels == 3 else rgb_to_grayscale(images)

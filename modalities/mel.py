@@ -11,6 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from multisagd.libraries import importing
+
+USE = "log-mel spectrograms"
+
 
 def centres(bands: int, low: float, high: float, window: int, rate: int) -> list[float]:
     """Return, in mel and equally spaced, the lowest edge, the centre of each band and the highest edge.
@@ -37,7 +41,8 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
 @lru_cache
 def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tensor:
     """Return the triangles, 1 at their centres, shape (bands, window/2 + 1)."""
-    from torchaudio.functional import melscale_fbanks
+    with importing("torchaudio", USE):
+        from torchaudio.functional import melscale_fbanks
 
     return melscale_fbanks(window // 2 + 1, low, high, bands, rate, norm=None, mel_scale="htk").T.contiguous()
 
@@ -60,7 +65,8 @@ def invert_magnitude(magnitude: Tensor, window: int, hop: int, length: int, step
 
     Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so nothing is drawn at random.
     """
-    from torchaudio.functional import griffinlim
+    with importing("torchaudio", USE):
+        from torchaudio.functional import griffinlim
 
     return griffinlim(
         magnitude, torch.hann_window(window), n_fft=window, hop_length=hop, win_length=window, power=1.0, n_iter=steps,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, collate, pair
+from multisagd.libraries import failed_import
 from multisagd.seeds import derive
 
 
@@ -141,6 +142,7 @@ class MediaFiles(Dataset):
         Raises:
             IndexError: for an index outside `[0, len(self))`.
             UnreadableFilesError: if more files are unreadable than the limit allows.
+            LibraryError: if it is a library that fails, of which no file is guilty.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} files")
@@ -164,6 +166,10 @@ class MediaFiles(Dataset):
         except UnreadableFilesError:
             raise
         except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other
+            if (failure := failed_import(error)) is not None:
+                raise failure from error
+            if isinstance(error, ImportError):
+                raise
             self.report.add(name, error)
             return None
         return Example(x0, self.label(index), mask, self.caption(index))

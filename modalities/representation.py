@@ -23,6 +23,7 @@ from torch import Tensor
 
 from modalities import mel
 from multisagd.grid import Axis, Grid
+from multisagd.libraries import check
 
 MODULATION_CORNER = 0.5
 AUDIBLE_CORNER = 20.0
@@ -206,6 +207,7 @@ class LogMel(Spectrogram):
     then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It depends on nothing but its input.
 
     Raises:
+        LibraryError: if torchaudio cannot be imported.
         ValueError: for no bands, 0 <= low < high not holding, or a floor that is not negative; in `grid`, for a `high`
             above half the rate, bands so narrow that they hold no frequency, or sounds shorter than a window.
     """
@@ -217,6 +219,7 @@ class LogMel(Spectrogram):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check("torchaudio.functional", mel.USE)
         if self.bands < 1:
             raise ValueError(f"bands is at least 1, got {self.bands}")
         if not (0 <= self.low < math.inf and (self.high is None or self.low < self.high < math.inf)):

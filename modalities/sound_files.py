@@ -19,6 +19,7 @@ from torch import Tensor
 
 from modalities.representation import LOUDEST
 from modalities.sound_checks import check_complete, last_page_samples, recognise
+from multisagd.libraries import importing
 
 RATES = (1_000, 768_000)
 """Lowest and highest number of samples per second: those of all hardware, and no more than memory stands."""
@@ -107,10 +108,10 @@ def open_sound(path: Path) -> Iterator[Sound]:
 
 def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
     """Return `count` samples at `rate`, from sample `start` of the resampled file on."""
-    import soxr
-
     if rate == sound.rate:
         return _checked(sound, start, count)
+    with importing("soxr", f"sounds of {sound.rate} samples per second at {rate}"):
+        import soxr
     # Every `down` frames become `up` samples exactly, so from a whole number of them on, phases are those of the file.
     up, down = rate // math.gcd(rate, sound.rate), sound.rate // math.gcd(rate, sound.rate)
     margin = 200 * math.ceil(sound.rate / rate)  # more than the resampling filter reaches
@@ -145,8 +146,8 @@ def _fill(frames: np.ndarray, count: int) -> np.ndarray:
 
 @contextmanager
 def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
-    import soundfile
-
+    with importing("soundfile", "sounds"):
+        import soundfile
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames == UNKNOWN_LENGTH:
@@ -189,8 +190,8 @@ def _check_end(sound: Sound) -> None:
 
 @contextmanager
 def _open_mp4(path: Path) -> Iterator[Sound]:
-    import av
-
+    with importing("av", "sounds in MP4"):
+        import av
     try:
         # The demuxer is fixed, and the file is handed over open: no playlist or link inside can name another.
         with path.open("rb") as file, av.open(file, "r", format="mov", metadata_errors="replace") as container:

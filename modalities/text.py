@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from modalities.hub import fetching_no_models
+from multisagd.libraries import failed_import, importing
 from multisagd.logs import quiet
 
 REMEMBERED = 512
@@ -104,16 +105,16 @@ class TextEncoder:
 
 def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
     """Return tokenizer and encoder, float32 and in evaluation mode."""
-    try:
+    with importing("transformers", "text"):
         import transformers  # takes seconds
-    except ImportError as error:
-        raise ValueError('text needs the transformers library: pip install "multisagd[text]"') from error
     options = {"revision": revision, "trust_remote_code": False}
     try:
         # Whatever the library asks for beside: it also looks up models by their names.
         with fetching_no_models(not fetch):
             return _loaded(transformers, name, {**options, "local_files_only": not fetch})
     except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
+        if (failure := failed_import(error)) is not None:
+            raise failure from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fetched = f"; a run's own configuration fetches nothing: repeat it, text_model={name}" if not fetch else ""
         raise ValueError(

@@ -12,10 +12,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from av.video.frame import VideoFrame
 from torch import Tensor
 
 from modalities.base import Modality
@@ -23,7 +22,11 @@ from modalities.image import Image
 from modalities.video_files import VideoFile, open_video, pixels
 from modalities.video_writing import tile, write_video
 from multisagd.grid import Axis, Grid
+from multisagd.libraries import check
 from multisagd.seeds import derive
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 FRAME_CORNER = 0.25
 """Hz; about one over the length of a shot in films: what is slower tells shots apart rather than moves within one."""
@@ -54,6 +57,7 @@ class Video(Modality):
     whether a file is refused does not depend on the seed.
 
     Raises:
+        LibraryError: if PyAV cannot be imported, or what `Image` needs.
         ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or what `Image` refuses.
     """
 
@@ -68,6 +72,7 @@ class Video(Modality):
     max_pixels: int = 64_000_000
 
     def __post_init__(self) -> None:
+        check("av", "videos")
         if self.frames < 1 or int(self.frames) != self.frames:
             raise ValueError(f"frames is a whole number of at least 1, got {self.frames}")
         object.__setattr__(self, "frames", int(self.frames))

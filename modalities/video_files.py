@@ -13,17 +13,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, dropwhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import torch
-from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 from torch import Tensor
+
+from multisagd.libraries import importing
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 FORMATS = ("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "asf", "flv", "ogg")
 """FFmpeg's names of the containers that are read; mov includes mp4 and 3gp, matroska webm, asf wmv."""
@@ -94,6 +96,8 @@ class VideoFile:
 
         Where no keyframe in front of it can be found or verified, decoding begins at the start of the file.
         """
+        import av
+
         for back in BACK if self.seekable else ():
             try:
                 frames = self._seek(max(0.0, time - back), time)
@@ -168,6 +172,8 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
         ValueError: if it is empty, no video of the `FORMATS`, or of more than `max_pixels` a frame; within the context
             also instead of any error of the decoder.
     """
+    with importing("av", "videos"):
+        import av
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     try:
@@ -200,6 +206,8 @@ def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Te
     Pixels of another `aspect` (width over height) are made square by scaling the width, unless it is absurd.
     A frame of more than twice `least` (height, width) is reduced by a whole factor to no less than twice that.
     """
+    from av.video.reformatter import Interpolation
+
     turns = round(frame.rotation / 90) % 4
     height, width = frame.height, frame.width * (aspect if 0.25 <= aspect <= 4 else 1)
     high, wide = least[::-1] if turns % 2 else least
@@ -223,6 +231,8 @@ def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Te
 
 
 def _open(path: Path, max_pixels: int) -> InputContainer:
+    import av
+
     # "file:" keeps a name with a colon from being read as an address.
     return av.open(
         f"file:{path}",
@@ -233,6 +243,8 @@ def _open(path: Path, max_pixels: int) -> InputContainer:
 
 
 def _video_stream(container: InputContainer, max_pixels: int) -> VideoStream:
+    from av.stream import Disposition
+
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:

@@ -13,10 +13,10 @@ from typing import NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from modalities.base import Batch, Dataset, Example, pair
 from modalities.video import Video
+from multisagd.libraries import importing
 from multisagd.seeds import derive
 
 
@@ -54,7 +54,9 @@ class MovingDigits(Dataset):
         speed: Sequence[float] = (8.0, 24.0),
         seed: int = 0,
     ) -> None:
-        from sklearn.datasets import load_digits  # importing scikit-learn takes seconds
+        with importing("sklearn", "the handwritten digits"):
+            from sklearn.datasets import load_digits  # takes seconds
+        from torchvision.transforms.v2 import functional as TF
 
         if not isinstance(modality, Video):
             raise ValueError(f"moving digits are clips: modality should be a Video, got {type(modality).__name__}")

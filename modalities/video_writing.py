@@ -5,11 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
-from av.video.frame import VideoFrame
 from torch import Tensor
-from torchvision.utils import make_grid
 
 QUALITY = 12
 """H.264's constant rate factor, 0 lossless to 51: generated frames are looked at for faults, not for small files."""
@@ -25,6 +22,9 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
     with an odd side keep their size and are written in 4:4:4, which some browsers do not play.
     The rate is written as a fraction with a denominator up to 1001, exact for 12.5, 29.97 and 30000/1001.
     """
+    import av
+    from av.video.frame import VideoFrame
+
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = clip.shape[-2:]
     pictures = clip.expand(3, -1, -1, -1).permute(1, 2, 3, 0).contiguous().numpy()
@@ -46,6 +46,8 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
 
 def tile(clips: Tensor) -> Tensor:
     """Lay uint8 clips (count, 1 or 3, frames, height, width) in a square, enlarged if small."""
+    from torchvision.utils import make_grid
+
     count, _, length, height, width = clips.shape
     # All frames of a clip are laid as the channels of one image, so they all move to the same place at once.
     images = clips.expand(-1, 3, -1, -1, -1).reshape(count, 3 * length, height, width)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from multisagd.covariance import to_half_spectrum
 from multisagd.grid import Grid
+from multisagd.libraries import check
 
 Kind = Literal["amplitude", "amplitude_phase", "wavelet"]
 
@@ -30,7 +31,7 @@ class SpectralPenalty:
 
     Raises:
         ValueError: for another kind, a weight or level that is not positive, or an unknown wavelet.
-        ImportError: for `wavelet` without the library.
+        LibraryError: for `wavelet` where ptwt cannot be imported.
     """
 
     kind: Kind = "amplitude"
@@ -44,11 +45,9 @@ class SpectralPenalty:
         if not self.weight > 0 or self.levels < 1:
             raise ValueError(f"a penalty needs weight > 0 and levels >= 1, got {self.weight} and {self.levels}")
         if self.kind == "wavelet":
-            try:
-                import ptwt  # noqa: F401 - only whether it is there
-                import pywt
-            except ImportError as error:
-                raise ImportError('the wavelet penalty needs ptwt: pip install "multisagd[wavelets]"') from error
+            check("ptwt", "the wavelet penalty")
+            import pywt
+
             if self.wavelet not in pywt.wavelist(kind="discrete"):
                 raise ValueError(f"unknown wavelet {self.wavelet!r}; haar and bior1.3 are the usual ones")
 

@@ -96,11 +96,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if arguments is None:
         steady()
-    status = run(words, own=arguments is None)
+    try:
+        status = run(words, own=arguments is None)
+    except Exception as raised:
+        if (message := failed_library(raised)) is None:
+            raise
+        tell(f"error: {message}")
+        return 2
     if status == 0 and (words[0] in PRINTED or {"-h", "--help", "--show"}.intersection(words)) and (error := lost()):
         tell(f"error: cannot write what was to be printed: {error}")
         return 1
     return status
+
+
+def failed_library(error: Exception) -> str | None:
+    """Return what is to be told of an error that was raised by importing a library, None for any other error."""
+    try:
+        from multisagd.libraries import failed_import
+    except Exception as deeper:  # PyTorch, or what else the core is made of
+        if not isinstance(error, ImportError | OSError):
+            return None
+        reason = " ".join(str(deeper).split())
+        return f"nothing works without this ({type(deeper).__name__}: {reason:.300}). To mend it: multisagd doctor"
+    failure = failed_import(error)
+    return None if failure is None else str(failure)
 
 
 def run(words: Sequence[str], own: bool) -> int:

@@ -18,6 +18,7 @@ name, samples of another shape, not finite or too few, weights of networks that 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -26,6 +27,7 @@ from typing import Any
 
 from modalities.base import Dataset
 from multisagd.files import read_json
+from multisagd.libraries import LibraryError, check
 from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
@@ -44,6 +46,7 @@ from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.sample import chosen_prompts, designed_steps, folder_name
 
 REPORT = "evaluate.json"
+log = logging.getLogger("multisagd")
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -118,6 +121,14 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
             raise RecipeError(f"metrics: there is no {name!r}{nearest(name, KINDS)}")
     reasons = {name: KINDS[name].lacking(train, settings) for name in asked}
     unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
+    for name in asked:
+        if name not in unavailable and (module := KINDS[name].module):
+            try:
+                check(module, KINDS[name].about)
+            except LibraryError as error:
+                # At once, and not after hours of drawing samples.
+                log.warning("%s will not be computed: %s", name, error)
+                unavailable[name] = str(error)
     if settings.metrics != "all" and unavailable:
         name, reason = next(iter(unavailable.items()))
         raise RecipeError(f"metrics: {name} cannot be computed: {reason}")

@@ -5,8 +5,8 @@ white and with shaped noise, what is left of the data at its end, steps designed
 that, to train with. It is served to this machine alone unless `host` says otherwise, asks nothing of the network, and
 keeps uploaded files in a folder that is removed when it ends (Ctrl-C).
 
-Errors, each in one message: gradio is not installed; the address is taken or none of this machine's; sizes that cannot
-be shown.
+Errors, each in one message: gradio cannot be imported; the address is taken or none of this machine's; sizes that
+cannot be shown.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from multisagd.libraries import importing
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -75,17 +76,16 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     """Start serving in the background, uploads going into `folder`, and return the page and its address.
 
     Raises:
-        RecipeError: if gradio is missing, or the address cannot be had.
+        LibraryError: if gradio cannot be imported.
+        RecipeError: if the address cannot be had.
     """
     _check_address(settings)
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
     # Gradio asks the page itself whether it is there, and a proxy cannot reach this machine.
     os.environ["no_proxy"] = "*"
-    try:
+    with importing("gradio", "explore"):
         import gradio
-    except ImportError as error:
-        raise RecipeError(f"explore needs gradio ({error}): pip install 'multisagd[explore]'") from error
     from recipes.exploring.page import CSS, build
 
     page = build(settings.sizes)

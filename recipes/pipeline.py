@@ -18,13 +18,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from modalities.audio import Audio
 from modalities.base import Modality
 from modalities.image import Image
 from modalities.video import Video
 from multisagd import Denoiser
+from multisagd.libraries import importing
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
 from multisagd.seeds import derive_many
@@ -71,6 +71,8 @@ class Drawn:
         Raises:
             AttributeError: for a model of something else, as `audios` and `videos` do.
         """
+        from torchvision.transforms.functional import to_pil_image
+
         return [to_pil_image(each) for each in self._of(Image, "images")]
 
     @property
@@ -203,7 +205,8 @@ class Pipeline:
 
         Needs huggingface_hub, and to be logged in there (`hf auth login`).
         """
-        from huggingface_hub import HfApi
+        with importing("huggingface_hub", "uploading a model"):
+            from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             named = Path(folder, name.rsplit("/", 1)[-1])

@@ -30,6 +30,7 @@ from modalities.base import Dataset, Modality
 from modalities.captions import Captioned
 from multisagd import Corruption, DataStatistics
 from multisagd.ema import PowerEMA
+from multisagd.libraries import failed_import
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
@@ -341,7 +342,8 @@ def train_and_report(config: Config) -> None:
             path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
             print(f"Losses, samples and spectra on one page: {path}")
         except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure
-            print(f"note: no report was written ({error}); to try again: multisagd report run_dir={run_dir}")
+            reason = failed_import(error) or error
+            print(f"note: no report was written ({reason}); to try again: multisagd report run_dir={run_dir}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

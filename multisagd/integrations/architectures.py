@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from multisagd.libraries import importing
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -149,9 +151,8 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
 
 
 def _found(name: str) -> type[nn.Module]:
-    try:
+    with importing("diffusers", "networks of diffusers"):
         import diffusers  # takes seconds
-    except ImportError as error:
-        raise ImportError("networks of diffusers need that library: pip install 'multisagd[diffusers]'") from error
-    found: type[nn.Module] = getattr(diffusers, name)
+
+        found: type[nn.Module] = getattr(diffusers, name)  # and imports more
     return found

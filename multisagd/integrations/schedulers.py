@@ -22,6 +22,7 @@ from torch import Tensor
 
 from multisagd.integrations.scheduled import noise_level
 from multisagd.integrations.shaped_noise import ShapedNoise
+from multisagd.libraries import importing
 
 DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
 """Methods that draw normal noise in some scheduler, beside all whose names begin with `step_`."""
@@ -172,10 +173,8 @@ def diffusers_library() -> Any:
     """Return the module diffusers, which is imported where it is needed only.
 
     Raises:
-        ImportError: if it is not installed.
+        LibraryError: if it cannot be imported.
     """
-    try:
+    with importing("diffusers", "its schedulers and pipelines"):
         import diffusers
-    except ImportError as error:
-        raise ImportError("this needs the diffusers library: pip install 'multisagd[diffusers]'") from error
     return diffusers

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multisagd.libraries import LibraryError, importing
 from multisagd.logs import quiet
 
 BACKENDS = ("sdpa", "xformers")
@@ -62,7 +63,7 @@ def check_backend(backend: str, strict: bool = False) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "xformers" and _xformers() is None:
-        _fall_back("xformers cannot be imported", strict)
+        _fall_back(_imported["failure"], strict)
 
 
 def _xformers() -> Any | None:
@@ -75,16 +76,17 @@ def _xformers() -> Any | None:
 def _import_xformers() -> Any | None:
     # Importing costs time and prints what this machine lacks: nobody who did not ask for it should pay or read that.
     try:
-        with quiet("xformers"), warnings.catch_warnings():
+        with quiet("xformers"), warnings.catch_warnings(), importing("xformers", "attention=xformers"):
             warnings.simplefilter("ignore")
             return importlib.import_module("xformers.ops")
-    except (ImportError, OSError):  # OSError: a build whose libraries do not match this driver
+    except LibraryError as error:
+        _imported["failure"] = str(error)
         return None
 
 
 def _fall_back(reason: str, strict: bool) -> None:
     if strict:
-        raise RuntimeError(f'{reason}: use attention="sdpa", or strict=False to fall back to it')
+        raise RuntimeError(f'{reason}. Or use attention="sdpa", or strict=False to fall back to it')
     if reason not in _reported:
         _reported.add(reason)
         _logger.warning("%s: attention falls back to sdpa, with the same result", reason)

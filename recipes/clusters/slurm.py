@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multisagd.libraries import importing
 from recipes.clusters.base import Job, Machines, at_least, this_python
 from recipes.clusters.slurm_job import SlurmJob
 from recipes.engine.errors import RecipeError
@@ -117,10 +118,8 @@ def _submitit() -> Any:
     """Return submitit's module for Slurm.
 
     Raises:
-        RecipeError: if submitit is not installed.
+        LibraryError: if submitit cannot be imported.
     """
-    try:
+    with importing("submitit", "cluster=slurm"):
         from submitit.slurm import slurm
-    except ImportError as error:
-        raise RecipeError("cluster=slurm needs submitit: pip install 'multisagd[cluster]'") from error
     return slurm

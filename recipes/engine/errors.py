@@ -53,8 +53,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
     """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
 
+    It is 2 as well where a library cannot be imported.
+
     `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
     """
+    from multisagd.libraries import failed_import  # with PyTorch, which a mistake in a command's name need not wait for
+
     try:
         action()
     except RecipeError as error:
@@ -66,8 +70,11 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
     except KeyboardInterrupt as stop:
         tell(f"interrupted{'' if again is None else again(False)}")
         return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
-    except RuntimeError as error:
-        if not _lost_touch(error):
+    except Exception as error:
+        if (failure := failed_import(error)) is not None:
+            tell(f"error: {failure}")
+            return USAGE_STATUS
+        if not (isinstance(error, RuntimeError) and _lost_touch(error)):
             raise
         traceback.print_exc()
         tell(

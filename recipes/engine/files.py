@@ -12,6 +12,9 @@ from typing import IO, Any
 
 from recipes.engine.errors import RecipeError
 
+WANDB_LOG = "wandb/*/logs/debug-core.log"
+"""The link in a record of Weights & Biases to the log of the process that wrote it, among the user's own files."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one go, so that it is never seen half written.
@@ -49,7 +52,8 @@ def check_own(folder: Path, root: Path) -> None:
     """Check that whatever is written into `folder`, which may lie in `root`, ends up in there.
 
     A folder from elsewhere may hold links to files that are not its own, and pipes, which wait for a reader. The root
-    itself may be a link.
+    itself may be a link. So may the link be that Weights & Biases leaves in each of its records, to a log of its own:
+    nothing is written there again.
 
     Raises:
         RecipeError: naming the first entry that is either.
@@ -66,7 +70,7 @@ def check_own(folder: Path, root: Path) -> None:
 
 
 def _check_entry(path: Path, root: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()) and not path.match(WANDB_LOG):
         raise RecipeError(
             f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write: replace it by "
             "what it leads to (where space is short, move the whole folder, and link to that)"

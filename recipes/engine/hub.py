@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from multisagd.libraries import importing
 from recipes.engine.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -19,7 +20,8 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     """Return a folder as it is; of a model on the hub, a folder of those `files` (names or patterns) that it has.
 
     Raises:
-        RecipeError: if there is neither, or it cannot be fetched: no network, no such revision, no huggingface_hub.
+        LibraryError: if it is to be fetched, and huggingface_hub cannot be imported.
+        RecipeError: if there is neither, or it cannot be fetched: no network, no such revision.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -28,13 +30,9 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
         return folder
     if isinstance(name, Path) or not NAME.fullmatch(name):
         raise RecipeError(f"there is no folder {name}, and it is no name of a model on the hub (owner/model)")
-    try:
+    with importing("huggingface_hub", f"there is no folder {name}, so it is fetched from the hub"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise RecipeError(
-            f"there is no folder {name}; to fetch it from the hub, install that library: pip install huggingface_hub"
-        ) from error
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

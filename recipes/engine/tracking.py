@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multisagd.libraries import importing
 from recipes.engine.errors import RecipeError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -74,7 +75,8 @@ class Tracker:
     """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
-        RecipeError: if a service is asked for whose package is not installed.
+        LibraryError: if a service is asked for whose library cannot be imported.
+        RecipeError: if Weights & Biases does not start: nobody is logged in, or it cannot be reached.
     """
 
     def __init__(
@@ -161,29 +163,32 @@ def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]
 
 
 def _tensorboard(run_dir: Path, samples: int) -> Any:
-    try:
+    with importing("tensorboard", "tracking.tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RecipeError("tracking.tensorboard needs a package: pip install tensorboard") from error
     return SummaryWriter(str(run_dir / "tensorboard"), purge_step=samples + 1 if samples else None)
 
 
 def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:
-    try:
+    with importing("wandb", "tracking.wandb"):
         import wandb
-    except ImportError as error:
-        raise RecipeError("tracking.wandb needs a package: pip install wandb") from error
     # The service's own name of this run, kept so that a resumed run continues the same curves.
     identity = run_dir / "wandb_id"
+    try:
+        run = wandb.init(
+            project=settings.project,
+            name=settings.name or run_dir.name,
+            id=identity.read_text(encoding="utf-8") if identity.exists() else None,
+            resume="allow",
+            dir=str(run_dir),
+            config=dict(config),
+        )
+    except wandb.errors.Error as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(
+            f"tracking.wandb: Weights & Biases does not start ({reason:.300}). Log in with `wandb login`, or set "
+            "WANDB_MODE=offline to keep its record in the run folder"
+        ) from error
     if not identity.exists():
-        identity.write_text(wandb.util.generate_id(), encoding="utf-8")
-    run = wandb.init(
-        project=settings.project,
-        name=settings.name or run_dir.name,
-        id=identity.read_text(encoding="utf-8"),
-        resume="allow",
-        dir=str(run_dir),
-        config=dict(config),
-    )
+        identity.write_text(run.id, encoding="utf-8")
     run.define_metric("*", step_metric="samples")
     return run

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
+
+from multisagd.libraries import importing
 
 MOST = 64
 PER_COMPONENT = 10
@@ -19,6 +20,8 @@ def components(reference: Tensor) -> Callable[[Tensor], Tensor]:
     At most 64 of them. They are fitted to the reference alone, so that other real data and samples are equally strange
     to them.
     """
+    with importing("sklearn", "principal components"):
+        from sklearn.decomposition import PCA
     flat = reference.flatten(1).numpy()
     count = max(1, min(MOST, len(flat) // PER_COMPONENT, flat.shape[1]))
     fitted = PCA(count, whiten=True, svd_solver="randomized", random_state=0).fit(flat)

@@ -41,8 +41,6 @@ def lacking(name: str) -> Callable[[Dataset, EvaluateSettings], str | None]:
     def reason(train: Dataset, settings: EvaluateSettings) -> str | None:
         if not isinstance(medium(train.modality), kind):
             return f"it is a network for {media}"
-        if name == "inception" and not inception.installed():
-            return 'its architecture is that of torch-fidelity: pip install "multisagd[metrics]"'
         if settings.download or published.found(settings.network(name)) is not None:
             return None
         return f"its weights are not at {published.kept()}: give networks.{name}=FILE, or download=true"

@@ -22,6 +22,7 @@ from modalities.representation import Stft, Waveform
 from modalities.video import Video
 from modalities.video_sets import MovingDigits
 from multisagd import DataStatistics, Grid
+from multisagd.libraries import failed_import
 from recipes.engine.single import statistics_of_one
 
 Medium = Literal["image", "sound", "video"]
@@ -169,6 +170,8 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> S
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))
         statistics = statistics_of_one(x0, modality.grid())
     except Exception as error:  # whatever a decoder raises, as `Modality.load` says
+        if (failure := failed_import(error)) is not None:
+            raise ValueError(str(failure)) from error
         reason = str(error).replace(str(path), path.name)
         raise ValueError(f"{path.name} cannot be used: {reason}") from error
     note = (

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from multisagd import Grid
+from multisagd.libraries import importing
 from multisagd.seeds import derive
 from multisagd.statistics import transforms_about
 
@@ -75,6 +73,10 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     Raises:
         ValueError: for fewer than four items in a set.
     """
+    with importing("sklearn", "telling bands apart"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
     if min(len(real), len(made)) < 4:
         raise ValueError(f"a logistic test needs at least 4 items in each set, got {len(real)} and {len(made)}")
     least = LEAST * float(real.mean()) + 1e-300

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from multisagd.libraries import importing
 from recipes.engine.errors import RecipeError
 from recipes.pretrained.weights import Published, read_weights
 
@@ -19,18 +19,14 @@ BLOCKS = ("2048", "768")
 """Features compared: the last, and the averaged ones of an earlier block, which fewer items suffice for."""
 
 
-def installed() -> bool:
-    """Tell whether the package that holds the network's architecture is there."""
-    return importlib.util.find_spec("torch_fidelity") is not None
-
-
 def load(path: Path) -> nn.Module:
     """Return the network with weights from a file, giving features `(batch, …)` of each of `BLOCKS` for uint8 images.
 
     Raises:
         RecipeError: if the file holds no weights of it.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    with importing("torch_fidelity", "inception"):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     tensors = read_weights(path, PUBLISHED)
     # Its own loader unpickles whatever a file holds, so that it is given one that was just written from tensors.

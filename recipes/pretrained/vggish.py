@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
+from multisagd.libraries import importing
 from recipes.pretrained.weights import Published, fill, read_weights
 
 PUBLISHED = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
@@ -61,8 +61,10 @@ def load(path: Path) -> nn.Module:
 @torch.no_grad()
 def features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
     """Return the features `(128,)` of one sound `(channels, samples)`, with silence added up to 0.96 s."""
+    with importing("torchaudio", "vggish"):
+        from torchaudio.functional import resample
     device = next(network.parameters()).device
-    pieces = log_mel(torchaudio.functional.resample(sound.float().mean(0), rate, RATE))
+    pieces = log_mel(resample(sound.float().mean(0), rate, RATE))
     found: Tensor = network(pieces[:, None].to(device)).mean(0)
     return found.cpu()
 

@@ -8,19 +8,20 @@ import tempfile
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
-import PIL.Image
 import torch
-from av.audio.resampler import AudioResampler
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 
 from modalities.video_files import pixels
 from modalities.video_writing import write_video
 from multisagd.files import check_file
+from multisagd.libraries import importing
 from recipes.reporting.blocks import Item
 from recipes.reporting.run import MALFORMED, inside, shortened
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
 
 LARGEST = 64 << 20
 """Bytes of one file that is looked at."""
@@ -40,7 +41,8 @@ RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 MOST_LEFT_OUT = 20
 """Files that are named as left out; there may be thousands."""
 
-DAMAGED = (av.error.FFmpegError, PIL.Image.DecompressionBombError)
+DECODERS = ("PIL", "av")
+"""Packages whose errors, of any kind, say that a file is damaged."""
 
 
 @dataclass
@@ -86,7 +88,9 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
             small = small or shrunk
             if (address := budget.take(kind, data, file)) is not None:
                 found[suffix] = address
-        except (*MALFORMED, *DAMAGED) as error:
+        except Exception as error:
+            if not isinstance(error, MALFORMED) and type(error).__module__.partition(".")[0] not in DECODERS:
+                raise
             budget.note(f"{_where(file)}: {shortened(error, 200)}")
     if not found:
         return None
@@ -100,6 +104,8 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
         ValueError: if it is no PNG, or has more pixels than any picture of a run.
         OSError: if it is damaged.
     """
+    with importing("PIL", "pictures"):
+        import PIL.Image
     data = path.read_bytes()
     with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         if image.width * image.height > MOST_PIXELS:
@@ -120,6 +126,8 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
         av.error.FFmpegError: if it is damaged.
         ValueError: if it holds no sound.
     """
+    with importing("av", "sounds in a report"):
+        import av
     data = path.read_bytes()
     with av.open(io.BytesIO(data), "r", format="wav") as source:
         if not source.streams.audio:
@@ -131,6 +139,9 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
 
 
 def _mp3(source: InputContainer, stream: AudioStream) -> bytes:
+    import av
+    from av.audio.resampler import AudioResampler
+
     rate = next((each for each in RATES if each >= stream.rate), RATES[-1])
     layout = "mono" if stream.channels == 1 else "stereo"
     written = io.BytesIO()
@@ -151,6 +162,8 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
         av.error.FFmpegError: if it is damaged.
         ValueError: if it holds no clip, or has more pixels than any clip of a run.
     """
+    with importing("av", "clips in a report"):
+        import av
     with av.open(f"file:{path}", "r", format="mp4") as source:
         if not source.streams.video:
             raise ValueError("it holds no clip")

@@ -1,12 +1,15 @@
 import json
 import sys
-import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
+from multisagd.libraries import LibraryError
 from recipes.engine.errors import RecipeError
+from recipes.engine.files import held
 from recipes.engine.tracking import Tracker, TrackingSettings, read_metrics
 
 VALUES = {"loss": 0.5, "level": {"t=0.5": {"loss": 0.25}}, "note": "x"}
@@ -45,7 +48,6 @@ def test_a_fresh_start_begins_with_empty_files(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = Tracker(tmp_path, TrackingSettings(tensorboard=True), {})
@@ -57,43 +59,70 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     assert events.Scalars("validation/loss")[0].step == 64
 
 
-class FakeRun:
-    def __init__(self) -> None:
-        self.logged: list[Any] = []
+def records(file: Path) -> Iterator[Any]:
+    """The records in a file of wandb: each follows on a checksum, its length and its kind, in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    def define_metric(self, *arguments: Any, **keywords: Any) -> None:
-        pass
-
-    def log(self, values: Any) -> None:
-        self.logged.append(values)
-
-    def finish(self) -> None:
-        pass
+    content, place = file.read_bytes(), 7
+    assert len(content) < 1 << 15, "one block"
+    while place < len(content):
+        length = int.from_bytes(content[place + 4 : place + 6], "little")
+        yield Record.FromString(content[place + 7 : place + 7 + length])
+        place += 7 + length
 
 
-def test_wandb_continues_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, starts = [], []
+@pytest.fixture
+def wandb_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real one, which keeps what it has in a folder of this test, and knows nobody."""
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    wandb.teardown()  # it reads the environment once
+    yield
+    wandb.teardown()
 
-    def init(**keywords: Any) -> FakeRun:
-        starts.append(keywords)
-        runs.append(FakeRun())
-        return runs[-1]
 
-    fake = types.SimpleNamespace(init=init, util=types.SimpleNamespace(generate_id=lambda: f"id{len(starts)}"))
-    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+def test_wandb_continues_the_same_run(wandb_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process leaves a record, and all of them are of one run."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir = tmp_path / "run"
     for samples in (64, 128):
-        tracker = Tracker(tmp_path, TrackingSettings(wandb=True), {"seed": 1})
-        tracker.metrics(samples, "train", {"loss": 0.5})
-        tracker.close()
-    assert [start["id"] for start in starts] == ["id0", "id0"]
-    assert starts[0]["config"] == {"seed": 1}
-    assert runs[1].logged == [{"samples": 128, "train/loss": 0.5}]
+        with held(run_dir):  # it does not trip over the links that the first record holds
+            tracker = Tracker(run_dir, TrackingSettings(wandb=True), {"seed": 1})
+            tracker.metrics(samples, "train", {"loss": 0.5})
+            tracker.close()
+    assert any(path.is_symlink() for path in run_dir.rglob("*"))
+    wandb.teardown()  # its own process may still be writing
+    files = sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    for file, samples in zip(files, (64, 128), strict=True):
+        found = list(records(file))
+        run = next(each.run for each in found if each.HasField("run"))
+        assert run.run_id == (run_dir / "wandb_id").read_text()
+        assert (run.project, run.display_name) == ("multisagd", "run")
+        assert ("seed", "1") in {(each.key, each.value_json) for each in run.config.update}
+        logged = [item for each in found if each.HasField("history") for item in each.history.item]
+        values = {each.key or "/".join(each.nested_key): json.loads(each.value_json) for each in logged}
+        assert values.items() >= {"samples": samples, "train/loss": 0.5}.items()
+
+
+def test_wandb_that_nobody_is_logged_in_to_says_what_to_do(
+    wandb_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(RecipeError, match=r"wandb login.*WANDB_MODE=offline"):
+        Tracker(tmp_path, TrackingSettings(wandb=True), {})
 
 
 @pytest.mark.parametrize("service", ["tensorboard", "wandb"])
 def test_a_missing_service_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if service == "tensorboard" else "wandb", None)
-    with pytest.raises(RecipeError, match=f"pip install {service}"):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, service, None)
+    with pytest.raises(
+        LibraryError, match=rf"tracking\.{service}: {service} is not installed.*pip install .*{service}"
+    ):
         Tracker(tmp_path, TrackingSettings(**{service: True}), {})
 
 

@@ -1,5 +1,6 @@
 import logging
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -41,15 +42,16 @@ def test_strict_raises_instead_of_falling_back():
 
 
 def test_missing_xformers_is_found_when_the_network_is_built(fresh_log, monkeypatch, caplog):
-    monkeypatch.setattr(attention, "_imported", {"ops": None})
-    with pytest.raises(RuntimeError, match="cannot be imported"):
+    monkeypatch.setattr(attention, "_imported", {})
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    with pytest.raises(RuntimeError, match="xformers is not installed"):
         SelfAttention(8, 2, "xformers", strict=True)
     with caplog.at_level(logging.WARNING, logger="multisagd"):
         SelfAttention(8, 2, "xformers")
         SelfAttention(8, 2, "xformers")
-    assert [record.message for record in caplog.records if "cannot be imported" in record.message] == [
-        "xformers cannot be imported: attention falls back to sdpa, with the same result"
-    ]
+    (told,) = [record.message for record in caplog.records if "is not installed" in record.message]
+    assert told.startswith("attention=xformers: xformers is not installed. To install it: ")
+    assert told.endswith(": attention falls back to sdpa, with the same result")
 
 
 def test_importing_xformers_says_nothing(caplog, monkeypatch):

@@ -118,5 +118,5 @@ def test_mistakes_are_told_before_anything_is_written(words: list[str], message:
 
 def test_without_diffusers_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(RecipeError, match=r"network: .* pip install 'multisagd\[diffusers\]'"):
+    with pytest.raises(RecipeError, match=r"network: .* pip install .*diffusers"):
         learn(tmp_path / "run", *IMAGE)

@@ -217,9 +217,9 @@ def test_without_slurm_or_submitit_launching_says_so(
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["cluster=slurm", "run_dir=r"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "submitit.slurm", None)
+    monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["cluster=slurm", "run_dir=r"]) == 2
-    assert "pip install 'multisagd[cluster]'" in capsys.readouterr().err
+    assert "submitit is not installed. To install it: " in capsys.readouterr().err
 
 
 def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> Path:

@@ -132,7 +132,7 @@ def test_the_inception_network_reads_images(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_video_network_reads_clips(tmp_path: Path) -> None:
-    from torchvision.models.video import r3d_18
+    from torchvision.models.video import R3D_18_Weights, r3d_18
 
     torch.manual_seed(0)
     random = r3d_18().eval()
@@ -141,8 +141,9 @@ def test_the_video_network_reads_clips(tmp_path: Path) -> None:
     clips = torch.randint(256, (2, 3, 5, 16, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = r3d.features(network, clips)
     assert found.shape == (2, 512)
+    assert r3d.PUBLISHED.url == R3D_18_Weights.KINETICS400_V1.url
     # The whole network is the features and its last layer.
-    usual = r3d.R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
+    usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
     prepared = usual(clips.transpose(1, 2).contiguous())
     torch.testing.assert_close(random.fc(found), random(prepared))
     torch.testing.assert_close(r3d.features(network, clips[:1, :1]), r3d.features(network, clips[:1, [0, 0, 0]]))

@@ -1,0 +1,130 @@
+"""The command that installs a library, or puts one that works in place of one that does not."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+"""Exact versions that were tried together; a checkout has it."""
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "accelerate": "accelerate",
+    "aiohttp": "aiohttp",
+    "av": "av",
+    "diffusers": "diffusers",
+    "fsspec": "fsspec",
+    "gcsfs": "gcsfs",
+    "gradio": "gradio",
+    "huggingface_hub": "huggingface_hub",
+    "hydra": "hydra-core",
+    "jinja2": "jinja2",
+    "librosa": "librosa",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "ptwt": "ptwt",
+    "pywt": "PyWavelets",
+    "rich": "rich",
+    "s3fs": "s3fs",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "submitit": "submitit",
+    "tensorboard": "tensorboard",
+    "torch": "torch",
+    "torch_fidelity": "torch-fidelity",
+    "torchaudio": "torchaudio",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "wandb": "wandb",
+    "xformers": "xformers",
+    "yaml": "pyyaml",
+}
+"""What pip calls the libraries that the project uses, by the name that Python imports."""
+
+TORCH_INDEX = "https://download.pytorch.org/whl"
+
+
+def remedy(library: str, broken: Iterable[str] = ()) -> str:
+    """Return the command that installs a library, anew if it or others below it are `broken`.
+
+    Versions are those of the checkout's constraints if these are made for the PyTorch that is installed. Else libraries
+    built for PyTorch are those that fit it, and others what the project asks for.
+    """
+    name, torch, pinned = installed(library) or DISTRIBUTIONS.get(library, library), version("torch"), _pinned()
+    fits = torch != "" and pinned.get("torch") == torch.partition("+")[0]
+    names = dict.fromkeys([name, *filter(None, map(installed, broken))])
+    wanted = [each if fits and each.lower() in pinned else _requirement(each, torch) for each in names]
+    words = [*_pip(), "install"]
+    # pip takes another version in place of the one that is there, but the same one only if it must.
+    pin = wanted[0].partition("==")[2].removesuffix(".*")
+    if broken and (len(wanted) > 1 or f"{version(name)}.".startswith(f"{pin}.") or not pin):
+        words += ["--force-reinstall", "--no-deps"]
+    if fits:
+        words += ["-c", str(CONSTRAINTS)]
+    if "+" in torch and any(each.startswith("torch") for each in names):
+        words += ["--index-url", f"{TORCH_INDEX}/{torch.partition('+')[2]}"]
+    return " ".join(f"'{each}'" if set(each) & set("=<>*") else shlex.quote(each) for each in [*words, *wanted])
+
+
+def _requirement(name: str, torch: str) -> str:
+    """Return what pip is asked for: a name with the versions that fit PyTorch, or that the project takes."""
+    if name == "torchaudio":
+        return "torchaudio==2.11.0"  # tried with PyTorch 2.11 to 2.14; 2.11.1 needs 2.13
+    if name == "torchvision" and (release := re.match(r"2\.(\d+)", torch)):
+        return f"torchvision==0.{int(release[1]) + 15}.*"
+    try:
+        lines = metadata.requires("multisagd") or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    for line in lines if name != "torch" or not torch else ():
+        if (asked := re.match(r"([\w.-]+)[^;<>=!~\s]*\s*([^;]*)", line)) and _same(asked[1], name):
+            return f"{name}{asked[2].strip()}"
+    found = version(name)
+    return f"{name}=={found}" if found else name
+
+
+def _same(one: str, other: str) -> bool:
+    return re.sub(r"[-_.]+", "-", one).lower() == re.sub(r"[-_.]+", "-", other).lower()
+
+
+def _pinned() -> dict[str, str]:
+    if not CONSTRAINTS.is_file():
+        return {}
+    lines = (line.partition("#")[0].partition(";")[0].strip() for line in CONSTRAINTS.read_text("utf-8").splitlines())
+    return {name.lower(): pin for name, equal, pin in (line.partition("==") for line in lines) if equal}
+
+
+def _pip() -> list[str]:
+    """Return the pip of this interpreter, as a person would type it if that is the one that the shell finds."""
+    found = shutil.which("pip")
+    return ["pip"] if found and Path(found).parent == Path(sys.executable).parent else [sys.executable, "-m", "pip"]
+
+
+def version(distribution: str) -> str:
+    """Return the version that is installed, "" if none is."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def installed(package: str) -> str:
+    """Return the distribution that a package is installed by, "" if it is by none."""
+    if (known := DISTRIBUTIONS.get(package)) is not None:
+        return known if version(known) else ""
+    return (_distributions().get(package) or [""])[0]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # which takes seconds
