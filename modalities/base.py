@@ -10,12 +10,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from multisagd.grid import Grid
+
+if TYPE_CHECKING:
+    from modalities.byte_ranges import Source
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 
@@ -170,6 +173,10 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """A text that changes when examples come, go, change places, class or text; cheap, so it reads no media."""
         return ""
+
+    def stored(self) -> Iterable[Source]:
+        """Return the files whose contents no fingerprint tells, always in the same order; none for a set in memory."""
+        return ()
 
     @property
     def unreadable(self) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,6 +84,16 @@ class Source:
             return data
 
         return patiently(self.url, attempt) if stop > start else b""
+
+
+@cache
+def _local() -> LocalFileSystem:
+    return LocalFileSystem()
+
+
+def local(path: Path) -> Source:
+    """Return a file of this machine."""
+    return Source(str(path), _local(), str(path))
 
 
 class OpenFiles:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from modalities.base import Batch, Dataset, Example, Groups
+from modalities.byte_ranges import Source
 from modalities.text import TextEncoder
 
 
@@ -70,6 +71,10 @@ class Captioned(Dataset):
     def fingerprint(self) -> str:
         """That of the examples, captions included."""
         return self.dataset.fingerprint
+
+    def stored(self) -> Iterable[Source]:
+        """Return the files that the examples are read from."""
+        return self.dataset.stored()
 
     @property
     def unreadable(self) -> Mapping[str, str]:

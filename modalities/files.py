@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self, get_args
 
 from modalities import labels as sources
 from modalities.base import Modality
+from modalities.byte_ranges import Source, local
 from modalities.hidden import is_hidden
 from modalities.labels import CaptionSource, LabelSource
 from modalities.manifest import Entry, check_listed, read_manifest
@@ -118,6 +119,10 @@ class Folder(MediaFiles):
     def caption(self, index: int) -> str | None:
         """Return the text of one file, without reading the file; None if the files have none."""
         return None if self.texts is None else self.texts[index]
+
+    def stored(self) -> Iterable[Source]:
+        """Return the media files."""
+        return (local(self.root / name) for name in self.files)
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalities.base import Dataset, Example, Modality
+from modalities.byte_ranges import Source, local
 from modalities.encoding import differences
 from modalities.latent import Latent, Scale
 from modalities.reading import UnreadableFilesError
@@ -93,6 +94,10 @@ class LatentShards(Dataset):
         part = copy.copy(self)
         part._indices = [self._indices[index] for index in indices]
         return part
+
+    def stored(self) -> Iterable[Source]:
+        """Return the shards."""
+        return [local(self.root / shard.file) for shard in self.index.shards]
 
     @property
     def fingerprint(self) -> str:

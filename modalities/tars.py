@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
-from modalities.byte_ranges import find
+from modalities.byte_ranges import Source, find
 from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
@@ -157,6 +157,10 @@ class TarShards(MediaFiles):
         shards = np.searchsorted(self._starts, self._places, side="right")
         ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
         return Groups(np.diff(ends, prepend=0).tolist(), self.window)
+
+    def stored(self) -> Iterable[Source]:
+        """Return the shards."""
+        return self.sources
 
     @property
     def fingerprint(self) -> str:

@@ -27,14 +27,14 @@ from pathlib import Path
 import torch
 
 from modalities.base import Dataset, Modality
-from modalities.captions import Captioned
 from multisagd import Corruption, DataStatistics
 from multisagd.ema import PowerEMA
 from multisagd.libraries import failed_import
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
-from recipes.engine import record
+from recipes.engine import contents, record
 from recipes.engine.altered import Restored
+from recipes.engine.announcing import ending, introduction, name_unreadable
 from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, SaveError
@@ -71,7 +71,6 @@ from recipes.engine.tracking import Silence, Tracker
 from recipes.engine.validation import validate
 from recipes.engine.watchdog import Watchdog
 
-UNREADABLE = "unreadable.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
 """Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
@@ -117,6 +116,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     dataset = build_data(settings.data, settings.corruption, seed, modality, builder)
     if state is not None:
         record.check_data(run_dir, dataset)
+    changed = contents.changes(run_dir, dataset) if state is not None and runtime.main else None
+    wait_patiently()
     training, held_out = hold_out(dataset, settings)
     wishes = handling(settings.corruption, builder)
     corruption = known_corruption(run_dir, settings, modality, builder, begun=state is not None)
@@ -208,6 +209,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             for path in checkpoints.set_aside(learner.samples):
                 log.warning("%s is not gone on from: it is put aside, and removed once training has passed it", path)
             record.write_run(run_dir, config, statistics)
+            if state is None:
+                contents.keep(run_dir, dataset)
             if restoration is not None:
                 replace_file(run_dir / RESTORATION, restoration.save)
             if corruption is not None and state is None:
@@ -216,6 +219,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
             facts |= {"held_out": 0 if held_out is None else len(held_out)}
             facts |= {} if initial is None else {"initial": initial}
             record.note_start(run_dir, seed, learner.samples, runtime.describe(), facts)
+        wait_patiently()
         with (
             closing(
                 Tracker(run_dir, settings.tracking, config, position, learner.samples) if runtime.main else Silence()
@@ -226,7 +230,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         ):
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in [
-                *data_notes(dataset, training, held_out, settings), *condition.notes(),
+                *filter(None, [changed]), *data_notes(dataset, training, held_out, settings), *condition.notes(),
                 *process_notes(process, denoiser, statistics),
             ]:  # fmt: skip
                 display.say(f"note: {note}")
@@ -290,45 +294,6 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
     for tensor in (found.mean, found.power, count):
         from_first(tensor)
     return DataStatistics(found.mean, found.power, found.grid, int(count))
-
-
-def introduction(
-    runtime: Runtime, parameters: int, training: Dataset, held_out: Dataset | None, measured: int, samples: int
-) -> str:
-    """Say what is about to happen."""
-    again = f"continuing after {samples:,} samples; " if samples else ""
-    names = training.classes
-    told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
-    if isinstance(training, Captioned):
-        told = f" with captions, read by {training.encoder.name}"
-    apart = "none held out" if held_out is None else f"{len(held_out):,} more held out"
-    return (
-        f"{again}{len(training):,} examples{told} ({apart}, statistics of {measured:,}), "
-        f"{parameters:,} parameters, on {runtime.describe()}"
-    )
-
-
-def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Say where everything is, and how to go on."""
-    lines = [
-        f"done. In {run_dir}:",
-        *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
-        "  metrics      metrics.jsonl",
-        f"  checkpoint   {checkpoint.relative_to(run_dir)}",
-        "  record       config.yaml, run.json, statistics.safetensors",
-    ]
-    if dataset.unreadable:
-        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
-    return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
-
-
-def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
-    """Write down which files could not be read, where there are any, and a folder and room for it."""
-    try:
-        if run_dir.is_dir():
-            dataset.save_unreadable(run_dir / UNREADABLE)
-    except OSError as error:
-        log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
 
 
 def train_and_report(config: Config) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, pair
+from modalities.byte_ranges import Source
 from multisagd import Corruption, GaussianRestoration
 from multisagd.seeds import derive
 
@@ -66,6 +67,10 @@ class Altered(Dataset):
     def fingerprint(self) -> str:
         """That of the examples as they were: what is done to them follows from the configuration."""
         return self.inner.fingerprint
+
+    def stored(self) -> Iterable[Source]:
+        """Return the files that the examples are read from."""
+        return self.inner.stored()
 
     @property
     def unreadable(self) -> Mapping[str, str]:

@@ -478,7 +478,7 @@ def test_one_picture_can_be_learned_by_heart(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["held_out"] == 0
 
 
-def test_other_data_do_not_continue_a_run(tmp_path: Path) -> None:
+def test_other_data_do_not_continue_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = tmp_path / "photos"
     for number in range(12):
         photos.mkdir(exist_ok=True)
@@ -487,6 +487,10 @@ def test_other_data_do_not_continue_a_run(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", *words, f"data.root={photos}")
     moved = photos.rename(tmp_path / "moved")
     tiny_run(tmp_path / "run", *words, f"data.root={moved}", "training.samples=112")
+    assert "note" not in capsys.readouterr().out
+    PILImage.new("L", (8, 8), 99).save(moved / "3.png")
+    tiny_run(tmp_path / "run", *words, f"data.root={moved}", "training.samples=112")
+    assert f"note: 1 of 12 files have changed since this run began: {moved}/3.png." in capsys.readouterr().out
     (moved / "3.png").rename(moved / "other.png")
     with pytest.raises(RecipeError, match=r"the data are not those .*; fingerprint"):
         tiny_run(tmp_path / "run", *words, f"data.root={moved}")
