@@ -1,15 +1,15 @@
 """What a dataset looks like to a process: its mean and its power spectrum about the mean.
 
 Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
-one-pass formula would subtract two nearly equal numbers wherever the mean dominates. Padded samples are left out: they
-count for nothing in the mean, and in the power they are set to the mean and the rest is scaled up by the share of
-valid samples (the periodogram of a record with gaps).
+one-pass formula would subtract two nearly equal numbers wherever the mean dominates. Padded samples are left out of
+both: the mean is that of the valid samples at each place, and the power is estimated from them (`masked_power`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from multisagd.files import check_file, parse_json
 from multisagd.grid import Axis, Grid
+from multisagd.masked_power import MaskCount, masked_power
 from multisagd.table import Table
 
 FORMAT_VERSION = 1
@@ -56,38 +57,50 @@ class DataStatistics:
     def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
         """Measure data given as batches `(batch, channels, *grid)`, each alone or with a mask of its valid samples.
 
-        A mask broadcasts against its batch and is true where the data are valid. `batches` is read twice and must be
-        the same each time: a list or a loader, not a generator.
+        A mask broadcasts against its batch and is true where the data are valid; it may differ among channels. Where no
+        item is valid the mean is 0, and a warning says so. `batches` is read twice and must be the same each time: a
+        list or a loader, not a generator.
 
         Raises:
             ValueError: if there are no data, or they change between the passes, do not fit the grid, are not finite or
-                are masked as a whole.
+                are masked as a whole; if too little is valid to tell the power.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
-        total, valid, count = torch.zeros(()), torch.zeros(()), 0
+        total, valid, count, masks = torch.zeros(()), torch.zeros(()), 0, MaskCount(grid)
         for x, mask in map(_split, batches):
             _check(x, mask, grid, count)
             total = total + (x * mask).sum(0)
             valid = valid + mask.expand_as(x).sum(0)
+            masks.add(_on_grid(mask, x), x.shape[1])
             count += x.shape[0]
         if count == 0:
             raise ValueError("there are no data to measure")
         mean = total / valid.clamp(min=1)
+        if masks.partial:
+            if unseen := int((valid == 0).sum()):
+                warnings.warn(
+                    f"at {unseen:,} of {mean.numel():,} places of channels and grid no item is valid: the mean of the "
+                    "data is set to 0 there",
+                    stacklevel=2,
+                )
+            masked = ((x, _on_grid(mask, x)) for x, mask in map(_split, batches))
+            power, again = masked_power(masked, mean, valid, masks, count)
+            _check_same(count, again)
+            return cls(mean, power, grid, count)
         energy, again = torch.zeros(()), 0
         for transform in transforms_about(mean, batches, grid):
             energy = energy + transform.abs().square().sum(0)
             again += len(transform)
-        if again != count:
-            raise ValueError(f"the data changed between two passes: {count} items, then {again}")
+        _check_same(count, again)
         return cls(mean, energy / max(count - 1, 1), grid, count)
 
     @classmethod
     def merge(cls, parts: Sequence[DataStatistics]) -> DataStatistics:
         """Return the statistics of several sets of data together, each measured by itself: by workers, or by ranks.
 
-        Exact for data without padding (Chan, Golub and LeVeque, The American Statistician 37, 1983); padded data count
-        as if they were valid as a whole.
+        Exact for data without padding (Chan, Golub and LeVeque, The American Statistician 37, 1983). Padded data would
+        count as if they were valid as a whole: measure those together.
 
         Raises:
             ValueError: without parts, or if their grids differ.
@@ -198,7 +211,8 @@ def transforms_about(
 ) -> Iterator[Tensor]:
     """Yield the unitary transforms of batches about a mean, `(batch, channels, *grid.half_shape)`, complex128.
 
-    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole.
+    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole. Strong frequencies
+    leak into weak ones that way: compare such data with others of the same masks only.
     """
     dims = tuple(range(-grid.dimensions, 0))
     for x, mask in map(_split, batches):
@@ -213,6 +227,17 @@ def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor
         return x, torch.ones((1,) * x.dim(), dtype=x.dtype)
     mask = mask.to("cpu", torch.bool)
     return torch.where(mask, x, 0.0), mask.to(x.dtype)  # padding may hold anything, NaN too
+
+
+def _on_grid(mask: Tensor, x: Tensor) -> Tensor:
+    """Return a mask that broadcasts against its batch as bool `(batch, 1 or channels, *grid)`."""
+    channels = mask.shape[1] if mask.dim() == x.dim() else 1
+    return mask.bool().expand(len(x), channels, *x.shape[2:])
+
+
+def _check_same(count: int, again: int) -> None:
+    if again != count:
+        raise ValueError(f"the data changed between two passes: {count} items, then {again}")
 
 
 def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:

@@ -1,0 +1,229 @@
+"""Mean and power of a stationary Gaussian of which only some samples are seen, by expectation-maximisation.
+
+The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k), about
+a mean that is free at every place. The E step takes the mean and covariance of the missing samples given those seen; the
+M step averages over items:
+
+    mean ← average of E[x | seen]
+    C(k) ← average of |F (E[x | seen] - mean)|²(k) + (F Cov[x | seen] F*)(k, k)
+
+Every step raises the likelihood of what is seen, and the power stays positive (Dempster, Laird and Rubin, Journal of
+the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated as long as that raises the likelihood
+(SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean takes part because the average of
+what is seen at a place, with items that differ from place to place, has errors that a steep spectrum would drown in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-5
+"""A round that gains less log-likelihood than this, in nats per frequency, is the last: far below the sampling error."""
+MOST_ROUNDS = 200
+LEAST = 1e-10
+"""Smallest power, as a share of the largest: beyond it float64 cannot solve for the missing samples."""
+AT_ONCE = 1 << 22
+"""Numbers in the largest tensor of a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Items seen at the same places of the grid.
+
+    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a one
+    and the samples seen of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
+    """
+
+    places: Tensor
+    rows: Tensor
+    count: int
+
+
+Stack = tuple[Tensor, Tensor, Tensor]
+"""Places, rows and counts of groups that see equally many places, each with a leading dimension of groups."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Power `(blocks, *shape)` and mean `(blocks, places)`."""
+
+    power: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The last estimate, the log-likelihood before each round (up to a constant), and whether they converged."""
+
+    estimate: Estimate
+    log_likelihood: tuple[float, ...]
+    converged: bool
+
+
+def fit_power(groups: Sequence[Group], start: Tensor, weight: Tensor) -> Fit:
+    """Return the power under which what the groups show is most likely, from a positive start `(blocks, *shape)`.
+
+    Blocks are independent, each with a power of its own on a full grid of `shape`; `weight` (blocks,) is 1 for real
+    ones and 2 for complex ones, which stand for their conjugates too. It ends when a round gains less than `TOLERANCE`
+    nats per frequency. What the data do not determine, for example where no item shows both ends of some distance,
+    stays as near the start as the likelihood lets it.
+    """
+    size = start[0].numel()
+    stacks = _stacked(groups, size)
+    now = Estimate(_positive(start), torch.zeros(len(start), size, dtype=groups[0].rows.dtype))
+    found, converged = [], False
+    for _ in range(MOST_ROUNDS):
+        one, before = step(now, stacks, weight)
+        two, between = step(one, stacks, weight)
+        found.append(before)
+        far = _extrapolated(now, one, two)
+        now, after = (two, between) if far is None else step(far, stacks, weight)
+        if not after >= between:  # also where it is not a number
+            now, after = two, between
+        if after - before < TOLERANCE * float(weight.sum()) * size:
+            converged = True
+            break
+    return Fit(now, tuple(found), converged)
+
+
+def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | None:
+    """Return where two steps lead if they go on so, None if that is too far to be a number."""
+    logs = [each.power.log() for each in (start, one, two)]
+    first, change = logs[1] - logs[0], logs[2] - 2 * logs[1] + logs[0]
+    length = max(1.0, float(first.norm() / change.norm().clamp(min=1e-300)))
+    power = (logs[0] + 2 * length * first + length**2 * change).exp()
+    mean = start.mean + 2 * length * (one.mean - start.mean) + length**2 * (two.mean - 2 * one.mean + start.mean)
+    return Estimate(_positive(power), mean) if bool(power.isfinite().all()) else None
+
+
+def _stacked(groups: Sequence[Group], size: int) -> list[Stack]:
+    """Return groups stacked by the number of places that they see."""
+    sorted_groups: dict[int, list[Group]] = {}
+    for group in groups:
+        sorted_groups.setdefault(len(group.places), []).append(group)
+    stacks = []
+    for seen, alike in sorted_groups.items():
+        together = max(1, AT_ONCE // (len(alike[0].rows) * seen * size))
+        for start in range(0, len(alike), together):
+            part = alike[start : start + together]
+            most = max(each.rows.shape[1] for each in part)
+            rows = [torch.nn.functional.pad(each.rows, (0, 0, 0, most - each.rows.shape[1])) for each in part]
+            counts = torch.tensor([each.count for each in part], dtype=torch.float64)
+            stacks.append((torch.stack([each.places for each in part]), torch.stack(rows), counts))
+    return stacks
+
+
+def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estimate, float]:
+    """Return the estimate after one step of EM, and the log-likelihood before it, up to a constant."""
+    power, items, likelihood = now.power, 0.0, 0.0
+    energy, shift = torch.zeros_like(power), torch.zeros(power.shape, dtype=torch.complex128)
+    for places, rows, counts in stacks:
+        centred = rows[..., 1:] - rows[..., :1] * _gathered(now.mean.expand(len(places), -1, -1).unsqueeze(2), places)
+        few = 2 * places.shape[1] <= power[0].numel()
+        part = (_from_seen if few else _from_missing)(power, places, centred, rows[..., :1], counts)
+        energy, shift = energy + part.energy, shift + part.shift
+        items += float(counts.sum())
+        likelihood -= 0.5 * float((weight * (counts @ part.log_det + part.square)).sum())
+    shift = shift / items
+    dims = tuple(range(-power.dim() + 1, 0))
+    moved = torch.fft.ifftn(shift, dim=dims, norm="ortho").flatten(1)
+    mean = now.mean + (moved if now.mean.is_complex() else moved.real)
+    return Estimate(_positive(energy / items - shift.abs().square()), mean), likelihood
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What the E step expects of the whole of some items about the mean, given what is seen of them.
+
+    `energy` (blocks, *shape): the sum of E|F x|²; `shift` (blocks, *shape): the sum of F E[x]; `log_det` (groups, blocks)
+    of the covariance of what is seen, and `square` (blocks,), the summed squared Mahalanobis norms of it.
+    """
+
+    energy: Tensor
+    shift: Tensor
+    log_det: Tensor
+    square: Tensor
+
+
+def _positive(power: Tensor) -> Tensor:
+    """Return the power, nowhere below the smallest share of the largest."""
+    return power.clamp(min=LEAST * float(power.max()))
+
+
+def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
+    """Return what is expected, by the covariance of the samples seen, K⁻¹.
+
+    E[x | seen] is Σ K x, and its covariance Σ - Σ K Σ.
+    """
+    root, log_det = _inverse_root(power, places, rows.is_complex())
+    white = rows @ root.mT
+    solved = white @ root.conj()
+    less = counts.view(-1, *(1,) * power.dim()) * _energy(root.conj(), places, power)
+    energy = counts.sum() * power + power.square() * (_energy(solved, places, power) - less).sum(0)
+    shift = power * _transform(_spread_out(ones.mH @ solved, places, power.shape[1:]), power)[:, :, 0].sum(0)
+    return Expected(energy, shift, log_det, white.abs().square().sum((0, 2, 3)))
+
+
+def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
+    """Return what is expected, by the precision of the missing samples, whose inverse is their covariance."""
+    shape, dims = power.shape[1:], tuple(range(-power.dim() + 1, 0))
+    unseen = torch.ones(len(places), power[0].numel(), dtype=torch.bool).scatter_(1, places, False)
+    missing = unseen.nonzero()[:, 1].view(len(places), -1)
+    filled = _spread_out(rows, places, shape)
+    pull = torch.fft.ifftn(torch.fft.fftn(filled, dim=dims) / power[:, None], dim=dims)
+    root, log_det = _inverse_root(1 / power, missing, rows.is_complex())
+    pulled = _gathered((pull if rows.is_complex() else pull.real).flatten(3), missing)
+    filled = filled - _spread_out(pulled @ root.mT @ root.conj(), missing, shape)
+    transform = _transform(filled, power)
+    energy = transform.abs().square().sum(2)
+    spread = counts.view(-1, *(1,) * power.dim()) * _energy(root.conj(), missing, power)
+    shift = (ones.mH.to(transform.dtype) @ transform.flatten(3))[:, :, 0].sum(0).view(power.shape)
+    log_det = log_det + power.log().flatten(1).sum(1)
+    return Expected((energy + spread).sum(0), shift, log_det, (energy / power).flatten(2).sum((0, 2)))
+
+
+def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[Tensor, Tensor]:
+    """Return W with `Wᴴ W` the inverse of the circulant matrix of a power, cut to places, and log-determinants of it.
+
+    W is (groups, blocks, places, places).
+    """
+    shape = power.shape[1:]
+    kernel = torch.fft.ifftn(power, dim=tuple(range(1, power.dim())))
+    kernel = (kernel if complex_valued else kernel.real).flatten(1)
+    places_along = torch.unravel_index(places, shape)
+    lags = torch.zeros((), dtype=torch.long)
+    for size, along in zip(shape, places_along, strict=True):
+        lags = lags * size + (along[:, :, None] - along[:, None, :]) % size
+    lower = torch.linalg.cholesky(kernel[:, lags].transpose(0, 1))
+    eye = torch.eye(places.shape[1], dtype=lower.dtype).expand_as(lower)
+    log_det = 2 * lower.diagonal(dim1=-2, dim2=-1).real.log().sum(-1)
+    return torch.linalg.solve_triangular(lower, eye, upper=False), log_det
+
+
+def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
+    """Return the summed |F row|² `(groups, blocks, *shape)` of rows `(groups, blocks, rows, places)`, zero elsewhere."""
+    if places.shape[1] == 0:
+        return torch.zeros(len(places), *power.shape, dtype=power.dtype)
+    return _transform(_spread_out(rows, places, power.shape[1:]), power).abs().square().sum(2)
+
+
+def _transform(rows: Tensor, power: Tensor) -> Tensor:
+    """Return the unitary transform of rows `(groups, blocks, rows, *shape)`."""
+    return torch.fft.fftn(rows, dim=tuple(range(-power.dim() + 1, 0)), norm="ortho")
+
+
+def _spread_out(rows: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return rows `(groups, blocks, rows, places)` on the grid, `(groups, blocks, rows, *shape)`, zero elsewhere."""
+    grid = torch.zeros(*rows.shape[:3], math.prod(shape), dtype=rows.dtype)
+    grid.scatter_(3, places[:, None, None].expand(rows.shape), rows)
+    return grid.view(*rows.shape[:3], *shape)
+
+
+def _gathered(flat: Tensor, places: Tensor) -> Tensor:
+    """Undo `_spread_out` of rows on the flattened grid `(groups, blocks, rows, size)`."""
+    return flat.gather(3, places[:, None, None].expand(*flat.shape[:3], places.shape[1]))

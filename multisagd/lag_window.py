@@ -1,0 +1,81 @@
+"""Power of data with gaps from averages over pairs of valid samples: where EM is too large (`masked_power`).
+
+The autocovariance at a lag is the mean product of all pairs of valid samples so far apart (the autocovariance of the data
+over that of their masks). That is unbiased, and noisy where pairs are few; Hann's lag window damps the far lags, at the
+price of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor keeps
+the power positive. Zero frequency, which differs most from its neighbours, is taken without the window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 0.01
+"""Smallest power as a share of the periodogram, which leakage makes too large where power is weak."""
+
+
+class PairAverages:
+    """Sums over items, in blocks of power `(blocks, *shape)`, and the power that follows from them.
+
+    `names` are those of the axes, for messages.
+    """
+
+    def __init__(self, shape: Sequence[int], names: Sequence[str], blocks: int) -> None:
+        self.shape, self.names = tuple(shape), tuple(names)
+        self._energy = torch.zeros(blocks, *self.shape, dtype=torch.float64)
+        self._periodogram = torch.zeros_like(self._energy)
+        self._pairs = torch.zeros(self.shape, dtype=torch.float64)
+        self._items = 0
+
+    def add(self, x: Tensor, mask: Tensor) -> None:
+        """Add items `(items, blocks, places)`, zero outside of their common mask `(places,)`."""
+        dims = tuple(range(-len(self.shape), 0))
+        energy = torch.fft.fftn(x.view(*x.shape[:2], *self.shape), dim=dims).abs().square().sum(0)
+        self._energy += energy
+        self._periodogram += energy / float(mask.sum())
+        self._pairs += len(x) * pair_counts(mask.view(1, *self.shape))
+        self._items += len(x)
+
+    def power(self) -> Tensor:
+        """Return the power `(blocks, *shape)`.
+
+        Raises:
+            ValueError: if no item shows both samples of any pair at some lag, naming the lag.
+        """
+        if self._items == 0:
+            return self._periodogram
+        dims = tuple(range(-len(self.shape), 0))
+        if bool((self._pairs == 0).any()):
+            lag = (self._pairs == 0).nonzero()[0].tolist()
+            apart = ", ".join(f"{min(k, n - k):,} along {name}" for k, n, name in zip(lag, self.shape, self.names, strict=True))
+            raise ValueError(
+                f"no item has two valid samples that are {apart} apart, so that the power spectrum cannot be measured: "
+                "choose a smaller grid (shorter items), or leave out items of which little is valid"
+            )
+        covariance = torch.fft.ifftn(self._energy, dim=dims) / self._pairs
+        # Zero frequency, a constant in the covariance, leaks by the window, and so is taken out before and put in after.
+        level = covariance.mean(dims, keepdim=True)
+        power = torch.fft.fftn((covariance - level) * _window(self.shape), dim=dims).real
+        power.flatten(1)[:, 0] = level.flatten().real * power[0].numel()
+        return power.maximum(FLOOR * self._periodogram / self._items)
+
+
+def pair_counts(masks: Tensor) -> Tensor:
+    """Return how many pairs of valid samples masks `(masks, *shape)` have at each lag around the grid, `(*shape)`."""
+    dims = tuple(range(1, masks.dim()))
+    energy = torch.fft.fftn(masks.double(), dim=dims).abs().square().sum(0)
+    return torch.fft.ifftn(energy).real.round()
+
+
+def _window(shape: Sequence[int]) -> Tensor:
+    """Return Hann's window over the lags of every axis, `(*shape)`, zero at half the grid."""
+    window = torch.ones((), dtype=torch.float64)
+    for axis, size in enumerate(shape):
+        lag = torch.arange(size, dtype=torch.float64)
+        along = (math.pi * lag / size).cos().square()
+        window = window * along.view(-1, *(1,) * (len(shape) - 1 - axis))
+    return window

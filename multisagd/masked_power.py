@@ -1,0 +1,293 @@
+"""The power spectrum of data of which only a part is valid: padded recordings, fields with land, lost frames.
+
+Padding leaks: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is estimated
+from what is valid, by EM of the circulant model (`multisagd.circulant_em`), for every channel by itself.
+
+Along axes on which no mask changes (the frequencies of a spectrogram cut in time) a transform makes the data
+independent, so that only places along the other axes count. Items with the same mask share their second moments and one
+factorisation. Where masks are too many or too large for that, items keep the places that one of fewer masks shows, which
+are chosen to lose little; where even that leaves few items, or more than `LARGEST` places to solve for, the power comes
+from averages over pairs of valid samples instead (`multisagd.lag_window`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multisagd.circulant_em import MOST_ROUNDS, Group, fit_power
+from multisagd.grid import Grid
+from multisagd.lag_window import PairAverages, pair_counts
+
+MOST_MASKS = 1024
+"""Masks that are told apart; items with others are left out of the power, and count in the mean only."""
+LARGEST = 2048
+"""Valid or missing places, whichever are fewer, that EM solves for: all masks of a grid of 4,096 points."""
+WORK = 1 << 31
+"""Multiplications in a step of EM, about half a second on one core; one mask may take more."""
+FEWEST_ITEMS = 64
+"""Items, if there are as many, that EM needs."""
+MOST_NUMBERS = 1 << 25
+"""Numbers kept of all items together where their second moments would be more: 256 MiB."""
+
+
+class MaskCount:
+    """Which masks occur, how often in each channel, and along which axes they change; fed with a first pass."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.varying = [False] * grid.dimensions
+        self.items: dict[bytes, Tensor] = {}
+        self._full = np.packbits(np.ones(grid.numel, dtype=np.uint8)).tobytes()
+
+    @property
+    def partial(self) -> bool:
+        """Whether any mask hides anything."""
+        return any(key != self._full for key in self.items)
+
+    def add(self, mask: Tensor, channels: int) -> None:
+        """Count the masks of a batch, bool `(batch, 1 or channels, *grid.shape)`."""
+        every = tuple(range(2, mask.dim()))
+        if bool(mask.all()):
+            self._count(self._full, slice(None), len(mask), channels)
+            return
+        for axis, dim in enumerate(every):
+            self.varying[axis] |= bool((mask.any(dim) != mask.all(dim)).any())
+        for row, key in enumerate(keys(mask)):
+            shared = mask.shape[1] == 1
+            self._count(key, slice(None) if shared else row % channels, 1, channels)
+
+    def _count(self, key: bytes, channel: int | slice, count: int, channels: int) -> None:
+        if key not in self.items:
+            if len(self.items) >= 4 * MOST_MASKS:
+                return
+            self.items[key] = torch.zeros(channels, dtype=torch.float64)
+        self.items[key][channel] += count
+
+
+def keys(mask: Tensor) -> list[bytes]:
+    """Return the masks of a batch `(batch, channels, *grid)` as bytes, item after item."""
+    packed = np.packbits(mask.flatten(2).flatten(0, 1).numpy(), axis=1)
+    return [row.tobytes() for row in packed]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a grid is taken apart: axes along which masks change, kept, and the others, transformed into blocks."""
+
+    grid: Grid
+    varying: tuple[int, ...]
+
+    @property
+    def constant(self) -> tuple[int, ...]:
+        """Axes along which no mask changes."""
+        return tuple(axis for axis in range(self.grid.dimensions) if axis not in self.varying)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes along which masks change."""
+        return tuple(self.grid.shape[axis] for axis in self.varying) or (1,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the axes along which masks change."""
+        return tuple(self.grid.names[axis] for axis in self.varying) or ("",)
+
+    @property
+    def _turned(self) -> Grid:
+        return Grid(tuple(self.grid.axes[axis] for axis in (*self.varying, *self.constant)))
+
+    @property
+    def weight(self) -> Tensor:
+        """How many blocks of the full spectrum each block stands for, `(blocks,)`."""
+        if not self.constant:
+            return torch.ones(1, dtype=torch.float64)
+        return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """Return data `(items, *grid)` as `(items, blocks, places)`, complex where there is more than one block."""
+        turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
+        if not self.constant:
+            return turned.flatten(1).unsqueeze(1)
+        dims = tuple(range(-len(self.constant), 0))
+        transform = torch.fft.rfftn(turned, dim=dims, norm="ortho")
+        return transform.reshape(len(x), math.prod(self.shape), -1).mT.contiguous()
+
+    def places(self, mask: Tensor) -> Tensor:
+        """Return masks `(masks, *grid)` on the axes along which they change, `(masks, places)`."""
+        for axis in self.constant:
+            mask = mask.narrow(axis + 1, 0, 1)
+        return mask.flatten(1)
+
+    def half_spectrum(self, power: Tensor) -> Tensor:
+        """Return the power `(blocks, *shape)` of the blocks as that on the half spectrum of the grid."""
+        turned = self._turned
+        if self.constant:
+            power = turned.full(power.flatten(1).mT.reshape(turned.half_shape))
+        order = (*self.varying, *self.constant)
+        power = power.reshape(turned.shape).permute(tuple(order.index(axis) for axis in range(len(order))))
+        return self.grid.even(power[..., : self.grid.half_shape[-1]])
+
+
+def masked_power(
+    batches: Iterable[tuple[Tensor, Tensor]], mean: Tensor, valid: Tensor, masks: MaskCount, count: int
+) -> tuple[Tensor, int]:
+    """Return the power about a mean of data of which a part is valid, `(channels, *half_shape)`, and their number.
+
+    `batches` are float64 with a bool mask `(batch, 1 or channels, *grid)`; `mean` and `valid`, the number of items valid
+    at each place, are `(channels, *grid)`, and `masks` and `count` those of the same data.
+
+    Raises:
+        ValueError: where EM is too large and no item shows both ends of some distance.
+    """
+    usable = valid >= 2  # a place that one item alone shows is its own mean: it says nothing of the power
+    layout = Layout(masks.grid, tuple(axis for axis, varies in enumerate(masks.varying) if varies))
+    parts = [_Channel(masks, layout, channel, usable[channel], count) for channel in range(len(mean))]
+    seen = 0
+    for x, mask in batches:
+        residual = torch.where(mask & usable, x - mean, 0.0)
+        by_channel = keys(mask)
+        for channel, part in enumerate(parts):
+            shared = mask.shape[1] == 1
+            part.add(residual[:, channel], by_channel if shared else by_channel[channel :: len(parts)], seen)
+        seen += len(x)
+    # Every place costs a degree of freedom, its mean; without padding that is the usual count - 1 in place of count.
+    total = (valid * usable).flatten(1).sum(1)
+    freedom = total / (total - usable.flatten(1).sum(1)).clamp(min=1)
+    power = torch.stack([part.power() for part in parts])
+    if unpaired := sum(not part.determined for part in parts):
+        warnings.warn(
+            f"no item has two valid samples at some distances (in {unpaired} of {len(parts)} channels): the data leave the "
+            "power spectrum open there, and it was chosen near that of the data with gaps",
+            stacklevel=3,
+        )
+    if not all(part.converged for part in parts):
+        warnings.warn(
+            f"the power spectrum of padded data has not converged in {MOST_ROUNDS} rounds of EM: it is that of the last",
+            stacklevel=3,
+        )
+    return power * freedom.view(-1, *(1,) * masks.grid.dimensions), seen
+
+
+class _Channel:
+    """What is gathered of one channel in the second pass, and its power."""
+
+    def __init__(self, masks: MaskCount, layout: Layout, channel: int, usable: Tensor, count: int) -> None:
+        self.layout = layout
+        items = {key: float(counts[channel]) for key, counts in masks.items.items() if counts[channel] > 0}
+        grid = layout.grid
+        packed = np.stack([np.frombuffer(key, dtype=np.uint8) for key in items])
+        found = torch.from_numpy(np.unpackbits(packed, axis=1, count=grid.numel).astype(bool)).view(-1, *grid.shape)
+        shown, number = torch.unique(layout.places(found & usable), dim=0, return_inverse=True)
+        counts = torch.zeros(len(shown), dtype=torch.float64)
+        counts.index_add_(0, number, torch.tensor(list(items.values()), dtype=torch.float64))
+        kept = _kept(shown, counts, len(layout.weight))
+        self.averages = PairAverages(layout.shape, layout.names, len(layout.weight)) if kept is None else None
+        chosen = torch.where(shown.any(1), torch.arange(len(shown)), -1) if kept is None else kept
+        self.mask_of = dict(zip(items, chosen[number].tolist(), strict=True))
+        self.masks = shown
+        self.converged = self.determined = True
+        self.rows: dict[int, Tensor] = {}
+        self.counts: dict[int, int] = {}
+        sizes = shown[sorted({*self.mask_of.values()} - {-1})].sum(1).double()
+        moments = 2 * len(layout.weight) * float(sizes.square().sum())
+        most = count if moments <= MOST_NUMBERS else max(FEWEST_ITEMS, MOST_NUMBERS // grid.numel)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        self.chosen = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[:most], True)
+
+    def add(self, residual: Tensor, item_keys: Sequence[bytes], first: int) -> None:
+        """Add the residuals `(batch, *grid)` of a batch, zero where they are not valid."""
+        found = [self.mask_of.get(key, -1) for key in item_keys]
+        places: dict[int, list[int]] = {}
+        for item, number in enumerate(found):
+            if number >= 0 and (self.averages is not None or bool(self.chosen[first + item : first + item + 1].all())):
+                places.setdefault(number, []).append(item)
+        for number, items in places.items():
+            blocks = self.layout.blocks(residual[items])
+            if self.averages is not None:
+                self.averages.add(blocks, self.masks[number])
+                continue
+            seen = blocks[..., self.masks[number]].transpose(0, 1)
+            rows = torch.cat([torch.ones_like(seen[..., :1]), seen], 2)
+            earlier = [self.rows[number]] if number in self.rows else []
+            self.rows[number] = _compressed(torch.cat([*earlier, rows], 1))
+            self.counts[number] = self.counts.get(number, 0) + len(items)
+
+    def power(self) -> Tensor:
+        """Return the power on the half spectrum."""
+        if self.averages is not None:
+            return self.layout.half_spectrum(self.averages.power())
+        groups = [
+            Group(self.masks[number].nonzero()[:, 0], rows, self.counts[number])
+            for number, rows in sorted(self.rows.items())
+        ]
+        start = _periodogram(groups, self.layout)
+        if start is None:
+            return torch.zeros(self.layout.grid.half_shape, dtype=torch.float64)
+        self.determined = bool((pair_counts(self.masks[list(self.rows)].view(-1, *self.layout.shape)) > 0).all())
+        fit = fit_power(groups, start, self.layout.weight)
+        self.converged = fit.converged
+        return self.layout.half_spectrum(fit.estimate.power)
+
+
+def _compressed(rows: Tensor) -> Tensor:
+    """Return rows `(blocks, rows, places)` as fewer with the same second moments, where they are many."""
+    if rows.shape[1] <= 2 * rows.shape[2]:
+        return rows
+    return torch.linalg.qr(rows, mode="r").R
+
+
+def _periodogram(groups: Sequence[Group], layout: Layout) -> Tensor | None:
+    """Return the mean |F x|² with zeros for what is missing, over the share that is valid; None where it is zero.
+
+    Strong frequencies leak into weak ones, so EM has to find the power only where it is below this.
+    """
+    shape, size = layout.shape, math.prod(layout.shape)
+    total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64)
+    for group in groups:
+        grid = torch.zeros(*group.rows.shape[:2], size, dtype=group.rows.dtype)
+        grid[..., group.places] = group.rows[..., 1:]
+        dims = tuple(range(-len(shape), 0))
+        transform = torch.fft.fftn(grid.view(*grid.shape[:2], *shape), dim=dims, norm="ortho")
+        total += transform.abs().square().sum(1) * (size / len(group.places))
+    items = sum(group.count for group in groups)
+    return total / items if bool((total > 0).any()) else None
+
+
+def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
+    """Return for every mask `(masks, places)` the one, of those that EM can afford, whose places its items keep.
+
+    It is the mask itself where all can be afforded; -1 leaves its items out. Otherwise masks are chosen one by one, each
+    time that which keeps most samples. None where too few items would be left.
+    """
+    seen = shown.sum(1).double()
+    solved = torch.minimum(seen, shown.shape[1] - seen)
+    cost = blocks * solved * (solved.square() + 16 * shown.shape[1])
+    able = ((seen > 0) & (solved <= LARGEST)).nonzero()[:, 0]
+    able = able[items[able].argsort(descending=True, stable=True)][:MOST_MASKS]
+    kept = torch.full((len(shown),), -1)
+    if len(able) == int((seen > 0).sum()) and float(cost[able].sum()) <= WORK:
+        kept[able] = able
+        return kept
+    inside = shown.float() @ shown[able].float().T == seen[able].float()
+    value = torch.where(inside, seen[able], 0.0)
+    best, left = torch.zeros(len(shown), dtype=torch.float64), float(WORK)
+    affordable = torch.ones(len(able), dtype=torch.bool)
+    while True:
+        gain = torch.where(affordable, items @ (value - best[:, None]).clamp(min=0), 0.0)
+        if not bool((gain > 0).any()):
+            break
+        number = int(gain.argmax())
+        better = value[:, number] > best
+        kept[better], best[better] = able[number], value[better, number]
+        left -= float(cost[able[number]])
+        affordable[number] = False
+        affordable &= cost[able] <= left
+    enough = min(FEWEST_ITEMS, float(items[seen > 0].sum()))
+    return kept if float(items[kept >= 0].sum()) >= enough else None
