@@ -69,7 +69,11 @@ class Modality(ABC):
         """Write one media file, creating its folder."""
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return where `encode(media)` is data and not padding, bool of shape `(1, *grid)`; None: everywhere."""
+        """Return where `encode(media)` is data and not padding, bool; None: everywhere.
+
+        Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land under the temperature of the
+        sea. What it hides is left out of losses and statistics, and has to be finite all the same.
+        """
         return None
 
     def save_grid(self, media: Sequence[Any], path: Path) -> None:
@@ -85,7 +89,8 @@ class Modality(ABC):
 class Example(NamedTuple):
     """One datum: `x0` (channels, *grid) float32, its class and text if it has them, and where it is data.
 
-    `mask` is bool, shape `(1, *grid)`, False on padding (which losses and statistics leave out); None: all is data.
+    `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics leave out); None: all
+    is data.
     An empty text says nothing, and a model takes it as no text.
     """
 
@@ -96,8 +101,9 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64, `mask` (batch, 1, *grid).
+    """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64.
 
+    `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None: all are.
     `texts` are the examples' own, and `embeddings` what a text encoder made of them: (batch, tokens, width) float32, in
     which a row of zeros is no token.
     """
@@ -188,21 +194,42 @@ class Dataset(ABC):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch; a missing mask counts as all data, labels and texts are kept if all have one."""
+    """Stack examples into a batch; a missing mask counts as all data, labels and texts are kept if all have one.
+
+    Raises:
+        ValueError: for a mask of another shape than `Example` says.
+    """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
-    masks = [example.mask for example in examples]
-    if all(mask is None for mask in masks):
-        mask = None
-    else:
-        full = torch.ones_like(next(m for m in masks if m is not None))
-        mask = torch.stack([full if m is None else m for m in masks])
     return Batch(
         torch.stack([example.x0 for example in examples]),
         torch.tensor(labels) if len(labels) == len(examples) else None,
-        mask,
+        stack_masks([example.mask for example in examples], examples[0].x0.shape),
         texts if len(texts) == len(examples) else None,
     )
+
+
+def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:
+    """Return the masks of data of a shape `(channels, *grid)` as one tensor `(count, 1 or channels, *grid)`.
+
+    A missing one counts as all data, and None is returned where all are missing. If only some differ among channels,
+    the others are repeated.
+
+    Raises:
+        ValueError: for a mask of another shape than `(1, *grid)` or `(channels, *grid)`.
+    """
+    found = [mask for mask in masks if mask is not None]
+    if not found:
+        return None
+    one = (1, *shape[1:])
+    for mask in found:
+        if tuple(mask.shape) not in (one, tuple(shape)):
+            raise ValueError(
+                f"a mask is of shape {one}, or {tuple(shape)} if it differs among channels, got {tuple(mask.shape)}"
+            )
+    channels = max(len(mask) for mask in found)
+    full = torch.ones(one, dtype=torch.bool)
+    return torch.stack([(full if mask is None else mask).expand(channels, *shape[1:]) for mask in masks])
 
 
 def pair(indices: Sequence[int], seeds: Sequence[int] | None) -> list[tuple[int, int | None]]:

@@ -166,7 +166,7 @@ class Latent(Modality):
         return self.modality.decode(self.expand(z)[0])
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return where all samples that a latent stands for are data: a latent that saw padding is none."""
+        """Return where all samples that a latent stands for are data, in all channels: what saw padding is padding."""
         mask = self.modality.mask(media)
         return None if mask is None else self.coarser_mask(mask)
 
@@ -200,7 +200,9 @@ class Latent(Modality):
         return z if self.scale is None else (z - _beside(z, self.scale.mean)) / _beside(z, self.scale.std)
 
     def coarser_mask(self, mask: Tensor) -> Tensor:
-        """Return a mask `(..., 1, *grid)` of the wrapped grid on the latent grid; see `mask`."""
+        """Return a mask `(..., 1 or channels, *grid)` of the wrapped grid on the latent grid, `(..., 1, *grid)`."""
+        # An autoencoder mixes channels, so that a latent is padding where any of them is.
+        mask = mask.all(-1 - len(self.layout.strides), keepdim=True)
         lead = mask.shape[: -len(self.layout.strides)]
         hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
         for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):

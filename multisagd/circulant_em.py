@@ -1,8 +1,8 @@
 """Mean and power of a stationary Gaussian of which only some samples are seen, by expectation-maximisation.
 
-The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k), about
-a mean that is free at every place. The E step takes the mean and covariance of the missing samples given those seen; the
-M step averages over items:
+The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k),
+about a mean that is free at every place. The E step takes the mean and covariance of the missing samples given those
+seen; the M step averages over items:
 
     mean ← average of E[x | seen]
     C(k) ← average of |F (E[x | seen] - mean)|²(k) + (F Cov[x | seen] F*)(k, k)
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-5
-"""A round that gains less log-likelihood than this, in nats per frequency, is the last: far below the sampling error."""
+"""A round that gains less log-likelihood than this, in nats per frequency, is the last: far below sampling errors."""
 MOST_ROUNDS = 200
 LEAST = 1e-10
 """Smallest power, as a share of the largest: beyond it float64 cannot solve for the missing samples."""
@@ -35,8 +35,8 @@ AT_ONCE = 1 << 22
 class Group:
     """Items seen at the same places of the grid.
 
-    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a one
-    and the samples seen of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
+    `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a
+    one and the samples seen of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
     """
 
     places: Tensor
@@ -140,8 +140,8 @@ def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estima
 class Expected:
     """What the E step expects of the whole of some items about the mean, given what is seen of them.
 
-    `energy` (blocks, *shape): the sum of E|F x|²; `shift` (blocks, *shape): the sum of F E[x]; `log_det` (groups, blocks)
-    of the covariance of what is seen, and `square` (blocks,), the summed squared Mahalanobis norms of it.
+    `energy` (blocks, *shape): the sum of E|F x|²; `shift` (blocks, *shape): the sum of F E[x]; `log_det` (groups,
+    blocks): of the covariance of what is seen; `square` (blocks,): the summed squared Mahalanobis norms of it.
     """
 
     energy: Tensor
@@ -166,7 +166,7 @@ def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts
     less = counts.view(-1, *(1,) * power.dim()) * _energy(root.conj(), places, power)
     energy = counts.sum() * power + power.square() * (_energy(solved, places, power) - less).sum(0)
     shift = power * _transform(_spread_out(ones.mH @ solved, places, power.shape[1:]), power)[:, :, 0].sum(0)
-    return Expected(energy, shift, log_det, white.abs().square().sum((0, 2, 3)))
+    return Expected(energy, shift, log_det, _square(white).sum((0, 2, 3)))
 
 
 def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
@@ -180,7 +180,7 @@ def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, cou
     pulled = _gathered((pull if rows.is_complex() else pull.real).flatten(3), missing)
     filled = filled - _spread_out(pulled @ root.mT @ root.conj(), missing, shape)
     transform = _transform(filled, power)
-    energy = transform.abs().square().sum(2)
+    energy = _square(transform).sum(2)
     spread = counts.view(-1, *(1,) * power.dim()) * _energy(root.conj(), missing, power)
     shift = (ones.mH.to(transform.dtype) @ transform.flatten(3))[:, :, 0].sum(0).view(power.shape)
     log_det = log_det + power.log().flatten(1).sum(1)
@@ -206,10 +206,15 @@ def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[
 
 
 def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
-    """Return the summed |F row|² `(groups, blocks, *shape)` of rows `(groups, blocks, rows, places)`, zero elsewhere."""
+    """Return the summed |F row|² `(groups, blocks, *shape)` of rows `(groups, blocks, rows, places)`, else zero."""
     if places.shape[1] == 0:
         return torch.zeros(len(places), *power.shape, dtype=power.dtype)
-    return _transform(_spread_out(rows, places, power.shape[1:]), power).abs().square().sum(2)
+    return _square(_transform(_spread_out(rows, places, power.shape[1:]), power)).sum(2)
+
+
+def _square(x: Tensor) -> Tensor:
+    """Return |x|²; of complex numbers without the square root that `abs` takes."""
+    return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 
 def _transform(rows: Tensor, power: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Power of data with gaps from averages over pairs of valid samples: where EM is too large (`masked_power`).
 
-The autocovariance at a lag is the mean product of all pairs of valid samples so far apart (the autocovariance of the data
-over that of their masks). That is unbiased, and noisy where pairs are few; Hann's lag window damps the far lags, at the
-price of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor keeps
-the power positive. Zero frequency, which differs most from its neighbours, is taken without the window.
+The autocovariance at a lag is the mean product of all pairs of valid samples so far apart: the autocovariance of the
+data over that of their masks. That is unbiased, and noisy where pairs are few. Hann's lag window damps the far lags, at
+the price of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor
+keeps the power positive. Zero frequency, which differs most from its neighbours, is taken without the window.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class PairAverages:
         dims = tuple(range(-len(self.shape), 0))
         if bool((self._pairs == 0).any()):
             lag = (self._pairs == 0).nonzero()[0].tolist()
-            apart = ", ".join(f"{min(k, n - k):,} along {name}" for k, n, name in zip(lag, self.shape, self.names, strict=True))
+            axes = zip(lag, self.shape, self.names, strict=True)
+            apart = ", ".join(f"{min(samples, size - samples):,} along {name}" for samples, size, name in axes)
             raise ValueError(
                 f"no item has two valid samples that are {apart} apart, so that the power spectrum cannot be measured: "
                 "choose a smaller grid (shorter items), or leave out items of which little is valid"
             )
         covariance = torch.fft.ifftn(self._energy, dim=dims) / self._pairs
-        # Zero frequency, a constant in the covariance, leaks by the window, and so is taken out before and put in after.
+        # Zero frequency, a constant in the covariance, would leak by the window: it is taken out and put in again.
         level = covariance.mean(dims, keepdim=True)
         power = torch.fft.fftn((covariance - level) * _window(self.shape), dim=dims).real
         power.flatten(1)[:, 0] = level.flatten().real * power[0].numel()

@@ -5,9 +5,9 @@ from what is valid, by EM of the circulant model (`multisagd.circulant_em`), for
 
 Along axes on which no mask changes (the frequencies of a spectrogram cut in time) a transform makes the data
 independent, so that only places along the other axes count. Items with the same mask share their second moments and one
-factorisation. Where masks are too many or too large for that, items keep the places that one of fewer masks shows, which
-are chosen to lose little; where even that leaves few items, or more than `LARGEST` places to solve for, the power comes
-from averages over pairs of valid samples instead (`multisagd.lag_window`).
+factorisation. Where masks are too many or too large for that, items keep the places that one of fewer masks shows,
+which are chosen to lose little. Where even that leaves few items, or more than `LARGEST` places to solve for, the power
+comes from averages over pairs of valid samples instead (`multisagd.lag_window`).
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def masked_power(
 ) -> tuple[Tensor, int]:
     """Return the power about a mean of data of which a part is valid, `(channels, *half_shape)`, and their number.
 
-    `batches` are float64 with a bool mask `(batch, 1 or channels, *grid)`; `mean` and `valid`, the number of items valid
-    at each place, are `(channels, *grid)`, and `masks` and `count` those of the same data.
+    `batches` are float64 with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of items
+    valid at each place, are `(channels, *grid)`; they, `masks` and `count` are those of the same data.
 
     Raises:
         ValueError: where EM is too large and no item shows both ends of some distance.
@@ -163,16 +163,29 @@ def masked_power(
     power = torch.stack([part.power() for part in parts])
     if unpaired := sum(not part.determined for part in parts):
         warnings.warn(
-            f"no item has two valid samples at some distances (in {unpaired} of {len(parts)} channels): the data leave the "
-            "power spectrum open there, and it was chosen near that of the data with gaps",
+            f"at some distances no item has two valid samples (in {unpaired} of {len(parts)} channels): the data do "
+            "not determine the whole power spectrum, and what they leave open stays near that of the data with gaps",
             stacklevel=3,
         )
     if not all(part.converged for part in parts):
         warnings.warn(
-            f"the power spectrum of padded data has not converged in {MOST_ROUNDS} rounds of EM: it is that of the last",
+            f"the power spectrum of padded data did not converge in {MOST_ROUNDS} rounds of EM: the last one counts",
             stacklevel=3,
         )
     return power * freedom.view(-1, *(1,) * masks.grid.dimensions), seen
+
+
+def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
+    """Return the power `(channels, *half_shape)` that data of this power keep when what masks hide is set to zero.
+
+    It is the mean over the masks `(items, 1 or channels, *grid)` of E|F (mask · x)|², leakage included: what to measure
+    errors by that are known on the same masks only.
+    """
+    dims = tuple(range(-grid.dimensions, 0))
+    covariance = torch.fft.irfftn(power, s=grid.shape, dim=dims)
+    energy = torch.fft.rfftn(masks.to("cpu", torch.float64), dim=dims).abs().square().mean(0)
+    pairs = torch.fft.irfftn(energy, s=grid.shape, dim=dims)
+    return torch.fft.rfftn(covariance * pairs, dim=dims).real / grid.numel
 
 
 class _Channel:
@@ -263,8 +276,8 @@ def _periodogram(groups: Sequence[Group], layout: Layout) -> Tensor | None:
 def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
     """Return for every mask `(masks, places)` the one, of those that EM can afford, whose places its items keep.
 
-    It is the mask itself where all can be afforded; -1 leaves its items out. Otherwise masks are chosen one by one, each
-    time that which keeps most samples. None where too few items would be left.
+    It is the mask itself where all can be afforded; -1 leaves its items out. Otherwise masks are chosen one by one,
+    each time the one that keeps most samples. None where too few items would be left.
     """
     seen = shown.sum(1).double()
     solved = torch.minimum(seen, shown.shape[1] - seen)

@@ -65,18 +65,7 @@ class DataStatistics:
             ValueError: if there are no data, or they change between the passes, do not fit the grid, are not finite or
                 are masked as a whole; if too little is valid to tell the power.
         """
-        if isinstance(batches, Iterator):
-            raise ValueError("batches are read twice: pass a list or a loader, not a generator")
-        total, valid, count, masks = torch.zeros(()), torch.zeros(()), 0, MaskCount(grid)
-        for x, mask in map(_split, batches):
-            _check(x, mask, grid, count)
-            total = total + (x * mask).sum(0)
-            valid = valid + mask.expand_as(x).sum(0)
-            masks.add(_on_grid(mask, x), x.shape[1])
-            count += x.shape[0]
-        if count == 0:
-            raise ValueError("there are no data to measure")
-        mean = total / valid.clamp(min=1)
+        mean, valid, count, masks = measure_mean(batches, grid)
         if masks.partial:
             if unseen := int((valid == 0).sum()):
                 warnings.warn(
@@ -206,13 +195,34 @@ def read_axes(described: Any) -> Grid:
         raise ValueError(f"its axes are not what they should be: {error}") from error
 
 
+def measure_mean(
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
+) -> tuple[Tensor, Tensor, int, MaskCount]:
+    """Return the mean of data and how many are valid at each place, `(channels, *grid)`, their number, and their masks.
+
+    It is the first pass of `DataStatistics.measure`, and raises the same errors.
+    """
+    if isinstance(batches, Iterator):
+        raise ValueError("batches are read twice: pass a list or a loader, not a generator")
+    total, valid, count, masks = torch.zeros(()), torch.zeros(()), 0, MaskCount(grid)
+    for x, mask in map(_split, batches):
+        _check(x, mask, grid, count)
+        total = total + (x * mask).sum(0)
+        valid = valid + mask.expand_as(x).sum(0)
+        masks.add(_on_grid(mask, x), x.shape[1])
+        count += x.shape[0]
+    if count == 0:
+        raise ValueError("there are no data to measure")
+    return total / valid.clamp(min=1), valid, count, masks
+
+
 def transforms_about(
     mean: Tensor, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
 ) -> Iterator[Tensor]:
     """Yield the unitary transforms of batches about a mean, `(batch, channels, *grid.half_shape)`, complex128.
 
-    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole. Strong frequencies
-    leak into weak ones that way: compare such data with others of the same masks only.
+    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole. That way strong
+    frequencies leak into weak ones: compare such data with others of the same masks only.
     """
     dims = tuple(range(-grid.dimensions, 0))
     for x, mask in map(_split, batches):

@@ -87,9 +87,11 @@ def _check_mask(modality: Any, media: Any, grid: Grid) -> None:
     mask = modality.mask(media)
     if mask is None:
         return
-    right = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == (1, *grid.shape)
+    one, every = (1, *grid.shape), (modality.channels, *grid.shape)
+    right = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) in (one, every)
     found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    _require(right, f"mask returns None or bool of shape {(1, *grid.shape)}, got {found}")
+    shapes = f"{one}" if one == every else f"{one}, or {every} if channels differ"
+    _require(right, f"mask returns None or bool of shape {shapes}, got {found}")
     _require(bool(mask.any()), "mask leaves nothing of this file: load should have refused it")
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from modalities.base import Dataset, Modality
+from modalities.base import Dataset, Modality, stack_masks
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics
 from multisagd.seeds import derive
@@ -137,10 +137,9 @@ def as_files(modality: Modality, x0: Tensor) -> Tensor:
 
 def padding_like(batches: Batches, count: int) -> Tensor | None:
     """Return masks for `count` samples, those of the data in turn; None if no data are padded."""
-    if all(mask is None for _, mask in batches):
-        return None
-    masks = torch.cat([torch.ones_like(x0[:, :1], dtype=torch.bool) if m is None else m for x0, m in batches])
-    return masks[torch.arange(count) % len(masks)]
+    each = [mask for x0, masks in batches for mask in ([None] * len(x0) if masks is None else masks)]
+    masks = stack_masks(each, batches[0][0].shape[1:])
+    return None if masks is None else masks[torch.arange(count) % len(masks)]
 
 
 def compare_axis(name: str, samples: Described, data: Described, one: Described, other: Described) -> dict[str, Any]:

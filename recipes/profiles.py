@@ -32,7 +32,7 @@ def band_powers(profile: Profile, bands: int) -> list[tuple[float, float, float]
 def neighbour_difference(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid, name: str) -> float:
     """Return the mean absolute difference of neighbours along one axis, over all pairs of data; 0 if there are none.
 
-    Batches are (count, channels, *grid), each with its mask (count, 1, *grid) or None.
+    Batches are (count, channels, *grid), each with its mask (count, 1 or channels, *grid) or None.
     """
     total, pairs = 0.0, 0.0
     for x0, mask in batches:

@@ -89,7 +89,9 @@ def measure_profiles(
 ) -> dict[str, Profile]:
     """Return the radial profile ("radius") and that of every axis by its name, channels averaged, with errors.
 
-    `batches` are as `DataStatistics.measure` takes them; the power is about the mean of the statistics.
+    `batches` are those that `DataStatistics.measure` took; the power is about the mean of the statistics. Padding leaks
+    into the power of single data: where there is any, the curves are those of the statistics, and the errors those of
+    single data in proportion.
 
     Raises:
         ValueError: for fewer than two data.
@@ -97,7 +99,10 @@ def measure_profiles(
     grid = statistics.grid
     items: dict[str, list[Tensor]] = {"radius": [], **{name: [] for name in grid.names}}
     frequency: dict[str, Tensor] = {}
-    for transform in transforms_about(statistics.mean, batches, grid):
+    padded = False
+    for batch in batches:
+        padded |= not isinstance(batch, Tensor) and batch[1] is not None and not bool(batch[1].all())
+        (transform,) = transforms_about(statistics.mean, [batch], grid)
         for power in transform.abs().square().mean(1):
             for name in items:
                 profile = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
@@ -109,9 +114,15 @@ def measure_profiles(
     # The mean was measured on the same data, so their power about it is too small by 1 - 1/n.
     scale = count / (count - 1)
     curves = {name: torch.stack(each) * scale for name, each in items.items()}
-    return {
-        name: Profile(frequency[name], each.mean(0), each.std(0) / math.sqrt(count)) for name, each in curves.items()
-    }
+    profiles = {}
+    for name, each in curves.items():
+        mean, error = each.mean(0), each.std(0) / math.sqrt(count)
+        if padded:
+            power = statistics.power.mean(0)
+            whole = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
+            mean, error = whole.power, error * (whole.power / mean.clamp(min=1e-300))
+        profiles[name] = Profile(frequency[name], mean, error)
+    return profiles
 
 
 @dataclass(frozen=True)
@@ -165,19 +176,36 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
 def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics) -> Tensor:
     """Return the cross power of channels, `(channels, channels, *half_shape)`, complex128: `E[F(x_i) F(x_j)*]`.
 
-    Its diagonal is the power of the statistics. Noise here is independent between channels; what this says is how much
-    of one channel another one tells.
+    Its diagonal is the power of the statistics, for data without padding. Noise here is independent between channels;
+    what this says is how much of one channel another one tells, where both are valid.
 
     Raises:
         ValueError: without data.
     """
-    total, count = torch.zeros((), dtype=torch.complex128), 0
-    for transform in transforms_about(statistics.mean, batches, statistics.grid):
-        total = total + torch.einsum("bi...,bj...->ij...", transform, transform.conj())
-        count += len(transform)
-    if count == 0:
+    total, count = torch.zeros((), dtype=torch.complex128), torch.zeros(())
+    for batch in batches:
+        (transform,) = transforms_about(statistics.mean, [batch], statistics.grid)
+        shared = _shared(batch, transform.shape[1])
+        total = total + torch.einsum("bij,bi...,bj...->ij...", shared.to(transform.dtype), transform, transform.conj())
+        count = count + (shared > 0).sum(0)
+    if not bool((count > 0).any()):
         raise ValueError("there are no data to measure")
-    return total / max(count - 1, 1)
+    return total / (count - 1).clamp(min=1).reshape(*count.shape, *(1,) * statistics.grid.dimensions)
+
+
+def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
+    """Return by what products of two channels' transforms are to be scaled, `(batch, channels, channels)`.
+
+    Each is scaled by its own share of valid samples, and a product is a sum over samples that are valid in both. The
+    result is 0 where there are no such samples.
+    """
+    x, mask = (batch, None) if isinstance(batch, Tensor) else batch
+    if mask is None:
+        return torch.ones(len(x), channels, channels, dtype=torch.float64)
+    valid = mask.cpu().expand(x.shape).flatten(2).double()
+    both = valid @ valid.mT
+    own = both.diagonal(dim1=1, dim2=2).sqrt()
+    return torch.where(both > 0, own[:, :, None] * own[:, None, :] / both.clamp(min=1), 0.0)
 
 
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:

@@ -93,8 +93,9 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     grid = dataset.modality.grid()
     try:
-        with Display("measuring the data", READINGS * count, after=SOON) as display:
+        with Display("measuring the data", READINGS * count, after=SOON) as display, warnings.catch_warnings():
             chunks = Chunks(dataset, chosen, settings.seed, display)
+            warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
             found = DataStatistics.measure(chunks, grid)
         if found.sigma_data > LEAST_DEVIATION:
             return found

@@ -13,6 +13,7 @@ from torch import Tensor
 from modalities.base import Batch, Dataset
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
+from multisagd.masked_power import power_behind
 from multisagd.seeds import derive_many
 from recipes.engine.distribution import gathered
 from recipes.engine.errors import RecipeError
@@ -38,7 +39,8 @@ def validate(
         `loss`: the training loss, averaged over all levels.
         `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
         `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
-            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
+            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency. Of
+            padded data, the power is that of their valid part, as it is of the error.
 
     Raises:
         RecipeError: when too many files cannot be read.
@@ -51,7 +53,7 @@ def validate(
     starts = range(0, count, batch)
     levels, bands, total = {}, {}, 0.0
     for number, time in enumerate(times):
-        losses, errors, power = 0.0, 0.0, torch.zeros(len(names), dtype=torch.float64)
+        losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
         for start in starts:
             whole_batch = range(start, min(start + batch, count))
             # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
@@ -70,15 +72,19 @@ def validate(
             dims = tuple(range(-grid.dimensions, 0))
             spectrum = torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0).cpu()
             losses += counted * float(values.double().sum())
-            errors += counted * float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1)).sum())
+            errors += counted * float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)).sum())
             power += counted * _by_band(spectrum, members)
-        sums = torch.cat([torch.tensor([losses, errors], dtype=torch.float64), power])
+            if mask is not None:
+                seen = power_behind(mask, statistics.power, grid)
+                hidden += counted * len(items) * _by_band(statistics.power - seen, members)
+        sums = torch.cat([torch.tensor([losses, errors], dtype=torch.float64), power, hidden])
         losses, errors, *of_bands = torch.stack(gathered(sums)).sum(0).tolist()
-        power = torch.tensor(of_bands, dtype=torch.float64)
+        power, hidden = torch.tensor(of_bands, dtype=torch.float64).split(len(names))
+        reference = (data_power - hidden / count).clamp(min=1e-12)
         log_snr = float(denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
         key = f"t={time:.3f}"
         levels[key] = {"log_snr": log_snr, "loss": losses / count, "error": errors / count}
-        bands[key] = dict(zip(names, (power / count / data_power.clamp(min=1e-12)).tolist(), strict=True))
+        bands[key] = dict(zip(names, (power / count / reference).tolist(), strict=True))
         total += losses / count / len(times)
     return {"loss": total, "level": levels, "band": bands}
 

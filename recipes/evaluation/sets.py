@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modalities.base import Dataset, Modality
+from modalities.base import Dataset, Modality, stack_masks
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
@@ -29,8 +29,9 @@ class Sets:
     """Samples `(count, channels, *grid)` and real examples `(2 count, …)`, both as the files a person would look at.
 
     Rows are sorted by class: `sizes` items of each among the samples, and in either half of the real examples. `mask`
-    `(2 count, 1, *grid)` tells data from padding, and its second half is also that of the samples; None: all are data.
-    `labels` are those of the samples, None if they were drawn without. `asked` is how many samples there were.
+    `(2 count, 1 or channels, *grid)` tells data from padding, and its second half is also that of the samples; None:
+    all are data. `labels` are those of the samples, None if they were drawn without. `asked` is how many samples there
+    were.
     """
 
     samples: Tensor
@@ -151,9 +152,5 @@ def read_real(
                     padded[group].append(None if batch.mask is None else batch.mask[place])
             display.update(total - sum(missing))
     real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]
-    if all(mask is None for group in padded for mask in group):
-        return real, None
-    whole = torch.ones(1, *shape[1:], dtype=torch.bool)
-    empty = torch.empty(0, *whole.shape, dtype=torch.bool)
-    filled = [[whole if mask is None else mask for mask in group] for group in padded]
-    return real, [torch.stack(group) if group else empty for group in filled]
+    masks = stack_masks([mask for group in padded for mask in group], shape)
+    return real, None if masks is None else list(masks.split([len(group) for group in padded]))

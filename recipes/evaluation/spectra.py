@@ -7,7 +7,6 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from multisagd import DataStatistics
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
@@ -21,8 +20,7 @@ def spectrum(task: Task) -> Result:
     """Compare power spectra in decibels: over the radius, along every axis, in bands."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
     made, real = (
-        item_curves(batches, DataStatistics.measure(batches, grid), settings.bands)
-        for batches in (sets.batches(real=False), sets.batches(real=True))
+        item_curves(batches, grid, settings.bands) for batches in (sets.batches(real=False), sets.batches(real=True))
     )
     halves = [sets.halves(number) for number in range(settings.splits)]
     one, other = halves[0]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multisagd import DataStatistics
+from multisagd import Grid
 from multisagd.analysis.profiles import axis_profile, radial_profile
-from multisagd.statistics import transforms_about
+from multisagd.statistics import measure_mean, transforms_about
 
 RADIUS, BANDS = "radius", "bands"
 LEAST = 1e-12
@@ -34,20 +34,18 @@ class Curves:
     edges: tuple[tuple[float, float], ...] = ()
 
 
-def item_curves(
-    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics, bands: int
-) -> dict[str, Curves]:
+def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int) -> dict[str, Curves]:
     """Return the items' curves over the "radius", along every axis by its name, and in "bands" (`Grid.bands`).
 
-    `batches` are as `DataStatistics.measure` takes them; power is about the mean of the statistics, and scaled by
-    count / (count - 1) of these, which measured that mean on their own data.
+    `batches` are as `DataStatistics.measure` takes them; power is about their mean, and scaled by count / (count - 1)
+    because that is measured on the same data. Padding leaks into it: compare it with data of the same masks.
     """
-    grid = statistics.grid
+    mean, _, count, _ = measure_mean(batches, grid)
     rings = grid.bands(bands)
     found: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, BANDS, *grid.names)}
     frequency: dict[str, Tensor] = {}
-    for transform in transforms_about(statistics.mean, batches, grid):
-        power = transform.abs().square().mean(1) * (statistics.count / max(1, statistics.count - 1))
+    for transform in transforms_about(mean, batches, grid):
+        power = transform.abs().square().mean(1) * (count / max(1, count - 1))
         radial = radial_profile(power, grid)
         found[RADIUS].append(radial.power)
         frequency[RADIUS] = radial.frequency

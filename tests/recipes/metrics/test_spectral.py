@@ -20,7 +20,7 @@ def noise(count: int, seed: int, channels: int = 2) -> Tensor:
 
 def curves(x: Tensor, mask: Tensor | None = None) -> dict[str, Curves]:
     batches = list(zip(x.split(16), [None] * 99 if mask is None else mask.split(16), strict=False))
-    return item_curves(batches, ms.DataStatistics.measure(batches, GRID), 3)
+    return item_curves(batches, GRID, 3)
 
 
 def test_the_mean_of_the_items_is_the_profile_of_the_set() -> None:
