@@ -299,7 +299,7 @@ def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
         number = int(gain.argmax())
         better = value[:, number] > best
         kept[better], best[better] = able[number], value[better, number]
-        left -= float(cost[able[number]])
+        left = max(0.0, left - float(cost[able[number]]))
         affordable[number] = False
         affordable &= cost[able] <= left
     enough = min(FEWEST_ITEMS, float(items[seen > 0].sum()))

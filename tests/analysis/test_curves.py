@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -163,3 +164,38 @@ def test_what_cannot_be_done_is_refused() -> None:
         fit_power_law(Profile(torch.arange(3.0), torch.ones(3)))
     with pytest.raises(ValueError, match="no errors"):
         Profile(torch.arange(3.0), torch.ones(3)).confidence()
+
+
+def test_channels_with_masks_of_their_own_cohere_where_both_are_valid() -> None:
+    """White data of correlation 0.8 between channels, each valid on its own part of the grid."""
+    grid = Grid.of(height=6, width=8)
+    white = torch.randn(3000, 2, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.stack([white[:, 0], 0.8 * white[:, 0] + 0.6 * white[:, 1]], 1)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[:, 0, :2], mask[:, 1, :, 5:] = False, False
+    mask[::3, 1] = False  # a channel that some data lack
+    batches = [(x.masked_fill(~mask, 0.0), mask)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        statistics = DataStatistics.measure(batches, grid)
+    cross = cross_spectrum(batches, statistics)
+    for (_, _, weight), (_, _, matrix) in zip(grid.bands(3), coherence(cross, grid, bands=3), strict=True):
+        mean = (cross.real * weight).flatten(2).sum(2) / weight.sum()
+        expected = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+        torch.testing.assert_close(mean, expected, rtol=0.1, atol=0)
+        assert float(matrix[0, 1]) == pytest.approx(0.64, abs=0.1)
+
+
+def test_profiles_of_padded_data_are_those_of_their_statistics() -> None:
+    grid = Grid.of(time=16)
+    covariance = SpectralCovariance(PowerLaw(exponent=-1.5, corner=0.05), grid).double()
+    white = torch.randn(600, 1, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.arange(16) < torch.randint(6, 17, (600, 1, 1), generator=torch.Generator().manual_seed(1))
+    batches = [(covariance.color(white).masked_fill(~mask, 0.0), mask)]
+    statistics = DataStatistics.measure(batches, grid)
+    found = measure_profiles(batches, statistics)
+    torch.testing.assert_close(found["time"].power, axis_profile(statistics.power, grid, "time").power)
+    torch.testing.assert_close(found["radius"].power, radial_profile(statistics.power.mean(0), grid).power)
+    error = found["time"].error
+    assert error is not None
+    assert bool(((error > 0.01 * found["time"].power) & (error < 0.5 * found["time"].power)).all())

@@ -183,3 +183,18 @@ class TestTimes:
             t = distribution(extreme, schedule)
             assert ((t >= 0) & (t <= 1)).all()
             assert schedule.log_snr(t).isfinite().all()
+
+
+def test_a_mask_may_differ_among_channels():
+    """The mean over valid values, each counted once, and of the Mahalanobis norm by a dense matrix."""
+    c = covariance(ms.PowerLaw(-1.0))
+    error = dense.random(3, 2, *GRID.shape)
+    mask = dense.random(3, 2, *GRID.shape, seed=1) > 0
+    mask[0, 1] = False
+    padded = torch.where(mask, error, 1e6)
+    expected = torch.stack([error[n][mask[n]].square().mean() for n in range(3)])
+    torch.testing.assert_close(squared_error(padded, c, mask=mask), expected)
+    vectors = dense.flat(torch.where(mask, error, 0.0), GRID)
+    inverse = np.linalg.inv(dense.operator(GRID.full(c.power()).numpy()))
+    whole = np.einsum("bci,ij,bcj->b", vectors, inverse, vectors) / mask.flatten(1).sum(1).numpy()
+    np.testing.assert_allclose(squared_error(padded, c, "mahalanobis", mask).numpy(), whole, rtol=1e-8)

@@ -63,10 +63,11 @@ def test_amplitude_does_not_see_shifts_and_phase_does() -> None:
     )
 
 
-def test_padding_counts_for_nothing() -> None:
+@pytest.mark.parametrize("channels", [1, 2])
+def test_padding_counts_for_nothing(channels: int) -> None:
     one, other = pair(GRIDS[1])
-    mask = torch.ones(3, 1, 4, 6, dtype=torch.bool)
-    mask[..., 4:] = False
+    mask = torch.ones(3, channels, 4, 6, dtype=torch.bool)
+    mask[:, 0, :, 4:] = False
     changed = torch.where(mask, one, 100.0)
     for kind in ("amplitude", "amplitude_phase", "wavelet"):
         penalty = SpectralPenalty(kind)  # type: ignore[arg-type]

@@ -121,6 +121,26 @@ class FloatMask(Signal):
         return torch.ones(1, self.samples)
 
 
+class Stereo(Signal):
+    """Two channels, of which the second is valid in its first half only."""
+
+    channels = 2
+
+    def encode(self, media: Tensor) -> Tensor:
+        return super().encode(media).repeat(2, 1)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return super().decode(x0[:1])
+
+    def mask(self, media: Tensor) -> Tensor | None:
+        return torch.stack([torch.ones(self.samples), torch.arange(self.samples) < self.samples // 2]).bool()
+
+
+class FlatMask(Stereo):
+    def mask(self, media: Tensor) -> Tensor | None:
+        return torch.ones(3, self.samples, dtype=torch.bool)
+
+
 class Growing(Signal):
     def grid(self) -> Grid:
         return Grid((Axis("time", self.samples, random.SystemRandom().random() + 0.1, "s"),))
@@ -146,6 +166,10 @@ def test_a_good_modality_passes(recording: Path) -> None:
     check_modality(Signal(), recording)
 
 
+def test_a_mask_may_differ_among_channels(recording: Path) -> None:
+    check_modality(Stereo(), recording)
+
+
 def test_images_conform(tmp_path: Path) -> None:
     media = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "a.png"
@@ -169,6 +193,7 @@ def test_images_conform(tmp_path: Path) -> None:
         (Reversed(), "what save wrote"),
         (Forgiving(), "but nothing was raised"),
         (FloatMask(), "mask returns None or bool"),
+        (FlatMask(), r"bool of shape \(1, \d+\), or \(2, \d+\) if channels differ, got torch.bool \(3"),
         (Growing(), "same grid at every call"),
         (NamedByPath(), "a copy of the file gives another datum"),
         (UpperCase(), "suffixes is a tuple of lower-case endings"),

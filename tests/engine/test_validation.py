@@ -111,3 +111,34 @@ def test_masked_samples_do_not_count() -> None:
     for level in values["level"].values():
         assert level["error"] == pytest.approx(expected, rel=1e-4)
         assert level["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+class Land(Digits):
+    """Two channels of the same digits: the first cut at random lengths, the second with a hole; zero there."""
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        x0 = super().batch(indices, seeds).x0.repeat(1, 2, 1, 1)
+        mask = torch.ones_like(x0, dtype=torch.bool)
+        for row, index in enumerate(indices):
+            mask[row, 0, :, 4 + index % 5 :] = False
+        mask[:, 1, 3:5, 2:4] = False
+        return Batch(x0.masked_fill(~mask, 0.0), None, mask)
+
+
+def test_a_mask_may_differ_among_channels() -> None:
+    """The mean of the data scores one in every band, and errors are means over valid values, by brute force."""
+    items = 300
+    digits = Land(Image(size=8, channels=1)).subset(range(items))
+    grid, data = digits.modality.grid(), digits.batch(range(items))
+    assert data.mask is not None
+    statistics = ms.DataStatistics.measure([(data.x0, data.mask)], grid)
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
+    denoiser = ms.Denoiser(Constant(), process, prediction="x0", statistics=statistics)
+    values = validate(denoiser, digits, statistics, Validation(0.1, items, 1, 4), LOSS, RUNTIME, 0, False, 64)
+    rest = (data.x0.double() - statistics.mean).square()
+    expected = float(torch.stack([each[valid].mean() for each, valid in zip(rest, data.mask, strict=True)]).mean())
+    (level,), (bands,) = values["level"].values(), values["band"].values()
+    assert level["error"] == pytest.approx(expected, rel=1e-4)
+    assert level["loss"] == pytest.approx(expected, rel=1e-4)
+    for name, value in bands.items():
+        assert value == pytest.approx(1, abs=0.15), name

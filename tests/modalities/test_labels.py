@@ -249,3 +249,17 @@ def test_spoken_digits_say_class_speaker_and_part_in_their_names() -> None:
     speakers = Folder(wave, root, labels="name", pattern=r"^\d_([a-z]+)_", captions="labels")
     assert speakers.classes == ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
     assert Counter(speakers.texts) == dict.fromkeys(speakers.classes, 500)
+
+
+def test_masks_of_one_channel_and_of_all_are_stacked() -> None:
+    x0, one = torch.zeros(2, 3), torch.tensor([[True, False, True]])
+    every = torch.tensor([[True, True, False], [False, True, True]])
+    assert collate([Example(x0), Example(x0)]).mask is None
+    mask = collate([Example(x0, mask=one), Example(x0)]).mask
+    assert mask is not None
+    assert mask.tolist() == [one.tolist(), [[True] * 3]]
+    mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
+    assert mask is not None
+    assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
+    with pytest.raises(ValueError, match=r"of shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
+        collate([Example(x0, mask=one[0])])

@@ -463,3 +463,12 @@ def test_the_encoding_says_what_latents_depend_on(saved: Any) -> None:
     assert encoding["autoencoder.name"] == saved().name
     assert not [key for key in encoding if key.endswith(("device", "dtype", "statistics"))]
     assert json.loads(json.dumps(encoding)) == encoding
+
+
+def test_a_latent_needs_all_channels() -> None:
+    latent = Latent(Tensors((8,), channels=2), Pool(2))
+    mask = torch.ones(5, 2, 8, dtype=torch.bool)
+    mask[0, 0, 3], mask[1, 1, 6] = False, False
+    expected = torch.ones(5, 1, 4, dtype=torch.bool)
+    expected[0, 0, 1], expected[1, 0, 3] = False, False
+    assert torch.equal(latent.coarser_mask(mask), expected)

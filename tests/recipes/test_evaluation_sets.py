@@ -110,3 +110,25 @@ def test_without_labels_all_are_one_group() -> None:
     assert sets.labels is None
     assert sorted(sets.scattered(5, "x").tolist()) == sets.scattered(5, "x").tolist()
     assert len(sets.scattered(99, "x")) == 14
+
+
+def test_masks_of_one_channel_and_of_all_go_together() -> None:
+    class Two(Plain):
+        channels = 2
+
+    class Mixed(Numbered):
+        def example(self, index: int, seed: int | None = None) -> Example:
+            number = self.indices[index]
+            mask = torch.ones(2 if number % 2 else 1, 8, dtype=torch.bool)
+            mask[-1, 4:] = False
+            return Example(torch.full((2, 8), float(number)), 0, mask)
+
+    dataset = Mixed(range(1, 40))
+    dataset.modality = Two()
+    sets = gather(dataset, torch.full((6, 2, 8), 1000.0), None)
+    assert sets.mask is not None
+    assert sets.mask.shape == (12, 2, 8)
+    for x0, mask in zip(sets.real, sets.mask, strict=True):
+        odd = int(x0[0, 0]) % 2
+        assert mask.tolist() == [[True] * (8 if odd else 4) + [False] * (0 if odd else 4), [True] * 4 + [False] * 4]
+    assert torch.equal(sets.samples == 1000, sets.mask[6:])

@@ -189,3 +189,7 @@ def test_halves_are_of_different_examples_and_samples_are_padded_as_data_are() -
     assert mask.shape == (20, 1, 10)
     assert mask[:, 0].sum(1).tolist() == [5] * 20
     assert padding_like([(torch.zeros(2, 1, 4), None)], 3) is None
+    every = torch.tensor([[True, False, True], [False, True, True]]).expand(1, 2, 3)
+    found = padding_like([(torch.zeros(1, 2, 3), None), (torch.zeros(1, 2, 3), every)], 3)
+    assert found is not None
+    assert found.tolist() == [[[True] * 3] * 2, every[0].tolist(), [[True] * 3] * 2]
