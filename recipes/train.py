@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -58,7 +59,7 @@ from recipes.engine.files import Hold, check_shared, held, replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.initial import load_initial
-from recipes.engine.interrupt import StopNow, StopRequest
+from recipes.engine.interrupt import Ended, StopNow, StopRequest
 from recipes.engine.learner import Learner
 from recipes.engine.loop import Loop, crossed, stopped
 from recipes.engine.monitor import Monitor
@@ -94,6 +95,10 @@ def train(config: Config) -> None:
         check_shared(settings.run_dir, patience)
         try:
             learn(config, builder, settings, runtime, hold)
+        except Ended:
+            if hold is not None and hold.new and not (settings.run_dir / "checkpoints").exists():
+                shutil.rmtree(settings.run_dir)  # nothing was learned, and another command may take the name
+            raise
         except (OSError, SaveError) as error:
             if hold is not None:
                 hold.check()  # which says so if that is why
@@ -247,6 +252,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 with stop.hurried(runtime.place.world == 1):
                     report(final=True)
             except StopNow:
+                if not learner.samples:
+                    raise Ended(stop.signal_number or 0) from None
                 raise stopped(checkpoints.place(learner.samples), stop.signal_number) from None
             wait_for_all()  # a process that leaves earlier than the others may take their connections with it
             check_folder()

@@ -80,10 +80,10 @@ def _check_entry(path: Path, root: Path) -> None:
 
 
 class Hold:
-    """A run's folder that this process holds, as long as it is there."""
+    """A run's folder that this process holds, as long as it is there; `new` says that it has made it."""
 
-    def __init__(self, run_dir: Path, lock: IO[str]) -> None:
-        self.run_dir, self._lock = run_dir, lock
+    def __init__(self, run_dir: Path, lock: IO[str], new: bool) -> None:
+        self.run_dir, self._lock, self.new = run_dir, lock, new
 
     def lasts(self) -> bool:
         """Tell whether the folder is still there, and is not another one of the same name."""
@@ -131,7 +131,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
             if time.monotonic() >= deadline:
                 raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir")
             time.sleep(0.1)
-        hold = Hold(run_dir, lock)
+        hold = Hold(run_dir, lock, new)
         try:
             yield hold
         except BaseException:

@@ -62,6 +62,7 @@ class Loop:
 
         Raises:
             Interrupted: after a signal, once the state is saved.
+            StopNow: after a signal before the first step.
             RecipeError: if training diverged again and again, or a checkpoint that matters cannot be written.
         """
         while self.learner.samples < self.learner.settings.training.samples:
@@ -77,6 +78,8 @@ class Loop:
         self.monitor.restart()
         for batch in self.monitor.steps(ahead):
             before = learner.samples
+            if not before and stop.signal_number is not None and learner.runtime.place.world == 1:
+                raise StopNow  # there is nothing to save, and a first step that is compiled takes minutes
             learner.step(batch)
             now = learner.samples
             self.watchdog.progress(now)

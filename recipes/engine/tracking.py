@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ class Tracker:
         samples: int = 0,
     ) -> None:
         self._metrics, self._timing = Journal(run_dir / METRICS, position), Journal(run_dir / TIMING)
+        self._failed: set[str] = set()
         self._board = _tensorboard(run_dir, samples) if settings.tensorboard else None
         self._wandb = _wandb(run_dir, settings, config) if settings.wandb else None
 
@@ -103,11 +105,23 @@ class Tracker:
         self._tell(samples, dict(scalar_items(values, "timing")))
 
     def _tell(self, samples: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            if self._board is not None:
-                self._board.add_scalar(name, value, samples)
-        if self._wandb is not None:
-            self._wandb.log({"samples": samples, **scalars})
+        with self._spared("TensorBoard"):
+            for name, value in scalars.items():
+                if self._board is not None:
+                    self._board.add_scalar(name, value, samples)
+        with self._spared("Weights & Biases"):
+            if self._wandb is not None:
+                self._wandb.log({"samples": samples, **scalars})
+
+    @contextmanager
+    def _spared(self, service: str) -> Iterator[None]:
+        """Let a service fail, in whatever way it does, without the training that it tells of: its disk may be full."""
+        try:
+            yield
+        except Exception as error:
+            if service not in self._failed:
+                log.warning("%s failed (%s): training goes on, and %s has all metrics", service, error, METRICS)
+            self._failed.add(service)
 
     def cut(self, position: int) -> None:
         """Forget the metrics after a position: training went back to a checkpoint. The services keep both."""
@@ -122,10 +136,12 @@ class Tracker:
         """Close files and services."""
         self._metrics.close()
         self._timing.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with self._spared("TensorBoard"):
+            if self._board is not None:
+                self._board.close()
+        with self._spared("Weights & Biases"):
+            if self._wandb is not None:
+                self._wandb.finish()
 
 
 class Silence:

@@ -126,6 +126,21 @@ def test_a_missing_service_names_the_package(tmp_path: Path, monkeypatch: pytest
         Tracker(tmp_path, TrackingSettings(**{service: True}), {})
 
 
+def test_a_service_that_fails_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As TensorBoard does on a disk that is full, when it writes and when it is closed."""
+    tracker = Tracker(tmp_path, TrackingSettings(tensorboard=True), {})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    tracker._board.add_scalar = tracker._board.close = full
+    for samples in (64, 128):
+        tracker.metrics(samples, "train", VALUES)
+    tracker.close()
+    assert [entry["samples"] for entry in read_metrics(tmp_path)] == [64, 128]
+    assert caplog.text.count("TensorBoard failed ([Errno 28] No space left on device)") == 1
+
+
 def test_metrics_hold_json_only(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, TrackingSettings(), {})
     tracker.metrics(1, "train", {"loss": 0.1 + 0.2})

@@ -172,6 +172,18 @@ def test_a_full_disk_of_one_process_stops_all_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_clock_of_the_first_process_counts_for_all(tmp_path: Path) -> None:
+    """Several processes save together, whenever it tells them to, and learn what they would have learned without."""
+    words = [*TINY, "engine.distribution=fsdp", "every.checkpoint=96", "keep=9"]
+    for name, minutes in (("often", 1e-9), ("seldom", 0)):
+        done = torchrun(2, "recipes.train", *words, f"every.checkpoint_minutes={minutes}", f"run_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr[-4000:]
+    saved = {name: len(list((tmp_path / name / "checkpoints").iterdir())) for name in ("often", "seldom")}
+    assert saved["often"] > saved["seldom"] == 1
+    assert_same(last_state(tmp_path / "often"), last_state(tmp_path / "seldom"))
+
+
+@pytest.mark.slow
 def test_a_corrupted_shard_falls_back_on_every_process(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, "engine.distribution=fsdp", "every.checkpoint=48", f"run_dir={run_dir}"]

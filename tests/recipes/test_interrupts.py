@@ -93,11 +93,26 @@ def test_training_saves_and_the_command_that_is_told_continues(
     assert (run_dir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        (signal.SIGTERM, "measured"),
+        (signal.SIGUSR1, "measured"),
+        (signal.SIGUSR2, "introduction"),
+        (signal.SIGTERM, "Loop"),
+    ],
+)
 def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_like_ctrl_c(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
-) -> None:
-    monkeypatch.setattr("recipes.train.measured", lambda *_: signal.raise_signal(number))
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    number: signal.Signals, place: str,
+) -> None:  # fmt: skip
+    real = getattr(importlib.import_module("recipes.train"), place)
+
+    def sent(*words: Any) -> Any:
+        signal.raise_signal(number)
+        return real(*words)
+
+    monkeypatch.setattr(f"recipes.train.{place}", sent)
     words = [*TINY, f"run_dir={tmp_path / 'run'}"]
     assert run("train", *words) == 128 + number
     told = capfd.readouterr().err.strip().splitlines()
