@@ -42,6 +42,7 @@ from multisagd.files import digest
 from multisagd.seeds import derive
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import Interrupted, RecipeError
@@ -186,6 +187,8 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
     done = sum(shard.rows for shard in index.shards)
     with Display("encoding", total, done) as display:
         display.say(introduction(index, latent, done))
+        if not done and (note := colour_note(dataset)) is not None:
+            display.say(f"note: {note}")
         for number in range(index.count):
             if shard_name(number) in there:
                 continue

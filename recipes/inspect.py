@@ -30,6 +30,7 @@ from multisagd import DataStatistics, Process, seeds
 from recipes.engine.altered import untouched
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
+from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.corrupted import as_trained_on, build_data
@@ -67,6 +68,7 @@ def inspect(config: Config) -> Path:
     assembly = Assembly(config, builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
+    notes += [note for note in [colour_note(dataset)] if note is not None]
 
     make_room(out)
     report = show_examples(dataset, count, settings.seed, out)

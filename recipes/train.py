@@ -39,6 +39,7 @@ from recipes.engine.announcing import ending, introduction, name_unreadable
 from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints, SaveError
+from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
@@ -52,7 +53,7 @@ from recipes.engine.corrupted import (
     load_corruption,
     load_restoration,
 )
-from recipes.engine.data import data_notes, hold_out, load_statistics, measure, process_notes
+from recipes.engine.data import held_out_note, hold_out, load_statistics, measure, process_notes
 from recipes.engine.distribution import Place, from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import Hold, check_shared, held, replace_file
@@ -235,10 +236,12 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         ):
             display.say(introduction(runtime, parameters, told, held_out, statistics.count, learner.samples))
             for note in [
-                *filter(None, [changed]), *data_notes(dataset, training, held_out, settings), *condition.notes(),
-                *process_notes(process, denoiser, statistics),
+                changed, held_out_note(training, held_out, settings),
+                colour_note(dataset) if runtime.main and state is None else None,
+                *condition.notes(), *process_notes(process, denoiser, statistics),
             ]:  # fmt: skip
-                display.say(f"note: {note}")
+                if note is not None:
+                    display.say(f"note: {note}")
             # A state is saved before it is reported: of that which training continues from, and of the last, nothing
             # is lost by stopping within the report.
             try:

@@ -74,12 +74,6 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
     return f"{few}: each of {len(names)} classes keeps one for training (data.labels=none trains without classes)"
 
 
-def data_notes(dataset: Dataset, training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> list[str]:
-    """Return what to say of a run's data before it trains on them."""
-    notes = [held_out_note(training, held_out, settings)]
-    return [note for note in notes if note is not None]
-
-
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
 

@@ -4,10 +4,15 @@ import pytest
 import torch
 
 import multisagd as ms
+from modalities.audio import Audio
+from modalities.audio_sets import PluckedStrings
 from modalities.image import Image
 from modalities.image_sets import Digits, Pixels
+from modalities.video import Video
+from modalities.video_sets import MovingDigits
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.colour import colour_note
 from recipes.engine.condition import learned_condition
 from recipes.engine.data import Chunks, held_out_note, hold_out, measure, process_notes
 from recipes.engine.errors import RecipeError
@@ -142,3 +147,23 @@ def test_classes_that_training_never_shows_are_known_and_not_drawn() -> None:
     short = learned_condition(settings("training.samples=2", "training.batch=1"), whole, Builder(), cpu)
     shown = {int(whole.labels[index]) for index in Order(40, 0).indices(0, 2)}  # type: ignore[index]
     assert short.untrained == tuple(f"kind{number}" for number in range(4) if number not in shown)
+
+
+@pytest.mark.parametrize(
+    ("channels", "tint", "said"),
+    [(1, 60, "modality.channels=3"), (1, 2, None), (3, 60, None), (3, 2, "modality.channels=1"), (3, 0, "all grey")],
+)
+def test_pictures_learned_in_other_colours_than_they_have_are_mentioned(
+    channels: int, tint: int, said: str | None
+) -> None:
+    grey = torch.randint(0, 190, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    images = grey.clone()
+    images[:, 0] += tint
+    note = colour_note(Pixels(Image(size=8, channels=channels), images.to(torch.uint8)))
+    assert (note is None) if said is None else (note is not None and said in note)
+
+
+def test_moving_digits_and_sounds_have_no_colour_to_lose() -> None:
+    assert colour_note(MovingDigits(Video(4, 8.0, 8, 1), count=2)) is None
+    assert "all grey" in (colour_note(MovingDigits(Video(4, 8.0, 8, 3), count=2)) or "")
+    assert colour_note(PluckedStrings(Audio(8000, 0.1), count=2)) is None

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tiny import tiny_run
 
 from modalities.base import Dataset, Example, Modality
+from modalities.image import Image
 from recipes import cli
 from recipes.compare import compare, padding_like, read_halves
 from recipes.engine import config as configuration
@@ -76,9 +77,10 @@ def test_inspect_leaves_what_others_wrote_alone_and_replaces_its_own(tmp_path: P
     assert [path.name for path in (out / "noise").iterdir()] == ["0.png"]
 
 
-def test_one_example_has_no_spectrum_and_one_line_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="hold no variation"):
-        look(tmp_path / "look", "training.statistics=1")
+def test_a_picture_of_one_colour_has_no_spectrum_and_one_line_says_so(tmp_path: Path) -> None:
+    Image(size=8).save(torch.full((3, 8, 8), 70, dtype=torch.uint8), tmp_path / "photos" / "only.png")
+    with pytest.raises(RecipeError, match="it is the same everywhere"):
+        look(tmp_path / "look", "experiment=image_folder", f"data.root={tmp_path / 'photos'}")
     assert not (tmp_path / "look").exists()
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.labels import chosen_labels
+from recipes.pipeline import Pipeline
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
@@ -201,6 +202,25 @@ def test_a_class_that_was_never_trained_is_left_out_aloud_or_refused(caplog: pyt
     for wanted in ("dog", 1, "0-3", ["cat", "dog"]):
         with pytest.raises(RecipeError, match="of class dog this run was shown no training example"):
             chosen_labels(wanted, CLASSES, 4, untrained=["dog"])
+
+
+def test_a_run_and_what_is_exported_of_it_know_the_classes_never_trained(run_dir: Path, tmp_path: Path) -> None:
+    copy, exported = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(run_dir, copy)
+    facts = json.loads((copy / "run.json").read_text())
+    assert facts["untrained"] == []
+    (copy / "run.json").write_text(json.dumps({**facts, "untrained": ["3"]}))
+    Pipeline.from_pretrained(copy, device="cpu").save_pretrained(exported)
+    for folder in (copy, exported):
+        drawn = load_file(draw(folder, "count=12", f"out={tmp_path / folder.name}_drawn") / "samples.safetensors")
+        assert drawn["labels"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+        with pytest.raises(RecipeError, match="of class 3 this run was shown no training example"):
+            draw(folder, "labels=2-4")
+    with pytest.raises(RecipeError, match="of class 3 this run was shown no training example"):
+        Pipeline.from_pretrained(exported, device="cpu")(labels=3)
+    (copy / "run.json").write_text(json.dumps({**facts, "untrained": ["none of them"]}))
+    with pytest.raises(RecipeError, match="untrained classes"):
+        draw(copy)
 
 
 def test_labels_that_do_not_exist_name_the_nearest() -> None:
