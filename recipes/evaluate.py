@@ -29,6 +29,7 @@ from modalities.base import Dataset
 from multisagd.files import read_json
 from multisagd.libraries import LibraryError, check
 from recipes.engine import record
+from recipes.engine.addressed import shareable
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -92,7 +93,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "unavailable": unavailable,
         "pictures": task.pictures,
         "results": described(results),
-        "settings": {key: value for key, value in config.items() if key in own},
+        "settings": shareable({key: value for key, value in config.items() if key in own}),
         "versions": record.versions(),
     }
     kept = path.with_name(REPORT)
@@ -158,7 +159,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
         return None
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
     same = isinstance(made, dict) and made.get("samples_seen") == seen
-    same = same and (settings.out is None or made.get("settings") == sampling)
+    same = same and (settings.out is None or made.get("settings") == json.loads(json.dumps(shareable(sampling))))
     return folder if same and (folder / "samples.safetensors").is_file() else None
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipes.engine import config as configuration
+from recipes.engine.addressed import hidden_values
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -97,7 +98,8 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
     page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-    text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.")
+    hidden = [text for run in runs for text in hidden_values(run.config or {})]
+    text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.", hidden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)

@@ -33,6 +33,7 @@ from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import record
+from recipes.engine.addressed import shareable
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
@@ -106,7 +107,7 @@ def sample(config: Config) -> Path:
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
         safetensors.torch.save_file(tensors, out / "samples.safetensors")
-        made = {"samples_seen": weights.samples, "settings": config, "classes": classes, "prompts": prompts}
+        made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": classes, "prompts": prompts}
         made["versions"] = record.versions()
         (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         save_media(modality, x0, out)

@@ -23,8 +23,10 @@ import yaml
 from torch import nn
 
 from multisagd import Process
+from multisagd.addresses import for_others
 from recipes.cards.records import EVALUATION, SAMPLES, evaluated, found_evaluation, last_samples, rows_of
 from recipes.cards.wording import described, in_words, last_part, listed, one_line, shown, slug
+from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.data import process_notes
 from recipes.engine.files import replace_file, write_text
@@ -70,10 +72,12 @@ def write_card(subject: Subject, out: Path) -> None:
     elif picture.resolve() != (out / SAMPLES).resolve():
         replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(picture), path))
     evaluation = found_evaluation(subject.source, subject.weights.samples, subject.which)
+    if evaluation is not None and not subject.model.exported:
+        evaluation["data"] = last_part(subject.model.config["data"])
     if evaluation is None:
         (out / EVALUATION).unlink(missing_ok=True)
     else:
-        write_text(out / EVALUATION, json.dumps(evaluation, indent=1, ensure_ascii=False))
+        write_text(out / EVALUATION, json.dumps(mapped(evaluation, for_others), indent=1, ensure_ascii=False))
     name = out.resolve().name
     head = yaml.safe_dump(fields_of_the_hub(subject, name, evaluation), sort_keys=False, allow_unicode=True)
     parts = sections(subject, name, process, evaluation, picture is not None)
@@ -100,7 +104,7 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
         if not str(row.get("name")).startswith("band ")  # these are curves rather than metrics
     ]
     if metrics:
-        data = one_line(last_part(subject.model.config["data"]))
+        data = one_line((evaluation or {}).get("data", "unknown"))
         result = {
             "task": {"type": task or "other"},
             "dataset": {"name": data, "type": slug(data)},
@@ -141,10 +145,12 @@ def sections(
         "code that comes with the model."
     )
     yield "## What it learned from"
-    data, there = config["data"], facts.get("data") or {}
+    there = facts.get("data") or {}
+    examples = f"{shown(there.get('examples', 'unknown number of'))} examples, read as "
     yield listed(
         {
-            "data": f"{shown(there.get('examples', 'unknown number of'))} examples, read as {described(data)}",
+            # An exported model says nothing of its data, nor of its training.
+            "data": "" if model.exported else examples + described(config["data"]),
             "one datum, channels × axes": f"{model.statistics.mean.shape[0]} × {axes}",
             "medium": described(config["modality"]),
             "statistics": f"of {model.statistics.count:,} examples; standard deviation "
@@ -174,12 +180,12 @@ def sections(
             "parameters": f"{count:,}",
             "weights": {"ema": "average over the training", "network": "last ones"}[subject.which],
             "samples seen": f"{subject.weights.samples:,}",
-            "batch": shown(training.get("batch")),
-            "learning rate": shown(training.get("learning_rate")),
+            "batch": "" if model.exported else shown(training.get("batch")),
+            "learning rate": "" if model.exported else shown(training.get("learning_rate")),
             "seed": shown(config["seed"]),
             "versions": ", ".join(f"{shown(key)} {shown(versions[key])}" for key in ("multisagd", "torch", "python")
                                   if key in versions),
-            "revision": shown(starts[-1].get("revision")) if isinstance(starts[-1], dict) else "",
+            "revision": shown(starts[-1].get("revision", "")) if isinstance(starts[-1], dict) else "",
         }
     )  # fmt: skip
     yield "## Evaluation"

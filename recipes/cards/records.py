@@ -70,7 +70,8 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
         for kind in inner(report, "results")
     }  # fmt: skip
     drawn = newest[2] if newest else {key: value for key, value in inner(report, "drawn").items() if key in DRAWN}
-    return {
+    named = {"data": report["data"]} if isinstance(report.get("data"), str) else {}
+    return named | {
         "counts": inner(report, "counts"),
         "drawn": drawn,
         "unavailable": list(inner(report, "unavailable")),

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from multisagd import Process
+from multisagd.addresses import for_others
+
+PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
+"""Settings that say where somebody's files are, or what they are called."""
 
 LONGEST = 200
 """Characters of a name or setting that are repeated."""
@@ -34,9 +38,9 @@ def in_words(process: Process) -> str:
 
 
 def described(node: Mapping[str, Any]) -> str:
-    """Return a group of a configuration as a name and its settings, without the folders of files."""
+    """Return a group of a configuration as a name and its settings, without what says where files lie."""
     kept = {key: value for key, value in node.items() if key != "_target_" and value is not None}
-    settings = ", ".join(f"{shown(key)}={_setting(value)}" for key, value in kept.items())
+    settings = ", ".join(f"{shown(key)}={_setting(value)}" for key, value in kept.items() if not _private(key, value))
     name = shown(last_part(node))
     return f"{name} ({settings})" if settings else name
 
@@ -53,7 +57,7 @@ def shown(value: object) -> str:
 
 def one_line(value: object) -> str:
     """Return anything as one short line of printable characters."""
-    text = "".join(each for each in " ".join(str(value).split()) if each.isprintable())
+    text = for_others("".join(each for each in " ".join(str(value).split()) if each.isprintable()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
@@ -68,6 +72,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "unnamed"
 
 
+def _private(key: Any, value: Any) -> bool:
+    """Tell whether a setting is a place of somebody's files, or holds one: a path, an address, or a list of them."""
+    if isinstance(value, list | tuple):
+        return any(_private(key, each) for each in value)
+    if not isinstance(value, str):
+        return False
+    if key == "name":
+        return Path(value).is_absolute() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is None
+    return key in PLACES or re.search(r"[\\/:?#@~]", value) is not None
+
+
 def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
         return (
@@ -75,6 +90,4 @@ def _setting(value: Any) -> str:
             if "_target_" in value
             else f"{{{', '.join(f'{k}: {_setting(v)}' for k, v in value.items())}}}"
         )
-    if isinstance(value, str) and "/" in value:
-        return shown(Path(value).name)
     return shown(value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from multisagd.addresses import is_address, without_secrets
+from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+
+FROM_ENVIRONMENT = "(from the environment)"
 
 PATTERNS = ("match", "pattern")
 """Keys of regular expressions, which may look like anything."""
@@ -30,6 +33,35 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
                 f"{key}={shown}: a configuration that came with a run opens files of this machine by their plain "
                 f"paths, and asks no other address. {remedy}"
             )
+
+
+def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as others may read it: without secrets in addresses, and values from the environment."""
+    return dict(mapped(config, without_secrets, frozenset(_hidden(config))))
+
+
+def hidden_values(config: Mapping[str, Any]) -> list[str]:
+    """Return the texts that a configuration has from environment variables, the longest first."""
+    flat = configuration.flatten(config)
+    found = {text for key in _hidden(config) for _, text in texts(flat.get(key), key) if len(text) > 3}
+    return sorted(found, key=len, reverse=True)
+
+
+def mapped(node: Any, change: Callable[[str], str], hidden: Collection[str] = (), where: str = "") -> Any:
+    """Return nested values with every text changed, and those at the dotted keys `hidden` replaced."""
+    if where in hidden:
+        return FROM_ENVIRONMENT
+    if isinstance(node, str):
+        return change(node)
+    if isinstance(node, Mapping):
+        inner = {key: f"{where}.{key}" if where else str(key) for key in node}
+        return {key: mapped(each, change, hidden, inner[key]) for key, each in node.items()}
+    return [mapped(each, change) for each in node] if isinstance(node, list | tuple) else node
+
+
+def _hidden(config: Mapping[str, Any]) -> list[str]:
+    keys = config.get("environment")
+    return [each for each in keys if isinstance(each, str)] if isinstance(keys, list | tuple) else []
 
 
 def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:

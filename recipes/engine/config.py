@@ -6,6 +6,7 @@ or puts a clock into a path. The result is a plain dictionary, resolved, which i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,21 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     # Read before anything is built, so not left to the checks of the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
         raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
+    if "environment" in plain:
+        plain["environment"] = from_environment(OmegaConf.to_container(composed))
     return {str(key): value for key, value in plain.items()}
+
+
+def from_environment(node: Any) -> list[str]:
+    """Return the keys whose values are made from environment variables, `${oc.env:NAME}`, or from such a key."""
+    texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
+    found: set[str] = set()
+    while more := {
+        key for key, text in texts.items()
+        if "oc.env:" in text or any(part in found for part in re.findall(r"\$\{([\w.]+)\}", text))
+    } - found:  # fmt: skip
+        found |= more
+    return sorted(found)
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:

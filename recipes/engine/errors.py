@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 
+from multisagd.addresses import without_secrets
 from recipes.engine.interrupt import Ended
 from recipes.engine.printing import tell
 
@@ -62,7 +63,7 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
     try:
         action()
     except RecipeError as error:
-        tell(f"error: {error}")
+        tell(f"error: {without_secrets(str(error))}")  # others read logs
         return USAGE_STATUS
     except Interrupted as stop:
         tell(f"{stop}{'' if again is None else again(True)}")

@@ -49,6 +49,7 @@ FREE = (
     "every",
     "keep",
     "keep_every",
+    "environment",
     "report",
     "tracking",
     "engine",

@@ -152,6 +152,7 @@ class TrainSettings:
     padding: Mapping[str, int] | None = None
     keep_every: int = 0
     report: bool = False
+    environment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.keep < 1:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from multisagd.libraries import importing
+from recipes.engine.addressed import shareable
 from recipes.engine.errors import RecipeError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -196,7 +197,7 @@ def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any])
             id=identity.read_text(encoding="utf-8") if identity.exists() else None,
             resume="allow",
             dir=str(run_dir),
-            config=dict(config),
+            config=shareable(config),
         )
     except wandb.errors.Error as error:
         reason = " ".join(str(error).split())

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from modalities.base import Modality
 from multisagd import Corruption, DataStatistics
+from multisagd.addresses import without_secrets
 from multisagd.files import digest, read_json
 from recipes.engine import config as configuration
 from recipes.engine import record
+from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
@@ -235,10 +237,10 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
         "format_version": FORMAT_VERSION,
         "weights": which,
         "samples": weights.samples,
-        "facts": {name: value for name, value in model.facts.items() if name != "starts"},
+        "facts": needed_facts(model.facts),
         "sha256": digest(partial_file),
-        "versions": record.versions(),
-        "config": model.config,
+        "versions": {name: version for name, version in record.versions().items() if name != "platform"},
+        "config": needed_config(model.config),
     }
     partial_file.replace(out / WEIGHTS)
     if model.corruption is not None and model.corruption.exists():
@@ -246,6 +248,24 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
     else:
         (out / CORRUPTION).unlink(missing_ok=True)  # of another model that lay here
     write_text(out / NOTES, json.dumps(notes, indent=1))
+
+
+def needed_config(config: Config) -> Config:
+    """Return what sampling needs of a run's configuration: nothing of where its data lay, nor of how it was trained."""
+    needed = {key: config[key] for key in (field.name for field in fields(SampledRun)) if key in config}
+    needed["training"] = {"condition_dropout": config["training"]["condition_dropout"]}
+    needed["loss"] = {"metric": config["loss"]["metric"]}
+    for name, idle in (("text", ("cache", "device")), ("corruption", ("path",))):
+        if isinstance(needed.get(name), Mapping):
+            needed[name] = {key: value for key, value in needed[name].items() if key not in idle}
+    return dict(mapped(needed, without_secrets))
+
+
+def needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what sampling needs of the record of a run: its classes, and which encoder read its texts."""
+    text = facts.get("text")
+    told = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
+    return {"classes": facts["classes"], "text": told}
 
 
 def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from multisagd.addresses import for_others
 from recipes.engine import config as configuration
+from recipes.engine.addressed import mapped, shareable
 from recipes.engine.config import Config
 from recipes.engine.defaults import ABSENT, nearest_choice, train_defaults
 from recipes.engine.help import groups
@@ -32,7 +34,7 @@ def settings(config: Config) -> Settings:
         choices.append((group, name or str(node.get("_target_", ABSENT))))
         expected |= configuration.flatten(defaults, group) if defaults else {}
     rows = []
-    for key, value in configuration.flatten(config).items():
+    for key, value in configuration.flatten(mapped(shareable(config), for_others)).items():
         told = shown(value)
         default = shown(expected.get(key, ABSENT)).replace("???", ABSENT)
         rows.append(Setting(key, told, default if default != told and key not in OF_THE_RUN else None))

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from multisagd.addresses import without_secrets
+from recipes.engine.addressed import FROM_ENVIRONMENT
 from recipes.reporting.blocks import Page
 
 GENERATOR = "multisagd report"
@@ -29,10 +33,18 @@ def _environment() -> Environment:
     )  # fmt: skip
 
 
-def render(page: Page, footer: str) -> str:
-    """Return a page as HTML."""
+def render(page: Page, footer: str, hidden: Sequence[str] = ()) -> str:
+    """Return a page as HTML, without what others should not read: secrets in addresses, and the texts `hidden`."""
+
+    def shared(value: Any) -> Any:
+        if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
+            return value
+        for text in hidden:
+            value = value.replace(text, FROM_ENVIRONMENT)
+        return without_secrets(value)
+
     style, script = (_part(name) for name in ("page.css", "page.js"))
-    return _environment().get_template("page.html.j2").render(
+    return _environment().overlay(finalize=shared).get_template("page.html.j2").render(
         page=page, footer=footer, generator=GENERATOR, style=Markup(style), script=Markup(script),
         style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip

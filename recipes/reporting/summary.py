@@ -6,6 +6,7 @@ import shlex
 from itertools import pairwise
 from typing import Any
 
+from multisagd.addresses import for_others
 from recipes.reporting.blocks import Block, Facts, Note, Table
 from recipes.reporting.charts import told
 from recipes.reporting.curves import loss
@@ -113,7 +114,7 @@ def _goes_on(run: Run) -> str:
 
 
 def _command(words: Any) -> str:
-    return shlex.join(map(str, words)) if isinstance(words, list) else "-"
+    return for_others(shlex.join(map(str, words))) if isinstance(words, list) else "-"
 
 
 def _duration(seconds: float) -> str:

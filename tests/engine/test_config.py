@@ -235,3 +235,12 @@ def test_absurd_numbers_of_a_saved_configuration_are_refused(value: str, tmp_pat
     (tmp_path / "config.yaml").write_text(f"seed: {value}")
     with pytest.raises(RecipeError, match="a number of too many digits"):
         configuration.read(tmp_path / "config.yaml")
+
+
+def test_keys_from_the_environment_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "photos")
+    words = ["run_dir=r", "data=folder", "data.root=/x/${oc.env:SECRET}", "tracking.name=of ${data.root}"]
+    config = configuration.load("train", words)
+    assert config["data"]["root"] == "/x/photos"
+    assert config["environment"] == ["data.root", "tracking.name"]
+    assert configuration.load("train", ["run_dir=r"])["environment"] == []

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from recipes import evaluate, export
 from recipes.cards.records import last_samples
 from recipes.cards.wording import in_words, shown
 from recipes.engine import config as configuration
+from recipes.report import ReportSettings, write_report
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
@@ -170,6 +172,47 @@ def test_corruption_of_a_former_export_is_gone(run_dir: Path, tmp_path: Path) ->
     assert "corrupted" not in exported(tmp_path / "model", tmp_path / "copy")[1]
 
 
+SECRETS = ("SIGNATURE77", "PASSWORD77", "TOKEN77", "FRAGMENT77", "ann77", "PLACE77")
+PRIVATE: list[dict[str, Any]] = [
+    {"urls": "https://bucket.example/0.tar?X-Amz-Signature=SIGNATURE77#FRAGMENT77"},
+    {"urls": ["https://someone:PASSWORD77@bucket.example/{000..004}.tar", "s3://TOKEN77@b/PLACE77.tar"]},
+    {"urls": "simplecache::https://h/user:TOKEN77@place/0.tar", "index": "/home/ann77/index"},
+    {"root": "/home/ann77/photos", "manifest": r"C:\Users\ann77\PLACE77.csv", "match": "PLACE77"},
+    {"root": "PLACE77"},
+]
+
+
+@pytest.mark.parametrize("data", PRIVATE, ids=["signature", "password", "chain", "home", "environment"])
+def test_nothing_private_is_exported(run_dir: Path, tmp_path: Path, data: dict[str, Any]) -> None:
+    """Neither addresses with all that is in them, nor folders; a report keeps of them what is no secret."""
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    config = configuration.read(run / "config.yaml")
+    config["data"] = {"_target_": "modalities.tars.TarShards", "window": 16, **data}
+    config["tracking"] |= {"project": "https://me:TOKEN77@w.example/x?key=SIGNATURE77"}
+    config["training"]["initial"] = "/home/ann77/weights.safetensors"
+    facts = json.loads((run / "run.json").read_text())
+    facts["initial"] = {"from": "/home/ann77/x", "sha256": "0"}
+    facts["starts"][0]["command"] = ["multisagd", "train", *(f"data.{key}={value}" for key, value in data.items())]
+    if data == PRIVATE[-1]:  # a plain word
+        config["environment"] = ["data.root"]
+        facts["starts"][0]["command"] = ["multisagd", "train", "data.root=${oc.env:PLACE}"]
+    configuration.write(config, run / "config.yaml")
+    (run / "run.json").write_text(json.dumps(facts))
+    exported(run, tmp_path / "model")
+    exported(tmp_path / "model", tmp_path / "again")
+    for folder in (tmp_path / "model", tmp_path / "again"):
+        for path in folder.iterdir():
+            content = path.read_bytes().decode("latin-1")
+            assert [secret for secret in SECRETS if secret in content] == [], path
+    notes = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert not {"data", "tracking", "run_dir", "engine", "every"} & notes["config"].keys()
+    assert notes["facts"].keys() == {"classes", "text"}
+    page, _ = write_report(ReportSettings(run))
+    told = page.read_text()
+    assert [secret for secret in SECRETS[:-1] if secret in told] == []
+    assert ("PLACE77" in told) == (data in (PRIVATE[1], PRIVATE[3]))
+
+
 HOSTILE = "</h1><script>alert(1)</script> [x](javascript:y) `rm` | **b**\n---\nlicense: mit\n# head ![p](q) $$1$$"
 
 
@@ -179,7 +222,7 @@ def test_hostile_names_are_text(run_dir: Path, tmp_path: Path) -> None:
     exported(run_dir, first)
     notes = json.loads((first / "model.json").read_text())
     notes["facts"]["classes"] = [HOSTILE, *notes["facts"]["classes"][1:]]
-    notes["facts"]["data"]["examples"] = HOSTILE
+    notes["facts"]["data"] = {"examples": HOSTILE, "classes": HOSTILE, "fingerprint": HOSTILE}
     notes["config"]["seed"] = 7
     notes["config"]["data"] = {"_target_": f"modalities.{HOSTILE}", HOSTILE: HOSTILE}
     (first / "model.json").write_text(json.dumps(notes))
