@@ -219,7 +219,7 @@ class Audio(Modality):
         write_wav(media, self.rate, path)
         plot_spectrograms([media], self.rate, path.with_suffix(".png"))
 
-    def save_grid(self, media: Sequence[Tensor], path: Path) -> None:
+    def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
         """Write one picture of the spectrograms of several sounds, and beside it (.wav) all, a quarter second between.
 
         Raises:
@@ -227,7 +227,7 @@ class Audio(Modality):
         """
         from modalities.sound_pictures import plot_spectrograms
 
-        plot_spectrograms(media, self.rate, path)
+        plot_spectrograms(media, self.rate, path, names=names)
         pause = torch.zeros(self.sound_channels, self.rate // 4)
         write_wav(
             torch.cat([part for sound in media for part in (sound, pause)], dim=-1), self.rate, path.with_suffix(".wav")

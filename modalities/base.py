@@ -76,14 +76,14 @@ class Modality(ABC):
         """
         return None
 
-    def save_grid(self, media: Sequence[Any], path: Path) -> None:
-        """Write several media as one picture (.png) to look at, creating its folder.
+    def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
+        """Write several media as one picture (.png) to look at, each with its name if given, creating its folder.
 
         Unless a modality knows better, that is a plot of the encoded tensors.
         """
         from modalities.pictures import plot_tensors  # importing matplotlib takes a second
 
-        plot_tensors([self.encode(each) for each in media], self.grid(), path)
+        plot_tensors([self.encode(each) for each in media], self.grid(), path, names=names)
 
 
 class Example(NamedTuple):

@@ -156,10 +156,13 @@ class Image(Modality):
         path.parent.mkdir(parents=True, exist_ok=True)
         to_pil_image(media).save(path, format="PNG")
 
-    def save_grid(self, media: Sequence[Tensor], path: Path, columns: int | None = None) -> None:
+    def save_grid(
+        self, media: Sequence[Tensor], path: Path, columns: int | None = None, *, names: Sequence[str] | None = None
+    ) -> None:
         """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
 
         Images of fewer than 64 pixels are enlarged by a whole factor, every pixel a square, so that they can be seen.
+        `names` are written below them, cut to their width.
 
         Raises:
             ValueError: for no images, or a path that does not end in .png.
@@ -172,6 +175,11 @@ class Image(Modality):
         images = torch.stack(list(media))
         factor = max(1, 64 // max(images.shape[-2:]))
         images = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+        if names is not None:
+            from modalities.pictures import name_strip  # its font comes with matplotlib
+
+            lines = torch.stack([name_strip(name, images.shape[-1]) for name in names])
+            images = torch.cat([images, lines.expand(-1, images.shape[1], -1, -1)], dim=-2)
         self.save(make_grid(images, nrow=columns, padding=2, pad_value=128), path)
 
 

@@ -174,9 +174,12 @@ class Latent(Modality):
         """Write one file of the wrapped modality."""
         self.modality.save(media, path)
 
-    def save_grid(self, media: Sequence[Any], path: Path) -> None:
+    def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
         """Write several media as one picture, as the wrapped modality does."""
-        self.modality.save_grid(media, path)
+        if names is None:
+            self.modality.save_grid(media, path)
+        else:
+            self.modality.save_grid(media, path, names=names)
 
     def compress(self, x: Tensor) -> Tensor:
         """Return the latents, not scaled, of encoded data `(batch, channels, *grid)` of the wrapped modality."""

@@ -11,7 +11,13 @@ from torch import Tensor
 from multisagd.grid import Axis, Grid
 
 
-def plot_tensors(tensors: Sequence[Tensor], grid: Grid, path: Path, columns: int | None = None) -> None:
+def plot_tensors(
+    tensors: Sequence[Tensor],
+    grid: Grid,
+    path: Path,
+    columns: int | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Draw tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as a picture in two.
 
     In three and more dimensions it is the middle slice of all axes but the last two. Axes carry their units.
@@ -45,10 +51,30 @@ def plot_tensors(tensors: Sequence[Tensor], grid: Grid, path: Path, columns: int
             extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
             plot.imshow(picture.numpy(), aspect="auto", origin="lower", extent=extent)
             plot.set_ylabel(_label(vertical), fontsize="x-small")
+        if names is not None:
+            plot.set_title(names[place], fontsize="small", parse_math=False)
         plot.set_xlabel(_label(grid.axes[-1]), fontsize="x-small")
         plot.tick_params(labelsize="x-small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
+
+
+def name_strip(name: str, width: int, height: int = 14) -> Tensor:
+    """Return a name as a picture `(1, height, width)`, uint8, white on black, cut where it is longer."""
+    import matplotlib
+    import PIL.Image
+    import PIL.ImageDraw
+    import PIL.ImageFont
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    # This font has the letters of many scripts, which the one of Pillow has not.
+    font = PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height - 4)
+    shown = " ".join(name.split())
+    while len(shown) > 1 and font.getlength(shown) > width - 2:
+        shown = f"{shown[:-2]}…"
+    strip = PIL.Image.new("L", (width, height))
+    PIL.ImageDraw.Draw(strip).text((1, 0), shown, fill=255, font=font)
+    return pil_to_tensor(strip)
 
 
 def _label(axis: Axis) -> str:

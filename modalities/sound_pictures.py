@@ -15,7 +15,13 @@ RANGE_DB = 80.0
 """Decibels below full scale at which pictures become black."""
 
 
-def plot_spectrograms(sounds: Sequence[Tensor], rate: int, path: Path, columns: int | None = None) -> None:
+def plot_spectrograms(
+    sounds: Sequence[Tensor],
+    rate: int,
+    path: Path,
+    columns: int | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Draw the power of sounds (channels, samples), averaged over channels, as one PNG; windows last about 32 ms.
 
     Raises:
@@ -42,6 +48,8 @@ def plot_spectrograms(sounds: Sequence[Tensor], rate: int, path: Path, columns: 
         picture = plot.imshow(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
         )
+        if names is not None:
+            plot.set_title(names[place], fontsize="small", parse_math=False)
         plot.set_xlabel("time (s)", fontsize="x-small")
         plot.set_ylabel("frequency (Hz)", fontsize="x-small")
         plot.tick_params(labelsize="x-small")

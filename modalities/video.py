@@ -204,7 +204,7 @@ class Video(Modality):
         frames = list(_spread(media).unbind(1))
         self.image.save_grid(frames, path.with_suffix(".png"), columns=min(len(frames), 8))
 
-    def save_grid(self, media: Sequence[Tensor], path: Path) -> None:
+    def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
         """Write clips as one picture, a row each, and playing side by side as a video of the same name with .mp4.
 
         A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; clips that are
@@ -218,7 +218,9 @@ class Video(Modality):
         longest = max(clip.shape[1] for clip in media)
         clips = [torch.cat([c, c[:, -1:].expand(-1, longest - c.shape[1], -1, -1)], dim=1) for c in media]
         rows = [_spread(clip) for clip in clips]
-        self.image.save_grid([frame for row in rows for frame in row.unbind(1)], path, columns=rows[0].shape[1])
+        columns = rows[0].shape[1]
+        each = None if names is None else [name for first in names for name in (first, *[""] * (columns - 1))]
+        self.image.save_grid([frame for row in rows for frame in row.unbind(1)], path, columns=columns, names=each)
         write_video(tile(torch.stack(clips)), path.with_suffix(".mp4"), self.fps)
 
 

@@ -74,7 +74,7 @@ def adopt(config: Config) -> Path:
         RecipeError: for the mistakes listed at the head of this file.
     """
     settings = Builder().settings(AdoptSettings, config, "")
-    check_replaceable(settings.out, WEIGHTS, "multisagd adopt")
+    check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)
     place, name, options = read_network(folder)
     try:

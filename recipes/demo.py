@@ -33,6 +33,7 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.files import check_replaceable
 from recipes.engine.tracking import read_metrics
 from recipes.train import train
 
@@ -67,6 +68,7 @@ def demo(config: Config) -> None:
         "white": ["spectrum=white"],
         "shaped": ["spectrum=power_law", f"spectrum.exponent={exponent}", f"spectrum.corner={corner}"],
     }
+    check_replaceable(out, "forward.png", "multisagd demo")
     out.mkdir(parents=True, exist_ok=True)
     print(f"the two forward processes are in {draw_forward(spectra, out / 'forward.png')}")
     for name, choice in choices.items():

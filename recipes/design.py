@@ -43,11 +43,12 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import read_statistics
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
+from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group
 from recipes.profiles import on_logarithmic_axis
 
+REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
 Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]
 
 
@@ -100,6 +101,9 @@ def design(config: Config) -> Path:
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
     statistics = read_statistics(path, "`multisagd analyze` makes such a file", key="statistics: ")
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
+    kind = type(sampler).__name__.lower()
+    out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"
+    check_replaceable(out, REPORT, "multisagd design", key="out")
     schedule = builder.build(settings.schedule, Schedule, "schedule")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
     try:
@@ -113,20 +117,19 @@ def design(config: Config) -> Path:
         transfers = compare(settings, statistics, process, sampler, outcome.steps, ends)
     except ValueError as error:
         raise RecipeError(f"design: {error}") from error
-
-    kind = type(sampler).__name__.lower()
-    out = settings.out or path.parent / f"design_{kind}_{settings.steps}_{settings.objective}_{settings.noise}"
     out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT, "{}")
+    (out / NOISE).unlink(missing_ok=True)  # of a former design, which this one may leave as it was given
     outcome.steps.save(out / "steps.json")
     (out / "config" / "schedule").mkdir(parents=True, exist_ok=True)
     configuration.write(schedule_group(outcome.steps, schedule.path), out / "config" / "schedule" / "designed.yaml")
     if settings.noise != "given":
-        (out / "config" / "spectrum").mkdir(exist_ok=True)
-        configuration.write(dict(outcome.group), out / "config" / "spectrum" / "designed.yaml")
+        (out / NOISE).parent.mkdir(exist_ok=True)
+        configuration.write(dict(outcome.group), out / NOISE)
     rows = {name: errors(transfer) for name, transfer in transfers.items()}
     report: dict[str, Any] = {"settings": config, "errors": rows, "spectrum": outcome.group, "reasons": outcome.reasons}
     report["candidates"] = outcome.candidates
-    write_text(out / "design.json", json.dumps(report, indent=1, default=str))
+    write_text(out / REPORT, json.dumps(report, indent=1, default=str))
     draw(transfers, statistics, process, out / "transfer.png")
     show(rows, settings)
     for reason in outcome.reasons:

@@ -50,7 +50,7 @@ def export(config: Config) -> Path:
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(ExportSettings, config, "")
-    check_replaceable(settings.out, NOTES, "multisagd export")
+    check_replaceable(settings.out, NOTES, "multisagd export", key="out")
     model = open_model(settings.run_dir, builder)
     assembly = model.assembly(builder)
     weights = model.weights(settings.weights, assembly.check_outline)

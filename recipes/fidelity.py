@@ -144,7 +144,7 @@ def real_data(
         RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
     """
     check_folder(run_dir)
-    given, facts = given or {}, record.read_facts(run_dir)
+    given, facts = given or {}, record.read_facts(run_dir) if (run_dir / "run.json").exists() else {}
     builder, path = builder.of_a_run(given), run_dir / "config.yaml"
     config = located(filled(configuration.read(path)), facts, run_dir, given, builder)
     run = run_settings(config if seed is None else {**config, "seed": seed}, path, builder)

@@ -31,6 +31,7 @@ from multisagd.seeds import derive_many
 from recipes.cards.card import CARD, SPECTRUM, Subject, check_license, write_card
 from recipes.cards.records import EVALUATION, SAMPLES
 from recipes.engine import config as configuration
+from recipes.engine import record
 from recipes.engine.assemble import check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.corrupted import CORRUPTION
@@ -41,9 +42,10 @@ from recipes.engine.hub import local_folder
 from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.sample_files import write_set
 from recipes.engine.settings import Guidance
 from recipes.engine.trained import NOTES, WEIGHTS, TrainedModel, Which, open_model, write_model
-from recipes.sample import check_guided, embed, save_media, trained
+from recipes.sample import check_guided, embed, trained
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""
@@ -58,6 +60,8 @@ class Drawn:
     seeds: list[int]
     labels: list[int] | None = None
     prompts: list[str] | None = None
+    classes: tuple[str, ...] | None = None
+    """Names of the classes that `labels` are numbers of."""
 
     @property
     def media(self) -> list[Any]:
@@ -86,8 +90,13 @@ class Drawn:
         return self._of(Video, "videos")
 
     def save(self, folder: str | Path) -> None:
-        """Write each sample as a file, and all as one picture."""
-        save_media(self.modality, self.samples, Path(folder))
+        """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one picture, and tensors.
+
+        Raises:
+            RecipeError: if something else lies in the folder.
+        """
+        made = {"classes": self.classes, "prompts": self.prompts, "versions": record.versions()}
+        write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, self.classes, self.prompts, made)
 
     def _of(self, kind: type[Modality], name: str) -> list[Any]:
         shown: Any = self.modality
@@ -175,7 +184,7 @@ class Pipeline:
                 self.denoiser, chosen, shape, steps, seeds, condition, self.runtime, guided, spacing, batch,
                 report=display.update,
             )  # fmt: skip
-        return Drawn(x0, self.modality, list(seeds), numbers, texts)
+        return Drawn(x0, self.modality, list(seeds), numbers, texts, None if classes is None else tuple(classes))
 
     def to(self, device: str) -> Self:
         """Move the model to a device and return it."""
@@ -194,7 +203,7 @@ class Pipeline:
         if license is not None:
             check_license(license)
         out = Path(folder)
-        check_replaceable(out, NOTES, "multisagd export")
+        check_replaceable(out, NOTES, "multisagd export", key="out")
         assembly = self.model.assembly(self.builder)
         weights = self.model.weights(self.which, assembly.check_outline)
         write_model(self.model, self.which, weights, out)

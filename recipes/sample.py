@@ -3,8 +3,9 @@
 The run's own configuration says what the model is; the command says how to sample it. Every sample follows from the
 seed and its number alone, so 100 samples begin with the 10 that count=10 gives. The results lie in one folder:
 
+    samples/   each sample as a file, with a table of their classes or texts and seeds
     grid.png   all samples in one picture       samples.safetensors   x0 (count, channels, *grid), labels, seeds
-    0000.png   each sample as a file            sample.json           how they were made
+                                                sample.json           how they were made
 
 A run that learned from text is told what to draw by prompts, and by the same encoder, which its configuration names.
 
@@ -21,11 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from modalities.base import Modality
 from modalities.text import TextEncoder
 from multisagd import Denoiser, Process
 from multisagd.analysis.design import DesignedSteps
@@ -47,6 +46,7 @@ from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
 from recipes.engine.residual import band_residual
 from recipes.engine.runtime import Runtime
+from recipes.engine.sample_files import FOLDER, GRID, check_free, write_set
 from recipes.engine.settings import Group, Guidance, SampleSettings
 from recipes.engine.state import load_module
 from recipes.engine.trained import TrainedModel, TrainedWeights, open_model
@@ -90,6 +90,7 @@ def sample(config: Config) -> Path:
     # The samples.
     out = settings.out or settings.run_dir / "sampled" / folder_name(config, weights.samples, prompts, designed)
     check_own(out, settings.run_dir)
+    check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     shape = (modality.channels, *modality.grid().shape)
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
@@ -101,17 +102,10 @@ def sample(config: Config) -> Path:
         wait_for_all()  # the others need not wait while files are written
         if not runtime.main:
             return out
-        # Tensors first: what was computed is not lost if it cannot be decoded here.
-        out.mkdir(parents=True, exist_ok=True)
-        tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
-        if labels is not None:
-            tensors["labels"] = torch.tensor(labels)
-        safetensors.torch.save_file(tensors, out / "samples.safetensors")
         made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": classes, "prompts": prompts}
         made["versions"] = record.versions()
-        (out / "sample.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
-        save_media(modality, x0, out)
-        display.say(f"{settings.count} samples in {out}, all in one picture in {out / 'grid.png'}")
+        write_set(out, modality, x0, seeds, labels, classes, prompts, made)
+        display.say(f"{settings.count} samples in {out / FOLDER}, all in one picture in {out / GRID}")
     return out
 
 
@@ -140,21 +134,6 @@ def designed_steps(path: Path | None, process: Process) -> tuple[DesignedSteps |
         return designed, designed.times(process.schedule)
     except (OSError, ValueError) as error:
         raise RecipeError(f"steps_file: {error}") from error
-
-
-def save_media(modality: Modality, x0: Tensor, out: Path) -> None:
-    """Write samples as numbered files and as one picture.
-
-    Raises:
-        RecipeError: if they cannot be decoded, saying where they are as tensors.
-    """
-    try:
-        media = [modality.decode(each) for each in x0]
-    except ValueError as error:
-        raise RecipeError(f"{error}. The samples are in {out / 'samples.safetensors'} as tensors") from error
-    modality.save_grid(media, out / "grid.png")
-    for number, each in enumerate(media):
-        modality.save(each, out / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
 
 
 def check_guided(guidance: Guidance, told: bool, run_config: Mapping[str, Any]) -> None:

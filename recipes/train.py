@@ -67,6 +67,7 @@ from recipes.engine.monitor import Monitor
 from recipes.engine.profiling import StepProfiler
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
+from recipes.engine.sample_files import save_grid
 from recipes.engine.saving import Saver
 from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import Silence, Tracker
@@ -186,7 +187,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
                 settings.sampling.spacing,
             )  # fmt: skip
             if runtime.main:
-                modality.save_grid([modality.decode(each) for each in x0], path)
+                save_grid(modality, [modality.decode(each) for each in x0], path, condition.names(shown))
         except (ValueError, OSError) as error:
             # A picture is not worth a training: early weights may well sample to infinity, or the disk be full.
             display.say(f"note: no samples after {learner.samples:,} samples seen: {error}")

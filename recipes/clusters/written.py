@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from recipes.clusters.base import STOPPING, Job, Machines
+from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.printing import show
 
@@ -52,6 +53,10 @@ class Written(Machines):
             return 0
         self.out.mkdir(parents=True, exist_ok=True)
         texts = {self.out / f"{name}.yaml": text for name, text in self.documents(jobs).items()}
+        for path in texts:
+            # Its first line is the command, which a file of somebody's own does not begin with.
+            if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith("# multisagd "):
+                raise RecipeError(f"{path} was not written by multisagd launch: choose another cluster.out")
         for path, text in texts.items():
             write_text(path, text)
         print(f"written to {self.out}; nothing runs yet. To run it: {self.hint(list(texts))}")

@@ -64,6 +64,12 @@ class Condition:
             return torch.tensor([drawn[slot % len(drawn)] for slot in range(count)]), None
         return None, None
 
+    def names(self, drawn: Tensor | None) -> list[str] | None:
+        """Return the names of the classes that samples were drawn with, None if it was not by class."""
+        if drawn is None or self.classes is None:
+            return None
+        return [self.classes[label] for label in drawn.tolist()]
+
     def notes(self) -> list[str]:
         """Return what is doubtful about it."""
         return [f"{never_trained(self.untrained)}, so it is not drawn"] if self.untrained else []

@@ -68,9 +68,11 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(under, Mapping)
-        same = both and value.get("_target_", under.get("_target_")) == under.get("_target_", value.get("_target_"))
-        result[key] = over(under, value) if same else value
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            here, there = value.get("_target_"), under.get("_target_")
+            result[key] = over(under, value) if None in (here, there) or here == there else value
+        else:
+            result[key] = value
     return result
 
 
@@ -95,7 +97,7 @@ def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _known(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values without those that only a command line or another key can give."""
-    known = {}
+    known: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):
             known[key] = _known(value)

@@ -38,14 +38,16 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         raise
 
 
-def check_replaceable(out: Path, report: str, command: str) -> None:
+def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir") -> None:
     """Check that nothing in a folder could be overwritten but what the command wrote itself, its `report` among it.
+
+    `key` is the one by which the command names the folder.
 
     Raises:
         RecipeError: if it holds anything else.
     """
     if out.exists() and any(out.iterdir()) and not (out / report).exists():
-        raise RecipeError(f"{out} is not empty and not what {command} left: choose another run_dir")
+        raise RecipeError(f"{out} is not empty and not what {command} left: choose another {key}")
 
 
 def check_own(folder: Path, root: Path) -> None:

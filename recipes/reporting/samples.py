@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multisagd import DataStatistics
 from multisagd.files import check_file
+from recipes.engine.sample_files import FOLDER
 from recipes.reporting.blocks import Block, Facts, Frame, Gallery, Item, Note, Slider
 from recipes.reporting.defaults import shown
 from recipes.reporting.journal import inner, number
@@ -142,7 +143,9 @@ def _set_blocks(each: SampleSet, run: Run, classes: Sequence[str] | None, media:
     if grid is not None:
         blocks.insert(0, Gallery(f"Samples {each.title}", [grid]))
     try:
-        files = [path for path in each.folder.iterdir() if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
+        place = each.folder / FOLDER
+        place = place if place.is_dir() else each.folder  # before samples had a folder of their own
+        files = [path for path in place.iterdir() if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
     except OSError as error:
         return [*blocks, Note(shortened(error))]
     files.sort(key=lambda path: int(path.stem))

@@ -190,7 +190,7 @@ def test_broken_statistics_are_named(content: str | None, saved: Any, tmp_path: 
     with pytest.raises(ValueError, match=r"cannot read the scale .*statistics") as caught:
         Latent(Tensors(), saved(), path)
     assert str(path.absolute()) in str(caught.value)
-    assert "edit modality.statistics in its config.yaml" in str(caught.value)
+    assert "add data.root=… to the command" in str(caught.value)
 
 
 def test_grey_is_repeated_and_averaged(saved: Any) -> None:

@@ -5,6 +5,7 @@ from PIL import Image as PILImage
 
 from recipes.demo import demo
 from recipes.engine import config as configuration
+from recipes.engine.errors import RecipeError
 from recipes.engine.tracking import read_metrics
 
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
@@ -12,6 +13,12 @@ GOLDEN = {
     "white": [0.6167160868644714, 0.5984526872634888, 0.618716835975647, 0.6121416687965393],
     "shaped": [0.6043291091918945, 0.5933836698532104, 0.6212180256843567, 0.6196717023849487],
 }
+
+
+def test_the_demo_replaces_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "loss.png").write_text("mine")
+    with pytest.raises(RecipeError, match="not what multisagd demo left"):
+        demo(configuration.load("demo", [f"run_dir={tmp_path}"]))
 
 
 def test_the_demo_leaves_its_pictures_and_its_first_losses_are_golden(

@@ -74,6 +74,17 @@ def test_analyze_replaces_nothing_of_others(tmp_path: Path) -> None:
         analyze(configuration.load("analyze", [f"run_dir={tmp_path}", "data=digits"]))
 
 
+def test_a_design_replaces_a_former_one_and_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "steps.json").write_text("mine")
+    with pytest.raises(RecipeError, match="not what multisagd design left: choose another out"):
+        designed(tmp_path, f"out={tmp_path / 'mine'}")
+    assert (tmp_path / "mine" / "steps.json").read_text() == "mine"
+    out = designed(tmp_path, f"out={tmp_path / 'out'}", "noise=power_law")
+    assert (out / "config" / "spectrum" / "designed.yaml").exists()
+    assert not (designed(tmp_path, f"out={out}") / "config" / "spectrum" / "designed.yaml").exists()
+
+
 def test_a_design_is_steps_a_picture_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = designed(tmp_path)
     steps = DesignedSteps.load(out / "steps.json")

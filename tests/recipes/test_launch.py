@@ -374,6 +374,10 @@ def test_jobsets_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*words, f"cluster.out={tmp_path / 'out'}"]) == 0
     assert f"kubectl apply -f {tmp_path / 'out'}" in capsys.readouterr().out
     assert [yaml.safe_load((tmp_path / "out" / f"multisagd-{i}.yaml").read_text()) for i in (0, 1)] == jobs
+    assert main([*words, f"cluster.out={tmp_path / 'out'}"]) == 0  # its own are written again
+    (tmp_path / "out" / "multisagd-1.yaml").write_text("mine: 1")
+    assert main([*words, f"cluster.out={tmp_path / 'out'}"]) == 2
+    assert "multisagd-1.yaml was not written by multisagd launch" in capsys.readouterr().err
 
 
 def test_a_task_for_skypilot_runs_as_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,8 +120,9 @@ def test_media_are_what_people_use(models: Path, tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match=r"these samples are no audios, but of Image: use .media"):
         _ = image.audios
     image.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "grid.png"]
-    with PILImage.open(tmp_path / "1.png") as written:
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["grid.png", "sample.json", "samples", "samples.safetensors"]
+    with PILImage.open(tmp_path / "samples" / "1.png") as written:
         assert np.array_equal(np.asarray(written), np.asarray(image.images[1]))
 
 

@@ -8,6 +8,8 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from modalities.files import Folder
+from modalities.image import Image
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.labels import chosen_labels
@@ -35,16 +37,64 @@ def draw(run_dir: Path, *overrides: str) -> Path:
 def test_samples_are_written_in_every_form(run_dir: Path, tmp_path: Path) -> None:
     out = draw(run_dir, f"out={tmp_path}", "labels=[7,1-2]")
     files = sorted(path.name for path in out.iterdir())
-    assert files == [*(f"{n}.png" for n in range(6)), "grid.png", "sample.json", "samples.safetensors"]
+    assert files == ["grid.png", "sample.json", "samples", "samples.safetensors"]
+    assert sorted(path.name for path in (out / "samples").iterdir()) == [*(f"{n}.png" for n in range(6)), "samples.csv"]
     tensors = load_file(out / "samples.safetensors")
     assert tensors["x0"].shape == (6, 1, 8, 8)
     assert tensors["x0"].dtype == torch.float32
     assert tensors["labels"].tolist() == [7, 1, 2, 7, 1, 2]
-    with PILImage.open(out / "0.png") as picture:
+    with PILImage.open(out / "samples" / "0.png") as picture:
         assert picture.size == (8, 8)
+    # The folder of the samples is read back as what it is: their files, and by the table their classes.
+    assert len(Folder(Image(size=8, channels=1), out / "samples")) == 6
+    labelled = Folder(Image(size=8, channels=1), out / "samples", manifest="samples.csv")
+    assert [labelled.classes[labelled.label(n)] for n in range(6)] == ["7", "1", "2", "7", "1", "2"]
     made = json.loads((out / "sample.json").read_text())
     assert made["samples_seen"] == 96
     assert made["settings"]["steps"] == 2
+
+
+def test_files_of_ones_own_are_never_written_over(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("mine")
+    with pytest.raises(RecipeError, match="is not empty, and what is there is no set of samples"):
+        draw(run_dir, f"out={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+    out = draw(run_dir, f"out={tmp_path / 'set'}", "count=3")
+    (out / "samples" / "3.png").write_text("mine")
+    with pytest.raises(RecipeError, match=r"3.png would be replaced"):
+        draw(run_dir, f"out={out}", "count=5")
+    draw(run_dir, f"out={out}", "count=2")
+    assert (out / "samples" / "3.png").read_text() == "mine"
+
+
+def test_nothing_of_a_former_set_is_left(run_dir: Path, tmp_path: Path) -> None:
+    out = draw(run_dir, f"out={tmp_path}", "count=12")
+    (out / "evaluate.json").write_text('{"pictures": ["evaluate_a.png", "../run.png", "mine.png"]}')
+    for name in ("evaluate_a.png", "mine.png"):
+        (out / name).write_text("")
+    draw(run_dir, f"out={tmp_path}", "count=12")  # the same, so what it was judged to be holds
+    assert (out / "evaluate.json").exists()
+    draw(run_dir, f"out={tmp_path}", "count=3")
+    assert sorted(path.name for path in (out / "samples").iterdir()) == ["0.png", "1.png", "2.png", "samples.csv"]
+    left = ["grid.png", "mine.png", "sample.json", "samples", "samples.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == left
+
+
+def test_a_set_from_before_samples_had_a_folder_of_their_own_is_replaced(run_dir: Path, tmp_path: Path) -> None:
+    made = {"samples_seen": 96, "settings": {"count": 11}, "versions": {}}
+    (tmp_path / "sample.json").write_text(json.dumps(made))
+    for name in ("00.png", "10.png", "11.png", "grid.png"):
+        (tmp_path / name).write_text("")
+    draw(run_dir, f"out={tmp_path}")
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["11.png", "grid.png", "sample.json", "samples", "samples.safetensors"]
+
+
+def test_the_grid_names_the_classes(run_dir: Path, tmp_path: Path) -> None:
+    grids = [draw(run_dir, f"out={tmp_path / label}", f"labels={label}") / "grid.png" for label in ("all", "null")]
+    with PILImage.open(grids[0]) as named, PILImage.open(grids[1]) as plain:
+        assert named.width == plain.width
+        assert named.height == plain.height + 2 * 14  # two rows of names
 
 
 def test_a_sample_depends_on_its_number_only(run_dir: Path) -> None:

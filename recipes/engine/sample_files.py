@@ -1,0 +1,155 @@
+"""The folder of a set of samples: what lies in it, and what of it another set may replace.
+
+    samples/0000.png …    every sample as a file, and nothing else that is read as one
+    samples/samples.csv   the file of each with its class or text and its seed, as `data.manifest` reads it
+    grid.png              all samples in one picture, with their classes
+    samples.safetensors   x0 (count, channels, *grid), labels, seeds
+    sample.json           how they were made
+
+A set replaces a former one as a whole. A file that no set has written is never written over.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modalities.base import Modality
+from multisagd.files import read_json
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import replace_file, write_text
+
+FOLDER, TABLE = "samples", "samples.csv"
+TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
+BESIDE = (".png", ".wav", ".mp4")
+"""Endings of what is written beside a sample or a grid for looking and listening."""
+JUDGED = ("evaluate.json", "fidelity.json", "compare.json", "compare.png")
+"""What commands that judge a set leave beside it; it lists further pictures of its own."""
+MOST = 10_000_000
+"""Samples of a set, for the record of one may come from elsewhere."""
+
+
+def check_free(out: Path, count: int, suffix: str) -> None:
+    """Check that `count` samples with an ending can be written without replacing what is not a former set's.
+
+    Raises:
+        RecipeError: naming what is in the way.
+    """
+    if not out.exists():
+        return
+    own = former(out)
+    if not own and any(not each.name.startswith(".") for each in out.iterdir()):
+        raise RecipeError(
+            f"{out} is not empty, and what is there is no set of samples, which this command would replace: choose "
+            "another out"
+        )
+    for path in planned(out, count, suffix):
+        if path.exists() and path not in own:
+            raise RecipeError(f"{path} would be replaced, and no set of samples has written it: choose another out")
+
+
+def planned(out: Path, count: int, suffix: str) -> set[Path]:
+    """Return the paths at which a set of samples may be written."""
+    endings = {*BESIDE, suffix}
+    media = {out / FOLDER / f"{stem}{ending}" for stem in stems(count) for ending in endings}
+    grids = {(out / GRID).with_suffix(ending) for ending in BESIDE}
+    return {*media, *grids, out / FOLDER / TABLE, out / TENSORS, out / NOTES}
+
+
+def former(out: Path) -> set[Path]:
+    """Return the files of the set that lies in a folder, none if its record does not say that there is one."""
+    made = notes(out)
+    settings = made.get("settings")
+    count = made.get("count", settings.get("count") if isinstance(settings, Mapping) else None)
+    if type(count) is not int or not 0 < count <= MOST:
+        return set()
+    suffix = made.get("suffix")
+    suffix = suffix if isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum() else ".png"
+    own = planned(out, count, suffix)
+    if "suffix" not in made:  # from before samples had a folder of their own
+        own |= {out / f"{stem}{ending}" for stem in stems(count) for ending in BESIDE}
+    return {path for path in own if path.exists()}
+
+
+def notes(out: Path) -> dict[str, Any]:
+    """Return the record of the set that lies in a folder, empty without one."""
+    try:
+        made = read_json(out / NOTES, finite=False)  # the noise range of a sampler may be endless
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) and "versions" in made else {}
+
+
+def stems(count: int) -> list[str]:
+    """Return the names of files of samples, without their endings."""
+    return [f"{number:0{len(str(count - 1))}d}" for number in range(count)]
+
+
+def write_set(
+    out: Path, modality: Modality, x0: Tensor, seeds: Sequence[int], labels: Sequence[int] | None,
+    classes: Sequence[str] | None, prompts: Sequence[str] | None, made: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write a set of samples x0 `(count, channels, *grid)` in place of a former one; `made` says how it was made.
+
+    Raises:
+        RecipeError: if samples cannot be decoded, saying where they are as tensors, or something is in the way.
+    """
+    count, suffix = len(x0), modality.suffixes[0]
+    check_free(out, count, suffix)
+    record = {**made, "count": count, "suffix": suffix}
+    clear(out, judged=notes(out) != json.loads(json.dumps(record)))
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_text(out / NOTES, json.dumps(record, indent=1))  # first, as it says whose the others are
+    # Tensors next: what was computed is not lost if it cannot be decoded here.
+    tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
+    if labels is not None:
+        tensors["labels"] = torch.tensor(labels)
+    replace_file(out / TENSORS, lambda path: safetensors.torch.save_file(tensors, path))
+    try:
+        media = [modality.decode(each) for each in x0]
+    except ValueError as error:
+        raise RecipeError(f"{error}. The samples are in {out / TENSORS} as tensors") from error
+    names = None if labels is None or classes is None else [classes[label] for label in labels]
+    save_grid(modality, media, out / GRID, names)
+    files = [f"{stem}{suffix}" for stem in stems(count)]
+    for name, each in zip(files, media, strict=True):
+        modality.save(each, out / FOLDER / name)
+    columns: dict[str, Sequence[Any]] = {"file": files, "seed": seeds}
+    columns |= {} if names is None else {"label": names}
+    columns |= {} if prompts is None else {"text": prompts}
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
+    write_text(out / FOLDER / TABLE, table.getvalue())
+
+
+def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Sequence[str] | None) -> None:
+    """Write media as one picture with their names, if the modality writes any: those of users may not."""
+    if names is not None and "names" in inspect.signature(modality.save_grid).parameters:
+        modality.save_grid(media, path, names=names)
+    else:
+        modality.save_grid(media, path)
+
+
+def clear(out: Path, judged: bool) -> None:
+    """Remove the set that lies in a folder, and how it was judged if so; its record last, which says that it is one."""
+    files = former(out) - {out / NOTES}
+    if judged and notes(out):
+        files |= {out / name for name in JUDGED}
+        try:
+            pictures = read_json(out / JUDGED[0], finite=False)["pictures"]
+            files |= {out / name for name in pictures if name.startswith("evaluate_") and Path(name).name == name}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # it was not evaluated
+    for path in files:
+        path.unlink(missing_ok=True)
+    if notes(out):
+        (out / NOTES).unlink()
