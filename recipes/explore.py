@@ -12,6 +12,7 @@ cannot be shown.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import time
@@ -29,6 +30,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.interrupt import StopRequest
+from recipes.exploring.guarding import OwnAddress
 from recipes.exploring.subjects import Sizes
 
 PAUSE = 0.1
@@ -41,6 +43,7 @@ class ExploreSettings:
 
     host: str
     port: int | None
+    names: tuple[str, ...]
     sizes: Sizes
     upload_megabytes: int
     threads: int | None
@@ -48,6 +51,9 @@ class ExploreSettings:
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise ValueError(f"port is a number from 1 to 65535, got {self.port}")
+        for name in self.names:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise ValueError(f"names: {name!r:.80} is no name of a machine, such as explore.example.org")
         if self.upload_megabytes < 1:
             raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
         if self.threads is not None and self.threads < 1:
@@ -86,9 +92,12 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     os.environ["no_proxy"] = "*"
     with importing("gradio", "explore"):
         import gradio
+    from starlette.middleware import Middleware
+
     from recipes.exploring.page import CSS, build
 
     page = build(settings.sizes)
+    own: dict[str, Any] = {"host": settings.host, "names": settings.names}
     try:
         _, address, _ = page.launch(
             server_name=settings.host,
@@ -105,9 +114,12 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
             pwa=False,
             mcp_server=False,
             ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(OwnAddress, **own)]},
         )
     except OSError as error:
         raise _no_address(settings) from error
+    # Gradio puts a layer of its own around, which answers questions of other sites before they come to the one within.
+    page.app.middleware_stack = OwnAddress(page.app.middleware_stack, **own)  # type: ignore[arg-type]
     return page, address
 
 
