@@ -43,6 +43,10 @@ IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime",
 """Where file systems say what changes with a file's content, the best first."""
 
 
+class PartsError(OSError):
+    """A server that sends no parts of files."""
+
+
 class Source:
     """One file that is read in parts; `url` names it in messages, and `local` tells a file of this machine."""
 
@@ -61,7 +65,9 @@ class Source:
         if self.local:
             status = patiently(self.url, lambda: Path(self.path).stat())
             return status.st_size, str(status.st_mtime_ns)
-        facts = patiently(self.url, lambda: self.system.info(self.path))
+        # fsspec's caches would look a file up in the list of its folder, which web servers mostly have none of.
+        origin = self.system.fs if isinstance(self.system, CachingFileSystem) else self.system
+        facts = patiently(self.url, lambda: origin.info(self.path))
         if not isinstance(facts.get("size"), int):
             raise OSError(f"{self.url}: its server does not tell its size, so it cannot be read in parts")
         return facts["size"], next((str(facts[key]) for key in IDENTITY if facts.get(key)), "")
@@ -70,6 +76,7 @@ class Source:
         """Return the bytes from `start` up to `stop`.
 
         Raises:
+            PartsError: if the server sends no parts of files.
             OSError: if they are not there or cannot be reached.
         """
 
@@ -79,6 +86,11 @@ class Source:
             else:
                 with self._turn:
                     data = bytes(self.system.cat_file(self.path, start=start, end=stop))
+            if not self.local and len(data) > stop - start:
+                raise PartsError(
+                    f"{self.url}: its server sends whole files, whatever part is asked for: put simplecache:: in front "
+                    "of the address, and each file is fetched once and kept on this machine's disk"
+                )
             if len(data) != stop - start:
                 raise EOFError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
             return data
@@ -148,6 +160,8 @@ def patiently(url: str, action: Callable[[], T]) -> T:
         except Exception as error:  # every storage has errors of its own
             if (library := failed_import(error)) is not None:
                 raise library from error
+            if isinstance(error, PartsError):
+                raise
             if isinstance(error, LASTING):
                 raise OSError(f"{url}: {type(error).__name__}: {error}") from error
             failure = error

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modalities.base import Groups, Modality
-from modalities.byte_ranges import Source, find
+from modalities.byte_ranges import PartsError, Source, find
 from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
@@ -122,6 +122,8 @@ class TarShards(MediaFiles):
             raise ValueError(f"it has {size} bytes, and max_member_bytes={self.max_member_bytes}")
         try:
             content = memoryview(source.read(start, start + BLOCK + size))
+        except PartsError as error:
+            raise UnreadableFilesError(str(error)) from error
         except OSError as error:
             raise UnreadableFilesError(f"{error}. Once it can be reached, the same command continues") from error
         if zlib.crc32(content[:BLOCK]) != listed.crc[row]:

@@ -14,6 +14,7 @@ CHECKS = (
     Check(PACKAGES, "names", packages.names, essential=True),
     Check(PACKAGES, "PyTorch", packages.torch_itself, essential=True),
     Check(PACKAGES, "torchvision, torchaudio", packages.torch_family, essential=True),
+    Check(PACKAGES, "imports", packages.imports, essential=True),
     Check(PACKAGES, "commands", compute.commands, essential=True),
     Check(COMPUTING, "training", compute.core, essential=True),
     Check(COMPUTING, "CPU", compute.processor),
@@ -32,5 +33,6 @@ CHECKS = (
     Check(COMPANY, "schedulers", company.schedulers),
     Check(COMPANY, "model hub", company.hub),
     Check(OPTIONAL, "optional packages", packages.extras),
+    Check(OPTIONAL, "imports", packages.extra_imports),
     Check(RUN, "run", run_folder.folder, essential=True),
 )

@@ -6,14 +6,15 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.health.findings import Finding, Wishes, needed
+from recipes.health.findings import Finding, State, Wishes, needed
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("multisagd", "modalities", "recipes", "configs")
@@ -30,6 +31,31 @@ FEATURES = {
     "wavelets": "loss=spectral loss.penalty.kind=wavelet",
 }
 """What each optional dependency is for."""
+USES = {
+    "PIL": "images",
+    "av": "videos, and sounds in MP4",
+    "matplotlib": "pictures",
+    "sklearn": "data=digits and some metrics",
+    "soundfile": "sounds",
+    "soxr": "sounds of another rate",
+    "torchaudio": "log-mel spectrograms",
+    "torchvision": "images and videos",
+}
+"""What each library that everyone has is for, where not all work needs it."""
+OPTIONAL = {
+    "aiohttp": "shards on the web",
+    "diffusers": "what comes from the diffusers library",
+    "gcsfs": "shards in Google's storage",
+    "gradio": "multisagd explore",
+    "ptwt": "the wavelet penalty",
+    "s3fs": "shards in S3",
+    "submitit": "cluster=slurm",
+    "tensorboard": "tracking=tensorboard",
+    "torch_fidelity": "metrics=[inception]",
+    "transformers": "text=encoder",
+    "wandb": "tracking=wandb",
+}
+"""The same of optional libraries."""
 
 
 def project() -> tuple[str, dict[str, list[str]]]:
@@ -101,9 +127,18 @@ def unmet(line: str) -> str:
 
 
 def source(extra: str) -> str:
-    """Return what pip is to install for an extra: the checkout, or the package by its name."""
+    """Return what pip is to install for an extra: the checkout, or the package by its name.
+
+    The checkout's constraints are for the PyTorch that they name: another that is installed would be replaced.
+    """
     named = f"[{extra}]" if extra else ""
-    return f"-e '{ROOT}{named}'" if (ROOT / "pyproject.toml").exists() else f"'multisagd{named}'"
+    if not (ROOT / "pyproject.toml").exists():
+        return f"'multisagd{named}'"
+    constraints, torch = ROOT / "constraints.txt", _version("torch").partition("+")[0]
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.exists() else []
+    pins = [line.partition(";")[0].strip() for line in lines if line.startswith("torch==")]
+    pinned = f"-c '{constraints}' " if pins and (not torch or f"torch=={torch}" in pins) else ""
+    return f"{pinned}-e '{ROOT}{named}'"
 
 
 def names(wishes: Wishes) -> Iterator[Finding]:
@@ -117,7 +152,7 @@ def names(wishes: Wishes) -> Iterator[Finding]:
         remedy = "install multisagd in an environment of its own, or start it in another folder"
         yield Finding("broken", "names", f"{'; '.join(clashes)}, and not that in {ROOT}", remedy)
         return
-    others = [each for each in ("modalities", "recipes", "configs") if _installed(each)]
+    others = [each for each in ("modalities", "recipes", "configs") if _version(each)]
     if others:
         told = f"ours are found first, but there are distributions called {', '.join(others)} too"
         yield Finding("warning", "names", told, f"pip uninstall {' '.join(others)}")
@@ -125,33 +160,73 @@ def names(wishes: Wishes) -> Iterator[Finding]:
         yield Finding("ok", "names", f"{', '.join(OURS)} are those in {ROOT}")
 
 
-def _installed(name: str) -> bool:
+def _version(name: str) -> str:
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return ""
 
 
 def torch_itself(wishes: Wishes) -> Iterator[Finding]:
     """Import PyTorch."""
-    torch = importlib.import_module("torch")
+    try:
+        torch = importlib.import_module("torch")
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+        yield Finding("broken", "PyTorch", told, f"{sys.executable} -m pip install --force-reinstall {source('')}")
+        return
     yield Finding("ok", "PyTorch", f"{torch.__version__}, {_built_for(torch)}")
 
 
 def torch_family(wishes: Wishes) -> Iterator[Finding]:
     """Import what must have been built for the very PyTorch that is here."""
-    torch = needed("torch")
+    torch, libraries = needed("torch"), needed("multisagd.libraries")
     for name in ("torchvision", "torchaudio"):
         try:
-            module = importlib.import_module(name)
-            if name == "torchvision":
-                # Compiled code, which is not found with another torch than it was built for.
-                module.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+            with libraries.importing(name, USES[name]):
+                module = importlib.import_module(name)
+                if name == "torchvision":
+                    # Compiled code, which is not found with another torch than it was built for.
+                    module.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+                else:
+                    importlib.import_module("torchaudio.functional")
             yield Finding("ok", name, str(module.__version__))
-        except Exception as error:
-            told = f"does not fit torch {torch.__version__}: {' '.join(str(error).split()):.300}"
-            yield Finding("broken", name, told, f"pip install --force-reinstall {source('')}  (all from one index)")
+        except libraries.LibraryError as error:
+            reason, remedy = told(error)
+            yield Finding("broken", name, f"does not fit torch {torch.__version__}: {reason}", remedy)
+
+
+def imports(wishes: Wishes) -> Iterator[Finding]:
+    """Import each library that everyone has, beside those that are built for PyTorch."""
+    yield from _importable(USES.items(), "broken")
+
+
+def extra_imports(wishes: Wishes) -> Iterator[Finding]:
+    """Import each optional library that is installed."""
+    here = {name: use for name, use in OPTIONAL.items() if importlib.util.find_spec(name) is not None}
+    yield from _importable(here.items(), "warning")
+
+
+def _importable(uses: Iterable[tuple[str, str]], failing: State) -> Iterator[Finding]:
+    libraries = needed("multisagd.libraries")
+    fine = []
+    for name, use in uses:
+        if name in ("torchvision", "torchaudio"):
+            continue
+        try:
+            libraries.check(name, use)
+            fine.append(name)
+        except libraries.LibraryError as error:
+            reason, remedy = told(error)
+            yield Finding(failing, name, reason, remedy)
+    if fine:
+        yield Finding("ok", "imports", ", ".join(fine))
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """Return what the error of a library says, and its command by itself."""
+    reason, _, remedy = re.sub(r"\. To (mend|install) it: ", "\n", str(error), count=1).partition("\n")
+    return reason, remedy
 
 
 def _built_for(torch: Any) -> str:

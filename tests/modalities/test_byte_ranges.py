@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from modalities import byte_ranges
-from modalities.byte_ranges import ATTEMPTS, Source, expanded, find
+from modalities.byte_ranges import ATTEMPTS, PartsError, Source, expanded, find
 
 CONTENT = bytes(range(256)) * 40
 
@@ -51,9 +52,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves the files of a folder in parts."""
+    """Serves the files of a folder in parts, or, without `parts`, whole whatever is asked for."""
 
     root: Path
+    parts = True
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -65,11 +67,13 @@ class Server(BaseHTTPRequestHandler):
             return
         data = file.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        wanted = wanted if self.parts else None
         part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
-        self.send_header("Accept-Ranges", "bytes")
+        if self.parts:
+            self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{hash(data)}"')
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
@@ -83,12 +87,18 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address that it is served at."""
-    pytest.importorskip("aiohttp")
-    (tmp_path / "served").mkdir()
-    handler = type("Handler", (Server,), {"root": tmp_path / "served"})
+    with serving(tmp_path / "served") as address:
+        yield tmp_path / "served", address
+
+
+@contextmanager
+def serving(folder: Path, parts: bool = True) -> Iterator[str]:
+    """Serve a new folder on this machine, and give the address."""
+    folder.mkdir()
+    handler = type("Handler", (Server,), {"root": folder, "parts": parts})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -244,3 +254,16 @@ def test_a_web_server_is_read_in_parts(served: tuple[Path, str]) -> None:
     assert source.read(1000, 1010) == CONTENT[1000:1010]
     with pytest.raises(OSError, match="FileNotFoundError"):
         find(f"{address}/b.tar", ".tar")[0].state()
+
+
+def test_a_web_server_without_parts_is_told_with_what_helps(tmp_path: Path) -> None:
+    with serving(tmp_path / "served", parts=False) as address:
+        (tmp_path / "served" / "a.tar").write_bytes(CONTENT)
+        (source,) = find(f"{address}/a.tar", ".tar")
+        assert source.state()[0] == len(CONTENT)
+        with pytest.raises(PartsError, match=r"a\.tar: its server sends whole files.*simplecache::"):
+            source.read(1000, 1010)
+        for cache in ("simplecache", "filecache"):
+            (cached,) = find(f"{cache}::{address}/a.tar", ".tar")
+            assert cached.state()[0] == len(CONTENT)
+            assert cached.read(1000, 1010) == CONTENT[1000:1010]

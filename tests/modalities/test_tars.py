@@ -8,14 +8,17 @@ import shutil
 import stat
 import sys
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 
 from modalities import byte_ranges, tar_catalogue, tars
 from modalities.audio import Audio
@@ -29,7 +32,7 @@ from modalities.tars import TarShards, in_memory
 from modalities.video import Video
 
 sys.path.append(str(Path(__file__).parent))
-from test_byte_ranges import Flaky, memory, served  # noqa: F401 - fixtures
+from test_byte_ranges import Flaky, memory, served, serving  # noqa: F401 - fixtures
 
 IMAGE = Image(size=8, flip=True)
 COUNT, EACH = 23, 5
@@ -87,7 +90,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def upload(memory: Any, shards: Path, pattern: str = "*.tar") -> None:  # noqa: F811
     for path in shards.glob(pattern):
-        memory.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+        memory.pipe_file(f"bucket/{path.name}", path.read_bytes())
 
 
 def all_of(dataset: Dataset, seeds: bool = True) -> Batch:
@@ -133,8 +136,45 @@ def test_shards_on_a_web_server(folder: Folder, served: tuple[Path, str]) -> Non
     packed(folder, root)
     data = TarShards(IMAGE, address + "/{000..004}.tar")
     assert_equal(all_of(data), all_of(folder))
+    assert_equal(all_of(TarShards(IMAGE, f"filecache::{address}/{{000..004}}.tar")), all_of(folder))
     with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*leave it out of urls"):
         TarShards(IMAGE, address + "/{000..005}.tar")
+
+
+def test_shards_on_a_web_server_that_sends_no_parts(folder: Folder, tmp_path: Path) -> None:
+    with serving(tmp_path / "served", parts=False) as address:
+        packed(folder, tmp_path / "served" / "set")
+        data = TarShards(IMAGE, address + "/set/000.tar")
+        with pytest.raises(UnreadableFilesError, match=r"sends whole files.*simplecache::.*disk$"):
+            all_of(data)
+        assert_equal(all_of(TarShards(IMAGE, f"simplecache::{address}/set/{{000..004}}.tar")), all_of(folder))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """S3 on this machine: an empty bucket called `bucket`, and the client that fills it."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("AWS_ENDPOINT_URL", f"http://{host}:{port}"), ("AWS_ACCESS_KEY_ID", "someone"),
+                        ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_DEFAULT_REGION", "us-east-1"),
+                        ("AWS_CONFIG_FILE", os.devnull), ("AWS_SHARED_CREDENTIALS_FILE", os.devnull)):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    system = fsspec.filesystem("s3")
+    system.mkdir("bucket")
+    yield system
+    system.rm("bucket", recursive=True)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.parametrize("urls", ["s3://bucket", "s3://bucket/*.tar", "simplecache::s3://bucket/{000..004}.tar"])
+def test_shards_in_object_storage(folder: Folder, shards: Path, bucket: Any, urls: str) -> None:
+    upload(bucket, shards)
+    assert_equal(all_of(TarShards(IMAGE, urls)), all_of(folder))
+    with pytest.raises(ValueError, match=r"s3://bucket/005.tar: FileNotFoundError"):
+        TarShards(IMAGE, "s3://bucket/005.tar")
 
 
 def test_labels_and_captions_on_request(shards: Path, folder: Folder) -> None:

@@ -42,8 +42,13 @@ def test_all_is_well_here() -> None:
     found = states(done.stdout)
     assert json.loads(done.stdout)["sound"]
     assert [row for row in found.values() if row["state"] == "broken" and row["essential"]] == []
-    for name in ("Python", "packages", "PyTorch", "torchvision", "training", "attention", "images", "videos"):
+    for name in ("Python", "packages", "PyTorch", "torchvision", "torchaudio", "training", "attention", "images",
+                 "sounds", "videos", "commands"):  # fmt: skip
         assert found[name]["state"] == "ok", found[name]
+    # What is normal is no cause for alarm; "look" is left to what differs between machines.
+    rows = json.loads(done.stdout)["findings"]
+    packages_here = [row for row in rows if row["area"] in ("Python and packages", "Optional features", "Media")]
+    assert [row for row in packages_here if row["state"] in ("broken", "warning")] == []
 
 
 def broken_torch(folder: Path, source: str) -> str:
@@ -155,6 +160,12 @@ def test_an_installed_wheel_knows_the_same_requirements(monkeypatch: pytest.Monk
         },
     )
     assert packages.source("text") == "'multisagd[text]'"
+    (tmp_path / "pyproject.toml").touch()
+    assert packages.source("text") == f"-e '{tmp_path}[text]'"
+    (tmp_path / "constraints.txt").write_text("torch==2.14.1\n")
+    for torch, pinned in (("2.14.1+cu130", f"-c '{tmp_path}/constraints.txt' "), ("2.11.0", "")):
+        monkeypatch.setattr(packages, "_version", lambda name, torch=torch: torch)
+        assert packages.source("text") == f"{pinned}-e '{tmp_path}[text]'"
 
 
 def test_a_foreign_environment_of_torchrun_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
