@@ -29,8 +29,8 @@ MOST_MASKS = 1024
 """Masks that are told apart; items with others are left out of the power, and count in the mean only."""
 LARGEST = 2048
 """Valid or missing places, whichever are fewer, that EM solves for: all masks of a grid of 4,096 points."""
-WORK = 1 << 31
-"""Multiplications in a step of EM, about half a second on one core; one mask may take more."""
+WORK = 1 << 29
+"""Operations in a step of EM, about a second on one core; one mask may take more."""
 FEWEST_ITEMS = 64
 """Items, if there are as many, that EM needs."""
 MOST_NUMBERS = 1 << 25
