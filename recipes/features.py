@@ -65,7 +65,7 @@ class FeatureNetwork(nn.Module):
         self.classifier = nn.Linear(widths[-1], classes)
         # On the CPU the convolutions run 1.5 times faster in this layout.
         if dimensions == 2:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
 
     def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Return features `(batch, widths[-1])` and logits `(batch, classes)` of data `(batch, channels, *grid)`."""

@@ -185,13 +185,20 @@ def separate_group(timeout: float) -> Group:
 
     None if this is the only process; every rank must ask for it at the same point.
     """
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if dist.is_initialized() else None
+    return _all_ranks(timedelta(seconds=timeout)) if dist.is_initialized() else None
+
+
+def _all_ranks(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"this process belongs to no group of all processes: {group}")
+    return group
 
 
 def wait_patiently() -> None:
     """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
     if dist.is_initialized():
-        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        group = _all_ranks(timedelta(days=1))
         dist.barrier(group=group)
         dist.destroy_process_group(group)
 

@@ -48,7 +48,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         if dist.is_initialized() and self.patience > 0:
-            self._store = _get_default_store().clone()  # type: ignore[attr-defined]
+            self._store = _get_default_store().clone()
             self._thread.start()
         return self
 

@@ -143,9 +143,8 @@ def _set_blocks(each: SampleSet, run: Run, classes: Sequence[str] | None, media:
     if grid is not None:
         blocks.insert(0, Gallery(f"Samples {each.title}", [grid]))
     try:
-        place = each.folder / FOLDER
-        place = place if place.is_dir() else each.folder  # before samples had a folder of their own
-        files = [path for path in place.iterdir() if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
+        inside = (each.folder / FOLDER).iterdir()
+        files = [path for path in inside if path.stem.isdecimal() and path.suffix in (".wav", ".mp4")]
     except OSError as error:
         return [*blocks, Note(shortened(error))]
     files.sort(key=lambda path: int(path.stem))
