@@ -262,10 +262,10 @@ def needed_config(config: Config) -> Config:
 
 
 def needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what sampling needs of the record of a run: its classes, and which encoder read its texts."""
+    """Return what sampling needs of a run's record: its classes, which of them it never saw, and its text encoder."""
     text = facts.get("text")
     told = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
-    return {"classes": facts["classes"], "text": told}
+    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": told}
 
 
 def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:

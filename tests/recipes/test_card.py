@@ -206,7 +206,7 @@ def test_nothing_private_is_exported(run_dir: Path, tmp_path: Path, data: dict[s
             assert [secret for secret in SECRETS if secret in content] == [], path
     notes = json.loads((tmp_path / "model" / "model.json").read_text())
     assert not {"data", "tracking", "run_dir", "engine", "every"} & notes["config"].keys()
-    assert notes["facts"].keys() == {"classes", "text"}
+    assert notes["facts"].keys() == {"classes", "untrained", "text"}
     page, _ = write_report(ReportSettings(run))
     told = page.read_text()
     assert [secret for secret in SECRETS[:-1] if secret in told] == []

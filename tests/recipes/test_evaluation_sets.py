@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from modalities.base import Dataset, Example, Modality
 from multisagd import Grid
 from recipes.engine.errors import RecipeError
 from recipes.evaluation.sets import gather
+from recipes.evaluation.task import Task
 
 
 class Plain(Modality):
@@ -132,3 +133,30 @@ def test_masks_of_one_channel_and_of_all_go_together() -> None:
         odd = int(x0[0, 0]) % 2
         assert mask.tolist() == [[True] * (8 if odd else 4) + [False] * (0 if odd else 4), [True] * 4 + [False] * 4]
     assert torch.equal(sets.samples == 1000, sets.mask[6:])
+
+
+def test_a_run_that_held_nothing_out_names_the_key_that_helps() -> None:
+    task = Task(cast(Any, None), cast(Any, None), Numbered(range(20)), None, cast(Any, None), Path())
+    with pytest.raises(ValueError, match=r"held no example out of its training .*validation\.holdout=0\.05"):
+        _ = task.held_out
+
+
+@pytest.mark.parametrize(
+    ("samples", "examples", "labels", "remedy"),
+    [
+        (3, 40, None, "draw more samples"),
+        (8, 5, None, "so few examples"),
+        (8, 12, torch.arange(8) % 2, None),
+        (8, 5, torch.zeros(8, dtype=torch.int64), "so few examples"),
+        (8, 8, torch.ones(8, dtype=torch.int64), "labels=null"),
+    ],
+)
+def test_too_few_to_compare_names_what_helps(
+    samples: int, examples: int, labels: torch.Tensor | None, remedy: str | None
+) -> None:
+    data, drawn = Numbered(range(examples), padded=False), torch.zeros(samples, 1, 8)
+    if remedy is None:
+        assert gather(data, drawn, labels).count >= 4
+        return
+    with pytest.raises(RecipeError, match=remedy):
+        gather(data, drawn, labels)
