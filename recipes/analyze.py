@@ -38,6 +38,7 @@ from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
+from recipes.engine.words import setting
 from recipes.profiles import on_logarithmic_axis
 
 REPORT = "analysis.json"
@@ -157,7 +158,8 @@ def verdict(corruption: Corruption | None, out: Path) -> str:
     return (
         f"corrupted: {told['frequencies']} of {told['of']} frequencies, radius {told['radius'][0]:.2f} to "
         f"{told['radius'][1]:.2f} (1 is the corner), by noise of deviation {told['deviation']:.3g}\n"
-        f"to leave it out or restore it: multisagd train … corruption=measured corruption.path={out / CORRUPTION}"
+        f"to leave it out or restore it: multisagd train … corruption=measured "
+        f"{setting('corruption.path', out / CORRUPTION)}"
     )
 
 
@@ -202,7 +204,9 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
         matrices = torch.tensor([band["matrix"] for band in report["coherence"]])
         off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
         lines.append(f"channels share {float(off.max()):.0%} of their variance in the band where they share most")
-    return "\n".join([*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design statistics={out}`"])
+    return "\n".join(
+        [*lines, f"in {out}: spectrum.png, and {STATISTICS} for `multisagd design {setting('statistics', out)}`"]
+    )
 
 
 def _decibels(power: torch.Tensor) -> str:

@@ -35,6 +35,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
 from recipes.engine.tracking import read_metrics
+from recipes.engine.words import setting
 from recipes.train import train
 
 TIMES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
@@ -158,7 +159,7 @@ def ending(out: Path) -> str:
   {out / "forward.png"}         what the two noises do to an image
   {out / "loss.png"}            the losses
 More samples of either:
-  multisagd sample run_dir={out / "shaped"} labels=7 count=16
+  multisagd sample {setting("run_dir", out / "shaped")} labels=7 count=16
 Your own folder of images, its subfolders being the classes:
   multisagd train experiment=image_folder data.root=FOLDER spectrum=power_law run_dir=runs/mine"""
 

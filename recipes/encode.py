@@ -54,6 +54,7 @@ from recipes.engine.progress import Display
 from recipes.engine.record import data_facts
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group
+from recipes.engine.words import setting
 
 FREE = (
     "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",
@@ -265,7 +266,7 @@ def ending(index: Index, run_dir: Path) -> str:
         [
             *lines,
             "Train on them, with this command's words that begin with modality:",
-            f"  multisagd train modality=… data=latents data.root={run_dir} run_dir=…",
+            f"  multisagd train modality=… data=latents {setting('data.root', run_dir)} run_dir=…",
         ]
     )
 

@@ -24,6 +24,7 @@ from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.trained import NOTES, WEIGHTS, Which, open_model, write_model
+from recipes.engine.words import setting
 from recipes.sample import trained
 
 
@@ -60,7 +61,7 @@ def export(config: Config) -> Path:
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
         print(f"Its card, {settings.out / CARD}, says that no licence was chosen: license=apache-2.0, say, chooses one")
-    print(f"Samples of it: multisagd sample run_dir={settings.out}")
+    print(f"Samples of it: multisagd sample {setting('run_dir', settings.out)}")
     return settings.out
 
 

@@ -45,6 +45,7 @@ from recipes.engine.order import Order
 from recipes.engine.progress import Display
 from recipes.engine.record import data_facts
 from recipes.engine.settings import Group
+from recipes.engine.words import setting
 
 RECORD = "pack.json"
 
@@ -169,7 +170,7 @@ def ending(plan: Plan, run_dir: Path) -> str:
     return (
         f"done. {len(plan.order):,} examples, {sum(plan.sizes) / 1e6:,.1f} MB, in {len(plan.shards)} shards in "
         f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
-        f"  multisagd train … data=webdataset data.urls={run_dir} run_dir=…"
+        f"  multisagd train … data=webdataset {setting('data.urls', run_dir)} run_dir=…"
     )
 
 

@@ -73,6 +73,7 @@ from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import Silence, Tracker
 from recipes.engine.validation import validate
 from recipes.engine.watchdog import Watchdog
+from recipes.engine.words import setting
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
@@ -319,7 +320,9 @@ def train_and_report(config: Config) -> None:
             print(f"Losses, samples and spectra on one page: {path}")
         except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure
             reason = failed_import(error) or error
-            print(f"note: no report was written ({reason}); to try again: multisagd report run_dir={run_dir}")
+            print(
+                f"note: no report was written ({reason}); to try again: multisagd report {setting('run_dir', run_dir)}"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.data import process_notes
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.trained import TrainedModel, TrainedWeights, Which
+from recipes.engine.words import setting
 from recipes.profiles import draw_profiles
 from recipes.reporting.journal import inner, number
 
@@ -134,7 +134,7 @@ def sections(
     if pictured:
         yield f"![Samples that the training drew last]({SAMPLES})"
     yield "## How to use it"
-    yield f"```bash\nmultisagd sample run_dir={shlex.quote(name)} count=16 steps=20\n```"
+    yield f"```bash\nmultisagd sample {setting('run_dir', name)} count=16 steps=20\n```"
     yield (
         "```python\nfrom recipes.pipeline import Pipeline\n\n"
         f"pipeline = Pipeline.from_pretrained({json.dumps(name)})\n"

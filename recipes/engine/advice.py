@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recipes.engine.errors import nearest
 from recipes.engine.help import groups, offered
+from recipes.engine.words import setting
 
 ELSEWHERE = {
     "lr": ("training.learning_rate",),
@@ -58,7 +59,7 @@ def word(arguments: Sequence[str], place: int) -> str | None:
     if dashes and not argument[len(dashes[0]) :][:1].isdigit():
         key, _, value = argument[len(dashes[0]) :].replace("-", "_").partition("=")
         after = arguments[place + 1] if place + 1 < len(arguments) and not value else value
-        return f"unknown option {argument}; settings are written key=value without dashes: {key}={after or '…'}"
+        return f"unknown option {argument}; settings are written key=value without dashes: {_typed(key, after)}"
     if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
         return f"a blank ended {before!r}: quote a value with blanks, as in '{before} {argument}'"
     if argument == "" or argument.isspace():
@@ -69,20 +70,21 @@ def word(arguments: Sequence[str], place: int) -> str | None:
     if argument.endswith("=") and bare:
         after = arguments[place + 1] if place + 1 < len(arguments) else ""
         if after and "=" not in after:
-            return f"a blank ended {argument!r}: write {argument}{after}, without one"
+            return f"a blank ended {argument!r}: write {_typed(bare, after)}, without one"
         return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty text"
     after = arguments[place + 1] if place + 1 < len(arguments) else ""
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
-        return f"no blanks around the equals sign: {bare}={arguments[place + 2] if place + 2 < len(arguments) else '…'}"
+        return f"no blanks around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
-        return f"cannot read {argument!r}: settings are written key=value; is it run_dir={bare} or data.root={bare}?"
+        either = " or ".join(setting(key, bare) for key in ("run_dir", "data.root"))
+        return f"cannot read {argument!r}: settings are written key=value; is it {either}?"
     from recipes.cli import COMMANDS
 
     if bare in COMMANDS:
         return f"cannot read {argument!r}: the command comes first, or for `multisagd launch` as command={bare}"
     key, _, value = bare.partition(":")
     value = value or (after if "=" not in after else "")
-    hint = f", as in {key}={value or '…'}" if re.fullmatch(r"[\w.]+", key) else ""
+    hint = f", as in {_typed(key, value)}" if re.fullmatch(r"[\w.]+", key) else ""
     return f"cannot read {argument!r}: settings are written key=value or group=choice{hint}"
 
 
@@ -132,6 +134,11 @@ def _having(key: str, chosen: Iterable[str], mine: Mapping[str, Sequence[str]], 
         if found:
             return [f"{group}={choice}" for choice in found]
     return []
+
+
+def _typed(key: str, value: str) -> str:
+    """Return a setting as it is typed into a shell; its value is the person's, in whatever grammar it is."""
+    return shlex.quote(f"{key}={value}") if value else f"{key}=…"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from modalities.base import Dataset
 from modalities.captions import Captioned
 from recipes.engine.runtime import Runtime
+from recipes.engine.words import setting
 
 UNREADABLE = "unreadable.json"
 log = logging.getLogger("multisagd")
@@ -40,7 +41,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
     ]
     if dataset.unreadable:
         lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
-    return "\n".join([*lines, f"More samples: multisagd sample run_dir={run_dir}"])
+    return "\n".join([*lines, f"More samples: multisagd sample {setting('run_dir', run_dir)}"])
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:

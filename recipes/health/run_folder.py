@@ -18,10 +18,12 @@ def folder(wishes: Wishes) -> Iterator[Finding]:
     needed("torch")
     from recipes.engine.errors import RecipeError
     from recipes.engine.files import check_own
+    from recipes.engine.words import setting
 
     if not run_dir.exists():
         yield writable("folder", run_dir, vital=True)
-        yield Finding("absent", "run", f"{run_dir} does not exist yet: `multisagd train run_dir={run_dir}` makes it")
+        command = f"multisagd train {setting('run_dir', run_dir)}"
+        yield Finding("absent", "run", f"{run_dir} does not exist yet: `{command}` makes it")
         return
     yield writable("folder", run_dir, vital=True)
     if not run_dir.is_dir():

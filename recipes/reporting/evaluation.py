@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Gallery, Note, Table
 from recipes.reporting.charts import told
 from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run, own_json, quoted, shortened
+from recipes.reporting.run import MALFORMED, Run, own_json, shortened
 from recipes.reporting.samples import SampleSet
 
 MOST_ROWS = 400
@@ -32,7 +33,7 @@ def evaluation_blocks(run: Run, sets: Sequence[SampleSet], budget: Budget) -> li
             except MALFORMED as error:
                 blocks.append(Note(f"{file} of {each.folder.name} could not be read. {shortened(error)}"))
     if not blocks:
-        command = f"multisagd evaluate run_dir={quoted(run.folder)} samples=1000"
+        command = f"multisagd evaluate {setting('run_dir', run.folder)} samples=1000"
         blocks.append(Note("The samples have not been judged yet.", command))
     return blocks
 

@@ -7,7 +7,6 @@ be read is named among what is missing.
 from __future__ import annotations
 
 import fcntl
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.record import STATISTICS
 from recipes.engine.tracking import METRICS, TIMING
+from recipes.engine.words import setting
 from recipes.reporting.blocks import Note
 from recipes.reporting.journal import Entry, Journal, inner, number, read_journal
 
@@ -105,7 +105,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: name that of a training run")
     if not any((folder / name).exists() for name in FILES):
-        command = f"multisagd train … run_dir={quoted(folder)}"
+        command = f"multisagd train … {setting('run_dir', folder)}"
         raise RecipeError(f"{folder} holds nothing of a training run; to make one: {command}")
     missing: list[Note] = []
 
@@ -151,14 +151,6 @@ def own_json(path: Path, folder: Path) -> Any:
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)
-
-
-def quoted(path: Path) -> str:
-    """Return a path as a word of a command in a shell, and as a value in Hydra's grammar."""
-    text = str(path)
-    plain = all(each.isalnum() or each in "/._-+@%" for each in text)
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return text if plain else shlex.quote(f"'{escaped}'")
 
 
 def shortened(error: BaseException, most: int = 400) -> str:

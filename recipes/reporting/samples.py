@@ -13,11 +13,12 @@ from torch import Tensor
 from multisagd import DataStatistics
 from multisagd.files import check_file
 from recipes.engine.sample_files import FOLDER
+from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Facts, Frame, Gallery, Item, Note, Slider
 from recipes.reporting.defaults import shown
 from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run, inside, own_json, quoted, shortened
+from recipes.reporting.run import MALFORMED, Run, inside, own_json, shortened
 
 MOST = 1000
 """Samples of a set whose spectrum is measured."""
@@ -131,7 +132,9 @@ def sample_blocks(run: Run, sets: Sequence[SampleSet], pictures: int, media: int
     for each in sets:
         blocks += _set_blocks(each, run, names, media, budget)
     if not sets:
-        blocks.append(Note("No samples have been drawn from it yet.", f"multisagd sample run_dir={quoted(run.folder)}"))
+        blocks.append(
+            Note("No samples have been drawn from it yet.", f"multisagd sample {setting('run_dir', run.folder)}")
+        )
     return blocks
 
 

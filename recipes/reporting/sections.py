@@ -11,6 +11,7 @@ from modalities.base import Modality
 from recipes.engine.build import Builder
 from recipes.engine.located import located
 from recipes.engine.settings import Group
+from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Note, Section
 from recipes.reporting.comparison import comparison_blocks
 from recipes.reporting.curves import loss_charts
@@ -19,7 +20,7 @@ from recipes.reporting.defaults import settings as run_settings
 from recipes.reporting.evaluation import evaluation_blocks
 from recipes.reporting.media import Budget
 from recipes.reporting.process import assembly, process_blocks, strips
-from recipes.reporting.run import MALFORMED, Run, quoted, shortened
+from recipes.reporting.run import MALFORMED, Run, shortened
 from recipes.reporting.samples import SampleSet, sample_blocks, sample_sets
 from recipes.reporting.spectra import noise_power, power_of, spectrum_charts
 from recipes.reporting.summary import environment_blocks, summary_blocks
@@ -86,7 +87,7 @@ def spectra(run: Run, sets: Sequence[SampleSet], builder: Builder) -> list[Block
         notes.append(unmade(error))
     made, problems = sample_powers(run, sets[:2])
     if not sets:
-        command = f"multisagd sample run_dir={quoted(run.folder)} count=256"
+        command = f"multisagd sample {setting('run_dir', run.folder)} count=256"
         problems.append(Note("There are no samples yet whose spectrum could be shown beside.", command))
     return [*spectrum_charts(powers | made, run.statistics.grid), *notes, *problems]
 
@@ -123,7 +124,7 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
             x0, of = sets[0].read(run.statistics, INSTEAD), "Sample"
         if x0 is not None:
             return [*blocks, *strips(x0, modality, process, parts.config["seed"], budget, of)]
-        command = f"multisagd sample run_dir={quoted(run.folder)}"
+        command = f"multisagd sample {setting('run_dir', run.folder)}"
         return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
     except MALFORMED as error:
         text = "Nothing can be shown at growing noise. A report fetches nothing, autoencoders of the hub included."

@@ -7,12 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 from multisagd.addresses import for_others
+from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Facts, Note, Table
 from recipes.reporting.charts import told
 from recipes.reporting.curves import loss
 from recipes.reporting.defaults import settings
 from recipes.reporting.journal import inner, number
-from recipes.reporting.run import Run, quoted
+from recipes.reporting.run import Run
 
 MOST_STARTS = 50
 """Starts of a run that are listed, the last ones."""
@@ -48,7 +49,7 @@ def summary_blocks(run: Run) -> list[Block]:
     if run.state == "interrupted":
         blocks.append(Note(_goes_on(run)))
     if run.state == "not begun":
-        blocks.append(Note("Nothing has been trained here yet.", f"multisagd train … run_dir={quoted(run.folder)}"))
+        blocks.append(Note("Nothing has been trained here yet.", f"multisagd train … {setting('run_dir', run.folder)}"))
     return blocks
 
 
