@@ -20,6 +20,7 @@ from torch import Tensor
 from multisagd.covariance import SpectralCovariance
 from multisagd.files import check_file, parse_json
 from multisagd.grid import Grid
+from multisagd.inputs import as_data
 from multisagd.spectrum import Spectrum
 from multisagd.statistics import describe_axes, read_axes
 from multisagd.table import Table
@@ -119,4 +120,5 @@ class Corruption:
 
     def corrupt(self, x0: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return `x0 + n`, shaped like x0, one seed per item."""
+        x0 = as_data(x0)
         return x0 + self.noise(x0.shape, seeds).to(x0)

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.grid import Grid
-from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum
+from multisagd.inputs import as_data
+from multisagd.recent import Recent
+from multisagd.seeds import generator_seed, one_each
+from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum, even_power
 
 Gain = Literal["color", "whiten", "apply", "solve", "project"]
 _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
@@ -23,8 +26,9 @@ _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "so
 class SpectralCovariance(nn.Module):
     """Covariance of noise with power `spectrum` on `grid`; tensors are `(..., *grid)`, every channel alike.
 
-    Tensors with other grid sizes than `grid` are served too: the spectrum is evaluated again for their size and kept.
-    Computations run in float32 or wider, outside autocast; results come back in the dtype of the input.
+    Tensors with other grid sizes than `grid` are served too: the spectrum is evaluated again for their size, and
+    kept for the last few sizes. Computations run in float32 or wider, outside autocast; results come back in the dtype
+    of the input (float32 for integers).
 
     Raises:
         ValueError: if the spectrum has no power on the grid, or power that is negative or not finite.
@@ -34,29 +38,25 @@ class SpectralCovariance(nn.Module):
         super().__init__()
         self.spectrum = spectrum
         self.grid = grid
-        self._powers: dict[tuple[int, ...], Tensor] = {}
-        self._gains: dict[tuple[Gain, tuple[int, ...], torch.device, torch.dtype], Tensor | None] = {}
+        self._powers: Recent[Tensor] = Recent()
+        self._gains: Recent[Tensor | None] = Recent()
         self.register_buffer("_like", torch.empty(0), persistent=False)  # carries .to(), .double() and .cuda()
         self._like: Tensor
         self.power()  # an impossible spectrum is refused here, not at the first draw
 
-    @torch.inference_mode(False)  # what is kept must serve training too
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
         """Return the normalised power W on the half spectrum of a grid shape (the own one by default), CPU float64."""
         key = self.grid.shape if shape is None else tuple(int(size) for size in shape)
-        if key not in self._powers:
-            self._powers[key] = self._normalised_power(self.grid.resize(key))
-        return self._powers[key]
+        return self._powers.get(key, lambda: self._normalised_power(self.grid.resize(key)))
 
     def _normalised_power(self, grid: Grid) -> Tensor:
-        power = self.spectrum.power(grid)
+        power = even_power(self.spectrum, grid)
         if not bool(torch.isfinite(power).all() and (power >= 0).all()):
             raise ValueError(f"{self.spectrum} has negative or non-finite power on a grid of shape {grid.shape}")
         if not bool((power > 0).any()):
             raise ValueError(f"{self.spectrum} has no power at any frequency of a grid of shape {grid.shape}")
         if bool((power == power.flatten()[0]).all()):
             return torch.ones_like(power)
-        power = grid.even(power)
         power = torch.where(power > SUPPORT_THRESHOLD * power.max(), power, 0.0)
         return power / grid.mean(power)
 
@@ -71,12 +71,14 @@ class SpectralCovariance(nn.Module):
         """Draw noise `Σ^{1/2} ξ` of unit mean power, shape `(len(seeds), channels, *grid)`.
 
         Each item depends on its own seed only. With a flat spectrum it is, bit for bit, `torch.randn` of the item's
-        shape from a generator with that seed (equality holds per kind of device).
+        shape from a generator with that seed (equality holds per kind of device). Seeds go up to 2^64 - 1;
+        those from 2^32 on are hashed to the 32 bits that generators keep.
 
         Raises:
-            ValueError: without seeds.
+            ValueError: without seeds, or for one that is no integer in that range.
         """
-        if len(seeds) == 0:
+        seeds = [generator_seed(seed) for seed in one_each(seeds)]
+        if not seeds:
             raise ValueError("sample needs at least one seed: one per item of the batch")
         leading = (channels,) if isinstance(channels, int) else tuple(channels)
         shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
@@ -84,7 +86,7 @@ class SpectralCovariance(nn.Module):
         noise = torch.empty((len(seeds), *leading, *shape), device=device, dtype=dtype)
         generator = torch.Generator(device)
         for item, seed in zip(noise.unbind(), seeds, strict=True):
-            item.normal_(generator=generator.manual_seed(int(seed)))
+            item.normal_(generator=generator.manual_seed(seed))
         return self.color(noise)
 
     def color(self, x: Tensor) -> Tensor:
@@ -121,20 +123,21 @@ class SpectralCovariance(nn.Module):
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:
         if x.dim() < self.grid.dimensions:
             raise ValueError(f"expected (..., {', '.join(self.grid.names)}), got shape {tuple(x.shape)}")
+        x = as_data(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         factor = self._gain(gain, tuple(x.shape[-self.grid.dimensions :]), x.device, wide)
         return x if factor is None else filter_grid(x, factor, self.grid.dimensions).to(x.dtype)
 
-    @torch.inference_mode(False)
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the factor per frequency, or None for white noise, where all five are the identity."""
-        key = (gain, shape, device, dtype)
-        if key not in self._gains:
+
+        def make() -> Tensor | None:
             power = self.power(shape)
             raised = power.clamp(min=torch.finfo(power.dtype).tiny) ** _EXPONENTS[gain]
             white = bool((power == 1).all())
-            self._gains[key] = None if white else torch.where(power > 0, raised, 0.0).to(device, dtype)
-        return self._gains[key]
+            return None if white else torch.where(power > 0, raised, 0.0).to(device, dtype)
+
+        return self._gains.get((gain, shape, device, dtype), make)
 
     def extra_repr(self) -> str:
         """Name the spectrum and the grid in `print`."""
@@ -150,6 +153,9 @@ def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if wide.numel() == 0:  # a batch of none, for which the libraries have no transform
+            wide = wide.reshape(*x.shape[:-1], x.shape[-1] // 2 + 1)
+            return torch.complex(wide, wide)
         return torch.fft.rfftn(wide, dim=tuple(range(-dimensions, 0)))
 
 
@@ -158,6 +164,8 @@ def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Undo `to_half_spectrum` for a grid of this shape."""
     dims = tuple(range(-len(shape), 0))
     with torch.autocast(spectrum.device.type, enabled=False):
+        if spectrum.numel() == 0:
+            return spectrum.real.reshape(*spectrum.shape[: -len(shape)], *shape)
         if spectrum.device.type == "cpu" and len(dims) > 1:
             # The same in two steps: the CPU library's real inverse over several axes takes half as long again.
             spectrum, dims = torch.fft.ifftn(spectrum, dim=dims[:-1]), dims[-1:]

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
+from multisagd.inputs import as_data, as_times
 from multisagd.loss import Metric, Weighting, squared_error, x0_weight
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity, target_weights, x0_weights
+from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
@@ -93,32 +95,29 @@ class Denoiser(nn.Module):
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
         if not self.sigma_data > 0:
             raise ValueError("the statistics hold no variation: measure them on more than one datum")
-        self._means: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
-        self._powers: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._means: Recent[Tensor] = Recent()
+        self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
-    @torch.inference_mode(False)  # what is kept must serve training too
     def mean_like(self, x: Tensor) -> Tensor:
         """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar if not centred."""
         if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
-        shape = tuple(x.shape[2:])
-        key = (shape, x.device, x.dtype)
-        if key not in self._means:
-            self._means[key] = self.statistics.mean_on(shape).to(x.device, x.dtype)
-        return self._means[key]
+        shape, statistics = tuple(x.shape[2:]), self.statistics
+        return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
-    @torch.inference_mode(False)
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the power of data (floored) and noise, `(channels or 1, *half_shape)`, for a batch like x."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
-        key = (shape, x.device, dtype)
-        if key not in self._powers:
-            data = self.statistics.power_on(shape)
+        statistics = self.statistics
+
+        def make() -> tuple[Tensor, Tensor]:
+            data = statistics.power_on(shape)
             data = data.clamp(min=QUIET * float(data.max()))
             noise = self.process.covariance.power(shape)[None]
-            self._powers[key] = data.to(x.device, dtype), noise.to(x.device, dtype)
-        return self._powers[key]
+            return data.to(x.device, dtype), noise.to(x.device, dtype)
+
+        return self._powers.get((shape, x.device, dtype), make)
 
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
         """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
@@ -163,8 +162,9 @@ class Denoiser(nn.Module):
             return self.process.from_steps(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t."""
+        x_t = as_data(x_t)
         at = self.process.coefficients(t, x_t)
         weights, mean = self.weights(at, x_t), self.mean_like(x_t)
         y = x_t if not self.centred else x_t - self.process.scale(mean.expand_as(x_t), at.a)
@@ -172,8 +172,9 @@ class Denoiser(nn.Module):
         moved = weights.skip * self.to_steps(y) + weights.out * self.to_steps(output)
         return mean + self.from_steps(moved, x_t.shape).to(x_t.dtype)
 
-    def _output(self, y: Tensor, weights: Weights, t: Tensor, condition: Tensor | None) -> Tensor:
-        log_snr = self.process.schedule.log_snr(t.double()).to(y.device, y.dtype)
+    def _output(self, y: Tensor, weights: Weights, t: Tensor | float, condition: Tensor | None) -> Tensor:
+        times = as_times(t).double().reshape(-1).expand(len(y))
+        log_snr = self.process.schedule.log_snr(times).to(y.device, y.dtype)
         into = y if self.plain_input else self._scale(y, weights.into)
         output = self.network(into, log_snr, condition)
         return (output if isinstance(output, Tensor) else output.sample).to(y.dtype)
@@ -184,7 +185,7 @@ class Denoiser(nn.Module):
     def loss(
         self,
         x0: Tensor,
-        t: Tensor,
+        t: Tensor | float,
         seeds: Sequence[int],
         condition: Tensor | None = None,
         mask: Tensor | None = None,
@@ -197,6 +198,7 @@ class Denoiser(nn.Module):
         It is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one. A
         mask, true where data are valid, keeps padding out of the mean.
         """
+        x0 = as_data(x0)
         noise = self.process.noise(x0.shape, seeds).to(x0)
         error = self.error(x0, t, noise, condition)
         loss = self.weigh(error, t, mask, metric, weighting)
@@ -204,8 +206,9 @@ class Denoiser(nn.Module):
             return loss
         return loss + penalty(x0 + self.x0_error(error, t), x0, self.process.grid, mask)
 
-    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target for this noise, shaped like x0."""
+        x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         weights, signal, noise = self.weights(at, x0), self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
         # The target from x0 and noise, not from x_t: the quotient (x0 - skip·y)/out loses its digits at low noise.
@@ -213,14 +216,14 @@ class Denoiser(nn.Module):
         target = self.from_steps(weights.signal * signal + weights.noise * noise, shape).to(x0.dtype)
         return self._output(y, weights, t, condition) - target
 
-    def x0_error(self, error: Tensor, t: Tensor) -> Tensor:
+    def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:
         """Turn errors of the network's output into those of the estimate of x0, shaped like them."""
         return self._scale(error, self.weights(self.process.coefficients(t, error), error).out)
 
     def weigh(
         self,
         error: Tensor,
-        t: Tensor,
+        t: Tensor | float,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
@@ -230,7 +233,7 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: for the metric `whitened` without spectral preconditioning, or with a weighting.
         """
-        log_snr = self.process.schedule.log_snr(t.double()).to(error)
+        log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         weight = x0_weight(weighting, log_snr, self.sigma_data)
         if metric == "whitened" and (weight is not None or self.preconditioning != "spectral"):
             raise ValueError("the whitened metric is that of spectral preconditioning, weighted uniformly")

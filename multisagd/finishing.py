@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.inputs import as_data
 from multisagd.restoration import RestoringDenoiser
-from multisagd.seeds import derive, derive_many
+from multisagd.seeds import derive, derive_many, one_each
 from multisagd.spectrum import Flat
 
 
@@ -26,9 +27,10 @@ def residual_power(
     Raises:
         ValueError: without data.
     """
-    total, noise_power, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
+    total, noise_power = (torch.zeros((), dtype=torch.float64, device="cpu") for _ in range(2))
+    count = 0
     for x0, condition in batches:
-        t = torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
+        x0, t = as_data(x0), torch.zeros(len(x0), device=x0.device, dtype=torch.float64)
         seeds = derive_many(seed, "residual", 0, range(count, count + len(x0)))
         x_t, target = denoiser.noised(x0, t, denoiser.process.noise(x0.shape, seeds).to(x0))
         error = (target - denoiser(x_t, t, condition)).double().cpu()
@@ -59,7 +61,7 @@ def finish(
     Raises:
         ValueError: for a residual without one seed per item.
     """
-    grid = denoiser.process.grid.resize(x.shape[2:])
+    x, grid = as_data(x), denoiser.process.grid.resize(x.shape[2:])
     t = torch.zeros(len(x), device=x.device, dtype=torch.float64)
     inside = (denoiser.corruption.power(grid.shape) > 0).to(x.device, torch.promote_types(x.dtype, torch.float32))
     finished = x + filter_grid(denoiser(x, t, condition) - x, inside, grid.dimensions).to(x.dtype)
@@ -67,5 +69,7 @@ def finish(
         return finished
     if seeds is None or len(seeds) != len(x):
         raise ValueError(f"a sample of the band needs one seed for each of {len(x)} items")
-    white = SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in seeds], x.shape[1]).to(x)
+    white = (
+        SpectralCovariance(Flat(), grid).sample([derive(seed, "finish") for seed in one_each(seeds)], x.shape[1]).to(x)
+    )
     return finished + filter_grid(white, residual.sqrt().to(white), grid.dimensions)

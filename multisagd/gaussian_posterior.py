@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from multisagd.covariance import SpectralCovariance, filter_grid
+from multisagd.inputs import as_data
 from multisagd.measurement import Filtered, Measurement
-from multisagd.seeds import derive
+from multisagd.seeds import derive, one_each
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
@@ -41,6 +42,7 @@ class GaussianPosterior:
 
     def mean(self, y: Tensor) -> Tensor:
         """Return `E[x0 | y]`, `(batch, channels, *grid)`: the best estimate from the spectrum alone (Wiener)."""
+        y = as_data(y)
         mean = self.statistics.mean_on(self.measurement.grid.shape).to(y)[None]
         return mean + self._gain(self.measurement.restrict(y) - self.measurement.apply(mean))
 
@@ -50,10 +52,9 @@ class GaussianPosterior:
         Raises:
             ValueError: unless there is one seed per item.
         """
-        if len(seeds) != len(y):
-            raise ValueError(f"a batch of {len(y)} needs {len(y)} seeds, got {len(seeds)}")
+        y, seeds = as_data(y), one_each(seeds, len(y))
         grid = self.measurement.grid
-        chosen, again = ([derive(int(seed), f"posterior/{what}") for seed in seeds] for what in ("datum", "noise"))
+        chosen, again = ([derive(seed, f"posterior/{what}") for seed in seeds] for what in ("datum", "noise"))
         power, mean = self.statistics.power_on(grid.shape).to(y), self.statistics.mean_on(grid.shape).to(y)
         white = SpectralCovariance(Flat(), grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
         drawn = white.sample(chosen, channels=len(mean)).to(y.dtype)

@@ -29,6 +29,7 @@ from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance, filter_grid
 from multisagd.files import check_file, parse_json
 from multisagd.grid import Grid
+from multisagd.inputs import as_data
 from multisagd.spectrum import Flat
 from multisagd.statistics import describe_axes, read_axes
 
@@ -85,7 +86,7 @@ class GaussianRestoration:
         whole = (halves[0] + halves[1]) / (sum(counts) - 1)
         # Data are quieter than what corrupts them: the ridge is measured by them alone.
         variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
-        identity = torch.eye(len(noise), dtype=torch.float64)
+        identity = torch.eye(len(noise), dtype=torch.float64, device="cpu")
 
         def gain_of(covariance: Tensor, ridge: float, share: float) -> Tensor:
             shrunk = (1 - share) * covariance + share * _stationary(covariance, shape[0], corruption.grid)
@@ -114,7 +115,7 @@ class GaussianRestoration:
         values, vectors = torch.linalg.eigh((left + left.T) / 2)
         kept = values > 1e-9 * float(noise.diagonal().max())
         # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
-        scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones(())
+        scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones((), device="cpu")
         root = vectors[:, kept] * (scale * values[kept]).sqrt()
         return cls(mean.reshape(shape), gain, root, corruption.grid, shares[share])
 
@@ -172,6 +173,7 @@ class GaussianRestoration:
         """
         if tuple(x.shape[1:]) != tuple(self.mean.shape):
             raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
+        x = as_data(x)
         away = (x.to("cpu", torch.float64) - self.mean).flatten(1)
         restored = away - away @ self.gain.T
         if seeds is not None:
@@ -183,7 +185,7 @@ class GaussianRestoration:
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
     """Return the shape and the mean of a datum, and the scatter about the mean of either half of the data."""
-    total, count = torch.zeros(()), 0
+    total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:
         if tuple(x.shape[2:]) != grid.shape or not bool(x.isfinite().all()):
@@ -198,7 +200,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
     if count < 4:
         raise ValueError(f"a covariance needs more than {count} data")
     mean = total / count
-    halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64) for _ in range(2)]
+    halves = [torch.zeros(len(mean), len(mean), dtype=torch.float64, device="cpu") for _ in range(2)]
     counts, first = [0, 0], 0
     for x in batches:
         away = x.to("cpu", torch.float64).flatten(1) - mean
@@ -213,15 +215,15 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
 def _dense(corruption: Corruption, channels: int) -> Tensor:
     """Return the covariance matrix of a corruption over all numbers of a datum."""
     one = _circulant(corruption.power(), corruption.grid)
-    between = torch.ones(channels, channels) if corruption.shared else torch.eye(channels)
+    between = torch.ones(channels, channels, device="cpu") if corruption.shared else torch.eye(channels, device="cpu")
     return torch.kron(between.double(), one)
 
 
 def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
     """Return the covariance of data that are stationary and of the same spectrum, channel by channel."""
     dims, size = tuple(range(1, 1 + grid.dimensions)), grid.numel
-    unit = torch.fft.fftn(torch.eye(size, dtype=torch.float64).reshape(size, *grid.shape), dim=dims, norm="ortho")
-    transform = unit.reshape(size, size)
+    unit = torch.eye(size, dtype=torch.float64, device="cpu").reshape(size, *grid.shape)
+    transform = torch.fft.fftn(unit, dim=dims, norm="ortho").reshape(size, size)
     blocks = []
     for channel in range(channels):
         own = slice(channel * size, (channel + 1) * size)
@@ -234,6 +236,6 @@ def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
 
 def _circulant(power: Tensor, grid: Grid) -> Tensor:
     """Return the matrix that is diagonal in frequency with this power on the half spectrum."""
-    unit = torch.eye(grid.numel, dtype=torch.float64).reshape(grid.numel, *grid.shape)
+    unit = torch.eye(grid.numel, dtype=torch.float64, device="cpu").reshape(grid.numel, *grid.shape)
     matrix = filter_grid(unit, grid.even(power), grid.dimensions).reshape(grid.numel, grid.numel)
     return (matrix + matrix.T) / 2

@@ -132,8 +132,12 @@ class Grid:
         axis = self.axis(name)
         place = self.names.index(name)
         transform = torch.fft.rfftfreq if place == self.dimensions - 1 else torch.fft.fftfreq
-        values = transform(axis.size, d=axis.spacing, dtype=torch.float64)
+        values = transform(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
         return values.reshape([-1 if i == place else 1 for i in range(self.dimensions)])
+
+    def turned(self, name: str) -> Grid:
+        """Return this grid with the other sign of the Nyquist frequency of an axis, which stands for both signs."""
+        return _Turned(self.axes, self, name)
 
     def radius(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> Tensor:
         """Distance from zero frequency over the named axes (all by default), shape `half_shape`.
@@ -144,8 +148,8 @@ class Grid:
             ValueError: if axes without a factor have different units, or a factor names no such axis.
         """
         scale = self.factors(names, factors)
-        squares = sum((scale[name] * self.frequencies(name)) ** 2 for name in scale)
-        return torch.as_tensor(squares).sqrt().expand(self.half_shape)
+        zero = torch.zeros((), dtype=torch.float64, device="cpu")
+        return sum(((scale[name] * self.frequencies(name)) ** 2 for name in scale), zero).sqrt().expand(self.half_shape)
 
     def factors(self, names: Sequence[str] | None, factors: Mapping[str, float] | None) -> dict[str, float]:
         """Return the factor of each selected axis, 1 unless given; see `radius` for what is refused."""
@@ -168,7 +172,7 @@ class Grid:
     @property
     def multiplicity(self) -> Tensor:
         """How many bins of the full spectrum each bin of the half spectrum stands for (1 or 2), shape `half_shape`."""
-        counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64)
+        counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:
             counts[-1] = 1.0
@@ -191,8 +195,8 @@ class Grid:
     def even(self, values: Tensor) -> Tensor:
         """Average values on the half spectrum with those at -k where both bins are stored, shape `(*half_shape)`.
 
-        The power of a real field is even. One written with signed frequencies, such as a velocity-tuned spectrum, is
-        not at Nyquist, where +1/2 and -1/2 share a bin.
+        The power of a real field is even. What is written with signed frequencies need not be at Nyquist, where +1/2
+        and -1/2 share a bin: see `multisagd.spectrum.even_power`, which has the signs of all axes.
         """
         result, dims = values.clone(), tuple(range(self.dimensions - 1))
         own = (0, self.shape[-1] // 2) if self.shape[-1] % 2 == 0 else (0,)
@@ -224,3 +228,19 @@ class Grid:
         # Index -k (mod N) is a flip that leaves bin 0 in place; the last axis starts at bin 1, so needs no roll.
         mirrored = mirrored.roll((1,) * (self.dimensions - 1), dims[:-1]) if self.dimensions > 1 else mirrored
         return torch.cat([values, mirrored], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Turned(Grid):
+    """A grid of which the Nyquist frequency of one axis has the other sign."""
+
+    inner: Grid
+    name: str
+
+    def frequencies(self, name: str) -> Tensor:
+        """Return those of the inner grid, and -f in place of f at the axis's Nyquist frequency."""
+        values, axis = self.inner.frequencies(name), self.axis(name)
+        if name != self.name or axis.size % 2:
+            return values
+        bins = torch.arange(values.numel(), device="cpu").reshape(values.shape)
+        return torch.where(bins == axis.size // 2, -values, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from multisagd.inputs import as_times
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
 
@@ -26,19 +27,19 @@ class _Guided(nn.Module):
         """The process of the guided denoiser."""
         return self.denoiser.process
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
         """Return the estimate to move away from."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return the guided estimate of x0, shaped like x_t."""
         strong = self.denoiser(x_t, t, condition)
-        log_snr = self.process.schedule.log_snr(t)
+        log_snr = self.process.schedule.log_snr(as_times(t).to(x_t.device))
         low, high = self.interval or (float("-inf"), float("inf"))
         inside = (log_snr >= low) & (log_snr <= high)
         if self.scale == 1 or not bool(inside.any()):
             return strong
-        scale = (1 + (self.scale - 1) * inside.to(x_t.dtype)).reshape(-1, *(1,) * (x_t.dim() - 1))
+        scale = (1 + (self.scale - 1) * inside.to(strong.dtype)).reshape(-1, *(1,) * (x_t.dim() - 1))
         weak = self.weak_estimate(x_t, t, condition)
         return weak + scale * (strong - weak)
 
@@ -55,7 +56,7 @@ class ClassifierFree(_Guided):
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None = None) -> None:
         super().__init__(denoiser, scale, interval)
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
         """Return the estimate without condition."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
@@ -75,6 +76,6 @@ class Autoguidance(_Guided):
         super().__init__(denoiser, scale, interval)
         self.weak = weak
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
         """Return the weaker model's estimate under the same condition."""
         return self.weak(x_t, t, condition)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from multisagd.covariance import filter_grid
 from multisagd.guidance import Interval
+from multisagd.inputs import as_times
 from multisagd.measurement import Measurement
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process
@@ -62,7 +63,7 @@ class _Measured(nn.Module):
         """The process of the guided denoiser."""
         return self.denoiser.process
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return the estimate of x0 given x_t and the measurement, shaped like x_t."""
         inside = self.inside(self.interval, t, x_t)
         if not bool(inside.any()):
@@ -70,12 +71,14 @@ class _Measured(nn.Module):
         x0, correction = self.corrected(x_t, t, condition)
         return x0 + self.scale * torch.where(inside, correction.to(x0.dtype), 0.0)
 
-    def inside(self, interval: Interval, t: Tensor, x_t: Tensor) -> Tensor:
+    def inside(self, interval: Interval, t: Tensor | float, x_t: Tensor) -> Tensor:
         """Return for each time whether it lies in an interval of log-SNR, shaped to broadcast against x_t."""
-        log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
+        log_snr = (
+            self.process.schedule.log_snr(as_times(t).double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
+        )
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
-    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
@@ -156,7 +159,7 @@ class PiGDM(_Measured):
         self.prior = prior
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
-    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from multisagd.covariance import SpectralCovariance, to_half_spectrum
 from multisagd.grid import Grid
+from multisagd.inputs import as_data
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.pullback import estimate_and_pullback
 from multisagd.sampling import AnyDenoiser
 from multisagd.schedule import Schedule
-from multisagd.seeds import derive
+from multisagd.seeds import derive, one_each
 from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
@@ -65,15 +66,15 @@ def log_likelihood(
     bias. None takes the trace exactly, without seeds: as many gradients as there are numbers in a datum. `statistics`
     of the data make the variance smaller the closer the denoiser is to a Wiener filter, and change nothing else.
 
-    The denoiser is called in the dtype of x0; the rest is float64. Densities are those of the scale of x0: for a datum
-    multiplied by c subtract `n log c`.
+    The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities are those of the
+    scale of x0: for a datum multiplied by c subtract `n log c`.
 
     Raises:
         ValueError: for fewer than one step or probe, without one seed per item for the probes, for noise that is empty
             at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency,
             or for statistics of another number of channels.
     """
-    process = denoiser.process
+    process, x0 = denoiser.process, as_data(x0)
     _check(process, x0, steps, seeds, probes)
     grid, n = process.grid.resize(x0.shape[2:]), x0[0].numel()
     covariance = process.covariance
@@ -92,7 +93,7 @@ def log_likelihood(
             trace = trace + known.correction(log_snr)
         return shrink * (estimate.double() - y) / 2 + torch.sigmoid(-log_snr) * z / 2, (trace - n) / 2
 
-    ends = process.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    ends = process.schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu"))
     first, last = (tuple(factor.to(x0.device) for factor in process.schedule.from_log_snr(end)) for end in ends)
     shrink = torch.sigmoid(ends).sqrt()
     z, determinant = _follow(slope, x0.detach().double() / first[0] * shrink[0], ends, steps)
@@ -123,8 +124,8 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
 def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probes: int | None) -> None:
     if steps < 1 or (probes is not None and probes < 1):
         raise ValueError(f"a likelihood takes at least one step and one probe, got {steps} and {probes}")
-    if probes is not None and len(seeds) != len(x0):
-        raise ValueError(f"a batch of {len(x0)} needs {len(x0)} seeds for its probes, got {len(seeds)}")
+    if probes is not None:
+        one_each(seeds, len(x0))
     if isinstance(process.covariance, PaddedCovariance):
         raise ValueError("noise drawn on a padded grid has no determinant in closed form: leave out the padding")
     if process.modulation is not None:
@@ -190,7 +191,9 @@ class _Wiener:
             raise ValueError(f"the statistics are of {len(statistics.mean)} channels, the data of {like.shape[1]}")
         # Filters commute, so that colour cancels: of the two sides only the power of the probe is left.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
-        power = sum(((left.conj() * right).real for left, right in halves), torch.zeros(())) / len(vectors)
+        power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(
+            vectors
+        )
         grid = process.grid.resize(shape)
         data, noise = (each.to(like.device) for each in (statistics.power_on(shape), process.covariance.power(shape)))
         return cls(process.schedule, grid, data, noise, grid.numel - power)

@@ -27,8 +27,10 @@ def squared_error(
     Mahalanobis metric the masked error is whitened as a whole, so its valid part still feels the gap's edge.
 
     Raises:
-        ValueError: for an unknown metric.
+        ValueError: for an unknown metric, and for items without any number, which have no mean.
     """
+    if error.dim() == 0 or error.shape[1:].numel() == 0:
+        raise ValueError(f"errors are (batch, channels, *grid), got items without any number: {tuple(error.shape)}")
     error = error.to(torch.promote_types(error.dtype, torch.float32))
     valid = None if mask is None else mask.to(error.dtype).expand_as(error)
     if valid is not None:
@@ -73,9 +75,9 @@ def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: 
     shuffled at each step, so that no part of the batch, a rank's say, keeps to one range of noise levels.
     """
     shuffle = torch.Generator().manual_seed(derive(seed, "strata", step))
-    strata = torch.randperm(batch, generator=shuffle)
+    strata = torch.randperm(batch, generator=shuffle, device="cpu")
     slots = range(start, start + (batch - start if count is None else count))
-    within = torch.tensor([derive(seed, "time", step, slot) for slot in slots], dtype=torch.float64)
+    within = torch.tensor([derive(seed, "time", step, slot) for slot in slots], dtype=torch.float64, device="cpu")
     return (strata[slots.start : slots.stop] + (within + 0.5) / 2**32) / batch
 
 

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from multisagd.covariance import SpectralCovariance, filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
-from multisagd.spectrum import Flat, Spectrum
+from multisagd.inputs import as_data
+from multisagd.seeds import one_each
+from multisagd.spectrum import Flat, Spectrum, even_power
 
 
 class Measurement:
@@ -51,11 +53,11 @@ class Measurement:
         Raises:
             ValueError: for negative noise, or unless there is one seed per item.
         """
-        if noise < 0 or len(seeds) != len(x0):
-            raise ValueError(f"{len(x0)} data need as many seeds, and noise >= 0; got {len(seeds)} and {noise}")
+        if noise < 0:
+            raise ValueError(f"the noise of a measurement is at least 0, got {noise}")
         y = self.apply(x0)
         white = SpectralCovariance(Flat(), self.grid).to(y.device, torch.promote_types(y.dtype, torch.float32))
-        drawn = white.sample([int(seed) for seed in seeds], channels=y.shape[1], grid_shape=y.shape[2:])
+        drawn = white.sample(one_each(seeds, len(x0)), channels=y.shape[1], grid_shape=y.shape[2:])
         return y + noise * self.restrict(drawn).to(y.dtype)
 
 
@@ -82,7 +84,7 @@ class Filtered(Measurement):
     @classmethod
     def of_spectrum(cls, spectrum: Spectrum, grid: Grid) -> Filtered:
         """Filter with the amplitude of a spectrum, 1 at its loudest frequency."""
-        power = grid.even(spectrum.power(grid))
+        power = even_power(spectrum, grid)
         return cls((power / power.max()).sqrt(), grid)
 
     @classmethod
@@ -95,8 +97,8 @@ class Filtered(Measurement):
         sizes = tuple(kernel.shape)
         if len(sizes) != grid.dimensions or any(k > size for k, size in zip(sizes, grid.shape, strict=True)):
             raise ValueError(f"a kernel of shape {sizes} does not fit a grid of shape {grid.shape}")
-        placed = torch.zeros(grid.shape, dtype=torch.float64)
-        placed[tuple(slice(0, size) for size in sizes)] = kernel.double()
+        placed = torch.zeros(grid.shape, dtype=torch.float64, device="cpu")
+        placed[tuple(slice(0, size) for size in sizes)] = kernel.to(placed)
         placed = placed.roll([-(size // 2) for size in sizes], tuple(range(grid.dimensions)))
         return cls(to_half_spectrum(placed, grid.dimensions), grid)
 
@@ -114,6 +116,7 @@ class Filtered(Measurement):
         return self._filter(y, _inverse(total))
 
     def _filter(self, x: Tensor, gain: Tensor) -> Tensor:
+        x = as_data(x)
         halves = to_half_spectrum(x, self.grid.dimensions)
         dtype = halves.dtype if gain.is_complex() else halves.real.dtype
         return from_half_spectrum(halves * gain.to(halves.device, dtype), x.shape[2:]).to(x.dtype)
@@ -142,6 +145,7 @@ class Pooled(Measurement):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the mean of every block, `(batch, channels, *coarse)`."""
+        x = as_data(x)
         for place, block in enumerate(self.blocks, start=2):
             x = x.unflatten(place, (-1, block)).mean(place + 1)
         return x
@@ -177,6 +181,7 @@ class Masked(Measurement):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return x with zero where nothing was measured."""
+        x = as_data(x)
         return x * self.mask.to(x)
 
     def adjoint(self, y: Tensor) -> Tensor:

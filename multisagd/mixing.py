@@ -19,10 +19,11 @@ from torch import Tensor
 
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
+from multisagd.inputs import as_data
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Callback, Spacing, sample, time_steps
 from multisagd.seeds import derive
-from multisagd.spectrum import Spectrum
+from multisagd.spectrum import Spectrum, even_power
 
 
 def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
@@ -31,7 +32,7 @@ def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
     Raises:
         ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.
     """
-    share = grid.even(low_pass.power(grid))
+    share = even_power(low_pass, grid)
     if not bool(((share >= 0) & (share <= 1)).all()):
         raise ValueError(f"{low_pass} is no share of power: it must lie between 0 and 1 at every frequency")
     return share
@@ -49,6 +50,7 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
         raise ValueError(f"expected two noises of one shape, got {tuple(low.shape)} and {tuple(high.shape)}")
     shape = tuple(low.shape[-grid.dimensions :])
     share = share_of_power(low_pass, grid.resize(shape))
+    low, high = as_data(low), as_data(high)
     share = share.to(low.device, torch.promote_types(low.dtype, torch.float32))
     halves = (to_half_spectrum(field, grid.dimensions) for field in (low, high))
     mixed = next(halves) * share.sqrt() + next(halves) * (1 - share).sqrt()
@@ -97,7 +99,7 @@ def sample_refined(
     """
     process = denoiser.process
     x0 = sample(denoiser, sampler, shape, steps, seeds, condition, spacing=spacing, times=times, callback=callback)
-    start = process.schedule.time(torch.tensor([refinement.log_snr], dtype=torch.float64)).clamp(max=1.0)
+    start = process.schedule.time(torch.tensor([refinement.log_snr], dtype=torch.float64, device="cpu")).clamp(max=1.0)
     later = time_steps(process.schedule, steps, spacing, float(start))
     for iteration in range(refinement.iterations):
         fresh, low = ([derive(int(seed), stream, iteration) for seed in seeds] for stream in ("refine", "refine/low"))

@@ -7,7 +7,7 @@ process are multiplied at every frequency.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from torch import Tensor
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
 from multisagd.grid import Grid
+from multisagd.inputs import as_times
 from multisagd.padding import PaddedCovariance
+from multisagd.recent import Recent
 from multisagd.schedule import Schedule
-from multisagd.spectrum import Spectrum
+from multisagd.spectrum import Spectrum, even_power
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Blur:
     floor: float = 0.001
     axes: tuple[str, ...] | None = None
 
-    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
         time = _per_frequency(t, grid)
         length = self.length * torch.sin(math.pi / 2 * time) ** 2
-        radius = grid.radius(self.axes).to(t.device)
+        radius = grid.radius(self.axes).to(time.device)
         signal = (1 - self.floor) * torch.exp(-2 * (math.pi * length * radius) ** 2) + self.floor
         return signal, torch.ones_like(signal)
 
@@ -51,11 +53,18 @@ class ColorShift:
 
     early: Spectrum
     late: Spectrum
+    _amplitudes: Recent[tuple[Tensor, ...]] = field(default_factory=Recent, init=False, repr=False, compare=False)
 
-    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
-        early, late = ((p / grid.mean(p)).sqrt().to(t.device) for p in (self.early.power(grid), self.late.power(grid)))
-        noise = torch.lerp(early, late, _per_frequency(t, grid))
+        times = _per_frequency(t, grid)
+
+        def make() -> tuple[Tensor, ...]:
+            powers = (even_power(each, grid) for each in (self.early, self.late))
+            return tuple((power / grid.mean(power)).sqrt().to(times.device) for power in powers)
+
+        early, late = self._amplitudes.get((grid, times.device), make)
+        noise = torch.lerp(early, late, times)
         return torch.ones_like(noise), noise
 
 
@@ -72,13 +81,19 @@ class Prefilter:
     """
 
     spectrum: Spectrum
+    _signals: Recent[Tensor] = field(default_factory=Recent, init=False, repr=False, compare=False)
 
-    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
-        power = grid.even(self.spectrum.power(grid))
-        if not bool((power > 0).all()):
-            raise ValueError(f"{self.spectrum} has frequencies without power: data cannot be divided by it")
-        signal = (power / grid.mean(power)).rsqrt().to(t.device).expand(len(t), *grid.half_shape)
+        times = _per_frequency(t, grid)
+
+        def make() -> Tensor:
+            power = even_power(self.spectrum, grid)
+            if not bool((power > 0).all()):
+                raise ValueError(f"{self.spectrum} has frequencies without power: data cannot be divided by it")
+            return (power / grid.mean(power)).rsqrt().to(times.device)
+
+        signal = self._signals.get((grid, times.device), make).expand(len(times), *grid.half_shape)
         return signal, torch.ones_like(signal)
 
 
@@ -100,25 +115,25 @@ class NoiseFloor:
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):
             raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
         self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
-        self._floors: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+        self._floors: Recent[Tensor] = Recent()
 
     def _floor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Return the floor over the covariance's power, kept because every step asks for it."""
-        key = (shape, device)
-        if key not in self._floors:
+
+        def make() -> Tensor:
             power, corruption = self.covariance.power(shape), self.corruption.power(shape)
             relative = torch.where(power > 0, corruption / torch.where(power > 0, power, 1.0), 0.0)
-            self._floors[key] = ((1 + self.margin) * relative).to(device)
-        return self._floors[key]
+            return ((1 + self.margin) * relative).to(device)
 
-    def __call__(self, t: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        return self._floors.get((shape, device), make)
+
+    def __call__(self, t: Tensor | float, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise, `(batch, *grid.half_shape)`."""
-        alpha, sigma = (
-            value.reshape(-1, *(1,) * grid.dimensions) for value in self.schedule.alpha_sigma(t.to(torch.float64))
-        )
-        noise = (self._floor(grid.shape, t.device) * (alpha / sigma) ** 2).clamp(min=1).sqrt()
+        times = _per_frequency(t, grid)
+        alpha, sigma = self.schedule.alpha_sigma(times)
+        noise = (self._floor(grid.shape, times.device) * (alpha / sigma) ** 2).clamp(min=1).sqrt()
         return torch.ones_like(noise), noise
 
 
-def _per_frequency(t: Tensor, grid: Grid) -> Tensor:
-    return t.double()[(slice(None), *(None,) * grid.dimensions)]
+def _per_frequency(t: Tensor | float, grid: Grid) -> Tensor:
+    return as_times(t).double().reshape(-1, *(1,) * grid.dimensions)

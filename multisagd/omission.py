@@ -69,7 +69,7 @@ class ProjectedDenoiser(Denoiser):
         inside = self.process.covariance.support(tuple(x.shape[2:]))
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
-    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target where there is noise, and zero elsewhere."""
         error = super().error(x0, t, noise, condition)
         return self._scale(error, self.support_like(error))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.covariance import filter_grid
+from multisagd.inputs import as_data
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
 from multisagd.statistics import DataStatistics
@@ -27,8 +28,9 @@ class GaussianDenoiser(nn.Module):
         self.process = process
         self.statistics = statistics
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return `E[x0 | x_t]`, shaped like x_t; the condition is ignored."""
+        x_t = as_data(x_t)
         shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions
         at = self.process.coefficients(t, x_t)
         power = self.statistics.power_on(shape).to(x_t)

@@ -61,7 +61,7 @@ class PaddedCovariance(SpectralCovariance):
         dims = tuple(range(-grid.dimensions, 0))
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
         for place, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
-            positive = torch.arange(axis.size)
+            positive = torch.arange(axis.size, device="cpu")
             share = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
             # Lag m fits N - m times; the other m pairs of the periodic grid are those of lag m - N.
             negative = (positive - axis.size) % longer.size

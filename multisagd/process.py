@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from multisagd.covariance import SpectralCovariance, from_half_spectrum, to_half_spectrum
 from multisagd.grid import Grid
+from multisagd.inputs import as_times
 from multisagd.schedule import Schedule
+from multisagd.seeds import one_each
 
 Quantity = Literal["x0", "noise", "v", "flow", "score"]
 
@@ -36,7 +38,10 @@ class Coefficients:
 
 
 class Process(nn.Module):
-    """Forward process of tensors `(batch, channels, *grid)`; t is `(batch,)` in [0, 1], 0 the data and 1 the noise."""
+    """Forward process of tensors `(batch, channels, *grid)`; t is `(batch,)` in [0, 1], 0 the data and 1 the noise.
+
+    One time may stand for all items, as a number too; `multisagd.inputs.as_times` says what is refused.
+    """
 
     def __init__(
         self, schedule: Schedule, covariance: SpectralCovariance, modulation: Modulation | None = None
@@ -51,18 +56,19 @@ class Process(nn.Module):
         """The grid of the covariance."""
         return self.covariance.grid
 
-    def coefficients(self, t: Tensor, like: Tensor) -> Coefficients:
+    def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
         """Return the coefficients at times t for a tensor like `like`, computed in float64 and cast to its dtype.
 
         Scalars per item, `(batch, 1, ..., 1)`, without a modulation; else `(batch, 1, *half_shape)`.
 
         Raises:
-            ValueError: if there is neither one time for all items nor one for each.
+            ValueError: if there is neither one time for all items nor one for each, or they are no times in [0, 1].
         """
+        t = as_times(t)
         if t.numel() not in (1, like.shape[0]):
             raise ValueError(f"a batch of {like.shape[0]} needs {like.shape[0]} times or one for all, got {t.numel()}")
         device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
-        t = t.to(device, torch.float64)
+        t = t.to(device, torch.float64).reshape(-1)
         alpha, sigma = (value.reshape(-1, *(1,) * (like.dim() - 1)) for value in self.schedule.alpha_sigma(t))
         if self.modulation is not None:
             grid = self.grid.resize(like.shape[-self.grid.dimensions :])
@@ -88,14 +94,13 @@ class Process(nn.Module):
         Raises:
             ValueError: if there is not one seed per item, or the shape has too few dimensions.
         """
-        if len(seeds) != shape[0]:
-            raise ValueError(f"a batch of {shape[0]} needs {shape[0]} seeds, got {len(seeds)}")
         if len(shape) < self.grid.dimensions + 2:
             raise ValueError(f"expected (batch, channels, {', '.join(self.grid.names)}), got {tuple(shape)}")
         split = len(shape) - self.grid.dimensions
+        seeds = one_each(seeds, shape[0])
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
 
-    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """Return `x_t = a_t x0 + b_t noise`."""
         at = self.coefficients(t, x0)
         return self.from_steps(at.a * self.to_steps(x0) + at.b * self.to_steps(noise), x0.shape)
@@ -105,11 +110,10 @@ class Process(nn.Module):
     ) -> Tensor:
         """Draw `x ~ N(a mean, b² Σ)` at the time where sampling starts; the mean is zero unless given."""
         noise = self.noise(shape, seeds)
-        t = torch.full((shape[0],), start, device=noise.device, dtype=torch.float64)
         x0 = torch.zeros_like(noise) if mean is None else mean.to(noise).expand_as(noise)
-        return self.add_noise(x0, t, noise)
+        return self.add_noise(x0, start, noise)
 
-    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return the mean and the noise factor of `q(x_s | x_t, x0)` for s < t: `N(mean, factor² Σ)`.
 
         The scalars are those of DDPM with covariance `β̃ Σ` (arXiv 2510.09660). The factor acts through `scale`.
@@ -118,7 +122,7 @@ class Process(nn.Module):
         of_x0, of_x_t, factor = posterior_step(now, then)
         return self.from_steps(of_x0 * self.to_steps(x0) + of_x_t * self.to_steps(x_t), x0.shape), factor
 
-    def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor, quantity: Quantity) -> Tensor:
+    def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
         """Return the clean datum that a value of `quantity` at x_t stands for; inverse of `from_x0`.
 
         Raises:
@@ -132,7 +136,7 @@ class Process(nn.Module):
         skip, out = x0_weights(at, self.schedule, quantity)
         return self.from_steps(skip * self.to_steps(x_t) + out * self.to_steps(value), x_t.shape)
 
-    def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor, quantity: Quantity) -> Tensor:
+    def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
         """Return the noise, v, flow or score that x0 implies at x_t.
 
         `v = a ε - b x0`; the flow is the tangent of the schedule's path, `ε - x0` in flow matching; the score is

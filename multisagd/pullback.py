@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from multisagd.inputs import as_data, as_times
 from multisagd.sampling import AnyDenoiser
 
 Pullback = Callable[[Tensor], Tensor]
@@ -14,7 +15,7 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 def estimate_and_pullback(
-    denoiser: AnyDenoiser, x_t: Tensor, t: Tensor, condition: Tensor | None = None
+    denoiser: AnyDenoiser, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None
 ) -> tuple[Tensor, Pullback]:
     """Return `E[x0 | x_t]`, detached, and the function that multiplies by its transposed Jacobian.
 
@@ -23,9 +24,9 @@ def estimate_and_pullback(
     """
     # Inference tensors cannot enter a graph; a copy made outside of inference mode can.
     with torch.inference_mode(False), torch.enable_grad():
-        x = x_t.detach().clone().requires_grad_()
+        x = as_data(x_t).detach().clone().requires_grad_()
         told = condition.clone() if condition is not None and condition.is_inference() else condition
-        x0 = denoiser(x, t.clone(), told)
+        x0 = denoiser(x, as_times(t).clone(), told)
 
     def pullback(vector: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from multisagd.corruption import Corruption
 from multisagd.denoiser import Denoiser, Preconditioning, Weights
+from multisagd.inputs import as_data
 from multisagd.loss import Metric, Weighting
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
+from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
@@ -92,30 +94,29 @@ class RestoringDenoiser(Denoiser):
         if corruption.grid != process.grid:
             raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
         self.corruption = corruption
-        self._known: dict[tuple[tuple[int, ...], torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+        self._known: Recent[tuple[Tensor, Tensor, Tensor]] = Recent()
         seen = process.covariance.support() & (corruption.power() > 0)
         if corruption.shared and len(statistics.mean) > 1 and bool(seen.any()):
             raise ValueError("what channels share tells of each other through a floor: leave the band unseen (Outside)")
-        like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64)
-        if bool((self.band(process.coefficients(torch.zeros(1), like), like).left <= 0).any()):
+        like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64, device="cpu")
+        if bool((self.band(process.coefficients(0.0, like), like).left <= 0).any()):
             raise ValueError(
                 "noise in the corrupted band must be empty (Outside) or stay above the corruption's (NoiseFloor)"
             )
 
-    @torch.inference_mode(False)  # what is kept must serve training too
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the powers of clean data, corruption and the covariance, for a batch like x."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
-        key = (shape, x.device, dtype)
-        if key not in self._known:
+        statistics = self.statistics
+
+        def make() -> tuple[Tensor, Tensor, Tensor]:
             corruption = self.corruption.power(shape)[None]
-            clean = clean_power(self.statistics.power_on(shape), corruption)
+            clean = clean_power(statistics.power_on(shape), corruption)
             noise = self.process.covariance.power(shape)[None]
-            self._known[key] = (
-                clean.to(x.device, dtype), corruption.to(x.device, dtype), noise.to(x.device, dtype)
-            )  # fmt: skip
-        return self._known[key]
+            return clean.to(x.device, dtype), corruption.to(x.device, dtype), noise.to(x.device, dtype)
+
+        return self._known.get((shape, x.device, dtype), make)
 
     def band(self, at: Coefficients, like: Tensor) -> Band:
         """Return what is known of every frequency at these coefficients, for a batch like `like`."""
@@ -142,11 +143,12 @@ class RestoringDenoiser(Denoiser):
         outside = (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
         return Weights(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
 
-    def error(self, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+    def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target; in the band weighted by the inverse deviation of the target.
 
         x0 are corrupted data, and their estimate is of clean ones.
         """
+        x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         band, weights = self.band(at, x0), self.weights(at, x0)
         signal, white = self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
@@ -158,7 +160,7 @@ class RestoringDenoiser(Denoiser):
     def loss(
         self,
         x0: Tensor,
-        t: Tensor,
+        t: Tensor | float,
         seeds: Sequence[int],
         condition: Tensor | None = None,
         mask: Tensor | None = None,
@@ -174,7 +176,7 @@ class RestoringDenoiser(Denoiser):
     def weigh(
         self,
         error: Tensor,
-        t: Tensor,
+        t: Tensor | float,
         mask: Tensor | None = None,
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
@@ -186,11 +188,12 @@ class RestoringDenoiser(Denoiser):
             )
         return super().weigh(error, t, mask, metric, weighting)
 
-    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def noised(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_t of corrupted data, to which only the noise is added that they lack, and the target without bias.
 
         The target's mean, given x_t and the clean datum, is the clean datum.
         """
+        x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         band = self.band(at, x0)
         datum, added = self.to_steps(x0), at.b * band.left.sqrt() * self.to_steps(noise)

@@ -8,10 +8,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from multisagd.inputs import as_data, as_times
 from multisagd.process import Process
 from multisagd.samplers import Model, Point, Sampler, State
 from multisagd.schedule import Schedule
-from multisagd.seeds import derive
+from multisagd.seeds import derive, one_each
 
 Spacing = Literal["time", "log_snr", "karras"]
 
@@ -26,7 +27,7 @@ class AnyDenoiser(Protocol):
     def process(self) -> Process:
         """The process the denoiser was made for."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return `E[x0 | x_t]`."""
 
 
@@ -42,10 +43,10 @@ def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start:
         raise ValueError(f"sampling takes at least one step, got {steps}")
     if not 0 < start <= 1:
         raise ValueError(f"sampling starts at a time in (0, 1], got {start}")
-    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
     if spacing == "time":
         return start * even
-    first, last = schedule.log_snr(torch.tensor([start, 0.0], dtype=torch.float64))
+    first, last = schedule.log_snr(torch.tensor([start, 0.0], dtype=torch.float64, device="cpu"))
     if spacing == "log_snr":
         log_snr = torch.lerp(last, first, even)
     elif spacing == "karras":
@@ -78,16 +79,17 @@ def sample(
     time, with whatever noise the schedule has there: none to speak of at t = 0, except σ_min in Karras' schedule.
 
     Raises:
-        ValueError: if there is not one seed per item, or times or their (clamped) log-SNRs do not move.
+        ValueError: if there is not one seed per item, or times leave [0, 1], or they or their (clamped)
+            log-SNRs do not move.
     """
     process = denoiser.process
-    seeds = [int(seed) for seed in seeds]
-    times = time_steps(process.schedule, steps, spacing) if times is None else times.to("cpu", torch.float64)
+    seeds = one_each(seeds, *shape[:1])
+    times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
         raise ValueError("sampling needs at least two times, each below the one before")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
         raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen it")
-    x = process.prior(shape, seeds, start=float(times[0])) if initial is None else initial
+    x = process.prior(shape, seeds, start=float(times[0])) if initial is None else as_data(initial)
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were asked for")
     reference = torch.empty((1, *shape[1:]), device=x.device, dtype=torch.float64)

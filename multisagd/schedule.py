@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multisagd.inputs import as_times
+
 Path = Literal["preserving", "exploding", "flow"]
 
 
@@ -58,15 +60,15 @@ class Schedule:
         """Return the inverse of `raw_log_snr`."""
         raise NotImplementedError
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """Return λ(t), shifted and clamped, in the shape and dtype of t."""
-        return (self.raw_log_snr(t) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Return λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for what t may be)."""
+        return (self.raw_log_snr(as_times(t)) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """Return the time of a log-SNR, in [0, 1]."""
         return self.raw_time(log_snr.clamp(*self.log_snr_range) + 2 * math.log(self.shift)).clamp(0, 1)
 
-    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return the factors of signal and noise at t."""
         return self.from_log_snr(self.log_snr(t))
 

@@ -7,7 +7,12 @@ a resumed run continues its noise with nothing saved, and a sample does not depe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+LARGEST = 2**64 - 1
+"""The largest seed, which is the largest that torch's generators take."""
 
 
 def derive(seed: int, stream: str, *indices: int) -> int:
@@ -19,3 +24,42 @@ def derive(seed: int, stream: str, *indices: int) -> int:
 def derive_many(seed: int, stream: str, step: int, slots: Iterable[int]) -> list[int]:
     """Return one derived seed for each sample slot of a step."""
     return [derive(seed, stream, step, slot) for slot in slots]
+
+
+def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
+    """Return seeds as Python's integers, having checked that there is one for each of `count` items.
+
+    They may be a list, a range, or an array or tensor of integers.
+
+    Raises:
+        ValueError: for another number of seeds, or what is no integer from 0 to 2^64 - 1.
+    """
+    try:
+        found = [_checked(seed) for seed in seeds]
+    except TypeError as error:
+        raise ValueError(
+            f"seeds are integers, one for each item of the batch, for example range({4 if count is None else count}); "
+            f"got {seeds!r:.80}"
+        ) from error
+    if count is not None and len(found) != count:
+        raise ValueError(f"a batch of {count} needs {count} seeds, got {len(found)}")
+    return found
+
+
+def generator_seed(seed: int) -> int:
+    """Return what a generator is seeded by: the seed itself below 2^32, and a hash of it to 32 bits beyond.
+
+    The CPU's generator keeps 32 bits of what it is given, so that seeds 2^32 apart would draw the same.
+
+    Raises:
+        ValueError: for a seed below 0 or above 2^64 - 1.
+    """
+    seed = _checked(seed)
+    return seed if seed < 2**32 else derive(seed, "generator")
+
+
+def _checked(seed: Any) -> int:
+    number = operator.index(seed)
+    if not 0 <= number <= LARGEST:
+        raise ValueError(f"a seed is an integer from 0 to 2^64 - 1, got {number}")
+    return number

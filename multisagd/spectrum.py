@@ -11,6 +11,7 @@ Here are the algebra, white noise and offsets; spectra of the radius are in `rad
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +27,10 @@ class Spectrum:
     """Noise power over frequency; subclasses are frozen dataclasses that implement `power`."""
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`."""
+        """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`.
+
+        It may depend on the signs of the frequencies; `even_power` is what noise gets of it.
+        """
         raise NotImplementedError
 
     def on(self, *axes: str) -> Spectrum:
@@ -48,6 +52,26 @@ class Spectrum:
 
     def __pow__(self, exponent: float) -> Spectrum:
         return Power(self, exponent)
+
+
+def even_power(spectrum: Spectrum, grid: Grid) -> Tensor:
+    """Evaluate the power that a real field of this spectrum has: unnormalised, even, float64 on the CPU.
+
+    At the Nyquist frequency of an even axis, which is +1/2 and -1/2 cycles per sample at once, it is the mean of both,
+    so that two spectra that are mirror images along an axis are so on any grid.
+    """
+    with torch.device("cpu"):  # wherever new tensors belong by default
+        return grid.even(_mean_of_signs(spectrum, grid, grid.names[:-1]))
+
+
+def _mean_of_signs(spectrum: Spectrum, grid: Grid, names: Sequence[str]) -> Tensor:
+    # The last axis is left out: with all others turned round it is what `Grid.even` sees to.
+    if not names:
+        return spectrum.power(grid).to("cpu", torch.float64)
+    power = _mean_of_signs(spectrum, grid, names[1:])
+    if grid.axis(names[0]).size % 2:
+        return power
+    return (power + _mean_of_signs(spectrum, grid.turned(names[0]), names[1:])) / 2
 
 
 def _as_spectrum(value: Spectrum | float) -> Spectrum:
@@ -119,7 +143,7 @@ class Flat(Spectrum):
 
     def power(self, grid: Grid) -> Tensor:
         """Return `level` in every bin."""
-        return torch.full(grid.half_shape, float(self.level), dtype=torch.float64)
+        return torch.full(grid.half_shape, float(self.level), dtype=torch.float64, device="cpu")
 
     def on(self, *axes: str) -> Spectrum:
         """Return itself: it is constant along every axis."""
@@ -140,7 +164,7 @@ class Offset(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return the power of a constant along the axes."""
         axes = grid.select(self.axes)
-        zero = torch.ones(grid.half_shape, dtype=torch.bool)
+        zero = torch.ones(grid.half_shape, dtype=torch.bool, device="cpu")
         for axis in axes:
             zero = zero & (grid.frequencies(axis.name) == 0)
         return self.strength**2 * math.prod(axis.size for axis in axes) * zero.to(torch.float64)
@@ -165,7 +189,7 @@ class Outside(Spectrum):
 
     def power(self, grid: Grid) -> Tensor:
         """Return 1 outside the support of the other spectrum, and 0 inside."""
-        inner = grid.even(self.inner.power(grid))
+        inner = even_power(self.inner, grid)
         if not bool((inner > 0).any()):
             raise ValueError(
                 f"{self.inner} has no power on a grid of shape {grid.shape}: there is nothing to leave out"

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from multisagd.inputs import as_data
 from multisagd.process import Process
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Callback, Spacing, sample, time_steps
-from multisagd.seeds import derive
+from multisagd.seeds import derive, one_each
 from multisagd.statistics import DataStatistics
 
 
@@ -38,9 +39,9 @@ def u_turn(
     Raises:
         ValueError: if there is not one seed per item, or the time lies outside (0, 1].
     """
-    process = denoiser.process
+    process, x0 = denoiser.process, as_data(x0)
     times = time_steps(process.schedule, steps, spacing, time)
-    up = process.noise(x0.shape, [derive(int(seed), "u-turn") for seed in seeds]).to(x0)
+    up = process.noise(x0.shape, [derive(seed, "u-turn") for seed in one_each(seeds, len(x0))]).to(x0)
     noised = process.add_noise(x0, times[:1], up)
     return sample(
         denoiser, sampler, x0.shape, steps, seeds, condition, times=times, initial=noised, callback=callback
@@ -56,7 +57,7 @@ def u_turn_correlation(
     ends have the data's law.
     """
     shape = statistics.grid.shape
-    at = process.coefficients(torch.tensor([time], dtype=torch.float64), statistics.mean[None])
+    at = process.coefficients(time, statistics.mean[None])
     signal = at.a**2 * statistics.power[None]
     total = signal + at.b**2 * process.covariance.power(shape)
     share = torch.where(total > 0, signal / torch.where(total > 0, total, 1.0), 1.0)[0]

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multisagd.inputs import as_data
 from multisagd.process import Process
 from multisagd.sampling import AnyDenoiser
-from multisagd.seeds import derive
+from multisagd.seeds import derive, one_each
 
 
 class KarrasDenoiser(nn.Module):
@@ -59,6 +60,7 @@ class KarrasDenoiser(nn.Module):
             ValueError: for a sigma beyond `sigma_max`, negative or not a number, or neither one for all items nor one
                 for each.
         """
+        x = as_data(x)
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
         if len(levels) not in (1, len(x)):
             raise ValueError(f"a batch of {len(x)} needs one sigma or {len(x)}, got {len(levels)}")
@@ -85,7 +87,7 @@ class KarrasDenoiser(nn.Module):
         Raises:
             ValueError: in use, if there is not one seed per item.
         """
-        calls = count()
+        calls, seeds = count(), one_each(seeds)
 
         def sampler(sigma: Any, sigma_next: Any) -> Tensor:
             call = next(calls)
@@ -94,4 +96,4 @@ class KarrasDenoiser(nn.Module):
         return sampler
 
     def _sigma_at(self, t: float) -> float:
-        return math.exp(-float(self.process.schedule.log_snr(torch.tensor(t, dtype=torch.float64))) / 2)
+        return math.exp(-float(self.process.schedule.log_snr(t)) / 2)

@@ -4,6 +4,7 @@ Nothing here uses `rfftn`, half spectra or the core's own formulas: frequencies 
 Kronecker product of explicit DFT matrices, and spectra are formulas on the full grid of frequencies.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import reduce
 
@@ -96,16 +97,17 @@ class Oriented(ms.Spectrum):
 
 
 def oriented(grid: ms.Grid) -> np.ndarray:
-    last = np.abs(frequencies(grid)[-1])
-    first = frequencies(grid)[0] if grid.dimensions > 1 else last
-    stored = np.exp(-3.0 * (first + 0.5 * last) ** 2)
-    sign = np.where(np.arange(grid.shape[-1]) <= grid.shape[-1] // 2, 1, -1)
-    result = np.empty(grid.shape)
-    for index in np.ndindex(grid.shape):
-        mirror = tuple(-i % size for i, size in zip(index, grid.shape, strict=True))
-        kept = [i for i in (index, mirror) if sign[i[-1]] > 0]
-        result[index] = np.mean([stored[i] for i in kept])
-    return result
+    """That of a real field: at Nyquist, which is +1/2 and -1/2 at once, the mean of what both signs would give."""
+    signs = [(1, -1) if size % 2 == 0 else (1,) for size in grid.shape]
+    values = []
+    for chosen in itertools.product(*signs):
+        turned = [
+            np.where(np.arange(n) == n // 2, sign, 1).reshape([-1 if j == i else 1 for j in range(grid.dimensions)])
+            for i, (n, sign) in enumerate(zip(grid.shape, chosen, strict=True))
+        ]
+        f = [each * turn for each, turn in zip(frequencies(grid), turned, strict=True)]
+        values.append(np.exp(-3.0 * (f[0] + 0.5 * f[-1]) ** 2))
+    return np.mean(values, axis=0)
 
 
 SPECTRA: dict[str, tuple[Callable[[ms.Grid], ms.Spectrum], FullSpectrum]] = {

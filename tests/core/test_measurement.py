@@ -169,7 +169,7 @@ def test_refusals():
         ms.Pooled({"height": 2, "width": 4}, grid)
     with pytest.raises(ValueError, match="no axis 'depth'"):
         ms.Pooled({"depth": 2}, grid)
-    with pytest.raises(ValueError, match="as many seeds"):
+    with pytest.raises(ValueError, match="a batch of 2 needs 2 seeds, got 1"):
         ms.Pooled({"height": 2}, grid).observe(torch.zeros(2, 1, 4, 6), 0.1, [1])
 
 

@@ -257,6 +257,23 @@ def test_blur_and_colour_shift_end_where_they_say():
     assert noise[0, 0, 0] < noise[0, 4, 3]
 
 
+@pytest.mark.parametrize("sizes", [(4, 4, 5), (3, 6, 4), (4, 2, 2)])
+def test_modulations_of_opposite_velocities_are_mirror_images(sizes):
+    grid = ms.Grid.of(**dict(zip(("frame", "height", "width"), sizes, strict=True)))
+    factors = []
+    for speed in (1.3, -1.3):
+        drift = ms.VelocityTuned({"height": speed, "width": 0.4}, 2.0)
+        covariance, schedule = ms.SpectralCovariance(ms.Flat(), grid), ms.CosineSchedule()
+        corruption = ms.Corruption(drift, grid)
+        modulations = (ms.ColorShift(drift, ms.Flat()), ms.Prefilter(drift),
+                       ms.NoiseFloor(schedule, covariance, corruption))  # fmt: skip
+        both = [torch.cat(modulation(times(0.3), grid)) for modulation in modulations]
+        factors.append([grid.full(factor) for factor in both])
+    turned = -torch.arange(sizes[1]) % sizes[1]
+    for here, there in zip(*factors, strict=True):
+        torch.testing.assert_close(here.index_select(2, turned), there, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("grid", [ms.Grid.of(x=9), ms.Grid.of(y=4, x=5), ms.Grid.of(t=3, y=4, x=6)], ids=str)
 def test_filtered_data_under_white_noise_are_shaped_noise_in_other_coordinates(grid):
     spectrum, t = ms.PowerLaw(-0.6, corner=0.1), times(0.3)

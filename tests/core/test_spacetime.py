@@ -1,11 +1,15 @@
 """Spectra along time against sums written out by hand, in physical units."""
 
+import itertools
+import math
+
 import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
+from multisagd.spectrum import even_power
 
 
 def correlation(spectrum: ms.Spectrum, grid: ms.Grid) -> np.ndarray:
@@ -188,3 +192,56 @@ class TestPhysicalUnits:
             grid = ms.Grid.of(frame=(2 * fps, 1 / fps, "s"), width=4)
             found = correlation(ms.Flat() + ms.Offset(1.5, axes=("frame",)), grid)
             np.testing.assert_allclose(found[1:, 0], 1.5**2 / (1 + 1.5**2), atol=1e-12)
+
+
+SIZES = [(4, 4, 5), (5, 4, 6), (4, 6, 4), (3, 2, 3), (2, 5, 2), (6, 2, 1)]
+
+
+def mirrored(power: torch.Tensor, place: int) -> torch.Tensor:
+    """What stands at the frequency of the other sign along an axis of the full spectrum."""
+    size = power.shape[place]
+    return power.index_select(place, -torch.arange(size) % size)
+
+
+def drift(velocity: dict[str, float], axis: str) -> dict[str, ms.Spectrum]:
+    """Drifting noise, and what is made of it."""
+    plain = ms.VelocityTuned(velocity, 2.0, axis=axis)
+    return {"plain": plain, "product": plain**0.5 * ms.PowerLaw(-0.3), "sum": plain + 0.2}
+
+
+@pytest.mark.parametrize("kind", ["plain", "product", "sum"])
+@pytest.mark.parametrize("axis", ["frame", "height", "width"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_opposite_velocities_are_mirror_images_on_every_axis(sizes, axis, kind):
+    """At Nyquist of an axis of even size the frequency is +1/2 and -1/2 at once."""
+    grid = ms.Grid.of(**dict(zip(("frame", "height", "width"), sizes, strict=True)))
+    velocity = {name: speed for name, speed in zip(grid.names, (0.4, 1.3, -0.7), strict=True) if name != axis}
+    here = grid.full(ms.SpectralCovariance(drift(velocity, axis)[kind], grid).power())
+    for name in velocity:
+        other = drift({**velocity, name: -velocity[name]}, axis)[kind]
+        there = grid.full(ms.SpectralCovariance(other, grid).power())
+        torch.testing.assert_close(mirrored(here, grid.names.index(name)), there, rtol=1e-12, atol=0)
+    both = here
+    for place in range(3):
+        both = mirrored(both, place)
+    torch.testing.assert_close(both, here, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(4,), (5,), (4, 6), (4, 5), (5, 4), (2, 4, 6), (4, 3, 4), (4, 4, 5)])
+def test_power_at_nyquist_is_the_mean_over_both_signs(sizes):
+    """Against the formula at every frequency of the full spectrum, with every choice of sign."""
+    grid = ms.Grid(tuple(ms.Axis(f"a{i}", size) for i, size in enumerate(sizes)))
+    spectrum = ms.VelocityTuned({axis.name: 0.8 - i for i, axis in enumerate(grid.axes[1:])}, 1.5, axis="a0")
+    expected = torch.zeros(grid.shape, dtype=torch.float64)
+    for index in itertools.product(*(range(size) for size in sizes)):
+        places = [k / n if k < n / 2 else k / n - 1 for k, n in zip(index, sizes, strict=True)]
+        signs = itertools.product(*((1, -1) if abs(place) == 0.5 else (1,) for place in places))
+        powers = []
+        for chosen in signs:
+            f = [sign * place for sign, place in zip(chosen, places, strict=True)]
+            phase = 2 * math.pi * (f[0] + sum((0.8 - i) * each for i, each in enumerate(f[1:])))
+            rho = math.exp(-1 / 1.5)
+            powers.append((1 - rho**2) / (1 - 2 * rho * math.cos(phase) + rho**2))
+        expected[index] = sum(powers) / len(powers)
+    found = grid.full(even_power(spectrum, grid))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

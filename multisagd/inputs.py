@@ -1,0 +1,57 @@
+"""What a caller hands over, looked at where it arrives: times in [0, 1], and data of real numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HINT = "diffusers' timestep i of 1,000 is the time (i + 1) / 1000 here (DiscreteSchedule)"
+
+
+def as_times(t: Tensor | float) -> Tensor:
+    """Return times from 0 (the data) to 1 (the noise) as a floating-point tensor, one for all items or one for each.
+
+    Numbers become float64 on the CPU; 0 and 1 may be written as integers there. A tensor stays as it is. One of
+    integers is refused whatever it holds, since it can be nothing but timesteps. Values are looked at on the CPU only,
+    and outside of compiled graphs and of `torch.func.vmap`: reading them back from an accelerator would stall it.
+
+    Raises:
+        ValueError: for integers, and for times outside of [0, 1] or that are not numbers (NaN).
+    """
+    if not isinstance(t, Tensor):
+        t = _from_numbers(t)
+    if not t.is_floating_point():
+        raise ValueError(f"times run from 0 to 1 as floating-point numbers, got {t.dtype}: {_HINT}")
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or t.numel() == 0:
+        return t
+    try:
+        low, high = (float(end) for end in t.detach().aminmax())
+    except RuntimeError:  # within vmap, and for tensors without memory, no value can be read
+        return t
+    if not (low >= 0 and high <= 1):
+        got = f"{low:.6g}" if t.numel() == 1 else f"{low:.6g} to {high:.6g}"
+        raise ValueError(f"times run from 0 (the data) to 1 (the noise), got {got}: {_HINT}")
+    return t
+
+
+def _from_numbers(t: Any) -> Tensor:
+    try:
+        times = torch.as_tensor(t, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"times are numbers from 0 to 1, got {t!r:.80}") from error
+    if times.dim() == 0 and times.dtype != torch.bool and not times.is_complex():
+        return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    return times
+
+
+def as_data(x: Tensor) -> Tensor:
+    """Return x as it is, or as float32 if it holds integers, which nothing could be added to.
+
+    Raises:
+        ValueError: for complex numbers.
+    """
+    if x.is_complex():
+        raise ValueError(f"data are real numbers, got {x.dtype}: stack real and imaginary parts as channels")
+    return x if x.is_floating_point() else x.to(torch.float32)

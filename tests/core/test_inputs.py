@@ -1,0 +1,355 @@
+"""What callers hand over: timesteps and times beyond [0, 1] are refused everywhere, numbers of any kind are taken."""
+
+import copy
+import timeit
+from collections.abc import Callable
+from typing import Any
+
+import dense
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import multisagd as ms
+from multisagd.inputs import as_data, as_times
+from multisagd.integrations import KarrasDenoiser
+from multisagd.omission import ProjectedDenoiser
+from multisagd.seeds import one_each
+
+GRID = ms.Grid.of(height=4, width=5)
+SHAPE = (2, 1, 4, 5)
+SEEDS = [0, 1]
+STATISTICS = dense.stationary(dense.power_law(GRID), GRID)
+PROCESS = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.3), GRID))
+BAND = ms.Corruption(ms.Band(0.3, 0.5), GRID, 0.1)
+X = dense.random(*SHAPE).float()
+
+
+class Half(nn.Module):
+    """Half of what it is given, in the shape that networks demand of the noise level."""
+
+    def forward(self, x: torch.Tensor, log_snr: torch.Tensor, condition: Any = None) -> torch.Tensor:
+        assert log_snr.shape == (len(x),)
+        return x / 2
+
+
+def denoiser(**options: Any) -> ms.Denoiser:
+    return ms.Denoiser(Half(), PROCESS, **options)
+
+
+def omitting() -> ms.Process:
+    return ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Outside(ms.Band(0.3, 0.5)), GRID))
+
+
+def floored() -> ms.RestoringDenoiser:
+    floor = ms.NoiseFloor(PROCESS.schedule, PROCESS.covariance, BAND)
+    return ms.RestoringDenoiser(Half(), ms.Process(PROCESS.schedule, PROCESS.covariance, floor), BAND, STATISTICS)
+
+
+def oracle() -> ms.GaussianDenoiser:
+    return ms.GaussianDenoiser(PROCESS, STATISTICS)
+
+
+def process(modulation: Any) -> ms.Process:
+    return ms.Process(PROCESS.schedule, PROCESS.covariance, modulation)
+
+
+WITH_TIMES: dict[str, Callable[[Any], Any]] = {
+    "log_snr": lambda t: ms.FlowSchedule().log_snr(t),
+    "alpha_sigma": lambda t: ms.KarrasSchedule().alpha_sigma(t),
+    "coefficients": lambda t: PROCESS.coefficients(t, X),
+    "add_noise": lambda t: PROCESS.add_noise(X, t, X),
+    "posterior": lambda t: PROCESS.posterior(X, X, t, 0.0)[0],
+    "posterior, to": lambda t: PROCESS.posterior(X, X, 1.0, t)[0],
+    "to_x0": lambda t: PROCESS.to_x0(X, X, t, "v"),
+    "from_x0": lambda t: PROCESS.from_x0(X, X, t, "score"),
+    "blur": lambda t: ms.Blur(1.0)(t, GRID),
+    "colour shift": lambda t: ms.ColorShift(ms.Flat(), ms.PowerLaw(0.3))(t, GRID),
+    "prefilter": lambda t: ms.Prefilter(ms.PowerLaw(0.3))(t, GRID),
+    "noise floor": lambda t: ms.NoiseFloor(PROCESS.schedule, PROCESS.covariance, BAND)(t, GRID),
+    "blurred process": lambda t: process(ms.Blur(1.0)).add_noise(X, t, X),
+    "denoiser": lambda t: denoiser()(X, t),
+    "denoiser, Karras": lambda t: denoiser(preconditioning="karras", statistics=STATISTICS)(X, t),
+    "denoiser, spectral": lambda t: denoiser(preconditioning="spectral", statistics=STATISTICS)(X, t),
+    "loss": lambda t: denoiser().loss(X, t, SEEDS),
+    "error": lambda t: denoiser().error(X, t, X),
+    "weigh": lambda t: denoiser().weigh(X, t, weighting="min_snr"),
+    "x0_error": lambda t: denoiser().x0_error(X, t),
+    "projected": lambda t: ProjectedDenoiser(Half(), omitting()).loss(X, t, SEEDS),
+    "restoring": lambda t: floored().loss(X, t, SEEDS),
+    "noised": lambda t: floored().noised(X, t, X),
+    "oracle": lambda t: oracle()(X, t),
+    "guidance": lambda t: ms.ClassifierFree(oracle(), 2.0, (-5.0, 5.0))(X, t, torch.zeros(2)),
+    "DPS": lambda t: ms.DPS(oracle(), ms.Pooled({"height": 2}, GRID), X[:, :, ::2], 0.1)(X, t),
+    "PiGDM": lambda t: ms.PiGDM(oracle(), ms.Pooled({"height": 2}, GRID), X[:, :, ::2], 0.1, 0.5)(X, t),
+}
+
+
+@pytest.mark.parametrize("call", WITH_TIMES.values(), ids=WITH_TIMES)
+def test_every_time_is_checked(call):
+    call(torch.tensor([0.0, 1.0]) if call is not WITH_TIMES["posterior, to"] else torch.tensor([0.0, 0.5]))
+    for wrong, words in {
+        torch.tensor([3, 743]): r"times run from 0 to 1 .* got torch.int64: diffusers' timestep i of 1,000 is the time",
+        torch.zeros(2, dtype=torch.int32): "got torch.int32",
+        torch.tensor([True, False]): "got torch.bool",
+        torch.tensor([3.0, 743.0]): r"times run from 0 \(the data\) to 1 \(the noise\), got 3 to 743: diffusers'",
+        torch.tensor([0.5, -1e-3], dtype=torch.float64): "got -0.001 to 0.5",
+        torch.tensor([0.5, float("nan")]): "got nan",
+        torch.tensor(1.5): "got 1.5",
+        2: "got 2: ",
+        999.0: "got 999",
+        float("nan"): "got nan",
+        np.int64(17): "got 17",
+        "noon": "times are numbers from 0 to 1, got 'noon'",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            call(wrong)
+
+
+def test_the_remedy_in_the_message_works():
+    timesteps = torch.tensor([0, 999])
+    denoiser().loss(X, (timesteps + 1) / 1000, SEEDS)
+
+
+NUMBERS: dict[str, Any] = {"float": 0.25, "NumPy": np.float32(0.25), "half": torch.tensor(0.25, dtype=torch.float16),
+                           "one for all": torch.tensor([0.25]), "array": np.array([0.25, 0.25])}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("call", WITH_TIMES.values(), ids=WITH_TIMES)
+def test_one_time_serves_all_items(call, number):
+    found, expected = call(number), call(torch.tensor([0.25, 0.25], dtype=torch.float64))
+    if isinstance(expected, torch.Tensor):
+        torch.testing.assert_close(found.double().expand(expected.shape), expected.double(), rtol=1e-3, atol=1e-5)
+
+
+@given(st.floats(0, 1), st.sampled_from([torch.float64, torch.float32]))
+def test_times_stay_as_they_are(t, dtype):
+    given = torch.tensor([t], dtype=dtype)
+    assert as_times(given) is given
+    assert float(as_times(t)) == t
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_ends_may_be_whole_numbers(end):
+    assert torch.equal(as_times(end), torch.tensor(float(end), dtype=torch.float64))
+    assert torch.equal(PROCESS.add_noise(X, end, X), PROCESS.add_noise(X, float(end), X))
+
+
+@pytest.mark.parametrize("path", ["preserving", "exploding", "flow"])
+@given(st.floats(-1e4, 1e4) | st.sampled_from([float("inf"), float("-inf")]))
+def test_the_time_of_any_log_snr_is_a_time(path, log_snr):
+    for schedule in (ms.CosineSchedule(path=path), ms.LinearSchedule(path=path), ms.FlowSchedule(path=path),
+                     ms.KarrasSchedule(path=path), ms.SigmoidSchedule(path=path)):  # fmt: skip
+        for dtype in (torch.float32, torch.float64):
+            assert 0 <= float(as_times(schedule.time(torch.tensor(log_snr, dtype=dtype)))) <= 1
+
+
+def test_values_are_not_read_where_that_would_stall_or_break():
+    for time in (as_times, ms.CosineSchedule().log_snr):
+        assert time(torch.empty(3, device="meta")).shape == (3,)
+        torch.func.vmap(time)(torch.rand(3))
+        torch.func.vmap(torch.func.grad(time))(torch.rand(3))
+        torch.compile(time, backend="eager", fullgraph=True)(torch.rand(3))
+        assert time(torch.empty(0)).shape == (0,)
+    with pytest.raises(ValueError, match=r"got torch\.int64"):
+        as_times(torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+def test_the_check_costs_microseconds():
+    t = torch.rand(256)
+    seconds = min(timeit.repeat(lambda: as_times(t), number=200, repeat=5)) / 200
+    assert seconds < 200e-6
+
+
+def test_sampling_times_are_checked():
+    for times, words in ((torch.tensor([999, 500, 0]), "int64"), (torch.tensor([999.0, 500.0, 0.0]), "got 0 to 999")):
+        with pytest.raises(ValueError, match=words):
+            ms.sample(oracle(), ms.DDIM(), SHAPE, 2, SEEDS, times=times)
+    with pytest.raises(ValueError, match="starts at a time in"):
+        ms.u_turn(oracle(), ms.DDIM(), X, 500, 2, SEEDS)
+    with pytest.raises(ValueError, match="got 500"):
+        ms.u_turn_correlation(PROCESS, STATISTICS, 500)
+    with pytest.raises(ValueError, match="got 500"):
+        ms.terminal_snr(PROCESS, STATISTICS, time=500)
+    with pytest.raises(ValueError, match="got 500"):
+        PROCESS.prior(SHAPE, SEEDS, start=500)
+    assert torch.equal(PROCESS.prior(SHAPE, SEEDS, start=1), PROCESS.prior(SHAPE, SEEDS))
+
+
+INTEGERS = torch.tensor([[0, 1, -2, 3, 1], [2, 1, 0, -1, 1], [0, 0, 1, 1, 2], [1, 2, 3, 1, 0]]).expand(SHAPE)
+NOISE = PROCESS.noise(SHAPE, SEEDS)
+COVARIANCE = PROCESS.covariance
+WITH_DATA: dict[str, Callable[[torch.Tensor], Any]] = {
+    "color": COVARIANCE.color,
+    "whiten": COVARIANCE.whiten,
+    "apply": COVARIANCE.apply,
+    "solve": COVARIANCE.solve,
+    "project": COVARIANCE.project,
+    "white": ms.SpectralCovariance(ms.Flat(), GRID).color,
+    "mahalanobis": COVARIANCE.mahalanobis,
+    "add_noise": lambda x: PROCESS.add_noise(x, 0.5, NOISE),
+    "posterior": lambda x: PROCESS.posterior(x, x, 0.5, 0.25)[0],
+    "to_x0": lambda x: PROCESS.to_x0(x, x, 0.5, "score"),
+    "from_x0": lambda x: PROCESS.from_x0(x, x, 0.5, "score"),
+    "blurred": lambda x: process(ms.Blur(1.0)).add_noise(x, 0.5, NOISE),
+    "denoiser": lambda x: denoiser()(x, 0.5),
+    "centred": lambda x: denoiser(statistics=STATISTICS, preconditioning="spectral")(x, 0.5),
+    "loss": lambda x: denoiser().loss(x, 0.5, SEEDS),
+    "error": lambda x: denoiser().error(x, 0.5, NOISE),
+    "restoring": lambda x: floored().loss(x, 0.5, SEEDS),
+    "noised": lambda x: floored().noised(x, 0.5, NOISE)[0],
+    "projected": lambda x: ProjectedDenoiser(Half(), omitting()).loss(x, 0.5, SEEDS),
+    "oracle": lambda x: oracle()(x, 0.5),
+    "Karras": lambda x: KarrasDenoiser(oracle())(x, 0.5),
+    "squared error": lambda x: ms.loss.squared_error(x, COVARIANCE, "mahalanobis"),
+    "penalty": lambda x: ms.SpectralPenalty()(x, x + 1, GRID),
+    "statistics": lambda x: ms.DataStatistics.measure([x], GRID).power,
+    "corrupt": lambda x: BAND.corrupt(x, SEEDS),
+    "likelihood": lambda x: ms.log_likelihood(oracle(), x, steps=2, seeds=SEEDS),
+    "u_turn": lambda x: ms.u_turn(oracle(), ms.DDIM(), x, 0.5, 2, SEEDS),
+    "initial": lambda x: ms.sample(oracle(), ms.DDIM(), SHAPE, 2, SEEDS, initial=x),
+    "mix": lambda x: ms.mix_noise(x, NOISE, ms.LowPass(0.2), GRID),
+    "mixed": lambda x: ms.mix_noise(NOISE, x, ms.LowPass(0.2), GRID),
+    "blur": ms.Filtered.gaussian(1.0, GRID).apply,
+    "pool": ms.Pooled({"height": 2}, GRID).apply,
+    "mask": lambda x: ms.Masked(torch.ones(GRID.shape), GRID).apply(x),
+    "posterior mean": ms.GaussianPosterior(STATISTICS, ms.Filtered.gaussian(1.0, GRID), 0.1).mean,
+    "DPS": lambda x: ms.DPS(oracle(), ms.Pooled({"height": 2}, GRID), x[:, :, ::2], 0.1)(x, 0.5),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8])
+@pytest.mark.parametrize("call", WITH_DATA.values(), ids=WITH_DATA)
+def test_integers_are_taken_as_the_numbers_they_are(call, dtype):
+    found, expected = call(INTEGERS.to(dtype)), call(INTEGERS.float())
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("call", WITH_DATA.values(), ids=WITH_DATA)
+def test_other_precisions_come_close(call, dtype):
+    found, expected = call(INTEGERS.to(dtype)), call(INTEGERS.float())
+    assert found.is_floating_point()
+    tolerance = 1e-4 if dtype == torch.float64 else 0.05
+    size = float(expected.double().abs().max())
+    assert float((found.double() - expected.double()).abs().max()) <= tolerance * size
+
+
+@pytest.mark.parametrize(
+    "call", [COVARIANCE.color, lambda x: denoiser()(x, 0.5), lambda x: oracle()(x, 0.5)], ids=["color", "net", "oracle"]
+)
+def test_complex_numbers_are_refused(call):
+    with pytest.raises(ValueError, match=r"data are real numbers, got torch\.complex64: stack"):
+        call(INTEGERS.to(torch.complex64))
+
+
+EMPTY = torch.empty(0, *SHAPE[1:])
+TAKES_EMPTY = [name for name in WITH_DATA if name not in
+               ("loss", "restoring", "projected", "statistics", "corrupt", "likelihood", "u_turn", "initial",
+                "add_noise", "blurred", "error", "noised", "mix", "mixed")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKES_EMPTY)
+def test_a_batch_of_none_comes_back(name):
+    assert len(WITH_DATA[name](EMPTY)) == 0
+
+
+def test_a_batch_of_none_is_noised():
+    assert PROCESS.add_noise(EMPTY, torch.empty(0), EMPTY).shape == EMPTY.shape
+    assert process(ms.Blur(1.0)).add_noise(EMPTY, torch.empty(0), EMPTY).shape == EMPTY.shape
+    assert denoiser().error(EMPTY, torch.empty(0), EMPTY).shape == EMPTY.shape
+
+
+def test_what_cannot_be_is_said():
+    for call, words in (
+        (lambda: PROCESS.noise((0, 1, 4, 5), []), "at least one seed"),
+        (lambda: PROCESS.noise((), []), r"expected \(batch, channels, height, width\), got \(\)"),
+        (lambda: PROCESS.noise((1, 1, 0, 5), [0]), "'height': size must be a whole number of at least 1, got 0"),
+        (lambda: COVARIANCE.color(torch.empty(1, 1, 4, 0)), "'width': size must be a whole number"),
+        (lambda: COVARIANCE.color(torch.tensor(1.0)), r"expected \(..., height, width\), got shape \(\)"),
+        (lambda: ms.loss.squared_error(torch.empty(2, 0, 4, 5), COVARIANCE), "items without any number"),
+        (lambda: ms.sample(oracle(), ms.DDIM(), (0, 1, 4, 5), 2, []), "at least one seed"),
+        (lambda: ms.sample(oracle(), ms.DDIM(), (), 2, []), r"expected \(batch, channels, height, width\), got \(\)"),
+        (lambda: ms.DataStatistics.measure([], GRID), "no data"),
+        (lambda: ms.DataStatistics.measure([EMPTY], GRID), "no data"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+class TestSeeds:
+    def draw(self, seed: Any) -> torch.Tensor:
+        return ms.SpectralCovariance(ms.Flat(), GRID).sample([seed])
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_below_two_to_the_32_they_are_the_generators(self, seed):
+        expected = torch.randn((1, 4, 5), generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(self.draw(seed)[0], expected)
+
+    @given(st.integers(2**32, 2**64 - 1))
+    def test_beyond_they_are_hashed(self, seed):
+        """The CPU's generator keeps the lower 32 bits, so that seeds 2^32 apart drew the same."""
+        drawn = self.draw(seed)
+        assert torch.equal(drawn, self.draw(seed))
+        assert not torch.equal(drawn, self.draw(seed % 2**32))
+
+    def test_none_of_many_large_ones_draw_the_same(self):
+        drawn = ms.SpectralCovariance(ms.Flat(), GRID).sample([k << 32 for k in range(1000)]).flatten(1)
+        assert len(drawn.unique(dim=0)) == 1000
+
+    @pytest.mark.parametrize("seed", [-1, 2**64, 10**30])
+    def test_others_are_refused(self, seed):
+        for call in SEEDED:
+            with pytest.raises(ValueError, match=f"a seed is an integer from 0 to 2\\^64 - 1, got {seed}"):
+                call([seed, 0])
+
+    @pytest.mark.parametrize("seeds", [[0.5, 1.0], 7, ["a", "b"], None])
+    def test_only_integers_are_seeds(self, seeds):
+        for call in SEEDED:
+            with pytest.raises(ValueError, match="seeds are integers, one for each item of the batch"):
+                call(seeds)
+
+    @pytest.mark.parametrize(
+        "seeds", [range(2), (0, 1), np.arange(2), np.arange(2, dtype=np.uint8), torch.arange(2), [False, True]]
+    )
+    def test_integers_of_any_kind_will_do(self, seeds):
+        for call in SEEDED:
+            assert torch.equal(call(seeds), call([0, 1]))
+
+    def test_one_is_needed_for_each_item(self):
+        assert one_each(range(3), 3) == [0, 1, 2]
+        for call in SEEDED[1:]:
+            with pytest.raises(ValueError, match="a batch of 2 needs 2 seeds, got 3"):
+                call(range(3))
+
+
+PIXELS = ms.Masked(torch.ones(SHAPE), GRID)
+SEEDED: list[Callable[[Any], torch.Tensor]] = [
+    COVARIANCE.sample,
+    lambda seeds: PROCESS.noise(SHAPE, seeds),
+    lambda seeds: PROCESS.prior(SHAPE, seeds),
+    lambda seeds: denoiser().loss(X, 0.5, seeds),
+    lambda seeds: ms.sample(oracle(), ms.Ancestral(), SHAPE, 2, seeds),
+    lambda seeds: ms.log_likelihood(oracle(), X, steps=1, seeds=seeds),
+    lambda seeds: ms.u_turn(oracle(), ms.DDIM(), X, 0.5, 1, seeds),
+    lambda seeds: ms.sample_refined(oracle(), ms.DDIM(), SHAPE, 1, seeds, ms.Refinement(ms.LowPass(0.2))),
+    lambda seeds: PIXELS.observe(X, 0.1, seeds),
+    lambda seeds: ms.GaussianPosterior(STATISTICS, PIXELS, 0.1).sample(X, seeds),
+]
+
+
+def test_data_stay_as_they_are():
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        x = torch.zeros(3, dtype=dtype)
+        assert as_data(x) is x
+    assert as_data(torch.tensor([True])).dtype == torch.float32
+
+
+def test_checked_denoisers_can_be_copied():
+    x0 = copy.deepcopy(denoiser())(X, 0.5)
+    assert torch.equal(x0, denoiser()(X, 0.5))

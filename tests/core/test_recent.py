@@ -1,0 +1,110 @@
+"""What is kept for every shape: bounded, shared by threads, and not carried along in copies."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+import multisagd as ms
+from multisagd.recent import MOST, Recent
+
+
+def test_the_longest_unused_goes_first():
+    made: list[str] = []
+    recent: Recent[str] = Recent(2)
+
+    def get(key: str) -> str:
+        return recent.get(key, lambda: made.append(key) or key.upper())
+
+    assert [get(key) for key in "abacaab"] == list("ABACAAB")
+    assert made == ["a", "b", "c", "b"]
+    assert len(recent) == 2
+
+
+def test_none_is_a_value_and_failures_are_not_kept():
+    recent: Recent[int | None] = Recent()
+    assert recent.get("none", lambda: None) is None
+    assert recent.get("none", lambda: 1) is None
+    with pytest.raises(ZeroDivisionError):
+        recent.get("bad", lambda: 1 // 0)
+    assert recent.get("bad", lambda: 2) == 2
+
+
+def test_copies_and_pickles_begin_empty():
+    recent: Recent[int] = Recent(3)
+    recent.get(0, lambda: 1)
+    for other in (copy.deepcopy(recent), pickle.loads(pickle.dumps(recent))):
+        assert len(other) == 0
+        assert other.most == 3
+        assert other.get(0, lambda: 2) == 2
+
+
+def test_threads_share_it():
+    recent: Recent[int] = Recent(4)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: recent.get(i % 9, lambda: i % 9), range(20000)))
+    assert found == [i % 9 for i in range(20000)]
+    assert len(recent) == 4
+
+
+class Zero(nn.Module):
+    def forward(self, x, log_snr, condition=None):
+        return 0 * x
+
+
+def everything(spectrum: ms.Spectrum) -> list[object]:
+    """One of every kind of object that keeps something per shape, drawn, coloured and trained on many shapes."""
+    grid = ms.Grid.of(x=16)
+    covariance = ms.SpectralCovariance(spectrum, grid)
+    padded = ms.PaddedCovariance(spectrum, grid, {"x": 4})
+    corruption = ms.Corruption(ms.Band(0.2, 0.5), grid, 0.2)
+    floor = ms.NoiseFloor(ms.CosineSchedule(), covariance, corruption)
+    shift, filtered = ms.ColorShift(ms.Flat(), spectrum), ms.Prefilter(spectrum)
+    power = torch.ones(1, *grid.half_shape, dtype=torch.float64)
+    statistics = ms.DataStatistics(torch.zeros(1, 16, dtype=torch.float64), power, grid, 10)
+    process = ms.Process(ms.CosineSchedule(), covariance)
+    spectral = ms.Denoiser(Zero(), process, preconditioning="spectral", statistics=statistics)
+    restoring = ms.RestoringDenoiser(Zero(), ms.Process(process.schedule, covariance, floor), corruption, statistics)
+    for size in range(16, 18 + MOST):
+        x0 = covariance.sample([size], grid_shape=(size,))
+        covariance.solve(covariance.apply(covariance.whiten(covariance.project(x0))))
+        padded.sample([size], grid_shape=(size,))
+        corruption.corrupt(x0, [size])
+        for modulation in (floor, shift, filtered):
+            modulation(torch.tensor([0.5]), grid.resize((size,)))
+        for denoiser in (spectral, restoring):
+            denoiser.loss(x0, 0.5, [1])
+            denoiser(x0, 0.5)
+    return [covariance, padded, padded.drawn, corruption.covariance, floor, shift, filtered, spectral, restoring]
+
+
+def test_many_shapes_keep_no_more_than_a_few():
+    for thing in everything(ms.PowerLaw(-0.5)):
+        kept = [value for value in vars(thing).values() if isinstance(value, Recent)]
+        assert kept, thing
+        assert any(len(each) == MOST for each in kept) or isinstance(thing, ms.PaddedCovariance)
+        assert all(len(each) <= MOST for each in kept), thing
+        # Nothing else grows with the number of shapes.
+        assert all(len(value) <= MOST for value in vars(thing).values() if isinstance(value, dict | list)), thing
+
+
+def test_what_was_dropped_is_made_again_bit_for_bit():
+    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(x=16))
+    first = covariance.sample([3])
+    for size in range(17, 17 + 2 * MOST):
+        covariance.sample([0], grid_shape=(size,))
+    assert torch.equal(covariance.sample([3]), first)
+
+
+def test_what_is_kept_in_inference_serves_training():
+    grid = ms.Grid.of(x=16)
+    for modulation in (ms.ColorShift(ms.PowerLaw(0.5), ms.Flat()), ms.Prefilter(ms.PowerLaw(0.5))):
+        process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid), modulation)
+        x0 = torch.ones(1, 1, 16, requires_grad=True)
+        with torch.inference_mode():
+            process.add_noise(torch.ones(1, 1, 16), 0.5, process.noise((1, 1, 16), [0]))
+        process.add_noise(x0, 0.5, process.noise((1, 1, 16), [0])).sum().backward()
+        assert x0.grad is not None
