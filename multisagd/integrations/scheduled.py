@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multisagd.inputs import as_data
 from multisagd.sampling import AnyDenoiser
 
 
@@ -76,6 +77,7 @@ class ScheduledDenoiser(nn.Module):
         """Return the scheduler's kind of prediction for a scaled sample at a timestep."""
         if class_labels is not None and encoder_hidden_states is not None:
             raise ValueError("a denoiser of this project takes one condition: class_labels or encoder_hidden_states")
+        sample = as_data(sample)
         condition = class_labels if encoder_hidden_states is None else encoder_hidden_states
         level = noise_level(self.scheduler, timestep)
         process, rank = self.denoiser.process, (1,) * (sample.dim() - 1)
@@ -85,8 +87,12 @@ class ScheduledDenoiser(nn.Module):
         ratio = torch.where(level.alpha > level.sigma, own_alpha / level.alpha, own_sigma / level.sigma)
         scaled = sample * ratio.reshape(-1, *rank).to(sample)
         x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
-        skip, out = _of_x0(self.scheduler, level)
-        answer = skip.reshape(-1, *rank).to(sample) * sample + out.reshape(-1, *rank).to(sample) * x0
+        # Where there is less noise than the denoiser knows, or none, it is estimated at the denoiser's least.
+        least = torch.maximum(level.sigma, level.alpha * own_sigma / own_alpha)
+        wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        factors = (level.alpha, least, *_weights(self.scheduler, level))
+        alpha, least, of_x0, of_noise = (factor.reshape(-1, *rank).to(wide) for factor in factors)
+        answer = (of_x0 * x0 + of_noise * ((wide - alpha * x0) / least)).to(sample.dtype)
         return ModelOutput(answer) if return_dict else (answer,)
 
 
@@ -100,7 +106,7 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
         ValueError: for a scheduler that is none of: variance preserving (with `alphas_cumprod`), flow matching,
             or preconditioned as EDM's.
     """
-    timesteps = torch.as_tensor(timestep).to("cpu", torch.float64).reshape(-1)
+    timesteps = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").reshape(-1)
     sigma = _sigma_of_step(scheduler, timesteps)
     if hasattr(scheduler, "precondition_inputs"):
         sigma = _sigma_of_edm(scheduler, timesteps) if sigma is None else sigma
@@ -135,7 +141,7 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
     own = getattr(scheduler, "timesteps", None)
     if sigmas is None or own is None or len(timesteps.unique()) != 1:
         return None
-    own, at = torch.as_tensor(own).to("cpu", torch.float64), float(timesteps[0])
+    own, at = torch.as_tensor(own, dtype=torch.float64, device="cpu"), float(timesteps[0])
     if index is None or index >= len(own) or abs(float(own[index]) - at) > 1e-6 * abs(at):
         found = (own == at).nonzero()
         if len(found) == 0:
@@ -144,9 +150,11 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
     # Solvers of second order stop between two levels.
     if not getattr(scheduler, "state_in_first_order", True):
         if getattr(scheduler, "mid_point_sigma", None) is not None:
-            return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64).reshape(1).cpu()
-        sigmas = getattr(scheduler, "sigmas_interpol", sigmas)
-    return torch.as_tensor(sigmas[index], dtype=torch.float64).reshape(1).cpu()
+            return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64, device="cpu").reshape(1)
+        if hasattr(scheduler, "sigmas_interpol"):
+            # Of the two solvers that have such levels, the ancestral one has counted the step on before it is done.
+            sigmas, index = scheduler.sigmas_interpol, index - hasattr(scheduler, "sigmas_up")
+    return torch.as_tensor(sigmas[index], dtype=torch.float64, device="cpu").reshape(1)
 
 
 def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
@@ -157,27 +165,33 @@ def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
     return sigma
 
 
-def _of_x0(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
-    """Return (skip, out) such that `skip · sample + out · x0` is what the scheduler takes from its model."""
+def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
+    """Return the weights of x0 and of the noise in what the scheduler takes from its model; finite at any level."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
             f"{type(scheduler).__name__} expects its model to tell a variance too, which no denoiser here does: give "
             "the scheduler its default variance_type, which is not learned"
         )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
-    alpha, sigma, zero = level.alpha, level.sigma, torch.zeros_like(level.alpha)
-    if hasattr(scheduler, "precondition_outputs"):
-        # It takes c_skip · x + c_out · F for x0, x being the sample before it was scaled.
-        one = torch.ones(1, dtype=torch.float64)
-        deviation = sigma / alpha
-        skip, out = (scheduler.precondition_outputs(*pair, deviation) for pair in ((one, 0 * one), (0 * one, one)))
-        return -skip / (out * alpha), 1 / out
+    alpha, sigma = level.alpha, level.sigma
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if hasattr(scheduler, "precondition_outputs") and kind in ("epsilon", "v_prediction"):
+        # With α = 1/√(σ² + σ_d²) they take c_skip · x + c_out · F for x0, with c_skip = σ_d² α² and c_out = ±σ σ_d α
+        # for the x and the σ before scaling: F is (σ x0 - σ_d² ε)·α/σ_d or its negative (arXiv 2206.00364, Table 1).
+        deviation, sign = scheduler.config.sigma_data, -1 if kind == "v_prediction" else 1
+        return sign * sigma / deviation, -sign * deviation * alpha
     if kind == "epsilon":
-        return 1 / sigma, -alpha / sigma
-    if kind == "sample":
-        return zero, torch.ones_like(alpha)
+        if not bool((alpha > 0).all()):
+            raise ValueError(
+                f"{type(scheduler).__name__} asks for the noise where nothing is left of the datum, and divides by "
+                "that nothing: give it prediction_type='v_prediction', or leave out rescale_betas_zero_snr"
+            )
+        return zero, one
+    if kind == "sample" and not hasattr(scheduler, "precondition_outputs"):
+        return one, zero
     if kind == "v_prediction":
-        return alpha / sigma, -1 / sigma  # from x0 = α x - σ v, by which they turn it back on every path
+        # On every path they turn it back by x0 = α x - σ v, so that x0 counts -(1 - α²)/σ.
+        return -(one + alpha if is_flow(scheduler) else sigma), alpha
     if kind == "flow_prediction":
-        return 1 / sigma, -alpha / sigma - 1
+        return -one, one
     raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not known here")

@@ -8,8 +8,8 @@ import torch
 
 import multisagd as ms
 from benchmarks.diffusers_schedulers import DATA, GRID, NOISE, oracle
-from multisagd.integrations import ScheduledDenoiser
-from multisagd.integrations.scheduled import noise_level
+from multisagd.integrations import ScheduledDenoiser, scheduled
+from multisagd.integrations.scheduled import Level, noise_level
 
 TRAINED = oracle(NOISE, DATA, GRID)
 # With a schedule so wide that no scheduler's first noise level lies beyond it.
@@ -63,7 +63,9 @@ def test_by_the_sigma_of_the_step(name, options, kind):
         x = done.prev_sample
 
 
-SECOND_ORDER = ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler"]
+SECOND_ORDER = [
+    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
@@ -166,6 +168,75 @@ def test_levels_beyond_the_schedule_are_taken_as_its_last():
     found = ScheduledDenoiser(ms.GaussianDenoiser(narrow, DENOISER.statistics), scheduler)(x, 1000.0).sample
     alpha, sigma = (float(value) for value in narrow.schedule.alpha_sigma(torch.ones(1, dtype=torch.float64)))
     assert torch.allclose(found, x - estimate(sigma * x, alpha, sigma))
+
+
+SMALL = ms.Grid.of(height=4, width=4)
+OF_SMALL = ms.DataStatistics(torch.zeros(1, 4, 4).double(), torch.full((1, 4, 3), 0.5).double(), SMALL, 10)
+
+
+def of_small(schedule: ms.Schedule) -> ms.GaussianDenoiser:
+    return ms.GaussianDenoiser(ms.Process(schedule, ms.SpectralCovariance(ms.PowerLaw(-0.5), SMALL)), OF_SMALL)
+
+
+WITHOUT_NOISE = [
+    (name, kind)
+    for name, kinds in {
+        "KDPM2AncestralDiscreteScheduler": KINDS[:2], "KDPM2DiscreteScheduler": KINDS[:2],
+        "EulerDiscreteScheduler": KINDS, "HeunDiscreteScheduler": KINDS[:2], "DPMSolverSDEScheduler": KINDS[:2],
+        "DPMSolverSinglestepScheduler": KINDS, "UniPCMultistepScheduler": KINDS,
+        "FlowMatchEulerDiscreteScheduler": [None], "FlowMatchHeunDiscreteScheduler": [None],
+        "EDMEulerScheduler": KINDS[:2], "EDMDPMSolverMultistepScheduler": KINDS[:2],
+    }.items()
+    for kind in kinds
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize(("name", "kind"), WITHOUT_NOISE)
+def test_samples_are_finite(name, kind, steps):
+    """Also where the scheduler asks once more without any noise left."""
+    scheduler = getattr(diffusers, name)(**({} if kind is None else {"prediction_type": kind}))
+    scheduler.set_timesteps(steps)
+    model = ScheduledDenoiser(of_small(ms.LinearSchedule()), scheduler)
+    x = random(2, 1, 4, 4).float() * getattr(scheduler, "init_noise_sigma", 1.0)
+    draws = {"generator": torch.Generator().manual_seed(1)} if "Ancestral" in name else {}
+    for t in scheduler.timesteps:
+        given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(model(given, t).sample, t, x, **draws).prev_sample
+        assert x.isfinite().all()
+    assert float(x.std()) < 5  # of the data it is .7, and some of these solvers overshoot in so few steps
+
+
+@pytest.mark.parametrize(("sigma", "dtype"), [(0.0, torch.float32), (0.0, torch.float16), (1e-6, torch.float32)])
+@pytest.mark.parametrize(("name", "kind"), WITHOUT_NOISE)
+def test_next_to_no_noise_is_taken_as_the_least_that_the_denoiser_knows(name, kind, sigma, dtype, monkeypatch):
+    """Noise estimated there has the size it has at that level, and is not divided by the scheduler's smaller one."""
+    scheduler = getattr(diffusers, name)(**({} if kind is None else {"prediction_type": kind}))
+    denoiser = of_small(ms.KarrasSchedule())
+    data = scheduler.config.get("sigma_data", 1.0)
+    alpha = (sigma**2 + data**2) ** -0.5 if name.startswith("EDM") else 1 - sigma if kind is None else 1.0
+    scale = torch.tensor([alpha]).double()
+    monkeypatch.setattr(scheduled, "noise_level", lambda *_: Level(scale, scale * sigma))
+    x = random(2, 1, 4, 4)
+    answer = ScheduledDenoiser(denoiser, scheduler)(alpha * x.to(dtype), 0.0).sample
+    assert answer.dtype == dtype
+    x0 = denoiser(x, 0.0)
+    noise = (x - x0) / 0.002
+    expected = {None: noise - x0, "epsilon": noise, "sample": x0, "v_prediction": noise}[kind]
+    if name.startswith("EDM"):
+        expected = noise if kind == "v_prediction" else -noise
+    tolerance = 1e-2 if dtype == torch.float32 else 10.0
+    assert answer.isfinite().all()
+    assert torch.allclose(answer.double(), expected, atol=tolerance)
+
+
+def test_noise_is_not_asked_for_where_the_scheduler_would_divide_by_nothing():
+    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match="DDIMScheduler asks for the noise where nothing is left of the datum, and di"):
+        ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0])
+    scheduler.register_to_config(prediction_type="v_prediction")
+    assert ScheduledDenoiser(DENOISER, scheduler)(random(1, 1, 16, 16), scheduler.timesteps[0]).sample.isfinite().all()
 
 
 def test_conditions_reach_the_denoiser():
