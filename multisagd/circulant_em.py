@@ -75,7 +75,7 @@ def fit_power(groups: Sequence[Group], start: Tensor, weight: Tensor) -> Fit:
     """
     size = start[0].numel()
     stacks = _stacked(groups, size)
-    now = Estimate(_positive(start), torch.zeros(len(start), size, dtype=groups[0].rows.dtype))
+    now = Estimate(_positive(start), torch.zeros(len(start), size, dtype=groups[0].rows.dtype, device="cpu"))
     found, converged = [], False
     for _ in range(MOST_ROUNDS):
         one, before = step(now, stacks, weight)
@@ -113,7 +113,7 @@ def _stacked(groups: Sequence[Group], size: int) -> list[Stack]:
             part = alike[start : start + together]
             most = max(each.rows.shape[1] for each in part)
             rows = [torch.nn.functional.pad(each.rows, (0, 0, 0, most - each.rows.shape[1])) for each in part]
-            counts = torch.tensor([each.count for each in part], dtype=torch.float64)
+            counts = torch.tensor([each.count for each in part], dtype=torch.float64, device="cpu")
             stacks.append((torch.stack([each.places for each in part]), torch.stack(rows), counts))
     return stacks
 
@@ -121,7 +121,7 @@ def _stacked(groups: Sequence[Group], size: int) -> list[Stack]:
 def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estimate, float]:
     """Return the estimate after one step of EM, and the log-likelihood before it, up to a constant."""
     power, items, likelihood = now.power, 0.0, 0.0
-    energy, shift = torch.zeros_like(power), torch.zeros(power.shape, dtype=torch.complex128)
+    energy, shift = torch.zeros_like(power), torch.zeros(power.shape, dtype=torch.complex128, device="cpu")
     for places, rows, counts in stacks:
         centred = rows[..., 1:] - rows[..., :1] * _gathered(now.mean.expand(len(places), -1, -1).unsqueeze(2), places)
         few = 2 * places.shape[1] <= power[0].numel()
@@ -172,7 +172,7 @@ def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts
 def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
     """Return what is expected, by the precision of the missing samples, whose inverse is their covariance."""
     shape, dims = power.shape[1:], tuple(range(-power.dim() + 1, 0))
-    unseen = torch.ones(len(places), power[0].numel(), dtype=torch.bool).scatter_(1, places, False)
+    unseen = torch.ones(len(places), power[0].numel(), dtype=torch.bool, device="cpu").scatter_(1, places, False)
     missing = unseen.nonzero()[:, 1].view(len(places), -1)
     filled = _spread_out(rows, places, shape)
     pull = torch.fft.ifftn(torch.fft.fftn(filled, dim=dims) / power[:, None], dim=dims)
@@ -196,11 +196,11 @@ def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[
     kernel = torch.fft.ifftn(power, dim=tuple(range(1, power.dim())))
     kernel = (kernel if complex_valued else kernel.real).flatten(1)
     places_along = torch.unravel_index(places, shape)
-    lags = torch.zeros((), dtype=torch.long)
+    lags = torch.zeros((), dtype=torch.long, device="cpu")
     for size, along in zip(shape, places_along, strict=True):
         lags = lags * size + (along[:, :, None] - along[:, None, :]) % size
     lower = torch.linalg.cholesky(kernel[:, lags].transpose(0, 1))
-    eye = torch.eye(places.shape[1], dtype=lower.dtype).expand_as(lower)
+    eye = torch.eye(places.shape[1], dtype=lower.dtype, device="cpu").expand_as(lower)
     log_det = 2 * lower.diagonal(dim1=-2, dim2=-1).real.log().sum(-1)
     return torch.linalg.solve_triangular(lower, eye, upper=False), log_det
 
@@ -208,7 +208,7 @@ def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[
 def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
     """Return the summed |F row|² `(groups, blocks, *shape)` of rows `(groups, blocks, rows, places)`, else zero."""
     if places.shape[1] == 0:
-        return torch.zeros(len(places), *power.shape, dtype=power.dtype)
+        return torch.zeros(len(places), *power.shape, dtype=power.dtype, device="cpu")
     return _square(_transform(_spread_out(rows, places, power.shape[1:]), power)).sum(2)
 
 
@@ -224,7 +224,7 @@ def _transform(rows: Tensor, power: Tensor) -> Tensor:
 
 def _spread_out(rows: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
     """Return rows `(groups, blocks, rows, places)` on the grid, `(groups, blocks, rows, *shape)`, zero elsewhere."""
-    grid = torch.zeros(*rows.shape[:3], math.prod(shape), dtype=rows.dtype)
+    grid = torch.zeros(*rows.shape[:3], math.prod(shape), dtype=rows.dtype, device="cpu")
     grid.scatter_(3, places[:, None, None].expand(rows.shape), rows)
     return grid.view(*rows.shape[:3], *shape)
 

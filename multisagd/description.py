@@ -148,7 +148,7 @@ def _read_table(values: Mapping[str, Any], where: str) -> Table:
         grid = Grid(tuple(Axis(**axis) for axis in values["axes"]))
         if math.prod(grid.half_shape) != len(numbers):
             raise ValueError(f"a grid of shape {grid.shape} needs {math.prod(grid.half_shape)} values")
-        return Table(torch.tensor(numbers, dtype=torch.float64).reshape(grid.half_shape), grid)
+        return Table(torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(grid.half_shape), grid)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -26,9 +26,9 @@ class PairAverages:
 
     def __init__(self, shape: Sequence[int], names: Sequence[str], blocks: int) -> None:
         self.shape, self.names = tuple(shape), tuple(names)
-        self._energy = torch.zeros(blocks, *self.shape, dtype=torch.float64)
+        self._energy = torch.zeros(blocks, *self.shape, dtype=torch.float64, device="cpu")
         self._periodogram = torch.zeros_like(self._energy)
-        self._pairs = torch.zeros(self.shape, dtype=torch.float64)
+        self._pairs = torch.zeros(self.shape, dtype=torch.float64, device="cpu")
         self._items = 0
 
     def add(self, x: Tensor, mask: Tensor) -> None:
@@ -74,9 +74,9 @@ def pair_counts(masks: Tensor) -> Tensor:
 
 def _window(shape: Sequence[int]) -> Tensor:
     """Return Hann's window over the lags of every axis, `(*shape)`, zero at half the grid."""
-    window = torch.ones((), dtype=torch.float64)
+    window = torch.ones((), dtype=torch.float64, device="cpu")
     for axis, size in enumerate(shape):
-        lag = torch.arange(size, dtype=torch.float64)
+        lag = torch.arange(size, dtype=torch.float64, device="cpu")
         along = (math.pi * lag / size).cos().square()
         window = window * along.view(-1, *(1,) * (len(shape) - 1 - axis))
     return window

@@ -67,7 +67,7 @@ class MaskCount:
         if key not in self.items:
             if len(self.items) >= 4 * MOST_MASKS:
                 return
-            self.items[key] = torch.zeros(channels, dtype=torch.float64)
+            self.items[key] = torch.zeros(channels, dtype=torch.float64, device="cpu")
         self.items[key][channel] += count
 
 
@@ -107,7 +107,7 @@ class Layout:
     def weight(self) -> Tensor:
         """How many blocks of the full spectrum each block stands for, `(blocks,)`."""
         if not self.constant:
-            return torch.ones(1, dtype=torch.float64)
+            return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
@@ -198,11 +198,11 @@ class _Channel:
         packed = np.stack([np.frombuffer(key, dtype=np.uint8) for key in items])
         found = torch.from_numpy(np.unpackbits(packed, axis=1, count=grid.numel).astype(bool)).view(-1, *grid.shape)
         shown, number = torch.unique(layout.places(found & usable), dim=0, return_inverse=True)
-        counts = torch.zeros(len(shown), dtype=torch.float64)
-        counts.index_add_(0, number, torch.tensor(list(items.values()), dtype=torch.float64))
+        counts = torch.zeros(len(shown), dtype=torch.float64, device="cpu")
+        counts.index_add_(0, number, torch.tensor(list(items.values()), dtype=torch.float64, device="cpu"))
         kept = _kept(shown, counts, len(layout.weight))
         self.averages = PairAverages(layout.shape, layout.names, len(layout.weight)) if kept is None else None
-        chosen = torch.where(shown.any(1), torch.arange(len(shown)), -1) if kept is None else kept
+        chosen = torch.where(shown.any(1), torch.arange(len(shown), device="cpu"), -1) if kept is None else kept
         self.mask_of = dict(zip(items, chosen[number].tolist(), strict=True))
         self.masks = shown
         self.converged = self.determined = True
@@ -211,8 +211,8 @@ class _Channel:
         sizes = shown[sorted({*self.mask_of.values()} - {-1})].sum(1).double()
         moments = 2 * len(layout.weight) * float(sizes.square().sum())
         most = count if moments <= MOST_NUMBERS else max(FEWEST_ITEMS, MOST_NUMBERS // grid.numel)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        self.chosen = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[:most], True)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
+        self.chosen = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:most], True)
 
     def add(self, residual: Tensor, item_keys: Sequence[bytes], first: int) -> None:
         """Add the residuals `(batch, *grid)` of a batch, zero where they are not valid."""
@@ -242,7 +242,7 @@ class _Channel:
         ]
         start = _periodogram(groups, self.layout)
         if start is None:
-            return torch.zeros(self.layout.grid.half_shape, dtype=torch.float64)
+            return torch.zeros(self.layout.grid.half_shape, dtype=torch.float64, device="cpu")
         self.determined = bool((pair_counts(self.masks[list(self.rows)].view(-1, *self.layout.shape)) > 0).all())
         fit = fit_power(groups, start, self.layout.weight)
         self.converged = fit.converged
@@ -262,9 +262,9 @@ def _periodogram(groups: Sequence[Group], layout: Layout) -> Tensor | None:
     Strong frequencies leak into weak ones, so EM has to find the power only where it is below this.
     """
     shape, size = layout.shape, math.prod(layout.shape)
-    total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64)
+    total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64, device="cpu")
     for group in groups:
-        grid = torch.zeros(*group.rows.shape[:2], size, dtype=group.rows.dtype)
+        grid = torch.zeros(*group.rows.shape[:2], size, dtype=group.rows.dtype, device="cpu")
         grid[..., group.places] = group.rows[..., 1:]
         dims = tuple(range(-len(shape), 0))
         transform = torch.fft.fftn(grid.view(*grid.shape[:2], *shape), dim=dims, norm="ortho")
@@ -284,14 +284,14 @@ def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
     cost = blocks * solved * (solved.square() + 16 * shown.shape[1])
     able = ((seen > 0) & (solved <= LARGEST)).nonzero()[:, 0]
     able = able[items[able].argsort(descending=True, stable=True)][:MOST_MASKS]
-    kept = torch.full((len(shown),), -1)
+    kept = torch.full((len(shown),), -1, device="cpu")
     if len(able) == int((seen > 0).sum()) and float(cost[able].sum()) <= WORK:
         kept[able] = able
         return kept
     inside = shown.float() @ shown[able].float().T == seen[able].float()
     value = torch.where(inside, seen[able], 0.0)
-    best, left = torch.zeros(len(shown), dtype=torch.float64), float(WORK)
-    affordable = torch.ones(len(able), dtype=torch.bool)
+    best, left = torch.zeros(len(shown), dtype=torch.float64, device="cpu"), float(WORK)
+    affordable = torch.ones(len(able), dtype=torch.bool, device="cpu")
     while True:
         gain = torch.where(affordable, items @ (value - best[:, None]).clamp(min=0), 0.0)
         if not bool((gain > 0).any()):

@@ -45,7 +45,7 @@ class Streaks(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return 1 in the double wedge across the streaks, and 0 elsewhere."""
         radius, radians = grid.radius(self.axes), math.radians(self.angle)
-        inside = torch.zeros(grid.half_shape, dtype=torch.bool)
+        inside = torch.zeros(grid.half_shape, dtype=torch.bool, device="cpu")
         for across, along in itertools.product(*(_both_signs(grid, name) for name in self.axes)):
             # Their wave vector is at right angles to the streaks themselves.
             cosine = (across * math.cos(radians) + along * math.sin(radians)).abs()
@@ -92,10 +92,10 @@ class Spots(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return 1 in the spots, and 0 elsewhere."""
         scale = grid.factors(tuple(self.frequency), self.factors)
-        inside = torch.zeros(grid.half_shape, dtype=torch.bool)
+        inside = torch.zeros(grid.half_shape, dtype=torch.bool, device="cpu")
         for number in range(1, self.harmonics + 1):
             for sign in (1, -1):
-                square = torch.zeros(grid.half_shape, dtype=torch.float64)
+                square = torch.zeros(grid.half_shape, dtype=torch.float64, device="cpu")
                 for axis in grid.axes:
                     frequency = grid.frequencies(axis.name)
                     if axis.name not in self.frequency:

@@ -201,7 +201,7 @@ class Rings(Spectrum):
     def power(self, grid: Grid) -> Tensor:
         """Return the level of the ring each bin is in."""
         rings, top = len(self.levels) - 1, 0.5 * math.sqrt(grid.dimensions)
-        power = torch.zeros(grid.half_shape, dtype=torch.float64)
+        power = torch.zeros(grid.half_shape, dtype=torch.float64, device="cpu")
         for _, high, weight in grid.bands(rings):
             power = torch.where(weight > 0, self.levels[round(high / top * rings)], power)
         return power

@@ -77,7 +77,7 @@ class DataStatistics:
             power, again = masked_power(masked, mean, valid, masks, count)
             _check_same(count, again)
             return cls(mean, power, grid, count)
-        energy, again = torch.zeros(()), 0
+        energy, again = torch.zeros((), device="cpu"), 0
         for transform in transforms_about(mean, batches, grid):
             energy = energy + transform.abs().square().sum(0)
             again += len(transform)
@@ -100,8 +100,8 @@ class DataStatistics:
             raise ValueError("statistics on different grids cannot be merged")
         dims = tuple(range(-parts[0].grid.dimensions, 0))
         count = sum(part.count for part in parts)
-        mean = sum((part.mean * (part.count / count) for part in parts), torch.zeros(()))
-        energy = torch.zeros(())
+        mean = sum((part.mean * (part.count / count) for part in parts), torch.zeros((), device="cpu"))
+        energy = torch.zeros((), device="cpu")
         for part in parts:
             shift = torch.fft.rfftn(part.mean - mean, dim=dims, norm="ortho").abs().square()
             energy = energy + part.power * max(part.count - 1, 1) + part.count * shift
@@ -204,7 +204,7 @@ def measure_mean(
     """
     if isinstance(batches, Iterator):
         raise ValueError("batches are read twice: pass a list or a loader, not a generator")
-    total, valid, count, masks = torch.zeros(()), torch.zeros(()), 0, MaskCount(grid)
+    total, valid, count, masks = torch.zeros((), device="cpu"), torch.zeros((), device="cpu"), 0, MaskCount(grid)
     for x, mask in map(_split, batches):
         _check(x, mask, grid, count)
         total = total + (x * mask).sum(0)
@@ -234,7 +234,7 @@ def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch
     x = x.detach().to("cpu", torch.float64)
     if mask is None:
-        return x, torch.ones((1,) * x.dim(), dtype=x.dtype)
+        return x, torch.ones((1,) * x.dim(), dtype=x.dtype, device="cpu")
     mask = mask.to("cpu", torch.bool)
     return torch.where(mask, x, 0.0), mask.to(x.dtype)  # padding may hold anything, NaN too
 

@@ -36,7 +36,7 @@ def terminal_snr(
         UserWarning: naming the bands above `limit`.
     """
     grid = statistics.grid
-    at = process.coefficients(torch.tensor([time]), torch.empty((1, 1, *grid.shape), dtype=torch.float64))
+    at = process.coefficients(time, torch.empty((1, 1, *grid.shape), dtype=torch.float64, device="cpu"))
     signal = (at.a[0] ** 2 * (statistics.power + statistics.mean_power)).mean(0)
     noise = (at.b[0, 0] ** 2 * process.covariance.power(grid.shape)).expand(grid.half_shape)
     result = []

@@ -24,10 +24,10 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
     schedule only the outermost steps move there, as it is used, unless more of them lie outside. Karras' and the linear
     schedule keep their own ends.
     """
-    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
 
     def between(schedule: Schedule) -> Tensor:
-        first, last = schedule.time(torch.tensor(ends, dtype=torch.float64))
+        first, last = schedule.time(torch.tensor(ends, dtype=torch.float64, device="cpu"))
         return schedule.log_snr(torch.lerp(last, first, even))
 
     cosine = CosineSchedule(offset=0.008).log_snr(even).clamp(*ends)
@@ -38,14 +38,14 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
         "karras": KarrasSchedule().log_snr(even),
         "flow": between(FlowSchedule()),
         "flow, shift 3": between(FlowSchedule(shift=3.0)),
-        "log-SNR": torch.linspace(*ends, steps + 1, dtype=torch.float64),
+        "log-SNR": torch.linspace(*ends, steps + 1, dtype=torch.float64, device="cpu"),
     }
 
 
 def _discrete_linear(steps: int) -> Tensor:
     """Return log-SNRs of DDPM's own 1,000 levels, the first of which is not without noise."""
-    log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)).cumsum(0)
-    places = torch.linspace(999, 0, steps + 1, dtype=torch.float64).round().long()
+    log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64, device="cpu")).cumsum(0)
+    places = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
     chosen = log_alpha[places]
     return chosen - torch.log(-torch.expm1(chosen))
 
@@ -69,10 +69,10 @@ def trajectory_regular(
     data, noise, weight = (
         each.expand(statistics.power.shape)[both] for each in (spectra.data, spectra.noise, spectra.weight)
     )
-    log_snr = torch.linspace(*ends, candidates, dtype=torch.float64)
+    log_snr = torch.linspace(*ends, candidates, dtype=torch.float64, device="cpu")
     a, b = (each[:, None] for each in process.schedule.from_log_snr(log_snr))
     total = a**2 * data + b**2 * noise
-    cost = torch.full((candidates, candidates), torch.inf, dtype=torch.float64)
+    cost = torch.full((candidates, candidates), torch.inf, dtype=torch.float64, device="cpu")
     for i in range(candidates - 1):
         ratio = b[i + 1 :] / b[i]
         gain = ratio + (a[i + 1 :] - ratio * a[i]) * a[i] * data / total[i]

@@ -54,17 +54,17 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
         raise ValueError(f"a grid of {n} samples needs a mean ({n},) and a covariance ({n}, {n})")
     if process.modulation is not None:
         raise ValueError("full matrices are for processes with scalar coefficients")
-    steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64)
+    steps, eye = len(times) - 1, torch.eye(n, dtype=torch.float64, device="cpu")
     color = process.covariance.color(eye.reshape(n, *shape)).reshape(n, n)  # symmetric: Σ^{1/2}
     noise = color @ color
-    like = torch.empty((1, 1), dtype=torch.float64)
+    like = torch.empty((1, 1), dtype=torch.float64, device="cpu")
 
     def point(t: Tensor, *, last: bool = False) -> Point:
         return Point(t.reshape(1), process.coefficients(t.reshape(1), like), last)
 
     # A state holds one row for every unit of noise: of the start, then the mean, then of each step.
     rows = 1 + n * (1 + (steps if sampler.stochastic else 0))
-    of_mean = torch.zeros(rows, 1, dtype=torch.float64)
+    of_mean = torch.zeros(rows, 1, dtype=torch.float64, device="cpu")
     of_mean[n] = 1
 
     def estimate(x: Tensor, now: Point) -> Tensor:
@@ -74,7 +74,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
         return mean + (x - a * mean) @ gain
 
     first = point(times[0])
-    x = torch.zeros(rows, n, dtype=torch.float64)
+    x = torch.zeros(rows, n, dtype=torch.float64, device="cpu")
     x[:n] = first.at.b * color
     state = State(x, first)
     model = Model(estimate, point, process, steps)

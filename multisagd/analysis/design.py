@@ -76,13 +76,13 @@ class DesignedSteps:
         Raises:
             ValueError: where the schedule does not reach them.
         """
-        wanted = torch.tensor(self.log_snrs, dtype=torch.float64)
+        wanted = torch.tensor(self.log_snrs, dtype=torch.float64, device="cpu")
         times = schedule.time(wanted)
         reached = schedule.log_snr(times)
         if not torch.allclose(reached, wanted, atol=1e-3):
             raise ValueError(
                 f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, and this schedule only "
-                f"from {float(schedule.log_snr(torch.ones(1))):.2f} to {float(schedule.log_snr(torch.zeros(1))):.2f}: "
+                f"from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
                 "design steps between its ends"
             )
         return times
@@ -128,7 +128,7 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     quiet = max(float(ratio.min()), 1e-6 * float(ratio.max()))
     if quiet <= 0:
         raise ValueError("the data have no power where there is noise: steps cannot be spread by their spectrum")
-    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
     return max(math.log(share / float(with_mean.max())), reach[0]), min(-math.log(share * quiet), reach[1])
 
 
@@ -158,7 +158,7 @@ def design_schedule(
     sampler = DDIM() if sampler is None else sampler
     search = Search.over(process, steps, ends, free_ends, restarts, seed)
     spectra = Spectra.of(statistics, process)
-    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64)
+    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64, device="cpu")
 
     def value(free: Tensor) -> Tensor:
         times = process.schedule.time(search.log_snrs(free))

@@ -81,8 +81,8 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
     grid, power = data.grid, data.power.mean(0)
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     rings = [(radius[weight > 0], power[weight > 0]) for _, high, weight in grid.bands(max(grid.shape) // 2) if high]
-    middle = torch.tensor([float(place.mean()) for place, _ in rings], dtype=torch.float64)
-    median = torch.tensor([float(values.median()) for _, values in rings], dtype=torch.float64)
+    middle = torch.tensor([float(place.mean()) for place, _ in rings], dtype=torch.float64, device="cpu")
+    median = torch.tensor([float(values.median()) for _, values in rings], dtype=torch.float64, device="cpu")
     kept = median > 0
     if int(kept.sum()) < FEWEST:
         raise ValueError(f"a power law needs at least {FEWEST} rings of frequency with power, got {int(kept.sum())}")
@@ -110,7 +110,7 @@ def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
 
 def _own_conjugates(grid: Grid) -> Tensor:
     """Return which bins of the half spectrum are real for real data: zero or Nyquist along every axis."""
-    own = torch.ones(grid.half_shape, dtype=torch.bool)
+    own = torch.ones(grid.half_shape, dtype=torch.bool, device="cpu")
     for axis in grid.axes:
         cycles = (grid.frequencies(axis.name) * axis.spacing).abs()
         own = own & ((cycles < 1e-9) | ((cycles - 0.5).abs() < 1e-9))

@@ -71,7 +71,7 @@ def design_joint(
     search = Search.over(process, steps, ends, False, restarts, seed)
     fixed = Spectra.of(statistics, process)
     grid = statistics.grid
-    like = torch.empty((1, 1, *grid.shape), dtype=torch.float64)
+    like = torch.empty((1, 1, *grid.shape), dtype=torch.float64, device="cpu")
     shape, count = _family(family, statistics, bands)
 
     def noise(free: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def design_joint(
             follow(sampler, process, times, replace(fixed, noise=noise(free[:count])), like), objective
         )
 
-    white = torch.zeros(count, dtype=torch.float64)
+    white = torch.zeros(count, dtype=torch.float64, device="cpu")
     starts = [torch.cat([white, each]) for each in search.starts()]
     best = minimise(value, starts)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Cal
         logs = _radius(grid).log()
         return lambda free: (2 * free[0] * logs).exp(), 1
     # A ring that holds no frequency of a small grid has a level all the same, which nothing depends on.
-    rings = torch.stack([Rings(tuple(unit)).power(grid) for unit in torch.eye(bands + 1).tolist()])
+    rings = torch.stack([Rings(tuple(unit)).power(grid) for unit in torch.eye(bands + 1, device="cpu").tolist()])
     return lambda free: torch.einsum("r,r...->...", free.exp(), rings), bands + 1
 
 

@@ -48,7 +48,7 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
     Frequencies are in cycles per unit of the axis; those of opposite sign are averaged, as are all of the other axes.
     """
     axis = grid.axis(name)
-    frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64)
+    frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
     flat = power.to(torch.float64).reshape(-1, *grid.half_shape).mean(0)
     place = (grid.frequencies(name).abs() * axis.spacing * axis.size).round().long().expand(grid.half_shape)
     return Profile(frequency, _averages(flat, place, grid.multiplicity, len(frequency)))
@@ -79,7 +79,7 @@ def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
 
 def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tensor:
     """Return the weighted averages of values by place."""
-    sums = torch.zeros(2, count, dtype=torch.float64)
+    sums = torch.zeros(2, count, dtype=torch.float64, device="cpu")
     sums.index_add_(1, place.flatten(), torch.stack([(values * weight).flatten(), weight.flatten()]))
     return sums[0] / sums[1].clamp(min=1e-300)
 
@@ -182,7 +182,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     Raises:
         ValueError: without data.
     """
-    total, count = torch.zeros((), dtype=torch.complex128), torch.zeros(())
+    total, count = torch.zeros((), dtype=torch.complex128, device="cpu"), torch.zeros((), device="cpu")
     for batch in batches:
         (transform,) = transforms_about(statistics.mean, [batch], statistics.grid)
         shared = _shared(batch, transform.shape[1])
@@ -201,7 +201,7 @@ def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tens
     """
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch
     if mask is None:
-        return torch.ones(len(x), channels, channels, dtype=torch.float64)
+        return torch.ones(len(x), channels, channels, dtype=torch.float64, device="cpu")
     valid = mask.cpu().expand(x.shape).flatten(2).double()
     both = valid @ valid.mT
     own = both.diagonal(dim1=1, dim2=2).sqrt()

@@ -47,7 +47,7 @@ class Search:
         """
         if steps < 1 or restarts < 1:
             raise ValueError(f"a design takes at least one step and one restart, got {steps} and {restarts}")
-        reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+        reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
         low, high = max(ends[0], reach[0]), min(ends[1], reach[1])
         if not low < high:
             raise ValueError(f"a design needs ends that rise within the schedule's {tuple(reach)}, got {ends}")
@@ -57,13 +57,13 @@ class Search:
         """Turn free numbers, one for each step and two more for free ends, into rising log-SNRs."""
         # No step vanishes, however far an optimiser may look.
         share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
-        shares = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0)])
+        shares = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), share.cumsum(0)])
         return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
 
     def starts(self) -> list[Tensor]:
         """Return free numbers of several plausible schedules, then some spread around them."""
-        even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
-        span = torch.tensor([self.low, self.high], dtype=torch.float64)
+        even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
+        span = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
         measures: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
             (span, lambda each: each),
             ((-span / 2).exp().atan(), lambda angle: -2 * angle.tan().log()),
@@ -72,7 +72,7 @@ class Search:
         rising = [back(torch.lerp(ends[0], ends[1], even)) for ends, back in measures]
         shares = [(each.diff() / (self.high - self.low)).clamp(min=1e-6).log() for each in rising]
         if self.free_ends:
-            little = torch.full((1,), math.log(0.02), dtype=torch.float64)
+            little = torch.full((1,), math.log(0.02), dtype=torch.float64, device="cpu")
             shares = [torch.cat([little, each, little]) for each in shares]
         further = max(0, self.restarts - len(shares))
         spread = norm.ppf(qmc.Halton(len(shares[0]), rng=self.seed).random(further))
@@ -90,7 +90,7 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     """
 
     def function(point: np.ndarray) -> tuple[float, np.ndarray]:
-        free = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        free = torch.tensor(point, dtype=torch.float64, requires_grad=True, device="cpu")
         result = value(free).log()
         (gradient,) = torch.autograd.grad(result, free)
         if not bool(torch.isfinite(result) and torch.isfinite(gradient).all()):

@@ -124,7 +124,7 @@ def transfer_function(
         ValueError: as `Spectra.of` does, for times that do not fall, and for `GaussianIntegrator`, whose error is zero.
     """
     spectra = Spectra.of(statistics, process)
-    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64)
+    like = torch.empty((1, 1, *statistics.grid.shape), dtype=torch.float64, device="cpu")
     return follow(sampler, process, times, spectra, like, start_at_mean=start_at_mean)
 
 
@@ -148,7 +148,7 @@ def follow(
 
     # Responses lie along the first dimension: to x at the first time, to the mean, and to the noise of every step.
     shape = torch.broadcast_shapes(spectra.data.shape, spectra.noise.shape)
-    responses = torch.eye(2 + (steps if sampler.stochastic else 0), dtype=torch.float64)
+    responses = torch.eye(2 + (steps if sampler.stochastic else 0), dtype=torch.float64, device="cpu")
     responses = responses.reshape(len(responses), len(responses), *(1,) * len(shape))
     of_mean = responses[1]
 

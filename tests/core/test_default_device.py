@@ -1,0 +1,112 @@
+"""What is computed once, on the CPU, stays there wherever a program has its new tensors made by default."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import multisagd as ms
+from multisagd.analysis.baselines import baselines
+from multisagd.analysis.design import design_schedule
+from multisagd.analysis.excess import estimate_corruption
+from multisagd.analysis.joint import design_joint
+from multisagd.analysis.profiles import axis_profile, radial_profile
+from multisagd.analysis.transfer import transfer_function
+from multisagd.integrations.discrete import DiscreteSchedule
+from multisagd.spectrum import even_power
+
+GRID = ms.Grid.of(frame=(4, 0.1, "s"), height=6, width=5)
+DATA = torch.randn((20, 1, 4, 6, 5), generator=torch.Generator().manual_seed(0))
+STATISTICS = ms.DataStatistics.measure([DATA], GRID)
+LOUD = ms.DataStatistics.measure([DATA * 3], GRID)
+COVARIANCE = ms.SpectralCovariance(ms.Flat(), GRID)
+PROCESS = ms.Process(ms.CosineSchedule(), COVARIANCE)
+SPATIAL = ("height", "width")
+TIMES = ms.time_steps(PROCESS.schedule, 3)
+CORRUPTION = ms.Corruption(ms.Band(0.2, 0.5).on(*SPATIAL), GRID, 0.1)
+
+
+class Plain(ms.Spectrum):
+    """One as a user writes it, who does not think of devices."""
+
+    def power(self, grid: ms.Grid) -> Tensor:
+        return torch.linspace(1, 2, grid.half_shape[-1]).expand(grid.half_shape) + torch.zeros(grid.half_shape)
+
+
+SPECTRA: dict[str, ms.Spectrum] = {
+    "flat": ms.Flat(2.0),
+    "offset": ms.Flat() + ms.Offset(0.5, axes=("frame",)),
+    "power law": ms.PowerLaw(-0.5).on(*SPATIAL),
+    "Gaussian": ms.Gaussian(0.3).on("width"),
+    "exponential": ms.Exponential(1.0).on("height"),
+    "low pass": ms.LowPass(0.2).on(*SPATIAL),
+    "band": ms.Band(0.1, 0.4).on(*SPATIAL),
+    "two bands": ms.TwoBand(),
+    "outside": ms.Outside(ms.Band(0.1, 0.3).on("width")),
+    "rings": ms.Rings((1.0, 2.0, 1.0)),
+    "autoregressive": ms.Autoregressive(0.5, axis="frame") ** 0.5,
+    "velocity": ms.VelocityTuned({"height": 13.0}, 0.2),
+    "harmonics": ms.HarmonicStop(2.5, width=2.4, axis="frame"),
+    "streaks": ms.Streaks(30.0) + 0.1,
+    "spots": ms.Spots({"height": 0.2, "width": 0.1}, radius=0.2) + 0.1,
+    "table": ms.Table(STATISTICS.power[0], GRID),
+    "a user's": Plain(),
+}
+SMALL = GRID.resize((6, 4, 8))
+
+CALLS: dict[str, Callable[[], Any]] = {
+    **{name: lambda s=spectrum: ms.SpectralCovariance(s, GRID).power() for name, spectrum in SPECTRA.items()},
+    **{f"{name}, elsewhere": lambda s=s: ms.SpectralCovariance(s, GRID).power((6, 4, 8)) for name, s in SPECTRA.items()
+       if name not in ("harmonics",)},
+    "even": lambda: even_power(SPECTRA["velocity"], SMALL),
+    "spectrum": lambda: SPECTRA["band"].power(GRID),
+    "padded": lambda: ms.PaddedCovariance(ms.PowerLaw(-0.5).on(*SPATIAL), GRID, {"frame": 2}).power(),
+    "frequencies": lambda: GRID.frequencies("height"),
+    "radius": lambda: GRID.radius(SPATIAL),
+    "multiplicity": lambda: GRID.multiplicity,
+    "bands": lambda: GRID.bands(3)[1][2],
+    "schedule": lambda: DiscreteSchedule(steps=10).alpha_sigma(0.5)[0],
+    "designed": lambda: ms.TabulatedSchedule((10.0, -10.0)).log_snr(0.3),
+    "time steps": lambda: ms.time_steps(ms.CosineSchedule(), 4, "karras"),
+    "strata": lambda: ms.stratified_uniform(0, 1, 8),
+    "measured": lambda: ms.DataStatistics.measure([DATA], GRID).power,
+    "merged": lambda: ms.DataStatistics.merge([STATISTICS, STATISTICS]).mean,
+    "on another grid": lambda: STATISTICS.power_on((6, 4, 8)),
+    "transfer": lambda: transfer_function(ms.Ancestral(), PROCESS, TIMES, STATISTICS).power,
+    "design": lambda: torch.tensor(design_schedule(STATISTICS, PROCESS, 2, restarts=1).log_snrs, device="cpu"),
+    "joint": lambda: torch.tensor(
+        design_joint(STATISTICS, PROCESS, 2, restarts=1).steps.log_snrs, device="cpu"
+    ),
+    "baselines": lambda: baselines(3)["log-SNR"],
+    "corruption": lambda: estimate_corruption(LOUD, STATISTICS, errors=1.0).power(),
+    "profile": lambda: axis_profile(STATISTICS.power[0], GRID, "height").power,
+    "rings of a profile": lambda: radial_profile(STATISTICS.power[0], GRID.resize(GRID.shape)).power,
+    "kernel": lambda: ms.Filtered.of_kernel(torch.ones((1, 3, 3), device="cpu"), GRID).transfer,
+    "left": lambda: torch.tensor([each.snr for each in ms.terminal_snr(PROCESS, STATISTICS)], device="cpu"),
+    "U-turn": lambda: ms.u_turn_correlation(PROCESS, STATISTICS, 0.5),
+    "modulation": lambda: ms.ColorShift(ms.Flat(), SPECTRA["velocity"])(0.5, GRID)[1],
+    "restored": lambda: ms.GaussianRestoration.fit([DATA.double()], CORRUPTION).mean,
+}  # fmt: skip
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    """As accelerators are chosen for a whole program; of the device meta nothing can be read."""
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(before)
+
+
+@pytest.fixture(params=CALLS)
+def expected(request) -> tuple[str, Any]:
+    return request.param, CALLS[request.param]()
+
+
+def test_it_stays_on_the_cpu_and_says_the_same(expected, elsewhere):
+    name, right = expected
+    found = CALLS[name]()
+    assert found.device.type == "cpu"
+    assert torch.equal(found, right)
