@@ -32,7 +32,8 @@ class Schedule:
     """Base of all schedules; a subclass gives `raw_log_snr`, its inverse `raw_time` and the path it is known for.
 
     Raises:
-        ValueError: if shift is not positive, the range is empty, the path unknown, or the log-SNR does not fall.
+        ValueError: if shift is not positive, the range is empty or leaves [-80, 80], the path unknown, or the log-SNR
+            does not fall.
     """
 
     _: KW_ONLY
@@ -43,8 +44,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise ValueError(f"a schedule's shift must be positive, got {self.shift}")
-        if not self.log_snr_range[0] < self.log_snr_range[1]:
-            raise ValueError(f"log_snr_range must rise, got {self.log_snr_range}")
+        if not -80 <= self.log_snr_range[0] < self.log_snr_range[1] <= 80:  # α² and σ² are float32 numbers there
+            raise ValueError(f"log_snr_range must rise, between -80 and 80, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
         # On the CPU even where networks are outlined without memory, which may have a schedule in them.

@@ -257,6 +257,31 @@ def test_blur_and_colour_shift_end_where_they_say():
     assert noise[0, 0, 0] < noise[0, 4, 3]
 
 
+@pytest.mark.parametrize("spectrum", [ms.Flat(), ms.PowerLaw(-0.5), ms.Band(0.1, 0.4)], ids=["white", "colour", "band"])
+@pytest.mark.parametrize("path", ["preserving", "exploding", "flow"])
+@pytest.mark.parametrize("ends", [20.0, 80.0])
+def test_conversions_are_finite_at_both_ends_of_the_widest_ranges(ends, path, spectrum):
+    grid = ms.Grid.of(y=4, x=5)
+    schedule = ms.TabulatedSchedule((ends, -ends), log_snr_range=(-ends, ends), path=path)
+    process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid))
+    x0, noise = dense.random(2, 1, 4, 5).float(), process.noise((2, 1, 4, 5), [0, 1])
+    for t in (0, 1):
+        x_t = process.add_noise(x0, t, noise)
+        for quantity in ("x0", "noise", "v", "flow", "score"):
+            value = process.from_x0(x0, x_t, t, quantity)
+            assert value.isfinite().all(), (t, quantity)
+            assert process.to_x0(value, x_t, t, quantity).isfinite().all(), (t, quantity)
+        for options in ({}, {"preconditioning": "karras"}, *({"prediction": p} for p in ("x0", "noise", "flow"))):
+            denoiser = ms.Denoiser(Half(), process, **options)
+            assert denoiser(x_t, t).isfinite().all(), (t, options)
+            assert denoiser.loss(x0, t, [0, 1]).isfinite().all(), (t, options)
+
+
+class Half(torch.nn.Module):
+    def forward(self, x, log_snr, condition=None):
+        return x / 2
+
+
 @pytest.mark.parametrize("sizes", [(4, 4, 5), (3, 6, 4), (4, 2, 2)])
 def test_modulations_of_opposite_velocities_are_mirror_images(sizes):
     grid = ms.Grid.of(**dict(zip(("frame", "height", "width"), sizes, strict=True)))
