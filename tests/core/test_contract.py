@@ -59,7 +59,8 @@ def sources() -> list[Path]:
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(CORE)))
 class TestFiles:
     def test_one_idea_each(self, path):
-        assert len(path.read_text().splitlines()) <= 250
+        """One idea may take 400 lines; a lower bound splits what is read together into files that call each other."""
+        assert len(path.read_text().splitlines()) <= 400
 
     def test_imports_no_other_part_of_the_project(self, path):
         for node in ast.walk(ast.parse(path.read_text())):
