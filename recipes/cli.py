@@ -63,7 +63,8 @@ def usage() -> str:
             "about multisagd itself:",
             *tools,
             "",
-            "`multisagd COMMAND --help` explains every setting of a command. For example:",
+            "`multisagd COMMAND --help` explains every setting of a command, with group=choice those of a choice too.",
+            "For example:",
             "  multisagd demo",
             "  multisagd train experiment=image_folder data.root=photos run_dir=runs/photos",
             "  multisagd sample run_dir=runs/photos count=64 steps=20",
@@ -133,7 +134,7 @@ def run(words: Sequence[str], own: bool) -> int:
         print(version())
         return 0
     if name == "help" and rest:
-        name, rest = rest[0], ["--help"]
+        name, rest = rest[0], [*rest[1:], "--help"]
     if name in ("-h", "--help", "help"):
         from recipes.engine.printing import show
 
@@ -151,7 +152,7 @@ def run(words: Sequence[str], own: bool) -> int:
         from recipes.engine.help import command_help
         from recipes.engine.printing import show
 
-        show(command_help(name))
+        show(command_help(name, rest))
         return 0
     if name in TOOLS:
         return int(importlib.import_module(TOOLS[name][0]).main(rest))

@@ -7,7 +7,6 @@ of one that Hydra's application layer owns, and here words are `key=value` and t
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.choices import kinds
-from recipes.engine.help import groups, offered, summary
+from recipes.engine.help import groups, offered, own_folder, summary
 from recipes.engine.outline import Outline
 from recipes.evaluation.about import ABOUT
 
@@ -84,7 +83,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterator[Ca
     else:
         bare = word.lstrip("+~")
         sign = word.removesuffix(bare)
-        folder = _own_folder(settings)
+        folder = own_folder(settings)
         commands = [command]
         if command == "launch":  # and the words of what it launches
             launched = [each.partition("=")[2] for each in settings if each.startswith("command=")]
@@ -98,14 +97,6 @@ def _chosen(settings: Sequence[str], known: Mapping[str, object]) -> dict[str, s
     """Return the choices among the words that were written before."""
     pairs = (each.lstrip("+").partition("=") for each in settings)
     return {key: value for key, _, value in pairs if key in known}
-
-
-def _own_folder(settings: Sequence[str]) -> Path | None:
-    for word, after in itertools.zip_longest(settings, settings[1:], fillvalue=""):
-        if word.startswith("--config-dir"):
-            named = Path(word.partition("=")[2] or after).expanduser()
-            return named if named.is_dir() else None
-    return None
 
 
 def _keys(

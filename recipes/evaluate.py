@@ -147,7 +147,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
     """
     sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
     settings = builder.settings(SampleSettings, sampling, "")
-    model = open_model(settings.run_dir, builder, settings.data)
+    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     seen = model.weights(settings.weights, assembly.check_outline).samples
     prompts = chosen_prompts(settings, model.facts.get("text") is not None)

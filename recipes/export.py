@@ -23,7 +23,7 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.trained import NOTES, WEIGHTS, Which, open_model, write_model
+from recipes.engine.trained import NOTES, WEIGHTS, Chosen, Which, open_model, write_model
 from recipes.engine.words import setting
 from recipes.sample import trained
 
@@ -35,6 +35,7 @@ class ExportSettings:
     run_dir: Path
     out: Path
     weights: Which
+    checkpoint: int | str | None
     license: str | None
     allow_targets: tuple[str, ...]
 
@@ -52,7 +53,7 @@ def export(config: Config) -> Path:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(ExportSettings, config, "")
     check_replaceable(settings.out, NOTES, "multisagd export", key="out")
-    model = open_model(settings.run_dir, builder)
+    model = open_model(settings.run_dir, builder, checkpoint=settings.checkpoint)
     assembly = model.assembly(builder)
     weights = model.weights(settings.weights, assembly.check_outline)
     write_model(model, settings.weights, weights, settings.out)
@@ -66,9 +67,12 @@ def export(config: Config) -> Path:
 
 
 def load_denoiser(
-    folder: str | Path, device: str = "cpu", weights: Which = "ema", allow_targets: Sequence[str] = ()
-) -> tuple[Denoiser, Modality]:
+    folder: str | Path, device: str = "cpu", weights: Which = "ema", allow_targets: Sequence[str] = (),
+    checkpoint: Chosen = None,
+) -> tuple[Denoiser, Modality]:  # fmt: skip
     """Return the denoiser and the modality of an exported model, or of a run, for a script of one's own.
+
+    Of a run, it is that of the `checkpoint` after so many samples, or of the last one.
 
     `allow_targets` are packages of yours that its configuration may name.
 
@@ -76,7 +80,7 @@ def load_denoiser(
         RecipeError: if it cannot be read or built.
     """
     builder = Builder(tuple(allow_targets))
-    model = open_model(Path(folder), builder)
+    model = open_model(Path(folder), builder, checkpoint=checkpoint)
     assembly = model.assembly(builder)
     read = model.weights(weights, assembly.check_outline)
     return trained(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any(word in ("-h", "--help") for word in words):
-        show(command_help("launch"))
+        show(command_help("launch", words))
         return 0
     statuses: list[int] = []
     again = f"; {KEPT['launch']}\n  {shlex.join(['multisagd', 'launch', *words])}"

@@ -44,14 +44,14 @@ from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.sample_files import write_set
 from recipes.engine.settings import Guidance
-from recipes.engine.trained import NOTES, WEIGHTS, TrainedModel, Which, open_model, write_model
+from recipes.engine.trained import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, write_model
 from recipes.sample import check_guided, embed, trained
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drawn:
     """Samples x0 `(count, channels, *grid)`, float32 on the CPU, with the seed of each, and its class or prompt."""
 
@@ -62,6 +62,10 @@ class Drawn:
     prompts: list[str] | None = None
     classes: tuple[str, ...] | None = None
     """Names of the classes that `labels` are numbers of."""
+
+    def __repr__(self) -> str:
+        """Return how many of what they are: not the numbers."""
+        return f"{type(self).__name__}({len(self.samples)} of {type(self.modality).__name__}, {_sizes(self.modality)})"
 
     @property
     def media(self) -> list[Any]:
@@ -107,7 +111,7 @@ class Drawn:
         return self.media
 
 
-@dataclass
+@dataclass(repr=False)
 class Pipeline:
     """A trained model with all that sampling needs; make one by `from_pretrained`."""
 
@@ -122,11 +126,12 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
-        allow_targets: Sequence[str] = (), precision: str = "float32",
+        allow_targets: Sequence[str] = (), precision: str = "float32", checkpoint: Chosen = None,
     ) -> Self:  # fmt: skip
         """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
 
-        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network").
+        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network"), of its last
+        `checkpoint`, not of the one after so many samples.
         `allow_targets` are packages of yours that its configuration may name.
 
         Raises:
@@ -136,11 +141,23 @@ class Pipeline:
         engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
         runtime = Runtime.start(engine)
         folder = local_folder(name, FILES, revision)
-        model = open_model(folder, builder)
+        model = open_model(folder, builder, checkpoint=checkpoint)
         which = weights or model.exported or "ema"
         assembly = model.assembly(builder)
         denoiser = trained(assembly, model.weights(which, assembly.check_outline), runtime)
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
+
+    def __repr__(self) -> str:
+        """Return what it is in a few lines: not the weights."""
+        classes, text = self.model.facts["classes"], self.model.facts.get("text")
+        told = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
+        count = sum(each.numel() for each in self.denoiser.parameters())
+        network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
+        return (
+            f"{type(self).__name__}({str(self.folder)!r}, weights={self.which!r}\n"
+            f"  {network} of {count:,} parameters, {schedule}, on {self.runtime.device}\n"
+            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {told})"
+        )
 
     @torch.no_grad()
     def __call__(
@@ -230,3 +247,7 @@ class Pipeline:
             sampler = self.builder.build(node, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
         check_sampler(sampler, self.denoiser.process)
         return sampler
+
+
+def _sizes(modality: Modality) -> str:
+    return " × ".join(map(str, (modality.channels, *modality.grid().shape)))

@@ -63,7 +63,7 @@ def sample(config: Config) -> Path:
     runtime = Runtime.start(settings.engine)
 
     # The run. Its configuration came with a checkpoint, so it says what to build but not what is allowed.
-    model = open_model(settings.run_dir, builder, settings.data)
+    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     run_config, facts = model.located, model.facts
     assembly = model.assembly(builder)
     modality = assembly.modality
@@ -198,7 +198,7 @@ def folder_name(
 ) -> str:
     """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
     sampler: Group = config["sampler"]
-    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data")
+    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data", "checkpoint")
     relevant = {key: value for key, value in config.items() if key not in idle}
     steps = config["steps"]
     if designed is not None:

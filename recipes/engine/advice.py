@@ -8,43 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from recipes.engine.errors import nearest
-from recipes.engine.help import groups, offered
+from recipes.engine.help import groups, offered, opened
+from recipes.engine.synonyms import SYNONYMS
 from recipes.engine.words import setting
 
-ELSEWHERE = {
-    "lr": ("training.learning_rate",),
-    "batch_size": ("training.batch", "batch"),
-    "bs": ("training.batch", "batch"),
-    "epochs": ("training.samples",),
-    "num_epochs": ("training.samples",),
-    "max_steps": ("training.samples",),
-    "iterations": ("training.samples",),
-    "n": ("count",),
-    "n_samples": ("count", "samples", "training.samples"),
-    "num_samples": ("count", "samples", "training.samples"),
-    "samples": ("count",),
-    "num_steps": ("steps", "sampling.steps"),
-    "num_workers": ("engine.workers",),
-    "mixed_precision": ("engine.precision",),
-    "fp16": ("engine.precision",),
-    "bf16": ("engine.precision",),
-    "gpu": ("engine.device",),
-    "gpus": ("engine.device",),
-    "cfg": ("guidance.scale",),
-    "cfg_scale": ("guidance.scale",),
-    "guidance_scale": ("guidance.scale",),
-    "prompt": ("prompts",),
-    "model": ("network", "run_dir"),
-    "dataset": ("data",),
-    "data_dir": ("data.root",),
-    "output": ("out", "run_dir"),
-    "output_dir": ("out", "run_dir"),
-    "out_dir": ("out", "run_dir"),
-    "checkpoint": ("run_dir",),
-    "ckpt": ("run_dir",),
-    "resume": ("run_dir",),
-}
-"""What other programs call things, and what they are called here, the first that a command has."""
+PLACE = "data.root"
+"""The key that says where the data of a run are, unless they are shards."""
+
 AMBIGUOUS = (
     "a list is written {key}=[{value}], a text with commas '{key}=\"{value}\"', and a number without commas; "
     "several values, a run of each, are for `multisagd launch`"
@@ -112,15 +82,27 @@ def unknown(command: str, key: str, value: str, known: Iterable[str], folder: Pa
     have, mine, chosen = set(known), groups(folder), set(offered(command))
     if key in mine and key not in chosen:
         choices = f"its groups are {', '.join(sorted(chosen))}" if chosen else "it has none"
-        return f"`multisagd {command}` does not choose {key}: {choices}. What a run was trained with, it keeps"
-    if "." not in key and (same := sorted(each for each in have if each.rpartition(".")[2] == key)):
-        return f"unknown key {key!r}; did you mean {_listed(same)}?"
-    for other in ELSEWHERE.get(key.lower().replace("-", "_"), ()):
-        if other in have or other in chosen:
-            return f"unknown key {key!r}; did you mean {other!r}?{_remark(key, other)}"
-    if "." not in key and (having := _having(key, chosen, mine, folder)):
-        group = having[0].partition("=")[0]
-        return f"unknown key {key!r}; it is {group}.{key}={value} with {', '.join(having[:5])}"
+        kept = "What a run was trained with, it keeps"
+        moved = f"; where its data are now is said by {PLACE}=…" if key in opened(command) else ""
+        return f"`multisagd {command}` does not choose {key}: {choices}. {kept}{moved}"
+    below = {f"{each}.{name}" for each in opened(command) for name in ("root", "urls")}
+    last = key.rpartition(".")[2].lower().replace("-", "_")
+    meant = [other for other in SYNONYMS.get(last, ()) if other in have | chosen | below and other != key]
+    same = sorted(each for each in have if each.rpartition(".")[2] == key) if "." not in key else []
+    if meant or same:
+        # Keys of that very name come last where the word means something else elsewhere, as steps do.
+        first = meant[0] if meant else same[0]
+        return (
+            f"unknown key {key!r}; did you mean {_listed([*dict.fromkeys([*meant[:2], *same])])}?{_remark(last, first)}"
+        )
+    for other in (key, *SYNONYMS.get(last, ())):
+        group, _, name = other.rpartition(".")
+        if other == key and group:
+            continue
+        if having := _having(name, [group] if group else chosen, mine, folder):
+            group = having[0].partition("=")[0]
+            if group in chosen:
+                return f"unknown key {key!r}; it is {group}.{name}={value} with {', '.join(having[:5])}"
     near = nearest(key, [*have, *chosen])
     return f"unknown key {key!r}{near or f'; `multisagd {command} --help` names those that there are'}"
 
@@ -145,7 +127,9 @@ def _listed(names: Sequence[str]) -> str:
     return " or ".join(map(repr, names[:3]))
 
 
-def _remark(key: str, other: str) -> str:
+def _remark(word: str, other: str) -> str:
     if other == "training.samples":
         return " Training is counted in samples seen: examples × epochs, or steps × batch"
-    return " The same command on the same run_dir continues" if key == "resume" else ""
+    if other == "engine.device" and word in ("gpus", "num_gpus", "n_gpus", "ngpu", "devices"):
+        return " Several GPUs are for `multisagd launch cluster.gpus=…`"
+    return " The same command on the same run_dir continues" if word.startswith("resume") else ""

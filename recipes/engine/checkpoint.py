@@ -196,6 +196,20 @@ class Checkpoints:
             "process found there: run_dir must be a folder that all machines share"
         )
 
+    def chosen(self, samples: int, parts: Collection[str] | None = None, check: Check | None = None) -> State:
+        """Load the checkpoint after so many samples, or only some parts of it; `check` is as for `latest`.
+
+        Raises:
+            CheckpointError: if it is not there, naming those that are, or cannot be read.
+        """
+        folders = {samples_of(path): path for path in self.folders()}
+        if samples not in folders:
+            known = ", ".join(map(str, folders)) or "none yet"
+            raise CheckpointError(f"there is no checkpoint after {samples} samples in {self.folder}; there are {known}")
+        state = load(folders[samples], parts=parts, check=check) if is_first() else None
+        wait_patiently()
+        return state or load(folders[samples], verify=False, parts=parts)
+
     def _latest(self, parts: Collection[str] | None, check: Check | None, counted: bool) -> State | None:
         folders = self.folders()[::-1]
         for folder in sorted(folders, key=saved_by_clock) if counted else folders:

@@ -41,7 +41,7 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         steady()
     escaped()
     if any(word in ("-h", "--help") for word in words):
-        show(command_help(name))
+        show(command_help(name, words))
         return 0
 
     config: Config = {}

@@ -7,7 +7,6 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable
 
-from multisagd.addresses import without_secrets
 from recipes.engine.interrupt import Ended
 from recipes.engine.printing import tell
 
@@ -63,6 +62,9 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
     try:
         action()
     except RecipeError as error:
+        # Help and completion read this file, and do not wait for torch, which comes with the package.
+        from multisagd.addresses import without_secrets
+
         tell(f"error: {without_secrets(str(error))}")  # others read logs
         return USAGE_STATUS
     except Interrupted as stop:

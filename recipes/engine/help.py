@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that help appears at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -38,8 +39,13 @@ PAGES = {
 COMMAND_LINE = "docs/command-line.md"
 
 
-def command_help(name: str) -> str:
-    """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal."""
+def command_help(name: str, words: Sequence[str] = ()) -> str:
+    """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal.
+
+    Of the choices among its `words`, every setting is explained.
+    """
+    from recipes.engine.chosen_help import chosen_sections  # it reads the same files by what is here
+
     about, entries, keys = _command(name)
     listed, wanted = groups(), _wanted(name, about, entries, keys)
     required = "".join(f" {key}=…" for key in re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE))
@@ -55,7 +61,13 @@ def command_help(name: str) -> str:
         fold(f"read more: {', '.join(dict.fromkeys([PAGES.get(name, COMMAND_LINE), COMMAND_LINE]))}"),
         "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
         "\n".join(["options:", *columns(options)]),
-        "groups, each with its choices (the default is marked *):" if sections else "",
+        *chosen_sections(name, words),
+        fold(
+            "groups, each with its choices (the default is marked *); with a choice, as in "
+            f"`multisagd {name} {entries[0][0]}={entries[0][1]} --help`, this text lists its settings too:"
+        )
+        if sections
+        else "",
         *sections,
         f"keys, with their defaults:\n{_folded(keys)}",
     ]
@@ -64,7 +76,7 @@ def command_help(name: str) -> str:
 
 def _wanted(name: str, heading: str, entries: list[tuple[str, str, str]], keys: str) -> list[tuple[str, str]]:
     """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
-    said = {group: note.split("Example:")[0] for group, _, note in entries} | _comments(keys)
+    said = {group: note.split("Example:")[0] for group, _, note in entries} | comments(keys)
     examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", heading, re.MULTILINE))
     written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
     required = re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE)
@@ -77,13 +89,13 @@ def _wanted(name: str, heading: str, entries: list[tuple[str, str, str]], keys: 
     return [(f"{key}=…", about.strip().rstrip(".")) for key, about in found.items()]
 
 
-def _comments(keys: str, indent: str = "") -> dict[str, str]:
+def comments(keys: str, indent: str = "") -> dict[str, str]:
     """Return what the comment above each key says, nested ones by their dotted names."""
     found: dict[str, str] = {}
     for key, entry in _entries(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
         found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
-        found |= {f"{key}.{name}": said for name, said in _comments(inner, f"{indent}  ").items()}
+        found |= {f"{key}.{name}": said for name, said in comments(inner, f"{indent}  ").items()}
     return found
 
 
@@ -111,7 +123,7 @@ def _folded(keys: str) -> str:
 
 def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
     """Return heading, groups and keys of a command's file, with those of the files that it builds on."""
-    about, defaults, keys = _parts((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    about, defaults, keys = split_file((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     entries = _defaults(defaults)
     for base in re.findall(r"^ *- (\w+)$", defaults, re.MULTILINE):
         if base != "_self_":
@@ -165,6 +177,15 @@ def _entries(text: str, indent: str) -> list[tuple[str, str]]:
     return found
 
 
+def own_folder(words: Sequence[str]) -> Path | None:
+    """Return the folder that `--config-dir` names among words, None without one that is there."""
+    for word, after in zip(words, [*words, ""][1:], strict=True):
+        if word.startswith("--config-dir"):
+            named = Path(word.partition("=")[2] or after).expanduser()
+            return named if named.is_dir() else None
+    return None
+
+
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
     """Return every group with the names of its choices, sorted; `folder` holds further ones of the user's own."""
     found: dict[str, set[str]] = {}
@@ -178,11 +199,11 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
 def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
     """Return the first paragraph that heads a choice's file, up to its example; `folder` is as for `groups`."""
     files = [root / group / f"{choice}.yaml" for root in (CONFIGS, *([] if folder is None else [Path(folder)]))]
-    about, _, _ = _parts(next(file for file in files if file.exists()).read_text(encoding="utf-8"))
+    about, _, _ = split_file(next(file for file in files if file.exists()).read_text(encoding="utf-8"))
     return " ".join(re.split(r"\s*(?:Example:|\n *\n)", about, maxsplit=1)[0].split())
 
 
-def _parts(text: str) -> tuple[str, str, str]:
+def split_file(text: str) -> tuple[str, str, str]:
     """Split a configuration file into its heading comment, its defaults list and the rest."""
     lines = text.splitlines()
     heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))

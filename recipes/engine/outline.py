@@ -30,19 +30,19 @@ class Outline:
     def keys(self, command: str) -> dict[str, Any]:
         """Return the nested keys of a command with their defaults."""
         found: dict[str, Any] = {}
-        overrides = {**dict(self._overrides(command)), **self.chosen}
+        overrides = {**dict(self.overrides(command)), **self.chosen}
         for package, content in self._parts(command, "", "", overrides):
             _merge(found, package, content)
         return found
 
-    def _overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
+    def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
         """Return the choices that files make for others, as experiments do; of several the last counts."""
-        for entry, choice in self._defaults(name, group):
+        for entry, choice in self.defaults(name, group):
             if entry["override"]:
                 yield entry["group"].lstrip("/"), choice
             elif not entry["package"] and choice != "_self_":
                 inner = entry["group"].lstrip("/") or group
-                yield from self._overrides(self.chosen.get(inner, choice) if entry["group"] else choice, inner)
+                yield from self.overrides(self.chosen.get(inner, choice) if entry["group"] else choice, inner)
 
     def _parts(
         self, name: str, group: str, package: str, choices: Mapping[str, str]
@@ -50,7 +50,7 @@ class Outline:
         """Return the content of a file and of those it is made of, in order, each with the place of its keys."""
         content = {key: value for key, value in self.file(name, group).items() if key != "defaults"}
         own = False
-        for entry, choice in self._defaults(name, group):
+        for entry, choice in self.defaults(name, group):
             if choice == "_self_":
                 own = True
                 yield package, content
@@ -61,12 +61,12 @@ class Outline:
                     place = f"{package}.{entry['package']}".lstrip(".")
                 elif entry["group"]:
                     choice = choices.get(inner, choice)
-                    place = "" if _is_global(self._path(choice, inner)) else place
+                    place = "" if is_global(self.path(choice, inner)) else place
                 yield from self._parts(choice, inner, place, choices)
         if not own:
             yield package, content
 
-    def _defaults(self, name: str, group: str) -> Iterator[tuple[dict[str, str], str]]:
+    def defaults(self, name: str, group: str) -> Iterator[tuple[dict[str, str], str]]:
         """Return what a file's list of defaults says, as (its parts, the choice)."""
         for line in self.file(name, group).get("defaults") or []:
             # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
@@ -79,10 +79,11 @@ class Outline:
 
     def file(self, name: str, group: str) -> dict[str, Any]:
         """Return what the file of a choice holds, nothing if there is none or it cannot be read."""
-        path = self._path(name, group)
+        path = self.path(name, group)
         return {} if path is None else _read(path)
 
-    def _path(self, name: str, group: str) -> Path | None:
+    def path(self, name: str, group: str) -> Path | None:
+        """Return the file of a choice, None if there is none."""
         roots = (CONFIGS, *([] if self.folder is None else [self.folder]))
         return next((path for root in roots if (path := root / group / f"{name}.yaml").is_file()), None)
 
@@ -97,7 +98,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_global(path: Path | None) -> bool:
+def is_global(path: Path | None) -> bool:
+    """Tell whether the keys of a choice's file are those of the whole configuration."""
     return path is not None and path.read_text(encoding="utf-8").startswith("# @package _global_")
 
 

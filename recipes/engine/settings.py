@@ -185,6 +185,7 @@ class SampleSettings:
     refine: Group
     band: Literal["mean", "sample"]
     data: Group
+    checkpoint: int | str | None
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "count", "steps", "batch")

@@ -31,7 +31,7 @@ from recipes.engine import record
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
+from recipes.engine.checkpoint import Checkpoints, samples_of
 from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
@@ -43,6 +43,8 @@ from recipes.engine.located import located
 from recipes.engine.settings import Group, TrainSettings
 
 Which = Literal["ema", "network"]
+Chosen = int | str | None
+"""A checkpoint as it is named: by the samples seen, its folder, or `last`, as None is too."""
 T = TypeVar("T")
 CheckShapes = Callable[[Shapes], None]
 """Raises what speaks against weights of these shapes, before they are read."""
@@ -130,23 +132,41 @@ class SampledRun:
             raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
 
-def open_model(folder: Path, builder: Builder, data: Group | None = None) -> TrainedModel:
+def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
     """Open a run or an exported model: all but its weights are read.
 
-    `data` are keys of its data that the command line gives, such as where they are now.
+    `data` are keys of its data that the command line gives, such as where they are now. Weights are those of the
+    `checkpoint` after so many samples, or of the last one.
 
     Raises:
         RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
     if (folder / NOTES).exists():
-        return _exported(folder, builder, data or {})
+        return _exported(folder, builder, data or {}, checkpoint)
     path = folder / "config.yaml"
     config = check_parts(check_config(filled(configuration.read(path)), path, builder), path, builder)
     facts, statistics = record.read_facts(folder), load_statistics(folder)
     here = located(config, facts, folder, data or {}, builder)
-    weights = partial(_run_weights, folder)
+    weights = partial(_run_weights, folder, chosen_samples(checkpoint, folder))
     return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, given=data or {})
+
+
+def chosen_samples(checkpoint: Chosen, folder: Path) -> int | None:
+    """Return after how many samples a chosen checkpoint was saved: its number, or its folder's name; None for the last.
+
+    Raises:
+        RecipeError: for what is neither, naming the checkpoints that there are.
+    """
+    if checkpoint in (None, "last"):
+        return None
+    name = Path(str(checkpoint)).name
+    if not name.isdecimal():
+        known = ", ".join(str(samples_of(path)) for path in Checkpoints(folder / "checkpoints").folders())
+        raise RecipeError(
+            f"checkpoint={checkpoint}: expected last, or the samples seen of one that is there: {known or 'none yet'}"
+        )
+    return int(name)
 
 
 def check_folder(folder: Path) -> None:
@@ -211,15 +231,19 @@ def another_version(path: Path, error: RecipeError) -> RecipeError:
     return RecipeError(f"{path}: {error}. The run may be of another version of multisagd, as its run.json tells")
 
 
-def _run_weights(folder: Path, which: Which, check: CheckShapes) -> TrainedWeights:
+def _run_weights(folder: Path, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
     prefix = AVERAGED if which == "ema" else ""
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
         if which not in stored:
-            raise RecipeError(f"the run's last checkpoint holds no {which}: choose other weights, or remove it")
+            raise RecipeError(f"the checkpoint holds no {which}: choose other weights, or another checkpoint")
         check(_named(stored[which], prefix))
 
-    state = Checkpoints(folder / "checkpoints").latest([which], check_part)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if samples is not None and checkpoints.folders():
+        state = checkpoints.chosen(samples, [which], check_part)
+    else:
+        state = checkpoints.latest([which], check_part)
     if state is None:
         raise RecipeError(f"{folder} has no checkpoint yet: train first")
     return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
@@ -268,7 +292,7 @@ def needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": told}
 
 
-def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
+def _exported(folder: Path, builder: Builder, data: Group, checkpoint: Chosen) -> TrainedModel:
     try:
         notes = read_json(folder / NOTES, finite=False)  # what is built of it looks at its numbers
         if notes["format_version"] != FORMAT_VERSION:
@@ -283,6 +307,8 @@ def _exported(folder: Path, builder: Builder, data: Group) -> TrainedModel:
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
+    if chosen_samples(checkpoint, folder) not in (None, notes["samples"]):
+        raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
     config = filled(config)
     check_parts(check_config(config, folder / NOTES, builder), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")

@@ -45,7 +45,7 @@ def likelihood(task: Task) -> Result:
     """
     settings = task.settings.likelihood
     builder = Builder(task.settings.allow_targets)
-    model = open_model(task.settings.run_dir, builder, task.settings.data)
+    model = open_model(task.settings.run_dir, builder, task.settings.data, task.settings.checkpoint)
     if model.facts.get("text"):
         raise ValueError("this run learned from text, and held-out texts are not embedded here: leave it out")
     assembly = model.assembly(builder)

@@ -71,6 +71,7 @@ class EvaluateSettings:
     cache: Path
     classifier: Training
     data: Group
+    checkpoint: int | str | None
     allow_targets: tuple[str, ...]
     weights: Literal["ema", "network"]
 

@@ -11,7 +11,8 @@ import pytest
 from recipes.choices import main as list_choices
 from recipes.cli import COMMANDS, TOOLS, main, usage
 from recipes.engine import config as configuration
-from recipes.engine.help import PAGES, command_help
+from recipes.engine.help import PAGES, command_help, groups, offered
+from recipes.engine.outline import Outline
 from recipes.launch import planned
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,33 @@ def test_examples_work_as_written(name: str, monkeypatch: pytest.MonkeyPatch, tm
             assert planned(settings)[1]
         elif "--config-dir" not in words:
             assert configuration.load(command, settings)
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "encode", "inspect", "launch", "pack", "design"])
+def test_help_lists_every_setting_of_every_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for group in offered(name):
+        for choice in groups()[group]:
+            text = command_help(name, [f"{group}={choice}"])
+            values = Outline({group: choice}).keys(name).get(group) or {}
+            for key in configuration.flatten(values, group):
+                assert re.search(rf"^  {re.escape(key)}=", text, re.MULTILINE) or key.split(".")[-1][:1] in "_", key
+    assert "there is no such choice; did you mean" in command_help("train", ["network=unett"])
+    assert command_help("train", ["run_dir=x"]) == command_help("train")
+
+
+def test_help_says_what_is_said_in_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = command_help("train", ["experiment=image_folder", "engine=gpu", "modality=latent_image"])
+    assert re.search(r"^  data.root=… +needed", text, re.MULTILINE)
+    assert re.search(r"^  engine.workers=2 +threads that load data ahead of training$", text, re.MULTILINE)
+    assert re.search(
+        r"^  modality.autoencoder.name=stabilityai/sd-vae-ft-mse +hub id, or local folder$", text, re.MULTILINE
+    )
+    assert "experiment=image_folder stands for:\n  modality=image data=folder" in text
+    composed = configuration.load("train", ["network=unet", "run_dir=x"])["network"]
+    shown = re.findall(r"^  network\.(\w+)=", command_help("train", ["network=unet"]), re.MULTILINE)
+    assert set(shown) == composed.keys() - {"_target_"}
 
 
 def test_every_command_has_a_page_and_is_on_the_page_of_all() -> None:

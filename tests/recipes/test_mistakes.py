@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from recipes.cli import main
+from recipes.cli import COMMANDS, main
 from recipes.engine import config as configuration
-from recipes.engine.advice import ELSEWHERE
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import held
 from recipes.engine.help import offered
+from recipes.engine.outline import Outline
 from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.synonyms import MEANINGS
 from recipes.engine.trained import open_model
 from recipes.train import train
 
@@ -134,13 +135,36 @@ def test_a_process_of_no_sense_is_told_before_the_data_are_measured(
 
 def test_words_of_other_programs_lead_to_keys_that_exist() -> None:
     keys = {
-        command: configuration.prefixes(configuration.flatten(configuration.load(command, ["run_dir=r"])))
-        for command in ("train", "sample", "evaluate")
-    } | {"export": {"run_dir", "out"}, "folder": {"data.root"}}
-    every = set().union(*keys.values(), offered("train"))
-    for word, names in ELSEWHERE.items():
-        assert set(names) <= every, word
-        assert word not in keys["train"]
+        command: set(configuration.prefixes(configuration.flatten(Outline({}).keys(command)))) for command in COMMANDS
+    }
+    every = set().union(*keys.values(), *(offered(command) for command in COMMANDS), {"data.root", "data.urls"})
+    for names, words in MEANINGS.items():
+        assert set(names) <= every, names
+        assert not set(words.split()) & keys["train"], names
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "key"),
+    [
+        ("train", "training.lr", "training.learning_rate"), ("train", "optimizer.lr", "training.learning_rate"),
+        ("train", "training.epochs", "training.samples"), ("train", "max_train_steps", "training.samples"),
+        ("train", "training.steps", "training.samples"), ("train", "data.batch_size", "training.batch"),
+        ("train", "n", "training.samples"), ("train", "output", "run_dir"), ("train", "gpus", "cluster.gpus"),
+        ("train", "fp16", "engine.precision"), ("train", "wandb", "tracking.wandb"), ("train", "checkpoint", "run_dir"),
+        ("train", "data_dir", "data.root"), ("train", "cfg_scale", "guidance.scale"), ("train", "model", "network"),
+        ("sample", "n", "count"), ("sample", "num_samples", "count"), ("sample", "num_inference_steps", "steps"),
+        ("sample", "output", "out"), ("sample", "sampling.cfg_scale", "guidance.scale"),
+        ("sample", "prompt", "prompts"), ("sample", "ckpt", "checkpoint"), ("export", "ckpt_path", "checkpoint"),
+        ("sample", "scheduler", "sampler"), ("sample", "lr", "--help"), ("sample", "data_dir", "data.root"),
+        ("evaluate", "batch_size", "batch"), ("evaluate", "lr", "classifier.learning_rate"),
+        ("encode", "batch_size", "batch"), ("export", "output_dir", "out"), ("design", "num_steps", "steps"),
+    ],
+)  # fmt: skip
+def test_words_of_other_programs_are_understood(command: str, word: str, key: str) -> None:
+    needed = [f"{each}=x" for each in ("run_dir", "statistics", "out") if Outline({}).keys(command).get(each) == "???"]
+    with pytest.raises(RecipeError) as caught:
+        configuration.load(command, [*needed, f"{word}=1"])
+    assert key in str(caught.value).replace(repr(word), "")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,15 @@ def test_a_sample_is_its_seeds(models: Path) -> None:
     assert one.seeds[0] != one.seeds[1]
 
 
+def test_what_is_shown_of_them_fits_a_screen(models: Path) -> None:
+    pipeline = Pipeline.from_pretrained(models / "image", device="cpu")
+    lines = repr(pipeline).splitlines()
+    assert len(lines) < 6
+    assert all(len(line) <= 200 for line in lines)
+    assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
+    assert repr(pipeline(2, 1, progress=False)) == "Drawn(2 of Image, 1 × 8 × 8)"
+
+
 def test_media_are_what_people_use(models: Path, tmp_path: Path) -> None:
     image = Pipeline.from_pretrained(models / "image", device="cpu")(2, 2, progress=False)
     assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in image.images)

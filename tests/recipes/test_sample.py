@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 from modalities.files import Folder
 from modalities.image import Image
 from recipes.engine import config as configuration
+from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.labels import chosen_labels
+from recipes.evaluate import already_drawn
+from recipes.export import export
 from recipes.pipeline import Pipeline
 from recipes.sample import sample
 
@@ -133,6 +136,30 @@ def test_guidance_and_weights_change_the_samples(run_dir: Path) -> None:
         assert not torch.equal(plain, other)
     outside = load_file(draw(run_dir, "guidance.scale=5", "guidance.interval=[90,99]") / "samples.safetensors")["x0"]
     assert torch.equal(plain, outside)
+
+
+def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path) -> None:
+    last, early = (draw(run_dir, f"checkpoint={name}", "count=1") for name in ("last", "0000048"))
+    assert last == draw(run_dir, "count=1")
+    assert [path.name[:12] for path in (last, early)] == ["000000000096", "000000000048"]
+    one, other = (load_file(path / "samples.safetensors")["x0"] for path in (last, early))
+    assert not torch.equal(one, other)
+    place = draw(run_dir, f"checkpoint={run_dir}/checkpoints/000000000048", "count=1", f"out={tmp_path / 'out'}")
+    assert torch.equal(load_file(place / "samples.safetensors")["x0"], other)
+    words = [f"run_dir={run_dir}", f"out={tmp_path / 'model'}", "checkpoint=48"]
+    exported = export(configuration.load("export", words))
+    drawn = draw(exported, "count=1", "checkpoint=48", f"out={tmp_path / 'drawn'}")
+    assert torch.equal(load_file(drawn / "samples.safetensors")["x0"], other)
+    with pytest.raises(RecipeError, match=r"there is no checkpoint after 64 samples in .*; there are 48, 96"):
+        draw(run_dir, "checkpoint=64")
+    with pytest.raises(RecipeError, match=r"checkpoint=best: expected last, or the samples seen .*: 48, 96"):
+        draw(run_dir, "checkpoint=best")
+    with pytest.raises(RecipeError, match="holds the one after 48 samples alone"):
+        draw(exported, "checkpoint=96")
+    words = [f"run_dir={run_dir}", "steps=2", "samples=4", "count=1", "engine.threads=1", "engine.device=cpu"]
+    for number, drawn in ((48, early), (96, last)):  # an evaluation finds the samples of the checkpoint that it is of
+        config = configuration.load("evaluate", [*words, f"checkpoint={number}"])
+        assert already_drawn(config, Builder()) == drawn
 
 
 @pytest.mark.parametrize(
