@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.choices import kinds
-from recipes.engine.help import groups, offered, own_folder, summary
+from recipes.engine.help import groups, offered, opened, own_folder, summary
 from recipes.engine.outline import Outline
 from recipes.evaluation.about import ABOUT
 
@@ -121,6 +121,9 @@ def _keys(
                 yield from _beginning(word, [(f"{full}.", "its settings")])
             elif full not in known and key != "_target_":
                 yield from _beginning(word, [(f"{full}=", "" if value == "???" else f"now {_written(value)}")])
+    for each in {each for command in commands for each in opened(command)}:
+        places = ((f"{each}.{name}=", "where the run's data are now") for name in ("root", "urls"))
+        yield from _beginning(word, places if word.startswith(f"{each}.") else [(f"{each}.", "keys of the run's data")])
     if not head:
         # Groups whose default choice leaves no keys behind, such as an experiment.
         left = [group for group in known if "/" not in group and not any(group in outline for outline in outlines)]

@@ -31,7 +31,7 @@ from recipes.engine import record
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, samples_of
+from recipes.engine.checkpoint import Checkpoints, State, samples_of
 from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
@@ -240,10 +240,11 @@ def _run_weights(folder: Path, samples: int | None, which: Which, check: CheckSh
         check(_named(stored[which], prefix))
 
     checkpoints = Checkpoints(folder / "checkpoints")
-    if samples is not None and checkpoints.folders():
-        state = checkpoints.chosen(samples, [which], check_part)
-    else:
+    state: State | None = None
+    if samples is None:
         state = checkpoints.latest([which], check_part)
+    elif checkpoints.folders():
+        state = checkpoints.chosen(samples, [which], check_part)
     if state is None:
         raise RecipeError(f"{folder} has no checkpoint yet: train first")
     return TrainedWeights(state.samples, _named(state.tensors[which], prefix))

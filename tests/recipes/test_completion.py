@@ -140,6 +140,11 @@ def test_a_line_is_split_as_a_shell_splits_it(line: str, words: list[str]) -> No
     assert words_of(line) == words
 
 
+def test_where_the_data_of_a_run_are_now_is_offered() -> None:
+    assert [each for each, _ in complete(["evaluate", "data."])] == ["data.root=", "data.urls="]
+    assert ("data.", "keys of the run's data") in complete(["sample", "da"])
+
+
 def test_values_of_few_are_those_of_the_settings() -> None:
     """What the files say in comments, the type hints of the settings say too."""
 
