@@ -154,7 +154,7 @@ def test_an_epoch_over_a_folder_of_which_a_third_is_bad(
     words = [
         "data=folder", f"data.root={root}", "data.max_unreadable=0.5", "network.width=8", "network.blocks=1",
         "network.multipliers=[1]", "network.heads=2", "training.samples=16", "training.batch=8", "every.samples=0",
-        "every.validation=0", "validation.holdout=2", "validation.levels=1", "validation.items=2", "sampling.count=1",
+        "every.validation=16", "validation.holdout=2", "validation.levels=1", "validation.items=2", "sampling.count=1",
         "sampling.steps=1", "engine.threads=1", "engine.device=cpu", f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
     train(configuration.load("train", [*settings[medium], *words]))

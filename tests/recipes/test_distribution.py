@@ -45,7 +45,7 @@ def check_samples(run_dir: Path) -> None:
     one = sample(configuration.load("sample", [*words, f"out={run_dir / 'one'}"]))
     drawn = [load_file(folder / "samples.safetensors")["x0"] for folder in (one, run_dir / "two")]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-6)
-    assert (run_dir / "two" / "4.png").exists()
+    assert (run_dir / "two" / "samples" / "4.png").exists()
 
 
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
