@@ -31,8 +31,8 @@ from recipes.engine import record
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, State, samples_of
-from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes
+from recipes.engine.checkpoint import Checkpoints, samples_of
+from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes, State
 from recipes.engine.config import Config
 from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import load_statistics, read_statistics
