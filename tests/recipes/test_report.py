@@ -9,7 +9,6 @@ import fcntl
 import io
 import json
 import re
-import shlex
 import shutil
 import socket
 from html.parser import HTMLParser
@@ -43,7 +42,7 @@ from recipes.reporting.defaults import settings
 from recipes.reporting.journal import MOST, read_journal
 from recipes.reporting.media import Budget, item
 from recipes.reporting.page import is_report, render
-from recipes.reporting.run import quoted, read_run
+from recipes.reporting.run import read_run
 from recipes.reporting.samples import spread
 from recipes.reporting.summary import summary_blocks
 
@@ -523,12 +522,6 @@ def test_long_names_are_told_apart_and_those_of_bands_do_not_overlap() -> None:
     assert named == bands[:: len(bands) // len(named)]
     assert 2 < len(named) <= 5
     assert chart.points["series"][0]["at"] == bands
-
-
-def test_quoted_paths_are_one_word_and_one_value(tmp_path: Path) -> None:
-    for name in ("plain", "with space", "a,b", "it's", "$HOME;ls"):
-        (word,) = shlex.split(f"run_dir={quoted(tmp_path / name)}")
-        assert configuration.load("sample", [word])["run_dir"] == str(tmp_path / name)
 
 
 def test_the_command_draws_samples_when_asked(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
