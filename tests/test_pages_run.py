@@ -65,8 +65,8 @@ def guided_samples_have_the_exact_mean(names: dict[str, Any], printed: list[str]
 
 
 def own_media_are_saved(names: dict[str, Any], printed: list[str]) -> None:
-    assert len(list(Path("runs/ecg/sampled").glob("*/*.txt"))) == 4
-    assert len(list(Path("runs/volumes/sampled").glob("*/*.npy"))) == 4
+    assert len(list(Path("runs/ecg/sampled").glob("*/samples/*.txt"))) == 4
+    assert len(list(Path("runs/volumes/sampled").glob("*/samples/*.npy"))) == 4
     assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
 
 

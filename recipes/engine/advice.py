@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from recipes.engine.errors import nearest
@@ -87,6 +88,10 @@ def unknown(command: str, key: str, value: str, known: Iterable[str], folder: Pa
         return f"`multisagd {command}` does not choose {key}: {choices}. {kept}{moved}"
     below = {f"{each}.{name}" for each in opened(command) for name in ("root", "urls")}
     last = key.rpartition(".")[2].lower().replace("-", "_")
+    # A slip in a group's name says what is meant better than what other programs call the key.
+    for other in get_close_matches(key, have, cutoff=0.85) if "." in key else ():
+        if other.rpartition(".")[2] == key.rpartition(".")[2]:
+            return f"unknown key {key!r}; did you mean {other!r}?"
     meant = [other for other in SYNONYMS.get(last, ()) if other in have | chosen | below and other != key]
     same = sorted(each for each in have if each.rpartition(".")[2] == key) if "." not in key else []
     if meant or same:

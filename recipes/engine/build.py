@@ -95,7 +95,7 @@ class Builder:
         def deeper(node: Mapping[str, Any], expected: tuple[type, ...], where: str) -> Any:
             return self._nested(node, expected, where, context)
 
-        if "_target_" in node:
+        if node.get("_target_") is not None:
             target = self._resolve(node["_target_"], expected, where)
             built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context, deeper)
             if not any(_is_subclass(type(built), kind) for kind in expected):
@@ -109,6 +109,8 @@ class Builder:
         raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
 
     def _resolve(self, path: Any, expected: tuple[type, ...], where: str) -> Callable[..., Any]:
+        if path is None:
+            raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
         where = f"{where}._target_"
         allowed = (*PACKAGES, *self.extra)
         # The path is judged before anything is imported, and the object again after: a module of ours also holds names

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from modalities.base import Dataset
 from modalities.image import Image
+from modalities.reading import FileReport, MediaFiles
 from modalities.video import Video
 from recipes.engine.altered import untouched
 
@@ -29,6 +30,8 @@ def colour_note(dataset: Dataset) -> str | None:
     count = min(LOOKED_AT, len(files))
     seen = copy.copy(files)
     seen.modality = replace(modality, channels=3)
+    if isinstance(seen, MediaFiles):
+        seen.report = FileReport(len(files), 1.0)  # what cannot be read is for those to count who need it
     try:
         x0 = seen.batch([number * len(files) // count for number in range(count)]).x0
     except Exception:  # whatever a decoder or a dataset of one's own raises: training will say what is wrong

@@ -45,13 +45,15 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
     A run that learns classes trains on all of them.
 
     Raises:
-        RecipeError: if nothing would be left to train on.
+        RecipeError: if nothing would be left to train on, or classes cannot be read.
     """
     learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
     try:
         return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"), learns_classes)
     except ValueError as error:
         raise RecipeError(f"validation.holdout: {error}; validation.holdout=0 trains on all") from error
+    except UnreadableFilesError as error:
+        raise RecipeError(f"data: {error}") from error
 
 
 NOTHING_HELD_OUT = (

@@ -217,6 +217,8 @@ def test_without_slurm_or_submitit_launching_says_so(
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["cluster=slurm", "run_dir=r"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+    for name in [name for name in sys.modules if name.partition(".")[0] == "submitit"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["cluster=slurm", "run_dir=r"]) == 2
     assert "submitit is not installed. To install it: " in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
     statistics = ms.DataStatistics.load(run_dir / "statistics.safetensors")
     assert statistics.count == 100
     with PILImage.open(run_dir / "samples" / "000000000096.png") as picture:
-        assert picture.size == (2 * (8 * 8 + 2) + 2,) * 2
+        assert picture.size == (2 * (8 * 8 + 2) + 2, 2 * (8 * 8 + 2 + 14) + 2)  # a line for the class under each
     logged = read_metrics(run_dir, "train")
     assert [entry["samples"] for entry in logged] == [32, 64, 96]
     (validation,) = read_metrics(run_dir, "validation")
@@ -105,7 +105,7 @@ def test_another_configuration_on_the_same_folder_is_refused(tmp_path: Path) -> 
         tiny_run(tmp_path / "run", "training.learning_rate=0.5", "spectrum=power_law", "every.log=16")
     message = str(caught.value)
     assert "training.learning_rate: 0.001 -> 0.5" in message
-    assert "spectrum.exponent: None -> -0.06" in message
+    assert "spectrum.exponent: not there -> -0.06" in message
     assert "every.log" not in message
     assert "another run_dir" in message
 
