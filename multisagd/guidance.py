@@ -27,14 +27,15 @@ class _Guided(nn.Module):
         """The process of the guided denoiser."""
         return self.denoiser.process
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the estimate to move away from."""
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return the guided estimate of x0, shaped like x_t."""
+        t = as_times(t)
         strong = self.denoiser(x_t, t, condition)
-        log_snr = self.process.schedule.log_snr(as_times(t).to(x_t.device))
+        log_snr = self.process.schedule.log_snr(t.to(x_t.device))
         low, high = self.interval or (float("-inf"), float("inf"))
         inside = (log_snr >= low) & (log_snr <= high)
         if self.scale == 1 or not bool(inside.any()):
@@ -56,7 +57,7 @@ class ClassifierFree(_Guided):
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None = None) -> None:
         super().__init__(denoiser, scale, interval)
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the estimate without condition."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
@@ -76,6 +77,6 @@ class Autoguidance(_Guided):
         super().__init__(denoiser, scale, interval)
         self.weak = weak
 
-    def weak_estimate(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the weaker model's estimate under the same condition."""
         return self.weak(x_t, t, condition)

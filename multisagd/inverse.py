@@ -65,6 +65,7 @@ class _Measured(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Return the estimate of x0 given x_t and the measurement, shaped like x_t."""
+        t = as_times(t)
         inside = self.inside(self.interval, t, x_t)
         if not bool(inside.any()):
             return self.denoiser(x_t, t, condition)
@@ -161,6 +162,7 @@ class PiGDM(_Measured):
 
     def corrected(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
+        t = as_times(t)
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)

@@ -27,7 +27,7 @@ class AnyDenoiser(Protocol):
     def process(self) -> Process:
         """The process the denoiser was made for."""
 
-    def __call__(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return `E[x0 | x_t]`."""
 
 
