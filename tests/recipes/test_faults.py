@@ -65,7 +65,7 @@ def test_a_process_that_hangs_is_named_before_a_timeout_ends_it(tmp_path: Path) 
     assert all(told.values()), done.stderr[-4000:]
     lines = [found[1] for found in told.values() if found]
     assert "learner.py" in lines[0]
-    assert "order.py" in lines[1]
+    assert "reading.py" in lines[1]
     assert "lost touch with another process" in done.stderr
     assert last_state(run_dir).samples >= 32
 
