@@ -36,6 +36,15 @@ MEDIA = {
     "experiment=image_folder": ["modality.size=16"],
 }
 """By choice: smaller data, the same in all commands of a page."""
+SHOWN = {
+    choice: [
+        "training.samples=64",
+        "training.batch=32",
+        *(f"every.{what}=64" for what in ("log", "validation", "samples", "checkpoint")),
+    ]
+    for choice in ("experiment=image_digits", "experiment=video_moving_digits")
+}
+"""By choice: enough examples to show each of the ten classes, which the commands after a training then ask for."""
 
 
 def quick(command: str, words: Sequence[str]) -> list[str]:
@@ -44,6 +53,8 @@ def quick(command: str, words: Sequence[str]) -> list[str]:
         written = {"cluster=kubernetes", "cluster=skypilot"} & set(words)
         return [] if written else ["--show"]
     small = [*SMALL.get(command, []), *(word for choice in MEDIA if choice in words for word in MEDIA[choice])]
+    if command == "train":
+        small += [word for choice in SHOWN if choice in words for word in SHOWN[choice]]
     if command == "train" and not {"network=diffusers", "experiment=adopted"} & set(words):
         small += TRANSFORMER if "network=transformer" in words else UNET
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):

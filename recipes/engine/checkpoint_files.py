@@ -20,8 +20,7 @@ from multisagd.files import check_file, digest, read_json
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # the first knew no shards
+FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
 MOST_SAMPLES = 10**18
 """Beyond any training, and within what a tensor can count."""
@@ -54,25 +53,17 @@ def saved_by_clock(folder: Path) -> bool:
     try:
         return read_json(folder / INDEX)["by_clock"] is True
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # those from before there were such have no entry
+        return False
 
 
 def looks_whole(folder: Path) -> bool:
     """Tell whether a checkpoint's files are there and as long as they should be; their sums are not compared."""
     try:
-        files = _listed(read_json(folder / INDEX))
+        files = read_json(folder / INDEX)["files"]
         facts = [(name, each) for part in files.values() for name, each in part.items()]
         return all((folder / name).stat().st_size == each["bytes"] for name, each in facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _listed(index: Mapping[str, Any]) -> Any:
-    """Return what an index says of the files of every part, by their names, in the form of today."""
-    files = index["files"]
-    if index["format_version"] == 1 and isinstance(files, dict):
-        return {part: {f"{part}.safetensors": facts} for part, facts in files.items()}
-    return files
 
 
 class VersionError(CheckpointError):
@@ -88,13 +79,13 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
     """
     try:
         index = read_json(folder / INDEX)
-        version, samples, files = index["format_version"], index["samples"], _listed(index)
+        version, samples, files = index["format_version"], index["samples"], index["files"]
         record = index["record"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(_unreadable(folder / INDEX, error)) from error
-    if type(version) is not int or version not in READABLE:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise VersionError(
-            f"{folder / INDEX} has format version {version!r:.80}, this program reads versions up to {FORMAT_VERSION}: "
+            f"{folder / INDEX} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
             "use the version of multisagd that wrote it, or train anew in another run_dir"
         )
     if not isinstance(files, dict) or not isinstance(record, dict):

@@ -114,7 +114,7 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
     """Say which files of a dataset have changed since the run began, None if none has as far as can be told."""
     path = run_dir / FILE
     if not path.exists():
-        keep(run_dir, dataset)  # of a run from before there was such a record
+        keep(run_dir, dataset)  # could not be written when the run began
         return None
     try:
         before = Contents.load(path)

@@ -60,7 +60,7 @@ def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
     last = starts[-1] if isinstance(starts[-1], Mapping) else {}
     home, run_dir = last.get("folder"), last.get("run_dir")
     if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
-        return []  # a run from before this was recorded, or an exported model
+        return []  # an exported model has no starts, and a record may have been changed
     return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
 
 

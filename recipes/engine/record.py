@@ -185,7 +185,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def check_facts(facts: Any) -> None:
-    """Check the entries of `run.json` that are read; those that older runs lack may be missing.
+    """Check the entries of `run.json` that are read; those with a default may be missing.
 
     Raises:
         ValueError: naming the first that is not what it should be.

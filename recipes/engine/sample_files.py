@@ -68,16 +68,12 @@ def planned(out: Path, count: int, suffix: str) -> set[Path]:
 def former(out: Path) -> set[Path]:
     """Return the files of the set that lies in a folder, none if its record does not say that there is one."""
     made = notes(out)
-    settings = made.get("settings")
-    count = made.get("count", settings.get("count") if isinstance(settings, Mapping) else None)
+    count = made.get("count")
     if type(count) is not int or not 0 < count <= MOST:
         return set()
     suffix = made.get("suffix")
     suffix = suffix if isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum() else ".png"
-    own = planned(out, count, suffix)
-    if "suffix" not in made:  # from before samples had a folder of their own
-        own |= {out / f"{stem}{ending}" for stem in stems(count) for ending in BESIDE}
-    return {path for path in own if path.exists()}
+    return {path for path in planned(out, count, suffix) if path.exists()}
 
 
 def notes(out: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class TrainSettings:
     denoiser: Group
     network: Group
     sampler: Group
-    # Runs from before there were these have none.
+    # What a configuration lacks counts as this.
     text: Group = field(default_factory=dict)
     corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None

@@ -176,8 +176,8 @@ def test_an_unknown_version_is_no_reason_to_fall_back(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(64))
     index = checkpoints.save(state(128)) / "checkpoint.json"
-    index.write_text(index.read_text().replace('"format_version": 2', '"format_version": 99'))
-    with pytest.raises(VersionError, match="format version 99, this program reads versions up to 2"):
+    index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(VersionError, match="format version 99, this program reads version 1"):
         checkpoints.latest()
 
 

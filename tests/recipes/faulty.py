@@ -15,7 +15,7 @@ from modalities.image_sets import Digits
 class Faulty(Digits):
     """The digits, with a fault of process `rank` in batch number `at` of `size` samples; once, for it leaves a mark.
 
-    The fault "spoil" spoils this batch and the one after it.
+    The fault "spoil" makes this batch and the one after it so large that their losses are infinite.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Faulty(Digits):
             self.calls += 1
             if self.fault == "spoil" and self.calls in (self.at, self.at + 1):
                 batch = super().batch(indices, seeds)
-                return batch._replace(x0=float("nan") * batch.x0)
+                return batch._replace(x0=1e30 * batch.x0)
             if self.calls == self.at and self.fault != "spoil" and not self.mark.exists():
                 self.mark.parent.mkdir(parents=True, exist_ok=True)
                 self.mark.touch()

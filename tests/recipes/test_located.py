@@ -134,5 +134,5 @@ def test_moved_latents_bring_their_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("starts", [None, [], [None], [{}], [{"folder": 3, "run_dir": "a"}], [{"command": []}]])
-def test_runs_from_before_this_was_recorded_are_read(tmp_path: Path, starts: object) -> None:
+def test_records_without_a_starting_folder_are_read(tmp_path: Path, starts: object) -> None:
     assert starting_folders({"starts": starts}, tmp_path) == []

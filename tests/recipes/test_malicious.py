@@ -250,9 +250,9 @@ def pipe(name: str | Path) -> Poison:
 INDICES: dict[str, Poison] = {
     "deep": written("[" * 100_000),
     "a terabyte": sparse,
-    "names twice": written('{"format_version": 2, "samples": 96, "samples": 1, "files": {}, "record": {}}'),
-    "number of a million digits": written('{"format_version": 2, "samples": ' + "9" * 1_000_000 + "}"),
-    "NaN samples": written('{"format_version": 2, "samples": NaN, "files": {}, "record": {}}'),
+    "names twice": written('{"format_version": 1, "samples": 96, "samples": 1, "files": {}, "record": {}}'),
+    "number of a million digits": written('{"format_version": 1, "samples": ' + "9" * 1_000_000 + "}"),
+    "NaN samples": written('{"format_version": 1, "samples": NaN, "files": {}, "record": {}}'),
     "negative samples": edited(lambda index: index.update(samples=-1)),
     "huge samples": edited(lambda index: index.update(samples=10**30)),
     "samples as text": edited(lambda index: index.update(samples="96")),

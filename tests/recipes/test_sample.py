@@ -83,16 +83,6 @@ def test_nothing_of_a_former_set_is_left(run_dir: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == left
 
 
-def test_a_set_from_before_samples_had_a_folder_of_their_own_is_replaced(run_dir: Path, tmp_path: Path) -> None:
-    made = {"samples_seen": 96, "settings": {"count": 11}, "versions": {}}
-    (tmp_path / "sample.json").write_text(json.dumps(made))
-    for name in ("00.png", "10.png", "11.png", "grid.png"):
-        (tmp_path / name).write_text("")
-    draw(run_dir, f"out={tmp_path}")
-    kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == ["11.png", "grid.png", "sample.json", "samples", "samples.safetensors"]
-
-
 def test_the_grid_names_the_classes(run_dir: Path, tmp_path: Path) -> None:
     grids = [draw(run_dir, f"out={tmp_path / label}", f"labels={label}") / "grid.png" for label in ("all", "null")]
     with PILImage.open(grids[0]) as named, PILImage.open(grids[1]) as plain:
