@@ -62,6 +62,14 @@ def _plain(value: Any, name: str, owner: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the keys in which two mappings differ, with both values; empty if they do not."""
+    """Return the keys in which two mappings differ, with both values; empty if they do not.
+
+    The `name` of a part is only where it lies, if both have one `fingerprint` for it.
+    """
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    keys = [key for key in keys if not (key.endswith(".name") and _known(before, now, f"{key[:-5]}.fingerprint"))]
     return ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys)
+
+
+def _known(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+    return isinstance(before.get(key), str) and before[key] == now.get(key)

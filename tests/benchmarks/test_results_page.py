@@ -304,14 +304,10 @@ def test_every_arm_of_every_experiment_composes(name: str) -> None:
     experiment = experiments()[name]
     found = {composed(experiment, arm, "cpu") for arm in experiment.arms}
     assert len(found) == len(experiment.arms), "two arms are the same training"
-    assert composed(experiment, next(iter(experiment.arms)), "gpu") not in found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", experiments())
-def test_every_arm_of_every_experiment_composes_for_a_gpu(name: str) -> None:
-    experiment = experiments()[name]
-    assert len({composed(experiment, arm, "gpu") for arm in experiment.arms}) == len(experiment.arms)
+    first, *_, last = experiment.arms
+    large = {composed(experiment, arm, "gpu") for arm in (first, last)}
+    assert len(large) == 2
+    assert large.isdisjoint(found)
 
 
 def test_the_page_is_what_the_results_say() -> None:

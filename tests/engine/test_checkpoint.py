@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +17,18 @@ from recipes.engine import checkpoint
 real, calls = checkpoint._flush, []
 def flush(path):
     calls.append(path)
-    if len(calls) == {kill_at}:
+    if len(calls) == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     real(path)
 checkpoint._flush = flush
-checkpoint.Checkpoints(Path(sys.argv[1])).save(
-    checkpoint.State(200, {{"network": {{"w": torch.ones(10)}}, "ema": {{"w": torch.ones(10)}}}}, {{}})
-)
+for kill_at, folder in enumerate(sys.argv[1:], 1):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        continue
+    checkpoint.Checkpoints(Path(folder)).save(
+        checkpoint.State(200, {"network": {"w": torch.ones(10)}, "ema": {"w": torch.ones(10)}}, {})
+    )
+    os._exit(1)
 """
 
 
@@ -98,18 +102,20 @@ def test_killed_while_replacing_there_is_still_one(tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000064", "000000000128"]
 
 
-@pytest.mark.parametrize("kill_at", [1, 2, 3, 4])
-def test_killed_while_writing(tmp_path: Path, kill_at: int) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state(100))
-    ended = subprocess.run([sys.executable, "-c", WRITER.format(kill_at=kill_at), str(tmp_path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert [folder.name for folder in checkpoints.folders()] == ["000000000100"]
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert latest.samples == 100
-    checkpoints.save(state(200))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000100", "000000000200"]
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """Before each of four files is on the disk."""
+    runs = [Checkpoints(tmp_path / str(kill_at)) for kill_at in (1, 2, 3, 4)]
+    for checkpoints in runs:
+        checkpoints.save(state(100))
+    subprocess.run([sys.executable, "-c", WRITER, *(str(checkpoints.folder) for checkpoints in runs)], check=True)
+    for checkpoints in runs:
+        assert [folder.name for folder in checkpoints.folders()] == ["000000000100"]
+        latest = checkpoints.latest()
+        assert latest is not None
+        assert latest.samples == 100
+        assert any(path.name.startswith(".") for path in checkpoints.folder.iterdir()), "it was not at work"
+        checkpoints.save(state(200))
+        assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["000000000100", "000000000200"]
 
 
 def damage(folder: Path, how: str) -> None:

@@ -206,7 +206,7 @@ def test_help_exits_with_zero(arguments: list[str]) -> None:
     assert "usage: multisagd" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train", "sed=1", "run_dir=r"], ["train"]])
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "sed=1", "run_dir=r"]])
 def test_mistakes_exit_with_two_and_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recipes.cli", *arguments]
     root = Path(__file__).parents[2]

@@ -13,8 +13,13 @@ from recipes.engine.distribution import Place, leave
 from recipes.train import train
 
 BATCH, STEPS = 8, 20
-PRECISIONS = {1: ("float64", "float32"), 2: ("float64", "float32"), 4: ("float64",)}
-"""By the number of processes: where four agree in double precision, single precision has nothing more to show."""
+AT_FOUR = ("image unet", "image transformer")
+"""What four processes train; that media need nothing of their own from processes, two show."""
+SINGLE = [(1, "ddp"), (2, "ddp")]
+"""Numbers of processes, and ways to spread a network, with which single precision is tried beside double precision.
+
+Where others agree in double precision, it has nothing more to show.
+"""
 CASES = {f"{name} {network}": (name, network) for name in MODALITIES for network in ("unet",)} | {
     "image transformer": ("image", "transformer")
 }
@@ -27,10 +32,20 @@ WORDS = [
 ]  # fmt: skip
 
 
-def main(out: Path, clips: Path, *words: str) -> None:
-    for case, (name, network) in CASES.items():
+def precisions(count: int, distribution: str) -> list[str]:
+    """Return the precisions in which so many processes are held against one."""
+    return ["float64", "float32"] if (count, distribution) in SINGLE else ["float64"]
+
+
+def cases(count: int) -> dict[str, tuple[str, str]]:
+    """Return what so many processes train: by its name, medium and network."""
+    return CASES if count < 4 else {name: CASES[name] for name in AT_FOUR}
+
+
+def main(out: Path, clips: Path, distribution: str) -> None:
+    for case, (name, network) in cases(Place.of_environment().world).items():
         latent = [f"data.root={clips}"] if name == "latent" else []
-        for precision in PRECISIONS[Place.of_environment().world]:
+        for precision in precisions(Place.of_environment().world, distribution):
             run_dir = out / precision / case.replace(" ", "_")
             settings = [
                 *MODALITIES[name],
@@ -39,10 +54,11 @@ def main(out: Path, clips: Path, *words: str) -> None:
                 f"spectrum.axes=[{AXES[name][1]}]",
                 *latent,
                 f"engine.precision={precision}",
+                f"engine.distribution={distribution}",
             ]
-            train(configuration.load("train", [*settings, *words, f"run_dir={run_dir}"]))
+            train(configuration.load("train", [*settings, f"run_dir={run_dir}"]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     leave()

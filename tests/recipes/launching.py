@@ -1,13 +1,32 @@
-"""Starts recipes as processes, several of them under torchrun."""
+"""Starts recipes as processes: by torchrun, or forked from one that has imported what they need."""
 
+import multiprocessing
 import os
+import resource
+import runpy
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
+IMPORTED = [
+    "torch._dynamo",
+    "sklearn.datasets",
+    "modalities.image",
+    "recipes.train",
+    "recipes.sample",
+    "recipes.report",
+]
+PATIENCE = 10
+"""Seconds in which the others end after one has failed."""
 
 
 def torchrun(ranks: int, module: str, *words: str, restarts: int = 0, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -16,3 +35,61 @@ def torchrun(ranks: int, module: str, *words: str, restarts: int = 0, **more: An
     return subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300, **more
     )
+
+
+def ranks(count: int, module: str, *words: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a module as so many processes in the places that torchrun gives them, and return what all of them said.
+
+    Importing takes most of the time of a small training: these are forked from a process that has done it. Where it
+    matters who starts, watches or ends them, take `torchrun`. `largest_file` is the most bytes that a file may have,
+    which is to a process as a full disk.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        processes, outputs = [], [(Path(folder) / f"{rank}.out", Path(folder) / f"{rank}.err") for rank in range(count)]
+        for rank, output in enumerate(outputs):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment = ENVIRONMENT | {name: str(value) for name, value in place.items()}
+            process = _server().Process(target=_run, args=(module, words, environment, output, largest_file))
+            process.start()
+            processes.append(process)
+        deadline = time.monotonic() + 300
+        while any(process.exitcode is None for process in processes):
+            if any(process.exitcode for process in processes):
+                deadline = min(deadline, time.monotonic() + PATIENCE)
+            if time.monotonic() > deadline:
+                for process in processes:
+                    process.kill()
+            time.sleep(0.02)
+        told = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
+    status = max((abs(process.exitcode or 0) for process in processes), default=0)
+    return subprocess.CompletedProcess([module, *words], status, *told)
+
+
+@cache
+def _server() -> ForkServerContext:
+    """Return the context whose processes are forked from one that has imported what recipes need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        context.Process(target=int).start()  # what it starts with it keeps, as the number of threads
+    return context
+
+
+def _run(
+    module: str, words: tuple[str, ...], environment: dict[str, str], output: tuple[Path, Path], limit: int | None
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    for number, path in zip((1, 2), output, strict=True):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = [module, *words]
+    sys.modules.pop(module, None)  # it runs anew, as the program
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

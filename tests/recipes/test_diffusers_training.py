@@ -15,7 +15,7 @@ from recipes.train import train
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
 from every_modality import MODALITIES
-from launching import torchrun
+from launching import ranks
 from test_text_training import words as captions  # noqa: F401 - a fixture
 from tiny import TINY, assert_same, last_state
 
@@ -80,7 +80,7 @@ def test_two_processes_with_a_part_of_it_each_learn_the_same(tmp_path: Path) -> 
     words += ["engine.precision=float64", "training.samples=32", "every.checkpoint=32"]
     expected = learn(tmp_path / "alone", *words)
     run_dir = tmp_path / "together"
-    done = torchrun(2, "recipes.train", *PLAIN, *words, "engine.distribution=fsdp", f"run_dir={run_dir}")
+    done = ranks(2, "recipes.train", *PLAIN, *words, "engine.distribution=fsdp", f"run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[:6000]
     found = last_state(run_dir).tensors["ema"]
     assert found.keys() == expected.keys()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from launching import torchrun
+from launching import ranks
 from safetensors.torch import load_file
 from tiny import TINY, assert_same, last_state, tiny_run
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -24,8 +24,8 @@ from recipes.sample import sample
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
 
 
-def trained(run_dir: Path, ranks: int, *words: str) -> list[dict[str, Any]]:
-    done = torchrun(ranks, "recipes.train", *TINY, *EXACT, f"run_dir={run_dir}", *words)
+def trained(run_dir: Path, count: int, *words: str) -> list[dict[str, Any]]:
+    done = ranks(count, "recipes.train", *TINY, *EXACT, f"run_dir={run_dir}", *words)
     assert done.returncode == 0, done.stderr[:6000]
     return read_metrics(run_dir)
 
@@ -40,7 +40,7 @@ def numbers(node: Any) -> list[float]:
 def check_samples(run_dir: Path) -> None:
     """Five samples on two ranks are those of one process."""
     words = [f"run_dir={run_dir}", "count=5", "steps=3", "engine.threads=1", "engine.precision=float64"]
-    done = torchrun(2, "recipes.sample", *words, f"out={run_dir / 'two'}")
+    done = ranks(2, "recipes.sample", *words, f"out={run_dir / 'two'}")
     assert done.returncode == 0, done.stderr[:6000]
     one = sample(configuration.load("sample", [*words, f"out={run_dir / 'one'}"]))
     drawn = [load_file(folder / "samples.safetensors")["x0"] for folder in (one, run_dir / "two")]
@@ -84,10 +84,10 @@ VARIANTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_to_spread_a_network_learns_the_same(tmp_path: Path, variant: str) -> None:
-    ranks, words, tolerance = VARIANTS[variant]
+    count, words, tolerance = VARIANTS[variant]
     same = [word for word in words if word.startswith(("engine.precision", "network."))]
     alone = tiny_run(tmp_path / "alone", *EXACT, *same)
-    together = trained(tmp_path / "together", ranks, *words)
+    together = trained(tmp_path / "together", count, *words)
     assert last_state(tmp_path / "together").tensors["network"].keys() == alone.tensors["network"].keys()
     for ours, theirs in zip(together, read_metrics(tmp_path / "alone"), strict=True):
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=tolerance, abs=1e-12)
@@ -105,11 +105,11 @@ JOURNEYS = [((2, 48), (1, 64), (2, 96)), ((4, 48), (2, 96))]
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, journey: tuple[tuple[int, int], ...]) -> None:
     """Sharded over so many processes up to so many samples, then over others: what one learns at a stretch."""
     words = ["engine.distribution=fsdp", "every.checkpoint=16"]
-    for ranks, samples in journey:
-        if ranks == 1:
+    for count, samples in journey:
+        if count == 1:
             tiny_run(tmp_path / "split", *EXACT, "every.checkpoint=16", f"training.samples={samples}")
         else:
-            trained(tmp_path / "split", ranks, *words, f"training.samples={samples}")
+            trained(tmp_path / "split", count, *words, f"training.samples={samples}")
     tiny_run(tmp_path / "alone", *EXACT)
     found = last_state(tmp_path / "split")
     for part, tensors in last_state(tmp_path / "alone").tensors.items():
@@ -125,11 +125,11 @@ def test_evaluation_on_two_ranks_says_what_one_process_says(tmp_path: Path, comm
     if command == "fidelity":
         words += [f"cache={tmp_path / 'cache'}", "reference=100", "splits=2", "classifier.samples=640"]
     found = []
-    for ranks in (1, 2):
-        done = torchrun(ranks, f"recipes.{command}", *words, f"out={tmp_path / str(ranks)}")
+    for count in (1, 2):
+        done = ranks(count, f"recipes.{command}", *words, f"out={tmp_path / str(count)}")
         assert done.returncode == 0, done.stderr[-6000:]
         assert done.stdout.count("also in") == 1
-        found.append(json.loads((tmp_path / str(ranks) / f"{command}.json").read_text()))
+        found.append(json.loads((tmp_path / str(count) / f"{command}.json").read_text()))
     assert numbers(found[1]) == pytest.approx(numbers(found[0]), rel=1e-5, abs=1e-9)
 
 
@@ -147,7 +147,7 @@ def test_commands_of_one_process_refuse_several(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    done = torchrun(3, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
+    done = ranks(3, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
     assert done.returncode != 0
     assert "training.batch=16 cannot be split over 3 processes" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -155,7 +155,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
     words = [*TINY, "engine.distribution=fsdp", "engine.offload=true", f"run_dir={tmp_path / 'run'}"]
-    done = torchrun(2, "recipes.train", *words)
+    done = ranks(2, "recipes.train", *words)
     assert done.returncode != 0
     assert "engine.offload=true moves weights from a GPU to the CPU, and this is one" in done.stderr
 

@@ -386,6 +386,23 @@ def test_a_run_whose_latents_moved_is_told_where_they_are(source: Path, encoded:
     train(training(source, moved, run_dir, "training.samples=32"))
 
 
+def test_an_autoencoder_named_from_another_folder_is_the_same(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path is relative where it encoded, and found from elsewhere when sampling; only other weights are refused."""
+    shutil.copytree(source, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    run(Path(), Path("latents"))
+    train(training(Path(), Path("latents"), Path("run"), "training.samples=16"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = [f"run_dir={tmp_path / 'home' / 'run'}", "steps=1", "count=1", "engine.device=cpu"]
+    assert (sample(configuration.load("sample", words)) / "samples" / "0.png").stat().st_size > 0
+    save_tiny("AutoencoderKL", tmp_path / "home" / "vae", seed=1)
+    with pytest.raises(RecipeError, match=r"those of another encoding; autoencoder\.fingerprint"):
+        sample(configuration.load("sample", words))
+
+
 def test_every_choice_of_modality_composes() -> None:
     for choice in ("latent_image", "latent_video", "latent_audio"):
         config = configuration.load("encode", [f"modality={choice}", "data.root=a", "run_dir=b"])

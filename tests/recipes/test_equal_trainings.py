@@ -5,7 +5,7 @@ from pathlib import Path
 import equal_trainings
 import pytest
 from every_modality import save_clips
-from launching import torchrun
+from launching import ranks
 
 from recipes.engine.tracking import read_metrics
 
@@ -22,19 +22,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Path:
     out = tmp_path_factory.mktemp("alone")
-    equal_trainings.main(out, clips)
+    equal_trainings.main(out, clips, "ddp")
     return out
 
 
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("count", [2, 4])
 def test_losses_are_equal_over_all_steps(
-    tmp_path: Path, alone: Path, clips: Path, ranks: int, distribution: str
+    tmp_path: Path, alone: Path, clips: Path, count: int, distribution: str
 ) -> None:
-    done = torchrun(ranks, "equal_trainings", str(tmp_path), str(clips), f"engine.distribution={distribution}")
+    done = ranks(count, "equal_trainings", str(tmp_path), str(clips), distribution)
     assert done.returncode == 0, done.stderr[-6000:]
-    for case in equal_trainings.CASES:
-        for precision in equal_trainings.PRECISIONS[ranks]:
+    for case in equal_trainings.cases(count):
+        for precision in equal_trainings.precisions(count, distribution):
             tolerance = 1e-9 if precision == "float64" else 1e-4
             run = Path(precision) / case.replace(" ", "_")
             ours, theirs = (read_metrics(root / run, "train") for root in (tmp_path, alone))

@@ -3,14 +3,13 @@
 import os
 import re
 import resource
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
-from launching import ENVIRONMENT, ROOT, torchrun
+from launching import ranks, torchrun
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.engine.errors import RecipeError
@@ -92,7 +91,7 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path, dis
         "every.validation=48",
         "every.checkpoint=48",
     ]
-    done = torchrun(2, "recipes.train", *TINY, *words, *faulty(run_dir, "spoil", 1, 4, 8), f"run_dir={run_dir}")
+    done = ranks(2, "recipes.train", *TINY, *words, *faulty(run_dir, "spoil", 1, 4, 8), f"run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "back to the checkpoint after 48" in done.stdout
     state = last_state(run_dir)
@@ -128,24 +127,12 @@ def test_a_process_that_fails_tells_why_and_the_others_end(tmp_path: Path) -> No
     assert "the disk fell out" in done.stderr
 
 
-def limited(bytes_per_file: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process that may write files of a size only, which fails as a full disk does."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_per_file, bytes_per_file))
-
-    command = [sys.executable, "-m", "recipes.train", *TINY, *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit
-    )
-
-
 @pytest.mark.parametrize("background", ["true", "false"])
 def test_a_full_disk_warns_and_then_says_what_is_left(tmp_path: Path, background: str) -> None:
     words = [f"engine.save_in_background={background}", f"run_dir={tmp_path / 'run'}"]
     whole = tiny_run(tmp_path / "whole")
     tiny_run(tmp_path / "run", "training.samples=48")
-    failed = limited(40_000, *words, "every.checkpoint=16")
+    failed = ranks(1, "recipes.train", *TINY, *words, "every.checkpoint=16", largest_file=40_000)
     assert failed.returncode == 2
     assert failed.stdout.count("warning: cannot write the checkpoint") == 2  # after 64 and 80 samples
     assert "Training goes on" in failed.stdout
@@ -158,16 +145,12 @@ def test_a_full_disk_warns_and_then_says_what_is_left(tmp_path: Path, background
 def test_a_full_disk_of_one_process_stops_all_of_them(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, "engine.distribution=fsdp", f"run_dir={run_dir}"]
-    assert torchrun(2, "recipes.train", *words, "training.samples=48").returncode == 0
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    failed = torchrun(2, "recipes.train", *words, preexec_fn=limit)
+    assert ranks(2, "recipes.train", *words, "training.samples=48").returncode == 0
+    failed = ranks(2, "recipes.train", *words, largest_file=40_000)
     assert failed.returncode != 0
     assert "The last one that is whole is 000000000048" in failed.stderr
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["000000000048"]
-    assert torchrun(2, "recipes.train", *words).returncode == 0
+    assert ranks(2, "recipes.train", *words).returncode == 0
     assert last_state(run_dir).samples == 96
 
 
@@ -176,7 +159,7 @@ def test_the_clock_of_the_first_process_counts_for_all(tmp_path: Path) -> None:
     """Several processes save together, whenever it tells them to, and learn what they would have learned without."""
     words = [*TINY, "engine.distribution=fsdp", "every.checkpoint=96", "keep=9"]
     for name, minutes in (("often", 1e-9), ("seldom", 0)):
-        done = torchrun(2, "recipes.train", *words, f"every.checkpoint_minutes={minutes}", f"run_dir={tmp_path / name}")
+        done = ranks(2, "recipes.train", *words, f"every.checkpoint_minutes={minutes}", f"run_dir={tmp_path / name}")
         assert done.returncode == 0, done.stderr[-4000:]
     saved = {name: len(list((tmp_path / name / "checkpoints").iterdir())) for name in ("often", "seldom")}
     assert saved["often"] > saved["seldom"] == 1
@@ -187,11 +170,11 @@ def test_the_clock_of_the_first_process_counts_for_all(tmp_path: Path) -> None:
 def test_a_corrupted_shard_falls_back_on_every_process(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, "engine.distribution=fsdp", "every.checkpoint=48", f"run_dir={run_dir}"]
-    assert torchrun(2, "recipes.train", *words).returncode == 0
+    assert ranks(2, "recipes.train", *words).returncode == 0
     newest = run_dir / "checkpoints" / "000000000096"
     shard = sorted((newest / "ema").glob("*.safetensors"))[-1]
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
-    done = torchrun(2, "recipes.train", *words)
+    done = ranks(2, "recipes.train", *words)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "falling back to the checkpoint before it" in done.stderr
     assert "continuing after 48 samples" in done.stdout
@@ -210,7 +193,7 @@ def test_clocks_do_not_matter(tmp_path: Path) -> None:
 
 def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
     with held(tmp_path / "run"):
-        done = torchrun(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
+        done = ranks(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
         assert done.returncode != 0
         assert "another process works in" in done.stderr
         with pytest.raises(RecipeError, match="another process works in"):

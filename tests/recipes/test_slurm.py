@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import ROOT, ranks
 from slurm_cluster import Cluster, missing, slurm, wait_for
 from tiny import TINY, last_state
 
-ROOT = Path(__file__).parents[2]
 ENDLESS = "training.samples=100000000"
 pytestmark = [
     pytest.mark.slow,
@@ -100,18 +100,7 @@ def test_a_preempted_training_on_two_nodes_ends_as_an_uninterrupted_one(cluster:
     assert "continuing after" in log
 
     whole = tmp_path / "whole"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "recipes.train",
-    ]
-    done = subprocess.run(
-        [*command, *words(whole, much)], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
-    )
+    done = ranks(2, "recipes.train", *words(whole, much))
     assert done.returncode == 0, done.stderr
     expected, found = last_state(whole), last_state(run_dir)
     assert found.samples == expected.samples == 8000

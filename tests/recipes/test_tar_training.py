@@ -25,7 +25,7 @@ from recipes.pack import pack
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
-from test_distribution import torchrun
+from test_distribution import ranks
 from tiny import TINY, assert_same, last_state, tiny_config, tiny_run
 
 COUNT = 200
@@ -100,14 +100,14 @@ def test_ranks_and_workers_share_every_epoch_without_overlap(shards: Path) -> No
     for epoch in (flat[:160], flat[160:320]):
         assert sorted(index for index, _ in epoch) == list(range(160))
     assert len({seed for _, seed in flat}) == 400
-    for ranks, accumulation in ((2, 1), (4, 2), (8, 1), (16, 1)):
-        assert asked(shards, ranks, 0, accumulation) == whole
-    for ranks, workers in ((1, 3), (4, 2)):
-        (all_of,) = asked(shards, ranks, workers, 1)
+    for count, accumulation in ((2, 1), (4, 2), (8, 1), (16, 1)):
+        assert asked(shards, count, 0, accumulation) == whole
+    for count, workers in ((1, 3), (4, 2)):
+        (all_of,) = asked(shards, count, workers, 1)
         assert sorted(all_of) == sorted(flat)
     # From the middle of an epoch, on any number of ranks.
-    for ranks in (1, 4):
-        assert asked(shards, ranks, 0, 1, start=112) == whole[7:]
+    for count in (1, 4):
+        assert asked(shards, count, 0, 1, start=112) == whole[7:]
 
 
 def test_an_epoch_stays_in_few_shards_at_a_time(shards: Path) -> None:
@@ -166,7 +166,7 @@ def test_two_ranks_learn_what_one_process_learns(shards: Path, tmp_path: Path) -
         shutil.copy(path, bare)
     exact = ["engine.precision=float64", "network.dropout=0", "training.samples=336"]
     train(tiny_config(tmp_path / "alone", *words(shards, *exact)[len(TINY) :]))
-    done = torchrun(2, "recipes.train", *words(bare, *exact), f"run_dir={tmp_path / 'two'}")
+    done = ranks(2, "recipes.train", *words(bare, *exact), f"run_dir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr[-6000:]
     assert len(list(bare.glob("*.index"))) == len(list(bare.glob("*.tar")))
     compare(tmp_path / "two", tmp_path / "alone")
