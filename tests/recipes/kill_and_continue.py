@@ -8,82 +8,66 @@ averages, optimiser state and metrics must be bit for bit those of the run that 
 """
 
 import argparse
-import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import torch
-from launching import ENVIRONMENT, ROOT
+from launching import Program, start
 from tiny import TINY, assert_same, last_state
 
 LENGTH = ["training.samples=1600", "every.checkpoint=80", "every.log=80", "every.validation=400", "keep=3"]
 
 
-def command(run_dir: Path, ranks: int, distribution: str) -> list[str]:
-    """Return the command of a training with 20 checkpoints."""
-    spread = [] if ranks == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    words = [*TINY, *LENGTH, f"engine.distribution={distribution}", f"run_dir={run_dir}"]
-    return [sys.executable, "-m", *spread, "recipes.train", *words]
+def words_of(run_dir: Path, distribution: str) -> list[str]:
+    """Return the words of a training with 20 checkpoints."""
+    return [*TINY, *LENGTH, f"engine.distribution={distribution}", f"run_dir={run_dir}"]
 
 
-def finish(words: list[str]) -> float:
-    """Run a command to its end and return how long it trained for, from its first log on."""
-    run_dir = Path(words[-1].split("=", 1)[1])
-    process = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for_start(process, run_dir)
-    begun = time.monotonic()
-    output, _ = process.communicate(timeout=300)
-    if process.returncode:
-        raise AssertionError(f"{' '.join(words)}\n{output.decode(errors='replace')[-6000:]}")
-    return time.monotonic() - begun
-
-
-def wait_for_start(process: subprocess.Popen[bytes], run_dir: Path) -> None:
-    metrics = run_dir / "metrics.jsonl"
+def begun(folder: Path, ranks: int, words: list[str]) -> Program:
+    """Start a training, and wait until it has learned something."""
+    program = start(folder, ranks, "recipes.train", *words)
+    metrics = Path(words[-1].split("=", 1)[1]) / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+    while program.running() and not (metrics.exists() and metrics.stat().st_size):
         if time.monotonic() > deadline:
             raise AssertionError("training does not begin")
         time.sleep(0.005)
     if not metrics.exists():
-        raise AssertionError(f"training ended with status {process.returncode} before it began")
+        raise AssertionError(f"training ended before it began\n{program.wait().stderr[-6000:]}")
+    return program
 
 
-def kill(words: list[str], run_dir: Path, seconds: float, chance: random.Random, writing: bool) -> bool:
-    """Start a command and kill it and its children; return whether that met it at work, and as it was wanted."""
-    process = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_start(process, run_dir)
+def finish(folder: Path, ranks: int, words: list[str]) -> float:
+    """Run a training to its end and return how long it took from its first log on."""
+    program, since = begun(folder, ranks, words), time.monotonic()
+    done = program.wait()
+    if done.returncode:
+        raise AssertionError(f"{' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-6000:]}")
+    return time.monotonic() - since
+
+
+def kill(folder: Path, ranks: int, words: list[str], seconds: float, chance: random.Random, writing: bool) -> bool:
+    """Start a training and kill its processes; return whether that met it at work, and as it was wanted."""
+    program, run_dir = begun(folder, ranks, words), Path(words[-1].split("=", 1)[1])
     if writing:
         seen, wanted, before = 0, chance.randint(1, 12), False
-        while process.poll() is None and seen < wanted:
+        while program.running() and seen < wanted:
             now = any((run_dir / "checkpoints").glob(".writing-*"))
             seen, before = seen + (now and not before), now
         time.sleep(chance.uniform(0, 0.02))
     else:
         time.sleep(chance.uniform(0, 0.6 * seconds))
-    at_work = process.poll() is None
-    for number in [process.pid, *descendants(process.pid)] if at_work else ():
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
-    process.wait()
+    at_work = program.running()
+    program.kill()
+    program.wait()
     return at_work and (half_written(run_dir) or not writing)
 
 
 def half_written(run_dir: Path) -> bool:
     """Tell whether a checkpoint was being written."""
     return any((run_dir / "checkpoints").glob(".writing-*"))
-
-
-def descendants(number: int) -> list[int]:
-    """Return the processes that a process has started, and those that they have."""
-    children = [int(each) for each in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
-    return [*children, *(below for child in children for below in descendants(child))]
 
 
 def check(run_dir: Path, whole: Path, ranks: int) -> None:
@@ -102,16 +86,16 @@ def check(run_dir: Path, whole: Path, ranks: int) -> None:
 def main(folder: Path, times: int, ranks: int = 1, distribution: str = "ddp", seed: int = 0) -> int:
     """Kill and continue `times` trainings; return how many were killed within the writing of a checkpoint."""
     chance, torn = random.Random(seed), 0
-    seconds = finish(command(folder / "whole", ranks, distribution))
+    seconds = finish(folder, ranks, words_of(folder / "whole", distribution))
     for number in range(times):
         run_dir = folder / f"killed{number}"
-        words = command(run_dir, ranks, distribution)
-        while not kill(words, run_dir, seconds, chance, writing=number % 2 == 1):
+        words = words_of(run_dir, distribution)
+        while not kill(folder, ranks, words, seconds, chance, writing=number % 2 == 1):
             run_dir.rename(folder / f"missed{number}-{chance.randint(0, 10**6)}")  # it was faster than the kill
         within = half_written(run_dir)
         torn += within
         last = max((int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*")), default=0)
-        finish(words)
+        finish(folder, ranks, words)
         check(run_dir, folder / "whole", ranks)
         told = ", while it wrote the next one" if within else ""
         print(f"{number + 1}: killed after checkpoint {last}{told}; continued, and equal", flush=True)

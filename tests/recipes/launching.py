@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,8 +39,39 @@ def torchrun(ranks: int, module: str, *words: str, restarts: int = 0, **more: An
     )
 
 
-def ranks(count: int, module: str, *words: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a module as so many processes in the places that torchrun gives them, and return what all of them said.
+@dataclass
+class Program:
+    """A module that runs as several processes, and where each writes what it says."""
+
+    processes: list[BaseProcess]
+    outputs: list[tuple[Path, Path]]
+    words: tuple[str, ...]
+
+    def running(self) -> bool:
+        """Tell whether any of the processes has not ended."""
+        return any(process.exitcode is None for process in self.processes)
+
+    def kill(self) -> None:
+        """End all processes at once, as a power cut does."""
+        for process in self.processes:
+            process.kill()
+
+    def wait(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Wait for the end, and return what all have said; where one fails the others have a while to end too."""
+        deadline = time.monotonic() + seconds
+        while self.running():
+            if any(process.exitcode for process in self.processes):
+                deadline = min(deadline, time.monotonic() + PATIENCE)
+            if time.monotonic() > deadline:
+                self.kill()
+            time.sleep(0.02)
+        told = ["".join(path.read_text() for path in paths) for paths in zip(*self.outputs, strict=True)]
+        status = max(abs(process.exitcode or 0) for process in self.processes)
+        return subprocess.CompletedProcess(self.words, status, *told)
+
+
+def start(folder: Path, count: int, module: str, *words: str, largest_file: int | None = None) -> Program:
+    """Start a module as so many processes in the places that torchrun gives them; they write into a folder.
 
     Importing takes most of the time of a small training: these are forked from a process that has done it. Where it
     matters who starts, watches or ends them, take `torchrun`. `largest_file` is the most bytes that a file may have,
@@ -47,26 +80,21 @@ def ranks(count: int, module: str, *words: str, largest_file: int | None = None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    program = Program([], [(folder / f"{rank}.out", folder / f"{rank}.err") for rank in range(count)], (module, *words))
+    for rank, output in enumerate(program.outputs):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = ENVIRONMENT | {name: str(value) for name, value in place.items()}
+        process = _server().Process(target=_run, args=(module, words, environment, output, largest_file))
+        process.start()
+        program.processes.append(process)
+    return program
+
+
+def ranks(count: int, module: str, *words: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run what `start` starts to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        processes, outputs = [], [(Path(folder) / f"{rank}.out", Path(folder) / f"{rank}.err") for rank in range(count)]
-        for rank, output in enumerate(outputs):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment = ENVIRONMENT | {name: str(value) for name, value in place.items()}
-            process = _server().Process(target=_run, args=(module, words, environment, output, largest_file))
-            process.start()
-            processes.append(process)
-        deadline = time.monotonic() + 300
-        while any(process.exitcode is None for process in processes):
-            if any(process.exitcode for process in processes):
-                deadline = min(deadline, time.monotonic() + PATIENCE)
-            if time.monotonic() > deadline:
-                for process in processes:
-                    process.kill()
-            time.sleep(0.02)
-        told = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
-    status = max((abs(process.exitcode or 0) for process in processes), default=0)
-    return subprocess.CompletedProcess([module, *words], status, *told)
+        return start(Path(folder), count, module, *words, largest_file=largest_file).wait()
 
 
 @cache
