@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
+
 from recipes.engine.errors import RecipeError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
 WANDB_LOG = "wandb/*/logs/debug-core.log"
 """The link in a record of Weights & Biases to the log of the process that wrote it, among the user's own files."""
 
@@ -102,11 +108,16 @@ class Hold:
             VanishedError: if it is not.
         """
         if not self.lasts():
-            raise VanishedError(
-                f"{self.run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or "
-                "its disk is gone, and what was saved in it with it. Once the folder is back in its place the same "
-                "command continues from its last checkpoint; without it, it begins anew"
-            )
+            raise VanishedError(vanished(self.run_dir))
+
+
+def vanished(run_dir: Path) -> str:
+    """Say that a folder is gone in which a command works."""
+    return (
+        f"{run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or its disk is "
+        "gone, and what was saved in it with it. Once the folder is back in its place the same command goes on from "
+        "what was saved last; without it, it begins anew"
+    )
 
 
 class VanishedError(RecipeError):
@@ -118,7 +129,9 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
     """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process holds it for longer than `patience` seconds, or something in it leads out of it.
+        RecipeError: if another process holds it for longer than `patience` seconds, something in it leads out of it, or
+            nothing can be written to it any more.
+        VanishedError: where an error comes of its not being there any more.
     """
     check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
@@ -136,13 +149,31 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
         hold = Hold(run_dir, lock, new)
         try:
             yield hold
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError | SafetensorError):
+                _explain(error, run_dir)
             # What failed before it wrote anything leaves nothing behind.
             if alone and hold.lasts() and not (run_dir / "config.yaml").exists():
                 path.unlink(missing_ok=True)
                 if new and not any(run_dir.iterdir()):
                     run_dir.rmdir()
             raise
+
+
+def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
+    """Raise in words what an error of the file system says of a folder that is held, if it is of that folder."""
+    if not run_dir.exists():
+        raise VanishedError(vanished(run_dir)) from error
+    if isinstance(error, OSError):
+        number, inside = error.errno, isinstance(error.filename, str) and Path(error.filename).is_relative_to(run_dir)
+    else:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # as the system numbers it
+        number, inside = int(found[1]) if found else None, True
+    if number in NO_ROOM or (number in NO_WRITING and inside):
+        raise RecipeError(
+            f"cannot write in {run_dir} ({os.strerror(number)}): what was finished is kept, and the same command goes "
+            "on once it can"
+        ) from error
 
 
 def check_shared(run_dir: Path, patience: float) -> None:

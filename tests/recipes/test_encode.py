@@ -1,7 +1,9 @@
 """The encode recipe on a folder of small pictures, with a random autoencoder: shards, resuming, training, sampling."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import signal
 import sys
@@ -14,6 +16,7 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modalities import shard_index
@@ -384,6 +387,36 @@ def test_a_run_whose_latents_moved_is_told_where_they_are(source: Path, encoded:
     words.append(f"data.root={moved}")
     assert (sample(configuration.load("sample", words)) / "samples" / "0.png").stat().st_size > 0
     train(training(source, moved, run_dir, "training.samples=32"))
+
+
+@pytest.mark.parametrize("how", ["vanished", "full", "full for safetensors"])
+def test_a_folder_that_cannot_be_written_any_more_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """After the first of its shards; what is kept is gone on from."""
+    out, done = tmp_path / "out", []
+    real = shard_index.write_whole
+
+    def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+        done.append(path.name)
+        if "000001.safetensors" in done:
+            if how == "vanished":
+                shutil.rmtree(out)
+            elif how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            else:
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(path, write)
+
+    expected = "has vanished while" if how == "vanished" else r"cannot write in .*out \(No space left on device\)"
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_index, "write_whole", write_whole)
+        with pytest.raises(RecipeError, match=expected):
+            run(source, out)
+    if how != "vanished":
+        assert [shard.file for shard in shard_index.Index.load(out).shards] == ["000000.safetensors"]
+        run(source, out)
+        assert len(shard_index.Index.load(out).shards) == 4
 
 
 def test_an_autoencoder_named_from_another_folder_is_the_same(

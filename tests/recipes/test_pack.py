@@ -1,5 +1,6 @@
 """Packing folders: the same examples, the same bytes, and what was begun is finished."""
 
+import errno
 import json
 import os
 import shutil
@@ -132,6 +133,29 @@ def test_what_was_stopped_is_finished(photos: Path, tmp_path: Path, monkeypatch:
     }
     assert len(list(out.glob("*.index"))) == len(tars_of(whole))
     assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("vanished", "has vanished while"), ("full", "cannot write in .*No space")]
+)
+def test_a_folder_that_cannot_be_written_any_more_is_told(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, message: str
+) -> None:
+    out, real, names = tmp_path / "out", tar_packing._header, []
+
+    def header(name: str, size: int) -> bytes:
+        names.append(name)
+        if len(names) == 30:
+            if how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            shutil.rmtree(out)
+        return real(name, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_packing, "_header", header)
+        with pytest.raises(RecipeError, match=message):
+            run(photos, out)
+    assert tars_of(run(photos, out)) == tars_of(run(photos, tmp_path / "whole"))
 
 
 def test_killed_and_given_again(photos: Path, tmp_path: Path) -> None:
