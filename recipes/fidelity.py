@@ -144,6 +144,11 @@ def real_data(
         RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
     """
     check_folder(run_dir)
+    if not (run_dir / "config.yaml").exists():
+        raise RecipeError(
+            f"{run_dir} is an exported model, which does not say what data it learned from: give the run that it was "
+            "exported from"
+        )
     given, facts = given or {}, record.read_facts(run_dir) if (run_dir / "run.json").exists() else {}
     builder, path = builder.of_a_run(given), run_dir / "config.yaml"
     config = located(filled(configuration.read(path)), facts, run_dir, given, builder)

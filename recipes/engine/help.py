@@ -42,7 +42,7 @@ COMMAND_LINE = "docs/command-line.md"
 def command_help(name: str, words: Sequence[str] = ()) -> str:
     """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal.
 
-    Of the choices among its `words`, every setting is explained.
+    Of the choices among its `words`, every setting is explained; of `launch`, those of the launched command too.
     """
     from recipes.engine.chosen_help import chosen_sections  # it reads the same files by what is here
 
@@ -55,13 +55,16 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
         ("--config-dir DIR", "also look for groups' choices in DIR, laid out like the project's configs"),
     ]  # fmt: skip
     sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in entries]
+    explained = chosen_sections(name, words)
+    if name == "launch" and (CONFIGS / f"{(launched := _launched(words))}.yaml").exists():
+        explained += chosen_sections(launched, [word for word in words if not word.startswith("cluster=")])
     parts = [
         f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
         _paragraphs(about),
         fold(f"read more: {', '.join(dict.fromkeys([PAGES.get(name, COMMAND_LINE), COMMAND_LINE]))}"),
         "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
         "\n".join(["options:", *columns(options)]),
-        *chosen_sections(name, words),
+        *explained,
         fold(
             "groups, each with its choices (the default is marked *); with a choice, as in "
             f"`multisagd {name} {entries[0][0]}={entries[0][1]} --help`, this text lists its settings too:"
@@ -130,6 +133,11 @@ def _command(name: str) -> tuple[str, list[tuple[str, str, str]], str]:
             _, inherited, more = _command(base)
             entries, keys = [*entries, *inherited], f"{keys}\n\n# as in `multisagd {base}`:\n\n{_without(more, keys)}"
     return about, entries, keys
+
+
+def _launched(words: Sequence[str]) -> str:
+    """Return the command that the words of `launch` name."""
+    return next((word.partition("=")[2] for word in words if word.startswith("command=")), "train")
 
 
 def offered(name: str) -> list[str]:

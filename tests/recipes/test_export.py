@@ -11,6 +11,7 @@ from tiny import tiny_run
 
 from modalities.image import Image
 from recipes import export as recipe
+from recipes.cli import main
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.export import load_denoiser
@@ -64,6 +65,12 @@ def test_it_can_be_exported_again_and_over_itself(folder: Path, tmp_path: Path) 
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         folder / "model" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate", "fidelity"])
+def test_it_is_judged_by_the_run_it_came_from(folder: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, f"run_dir={folder / 'model'}", "engine.device=cpu", "engine.threads=1"]) == 2
+    assert "is an exported model, which does not say what data it learned from: give the run" in capsys.readouterr().err
 
 
 def test_what_is_not_a_model_is_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

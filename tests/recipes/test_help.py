@@ -69,6 +69,15 @@ def test_help_lists_every_setting_of_every_choice(name: str, monkeypatch: pytest
     assert command_help("train", ["run_dir=x"]) == command_help("train")
 
 
+def test_help_of_launch_explains_the_launched_command_too() -> None:
+    text = command_help("launch", ["cluster=slurm", "network=unet"])
+    assert re.search(r"^  cluster.nodes=", text, re.MULTILINE)
+    assert re.search(r"^  network.width=", text, re.MULTILINE)
+    assert re.search(r"^  sampler.\w+=", command_help("launch", ["command=sample", "sampler=ddim"]), re.MULTILINE)
+    assert "there is no such choice; did you mean" in command_help("launch", ["network=unett"])
+    assert command_help("launch", ["command=smaple"]) == command_help("launch")
+
+
 def test_help_says_what_is_said_in_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     text = command_help("train", ["experiment=image_folder", "engine=gpu", "modality=latent_image"])
