@@ -17,7 +17,7 @@ import torch
 from launching import Program, start
 from tiny import TINY, assert_same, last_state
 
-LENGTH = ["training.samples=1600", "every.checkpoint=80", "every.log=80", "every.validation=400", "keep=3"]
+LENGTH = ["training.samples=960", "every.checkpoint=48", "every.log=48", "every.validation=240", "keep=3"]
 
 
 def words_of(run_dir: Path, distribution: str) -> list[str]:
