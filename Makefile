@@ -14,7 +14,7 @@ TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 export UV_HTTP_TIMEOUT ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help install update demo test test-slow test-all test-oldest docs site experiments lint format types check clean
+.PHONY: help install update demo test test-slow test-oldest docs site experiments lint format types check clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,9 +52,6 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(TEST) -n 3 --dist worksteal -m slow $(ARGS)
-
-test-all: $(STAMP)  ## both, in less time than one after the other: what waits leaves its core to others
-	$(TEST) -n 3 --dist worksteal $(ARGS)
 
 # What pyproject.toml promises at its lower end: the lowest versions of the direct dependencies, in an environment of their own.
 test-oldest: $(STAMP)  ## the fast tests with the oldest versions that are allowed (installs another 5 GB into .venv-oldest)
