@@ -59,7 +59,7 @@ class Audio(Modality):
     accepts silence.
 
     Raises:
-        LibraryError: if soundfile cannot be imported.
+        BrokenLibraryError: if soundfile cannot be imported.
         ValueError: for a rate outside 1 to 768 kHz, a length below one sample, an unknown choice, a `silence_db` that
             is not negative, or a representation that does not fit.
     """

@@ -151,7 +151,7 @@ def patiently(url: str, action: Callable[[], T]) -> T:
     """Return what an action on a file returns, trying again when it fails.
 
     Raises:
-        LibraryError: if a library of the storage cannot be imported.
+        BrokenLibraryError: if a library of the storage cannot be imported.
         OSError: naming the file, when it failed `ATTEMPTS` times, or once in a way that lasts.
     """
     for attempt in range(ATTEMPTS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from multisagd.libraries import LibraryError, check
+from multisagd.libraries import BrokenLibraryError, check
 
 
 @contextmanager
@@ -13,7 +13,7 @@ def fetching_no_models(wanted: bool = True) -> Iterator[None]:
     """Find models of the hub in its cache alone, whoever loads them: what is not there counts as missing."""
     try:
         check("huggingface_hub.constants", "models of the hub")
-    except LibraryError:  # then nothing fetches them
+    except BrokenLibraryError:  # then nothing fetches them
         yield
         return
     from huggingface_hub import constants

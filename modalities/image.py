@@ -41,7 +41,7 @@ class Image(Modality):
     Transparent pixels are laid on white. Files of more than `max_pixels` are refused before they are decoded.
 
     Raises:
-        LibraryError: if Pillow or torchvision cannot be imported.
+        BrokenLibraryError: if Pillow or torchvision cannot be imported.
         ValueError: for a size below 1, channels other than 1 or 3, or an unknown `resize`.
     """
 

@@ -142,7 +142,7 @@ class MediaFiles(Dataset):
         Raises:
             IndexError: for an index outside `[0, len(self))`.
             UnreadableFilesError: if more files are unreadable than the limit allows.
-            LibraryError: if it is a library that fails, of which no file is guilty.
+            BrokenLibraryError: if it is a library that fails, of which no file is guilty.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} files")

@@ -207,7 +207,7 @@ class LogMel(Spectrogram):
     then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It depends on nothing but its input.
 
     Raises:
-        LibraryError: if torchaudio cannot be imported.
+        BrokenLibraryError: if torchaudio cannot be imported.
         ValueError: for no bands, 0 <= low < high not holding, or a floor that is not negative; in `grid`, for a `high`
             above half the rate, bands so narrow that they hold no frequency, or sounds shorter than a window.
     """

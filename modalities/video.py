@@ -57,7 +57,7 @@ class Video(Modality):
     whether a file is refused does not depend on the seed.
 
     Raises:
-        LibraryError: if PyAV cannot be imported, or what `Image` needs.
+        BrokenLibraryError: if PyAV cannot be imported, or what `Image` needs.
         ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or what `Image` refuses.
     """
 

@@ -72,14 +72,12 @@ class _Measured(nn.Module):
         x0, correction = self.corrected(x_t, t, condition)
         return x0 + self.scale * torch.where(inside, correction.to(x0.dtype), 0.0)
 
-    def inside(self, interval: Interval, t: Tensor | float, x_t: Tensor) -> Tensor:
+    def inside(self, interval: Interval, t: Tensor, x_t: Tensor) -> Tensor:
         """Return for each time whether it lies in an interval of log-SNR, shaped to broadcast against x_t."""
-        log_snr = (
-            self.process.schedule.log_snr(as_times(t).double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
-        )
+        log_snr = self.process.schedule.log_snr(t.double()).to(x_t.device).reshape(-1, *(1,) * (x_t.dim() - 1))
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
-    def corrected(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
@@ -160,9 +158,8 @@ class PiGDM(_Measured):
         self.prior = prior
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
-    def corrected(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the estimate without the measurement, and what the measurement adds to it."""
-        t = as_times(t)
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)

@@ -18,7 +18,7 @@ OURS = ("multisagd", "modalities", "recipes", "configs", "__main__")
 """Packages whose own mistakes are none of a library."""
 
 
-class LibraryError(ImportError):
+class BrokenLibraryError(ImportError):
     """A library that is missing or cannot be imported: the message names it, what failed, and the command to mend it.
 
     `name` is the library as Python imports it.
@@ -30,11 +30,11 @@ def importing(library: str, use: str) -> Iterator[None]:
     """Import a library within the `with`, for a `use` that the message names.
 
     Raises:
-        LibraryError: for whatever is raised there.
+        BrokenLibraryError: for whatever is raised there.
     """
     try:
         yield
-    except LibraryError:
+    except BrokenLibraryError:
         raise
     except Exception as error:
         raise _error(library.partition(".")[0], error, f"{use}: ") from error
@@ -44,17 +44,17 @@ def check(module: str, use: str) -> None:
     """Import a module of a library only to see that it can be.
 
     Raises:
-        LibraryError: if it cannot.
+        BrokenLibraryError: if it cannot.
     """
     with importing(module, use):
         import_module(module)
 
 
-def failed_import(error: BaseException) -> LibraryError | None:
+def failed_import(error: BaseException) -> BrokenLibraryError | None:
     """Return an error, or a cause of it, as that of a library if it was raised by importing one, else None."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, LibraryError):
+        if isinstance(cause, BrokenLibraryError):
             return cause
         if (library := _at_fault(cause)) is not None:
             return _error(library, cause)
@@ -86,10 +86,10 @@ def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
-def _error(library: str, error: BaseException, use: str = "") -> LibraryError:
+def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryError:
     name = DISTRIBUTIONS.get(library, library)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library:
-        return LibraryError(f"{use}{name} is not installed. To install it: {remedy(library)}", name=library)
+        return BrokenLibraryError(f"{use}{name} is not installed. To install it: {remedy(library)}", name=library)
     first: BaseException = error
     while first.__cause__ is not None:  # PyTorch names the symbol that is missing in the first error alone
         first = first.__cause__
@@ -100,7 +100,7 @@ def _error(library: str, error: BaseException, use: str = "") -> LibraryError:
     broken = () if isinstance(error, ModuleNotFoundError) else (library, *map(_package, frames[-1:]))
     inner = installed(broken[-1]) if broken else name
     because = f", for {_found(inner)} fails" if inner not in ("", name) else ""
-    return LibraryError(
+    return BrokenLibraryError(
         f"{use}{_found(name)} cannot be imported{because} ({reason}). To mend it: {remedy(library, broken)}",
         name=library,
     )

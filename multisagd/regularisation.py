@@ -31,7 +31,7 @@ class SpectralPenalty:
 
     Raises:
         ValueError: for another kind, a weight or level that is not positive, or an unknown wavelet.
-        LibraryError: for `wavelet` where ptwt cannot be imported.
+        BrokenLibraryError: for `wavelet` where ptwt cannot be imported.
     """
 
     kind: Kind = "amplitude"

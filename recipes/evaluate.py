@@ -27,7 +27,7 @@ from typing import Any
 
 from modalities.base import Dataset
 from multisagd.files import read_json
-from multisagd.libraries import LibraryError, check
+from multisagd.libraries import BrokenLibraryError, check
 from recipes.engine import record
 from recipes.engine.addressed import shareable
 from recipes.engine.build import Builder
@@ -126,7 +126,7 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
         if name not in unavailable and (module := KINDS[name].module):
             try:
                 check(module, KINDS[name].about)
-            except LibraryError as error:
+            except BrokenLibraryError as error:
                 # At once, and not after hours of drawing samples.
                 log.warning("%s will not be computed: %s", name, error)
                 unavailable[name] = str(error)

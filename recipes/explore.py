@@ -82,7 +82,7 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     """Start serving in the background, uploads going into `folder`, and return the page and its address.
 
     Raises:
-        LibraryError: if gradio cannot be imported.
+        BrokenLibraryError: if gradio cannot be imported.
         RecipeError: if the address cannot be had.
     """
     _check_address(settings)

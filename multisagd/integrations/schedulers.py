@@ -173,7 +173,7 @@ def diffusers_library() -> Any:
     """Return the module diffusers, which is imported where it is needed only.
 
     Raises:
-        LibraryError: if it cannot be imported.
+        BrokenLibraryError: if it cannot be imported.
     """
     with importing("diffusers", "its schedulers and pipelines"):
         import diffusers

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multisagd.libraries import LibraryError, importing
+from multisagd.libraries import BrokenLibraryError, importing
 from multisagd.logs import quiet
 
 BACKENDS = ("sdpa", "xformers")
@@ -79,7 +79,7 @@ def _import_xformers() -> Any | None:
         with quiet("xformers"), warnings.catch_warnings(), importing("xformers", "attention=xformers"):
             warnings.simplefilter("ignore")
             return importlib.import_module("xformers.ops")
-    except LibraryError as error:
+    except BrokenLibraryError as error:
         _imported["failure"] = str(error)
         return None
 

@@ -118,7 +118,7 @@ def _submitit() -> Any:
     """Return submitit's module for Slurm.
 
     Raises:
-        LibraryError: if submitit cannot be imported.
+        BrokenLibraryError: if submitit cannot be imported.
     """
     with importing("submitit", "cluster=slurm"):
         from submitit.slurm import slurm

@@ -106,11 +106,11 @@ class Builder:
         # A class that others are kinds of is not meant itself.
         if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
             return self._construct(expected[0], node, where, context, deeper)
-        raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
+        raise _no_target(where, expected)
 
     def _resolve(self, path: Any, expected: tuple[type, ...], where: str) -> Callable[..., Any]:
         if path is None:
-            raise RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
+            raise _no_target(where, expected)
         where = f"{where}._target_"
         allowed = (*PACKAGES, *self.extra)
         # The path is judged before anything is imported, and the object again after: a module of ours also holds names
@@ -228,6 +228,10 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except NameError:  # annotations that exist for the type checker only
         return {}
+
+
+def _no_target(where: str, expected: tuple[type, ...]) -> RecipeError:
+    return RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
 
 
 def _names(kinds: Sequence[type]) -> str:

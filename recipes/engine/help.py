@@ -57,7 +57,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     sections = [_group(group, default, note, listed.get(group, [])) for group, default, note in entries]
     explained = chosen_sections(name, words)
     if name == "launch" and (CONFIGS / f"{(launched := _launched(words))}.yaml").exists():
-        explained += chosen_sections(launched, [word for word in words if not word.startswith("cluster=")])
+        explained += chosen_sections(launched, words)
     parts = [
         f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
         _paragraphs(about),

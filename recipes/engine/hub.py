@@ -20,7 +20,7 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     """Return a folder as it is; of a model on the hub, a folder of those `files` (names or patterns) that it has.
 
     Raises:
-        LibraryError: if it is to be fetched, and huggingface_hub cannot be imported.
+        BrokenLibraryError: if it is to be fetched, and huggingface_hub cannot be imported.
         RecipeError: if there is neither, or it cannot be fetched: no network, no such revision.
     """
     folder = Path(name)

@@ -77,7 +77,7 @@ class Tracker:
     """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
-        LibraryError: if a service is asked for whose library cannot be imported.
+        BrokenLibraryError: if a service is asked for whose library cannot be imported.
         RecipeError: if Weights & Biases does not start: nobody is logged in, or it cannot be reached.
     """
 

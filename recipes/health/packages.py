@@ -191,7 +191,7 @@ def torch_family(wishes: Wishes) -> Iterator[Finding]:
                 else:
                     importlib.import_module("torchaudio.functional")
             yield Finding("ok", name, str(module.__version__))
-        except libraries.LibraryError as error:
+        except libraries.BrokenLibraryError as error:
             reason, remedy = told(error)
             yield Finding("broken", name, f"does not fit torch {torch.__version__}: {reason}", remedy)
 
@@ -216,7 +216,7 @@ def _importable(uses: Iterable[tuple[str, str]], failing: State) -> Iterator[Fin
         try:
             libraries.check(name, use)
             fine.append(name)
-        except libraries.LibraryError as error:
+        except libraries.BrokenLibraryError as error:
             reason, remedy = told(error)
             yield Finding(failing, name, reason, remedy)
     if fine:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import wandb
 
-from multisagd.libraries import LibraryError
+from multisagd.libraries import BrokenLibraryError
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import held
 from recipes.engine.tracking import Tracker, TrackingSettings, read_metrics
@@ -121,7 +121,7 @@ def test_a_missing_service_names_the_package(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, service, None)
     with pytest.raises(
-        LibraryError, match=rf"tracking\.{service}: {service} is not installed.*pip install .*{service}"
+        BrokenLibraryError, match=rf"tracking\.{service}: {service} is not installed.*pip install .*{service}"
     ):
         Tracker(tmp_path, TrackingSettings(**{service: True}), {})
 

@@ -22,7 +22,7 @@ from modalities.base import Modality
 from modalities.image import Image
 from modalities.latent import Latent, Scale
 from multisagd.grid import Axis, Grid
-from multisagd.libraries import LibraryError
+from multisagd.libraries import BrokenLibraryError
 from multisagd.testing import check_modality
 
 diffusers = pytest.importorskip("diffusers")
@@ -416,7 +416,7 @@ def test_names_are_checked_at_once() -> None:
 
 def test_without_diffusers_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(LibraryError, match=r"pip install .*diffusers"):
+    with pytest.raises(BrokenLibraryError, match=r"pip install .*diffusers"):
         DiffusersAutoencoder("a/b")
 
 

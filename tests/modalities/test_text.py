@@ -15,7 +15,7 @@ from modalities.captions import Captioned
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.text import TextEncoder
-from multisagd.libraries import LibraryError
+from multisagd.libraries import BrokenLibraryError
 
 sys.path.append(str(Path(__file__).parent))
 from tiny_text import WIDTH, tiny_encoder
@@ -178,7 +178,7 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
 
 def test_no_transformers_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LibraryError, match=r"pip install .*transformers"):
+    with pytest.raises(BrokenLibraryError, match=r"pip install .*transformers"):
         TextEncoder("any")
 
 

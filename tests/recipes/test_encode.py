@@ -443,10 +443,9 @@ def test_every_choice_of_modality_composes() -> None:
         config = configuration.load("train", [f"modality={choice}", "data=latents", "data.root=a", "run_dir=b"])
         assert config["modality"]["statistics"] == "a"
         assert config["data"] == {"_target_": "modalities.shards.LatentShards", "root": "a", "verify": False}
-        settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init} - {"trusted"}
-        assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings - {
-            "trusted"
-        }  # which no configuration says of itself
+        settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init}
+        # No configuration says of itself that it is trusted.
+        assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings - {"trusted"}
 
 
 MEDIA = {

@@ -25,7 +25,7 @@ from modalities.video import Video
 from multisagd import SpectralPenalty, remedies
 from multisagd.grid import Grid
 from multisagd.integrations.networks import DiffusersNetwork
-from multisagd.libraries import LibraryError, check, failed_import
+from multisagd.libraries import BrokenLibraryError, check, failed_import
 from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
 from recipes.engine.hub import local_folder
@@ -70,7 +70,7 @@ def test_whatever_a_library_raises_it_is_named_with_the_reason_and_a_command(
     broken: Callable[..., Path], source: str, reason: str
 ) -> None:
     file = broken("soxr", source)
-    with pytest.raises(LibraryError) as told:
+    with pytest.raises(BrokenLibraryError) as told:
         check("soxr", "resampling")
     message = str(told.value)
     assert message.startswith("resampling: soxr ")
@@ -84,7 +84,9 @@ def test_whatever_a_library_raises_it_is_named_with_the_reason_and_a_command(
 
 def test_a_library_that_is_not_there_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(LibraryError, match=r"^resampling: soxr is not installed\. To install it: .*pip install .*soxr"):
+    with pytest.raises(
+        BrokenLibraryError, match=r"^resampling: soxr is not installed\. To install it: .*pip install .*soxr"
+    ):
         check("soxr", "resampling")
 
 
@@ -116,7 +118,7 @@ def test_what_needs_a_library_names_it_at_once(
         monkeypatch.delitem(sys.modules, module, raising=False)
     for protocol in ("s3", "http"):
         monkeypatch.delitem(_registry, protocol, raising=False)
-    with pytest.raises(LibraryError) as told:
+    with pytest.raises(BrokenLibraryError) as told:
         NEEDS[library](tmp_path)
     assert f"{DISTRIBUTIONS[library]} " in str(told.value)
     assert "(OSError: libpart.so: undefined symbol: wonderful" in str(told.value)
@@ -154,7 +156,7 @@ def test_no_file_is_blamed_for_a_library(
     for number in range(8):
         (tmp_path / f"{number}.txt").touch()
     data = Folder(Stumbling(module), tmp_path, labels="none", max_unreadable=1.0, threads=threads)
-    with pytest.raises(LibraryError, match=module):
+    with pytest.raises(BrokenLibraryError, match=module):
         data.batch(range(8))
     assert not data.unreadable
 

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from multisagd import DDIM
-from multisagd.libraries import LibraryError
+from multisagd.libraries import BrokenLibraryError
 from recipes import export as recipe
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
@@ -201,7 +201,9 @@ def test_names_that_are_no_folder_are_the_hubs(models: Path, tmp_path: Path, mon
             Pipeline.from_pretrained("someone/digits", device="cpu")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "huggingface_hub", None)
-        with pytest.raises(LibraryError, match=r"huggingface_hub is not installed.*pip install .*huggingface_hub"):
+        with pytest.raises(
+            BrokenLibraryError, match=r"huggingface_hub is not installed.*pip install .*huggingface_hub"
+        ):
             Pipeline.from_pretrained("someone/digits", device="cpu")
     for name in ("../elsewhere/model", "a/b/c", "https://example.com/model", tmp_path / "nothing"):
         with pytest.raises(RecipeError, match=r"there is no folder .* and it is no name of a model on the hub"):
