@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+import scipy
 import torch
-from scipy.signal import lfilter
 
 from modalities.audio import Audio
 from modalities.base import Dataset, Example
@@ -122,7 +122,7 @@ def pluck(
     burst = np.zeros(samples)
     noise = draw.uniform(-1, 1, delay)[:samples]
     burst[: len(noise)] = noise - noise.mean()
-    burst = lfilter([brightness], [1, brightness - 1], burst)
+    burst = scipy.signal.lfilter([brightness], [1, brightness - 1], burst)
     shift = max(1, round(position * period))
     plucked = burst.copy()
     plucked[shift:] -= burst[:-shift]
@@ -131,4 +131,4 @@ def pluck(
     loop = np.zeros(delay + 3)
     loop[:2] = 1, tune
     loop[delay:] -= loss * np.convolve([0.5, 0.5], [tune, 1])
-    return lfilter([1, tune], loop, plucked)
+    return scipy.signal.lfilter([1, tune], loop, plucked)

@@ -18,6 +18,7 @@ from multisagd.inputs import as_data
 from multisagd.recent import Recent
 from multisagd.seeds import generator_seed, one_each
 from multisagd.spectrum import SUPPORT_THRESHOLD, Spectrum, even_power
+from multisagd.uncompiled import uncompiled
 
 Gain = Literal["color", "whiten", "apply", "solve", "project"]
 _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "solve": -1.0, "project": 0.0}
@@ -64,7 +65,7 @@ class SpectralCovariance(nn.Module):
         """Return which bins of the half spectrum carry noise, boolean."""
         return self.power(shape) > 0
 
-    @torch.compiler.disable  # a graph cannot hold generators
+    @uncompiled  # a graph cannot hold generators
     def sample(
         self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
     ) -> Tensor:
@@ -144,7 +145,7 @@ class SpectralCovariance(nn.Module):
         return f"{self.spectrum}, grid={'×'.join(f'{axis.name} {axis.size}' for axis in self.grid.axes)}"
 
 
-@torch.compiler.disable
+@uncompiled
 def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
     """Return `rfftn` over the last `dimensions` of a real tensor, in float32 or wider.
 
@@ -159,7 +160,7 @@ def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
         return torch.fft.rfftn(wide, dim=tuple(range(-dimensions, 0)))
 
 
-@torch.compiler.disable
+@uncompiled
 def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Undo `to_half_spectrum` for a grid of this shape."""
     dims = tuple(range(-len(shape), 0))

@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,8 +163,8 @@ class Pooled(Measurement):
         block[tuple(slice(0, size) for size in self.blocks)] = 1 / math.prod(self.blocks)
         window = to_half_spectrum(block, self.grid.dimensions).abs().square()
         column = from_half_spectrum((window * power).to(torch.complex128), self.grid.shape)
-        thinned = column[(..., *(slice(None, None, size) for size in self.blocks))]
-        coarse = to_half_spectrum(thinned, self.grid.dimensions).real.clamp(min=0)
+        firsts: tuple[Any, ...] = (..., *(slice(None, None, size) for size in self.blocks))
+        coarse = to_half_spectrum(column[firsts], self.grid.dimensions).real.clamp(min=0)
         return filter_grid(y, _inverse(coarse + variance), self.grid.dimensions).to(y.dtype)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from multisagd.grid import Axis, Grid
@@ -45,7 +45,7 @@ class Table(Spectrum):
             return self.values
         knots, full = zip(*(_knots(axis) for axis in self.grid.axes), strict=True), self.grid.full(self.values).numpy()
         positions, order = knots
-        interpolate = RegularGridInterpolator(positions, full[np.ix_(*order)])
+        interpolate = scipy.interpolate.RegularGridInterpolator(positions, full[np.ix_(*order)])
         targets = torch.broadcast_tensors(*(grid.frequencies(name) for name in grid.names))
         clamped = [f.clamp(float(p[0]), float(p[-1])).numpy().ravel() for f, p in zip(targets, positions, strict=True)]
         return torch.from_numpy(interpolate(np.stack(clamped, axis=-1))).reshape(grid.half_shape)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from multisagd.grid import Grid
@@ -163,7 +163,9 @@ def fit_power_law(profile: Profile) -> PowerLawFit:
     slope = max(-19.0, min(19.0, slope))
     found = min(
         (
-            least_squares(residuals, (float(logs[-1]), slope, start), bounds=([-300, -20, low], [300, 20, high]))
+            scipy.optimize.least_squares(
+                residuals, (float(logs[-1]), slope, start), bounds=([-300, -20, low], [300, 20, high])
+            )
             for start in (low + 0.01, (low + high) / 2)
         ),
         key=lambda each: float(each.cost),

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import minimize
-from scipy.stats import norm, qmc
 from torch import Tensor
 
 from multisagd.process import Process
@@ -75,7 +74,7 @@ class Search:
             little = torch.full((1,), math.log(0.02), dtype=torch.float64, device="cpu")
             shares = [torch.cat([little, each, little]) for each in shares]
         further = max(0, self.restarts - len(shares))
-        spread = norm.ppf(qmc.Halton(len(shares[0]), rng=self.seed).random(further))
+        spread = scipy.stats.norm.ppf(scipy.stats.qmc.Halton(len(shares[0]), rng=self.seed).random(further))
         shares += [shares[number % 3] + 0.7 * torch.from_numpy(each) for number, each in enumerate(spread)]
         return shares[: self.restarts]
 
@@ -100,7 +99,9 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     options: Any = {"maxiter": 1000, "ftol": 1e-13}
     if method == "L-BFGS-B":
         options |= {"maxfun": 4000, "gtol": 1e-9}
-    found = [minimize(function, start.numpy(), jac=True, method=method, options=options) for start in starts]
+    found = [
+        scipy.optimize.minimize(function, start.numpy(), jac=True, method=method, options=options) for start in starts
+    ]
     best = min(found, key=lambda each: float(each.fun))
     if not best.fun < 1e30:
         raise ValueError("the objective is not finite at any start: is there power where the data have none?")

@@ -38,9 +38,9 @@ from recipes.engine.checkpoint_files import (
     part_files,
     saved_by_clock,
 )
-from recipes.engine.distribution import Group, from_first, is_first, raise_together, wait_patiently
+from recipes.engine.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
 from recipes.engine.errors import RecipeError
-from recipes.engine.shards import are_sharded, save_shards
+from recipes.engine.shards import save_shards
 
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
 log = logging.getLogger("multisagd")

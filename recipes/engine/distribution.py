@@ -10,23 +10,26 @@ Every rank must run the network equally often, because sharded weights are gathe
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from recipes.engine.errors import RecipeError
 from recipes.engine.rendezvous import fresh_store
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
@@ -110,6 +113,8 @@ def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool
     `reshard` frees the weights of a block after its forward pass and gathers them again for the backward one; `offload`
     keeps shards in the CPU's memory; `half` computes in bfloat16 and reduces gradients in float32.
     """
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
     for block in (*blocks(network), network):
         fully_shard(
@@ -143,21 +148,34 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 def synchronise(network: nn.Module, wanted: bool) -> None:
     """Say whether the next backward pass averages gradients: only that of the last accumulated part needs to."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(wanted)
-    elif isinstance(network, DistributedDataParallel):
+    if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = wanted
+    elif any(is_sharded(parameter) for parameter in network.parameters()):
+        cast("FSDPModule", network).set_requires_gradient_sync(wanted)
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Tell whether a tensor is spread over ranks."""
+    loaded = sys.modules.get("torch.distributed.tensor")  # a second's import: without it there is no such tensor
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
+
+
+def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether any of them is spread over ranks."""
+    return any(is_sharded(tensor) for tensor in tensors.values())
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor as it is on one process; of a sharded one, every rank must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
     """Return a whole tensor, which every rank has, sharded as `model` is."""
-    if isinstance(tensor, DTensor) or not isinstance(model, DTensor) or not tensor.dim():
+    if is_sharded(tensor) or not is_sharded(model) or not tensor.dim():
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
 

@@ -14,8 +14,7 @@ from typing import Self
 
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.checkpoint_files import State
-from recipes.engine.distribution import is_first
-from recipes.engine.shards import are_sharded
+from recipes.engine.distribution import are_sharded, is_first
 
 log = logging.getLogger("multisagd")
 

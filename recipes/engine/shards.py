@@ -2,7 +2,7 @@
 
 torch.distributed.checkpoint with its safetensors storage: where each piece belongs stands in the files' headers, so
 nothing is pickled, and what eight ranks wrote two can read. Pieces are believed only where they fill a tensor, so that
-none is larger than the files are.
+none is larger than the files are. It is imported where shards are met: that takes a second, and most runs have none.
 """
 
 from __future__ import annotations
@@ -13,25 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
 
 from multisagd.files import check_file
 from recipes.engine.distribution import Group
 from recipes.engine.errors import RecipeError
 
-
-def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether any of them is spread over ranks."""
-    return any(isinstance(tensor, DTensor) for tensor in tensors.values())
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
@@ -40,6 +33,10 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None
     Raises:
         OSError: if any rank cannot write its own.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         save(dict(tensors), storage_writer=writer, process_group=group)
@@ -84,6 +81,9 @@ class ShardedTensors(Mapping[str, Tensor]):
             ValueError: if names or shapes differ from what is there.
             RecipeError: if it cannot be read.
         """
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
+
         there = self.shapes
         asked = {name: tuple(tensor.shape) for name, tensor in targets.items()}
         if wrong := sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name)):
@@ -94,6 +94,9 @@ class ShardedTensors(Mapping[str, Tensor]):
 
     @cached_property
     def _whole(self) -> dict[str, Tensor]:
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
+
         tensors = {name: self.empty_like(name, None) for name in self._metadata}
         with _alone(), self._told():
             load(tensors, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=True)
@@ -101,6 +104,8 @@ class ShardedTensors(Mapping[str, Tensor]):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
+        from torch.distributed.checkpoint.api import CheckpointException
+
         try:
             yield
         except CheckpointException as error:  # which is no `Exception`
@@ -112,6 +117,9 @@ class ShardedTensors(Mapping[str, Tensor]):
 
 def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
     """Return what the headers of all files in a folder say of its tensors; see `ShardedTensors`."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     for path in folder.glob("*.safetensors"):
         check_file(path)
     try:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 
+import scipy
 import torch
-from scipy.signal.windows import dpss
 from torch import Tensor
 
 from multisagd import DataStatistics, Grid
@@ -55,4 +55,4 @@ def _tapers(size: int) -> list[Tensor]:
     """Return the tapers along an axis of so many samples, each of mean square one; a flat one if there are few."""
     if size < 4 * BANDWIDTH:
         return [torch.ones(size, dtype=torch.float64)]
-    return list(torch.from_numpy(dpss(size, BANDWIDTH, TAPERS).copy()) * math.sqrt(size))
+    return list(torch.from_numpy(scipy.signal.windows.dpss(size, BANDWIDTH, TAPERS).copy()) * math.sqrt(size))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipes.engine.distribution import sharded_like
+from recipes.engine.distribution import are_sharded, sharded_like
 from recipes.engine.errors import RecipeError
-from recipes.engine.shards import ShardedTensors, are_sharded
+from recipes.engine.shards import ShardedTensors
 
 LARGEST_COUNT = 1 << 60
 AWAY = "remove that checkpoint to go on from an earlier one"

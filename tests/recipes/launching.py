@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
 IMPORTED = [
     "torch._dynamo",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
     "sklearn.datasets",
     "modalities.image",
     "recipes.train",

@@ -299,6 +299,15 @@ assert cli.main(["evaluate", "run_dir=run", "samples=8", "metrics=[components]",
 """
 
 
+def test_imports_that_take_seconds_wait_until_they_are_needed() -> None:
+    """With `import torch` they would take twice as long: the compiler, sharded tensors, statistics, other networks."""
+    slow = ["torch._dynamo", "torch.distributed.tensor", "scipy.stats", "scipy.optimize", "diffusers", "transformers",
+            "matplotlib", "sklearn", "pandas"]  # fmt: skip
+    code = f"import sys, recipes.sample, recipes.train; print(*[name for name in {slow!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_images_need_no_library_of_other_kinds(broken: Callable[..., Path], tmp_path: Path) -> None:
     """All in one process, for each takes seconds to begin."""
     for library in ONE_KIND:
