@@ -47,8 +47,9 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     if folder is not None and not Path(folder).is_dir():
         raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
     overrides = parse(arguments)
+    known_groups = groups(folder)
     for override in overrides:
-        _check_choice(override, folder)
+        _check_choice(override, known_groups)
     # Hydra adds a key that is not there only where it is told to.
     below = tuple(f"{key}." for key in opened(name))
     arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
@@ -63,9 +64,9 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
         raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except HydraException as error:
         try:
-            known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, folder)])))
+            known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, known_groups)])))
         except HydraException:
-            foreign = [each for each in overrides if each.key_or_group in groups(folder).keys() - set(offered(name))]
+            foreign = [each for each in overrides if each.key_or_group in known_groups.keys() - set(offered(name))]
             told = _unknown(name, foreign[0], {}, folder) if foreign else _refused(error, overrides)
             raise RecipeError(told) from error
         # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
@@ -199,9 +200,9 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
         return compose(name, overrides=list(arguments))
 
 
-def _check_choice(override: Override, folder: str | Path | None) -> None:
+def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
     """Refuse a choice that its group does not have."""
-    options = groups(folder).get(override.key_or_group)
+    options = known.get(override.key_or_group)
     choice = override.value()
     if options is None or override.is_delete() or choice is None:
         return
@@ -209,9 +210,8 @@ def _check_choice(override: Override, folder: str | Path | None) -> None:
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
 
 
-def _choices(overrides: Sequence[Override], folder: str | Path | None) -> list[str]:
+def _choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the arguments that choose from a group, as they were written."""
-    known = groups(folder)
     return [override.input_line or "" for override in overrides if override.key_or_group in known]
 
 

@@ -246,11 +246,11 @@ def test_networks_trace_into_one_graph(build):
         assert torch.allclose(traced(x, level, labels), network(x, level, labels), atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("build", "size"), [(unet, {"multipliers": (1,)}), (transformer, {"depth": 1})])
 def test_compiled_networks_give_the_same_output_and_gradients(build, size):
+    """Their graphs, forward and backward; what the code generator makes of these, trainings show."""
     network = trained(build(1, 2, classes=3, **size))
-    compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True)
+    compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True, backend="aot_eager")
     x, level, labels = data(2, 1, 7, 8), torch.tensor([-3.0, 5.0]), torch.tensor([0, 3])
     expected, output = network(x, level, labels), compiled(x, level, labels)
     assert torch.allclose(output, expected, atol=1e-4)

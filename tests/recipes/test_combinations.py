@@ -81,11 +81,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.fixture(scope="module")
+def networks() -> dict[str, Any]:
+    """Return the configuration of each network, which is the same beside whatever else is chosen."""
+    return {
+        name: configuration.load("train", [*words, "run_dir=unused"])["network"] for name, words in NETWORKS.items()
+    }
+
+
 @pytest.mark.parametrize("spectrum", groups()["spectrum"])
 @pytest.mark.parametrize("name", MODALITIES)
 def test_two_steps_and_a_media_file(
-    name: str, spectrum: str, network: str, runtime: Runtime, clips: Path, tmp_path: Path
+    name: str, spectrum: str, networks: dict[str, Any], runtime: Runtime, clips: Path, tmp_path: Path
 ) -> None:
     words = [
         f"spectrum={spectrum}", *on_axes(spectrum, name), "training.batch=4", "training.statistics=8",
@@ -93,12 +100,22 @@ def test_two_steps_and_a_media_file(
     ]  # fmt: skip
     if name == "latent":
         words.append(f"data.root={clips}")
-    config = configuration.load("train", [*MODALITIES[name], *NETWORKS[network], *words])
+    config = configuration.load("train", [*MODALITIES[name], *words])
     builder = Builder()
     settings = builder.settings(TrainSettings, config, "")
     modality: Any = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset: Any = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    assembly = Assembly(config, builder, modality, measure(dataset, settings), dataset.classes)
+    statistics = measure(dataset, settings)
+    for network in networks:
+        config["network"] = networks[network]
+        assembly = Assembly(config, builder, modality, statistics, dataset.classes)
+        _train_and_sample(assembly, builder, settings, dataset, runtime, tmp_path / network)
+
+
+def _train_and_sample(
+    assembly: Assembly, builder: Builder, settings: TrainSettings, dataset: Any, runtime: Runtime, folder: Path
+) -> None:
+    modality = assembly.modality
     process, net = assembly.process(), assembly.network()
     before = [parameter.detach().clone() for parameter in net.parameters()]
     denoiser = assembly.denoiser(net, process)
@@ -112,6 +129,7 @@ def test_two_steps_and_a_media_file(
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     shape = (modality.channels, *modality.grid().shape)
     x0 = generate(denoiser.eval(), sampler, shape, 2, [7], classes and torch.tensor([3]), runtime)
-    path = tmp_path / f"sample{modality.suffixes[0]}"
+    folder.mkdir()
+    path = folder / f"sample{modality.suffixes[0]}"
     modality.save(modality.decode(x0[0]), path)
     assert modality.encode(modality.load(path)).shape == shape

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +237,18 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def process(*words: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def process(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command for which no signal is ignored, as a terminal does, whatever started the tests; end it at last."""
+    with subprocess.Popen(
         [sys.executable, "-m", "recipes.cli", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as begun:  # fmt: skip
+        try:
+            yield begun
+        finally:
+            begun.kill()
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])

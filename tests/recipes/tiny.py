@@ -20,8 +20,18 @@ TINY = [
 ]  # fmt: skip
 
 
+TRANSFORMER = ["network=transformer", "network.depth=1", "network.width=16", "network.heads=2"]
+
+
+def tiny_words(run_dir: Path, *overrides: str) -> list[str]:
+    """Return the words of a tiny run; its U-Net's give way to another network."""
+    other = any(word.startswith("network=") for word in overrides)
+    words = [word for word in TINY if not (other and word.startswith("network."))]
+    return [*words, f"run_dir={run_dir}", *overrides]
+
+
 def tiny_config(run_dir: Path, *overrides: str) -> dict[str, Any]:
-    return configuration.load("train", [*TINY, f"run_dir={run_dir}", *overrides])
+    return configuration.load("train", tiny_words(run_dir, *overrides))
 
 
 def tiny_run(run_dir: Path, *overrides: str) -> State:
