@@ -239,7 +239,7 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
 
 @contextmanager
 def process(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command for which no signal is ignored, as a terminal does, whatever started the tests; end it at last."""
+    """Start a command for which no signal is ignored, as in a terminal, whatever started the tests; end it at last."""
     with subprocess.Popen(
         [sys.executable, "-m", "recipes.cli", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
