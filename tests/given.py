@@ -92,8 +92,13 @@ def autoencoders(root: Path) -> None:
     """Random weights where the names of the hub point."""
     from tiny_autoencoders import save_tiny
 
+    stride_of_8 = {
+        "block_out_channels": (4, 4, 4, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    save_tiny("AutoencoderKL", root / "stabilityai/sd-vae-ft-mse", **stride_of_8)
     for name, kind in {
-        "stabilityai/sd-vae-ft-mse": "AutoencoderKL",
         "madebyollin/taesd": "AutoencoderTiny",
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae": "AutoencoderKLWan",
         "stabilityai/stable-audio-open-1.0/vae": "AutoencoderOobleck",

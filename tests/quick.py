@@ -32,6 +32,7 @@ MEDIA = {
     "modality=cached_video": ["modality.modality.size=8", "modality.modality.frames=5"],
     "modality=audio_mel": ["modality.seconds=0.3"],
     "modality=audio_waveform": ["modality.seconds=0.1"],
+    "experiment=video_moving_digits": ["modality.size=16"],
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
 }

@@ -37,5 +37,5 @@ def save_tiny(kind: str, folder: Path, seed: int = 0, **more: Any) -> str:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        getattr(diffusers, kind)(**OPTIONS[kind], **more).save_pretrained(folder)
+        getattr(diffusers, kind)(**{**OPTIONS[kind], **more}).save_pretrained(folder)
     return str(folder)
