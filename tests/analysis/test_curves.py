@@ -66,9 +66,9 @@ def test_axis_profiles_average_over_the_other_axes(grid: Grid) -> None:
 
 
 def test_profiles_of_data_have_the_standard_errors_of_their_means() -> None:
-    """The spread of the profile over 300 sets of 40 data, against the errors that each set gives (within 15 %)."""
+    """The spread of the profile over 150 sets of 40 data, against the errors that each set gives (within 15 %)."""
     grid = GRIDS[1]
-    sets = [drawn(grid, 40, seed=seed) for seed in range(300)]
+    sets = [drawn(grid, 40, seed=seed) for seed in range(150)]
     found = [measure_profiles([x], DataStatistics.measure([x], grid), rings=3)["radius"] for x in sets]
     spread = torch.stack([each.power for each in found]).std(0)
     stated = torch.stack([each.error for each in found if each.error is not None]).mean(0)
