@@ -94,10 +94,9 @@ CALLS: dict[str, Callable[[], Any]] = {
 @pytest.fixture
 def elsewhere() -> Iterator[None]:
     """As accelerators are chosen for a whole program; of the device meta nothing can be read."""
-    before = torch.get_default_device()
     torch.set_default_device("meta")
     yield
-    torch.set_default_device(before)
+    torch.set_default_device(None)  # another device, the CPU too, would be looked up in every call from here on
 
 
 @pytest.fixture(params=CALLS)
