@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,6 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.rendezvous import fresh_store
 
 if TYPE_CHECKING:
-    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 Distribution = Literal["ddp", "fsdp"]
@@ -150,14 +149,14 @@ def synchronise(network: nn.Module, wanted: bool) -> None:
     """Say whether the next backward pass averages gradients: only that of the last accumulated part needs to."""
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = wanted
-    elif any(is_sharded(parameter) for parameter in network.parameters()):
-        cast("FSDPModule", network).set_requires_gradient_sync(wanted)
+    elif (sharded := getattr(network, "set_requires_gradient_sync", None)) is not None:  # it is an FSDPModule
+        sharded(wanted)
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Tell whether a tensor is spread over ranks."""
-    loaded = sys.modules.get("torch.distributed.tensor")  # a second's import: without it there is no such tensor
-    return loaded is not None and isinstance(tensor, loaded.DTensor)
+    # The import takes a second; without it, or before its end, there is no such tensor.
+    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
 
 
 def are_sharded(tensors: Mapping[str, Tensor]) -> bool:

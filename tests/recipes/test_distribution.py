@@ -73,7 +73,7 @@ COMPILED = ["engine.compile=true", "engine.precision=float32"]
 ONE_LEVEL = "network.multipliers=[1]"
 VARIANTS = {
     "hybrid": (4, ["engine.distribution=fsdp", "engine.shard_ranks=2"], 1e-9),
-    "not resharded": (2, ["engine.distribution=fsdp", "engine.reshard=false"], 1e-9),
+    "not resharded": (2, ["engine.distribution=fsdp", "engine.reshard=false", "training.accumulation=2"], 1e-9),
     "recomputed, replicated": (2, ["engine.recompute=true"], 1e-9),
     "recomputed, sharded": (2, ["engine.distribution=fsdp", "engine.recompute=true"], 1e-9),
     "bfloat16, sharded": (2, ["engine.distribution=fsdp", "engine.precision=bfloat16"], 0.02),
