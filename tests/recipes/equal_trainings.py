@@ -12,11 +12,11 @@ from recipes.engine import config as configuration
 from recipes.engine.distribution import Place, leave
 from recipes.train import train
 
-BATCH, STEPS = 8, 20
-AT_FOUR = ("image unet", "image transformer")
-"""What four processes train; that media need nothing of their own from processes, two show."""
+BATCH, STEPS = 8, 12
+IMAGES = ("image unet", "image transformer")
+"""What four processes train, and what is tried in single precision; that media need nothing of their own, two show."""
 SINGLE = [(1, "ddp"), (2, "ddp")]
-"""Numbers of processes, and ways to spread a network, with which single precision is tried beside double precision.
+"""Numbers of processes, and ways to spread a network, with which images are tried in single precision too.
 
 Where others agree in double precision, it has nothing more to show.
 """
@@ -32,20 +32,20 @@ WORDS = [
 ]  # fmt: skip
 
 
-def precisions(count: int, distribution: str) -> list[str]:
-    """Return the precisions in which so many processes are held against one."""
-    return ["float64", "float32"] if (count, distribution) in SINGLE else ["float64"]
+def precisions(case: str, count: int, distribution: str) -> list[str]:
+    """Return the precisions in which so many processes are held against one in a case."""
+    return ["float64", "float32"] if (count, distribution) in SINGLE and case in IMAGES else ["float64"]
 
 
 def cases(count: int) -> dict[str, tuple[str, str]]:
     """Return what so many processes train: by its name, medium and network."""
-    return CASES if count < 4 else {name: CASES[name] for name in AT_FOUR}
+    return CASES if count < 4 else {name: CASES[name] for name in IMAGES}
 
 
 def main(out: Path, clips: Path, distribution: str) -> None:
     for case, (name, network) in cases(Place.of_environment().world).items():
         latent = [f"data.root={clips}"] if name == "latent" else []
-        for precision in precisions(Place.of_environment().world, distribution):
+        for precision in precisions(case, Place.of_environment().world, distribution):
             run_dir = out / precision / case.replace(" ", "_")
             settings = [
                 *MODALITIES[name],

@@ -34,7 +34,7 @@ def test_losses_are_equal_over_all_steps(tmp_path: Path, shared: Path, count: in
     done = ranks(count, "equal_trainings", str(tmp_path), str(shared / "clips"), distribution)
     assert done.returncode == 0, done.stderr[-6000:]
     for case in equal_trainings.cases(count):
-        for precision in equal_trainings.precisions(count, distribution):
+        for precision in equal_trainings.precisions(case, count, distribution):
             tolerance = 1e-9 if precision == "float64" else 1e-4
             run = Path(precision) / case.replace(" ", "_")
             ours, theirs = (read_metrics(root / run, "train") for root in (tmp_path, shared / "alone"))
