@@ -181,7 +181,7 @@ WAYS = {"cosine": ms.CosineSchedule(), "flow": ms.FlowSchedule(), "karras": ms.K
 EXPONENTS = (0.0, -0.5, 0.5)
 
 
-@pytest.mark.parametrize(("way", "exponent"), itertools.product(WAYS, EXPONENTS))
+@pytest.mark.parametrize(("way", "exponent"), list(itertools.product(WAYS, EXPONENTS)))
 def test_likelihood_of_a_mixture(way, exponent):
     """Each schedule with each noise; each of both in one dimension and in two."""
     schedule, place = WAYS[way], list(WAYS).index(way) + EXPONENTS.index(exponent)
