@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.base.commands import COMMANDS
+from recipes.config.groups import groups, summary
 from recipes.engine.errors import USAGE_STATUS, RecipeError, nearest
-from recipes.engine.help import groups, summary
 from recipes.engine.printing import columns, fold, show
-from recipes.evaluation.about import ABOUT
+from recipes.evaluation.metric_table import METRICS
 
 NAMES = {
     "modality": ("modalities", "what a datum is and how it becomes a tensor on a grid"),
@@ -49,11 +50,9 @@ read more: docs/command-line.md"""
 def listed(kind: str, folder: Path | None = None) -> list[dict[str, str]]:
     """Return what can be chosen of one kind: `choice`, the `override` that chooses it, and `about`, a line."""
     if kind == "commands":
-        from recipes.cli import COMMANDS, TOOLS
-
-        return [_row(name, f"multisagd {name}", about) for name, (_, about) in {**COMMANDS, **TOOLS}.items()]
+        return [_row(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
     if kind == "metrics":
-        return [_row(name, f"metrics=[{name}]", about) for name, about in ABOUT.items()]
+        return [_row(name, f"metrics=[{name}]", metric.about) for name, metric in METRICS.items()]
     return [_row(choice, f"{kind}={choice}", summary(kind, choice, folder)) for choice in groups(folder).get(kind, [])]
 
 

@@ -14,32 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
-COMMANDS = {
-    "train": ("recipes.train", "train a diffusion model, or continue an interrupted run"),
-    "sample": ("recipes.sample", "draw samples from a trained run"),
-    "adopt": ("recipes.adopt", "take over a model of the diffusers library, to train it on with other noise"),
-    "export": ("recipes.export", "write a trained model as one safetensors file and one JSON"),
-    "inspect": ("recipes.inspect", "show what a model would see: examples, round trips, spectra and noise"),
-    "analyze": ("recipes.analyze", "measure a dataset's spectrum: curves, uncertainty, power law"),
-    "design": ("recipes.design", "design a sampler's steps, and the noise, from the data's spectrum"),
-    "explore": ("recipes.explore", "serve a page to drag a spectrum and see what it does"),
-    "compare": ("recipes.compare", "compare a run's samples with its data along every axis"),
-    "encode": ("recipes.encode", "encode a dataset into latents once, to train on them"),
-    "pack": ("recipes.pack", "pack a folder of files into tar shards, for storage that likes few large files"),
-    "fidelity": ("recipes.fidelity", "tell how close a run's samples are to its data"),
-    "evaluate": ("recipes.evaluate", "judge a run's samples by every metric: distances, spectra, variety, copies"),
-    "report": ("recipes.report", "write one HTML page about a run: losses, samples, spectra, process, evaluations"),
-    "launch": ("recipes.launch", "run a command on several GPUs or machines, or for several values"),
-    "demo": ("recipes.demo", "train on small digits with white and with shaped noise, and compare (minutes)"),
-}
-"""Name to module and summary; a command's help comes from `configs/<name>.yaml`, without importing the module."""
-TOOLS = {
-    "doctor": ("recipes.doctor", "tell whether all works on this machine, and what is missing for what"),
-    "list": ("recipes.choices", "list what can be chosen: spectra, modalities, samplers, experiments, …"),
-    "completion": ("recipes.completion", "print what lets your shell complete commands, choices and keys"),
-}
-"""Commands about multisagd itself: they have no configuration, and explain themselves."""
-
+from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
 
 HIDDEN = "__complete"
 """What the scripts of `completion` call."""
@@ -47,9 +22,10 @@ HIDDEN = "__complete"
 
 def usage() -> str:
     """Return the help of the whole command."""
-    width = max(map(len, [*COMMANDS, *TOOLS]))
+    width = max(map(len, COMMANDS))
     lines, tools = (
-        [f"  {name:<{width}}  {about}" for name, (_, about) in names.items()] for names in (COMMANDS, TOOLS)
+        [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+        for commands in (CONFIGURED, TOOLS)
     )
     return "\n".join(
         [
@@ -140,27 +116,25 @@ def run(words: Sequence[str], own: bool) -> int:
 
         show(usage())
         return 0
-    if name not in COMMANDS and name not in TOOLS:
+    if name not in COMMANDS:
         from recipes.engine.errors import USAGE_STATUS, nearest
 
-        guess = (
-            "; the command comes first, as in multisagd train." if "=" in name else nearest(name, [*COMMANDS, *TOOLS])
-        )
+        guess = "; the command comes first, as in multisagd train." if "=" in name else nearest(name, COMMANDS)
         print(f"error: unknown command {name!r}{guess}\n`multisagd --help` lists the commands", file=sys.stderr)
         return USAGE_STATUS
-    if name in COMMANDS and any(argument in ("-h", "--help") for argument in rest):
+    if name in CONFIGURED and any(argument in ("-h", "--help") for argument in rest):
         from recipes.engine.help import command_help
         from recipes.engine.printing import show
 
         show(command_help(name, rest))
         return 0
     if name in TOOLS:
-        return int(importlib.import_module(TOOLS[name][0]).main(rest))
+        return int(importlib.import_module(TOOLS[name].module).main(rest))
     if clash := _foreign_package():
         print(clash, file=sys.stderr)
         return 2
     with interruptible() if own else nullcontext():
-        module = importlib.import_module(COMMANDS[name][0])
+        module = importlib.import_module(COMMANDS[name].module)
     status = int(module.main(rest))
     if own and status > 128:
         # A signal has ended it, and a thread that still writes or loads would keep the process. What it writes is

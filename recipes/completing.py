@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
 from recipes.choices import kinds
-from recipes.engine.help import groups, offered, opened, own_folder, summary
+from recipes.config.groups import groups, offered, opened, own_folder, summary
 from recipes.engine.outline import Outline
-from recipes.evaluation.about import ABOUT
+from recipes.evaluation.metric_table import METRICS
 
 Candidate = tuple[str, str]
 """A whole word, and what it is."""
@@ -44,10 +45,8 @@ VALUES = {
 
 def complete(words: Sequence[str]) -> list[Candidate]:
     """Return what the last of the words after `multisagd` may become."""
-    from recipes.cli import COMMANDS, TOOLS
-
     before, word = list(words[:-1]), words[-1] if words else ""
-    abouts = {name: about for name, (_, about) in {**COMMANDS, **TOOLS}.items()}
+    abouts = {name: known.summary for name, known in COMMANDS.items()}
     if not before:
         options = {"help": "what the commands are", "--help": "", "--version": ""}
         return _beginning(word, {**abouts, **options}.items())
@@ -56,7 +55,7 @@ def complete(words: Sequence[str]) -> list[Candidate]:
         return _beginning(word, abouts.items())
     if command in TOOLS:
         return _tool(command, word, settings)
-    return list(_configured(command, word, settings)) if command in COMMANDS else []
+    return list(_configured(command, word, settings)) if command in CONFIGURED else []
 
 
 def _tool(command: str, word: str, settings: Sequence[str]) -> list[Candidate]:
@@ -137,11 +136,12 @@ def _values(word: str, outlines: Sequence[Mapping[str, Any]], folder: Path | Non
     if choices := groups(folder).get(key):
         found: list[Candidate] = [(choice, summary(key, choice, folder)) for choice in choices]
     elif key == "command":
-        from recipes.cli import COMMANDS
-
-        found = [(name, about) for name, (_, about) in COMMANDS.items() if name != "launch"]
+        found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
     elif key == "metrics":
-        found = [("all", "every one that can be had"), *((f"[{name}]", about) for name, about in ABOUT.items())]
+        found = [
+            ("all", "every one that can be had"),
+            *((f"[{name}]", metric.about) for name, metric in METRICS.items()),
+        ]
     elif key in VALUES:
         found = [(value, "") for value in VALUES[key]]
     else:

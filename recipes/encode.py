@@ -40,7 +40,6 @@ from modalities.shard_index import (
 )
 from multisagd.files import digest
 from multisagd.seeds import derive
-from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
@@ -50,6 +49,7 @@ from recipes.engine.files import held
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.located import build_dataset
 from recipes.engine.order import prefetch
+from recipes.engine.outline import flatten
 from recipes.engine.progress import Display
 from recipes.engine.record import data_facts
 from recipes.engine.runtime import EngineSettings, Runtime
@@ -133,7 +133,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
 
 def fixed(config: Config) -> Config:
     """Return the keys of a configuration that all shards of a folder share."""
-    flat = configuration.flatten(config)
+    flat = flatten(config)
     return {key: value for key, value in flat.items() if not any(key == f or key.startswith(f"{f}.") for f in FREE)}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pkgutil
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -39,7 +40,7 @@ from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
 from recipes.engine.trained import open_model
-from recipes.evaluation.kinds import KINDS
+from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.rows import Result, described, show
 from recipes.evaluation.sets import Sets, as_files, gather
 from recipes.evaluation.task import EvaluateSettings, Task
@@ -78,9 +79,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.pictures)
-        print(f"[{number}/{len(wanted)}] {name}: {KINDS[name].about}", flush=True)
+        print(f"[{number}/{len(wanted)}] {name}: {METRICS[name].about}", flush=True)
         try:
-            results[name] = KINDS[name].run(task)
+            results[name] = pkgutil.resolve_name(METRICS[name].compute)(task)
         except ValueError as error:
             if settings.metrics != "all":
                 raise RecipeError(f"{name}: {error}") from error
@@ -116,16 +117,17 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
     Raises:
         RecipeError: for one that does not exist, or that was asked for by name and cannot be computed.
     """
-    asked = list(KINDS) if settings.metrics == "all" else list(dict.fromkeys(settings.metrics))
+    asked = list(METRICS) if settings.metrics == "all" else list(dict.fromkeys(settings.metrics))
     for name in asked:
-        if name not in KINDS:
-            raise RecipeError(f"metrics: there is no {name!r}{nearest(name, KINDS)}")
-    reasons = {name: KINDS[name].lacking(train, settings) for name in asked}
+        if name not in METRICS:
+            raise RecipeError(f"metrics: there is no {name!r}{nearest(name, METRICS)}")
+    lacking = {name: METRICS[name].lacking for name in asked if METRICS[name].lacking}
+    reasons = {name: pkgutil.resolve_name(function)(train, settings) for name, function in lacking.items()}
     unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
     for name in asked:
-        if name not in unavailable and (module := KINDS[name].module):
+        if name not in unavailable and (library := METRICS[name].library):
             try:
-                check(module, KINDS[name].about)
+                check(library, METRICS[name].about)
             except BrokenLibraryError as error:
                 # At once, and not after hours of drawing samples.
                 log.warning("%s will not be computed: %s", name, error)
@@ -135,7 +137,7 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
         raise RecipeError(f"metrics: {name} cannot be computed: {reason}")
     wanted = [name for name in asked if name not in unavailable]
     if not wanted:
-        raise RecipeError(f"metrics is empty: name some of {', '.join(KINDS)}, or all")
+        raise RecipeError(f"metrics is empty: name some of {', '.join(METRICS)}, or all")
     return wanted, unavailable
 
 
@@ -180,7 +182,7 @@ def remarks(
             "half of its training examples"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
-    return lines + [f"not computed: {name} ({KINDS[name].about}): {reason}" for name, reason in unavailable.items()]
+    return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@ in one folder; several processes for a command that uses one; a cluster that can
 
 from __future__ import annotations
 
-import importlib
 import itertools
+import pkgutil
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,25 +22,19 @@ import torch
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from recipes.cli import COMMANDS
+from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.clusters.base import Cluster, Job, check_printable, check_settings
 from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine import record
 from recipes.engine.build import Builder
-from recipes.engine.command import KEPT, SHARED, take_option
+from recipes.engine.command import take_option
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place
 from recipes.engine.errors import RecipeError, nearest, run_command
 from recipes.engine.help import command_help
 from recipes.engine.printing import show
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import TrainSettings
-
-READING = ("sample", "fidelity", "compare", "evaluate", "report")
-"""Commands whose `run_dir` is a run that they read; several may."""
-PARTIAL = ("fidelity", "compare", "evaluate", "inspect", "analyze")
-"""Commands whose settings are a part of their keys."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,9 @@ class LaunchSettings:
     command: str
 
     def __post_init__(self) -> None:
-        if self.command not in COMMANDS or self.command == "launch":
-            raise ValueError(f"command={self.command}: there is no such command{nearest(self.command, COMMANDS)}")
-        if self.cluster.world > 1 and self.command not in SHARED:
+        if self.command not in CONFIGURED or self.command == "launch":
+            raise ValueError(f"command={self.command}: there is no such command{nearest(self.command, CONFIGURED)}")
+        if self.cluster.world > 1 and not COMMANDS[self.command].parallel:
             raise ValueError(f"{self.command} runs in one process, and the cluster was asked for {self.cluster.world}")
 
 
@@ -90,7 +84,7 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
         job = Job(settings.command, (*combination, *options))
         config = checked(settings, combination, folder)
         run_dir = config.get("run_dir")
-        if run_dir in folders and settings.command not in READING:
+        if run_dir in folders and not COMMANDS[settings.command].reads_run:
             raise RecipeError(
                 f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}. Name the folder after what differs: "
                 "'run_dir=runs/sweep/${seed}'"
@@ -126,10 +120,9 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
         RecipeError: for what the command would refuse.
     """
     config = configuration.load(settings.command, words, folder)
-    module = importlib.import_module(COMMANDS[settings.command][0])
-    kind = getattr(module, f"{settings.command.title()}Settings", TrainSettings)  # some commands read those of train
+    kind = pkgutil.resolve_name(COMMANDS[settings.command].settings)
     builder = Builder(tuple(config.get("allow_targets", ())))
-    own = {field.name for field in fields(kind)} if settings.command in PARTIAL else set(config)
+    own = {field.name for field in fields(kind)}
     typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")
     if settings.command == "train":
         place = Place(0, settings.cluster.world, 0)
@@ -146,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(command_help("launch", words))
         return 0
     statuses: list[int] = []
-    again = f"; {KEPT['launch']}\n  {shlex.join(['multisagd', 'launch', *words])}"
+    again = f"; {COMMANDS['launch'].interrupted}\n  {shlex.join(['multisagd', 'launch', *words])}"
     failed = run_command(lambda: statuses.append(launch(words)), lambda told: again)
     return failed or statuses[0]
 

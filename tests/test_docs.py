@@ -11,7 +11,7 @@ import pytest
 import yaml
 from blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
 
-from recipes.cli import COMMANDS, TOOLS
+from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.engine import config as configuration
 from recipes.engine.command import take_option
 from recipes.launch import planned
@@ -20,7 +20,6 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 DESIGNED = "designed"
 """Stands for the folder where the commands look for what `multisagd design` and `adopt` wrote."""
-UNCONFIGURED = {name for name in COMMANDS if not (ROOT / "configs" / f"{name}.yaml").exists()}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -78,13 +77,13 @@ def check(line: str, block: Block) -> None:
         named = re.findall(r"\[([\w,]+)\]", " ".join(word for word in words if "multisagd" in word or "-e" in words))
         assert all(extra in EXTRAS for extras in named for extra in extras.split(",")), f"{block}: {line}"
     elif words[0] == "multisagd" and len(words) > 1:
-        assert words[1] in {**COMMANDS, **TOOLS} or words[1].startswith("-"), f"{block}: there is no command {words[1]}"
+        assert words[1] in COMMANDS or words[1].startswith("-"), f"{block}: there is no command {words[1]}"
         own = take_option(words, "--config-dir")
         folder = None if own is None else Path(own) if Path(own).exists() else Path(DESIGNED)
         settings = [word for word in words[2:] if not word.startswith("--")]
         if words[1] == "launch":
             assert planned(settings, None if folder is None else str(folder))[1]
-        elif words[1] in COMMANDS and words[1] not in UNCONFIGURED:
+        elif words[1] in CONFIGURED:
             assert configuration.load(words[1], settings, folder)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from multisagd.addresses import is_address, without_secrets
-from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+from recipes.engine.outline import flatten
 
 FROM_ENVIRONMENT = "(from the environment)"
 
@@ -42,7 +42,7 @@ def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def hidden_values(config: Mapping[str, Any]) -> list[str]:
     """Return the texts that a configuration has from environment variables, the longest first."""
-    flat = configuration.flatten(config)
+    flat = flatten(config)
     found = {text for key in _hidden(config) for _, text in texts(flat.get(key), key) if len(text) > 3}
     return sorted(found, key=len, reverse=True)
 

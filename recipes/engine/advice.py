@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from recipes.base.commands import CONFIGURED
+from recipes.config.groups import groups, offered, opened
 from recipes.engine.errors import nearest
-from recipes.engine.help import groups, offered, opened
+from recipes.engine.outline import Outline
 from recipes.engine.synonyms import SYNONYMS
 from recipes.engine.words import setting
 
@@ -49,9 +51,7 @@ def word(arguments: Sequence[str], place: int) -> str | None:
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
         either = " or ".join(setting(key, bare) for key in ("run_dir", "data.root"))
         return f"cannot read {argument!r}: settings are written key=value; is it {either}?"
-    from recipes.cli import COMMANDS
-
-    if bare in COMMANDS:
+    if bare in CONFIGURED:
         return f"cannot read {argument!r}: the command comes first, or for `multisagd launch` as command={bare}"
     key, _, value = bare.partition(":")
     value = value or (after if "=" not in after else "")
@@ -114,8 +114,6 @@ def unknown(command: str, key: str, value: str, known: Iterable[str], folder: Pa
 
 def _having(key: str, chosen: Iterable[str], mine: Mapping[str, Sequence[str]], folder: Path | None) -> list[str]:
     """Return the choices of the first group of which any has a setting of that name."""
-    from recipes.engine.outline import Outline
-
     for group in sorted(chosen):
         found = [choice for choice in mine.get(group, ()) if key in Outline({}, folder).file(choice, group)]
         if found:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from recipes.base.commands import COMMANDS
 from recipes.engine import config as configuration
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.config import Config
@@ -18,20 +19,6 @@ from recipes.engine.errors import RecipeError, run_command
 from recipes.engine.help import command_help
 from recipes.engine.interrupt import like_ctrl_c
 from recipes.engine.printing import escaped, show, steady
-
-SHARED = ("train", "sample", "fidelity", "compare", "evaluate")
-"""Commands whose work several processes can share."""
-
-KEPT = {
-    "train": "nothing was saved yet, and the same command begins anew:",
-    "demo": "what was trained is kept, and the same command continues:",
-    "encode": "finished shards are kept, and the same command continues:",
-    "pack": "finished shards are kept, and the same command continues:",
-    "sample": "no sample was written; the same command draws the same samples from the first on:",
-    "evaluate": "samples that were drawn to the last are kept; the same command finds them, and measures anew:",
-    "launch": "nothing was launched:",
-}
-"""What is left after Ctrl-C outside of the places where a command stops in good order by itself."""
 
 
 def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
@@ -51,7 +38,7 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
         settings = [word for word in words if word != "--show"]
         folder = take_option(settings, "--config-dir")
         config.update(configuration.load(name, settings, folder))
-        if name not in SHARED and not show and (place := Place.of_environment()).world > 1:
+        if not COMMANDS[name].parallel and not show and (place := Place.of_environment()).world > 1:
             raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
@@ -75,7 +62,7 @@ def kept(name: str, config: Config) -> str:
     run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
     if run_dir and (saved := Checkpoints(Path(run_dir, "checkpoints")).newest()):
         return f"the last checkpoint is {saved}, and the same command continues from there:"
-    return KEPT.get(name, "nothing was written, and the same command starts over:")
+    return COMMANDS[name].interrupted
 
 
 def take_option(words: list[str], option: str) -> str | None:

@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from multisagd.files import DIGITS, read_text
+from recipes.config.groups import CONFIGS, groups, offered, opened, roots
 from recipes.engine import advice
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import write_text
-from recipes.engine.help import CONFIGS, groups, offered, opened
+from recipes.engine.outline import flatten, prefixes
 
 Config = dict[str, Any]
 
@@ -113,19 +114,6 @@ def parse(arguments: Sequence[str]) -> list[Override]:
         except HydraException as error:
             raise RecipeError(advice.unreadable(argument, str(error).splitlines()[0])) from error
     return found
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration as dotted keys; lists and empty groups are values."""
-    if not isinstance(node, Mapping) or not node:
-        return {prefix: node}
-    parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
-    return {key: value for part in parts for key, value in part.items()}
-
-
-def prefixes(keys: Mapping[str, Any]) -> set[str]:
-    """Return the dotted keys and every group of keys above them."""
-    return {key.rsplit(".", depth)[0] for key in keys for depth in range(key.count(".") + 1)}
 
 
 def write(config: Config, path: Path) -> None:
@@ -227,8 +215,7 @@ def _unknown(name: str, override: Override, known: Mapping[str, Any], folder: st
     key = override.key_or_group
     group, _, setting = key.rpartition(".")
     # Most often the key exists, but under another choice of its group than the one made.
-    roots = (CONFIGS, *([] if folder is None else [Path(folder)]))
-    files = [file for root in roots for file in sorted((root / group).glob("*.yaml")) if group]
+    files = [file for root in roots(folder) for file in sorted((root / group).glob("*.yaml")) if group]
     having = dict.fromkeys(
         f"{group}={file.stem}" for file in files if setting in _keys(file) and group in offered(name)
     )

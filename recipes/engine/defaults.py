@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from recipes.config.groups import CONFIGS, command_file, groups
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
-from recipes.engine.help import CONFIGS, choices_made, groups
+from recipes.engine.outline import flatten
 
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
@@ -18,12 +19,13 @@ ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "lo
 def filled(config: Config) -> Config:
     """Return the configuration of a training with every key that it lacks at its default."""
     own = _known(train_defaults())
-    for group, choice in choices_made("train"):
+    for entry in command_file("train").entries:
+        group = entry.group
         node = config.get(group)
         if group == "experiment":  # choices for other groups, and no keys of its own
             continue
         if node is None and group not in config and group not in ALWAYS:
-            own[group] = _known(of_choice(group, choice))
+            own[group] = _known(of_choice(group, entry.default))
         elif isinstance(node, Mapping):
             own[group] = _lacking(group, node)
     return over(own, config)
@@ -41,10 +43,10 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
 
     Choices differ by their class, or as engines do by their values alone.
     """
-    here = configuration.flatten(node)
+    here = flatten(node)
     best: tuple[int, str | None, dict[str, Any]] = (len(here) + 1, None, {})
     for choice, values in _of_class(group, node).items():
-        there = configuration.flatten(values)
+        there = flatten(values)
         apart = sum(here.get(key, ABSENT) != there.get(key, ABSENT) for key in here.keys() | there.keys())
         best = min(best, (apart, choice, values), key=lambda each: each[0])
     return best[1], best[2]

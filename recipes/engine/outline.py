@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recipes.engine.help import CONFIGS
+from recipes.config.groups import roots
 
 ENTRY = re.compile(r"(?P<override>override )?(?P<group>/?[\w/]*)(?:@(?P<package>[\w.]+))?")
 
@@ -84,8 +84,20 @@ class Outline:
 
     def path(self, name: str, group: str) -> Path | None:
         """Return the file of a choice, None if there is none."""
-        roots = (CONFIGS, *([] if self.folder is None else [self.folder]))
-        return next((path for root in roots if (path := root / group / f"{name}.yaml").is_file()), None)
+        return next((path for root in roots(self.folder) if (path := root / group / f"{name}.yaml").is_file()), None)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as dotted keys; lists and empty groups are values."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def prefixes(keys: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys and every group of keys above them."""
+    return {key.rsplit(".", depth)[0] for key in keys for depth in range(key.count(".") + 1)}
 
 
 @cache

@@ -25,6 +25,7 @@ from recipes.engine.config import Config
 from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
+from recipes.engine.outline import flatten
 
 STATISTICS = "statistics.safetensors"
 PACKAGES = (
@@ -76,7 +77,7 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
         if run_dir.exists() and any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
         return
-    before, now = (configuration.flatten(each) for each in (filled(configuration.read(path)), config))
+    before, now = (flatten(each) for each in (filled(configuration.read(path)), config))
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
     if changed and begun:
         pairs = {key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed}

@@ -30,7 +30,7 @@ LEVEL = 2 / 255
 BATCH = 32
 
 
-def lacking(train: Dataset, settings: EvaluateSettings) -> str | None:
+def lacks_likelihood(train: Dataset, settings: EvaluateSettings) -> str | None:
     """Return why there are no bits per dimension, None if there are."""
     if settings.likelihood.items == 0:
         return "it is slow, and off: ask for it by likelihood.items=64"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,17 @@ def medium(modality: Modality) -> Modality:
     return modality.modality if isinstance(modality, Latent) else modality
 
 
-def lacking(name: str) -> Callable[[Dataset, EvaluateSettings], str | None]:
-    """Return what says why a network cannot be used here, None if it can."""
+def lacks(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
+    """Return why a network cannot be used here, None if it can."""
     published, kind, media = PUBLISHED[name]
+    if not isinstance(medium(train.modality), kind):
+        return f"it is a network for {media}"
+    if settings.download or published.found(settings.network(name)) is not None:
+        return None
+    return f"its weights are not at {published.kept()}: give networks.{name}=FILE, or download=true"
 
-    def reason(train: Dataset, settings: EvaluateSettings) -> str | None:
-        if not isinstance(medium(train.modality), kind):
-            return f"it is a network for {media}"
-        if settings.download or published.found(settings.network(name)) is not None:
-            return None
-        return f"its weights are not at {published.kept()}: give networks.{name}=FILE, or download=true"
 
-    return reason
+lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUBLISHED)
 
 
 def inception_features(task: Task) -> Result:

@@ -141,6 +141,11 @@ class Task:
         return None if self.train.classes is None else read_samples(self.classifier[0], x0).features
 
 
+def lacks_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
+    """Return why no classifier can be trained on data, None if one can."""
+    return "the data have no classes to train a classifier on" if train.classes is None else None
+
+
 def flat(x0: Tensor) -> Tensor:
     """Return data as vectors `(count, channels * samples)`, float32."""
     return x0.flatten(1).to(torch.float32)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from recipes.config.groups import CONFIGS, summary
 from recipes.engine import config as configuration
-from recipes.engine.help import CONFIGS, summary
 from recipes.exploring.subjects import Medium
 
 Scale = Literal["plain", "frequency", "distance"]

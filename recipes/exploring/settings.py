@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multisagd import Grid, Process, Schedule, SpectralCovariance, Spectrum
+from recipes.config.groups import CONFIGS
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
-from recipes.engine.help import CONFIGS
 from recipes.exploring.kinds import CONTROLS, Control, kind
 from recipes.exploring.subjects import Subject
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from recipes.engine.outline import flatten
 from recipes.health.findings import Finding, Wishes, needed
 from recipes.health.places import size, writable
 
@@ -63,7 +64,7 @@ def _trained(run_dir: Path) -> Iterator[Finding]:
     from recipes.engine.data import load_statistics
 
     config = configuration.read(run_dir / "config.yaml")
-    yield Finding("ok", "configuration", f"{len(configuration.flatten(config))} settings in config.yaml")
+    yield Finding("ok", "configuration", f"{len(flatten(config))} settings in config.yaml")
     facts = record.read_facts(run_dir)
     starts = facts.get("starts") or [{}]
     before, now = starts[-1].get("versions", {}), record.versions()

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from multisagd import Grid
-from recipes.engine import config as configuration
 from recipes.engine.defaults import ABSENT
+from recipes.engine.outline import flatten
 from recipes.reporting.blocks import Block, Frame, Note, Slider, Table
 from recipes.reporting.charts import Axis, Series, draw, told
 from recipes.reporting.curves import SEEN, loss, over_samples
@@ -62,7 +62,7 @@ def _facts(runs: Sequence[Run]) -> Table:
 
 
 def _differences(runs: Sequence[Run]) -> Block:
-    known = [configuration.flatten(run.config or {}) for run in runs]
+    known = [flatten(run.config or {}) for run in runs]
     keys = dict.fromkeys(key for each in known for key in each)
     rows = []
     for key in keys:

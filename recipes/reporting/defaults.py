@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from multisagd.addresses import for_others
-from recipes.engine import config as configuration
+from recipes.config.groups import groups
 from recipes.engine.addressed import mapped, shareable
 from recipes.engine.config import Config
 from recipes.engine.defaults import ABSENT, nearest_choice, train_defaults
-from recipes.engine.help import groups
+from recipes.engine.outline import flatten
 from recipes.reporting.blocks import Setting, Settings
 
 LONGEST = 300
@@ -24,7 +24,7 @@ OF_THE_RUN = ("run_dir",)
 def settings(config: Config) -> Settings:
     """Return every key of a configuration, and which choice each of its groups is."""
     own = train_defaults()
-    expected = configuration.flatten(own)
+    expected = flatten(own)
     choices = []
     for group in groups():
         node = config.get(group)
@@ -32,9 +32,9 @@ def settings(config: Config) -> Settings:
             continue
         name, defaults = nearest_choice(group, node)
         choices.append((group, name or str(node.get("_target_", ABSENT))))
-        expected |= configuration.flatten(defaults, group) if defaults else {}
+        expected |= flatten(defaults, group) if defaults else {}
     rows = []
-    for key, value in configuration.flatten(mapped(shareable(config), for_others)).items():
+    for key, value in flatten(mapped(shareable(config), for_others)).items():
         told = shown(value)
         default = shown(expected.get(key, ABSENT)).replace("???", ABSENT)
         rows.append(Setting(key, told, default if default != told and key not in OF_THE_RUN else None))

@@ -12,12 +12,13 @@ from torch import nn
 import multisagd as ms
 from modalities.base import Dataset, Modality
 from multisagd.samplers import Sampler
-from recipes.cli import COMMANDS
+from recipes.base.commands import CONFIGURED
+from recipes.config.groups import groups
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import RecipeError
-from recipes.engine.help import command_help, groups
+from recipes.engine.help import command_help
 from recipes.engine.settings import SampleSettings, TrainSettings
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
@@ -183,7 +184,7 @@ def test_saved_configurations_read_back(tmp_path: Path) -> None:
     assert configuration.read(tmp_path / "config.yaml") == config
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_help_explains_every_group_with_an_example(name: str) -> None:
     text = command_help(name)
     config = (Path(configuration.CONFIGS) / f"{name}.yaml").read_text()
@@ -198,7 +199,7 @@ def test_help_explains_every_group_with_an_example(name: str) -> None:
         assert f"\n  {key}:" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in CONFIGURED)])
 def test_help_exits_with_zero(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "recipes.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -10,6 +10,7 @@ from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
+from recipes.engine.outline import flatten
 from recipes.engine.settings import TrainSettings
 from recipes.engine.trained import check_parts, run_settings
 
@@ -34,7 +35,7 @@ def lacking(config: dict[str, Any], key: str) -> dict[str, Any]:
     return without
 
 
-KEYS = [key for key in configuration.flatten(loaded()) if key != "run_dir" and not key.endswith("_target_")]
+KEYS = [key for key in flatten(loaded()) if key != "run_dir" and not key.endswith("_target_")]
 
 
 @pytest.mark.parametrize("key", [*KEYS, "process", "text", "tracking", "engine", "sampler", "guidance", "corruption"])
@@ -62,7 +63,7 @@ def test_a_group_that_every_run_has_is_not_made_up(key: str) -> None:
 @pytest.mark.parametrize("key", ["network.dropout", "validation.levels", "loss.weighting", "modality.channels"])
 def test_an_older_run_is_continued_with_the_defaults_and_refused_with_others(tmp_path: Path, key: str) -> None:
     config = composed()
-    before = configuration.flatten(config)[key]
+    before = flatten(config)[key]
     configuration.write(lacking(config, key), tmp_path / "config.yaml")
     record.check_run(tmp_path, config, begun=True)
     if key != "validation.levels":  # which may change

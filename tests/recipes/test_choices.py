@@ -1,26 +1,36 @@
 """`multisagd list`: every choice with a line about it, and what is written to choose it."""
 
 import json
+import pkgutil
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 
 from recipes import choices
+from recipes.base.commands import COMMANDS, Command
 from recipes.choices import find, kinds, listed, main
-from recipes.cli import COMMANDS, TOOLS
+from recipes.config.groups import groups
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
-from recipes.engine.help import groups
-from recipes.evaluation.about import ABOUT
-from recipes.evaluation.kinds import KINDS
+from recipes.evaluation.metric_table import METRICS, Metric
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_group_is_introduced() -> None:
     assert choices.NAMES.keys() == groups().keys()
-    assert list(ABOUT) == list(KINDS)
-    assert {name: kind.about for name, kind in KINDS.items()} == ABOUT
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_what_the_table_of_metrics_names_is_there(metric: Metric) -> None:
+    assert all(callable(pkgutil.resolve_name(name)) for name in filter(None, [metric.compute, metric.lacking]))
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_what_the_table_of_commands_names_is_there(command: Command) -> None:
+    assert callable(pkgutil.resolve_name(f"{command.module}:main"))
+    assert not command.settings or is_dataclass(pkgutil.resolve_name(command.settings))
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -46,7 +56,7 @@ def test_what_is_written_chooses() -> None:
         name, _, choice = row["override"].partition("=")
         (override,) = configuration.parse([row["override"]])
         assert (override.key_or_group, override.value()) == (name, choice)
-    assert {row["override"] for row in listed("commands")} == {f"multisagd {name}" for name in (*COMMANDS, *TOOLS)}
+    assert {row["override"] for row in listed("commands")} == {f"multisagd {name}" for name in COMMANDS}
 
 
 @pytest.mark.parametrize(

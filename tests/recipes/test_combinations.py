@@ -10,12 +10,12 @@ from every_modality import AXES, MODALITIES, NETWORKS, save_clips
 from modalities.base import Dataset, Modality
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
+from recipes.config.groups import groups
 from recipes.engine import config as configuration
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.data import measure
 from recipes.engine.generate import generate
-from recipes.engine.help import groups
 from recipes.engine.learner import Learner
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings

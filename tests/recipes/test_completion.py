@@ -14,14 +14,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from multisagd.networks.attention import BACKENDS
-from recipes.cli import COMMANDS, TOOLS
+from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.completing import VALUES, complete, for_bash, words_of
 from recipes.completion import SCRIPTS
+from recipes.config.groups import groups
 from recipes.design import DesignSettings
 from recipes.encode import EncodeSettings
 from recipes.engine import config as configuration
 from recipes.engine import outline
-from recipes.engine.help import groups
 from recipes.engine.outline import Outline
 from recipes.engine.runtime import EngineSettings
 from recipes.engine.settings import Loss, SampleSettings, Sampling
@@ -36,7 +36,7 @@ def offered(*words: str) -> list[str]:
 
 def cases() -> list[tuple[str, dict[str, str]]]:
     """Return commands with choices: none; every experiment; and of all other groups that train knows one each."""
-    found: list[tuple[str, dict[str, str]]] = [(command, {}) for command in COMMANDS]
+    found: list[tuple[str, dict[str, str]]] = [(command, {}) for command in CONFIGURED]
     for group, command in (("refine", "sample"), ("cluster", "launch"), ("experiment", "train")):
         found += [(command, {group: choice}) for choice in groups()[group]]
     others = {group: choices for group, choices in groups().items() if group not in ("refine", "cluster", "experiment")}
@@ -114,7 +114,7 @@ def test_candidates(words: list[str], found: list[str]) -> None:
 
 
 def test_all_commands_are_offered() -> None:
-    assert set(offered("")) == {*COMMANDS, *TOOLS, "help", "--help", "--version"}
+    assert set(offered("")) == {*COMMANDS, "help", "--help", "--version"}
 
 
 def test_files_are_offered_where_a_text_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.choices import main as list_choices
-from recipes.cli import COMMANDS, TOOLS, main, usage
+from recipes.cli import main, usage
+from recipes.config.groups import groups, offered
 from recipes.engine import config as configuration
-from recipes.engine.help import PAGES, command_help, groups, offered
-from recipes.engine.outline import Outline
+from recipes.engine.help import command_help
+from recipes.engine.outline import Outline, flatten
 from recipes.launch import planned
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +22,7 @@ PAGE = ROOT / "docs" / "command-line.md"
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_help_is_as_wide_as_the_terminal(name: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for what is meant to be copied, and words that cannot be broken."""
     monkeypatch.setenv("COLUMNS", columns)
@@ -29,7 +31,7 @@ def test_help_is_as_wide_as_the_terminal(name: str, columns: str, monkeypatch: p
         assert len(line) <= int(columns) or copied or re.fullmatch(r" *(# )?\S+|.*: .*", line), line
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_help_begins_with_what_is_wanted_most(name: str) -> None:
     text = command_help(name)
     assert text.startswith(f"usage: multisagd {name}")
@@ -43,7 +45,7 @@ def test_help_begins_with_what_is_wanted_most(name: str) -> None:
         assert (ROOT / page).exists(), page
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_examples_work_as_written(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^  multisagd (\w+) ?(.*)$", command_help(name), re.MULTILINE)
@@ -63,7 +65,7 @@ def test_help_lists_every_setting_of_every_choice(name: str, monkeypatch: pytest
         for choice in groups()[group]:
             text = command_help(name, [f"{group}={choice}"])
             values = Outline({group: choice}).keys(name).get(group) or {}
-            for key in configuration.flatten(values, group):
+            for key in flatten(values, group):
                 assert re.search(rf"^  {re.escape(key)}=", text, re.MULTILINE) or key.split(".")[-1][:1] in "_", key
     assert "there is no such choice; did you mean" in command_help("train", ["network=unett"])
     assert command_help("train", ["run_dir=x"]) == command_help("train")
@@ -93,9 +95,9 @@ def test_help_says_what_is_said_in_the_files(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_command_has_a_page_and_is_on_the_page_of_all() -> None:
-    assert PAGES.keys() == COMMANDS.keys()
+    assert all((ROOT / command.page).exists() for command in COMMANDS.values())
     text = PAGE.read_text()
-    for name in (*COMMANDS, *TOOLS):
+    for name in COMMANDS:
         assert f"\n| `{name}` | " in text
         assert f"\n  {name} " in usage()
 

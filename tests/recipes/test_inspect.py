@@ -20,6 +20,7 @@ from recipes import cli
 from recipes.compare import compare, padding_like, read_halves
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+from recipes.engine.outline import flatten
 from recipes.inspect import inspect
 
 
@@ -98,10 +99,10 @@ def test_help_explains_every_key_once_and_truly(command: str, capsys: pytest.Cap
     parts = text.split("keys, with their defaults:")[1].split("# as in `multisagd")
     shown: dict[str, Any] = {}
     for part in parts:
-        keys = configuration.flatten(yaml.safe_load(part.partition("`:")[2] or part))
+        keys = flatten(yaml.safe_load(part.partition("`:")[2] or part))
         assert not shown.keys() & keys.keys()
         shown |= keys
-    composed = configuration.flatten(configuration.load(command, ["run_dir=r"])) | {"run_dir": "???"}
+    composed = flatten(configuration.load(command, ["run_dir=r"])) | {"run_dir": "???"}
     assert {key: composed[key] for key in shown} == shown
     groups = {key.split(".")[0] for key in composed} - {key.split(".")[0] for key in shown}
     assert all(f"  {group}: " in text for group in groups)

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
-from recipes.cli import COMMANDS
+from recipes.base.commands import COMMANDS
 from recipes.clusters.local import handled
-from recipes.engine.command import KEPT
 from recipes.engine.interrupt import StopNow, StopRequest
 from recipes.engine.learner import Learner
 
@@ -49,7 +48,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, place: str, call: int = 1, times:
 
 
 def run(command: str, *words: str) -> int:
-    return int(importlib.import_module(COMMANDS[command][0]).main(list(words)))
+    return int(importlib.import_module(COMMANDS[command].module).main(list(words)))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def test_other_commands_say_what_is_kept_and_how_to_go_on(
     interrupt(monkeypatch, place)
     assert run(command, *settings) == 130
     told = capfd.readouterr().err.strip().splitlines()
-    kept = KEPT.get(command, "nothing was written, and the same command starts over:")
+    kept = COMMANDS[command].interrupted
     assert told == [f"interrupted; {kept}", f"  {shlex.join(['multisagd', command, *settings])}"]
     assert not (tmp_path / "out").exists()
 

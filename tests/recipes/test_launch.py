@@ -13,7 +13,7 @@ import yaml
 from launching import ranks
 from tiny import TINY, last_state, tiny_run
 
-from recipes.cli import COMMANDS
+from recipes.base.commands import CONFIGURED
 from recipes.clusters.base import Job
 from recipes.clusters.slurm import Slurm
 from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
@@ -54,7 +54,7 @@ def test_several_values_make_a_job_of_each() -> None:
     assert words_of("run_dir='a, b'") == [["run_dir='a, b'"]]
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "launch"])
+@pytest.mark.parametrize("command", [name for name in CONFIGURED if name != "launch"])
 def test_every_command_is_checked_by_its_own_settings(command: str) -> None:
     needed = {
         "export": ["out=model"], "pack": ["data.root=photos"], "encode": ["data.root=photos"],

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from recipes.cli import COMMANDS, main
+from recipes.base.commands import CONFIGURED
+from recipes.cli import main
+from recipes.config.groups import offered
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import held
-from recipes.engine.help import offered
-from recipes.engine.outline import Outline
+from recipes.engine.outline import Outline, flatten, prefixes
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.synonyms import MEANINGS
 from recipes.engine.trained import open_model
@@ -134,10 +135,8 @@ def test_a_process_of_no_sense_is_told_before_the_data_are_measured(
 
 
 def test_words_of_other_programs_lead_to_keys_that_exist() -> None:
-    keys = {
-        command: set(configuration.prefixes(configuration.flatten(Outline({}).keys(command)))) for command in COMMANDS
-    }
-    every = set().union(*keys.values(), *(offered(command) for command in COMMANDS), {"data.root", "data.urls"})
+    keys = {command: set(prefixes(flatten(Outline({}).keys(command)))) for command in CONFIGURED}
+    every = set().union(*keys.values(), *(offered(command) for command in CONFIGURED), {"data.root", "data.urls"})
     for names, words in MEANINGS.items():
         assert set(names) <= every, names
         assert not set(words.split()) & keys["train"], names

@@ -34,6 +34,7 @@ from multisagd.analysis.profiles import axis_profile
 from recipes import cli
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+from recipes.engine.outline import flatten
 from recipes.engine.tracking import read_metrics
 from recipes.report import ReportSettings, write_report
 from recipes.reporting.blocks import Item, Note, Page
@@ -156,7 +157,7 @@ class TestContent:
         assert slider["max"] == "1"
 
     def test_configuration_and_environment_are_complete(self, page: Reader, trained: Path) -> None:
-        for key in configuration.flatten(configuration.read(trained / "config.yaml")):
+        for key in flatten(configuration.read(trained / "config.yaml")):
             assert key in page.words
         start = json.loads((trained / "run.json").read_text())["starts"][0]
         assert start["revision"] in page.words
@@ -182,9 +183,9 @@ def test_settings_are_marked_where_they_differ_from_the_defaults(trained: Path) 
     assert dict(found.choices)["spectrum"] == "power_law"
     assert dict(found.choices)["network"] == "unet"
     chosen = [f"{group}={choice}" for group, choice in found.choices]
-    plain = configuration.flatten(configuration.load("train", ["run_dir=r", *chosen]))
+    plain = flatten(configuration.load("train", ["run_dir=r", *chosen]))
     for key, row in rows.items():
-        value = configuration.flatten(configuration.read(trained / "config.yaml"))[key]
+        value = flatten(configuration.read(trained / "config.yaml"))[key]
         assert (row.default is not None) == (plain[key] != value and key != "run_dir"), key
     assert rows["network.width"].default == str(plain["network.width"])
 

@@ -1,0 +1,1 @@
+"""What everything else in recipes rests on; it imports nothing of recipes but itself."""
