@@ -22,16 +22,16 @@ from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.data import NOTHING_HELD_OUT
 from recipes.engine.errors import RecipeError
 from recipes.engine.generate import generate
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.trained import open_model
 from recipes.features import FeatureNetwork, cached_network, read_dataset, read_samples
 from recipes.fidelity import chosen, real_data
 from recipes.metrics import frechet_distance
+from recipes.runs import record
+from recipes.runs.model import open_model
 from recipes.sample import trained
 from recipes.train import train
 

@@ -31,15 +31,15 @@ from multisagd.seeds import derive
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.corrupted import CORRUPTION, as_trained_on, build_data
-from recipes.engine.data import Chunks, measure, read_statistics
+from recipes.engine.corrupted import as_trained_on, build_data
+from recipes.engine.data import Chunks, measure
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
-from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
 from recipes.engine.words import setting
 from recipes.profiles import on_logarithmic_axis
+from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
 
 REPORT = "analysis.json"
 

@@ -28,11 +28,9 @@ from modalities.base import Dataset, Modality, stack_masks
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics
 from multisagd.seeds import derive
-from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import write_text
 from recipes.engine.order import Order
@@ -40,6 +38,7 @@ from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group
 from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.profiles import describe, draw_profiles
+from recipes.runs.run import Run
 
 Described = dict[str, dict[str, Any]]
 Batches = list[tuple[Tensor, Tensor | None]]
@@ -79,7 +78,7 @@ def compare(config: Config) -> dict[str, Any]:
     if len(x0) < 2:
         raise RecipeError(f"{path} holds one sample, and a power about the mean needs two: draw more with count=…")
     modality, grid = train.modality, train.modality.grid()
-    seed = filled(configuration.read(settings.run_dir / "config.yaml"))["seed"]
+    seed = Run(settings.run_dir).config["seed"]
     one, other = read_halves(train, settings.reference, seed)
     seen = [(as_files(modality, x0), padding_like([*one, *other], len(x0)))]
 

@@ -34,8 +34,8 @@ from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
-from recipes.engine.tracking import read_metrics
 from recipes.engine.words import setting
+from recipes.runs.run import Run
 from recipes.train import train
 
 TIMES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
@@ -141,7 +141,7 @@ def draw_losses(out: Path) -> Path:
     axes = figure.subplots()
     for name, color in COLORS.items():
         for kind, style in (("train", {"alpha": 0.5, "lw": 1}), ("validation", {"marker": "o", "ls": "--"})):
-            entries = read_metrics(out / name, kind)
+            entries = Run(out / name).metrics().of(kind)
             samples, losses = [entry["samples"] for entry in entries], [entry["loss"] for entry in entries]
             axes.semilogy(samples, losses, color=color, label=f"{name}, {kind}", **style)
     axes.set(xlabel="samples seen", ylabel="loss (squared error of v)")

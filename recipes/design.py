@@ -41,12 +41,11 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
-from recipes.engine.data import read_statistics
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
-from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group
 from recipes.profiles import on_logarithmic_axis
+from recipes.runs.run import STATISTICS, read_statistics
 
 REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
 Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]

@@ -45,16 +45,16 @@ from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.files import held
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.located import build_dataset
 from recipes.engine.order import prefetch
 from recipes.engine.outline import flatten
 from recipes.engine.progress import Display
-from recipes.engine.record import data_facts
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group
 from recipes.engine.words import setting
+from recipes.runs.lock import held
+from recipes.runs.record import data_facts
 
 FREE = (
     "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",

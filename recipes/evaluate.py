@@ -29,22 +29,23 @@ from typing import Any
 from modalities.base import Dataset
 from multisagd.files import read_json
 from multisagd.libraries import BrokenLibraryError, check
-from recipes.engine import record
 from recipes.engine.addressed import shareable
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.files import check_own, write_text
+from recipes.engine.files import write_text
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
-from recipes.engine.trained import open_model
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.rows import Result, described, show
 from recipes.evaluation.sets import Sets, as_files, gather
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.fidelity import find_or_draw, load_samples, real_data
+from recipes.runs import record
+from recipes.runs.model import open_model
+from recipes.runs.untrusted import check_own
 from recipes.sample import chosen_prompts, designed_steps, folder_name
 
 REPORT = "evaluate.json"

@@ -23,8 +23,8 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.trained import NOTES, WEIGHTS, Chosen, Which, open_model, write_model
 from recipes.engine.words import setting
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, write_model
 from recipes.sample import trained
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modalities.base import Dataset, split
 from multisagd.files import read_json
 from multisagd.seeds import derive, derive_many
+from recipes.engine.files import replace_file
+from recipes.runs.untrusted import read_tensors
 
 FORMAT_VERSION = 1
 FINGERPRINT_EXAMPLES = 64
@@ -234,8 +234,8 @@ def cached_network(
         "torch": torch.__version__,
     }
     weights.parent.mkdir(parents=True, exist_ok=True)
-    _replace(weights, lambda path: save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path))
-    _replace(notes, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    replace_file(weights, lambda path: save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path))
+    replace_file(notes, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
     log(f"  features: accuracy {record['accuracy']:.2%} on {len(test):,} held-out examples")
     return network, record
 
@@ -247,14 +247,7 @@ def _load(weights: Path, notes: Path) -> tuple[FeatureNetwork, dict[str, Any]]:
             raise ValueError(f"format version {record['format_version']}, expected {FORMAT_VERSION}")
         widths = record["training"]["widths"]
         network = FeatureNetwork(record["channels"], len(record["grid"]), len(record["classes"]), widths)
-        network.load_state_dict(load_file(weights))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        network.load_state_dict(read_tensors(weights))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"cannot read the cached features {weights} ({error}): delete it and {notes.name}") from error
     return network.eval(), record
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path` and rename, so that an interrupted run leaves no half-written file under that name."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    write(part)
-    part.replace(path)

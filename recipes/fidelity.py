@@ -21,29 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
-from multisagd.files import check_file
 from multisagd.seeds import derive
-from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.data import hold_out
-from recipes.engine.defaults import filled
 from recipes.engine.distribution import is_first, leave
 from recipes.engine.errors import RecipeError
 from recipes.engine.located import build_dataset, located
 from recipes.engine.printing import tell
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group, SampleSettings
-from recipes.engine.trained import check_folder, run_settings
 from recipes.features import Readings, Training, cached_network, read_dataset, read_samples
 from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
+from recipes.runs import record
+from recipes.runs.model import check_folder, run_settings
+from recipes.runs.run import CONFIG, Run
+from recipes.runs.untrusted import read_tensors
 from recipes.sample import sample
 
 
@@ -144,14 +141,15 @@ def real_data(
         RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
     """
     check_folder(run_dir)
-    if not (run_dir / "config.yaml").exists():
+    if not Run(run_dir).begun:
         raise RecipeError(
             f"{run_dir} is an exported model, which does not say what data it learned from: give the run that it was "
             "exported from"
         )
-    given, facts = given or {}, record.read_facts(run_dir) if (run_dir / "run.json").exists() else {}
-    builder, path = builder.of_a_run(given), run_dir / "config.yaml"
-    config = located(filled(configuration.read(path)), facts, run_dir, given, builder)
+    source, given = Run(run_dir), given or {}
+    facts = source.noted_facts
+    builder, path = builder.of_a_run(given), run_dir / CONFIG
+    config = located(source.config, facts, run_dir, given, builder)
     run = run_settings(config if seed is None else {**config, "seed": seed}, path, builder)
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_dataset(run.data, modality, builder)
@@ -191,12 +189,11 @@ def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
         RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
     try:
-        check_file(path)
-        tensors = load_file(path)
+        tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("it holds none, or of another kind")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise RecipeError(f"cannot read samples from {path} ({error}): make them with multisagd sample") from error
     shape = (dataset.modality.channels, *dataset.modality.grid().shape)
     if tuple(x0.shape[1:]) != shape:

@@ -26,7 +26,6 @@ from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.clusters.base import Cluster, Job, check_printable, check_settings
 from recipes.clusters.written import Written
 from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.command import take_option
 from recipes.engine.config import Config
@@ -35,6 +34,7 @@ from recipes.engine.errors import RecipeError, nearest, run_command
 from recipes.engine.help import command_help
 from recipes.engine.printing import show
 from recipes.engine.runtime import Runtime
+from recipes.runs import record
 
 
 @dataclass(frozen=True)

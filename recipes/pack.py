@@ -38,14 +38,15 @@ from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.files import held, write_text
+from recipes.engine.files import write_text
 from recipes.engine.interrupt import StopRequest
 from recipes.engine.located import build_dataset
 from recipes.engine.order import Order
 from recipes.engine.progress import Display
-from recipes.engine.record import data_facts
 from recipes.engine.settings import Group
 from recipes.engine.words import setting
+from recipes.runs.lock import held
+from recipes.runs.record import data_facts
 
 RECORD = "pack.json"
 

@@ -5,7 +5,7 @@
     drawn.images[0]
 
 It is what `multisagd sample` does with an exported model, and draws the same samples bit for bit; it lies here and not
-in the core because it knows media. Loading runs no code of the model's folder: see `recipes.engine.trained`.
+in the core because it knows media. Loading runs no code of the model's folder: see `recipes.runs.model`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from multisagd.seeds import derive_many
 from recipes.cards.card import CARD, SPECTRUM, Subject, check_license, write_card
 from recipes.cards.records import EVALUATION, SAMPLES
 from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.assemble import check_sampler
 from recipes.engine.build import Builder
-from recipes.engine.corrupted import CORRUPTION
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable
 from recipes.engine.generate import generate
@@ -44,7 +42,9 @@ from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.sample_files import write_set
 from recipes.engine.settings import Guidance
-from recipes.engine.trained import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, write_model
+from recipes.runs import record
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, write_model
+from recipes.runs.run import CORRUPTION
 from recipes.sample import check_guided, embed, trained
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)

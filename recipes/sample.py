@@ -31,7 +31,6 @@ from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
-from recipes.engine import record
 from recipes.engine.addressed import shareable
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
@@ -40,7 +39,6 @@ from recipes.engine.condition import check_encoder
 from recipes.engine.config import Config
 from recipes.engine.distribution import wait_for_all
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import check_own
 from recipes.engine.generate import generate
 from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
@@ -49,7 +47,9 @@ from recipes.engine.runtime import Runtime
 from recipes.engine.sample_files import FOLDER, GRID, check_free, write_set
 from recipes.engine.settings import Group, Guidance, SampleSettings
 from recipes.engine.state import load_module
-from recipes.engine.trained import TrainedModel, TrainedWeights, open_model
+from recipes.runs import record
+from recipes.runs.model import TrainedModel, TrainedWeights, open_model
+from recipes.runs.untrusted import check_own
 
 
 def sample(config: Config) -> Path:

@@ -33,7 +33,7 @@ from multisagd.ema import PowerEMA
 from multisagd.libraries import failed_import
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
-from recipes.engine import contents, record
+from recipes.engine import contents
 from recipes.engine.altered import Restored
 from recipes.engine.announcing import ending, introduction, name_unreadable
 from recipes.engine.assemble import Assembly, check_sampler
@@ -44,19 +44,15 @@ from recipes.engine.command import run_configured
 from recipes.engine.condition import check_encoder, check_guidance, learned_condition
 from recipes.engine.config import Config
 from recipes.engine.corrupted import (
-    CORRUPTION,
-    RESTORATION,
     build_corruption,
     build_data,
     fit_restoration,
     handling,
-    load_corruption,
-    load_restoration,
 )
-from recipes.engine.data import held_out_note, hold_out, load_statistics, measure, process_notes
+from recipes.engine.data import held_out_note, hold_out, measure, process_notes
 from recipes.engine.distribution import Place, from_first, separate_group, wait_for_all, wait_patiently
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import Hold, check_shared, held, replace_file
+from recipes.engine.files import replace_file
 from recipes.engine.flops import peak_flops, training_flops
 from recipes.engine.generate import generate
 from recipes.engine.initial import load_initial
@@ -74,6 +70,9 @@ from recipes.engine.tracking import Silence, Tracker
 from recipes.engine.validation import validate
 from recipes.engine.watchdog import Watchdog
 from recipes.engine.words import setting
+from recipes.runs import record
+from recipes.runs.lock import Hold, check_shared, held
+from recipes.runs.run import CORRUPTION, RESTORATION, Run
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
@@ -117,32 +116,33 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     # The past, if there is one.
     checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, separate_group(timeout))
     state = checkpoints.latest()
+    run = Run(run_dir)
     record.check_run(run_dir, config, begun=state is not None)
 
     # Data.
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, seed, modality, builder)
     if state is not None:
-        record.check_data(run_dir, dataset)
+        record.check_data(run, dataset)
     changed = contents.changes(run_dir, dataset) if state is not None and runtime.main else None
     wait_patiently()
     training, held_out = hold_out(dataset, settings)
     wishes = handling(settings.corruption, builder)
-    corruption = known_corruption(run_dir, settings, modality, builder, begun=state is not None)
+    corruption = known_corruption(run, settings, modality, builder, begun=state is not None)
     if state is None:
         check_process(config, builder, modality, corruption)
     restoration = None
     if corruption is not None and wishes.restored:
         if state is None:
             restoration = fit_restoration(training, corruption, wishes, seed)
-        dataset = Restored(dataset, restoration or load_restoration(run_dir), seed, wishes.restored == "sample")
+        dataset = Restored(dataset, restoration or run.restoration(), seed, wishes.restored == "sample")
         training, held_out = hold_out(dataset, settings)
     condition = learned_condition(settings, training, builder, runtime.device)
     check_guidance(settings.guidance, settings.training, condition)
     if state is not None:
-        check_encoder(condition.encoder, record.read_facts(run_dir), run_dir)
+        check_encoder(condition.encoder, run.facts, run_dir)
     told, told_held_out = condition.embedded(training), None if held_out is None else condition.embedded(held_out)
-    statistics = measured(training, settings, runtime) if state is None else load_statistics(run_dir)
+    statistics = measured(training, settings, runtime) if state is None else run.statistics
     slots = range(settings.sampling.count)
     shown, texts = condition.shown(training if held_out is None else held_out, len(slots))
 
@@ -150,7 +150,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     assembly = Assembly(config, builder, modality, statistics, condition.classes, condition.width, corruption)
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
-    initial = None if state is None else record.read_facts(run_dir).get("initial")
+    initial = None if state is None else run.facts.get("initial")
     if state is None and settings.training.initial is not None:
         initial = load_initial(network, settings.training.initial, builder)
     network.to(runtime.device, runtime.dtype)
@@ -267,17 +267,15 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
 
 
 def known_corruption(
-    run_dir: Path, settings: TrainSettings, modality: Modality, builder: Builder, begun: bool
+    run: Run, settings: TrainSettings, modality: Modality, builder: Builder, begun: bool
 ) -> Corruption | None:
     """Return what corrupts the data: as the run has kept it, or as the configuration says.
 
     Raises:
         RecipeError: if it makes no sense, or what the run has kept is unreadable.
     """
-    path = run_dir / CORRUPTION
-    if begun and path.exists():
-        return load_corruption(path, modality.grid(), settings.corruption)
-    return build_corruption(settings.corruption, modality, builder)
+    kept = run.corruption(modality.grid(), bool(settings.corruption.get("shared"))) if begun else None
+    return kept or build_corruption(settings.corruption, modality, builder)
 
 
 def check_process(config: Config, builder: Builder, modality: Modality, corruption: Corruption | None) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from multisagd.files import check_file, read_json
+from multisagd.files import read_json
 from recipes.engine.errors import RecipeError
+from recipes.runs.untrusted import read_header, read_tensors
 
 STEM = "diffusion_pytorch_model"
 SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")
@@ -41,9 +40,9 @@ class Stored:
         """
         tensors: dict[str, Tensor] = {}
         for path in self.files:
-            with _opened(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no dict
-                    tensors[_name(name, self.former)] = file.get_tensor(name).float().clone()
+            with _explained(path):
+                stored = read_tensors(path)
+            tensors |= {_name(name, self.former): tensor.float() for name, tensor in stored.items()}
         return tensors
 
 
@@ -56,19 +55,16 @@ def stored_weights(folder: Path, former: bool) -> Stored:
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
-        with _opened(path, "np") as file:  # for torch the file would be mapped as if it were to be written
-            for name in file.keys():  # noqa: SIM118 - no dict
-                shapes[_name(name, former)] = tuple(file.get_slice(name).get_shape())
+        with _explained(path):
+            shapes |= {_name(name, former): each.shape for name, each in read_header(path).items()}
     return Stored(files, shapes, former)
 
 
 @contextmanager
-def _opened(path: Path, framework: str) -> Iterator[Any]:
+def _explained(path: Path) -> Iterator[None]:
     try:
-        check_file(path)
-        with safe_open(path, framework=framework) as file:
-            yield file
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        yield
+    except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read the weights {path} ({error}): fetch the model again") from error
 
 

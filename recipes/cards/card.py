@@ -29,10 +29,10 @@ from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.data import process_notes
 from recipes.engine.files import replace_file, write_text
-from recipes.engine.trained import TrainedModel, TrainedWeights, Which
 from recipes.engine.words import setting
 from recipes.profiles import draw_profiles
-from recipes.reporting.journal import inner, number
+from recipes.runs.metrics import inner, number
+from recipes.runs.model import TrainedModel, TrainedWeights, Which
 
 CARD, SPECTRUM = "README.md", "spectrum.png"
 TASKS = {"image": "unconditional-image-generation", "audio": "text-to-audio", "video": "text-to-video"}

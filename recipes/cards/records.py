@@ -9,9 +9,9 @@ from typing import Any
 
 from multisagd.files import check_file, read_json
 from recipes.cards.wording import last_part, shown
-from recipes.engine.trained import Which
 from recipes.reporting.evaluation import metric_rows, with_error
-from recipes.reporting.journal import inner, number
+from recipes.runs.metrics import inner, number
+from recipes.runs.model import Which
 
 SAMPLES, EVALUATION = "samples.png", "evaluate.json"
 LARGEST_PICTURE = 32 << 20

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from multisagd.files import check_file, digest, read_json
+from multisagd.files import digest, read_json
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors
+from recipes.runs.untrusted import read_header, read_tensors
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
@@ -121,15 +120,12 @@ def _shapes(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]]) -> 
     """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
     path = _place(folder, part, files)
     try:
-        for name in files:
-            check_file(folder / name)
         if path.is_dir():
             if sorted(files) != part_files(folder, part):
                 raise ValueError("its files are not those that the index names")
             return ShardedTensors(path).shapes
-        with safe_open(path, framework="np") as file:  # for torch the file would be mapped as if it were to be written
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return {name: each.shape for name, each in read_header(path).items()}
+    except (OSError, ValueError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
 
 
@@ -140,9 +136,8 @@ def _load_part(folder: Path, part: str, files: Mapping[str, Mapping[str, Any]], 
     try:
         if path.is_dir():
             return ShardedTensors(path)
-        # Copies, because what safetensors returns is the mapped file itself, which a later checkpoint may replace.
-        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
-    except (OSError, ValueError, SafetensorError) as error:
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
 
 

@@ -20,20 +20,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from multisagd.files import DIGITS, read_text
 from recipes.config.groups import CONFIGS, groups, offered, opened, roots
 from recipes.engine import advice
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import write_text
-from recipes.engine.outline import flatten, prefixes
+from recipes.engine.outline import flatten, prefixes, read_file
 
 Config = dict[str, Any]
-
-LARGEST = 1 << 20
-"""Bytes of a saved configuration; YAML is slow to read, and beyond that it is none."""
-
-DEEPEST = 50
-"""How deep groups and lists of a saved configuration may nest."""
 
 
 def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
@@ -121,67 +114,6 @@ def write(config: Config, path: Path) -> None:
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
-def read(path: Path) -> Config:
-    """Read a configuration saved by `write`.
-
-    It holds values and nothing else: what looks like an interpolation is a text, and tags and aliases are refused.
-
-    Raises:
-        RecipeError: if the file is missing or is no YAML mapping, or larger or deeper than any that is written.
-    """
-    try:
-        # A safe loader: it makes plain values only.
-        config = yaml.load(read_text(path, LARGEST), Loader=_Loader)
-    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(
-            f"cannot read the run's configuration {path}: {reason}. Restore the file that training wrote"
-        ) from error
-    if not isinstance(config, dict):
-        raise RecipeError(f"{path} does not hold a configuration")
-    return config
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads what `write` writes: no alias, by which a few lines stand for billions, and every name once."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node, unless it is one that `write` never writes."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "an alias (*): write the values out", self.peek_event().start_mark
-            )
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Return a whole number, unless it has more digits than any makes sense with.
-
-        Python refuses to print numbers of thousands of digits, and YAML has notations that take long to read.
-        """
-        found = super().construct_yaml_int(node) if len(node.value) <= DIGITS else 10**DIGITS
-        if abs(found) >= 10**DIGITS:
-            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
-        return found
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping of names, each of them there once."""
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a name is there twice in one group", node.start_mark)
-        return found
-
-
-# PyYAML finds constructors in a table, and not by name.
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def _compose(name: str, arguments: Sequence[str]) -> Any:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -203,21 +135,13 @@ def _choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) 
     return [override.input_line or "" for override in overrides if override.key_or_group in known]
 
 
-def _keys(file: Path) -> Config:
-    """Return what a user's own file of a group holds, nothing if that is beyond `read`: Hydra has the last word."""
-    try:
-        return read(file)
-    except RecipeError:
-        return {}
-
-
 def _unknown(name: str, override: Override, known: Mapping[str, Any], folder: str | Path | None) -> str:
     key = override.key_or_group
     group, _, setting = key.rpartition(".")
     # Most often the key exists, but under another choice of its group than the one made.
     files = [file for root in roots(folder) for file in sorted((root / group).glob("*.yaml")) if group]
     having = dict.fromkeys(
-        f"{group}={file.stem}" for file in files if setting in _keys(file) and group in offered(name)
+        f"{group}={file.stem}" for file in files if setting in read_file(file) and group in offered(name)
     )
     if having:
         return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"

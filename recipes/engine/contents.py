@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from modalities.base import Dataset
 from modalities.byte_ranges import Source
-from multisagd.files import check_file
 from recipes.engine.files import replace_file
 from recipes.engine.progress import SOON, Display
+from recipes.runs.untrusted import Stored, read_header, read_tensors
 
 FILE = "contents.safetensors"
 MOST_READ = 10_000
@@ -77,27 +76,17 @@ class Contents:
             OSError: if it cannot be read.
             ValueError: if it is none.
         """
-        check_file(path)
-        try:
-            with safe_open(path, framework="np") as file:
-                kinds = {name: (part.get_dtype(), *part.get_shape()) for name, part in slices(file)}
-                files = kinds.get("sizes", ("", 0))[1]
-                wanted = {"sizes": ("I64", files), "states": ("I64", files), "limit": ("I64", 1)}
-                if kinds != wanted | {"digests": ("U8", min(files, MOST_READ), DIGEST)}:
-                    raise ValueError(f"it holds {kinds}")
-                arrays = {name: file.get_tensor(name) for name in kinds}
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
+        found = read_header(path)
+        files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
+        each = Stored("I64", (files,))
+        hashes = Stored("U8", (min(files, MOST_READ), DIGEST))
+        if found != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
+            raise ValueError(f"it holds {found}")
+        arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         limit = int(arrays.pop("limit")[0])
         if not 0 < limit <= MOST_BYTES:
             raise ValueError(f"it has read {limit} bytes of each file")
         return cls(**arrays, limit=limit)
-
-
-def slices(file: safe_open) -> Iterator[tuple[str, Any]]:
-    """Yield the arrays of a file by their names, without reading them."""
-    for name in file.keys():  # noqa: SIM118 - no dict
-        yield name, file.get_slice(name)
 
 
 def keep(run_dir: Path, dataset: Dataset) -> None:

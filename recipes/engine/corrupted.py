@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from modalities.reading import UnreadableFilesError
-from multisagd import Corruption, GaussianRestoration, Grid
+from multisagd import Corruption, GaussianRestoration
 from multisagd.seeds import derive
 from recipes.engine.altered import Corrupted, Restored
 from recipes.engine.build import Builder
@@ -22,8 +21,6 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.located import build_dataset
 from recipes.engine.order import Order
 from recipes.engine.settings import Group
-
-RESTORATION, CORRUPTION = "restoration.safetensors", "corruption.safetensors"
 
 
 @dataclass(frozen=True)
@@ -124,31 +121,6 @@ def fit_restoration(training: Dataset, corruption: Corruption, wishes: Handling,
     for tensor in (found.mean, found.gain, found.root):
         from_first(tensor)
     return found
-
-
-def load_restoration(run_dir: Path) -> GaussianRestoration:
-    """Load the restoration saved with a run.
-
-    Raises:
-        RecipeError: if it is missing or unreadable.
-    """
-    path = run_dir / RESTORATION
-    try:
-        return GaussianRestoration.load(path)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
-
-
-def load_corruption(path: Path, grid: Grid, group: Group | None) -> Corruption:
-    """Load the corruption that was saved with a run, of whose configuration `group` is the part named corruption.
-
-    Raises:
-        RecipeError: if it is unreadable.
-    """
-    try:
-        return Corruption.load(path, grid, bool((group or {}).get("shared")))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): restore it, or train again in another run_dir") from error
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from modalities.base import Dataset, split
@@ -19,7 +17,6 @@ from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.progress import SOON, Display
-from recipes.engine.record import STATISTICS
 from recipes.engine.settings import TrainSettings
 from recipes.engine.single import statistics_of_one
 
@@ -99,27 +96,6 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
         return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=found.count)
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"measuring the data: {error}") from error
-
-
-def load_statistics(run_dir: Path) -> DataStatistics:
-    """Load the statistics saved with a run.
-
-    Raises:
-        RecipeError: if they are missing or unreadable.
-    """
-    return read_statistics(run_dir / STATISTICS, "restore it, or train again in another run_dir")
-
-
-def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
-    """Read a file of statistics, which `key` names in a configuration.
-
-    Raises:
-        RecipeError: if it is missing or unreadable, with the remedy.
-    """
-    try:
-        return DataStatistics.load(path)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RecipeError(f"{key}cannot read {path} ({error}): {remedy}") from error
 
 
 class Chunks:

@@ -7,9 +7,8 @@ from functools import cache
 from typing import Any
 
 from recipes.config.groups import CONFIGS, command_file, groups
-from recipes.engine import config as configuration
 from recipes.engine.config import Config
-from recipes.engine.outline import flatten
+from recipes.engine.outline import flatten, read_file
 
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
@@ -33,9 +32,7 @@ def filled(config: Config) -> Config:
 
 def train_defaults() -> Config:
     """Return the keys of `configs/train.yaml` that are in no group."""
-    own = configuration.read(CONFIGS / "train.yaml")
-    own.pop("defaults", None)
-    return own
+    return {key: value for key, value in read_file(CONFIGS / "train.yaml").items() if key != "defaults"}
 
 
 def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -55,7 +52,7 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
 @cache
 def of_choice(group: str, choice: str) -> dict[str, Any]:
     """Return the values of a choice, over those of the choice of its group that it builds on."""
-    values = configuration.read(CONFIGS / group / f"{choice}.yaml")
+    values = dict(read_file(CONFIGS / group / f"{choice}.yaml"))
     for base in values.pop("defaults", []):
         # Other entries are groups within this one, told apart by a class of their own.
         name, _, place = base.partition("@") if isinstance(base, str) else ("_self_", "", "")

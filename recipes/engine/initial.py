@@ -12,16 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from multisagd.files import check_file
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint_files import Shapes
 from recipes.engine.errors import RecipeError
 from recipes.engine.state import load_module, mismatch, shapes
-from recipes.engine.trained import open_model
+from recipes.runs.model import open_model
+from recipes.runs.untrusted import read_header, read_tensors
 
 KEY = "training.initial"
 
@@ -55,13 +53,9 @@ def _folder(source: Path, builder: Builder, check: Any) -> Mapping[str, Tensor]:
 
 def _file(source: Path, check: Any) -> dict[str, Tensor]:
     try:
-        check_file(source)
-        with safe_open(
-            source, framework="np"
-        ) as file:  # for torch the file would be mapped as if it were to be written
-            check({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118 - no dict
-        return {name: tensor.float().clone() for name, tensor in safetensors.torch.load_file(source).items()}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        check({name: each.shape for name, each in read_header(source).items()})
+        return {name: tensor.float() for name, tensor in read_tensors(source).items()}
+    except (OSError, ValueError) as error:
         raise RecipeError(
             f"{KEY}={source} cannot be read ({error}): name a safetensors file, an exported model or a run"
         ) from error

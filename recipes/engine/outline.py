@@ -80,7 +80,7 @@ class Outline:
     def file(self, name: str, group: str) -> dict[str, Any]:
         """Return what the file of a choice holds, nothing if there is none or it cannot be read."""
         path = self.path(name, group)
-        return {} if path is None else _read(path)
+        return {} if path is None else read_file(path)
 
     def path(self, name: str, group: str) -> Path | None:
         """Return the file of a choice, None if there is none."""
@@ -101,12 +101,13 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 
 
 @cache
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what a file of a group holds, nothing if it cannot be read: composing it will say what is wrong."""
     try:
         # Safe as the other safe loader, and several times as fast.
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
-        return {}  # a user's own, which composing will complain about
+        return {}
     return found if isinstance(found, dict) else {}
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from multisagd.libraries import importing
 from recipes.engine.addressed import shareable
 from recipes.engine.errors import RecipeError
+from recipes.runs.run import METRICS, TIMING
 
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 log = logging.getLogger("multisagd")
 
 
@@ -170,13 +170,6 @@ def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, 
             yield from scalar_items(value, f"{prefix}/{key}")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}/{key}", float(value)
-
-
-def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the entries of a run's `metrics.jsonl`, those of one kind if given."""
-    lines = (run_dir / METRICS).read_text(encoding="utf-8").splitlines()
-    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [entry for entry in entries if kind is None or entry["kind"] == kind]
 
 
 def _tensorboard(run_dir: Path, samples: int) -> Any:

@@ -18,11 +18,11 @@ from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.seeds import derive, derive_many
 from recipes.engine.build import Builder
 from recipes.engine.progress import Display
-from recipes.engine.trained import open_model
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.fidelity import chosen
 from recipes.metrics.bootstrap import mean_error
+from recipes.runs.model import open_model
 from recipes.sample import trained
 
 LEVEL = 2 / 255

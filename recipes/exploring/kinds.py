@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from recipes.config.groups import CONFIGS, summary
-from recipes.engine import config as configuration
+from recipes.config.groups import summary
+from recipes.engine.defaults import of_choice
 from recipes.exploring.subjects import Medium
 
 Scale = Literal["plain", "frequency", "distance"]
@@ -124,6 +124,6 @@ def kind(name: str) -> Kind:
             axes=("height", "width"),
         )
     controls, radial = _KEYS[name]
-    template = configuration.read(CONFIGS / "spectrum" / f"{name}.yaml")
+    template = of_choice("spectrum", name)
     axes = tuple(template.get("axes") or ()) if radial is None else ()
     return Kind(summary("spectrum", name), template, controls, radial, axes)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multisagd import Grid, Process, Schedule, SpectralCovariance, Spectrum
-from recipes.config.groups import CONFIGS
-from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.defaults import of_choice
 from recipes.exploring.kinds import CONTROLS, Control, kind
 from recipes.exploring.subjects import Subject
 
@@ -130,7 +129,7 @@ def build_spectrum(group: Mapping[str, Any], subject: Subject) -> Spectrum:
 
 def schedule_group(settings: Settings) -> dict[str, Any]:
     """Return the schedule as a group of the configuration."""
-    return configuration.read(CONFIGS / "schedule" / f"{settings.schedule}.yaml") | {"shift": settings.shift}
+    return of_choice("schedule", settings.schedule) | {"shift": settings.shift}
 
 
 def build_process(settings: Settings, subject: Subject, group: Mapping[str, Any]) -> Process:

@@ -18,8 +18,8 @@ def folder(wishes: Wishes) -> Iterator[Finding]:
         return
     needed("torch")
     from recipes.engine.errors import RecipeError
-    from recipes.engine.files import check_own
     from recipes.engine.words import setting
+    from recipes.runs.untrusted import check_own
 
     if not run_dir.exists():
         yield writable("folder", run_dir, vital=True)
@@ -46,7 +46,7 @@ def folder(wishes: Wishes) -> Iterator[Finding]:
 def _exported(run_dir: Path) -> Iterator[Finding]:
     """Read all of an exported model."""
     from recipes.engine.build import Builder
-    from recipes.engine.trained import open_model
+    from recipes.runs.model import open_model
 
     model = open_model(run_dir, Builder())
     which = model.exported or "ema"
@@ -59,13 +59,13 @@ def _exported(run_dir: Path) -> Iterator[Finding]:
 
 def _trained(run_dir: Path) -> Iterator[Finding]:
     """Read configuration, record, statistics and the newest checkpoint of a run."""
-    from recipes.engine import config as configuration
-    from recipes.engine import record
-    from recipes.engine.data import load_statistics
+    from recipes.runs import record
+    from recipes.runs.run import Run
 
-    config = configuration.read(run_dir / "config.yaml")
+    run = Run(run_dir)
+    config = run.config
     yield Finding("ok", "configuration", f"{len(flatten(config))} settings in config.yaml")
-    facts = record.read_facts(run_dir)
+    facts = run.facts
     starts = facts.get("starts") or [{}]
     before, now = starts[-1].get("versions", {}), record.versions()
     changed = [
@@ -78,7 +78,7 @@ def _trained(run_dir: Path) -> Iterator[Finding]:
         yield Finding("warning", "record", told)
     else:
         yield Finding("ok", "record", f"started {len(starts)} times, with the versions that are here")
-    load_statistics(run_dir)
+    run.statistics  # noqa: B018 - reads and checks them
     yield Finding("ok", "statistics", "of the data, readable")
     yield _lock(run_dir)
     yield from _checkpoints(run_dir, config)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from recipes.reporting.blocks import Block, Chart, Note
 from recipes.reporting.charts import Axis, Series, draw, ordered
-from recipes.reporting.journal import Entry, inner, number
 from recipes.reporting.run import Run
 from recipes.reporting.samples import spread
+from recipes.runs.metrics import Entry, inner, number
 
 SEEN = Axis("samples seen")
 BANDS = (

@@ -9,10 +9,10 @@ from typing import Any
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Gallery, Note, Table
 from recipes.reporting.charts import told
-from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json, shortened
 from recipes.reporting.samples import SampleSet
+from recipes.runs.metrics import inner, number
 
 MOST_ROWS = 400
 """Rows of a table."""

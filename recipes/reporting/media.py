@@ -17,7 +17,8 @@ from modalities.video_writing import write_video
 from multisagd.files import check_file
 from multisagd.libraries import importing
 from recipes.reporting.blocks import Item
-from recipes.reporting.run import MALFORMED, inside, shortened
+from recipes.reporting.run import MALFORMED, shortened
+from recipes.runs.untrusted import inside
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

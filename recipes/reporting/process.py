@@ -18,16 +18,17 @@ from multisagd.logs import quiet
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
-from recipes.engine.corrupted import CORRUPTION, load_corruption
 from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.noised import in_range
-from recipes.engine.trained import check_config
 from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
 from recipes.reporting.charts import Axis, Series, draw, ordered, told
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import Run, inside
+from recipes.reporting.run import Run
+from recipes.runs.model import check_config
+from recipes.runs.run import CORRUPTION, read_corruption
+from recipes.runs.untrusted import inside
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
@@ -84,7 +85,8 @@ def assembly(run: Run, builder: Builder) -> Assembly:
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
-        kept = load_corruption(run.folder / CORRUPTION, modality.grid(), config.get("corruption"))
+        shared = bool((config.get("corruption") or {}).get("shared"))
+        kept = read_corruption(run.folder / CORRUPTION, modality.grid(), shared)
     return Assembly(config, builder, modality, run.statistics, None, None, kept)
 
 

@@ -16,15 +16,14 @@ from safetensors import SafetensorError
 
 from multisagd import DataStatistics
 from multisagd.files import read_json
-from recipes.engine import config as configuration
 from recipes.engine.config import Config
-from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
-from recipes.engine.record import STATISTICS
-from recipes.engine.tracking import METRICS, TIMING
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Note
-from recipes.reporting.journal import Entry, Journal, inner, number, read_journal
+from recipes.runs.metrics import Entry, Metrics, inner, number
+from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING
+from recipes.runs.run import Run as Stored
+from recipes.runs.untrusted import inside
 
 MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
@@ -43,8 +42,8 @@ class Run:
     name: str
     config: Config | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    metrics: Journal = field(default_factory=Journal)
-    timing: Journal = field(default_factory=Journal)
+    metrics: Metrics = field(default_factory=Metrics)
+    timing: Metrics = field(default_factory=Metrics)
     statistics: DataStatistics | None = None
     missing: tuple[Note, ...] = ()
 
@@ -93,7 +92,7 @@ class Run:
         return "interrupted" if self.seen or self.starts else "not begun"
 
 
-FILES = ("config.yaml", "run.json", METRICS, TIMING, STATISTICS)
+FILES = (CONFIG, FACTS, METRICS, TIMING, STATISTICS)
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
@@ -108,14 +107,16 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         command = f"multisagd train … {setting('run_dir', folder)}"
         raise RecipeError(f"{folder} holds nothing of a training run; to make one: {command}")
     missing: list[Note] = []
+    source = Stored(folder)
 
-    def attempt(what: str, read: Callable[[Path], Any], path: Path) -> Any:
+    def attempt(what: str, name: str, read: Callable[[], Any]) -> Any:
+        path = folder / name
         try:
             if not path.exists():
                 raise FileNotFoundError(path)
             if not inside(path, folder):
                 raise ValueError("it is a link to somewhere else")
-            return read(path)
+            return read()
         except FileNotFoundError:
             missing.append(Note(f"{path.name} is not there: {what}."))
         except MALFORMED as error:
@@ -125,21 +126,16 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     run = Run(
         folder,
         name or folder.resolve().name,
-        config=attempt("without it neither settings nor process are known", _config, folder / "config.yaml"),
-        facts=attempt("without it neither versions nor starts are known", _facts, folder / "run.json") or {},
-        metrics=attempt("there are no losses to draw", read_journal, folder / METRICS) or Journal(),
-        timing=attempt("there is no speed to draw", _timing, folder / TIMING) or Journal(),
-        statistics=attempt("the spectrum of the data is not known", DataStatistics.load, folder / STATISTICS),
+        config=attempt("without it neither settings nor process are known", CONFIG, lambda: source.config),
+        facts=attempt("without it neither versions nor starts are known", FACTS, lambda: source.facts) or {},
+        metrics=attempt("there are no losses to draw", METRICS, source.metrics) or Metrics(),
+        timing=attempt("there is no speed to draw", TIMING, source.timing) or Metrics(),
+        statistics=attempt("the spectrum of the data is not known", STATISTICS, lambda: source.statistics),
     )
-    for journal, file in ((run.metrics, METRICS), (run.timing, TIMING)):
-        if journal.broken:
-            missing.append(Note(f"{file}: {journal.broken:,} lines are no entries, and were passed over."))
+    for metrics, file in ((run.metrics, METRICS), (run.timing, TIMING)):
+        if metrics.broken:
+            missing.append(Note(f"{file}: {metrics.broken:,} lines are no entries, and were passed over."))
     return replace(run, missing=tuple(missing))
-
-
-def inside(path: Path, folder: Path) -> bool:
-    """Tell whether a path in a folder leads to something that lies in it: a page must not carry other files away."""
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def own_json(path: Path, folder: Path) -> Any:
@@ -157,21 +153,6 @@ def shortened(error: BaseException, most: int = 400) -> str:
     """Return the message of an error in a line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[:most]}…"
-
-
-def _config(path: Path) -> Config:
-    return filled(configuration.read(path))
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    facts = read_json(path)
-    if not isinstance(facts, dict):
-        raise ValueError("it is no record of a run")
-    return facts
-
-
-def _timing(path: Path) -> Journal:
-    return read_journal(path, "timing")
 
 
 def _held(lock: Path) -> bool:

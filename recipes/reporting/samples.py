@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from multisagd import DataStatistics
-from multisagd.files import check_file
 from recipes.engine.sample_files import FOLDER
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Facts, Frame, Gallery, Item, Note, Slider
 from recipes.reporting.defaults import shown
-from recipes.reporting.journal import inner, number
 from recipes.reporting.media import Budget, item
-from recipes.reporting.run import MALFORMED, Run, inside, own_json, shortened
+from recipes.reporting.run import MALFORMED, Run, own_json, shortened
+from recipes.runs.metrics import inner, number
+from recipes.runs.untrusted import inside, read_header, read_rows
 
 MOST = 1000
 """Samples of a set whose spectrum is measured."""
@@ -58,13 +57,10 @@ class SampleSet:
             ValueError: if they are not of the data's shape, or not finite.
         """
         path = self.folder / "samples.safetensors"
-        check_file(path)
-        with safe_open(str(path), framework="pt") as file:
-            part = file.get_slice("x0")
-            shape = tuple(part.get_shape())
-            if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
-                raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
-            x0: Tensor = part[: max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))].float()
+        shape = read_header(path)["x0"].shape
+        if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
+            raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
+        x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
         if not bool(x0.isfinite().all()):
             raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
         return x0
@@ -75,8 +71,7 @@ class SampleSet:
         if isinstance(prompts, list):
             return [str(each) for each in prompts[:count]]
         try:
-            with safe_open(str(self.folder / "samples.safetensors"), framework="pt") as file:
-                labels = file.get_slice("labels")[:count].tolist()
+            labels = read_rows(self.folder / "samples.safetensors", "labels", count).tolist()
             return [(classes or ())[label] for label in labels]
         except MALFORMED:
             return []

@@ -12,8 +12,8 @@ from recipes.reporting.blocks import Block, Facts, Note, Table
 from recipes.reporting.charts import told
 from recipes.reporting.curves import loss
 from recipes.reporting.defaults import settings
-from recipes.reporting.journal import inner, number
 from recipes.reporting.run import Run
+from recipes.runs.metrics import inner, number
 
 MOST_STARTS = 50
 """Starts of a run that are listed, the last ones."""

@@ -20,6 +20,7 @@ from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help
 from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.runs.untrusted import read_configuration
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
 CHOICES = [
@@ -181,7 +182,7 @@ def test_a_folder_of_the_users_own_choices(tmp_path: Path) -> None:
 def test_saved_configurations_read_back(tmp_path: Path) -> None:
     config = load("experiment=image_mnist", "sampler=euler")
     configuration.write(config, tmp_path / "config.yaml")
-    assert configuration.read(tmp_path / "config.yaml") == config
+    assert read_configuration(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
@@ -235,7 +236,7 @@ def test_absurd_numbers_of_a_saved_configuration_are_refused(value: str, tmp_pat
     """Python refuses to print such numbers, and some notations take long to read."""
     (tmp_path / "config.yaml").write_text(f"seed: {value}")
     with pytest.raises(RecipeError, match="a number of too many digits"):
-        configuration.read(tmp_path / "config.yaml")
+        read_configuration(tmp_path / "config.yaml")
 
 
 def test_keys_from_the_environment_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from recipes.engine.altered import Corrupted, Restored
 from recipes.engine.build import Builder
 from recipes.engine.corrupted import build_data
 from recipes.engine.errors import RecipeError
-from recipes.engine.trained import open_model
 from recipes.export import export
 from recipes.inspect import inspect
+from recipes.runs.model import open_model
 from recipes.sample import sample
 from recipes.train import train
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.outline import flatten
 from recipes.engine.settings import TrainSettings
-from recipes.engine.trained import check_parts, run_settings
+from recipes.runs import record
+from recipes.runs.model import check_parts, run_settings
 
 
 @cache

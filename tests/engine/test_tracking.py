@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import wandb
+from tiny import read_metrics
 
 from multisagd.libraries import BrokenLibraryError
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import held
-from recipes.engine.tracking import Tracker, TrackingSettings, read_metrics
+from recipes.engine.tracking import Tracker, TrackingSettings
+from recipes.runs.lock import held
 
 VALUES = {"loss": 0.5, "level": {"t=0.5": {"loss": 0.25}}, "note": "x"}
 

@@ -19,6 +19,7 @@ from recipes.cards.records import last_samples
 from recipes.cards.wording import in_words, shown
 from recipes.engine import config as configuration
 from recipes.report import ReportSettings, write_report
+from recipes.runs.untrusted import read_configuration
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
@@ -186,7 +187,7 @@ PRIVATE: list[dict[str, Any]] = [
 def test_nothing_private_is_exported(run_dir: Path, tmp_path: Path, data: dict[str, Any]) -> None:
     """Neither addresses with all that is in them, nor folders; a report keeps of them what is no secret."""
     run = shutil.copytree(run_dir, tmp_path / "run")
-    config = configuration.read(run / "config.yaml")
+    config = read_configuration(run / "config.yaml")
     config["data"] = {"_target_": "modalities.tars.TarShards", "window": 16, **data}
     config["tracking"] |= {"project": "https://me:TOKEN77@w.example/x?key=SIGNATURE77"}
     config["training"]["initial"] = "/home/ann77/weights.safetensors"

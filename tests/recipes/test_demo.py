@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
+from tiny import read_metrics
 
 from recipes.demo import demo
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
-from recipes.engine.tracking import read_metrics
 
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
 GOLDEN = {

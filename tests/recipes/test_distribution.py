@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from launching import ranks
 from safetensors.torch import load_file
-from tiny import TINY, TRANSFORMER, assert_same, last_state, tiny_run, tiny_words
+from tiny import TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_run, tiny_words
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from recipes import analyze
@@ -18,7 +18,6 @@ from recipes.engine.distribution import ALONE, Place, replicate, synchronise
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.shards import ShardedTensors
-from recipes.engine.tracking import read_metrics
 from recipes.sample import sample
 
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]

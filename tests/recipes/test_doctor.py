@@ -14,12 +14,12 @@ from tiny import tiny_run
 
 from recipes.doctor import report
 from recipes.engine import config as configuration
-from recipes.engine.files import held
 from recipes.export import export
 from recipes.health import compute, packages, places, run_folder
 from recipes.health.company import leftovers
 from recipes.health.findings import Check, Finding, Wishes, run
 from recipes.health.isolation import examine
+from recipes.runs.lock import held
 
 ROOT = Path(__file__).parents[2]
 

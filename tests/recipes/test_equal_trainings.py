@@ -7,9 +7,9 @@ import equal_trainings
 import pytest
 from every_modality import save_clips
 from launching import ranks
+from tiny import read_metrics
 
-from recipes.engine.files import held
-from recipes.engine.tracking import read_metrics
+from recipes.runs.lock import held
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,5 @@
 """`multisagd evaluate` on samples whose quality is known, and on the smallest run of each medium."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -250,9 +249,9 @@ def test_one_kind_that_fails_costs_the_others_nothing(folder: Path, monkeypatch:
         task.picture("never.png")
         raise ValueError("it does not like these data")
 
-    kinds = {name: recipe.KINDS[name] for name in ("sliced", "spectrum")}
-    kinds["spectrum"] = dataclasses.replace(kinds["spectrum"], run=fails)
-    monkeypatch.setattr(recipe, "KINDS", dict(sorted(kinds.items(), reverse=True)))
+    metrics = {name: recipe.METRICS[name] for name in ("spectrum", "sliced")}
+    monkeypatch.setattr(recipe, "METRICS", metrics)
+    monkeypatch.setattr("recipes.evaluation.spectra.spectrum", fails)
     found = report(folder, *digits())
     assert found["unavailable"] == {"spectrum": "it does not like these data"}
     assert found["results"].keys() == {"sliced"}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from launching import ranks, torchrun
-from tiny import TINY, assert_same, last_state, tiny_run
+from tiny import TINY, assert_same, last_state, read_metrics, tiny_run
 
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import check_shared, held
-from recipes.engine.tracking import Journal, read_metrics
+from recipes.engine.tracking import Journal
 from recipes.engine.watchdog import report, where
+from recipes.runs.lock import check_shared, held
 
 ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
 

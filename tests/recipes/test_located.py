@@ -17,6 +17,7 @@ from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.located import located, starting_folders
 from recipes.fidelity import real_data
+from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
@@ -61,7 +62,7 @@ def test_a_relative_root_is_found_from_any_folder(
     assert isinstance(train, Folder)
     assert train.root == trained / "photos"
     # Nothing of where it was trained is in the configuration, which goes into exports.
-    assert configuration.read(trained / "run" / "config.yaml")["data"]["root"] == "photos"
+    assert read_configuration(trained / "run" / "config.yaml")["data"]["root"] == "photos"
 
 
 @pytest.mark.parametrize("inside", [True, False])

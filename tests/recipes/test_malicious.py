@@ -35,6 +35,7 @@ from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.fidelity import fidelity
 from recipes.launch import planned
+from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 from recipes.train import train
 
@@ -376,7 +377,7 @@ def test_what_lies_beside_shards_is_not_read(run_dir: Path, canary: Path) -> Non
 
 def config(change: Callable[[dict[str, Any], Path], object]) -> Poison:
     def poison(run_dir: Path, canary: Path) -> None:
-        values = configuration.read(run_dir / "config.yaml")
+        values = read_configuration(run_dir / "config.yaml")
         change(values, canary)
         (run_dir / "config.yaml").write_text(yaml.safe_dump(values))
 

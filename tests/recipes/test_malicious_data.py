@@ -19,6 +19,7 @@ from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.fidelity import real_data
 from recipes.report import ReportSettings, write_report
+from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
@@ -54,7 +55,7 @@ def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def naming(run_dir: Path, **data: Any) -> Path:
-    config = configuration.read(run_dir / "config.yaml")
+    config = read_configuration(run_dir / "config.yaml")
     configuration.write({**config, "data": {**SHARDS, **data}}, run_dir / "config.yaml")
     facts = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps({**facts, "data": None}))
@@ -141,7 +142,7 @@ def test_other_commands_do_not_ask_either(run_dir: Path) -> None:
 def test_autoencoders_of_a_run_are_looked_for_here_alone(run_dir: Path) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed")
     autoencoder = {"_target_": "modalities.autoencoders.DiffusersAutoencoder", "name": "nobody/nothing"}
-    inner = configuration.read(run_dir / "config.yaml")["modality"]
+    inner = read_configuration(run_dir / "config.yaml")["modality"]
     node = {"_target_": "modalities.latent.Latent", "modality": inner, "autoencoder": {**autoencoder, "trusted": True}}
     with pytest.raises((RecipeError, ValueError), match="fetch it yourself: hf download nobody/nothing"):
         Builder().of_a_run({}).build(node, Modality, "modality").grid()  # type: ignore[type-abstract]

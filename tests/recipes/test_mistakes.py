@@ -11,11 +11,11 @@ from recipes.config.groups import offered
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import held
 from recipes.engine.outline import Outline, flatten, prefixes
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.synonyms import MEANINGS
-from recipes.engine.trained import open_model
+from recipes.runs.lock import held
+from recipes.runs.model import open_model
 from recipes.train import train
 
 MISTAKES = [

@@ -24,7 +24,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tiny import TINY, tiny_run
+from tiny import TINY, read_metrics, tiny_run
 
 from modalities.audio import write_wav
 from modalities.image import Image
@@ -35,17 +35,17 @@ from recipes import cli
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.outline import flatten
-from recipes.engine.tracking import read_metrics
 from recipes.report import ReportSettings, write_report
 from recipes.reporting.blocks import Item, Note, Page
 from recipes.reporting.charts import Axis, Series, draw
 from recipes.reporting.defaults import settings
-from recipes.reporting.journal import MOST, read_journal
 from recipes.reporting.media import Budget, item
 from recipes.reporting.page import is_report, render
 from recipes.reporting.run import read_run
 from recipes.reporting.samples import spread
 from recipes.reporting.summary import summary_blocks
+from recipes.runs import metrics as reader
+from recipes.runs.untrusted import read_configuration
 
 POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]
 
@@ -157,7 +157,7 @@ class TestContent:
         assert slider["max"] == "1"
 
     def test_configuration_and_environment_are_complete(self, page: Reader, trained: Path) -> None:
-        for key in flatten(configuration.read(trained / "config.yaml")):
+        for key in flatten(read_configuration(trained / "config.yaml")):
             assert key in page.words
         start = json.loads((trained / "run.json").read_text())["starts"][0]
         assert start["revision"] in page.words
@@ -178,14 +178,14 @@ class TestContent:
 
 
 def test_settings_are_marked_where_they_differ_from_the_defaults(trained: Path) -> None:
-    found = settings(configuration.read(trained / "config.yaml"))
+    found = settings(read_configuration(trained / "config.yaml"))
     rows = {row.key: row for row in found.rows}
     assert dict(found.choices)["spectrum"] == "power_law"
     assert dict(found.choices)["network"] == "unet"
     chosen = [f"{group}={choice}" for group, choice in found.choices]
     plain = flatten(configuration.load("train", ["run_dir=r", *chosen]))
     for key, row in rows.items():
-        value = flatten(configuration.read(trained / "config.yaml"))[key]
+        value = flatten(read_configuration(trained / "config.yaml"))[key]
         assert (row.default is not None) == (plain[key] != value and key != "run_dir"), key
     assert rows["network.width"].default == str(plain["network.width"])
 
@@ -237,7 +237,7 @@ class TestMissingParts:
         assert not list(tmp_path.iterdir())
 
     def test_a_medium_that_is_not_allowed_leaves_spectra_and_process(self, run_dir: Path) -> None:
-        config = configuration.read(run_dir / "config.yaml")
+        config = read_configuration(run_dir / "config.yaml")
         config["modality"]["_target_"] = "os.Path"
         configuration.write(config, run_dir / "config.yaml")
         page = page_of(run_dir)
@@ -247,7 +247,7 @@ class TestMissingParts:
 
     def test_state(self, run_dir: Path) -> None:
         assert read_run(run_dir).state == "finished"
-        config = configuration.read(run_dir / "config.yaml")
+        config = read_configuration(run_dir / "config.yaml")
         config["training"]["samples"] = 128
         configuration.write(config, run_dir / "config.yaml")
         assert read_run(run_dir).state == "interrupted"
@@ -267,7 +267,7 @@ def test_nothing_of_a_run_becomes_markup(run_dir: Path, tmp_path: Path) -> None:
     facts["starts"][0] |= {"device": evil, "revision": evil, "command": [evil], "versions": {evil: evil}}
     facts["classes"] = [evil] * 10
     (run_dir / "run.json").write_text(json.dumps(facts))
-    config = configuration.read(run_dir / "config.yaml")
+    config = read_configuration(run_dir / "config.yaml")
     config[evil] = {evil: evil}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     entry = read_metrics(run_dir, "validation")[-1]
@@ -353,7 +353,7 @@ def test_an_autoencoder_of_the_hub_is_not_fetched(run_dir: Path, monkeypatch: py
         raise socket.gaierror("no network in this test")
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
-    config = configuration.read(run_dir / "config.yaml")
+    config = read_configuration(run_dir / "config.yaml")
     words = ["modality=latent_image", "modality.statistics=null", "modality.autoencoder.name=nobody/nothing"]
     latent = configuration.load("train", [*words, f"run_dir={run_dir}"])["modality"]
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"modality": latent}))
@@ -412,10 +412,10 @@ def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
 def test_long_journals_are_thinned_evenly_and_keep_their_last_entry(tmp_path: Path) -> None:
     lines = [json.dumps({"samples": number, "kind": "train", "loss": 1.0}) for number in range(1, 10_001)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    journal = read_journal(tmp_path / "metrics.jsonl")
+    journal = reader.read_metrics(tmp_path / "metrics.jsonl")
     samples = [entry["samples"] for entry in journal.of("train")]
     steps = {after - before for before, after in pairwise(samples[:-1])}
-    assert MOST / 2 <= len(samples) <= MOST + 1
+    assert reader.MOST / 2 <= len(samples) <= reader.MOST + 1
     assert len(steps) == 1
     assert (samples[0], samples[-1]) == (1, 10_000)
     assert journal.thinned

@@ -17,6 +17,7 @@ from recipes.engine.labels import chosen_labels
 from recipes.evaluate import already_drawn
 from recipes.export import export
 from recipes.pipeline import Pipeline
+from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
@@ -170,7 +171,7 @@ def test_mistakes_are_told(run_dir: Path, overrides: list[str], message: str) ->
 def test_guidance_needs_labels_left_out_in_training(run_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    config = configuration.read(copy / "config.yaml")
+    config = read_configuration(copy / "config.yaml")
     config["training"]["condition_dropout"] = 0.0
     configuration.write(config, copy / "config.yaml")
     with pytest.raises(RecipeError, match=r"guidance.scale .* training.condition_dropout=0"):
@@ -186,7 +187,7 @@ def test_no_run_there(tmp_path: Path) -> None:
 def test_a_run_from_elsewhere_cannot_name_what_to_run(run_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    config = configuration.read(copy / "config.yaml")
+    config = read_configuration(copy / "config.yaml")
     config["network"] = {"_target_": "os.system", "command": f"touch {tmp_path}/owned"}
     config["allow_targets"] = ["os"]
     configuration.write(config, copy / "config.yaml")

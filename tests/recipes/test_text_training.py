@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
+from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
@@ -104,7 +105,7 @@ def test_an_empty_prompt_is_none(run_dir: Path) -> None:
 
 def test_sampling_writes_no_embeddings_where_the_run_says(run_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    config = configuration.read(copy / "config.yaml")
+    config = read_configuration(copy / "config.yaml")
     config["text"]["cache"] = str(tmp_path / "elsewhere")
     configuration.write(config, copy / "config.yaml")
     draw(copy, "prompts=one")
@@ -113,7 +114,7 @@ def test_sampling_writes_no_embeddings_where_the_run_says(run_dir: Path, tmp_pat
 
 def test_the_encoder_may_move_but_not_change(run_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run")
-    config = configuration.read(copy / "config.yaml")
+    config = read_configuration(copy / "config.yaml")
     moved = shutil.copytree(config["text"]["name"], tmp_path / "moved")
     config["text"]["name"] = str(tmp_path / "gone")
     configuration.write(config, copy / "config.yaml")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image as PILImage
+from tiny import read_metrics
 
 import multisagd as ms
 from modalities.base import Batch
@@ -18,17 +19,17 @@ from modalities.image import Image
 from modalities.image_sets import Pixels
 from multisagd.ema import PowerEMA
 from recipes.engine import config as configuration
-from recipes.engine import record
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.checkpoint_files import State
 from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.files import VanishedError, held
 from recipes.engine.interrupt import StopRequest, heard
 from recipes.engine.learner import DivergedError, Learner
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import TrainSettings
-from recipes.engine.tracking import read_metrics
+from recipes.runs import record
+from recipes.runs.lock import VanishedError, held
+from recipes.runs.untrusted import read_configuration
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
@@ -76,7 +77,7 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     config = tiny_config(run_dir, "every.validation=96", "spectrum=power_law")
     train(config)
-    assert configuration.read(run_dir / "config.yaml") == config
+    assert read_configuration(run_dir / "config.yaml") == config
     facts = json.loads((run_dir / "run.json").read_text())
     assert facts["seed"] == 0
     assert facts["classes"] == [str(digit) for digit in range(10)]
@@ -124,7 +125,7 @@ def test_a_run_that_never_began_may_change(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     tiny_run(tmp_path / "run", "training.learning_rate=0.002")
-    assert configuration.read(tmp_path / "run" / "config.yaml")["training"]["learning_rate"] == 0.002
+    assert read_configuration(tmp_path / "run" / "config.yaml")["training"]["learning_rate"] == 0.002
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -559,7 +560,7 @@ def test_the_place_of_latents_is_kept_as_an_absolute_path(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     config = {"modality": {"_target_": "m", "statistics": "latents/photos"}}
     record.write_run(tmp_path, config, ms.DataStatistics.measure([torch.randn(3, 1, 4)], ms.Grid.of(x=4)))
-    written = configuration.read(tmp_path / "config.yaml")
+    written = read_configuration(tmp_path / "config.yaml")
     assert written["modality"]["statistics"] == str(tmp_path / "latents" / "photos")
     assert config["modality"]["statistics"] == "latents/photos"
 

@@ -1,5 +1,6 @@
 """A run so small that it takes a second: real digits at 8×8, a U-Net of a few thousand parameters."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def tiny_run(run_dir: Path, *overrides: str) -> State:
     """Train and return the last checkpoint."""
     train(tiny_config(run_dir, *overrides))
     return last_state(run_dir)
+
+
+def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return all entries of a run's `metrics.jsonl`, those of one kind if given."""
+    entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if kind in (None, entry["kind"])]
 
 
 def last_state(run_dir: Path) -> State:

@@ -50,7 +50,7 @@ class Thinned:
 
 
 @dataclass
-class Journal:
+class Metrics:
     """What a file of JSON lines holds, by the `kind` of its entries; `broken` lines could not be read."""
 
     kinds: dict[str, Thinned] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Journal:
         return any(each.stride > 1 for each in self.kinds.values())
 
 
-def read_journal(path: Path, kind: str | None = None) -> Journal:
+def read_metrics(path: Path, kind: str | None = None) -> Metrics:
     """Read a file of JSON lines, `kind` standing for that of entries that name none.
 
     Raises:
@@ -74,19 +74,19 @@ def read_journal(path: Path, kind: str | None = None) -> Journal:
         ValueError: if it is no file.
     """
     check_file(path)
-    journal = Journal()
+    metrics = Metrics()
     for line in _lines(path):
         try:
             entry = parse_json(line.decode(), finite=False)
             name = entry.get("kind", kind)
-            known = isinstance(name, str) and (name in journal.kinds or len(journal.kinds) < KINDS)
+            known = isinstance(name, str) and (name in metrics.kinds or len(metrics.kinds) < KINDS)
             if not known or not math.isfinite(number(entry.get("samples"))):
                 raise ValueError("no entry")
         except (ValueError, AttributeError):
-            journal.broken += 1
+            metrics.broken += 1
             continue
-        journal.kinds.setdefault(name, Thinned()).add(entry)
-    return journal
+        metrics.kinds.setdefault(name, Thinned()).add(entry)
+    return metrics
 
 
 def _lines(path: Path) -> Iterator[bytes]:

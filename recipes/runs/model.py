@@ -19,28 +19,26 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from modalities.base import Modality
 from multisagd import Corruption, DataStatistics
 from multisagd.addresses import without_secrets
-from multisagd.files import digest, read_json
-from recipes.engine import config as configuration
-from recipes.engine import record
+from multisagd.files import digest
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints, samples_of
+from recipes.engine.checkpoint import samples_of
 from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes, State
 from recipes.engine.config import Config
-from recipes.engine.corrupted import CORRUPTION, load_corruption
-from recipes.engine.data import load_statistics, read_statistics
 from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.located import located
 from recipes.engine.settings import Group, TrainSettings
+from recipes.runs.record import versions
+from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
+from recipes.runs.untrusted import read_header, read_object, read_tensors
 
 Which = Literal["ema", "network"]
 Chosen = int | str | None
@@ -104,9 +102,10 @@ class TrainedModel:
         Raises:
             RecipeError: if it is unreadable.
         """
-        if self.corruption is None or not self.corruption.exists():
+        if self.corruption is None:
             return None
-        return load_corruption(self.corruption, modality.grid(), self.config.get("corruption"))
+        shared = bool((self.config.get("corruption") or {}).get("shared"))
+        return read_corruption(self.corruption, modality.grid(), shared)
 
 
 @dataclass(frozen=True)
@@ -144,15 +143,14 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
     check_folder(folder)
     if (folder / NOTES).exists():
         return _exported(folder, builder, data or {}, checkpoint)
-    path = folder / "config.yaml"
-    config = check_parts(check_config(filled(configuration.read(path)), path, builder), path, builder)
-    facts, statistics = record.read_facts(folder), load_statistics(folder)
-    here = located(config, facts, folder, data or {}, builder)
-    weights = partial(_run_weights, folder, chosen_samples(checkpoint, folder))
-    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, given=data or {})
+    run, path = Run(folder), folder / CONFIG
+    config = check_parts(check_config(run.config, path, builder), path, builder)
+    here = located(config, run.facts, folder, data or {}, builder)
+    weights = partial(_run_weights, run, chosen_samples(checkpoint, run))
+    return TrainedModel(config, here, run.facts, run.statistics, weights, folder / CORRUPTION, given=data or {})
 
 
-def chosen_samples(checkpoint: Chosen, folder: Path) -> int | None:
+def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
     """Return after how many samples a chosen checkpoint was saved: its number, or its folder's name; None for the last.
 
     Raises:
@@ -162,7 +160,7 @@ def chosen_samples(checkpoint: Chosen, folder: Path) -> int | None:
         return None
     name = Path(str(checkpoint)).name
     if not name.isdecimal():
-        known = ", ".join(str(samples_of(path)) for path in Checkpoints(folder / "checkpoints").folders())
+        known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
             f"checkpoint={checkpoint}: expected last, or the samples seen of one that is there: {known or 'none yet'}"
         )
@@ -175,7 +173,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         RecipeError: if not, naming runs that are near.
     """
-    marks = ("config.yaml", NOTES)
+    marks = (CONFIG, NOTES)
     if any((folder / mark).exists() for mark in marks):
         return
     place = folder if folder.is_dir() else folder.parent
@@ -231,7 +229,7 @@ def another_version(path: Path, error: RecipeError) -> RecipeError:
     return RecipeError(f"{path}: {error}. The run may be of another version of multisagd, as its run.json tells")
 
 
-def _run_weights(folder: Path, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
+def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
     prefix = AVERAGED if which == "ema" else ""
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
@@ -239,14 +237,14 @@ def _run_weights(folder: Path, samples: int | None, which: Which, check: CheckSh
             raise RecipeError(f"the checkpoint holds no {which}: choose other weights, or another checkpoint")
         check(_named(stored[which], prefix))
 
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = run.checkpoints
     state: State | None = None
     if samples is None:
         state = checkpoints.latest([which], check_part)
     elif checkpoints.folders():
         state = checkpoints.chosen(samples, [which], check_part)
     if state is None:
-        raise RecipeError(f"{folder} has no checkpoint yet: train first")
+        raise RecipeError(f"{run.folder} has no checkpoint yet: train first")
     return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
 
 
@@ -264,7 +262,7 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
         "samples": weights.samples,
         "facts": needed_facts(model.facts),
         "sha256": digest(partial_file),
-        "versions": {name: version for name, version in record.versions().items() if name != "platform"},
+        "versions": {name: version for name, version in versions().items() if name != "platform"},
         "config": needed_config(model.config),
     }
     partial_file.replace(out / WEIGHTS)
@@ -295,11 +293,11 @@ def needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exported(folder: Path, builder: Builder, data: Group, checkpoint: Chosen) -> TrainedModel:
     try:
-        notes = read_json(folder / NOTES, finite=False)  # what is built of it looks at its numbers
+        notes = read_object(folder / NOTES, finite=False)  # what is built of it looks at its numbers
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         facts, config = notes["facts"], notes["config"]
-        record.check_facts(facts)
+        check_facts(facts)
         if not isinstance(config, dict):
             raise ValueError("it holds no configuration")
         if notes["weights"] not in get_args(Which):
@@ -308,7 +306,7 @@ def _exported(folder: Path, builder: Builder, data: Group, checkpoint: Chosen) -
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
-    if chosen_samples(checkpoint, folder) not in (None, notes["samples"]):
+    if chosen_samples(checkpoint, Run(folder)) not in (None, notes["samples"]):
         raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
     config = filled(config)
     check_parts(check_config(config, folder / NOTES, builder), folder / NOTES, builder)
@@ -321,15 +319,13 @@ def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, chec
     if which != notes.get("weights"):
         raise RecipeError(f"{folder} holds the weights {notes.get('weights')!r:.80} alone, and {which} are asked for")
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(NETWORK)]  # noqa: SIM118 - no dict
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            check(_named(shapes, NETWORK))
-            if digest(folder / WEIGHTS) != notes.get("sha256"):
-                raise ValueError("its content was altered")
-            tensors = {name: file.get_tensor(name).clone() for name in names}
+        shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
+        check(_named(shapes, NETWORK))
+        if digest(folder / WEIGHTS) != notes.get("sha256"):
+            raise ValueError("its content was altered")
+        tensors = read_tensors(folder / WEIGHTS, [name for name in shapes if name.startswith(NETWORK)])
         return TrainedWeights(notes["samples"], _named(tensors, NETWORK))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from error
 
 

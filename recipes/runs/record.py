@@ -1,8 +1,4 @@
-"""The record a run keeps in its folder: resolved configuration, versions, revision and seeds.
-
-config.yaml   the resolved configuration
-run.json      what the data were, and one entry for each time the command was started
-"""
+"""What training writes down about a run, and checks before it continues one; `Run` reads it back."""
 
 from __future__ import annotations
 
@@ -19,15 +15,13 @@ import torch
 
 from modalities.base import Dataset
 from multisagd import DataStatistics
-from multisagd.files import read_json
 from recipes.engine import config as configuration
 from recipes.engine.config import Config
-from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.outline import flatten
+from recipes.runs.run import CONFIG, FACTS, STATISTICS, Run
 
-STATISTICS = "statistics.safetensors"
 PACKAGES = (
     "multisagd", "torchvision", "torchaudio", "av", "soundfile", "soxr", "numpy", "scipy", "safetensors", "hydra-core",
     "diffusers", "transformers",
@@ -72,12 +66,12 @@ def check_run(run_dir: Path, config: Config, begun: bool) -> None:
         RecipeError: naming the keys that differ, if the folder holds a run of another configuration, or if it holds
             something else.
     """
-    path = run_dir / "config.yaml"
-    if not path.exists():
+    run = Run(run_dir)
+    if not run.begun:
         if run_dir.exists() and any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no run: choose another run_dir")
         return
-    before, now = (flatten(each) for each in (filled(configuration.read(path)), config))
+    before, now = (flatten(each) for each in (run.config, config))
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
     if changed and begun:
         pairs = {key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed}
@@ -97,19 +91,19 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def check_data(run_dir: Path, dataset: Dataset) -> None:
-    """Check that the data are those that the run in this folder began with, if it says so.
+def check_data(run: Run, dataset: Dataset) -> None:
+    """Check that the data are those that a run began with, if it says so.
 
     Raises:
         RecipeError: naming what differs.
     """
-    before = read_facts(run_dir).get("data") if (run_dir / "run.json").exists() else None
+    before = run.noted_facts.get("data")
     now = data_facts(dataset)
     changed = [key for key in now if before is not None and before[key] != now[key]]
     if before is not None and changed:
         key = changed[0]
         raise RecipeError(
-            f"the data are not those that {run_dir} began with; {key}: {before[key]!r} -> {now[key]!r}. "
+            f"the data are not those that {run.folder} began with; {key}: {before[key]!r} -> {now[key]!r}. "
             "Restore them to continue this run, or use another run_dir to begin a new one"
         )
 
@@ -120,14 +114,13 @@ def write_run(run_dir: Path, config: Config, statistics: DataStatistics) -> None
     if modality.get("statistics") is not None:
         # Sampling reads the scale of latents, and may start in another folder than training did.
         config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
-    configuration.write(config, run_dir / "config.yaml")
+    configuration.write(config, run_dir / CONFIG)
     replace_file(run_dir / STATISTICS, statistics.save)
 
 
 def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[str, Any]) -> None:
     """Add this start to `run.json`, with `facts` about the run that sampling needs (such as the classes)."""
-    path = run_dir / "run.json"
-    starts = read_facts(run_dir).get("starts", []) if path.exists() else []
+    starts = Run(run_dir).noted_facts.get("starts", [])
     start = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "samples": samples,
@@ -139,22 +132,7 @@ def note_start(run_dir: Path, seed: int, samples: int, device: str, facts: dict[
         "versions": versions(),
     }
     content = {"seed": seed, **facts, "starts": [*starts, start]}
-    write_text(path, json.dumps(content, indent=1))
-
-
-def read_facts(run_dir: Path) -> dict[str, Any]:
-    """Read `run.json`.
-
-    Raises:
-        RecipeError: if it is missing or cannot be read, or an entry is not what training writes there.
-    """
-    path = run_dir / "run.json"
-    try:
-        facts = read_json(path)
-        check_facts(facts)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): is {run_dir} the folder of a training run?") from error
-    return dict(facts)
+    write_text(run_dir / FACTS, json.dumps(content, indent=1))
 
 
 def versions() -> dict[str, str]:
@@ -183,35 +161,6 @@ def revision() -> str | None:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-def check_facts(facts: Any) -> None:
-    """Check the entries of `run.json` that are read; those with a default may be missing.
-
-    Raises:
-        ValueError: naming the first that is not what it should be.
-    """
-
-    def require(holds: bool, name: str) -> None:
-        if not holds:
-            raise ValueError(f"its {name} is not what it should be")
-
-    require(isinstance(facts, dict), "content")
-    classes, text, data = facts.get("classes"), facts.get("text"), facts.get("data")
-    require("classes" in facts and (classes is None or _texts(classes)), "classes")
-    untrained = facts.get("untrained", [])
-    require(_texts(untrained), "untrained classes")
-    require(set(untrained) <= set(classes or ()), "untrained classes")
-    require(isinstance(facts.get("starts", []), list), "starts")
-    require(text is None or isinstance(text, dict), "text")
-    if text is not None:
-        require(_texts([text.get("name"), text.get("fingerprint")]), "text")
-        require(type(text.get("width")) is int and text["width"] > 0, "width of the text")
-    require(data is None or (isinstance(data, dict) and {"examples", "classes", "fingerprint"} <= data.keys()), "data")
-
-
-def _texts(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(each, str) for each in values)
 
 
 def _free(key: str) -> bool:
