@@ -29,12 +29,13 @@ from typing import Any
 from modalities.base import Dataset
 from multisagd.files import read_json
 from multisagd.libraries import BrokenLibraryError, check
+from recipes.base.untrusted import check_own
 from recipes.engine.addressed import shareable
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.files import write_text
+from recipes.engine.files import as_stored, write_text
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import SampleSettings
@@ -45,7 +46,6 @@ from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.fidelity import find_or_draw, load_samples, real_data
 from recipes.runs import record
 from recipes.runs.model import open_model
-from recipes.runs.untrusted import check_own
 from recipes.sample import chosen_prompts, designed_steps, folder_name
 
 REPORT = "evaluate.json"
@@ -99,8 +99,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "versions": record.versions(),
     }
     kept = path.with_name(REPORT)
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    write_text(kept, text)
+    write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
     title = f"{sets.count:,} samples against {sets.count:,} real examples, and those against {sets.count:,} others"
     notes = remarks(sets, results, unavailable, settings)
     if train.unreadable:
@@ -108,8 +107,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         notes.append(f"note: {len(train.unreadable)} files could not be read, and others took their places: {named}")
     show(title, results, notes)
     print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return as_stored(report)
 
 
 def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:
@@ -162,7 +160,7 @@ def already_drawn(config: Config, builder: Builder) -> Path | None:
         return None
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
     same = isinstance(made, dict) and made.get("samples_seen") == seen
-    same = same and (settings.out is None or made.get("settings") == json.loads(json.dumps(shareable(sampling))))
+    same = same and (settings.out is None or made.get("settings") == as_stored(shareable(sampling)))
     return folder if same and (folder / "samples.safetensors").is_file() else None
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from multisagd.seeds import derive
+from recipes.base.untrusted import read_tensors
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
@@ -40,7 +41,6 @@ from recipes.metrics import frechet_distance, matched_counts, noise_floor, take
 from recipes.runs import record
 from recipes.runs.model import check_folder, run_settings
 from recipes.runs.run import CONFIG, Run
-from recipes.runs.untrusted import read_tensors
 from recipes.sample import sample
 
 

@@ -31,6 +31,7 @@ from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
+from recipes.base.untrusted import check_own
 from recipes.engine.addressed import shareable
 from recipes.engine.assemble import Assembly, check_refinement, check_sampler
 from recipes.engine.build import Builder
@@ -49,7 +50,6 @@ from recipes.engine.settings import Group, Guidance, SampleSettings
 from recipes.engine.state import load_module
 from recipes.runs import record
 from recipes.runs.model import TrainedModel, TrainedWeights, open_model
-from recipes.runs.untrusted import check_own
 
 
 def sample(config: Config) -> Path:

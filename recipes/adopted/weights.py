@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from multisagd.files import read_json
+from recipes.base.untrusted import read_header, read_tensors
 from recipes.engine.errors import RecipeError
-from recipes.runs.untrusted import read_header, read_tensors
 
 STEM = "diffusion_pytorch_model"
 SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")

@@ -40,6 +40,7 @@ from recipes.engine.checkpoint_files import (
 )
 from recipes.engine.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
 from recipes.engine.errors import RecipeError
+from recipes.engine.files import as_stored
 from recipes.engine.shards import save_shards
 
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
@@ -246,7 +247,7 @@ def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
     """Tell whether a folder holds a readable checkpoint with this very index, and so the same content."""
     try:
         load(folder)
-        return bool(read_json(folder / INDEX) == json.loads(json.dumps(index)))
+        return bool(read_json(folder / INDEX) == as_stored(index))
     except CheckpointError:
         return False
 

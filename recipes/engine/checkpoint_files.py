@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from multisagd.files import digest, read_json
+from recipes.base.untrusted import read_header, read_tensors
 from recipes.engine.errors import RecipeError
 from recipes.engine.shards import ShardedTensors
-from recipes.runs.untrusted import read_header, read_tensors
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"

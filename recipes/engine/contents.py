@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from modalities.base import Dataset
 from modalities.byte_ranges import Source
+from recipes.base.untrusted import Stored, read_header, read_tensors
 from recipes.engine.files import replace_file
 from recipes.engine.progress import SOON, Display
-from recipes.runs.untrusted import Stored, read_header, read_tensors
 
 FILE = "contents.safetensors"
 MOST_READ = 10_000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from multisagd.files import parse_json
 from recipes.engine.errors import RecipeError
 
 
@@ -29,6 +31,11 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)  # half of it helps nobody, least of all on a disk that is full
         raise
+
+
+def as_stored(value: Any) -> Any:
+    """Return a value as it is read back from a JSON file: tuples as lists, and keys as texts."""
+    return parse_json(json.dumps(value), finite=False)
 
 
 def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir") -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recipes.base.untrusted import read_header, read_tensors
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint_files import Shapes
 from recipes.engine.errors import RecipeError
 from recipes.engine.state import load_module, mismatch, shapes
 from recipes.runs.model import open_model
-from recipes.runs.untrusted import read_header, read_tensors
 
 KEY = "training.initial"
 

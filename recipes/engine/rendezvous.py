@@ -16,6 +16,7 @@ from datetime import timedelta
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from multisagd.files import parse_json
 from recipes.engine.errors import RecipeError
 
 POLL = 0.02
@@ -55,7 +56,7 @@ def _learn_name(store: Store, rank: int, deadline: float) -> str:
     store.set(f"multisagd/here/{rank}", itself)
     while True:
         if store.check(["multisagd/offer"]):
-            offer = json.loads(store.get("multisagd/offer"))
+            offer = parse_json(store.get("multisagd/offer"))
             if offer["to"].get(str(rank)) == itself:
                 store.set(f"{offer['name']}/taken/{rank}", "")
                 return str(offer["name"])

@@ -26,7 +26,7 @@ from torch import Tensor
 from modalities.base import Modality
 from multisagd.files import read_json
 from recipes.engine.errors import RecipeError
-from recipes.engine.files import replace_file, write_text
+from recipes.engine.files import as_stored, replace_file, write_text
 
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
@@ -102,7 +102,7 @@ def write_set(
     count, suffix = len(x0), modality.suffixes[0]
     check_free(out, count, suffix)
     record = {**made, "count": count, "suffix": suffix}
-    clear(out, judged=notes(out) != json.loads(json.dumps(record)))
+    clear(out, judged=notes(out) != as_stored(record))
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     write_text(out / NOTES, json.dumps(record, indent=1))  # first, as it says whose the others are
     # Tensors next: what was computed is not lost if it cannot be decoded here.

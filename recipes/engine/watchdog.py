@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
+from multisagd.files import parse_json
 from recipes.engine.distribution import Place
 
 log = logging.getLogger("multisagd")
@@ -92,7 +93,7 @@ class Watchdog:
             told = self._store.get(key)
             if rank not in self._heard or self._heard[rank][0] != told:
                 self._heard[rank] = (told, now)
-            found[rank] = json.loads(told)
+            found[rank] = parse_json(told)
             found[rank]["seconds"] += now - self._heard[rank][1]
         return found
 

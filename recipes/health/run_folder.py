@@ -17,9 +17,9 @@ def folder(wishes: Wishes) -> Iterator[Finding]:
     if (run_dir := wishes.run_dir) is None:
         return
     needed("torch")
+    from recipes.base.untrusted import check_own
     from recipes.engine.errors import RecipeError
     from recipes.engine.words import setting
-    from recipes.runs.untrusted import check_own
 
     if not run_dir.exists():
         yield writable("folder", run_dir, vital=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from multisagd.files import check_file, digest
+from recipes.base.untrusted import read_tensors
 from recipes.engine.errors import RecipeError
-from recipes.runs.untrusted import read_tensors
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from modalities.video_files import pixels
 from modalities.video_writing import write_video
 from multisagd.files import check_file
 from multisagd.libraries import importing
+from recipes.base.untrusted import inside
 from recipes.reporting.blocks import Item
 from recipes.reporting.run import MALFORMED, shortened
-from recipes.runs.untrusted import inside
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

@@ -15,6 +15,7 @@ from torch import Tensor
 from modalities.base import Modality
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
+from recipes.base.untrusted import inside
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
@@ -28,7 +29,6 @@ from recipes.reporting.media import Budget, item
 from recipes.reporting.run import Run
 from recipes.runs.model import check_config
 from recipes.runs.run import CORRUPTION, read_corruption
-from recipes.runs.untrusted import inside
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from multisagd import DataStatistics
 from multisagd.files import read_json
+from recipes.base.untrusted import inside
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.words import setting
@@ -23,7 +24,6 @@ from recipes.reporting.blocks import Note
 from recipes.runs.metrics import Entry, Metrics, inner, number
 from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING
 from recipes.runs.run import Run as Stored
-from recipes.runs.untrusted import inside
 
 MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,

@@ -25,6 +25,7 @@ from modalities.base import Modality
 from multisagd import Corruption, DataStatistics
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
+from recipes.base.untrusted import read_header, read_object, read_tensors
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
@@ -38,7 +39,6 @@ from recipes.engine.located import located
 from recipes.engine.settings import Group, TrainSettings
 from recipes.runs.record import versions
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
-from recipes.runs.untrusted import read_header, read_object, read_tensors
 
 Which = Literal["ema", "network"]
 Chosen = int | str | None

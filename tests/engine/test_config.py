@@ -13,6 +13,7 @@ import multisagd as ms
 from modalities.base import Dataset, Modality
 from multisagd.samplers import Sampler
 from recipes.base.commands import CONFIGURED
+from recipes.base.untrusted import read_configuration
 from recipes.config.groups import groups
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
@@ -20,7 +21,6 @@ from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help
 from recipes.engine.settings import SampleSettings, TrainSettings
-from recipes.runs.untrusted import read_configuration
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
 CHOICES = [

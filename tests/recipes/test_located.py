@@ -11,13 +11,13 @@ import pytest
 from PIL import Image as PILImage
 
 from modalities.files import Folder
+from recipes.base.untrusted import read_configuration
 from recipes.compare import compare
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.located import located, starting_folders
 from recipes.fidelity import real_data
-from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))

@@ -29,13 +29,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from recipes.base.untrusted import read_configuration
 from recipes.design import design
 from recipes.encode import encode
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.fidelity import fidelity
 from recipes.launch import planned
-from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 from recipes.train import train
 

@@ -14,12 +14,12 @@ from PIL import Image as PILImage
 
 from modalities import byte_ranges
 from modalities.base import Modality
+from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.fidelity import real_data
 from recipes.report import ReportSettings, write_report
-from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))

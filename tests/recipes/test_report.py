@@ -32,6 +32,7 @@ from modalities.video_writing import write_video
 from multisagd import DataStatistics, PowerLaw, SpectralCovariance
 from multisagd.analysis.profiles import axis_profile
 from recipes import cli
+from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.outline import flatten
@@ -45,7 +46,6 @@ from recipes.reporting.run import read_run
 from recipes.reporting.samples import spread
 from recipes.reporting.summary import summary_blocks
 from recipes.runs import metrics as reader
-from recipes.runs.untrusted import read_configuration
 
 POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]
 

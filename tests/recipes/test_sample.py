@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from modalities.files import Folder
 from modalities.image import Image
+from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
@@ -17,7 +18,6 @@ from recipes.engine.labels import chosen_labels
 from recipes.evaluate import already_drawn
 from recipes.export import export
 from recipes.pipeline import Pipeline
-from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))

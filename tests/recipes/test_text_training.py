@@ -10,9 +10,9 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
-from recipes.runs.untrusted import read_configuration
 from recipes.sample import sample
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]

@@ -18,6 +18,7 @@ from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Pixels
 from multisagd.ema import PowerEMA
+from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint import Checkpoints
@@ -29,7 +30,6 @@ from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import TrainSettings
 from recipes.runs import record
 from recipes.runs.lock import VanishedError, held
-from recipes.runs.untrusted import read_configuration
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
