@@ -1,7 +1,7 @@
 """Submit jobs to Slurm with submitit: one task for each process, one job (a job array for a sweep) for each command.
 
 submitit writes the sbatch script, and next to the logs a pickle of what the job calls: a `SlurmJob`, which holds the
-words of the command and nothing else. Only the person who submitted the job writes into that folder.
+words of the command and nothing else. A job unpickles what lies there, so nobody else may write into that folder.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Slurm(Cluster):
             raise ValueError(f"hours must be above 0, got {self.hours}")
         for option in self.extra or {}:
             if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
-                raise ValueError(f"extra: {option!r:.80} is no option of sbatch, such as mail-type")
+                raise ValueError(f"extra: {option!r:.80} is not an option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
 

@@ -118,7 +118,7 @@ def test_words_that_a_shell_would_change_stay_one_word(cluster: str, capsys: pyt
 
 
 def test_options_of_sbatch_are_one_word() -> None:
-    with pytest.raises(ValueError, match="'exclusive --wrap' is no option of sbatch"):
+    with pytest.raises(ValueError, match="'exclusive --wrap' is not an option of sbatch"):
         Slurm(extra={"exclusive --wrap": "x"})
 
 
