@@ -1,8 +1,8 @@
-"""Run a command elsewhere or more than once: `multisagd launch cluster=… WORDS`, or `python -m recipes.launch …`.
+"""Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
 
-Words that begin with `cluster`, and `command`, say where and what; all others are those of the command that is
-launched, `train` unless said otherwise. Words with several values are a sweep, in the grammar of Hydra's multirun. The
-configuration of every job is composed and its values are checked here, before anything runs or is submitted.
+Words that begin with `cluster` say where, `command` says which command (`train` by default), and all other words belong
+to that command. Words with several values are a sweep, in the grammar of Hydra's multirun. The configuration of every
+job is composed and its values are checked here, before anything runs or is submitted.
 
 Errors, each in one message: those of the command's configuration; a batch that the processes cannot share; several jobs
 in one folder; several processes for a command that uses one; a cluster that cannot be reached from here.
@@ -24,7 +24,6 @@ from hydra.errors import HydraException
 
 from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.clusters.base import Cluster, Job, check_printable, check_settings
-from recipes.clusters.written import Written
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.command import take_option
@@ -67,20 +66,20 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSettings, list[Job]]:
-    """Return where to run, and the jobs, all of them checked.
+    """Return the settings and the jobs, all of them checked.
 
     Raises:
         RecipeError: as `launch`.
     """
     overrides = configuration.parse(words)
-    where = [override.input_line or "" for override in overrides if of_launch(override)]
-    settings = Builder().settings(LaunchSettings, configuration.load("launch", where, folder), "")
+    own = [override.input_line or "" for override in overrides if is_own(override)]
+    settings = Builder().settings(LaunchSettings, configuration.load("launch", own, folder), "")
     check_settings(settings.cluster)
     check_printable("this folder", str(Path.cwd()))
     options = [] if folder is None else ["--config-dir", str(Path(folder).absolute())]
     jobs: list[Job] = []
     folders: dict[str | None, Job] = {}
-    for combination in itertools.product(*(values(each) for each in overrides if not of_launch(each))):
+    for combination in itertools.product(*(sweep_values(each) for each in overrides if not is_own(each))):
         job = Job(settings.command, (*combination, *options))
         config = checked(settings, combination, folder)
         run_dir = config.get("run_dir")
@@ -94,13 +93,13 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
     return settings, jobs
 
 
-def of_launch(override: Override) -> bool:
-    """Tell whether a word belongs to this command, and not to the one that is launched."""
+def is_own(override: Override) -> bool:
+    """Whether a word belongs to this command rather than to the one that is launched."""
     return override.key_or_group.split(".")[0] in {field.name for field in fields(LaunchSettings)}
 
 
-def values(override: Override) -> list[str]:
-    """Return a word for each value of a sweep; of other words, the word.
+def sweep_values(override: Override) -> list[str]:
+    """Return one word for each value of a sweep; any other word unchanged.
 
     Raises:
         RecipeError: for a sweep whose values cannot be listed.
@@ -114,7 +113,7 @@ def values(override: Override) -> list[str]:
 
 
 def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
-    """Compose the configuration of one job and check its values as the command will, without its data.
+    """Return the configuration of one job, its values checked as the command will check them, without its data.
 
     Raises:
         RecipeError: for what the command would refuse.
@@ -127,8 +126,7 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     if settings.command == "train":
         place = Place(0, settings.cluster.world, 0)
         Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
-        if not isinstance(settings.cluster, Written):  # else the folder is one of another machine
-            record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
+        record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 
 

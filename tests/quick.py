@@ -51,8 +51,7 @@ SHOWN = {
 def quick(command: str, words: Sequence[str]) -> list[str]:
     """Return what to add to the words of a command."""
     if command == "launch":
-        written = {"cluster=kubernetes", "cluster=skypilot"} & set(words)
-        return [] if written else ["--show"]
+        return ["--show"]
     small = [*SMALL.get(command, []), *(word for choice in MEDIA if choice in words for word in MEDIA[choice])]
     if command == "train":
         small += [word for choice in SHOWN if choice in words for word in SHOWN[choice]]

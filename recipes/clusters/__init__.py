@@ -1,1 +1,1 @@
-"""Where a command can run: on this machine, under Slurm, on Kubernetes, or on machines rented through SkyPilot."""
+"""Where `multisagd launch` runs commands: on this machine, or as jobs of a Slurm cluster."""

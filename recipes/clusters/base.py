@@ -1,10 +1,9 @@
-"""What every place to run on has in common: a number of processes, and jobs that it is given."""
+"""What the clusters share: the interface, the jobs they are given, and checks of the text that ends up in scripts."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,12 +12,8 @@ from typing import Any
 
 from recipes.engine.errors import RecipeError
 
-STOPPING = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-"""Signals that torchrun is to pass on; by default it leaves out the last two."""
-
-
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-"""Characters that end a line, steer a terminal, or may stand in no YAML; and bytes that are no text at all."""
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Characters that end a line or control a terminal, and code points that are not text."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class Job:
     """One command with its words, as `multisagd COMMAND WORDS` would run it.
 
     Raises:
-        RecipeError: for a word with a control character: files for clusters are read line by line.
+        RecipeError: for a word with a control character, because scripts are read line by line.
     """
 
     command: str
@@ -37,7 +32,7 @@ class Job:
             check_printable(word, word)
 
     def __str__(self) -> str:
-        """Return the command as a shell would read it."""
+        """Return the command, quoted for a shell."""
         return shlex.join(["multisagd", self.command, *self.words])
 
     def module(self) -> list[str]:
@@ -46,12 +41,12 @@ class Job:
 
 
 class Cluster(ABC):
-    """A place to run jobs on; its settings are the fields of the subclass, a choice of the group `cluster`."""
+    """A place to run jobs; its settings are the fields of the subclass, a choice of the group `cluster`."""
 
     @property
     @abstractmethod
     def world(self) -> int:
-        """How many processes one job has in all."""
+        """Number of processes of one job."""
 
     @abstractmethod
     def show(self, jobs: Sequence[Job]) -> str:
@@ -66,29 +61,11 @@ class Cluster(ABC):
         """
 
 
-class Machines(Cluster):
-    """A cluster whose jobs run on machines alike, as many processes on each: one for each GPU unless it is told."""
-
-    nodes: int
-    gpus: int
-    processes: int | None
-
-    @property
-    def tasks(self) -> int:
-        """How many processes one machine has."""
-        return self.processes or max(1, self.gpus)
-
-    @property
-    def world(self) -> int:
-        """How many processes one job has in all."""
-        return self.nodes * self.tasks
-
-
 def check_settings(cluster: Cluster) -> None:
     """Check that no text among the settings of a cluster has a control character.
 
     Raises:
-        RecipeError: naming the first that has one.
+        RecipeError: naming the first setting that has one.
     """
     for field in fields(cluster):  # type: ignore[arg-type]  # every cluster is a dataclass
         for text in _texts(getattr(cluster, field.name)):
@@ -96,39 +73,35 @@ def check_settings(cluster: Cluster) -> None:
 
 
 def check_printable(name: str, text: str) -> None:
-    """Check that a text is one line that can be shown.
+    """Check that a text is one printable line.
 
     Raises:
-        RecipeError: naming it, and its first character that is none to be shown.
+        RecipeError: with its name and its first control character.
     """
-    if found := CONTROL.search(text):
+    if found := CONTROL_CHARACTERS.search(text):
         raise RecipeError(
             f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}, which could begin a "
             "line of its own in what is launched: leave it out"
         )
 
 
+def check_minimum(settings: object, minimum: int, *names: str) -> None:
+    """Check numbers among the fields of a cluster's settings; None is allowed.
+
+    Raises:
+        ValueError: for one below the minimum.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
 def _texts(value: Any) -> Iterator[str]:
+    """Return all texts inside a setting."""
     if isinstance(value, str | Path):
         yield str(value)
     elif isinstance(value, Mapping):
         yield from (text for pair in value.items() for each in pair for text in _texts(each))
     elif isinstance(value, list | tuple):
         yield from (text for each in value for text in _texts(each))
-
-
-def this_python() -> str:
-    """Return the interpreter of this process."""
-    return sys.executable or "python"
-
-
-def at_least(settings: object, least: int, *names: str) -> None:
-    """Check fields of a cluster's settings.
-
-    Raises:
-        ValueError: for one below `least`; None is left alone.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")

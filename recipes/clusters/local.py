@@ -11,33 +11,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from recipes.clusters.base import STOPPING, Cluster, Job, at_least, this_python
+from recipes.clusters.base import Cluster, Job, check_minimum
 from recipes.engine.interrupt import heard
+
+FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+"""Signals that torchrun passes on to the processes; by default it leaves out the last two."""
 
 
 @dataclass(frozen=True)
 class Local(Cluster):
-    """This machine. `restarts` is how often torchrun starts the processes anew after one of them has failed."""
+    """This machine; `configs/cluster/local.yaml` explains the fields."""
 
     processes: int = 1
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "processes")
-        at_least(self, 0, "restarts")
+        check_minimum(self, 1, "processes")
+        check_minimum(self, 0, "restarts")
 
     @property
     def world(self) -> int:
-        """How many processes one job has."""
+        """Number of processes of one job."""
         return self.processes
 
     def command(self, job: Job) -> list[str]:
         """Return the command of one job."""
         if self.processes == 1 and not self.restarts:
-            return [this_python(), *job.module()]
+            return [sys.executable, *job.module()]
         return [
-            this_python(), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
-            f"--max-restarts={self.restarts}", f"--signals-to-handle={STOPPING}", *job.module(),
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
+            f"--max-restarts={self.restarts}", f"--signals-to-handle={FORWARDED_SIGNALS}", *job.module(),
         ]  # fmt: skip
 
     def show(self, jobs: Sequence[Job]) -> str:
@@ -45,16 +48,16 @@ class Local(Cluster):
         return "\n".join(shlex.join(self.command(job)) for job in jobs)
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run the jobs in turn; return the largest exit status. A signal stops the current one, and the rest."""
+        """Run the jobs in turn; return the largest exit status. A signal stops the current job, and the later ones."""
         failed = []
         for number, job in enumerate(jobs, 1):
             if len(jobs) > 1:
                 print(f"job {number} of {len(jobs)}: {job}", flush=True)
-            status, told = run(self.command(job))
-            if told is not None:
+            status, stopped_by = run(self.command(job))
+            if stopped_by is not None:
                 if number < len(jobs):
-                    print(f"stopped in job {number} of {len(jobs)}; the same command goes on there", file=sys.stderr)
-                return 128 + told
+                    print(f"stopped in job {number} of {len(jobs)}; the same command continues there", file=sys.stderr)
+                return 128 + stopped_by
             if status:
                 failed.append((number, status))
         if failed and len(jobs) > 1:
@@ -64,35 +67,35 @@ class Local(Cluster):
 
 
 def run(command: Sequence[str]) -> tuple[int, int | None]:
-    """Run a command, pass signals on to it, and return its exit status and the first of them."""
-    told: list[int] = []
+    """Run a command and pass signals on to it; return its exit status, and the number of the first signal if any."""
+    received: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int) -> None:
-        told.append(number)
+        received.append(number)
         for process in running:
             process.send_signal(number)
 
     with handled(pass_on):
-        # In a session of its own, else Ctrl-C would reach it twice: from the terminal, and from here.
+        # In a session of its own: otherwise Ctrl-C would reach it twice, from the terminal and from here.
         running.append(subprocess.Popen(command, start_new_session=True))
-        if told:
-            running[0].send_signal(told[0])
+        if received:
+            running[0].send_signal(received[0])
         status = running[0].wait()
-    # A process that died of a signal has minus its number.
-    return (128 - status if status < 0 else status), (told[0] if told else None)
+    # The status of a process that was killed by a signal is minus the signal's number.
+    return (128 - status if status < 0 else status), (received[0] if received else None)
 
 
 @contextmanager
 def handled(act: Callable[[int], None]) -> Iterator[None]:
-    """Call `act` with each signal that asks to stop, instead of dying of it."""
+    """Within, call `act` with the number of each signal that asks to stop, instead of ending this process."""
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         act(number)
 
-    before = {number: signal.signal(number, note) for number in heard()}
+    before = {number: signal.signal(number, handler) for number in heard()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,7 +1,7 @@
-"""Submit jobs to Slurm by submitit: one task for each process, one job (of an array, for a sweep) for each command.
+"""Submit jobs to Slurm with submitit: one task for each process, one job (a job array for a sweep) for each command.
 
-submitit writes the sbatch script and keeps, beside the logs, what a job is to call as a pickle. That is this project's
-own `SlurmJob`, which holds nothing but words; a job runs only what the person who submitted it wrote into that folder.
+submitit writes the sbatch script, and next to the logs a pickle of what the job calls: a `SlurmJob`, which holds the
+words of the command and nothing else. A job unpickles what lies there, so nobody else may write into that folder.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import math
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multisagd.libraries import importing
-from recipes.clusters.base import Job, Machines, at_least, this_python
+from recipes.clusters.base import Cluster, Job, check_minimum
 from recipes.clusters.slurm_job import SlurmJob
 from recipes.engine.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Slurm(Machines):
-    """A Slurm cluster, as seen from a machine that has `sbatch`; `configs/cluster/slurm.yaml` explains the fields."""
+class Slurm(Cluster):
+    """A Slurm cluster that this machine submits to; `configs/cluster/slurm.yaml` explains the fields."""
 
     nodes: int = 1
     gpus: int = 0
@@ -45,27 +46,41 @@ class Slurm(Machines):
     logs: Path = Path("runs/slurm")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "nodes", "processes", "cpus", "signal_delay", "parallel")
-        at_least(self, 0, "gpus", "max_requeues")
+        check_minimum(self, 1, "nodes", "processes", "cpus", "signal_delay", "parallel")
+        check_minimum(self, 0, "gpus", "max_requeues")
         if not self.hours > 0:
             raise ValueError(f"hours must be above 0, got {self.hours}")
         for option in self.extra or {}:
             if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
-                raise ValueError(f"extra: {option!r:.80} is no option of sbatch, such as mail-type")
+                raise ValueError(f"extra: {option!r:.80} is not an option of sbatch, such as mail-type")
         if self.processes is not None and self.gpus and self.processes > self.gpus:
             raise ValueError(f"processes={self.processes} of a node cannot share its gpus={self.gpus}: one GPU each")
 
+    @property
+    def tasks(self) -> int:
+        """Number of processes of one node: one for each GPU unless `processes` says otherwise."""
+        return self.processes or max(1, self.gpus)
+
+    @property
+    def world(self) -> int:
+        """Number of processes of one job."""
+        return self.nodes * self.tasks
+
     def show(self, jobs: Sequence[Job]) -> str:
-        """Return the script that would be given to sbatch, and what its jobs would run."""
+        """Return the script for sbatch, and the commands of its jobs as comments."""
         slurm = _submitit()
-        command = f"{shlex.quote(this_python())} -u -m submitit.core._submit {shlex.quote(str(self.logs.absolute()))}"
+        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(self.logs.absolute()))}"
         script = slurm._make_sbatch_string(
             command, self.logs, map_count=len(jobs) if len(jobs) > 1 else None, **self._parameters()
         )
         return "\n".join([script, *(f"# job {number}: {job}" for number, job in enumerate(jobs))])
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Submit the jobs and say how to follow them; the exit status is 0."""
+        """Submit the jobs and print how to follow and stop them; the exit status is 0.
+
+        Raises:
+            RecipeError: without `sbatch`, or if Slurm refuses the jobs.
+        """
         slurm = _submitit()
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise RecipeError("there is no sbatch here: run this on a machine from which jobs are submitted to Slurm")
@@ -88,12 +103,12 @@ class Slurm(Machines):
         return 0
 
     def _parameters(self) -> dict[str, Any]:
-        """Return the settings as submitit calls them; what is None is left to Slurm."""
+        """Return the settings under submitit's names; None leaves the choice to Slurm."""
         return {
             "job_name": self.name,
             "nodes": self.nodes,
             "ntasks_per_node": self.tasks,
-            # A process sees all GPUs of its node and takes the one of its number, as under torchrun.
+            # Every process sees all GPUs of its node and uses the one of its local rank, as under torchrun.
             "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus,
             "mem": self.memory,
@@ -105,8 +120,8 @@ class Slurm(Machines):
             "signal_delay_s": self.signal_delay,
             "array_parallelism": self.parallel,
             "setup": list(self.setup) or None,
-            # From Slurm 22.05 on a step does not take over the cores per task by itself. And a process that fails
-            # should not leave the others waiting for it.
+            # Since Slurm 22.05 a step does not inherit --cpus-per-task; and when a process fails, the others must not
+            # wait for it.
             "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1", *self.srun],
             "stderr_to_stdout": True,
             "wckey": None,

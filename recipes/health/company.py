@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from recipes.health.findings import Finding, Wishes, needed
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-SCHEDULERS = {"sbatch": "cluster=slurm", "kubectl": "cluster=kubernetes", "sky": "cluster=skypilot"}
+SCHEDULERS = {"sbatch": "cluster=slurm", "kubectl": "examples/clusters", "sky": "examples/clusters"}
 
 
 def distribution(wishes: Wishes) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def leftovers(wishes: Wishes) -> Iterator[Finding]:
 
 
 def schedulers(wishes: Wishes) -> Iterator[Finding]:
-    """Look for what `multisagd launch` submits to."""
+    """Look for the programs that submit jobs to clusters."""
     for program, use in SCHEDULERS.items():
         if shutil.which(program) is None:
             yield Finding("absent", program, f"not here; only {use} needs it, and only to submit")

@@ -139,5 +139,5 @@ def test_a_signal_before_training_requeues_and_scancel_does_not(cluster: Cluster
     cluster.run("scancel", job)
     wait(cluster, logs, "the end", lambda: state(cluster, job) == "CANCELLED")
     # Slurm calls a job cancelled while its processes are still saving.
-    wait(cluster, logs, "a last word", lambda: "what becomes of it is up to Slurm" in log.read_text())
+    wait(cluster, logs, "a last word", lambda: "Slurm decides whether it runs again" in log.read_text())
     assert last_state(run_dir).samples > 0
