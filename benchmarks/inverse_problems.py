@@ -45,8 +45,8 @@ from multisagd import (
 )
 from multisagd.sampling import AnyDenoiser
 from multisagd.seeds import derive_many
-from recipes.features import read_samples
-from recipes.fidelity import chosen
+from recipes.evaluation.classifier import read_samples
+from recipes.evaluation.real import fixed_order
 
 PROBLEMS_EXPERIMENT, TURNS_EXPERIMENT = "inverse problems", "u-turns"
 PROBLEMS = ("deblurring", "inpainting", "super-resolution 2x", "super-resolution 4x")
@@ -114,7 +114,7 @@ def judge(estimate: Tensor, x0: Tensor, y: Tensor, measured: Measurement) -> dic
 
 def images(run: Run, count: int) -> tuple[Tensor, Tensor]:
     """Return held-out images, on the run's device, and their classes."""
-    x0, labels = run.held_out.batch(chosen(run.held_out, count))[:2]
+    x0, labels = run.held_out.batch(fixed_order(run.held_out, count))[:2]
     if labels is None or run.network is None:
         raise SystemExit("recognition needs a run on data with classes")
     return run.runtime.put(x0), labels

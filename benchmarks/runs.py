@@ -25,14 +25,14 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.data import NOTHING_HELD_OUT
 from recipes.engine.errors import RecipeError
-from recipes.engine.generate import generate
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.features import FeatureNetwork, cached_network, read_dataset, read_samples
-from recipes.fidelity import chosen, real_data
+from recipes.evaluation.classifier import FeatureNetwork, cached_network, read_dataset, read_samples
+from recipes.evaluation.real import fixed_order, real_data
 from recipes.metrics import frechet_distance
 from recipes.runs import record
-from recipes.runs.model import open_model
-from recipes.sample import trained
+from recipes.runs.model import open_model, trained_denoiser
+from recipes.sampling.generate import generate
+from recipes.sampling.request import SamplingRequest
 from recipes.train import train
 
 LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
@@ -65,7 +65,7 @@ class Run:
         model = open_model(run_dir, builder)
         assembly = model.assembly(builder)
         weights = model.weights("ema", assembly.check_outline)
-        denoiser = trained(assembly, weights, runtime)
+        denoiser = trained_denoiser(assembly, weights, runtime)
         examples, held_out = real_data(run_dir, builder)
         if held_out is None:
             raise RecipeError(NOTHING_HELD_OUT)
@@ -74,7 +74,7 @@ class Run:
             # One classifier and one reference for the runs of all seeds, which hold out different examples.
             common = real_data(run_dir, builder, seed=0)
             network, _ = cached_network(*common)
-            real = read_dataset(network, common[0], chosen(common[0], reference)).features
+            real = read_dataset(network, common[0], fixed_order(common[0], reference)).features
         return cls(
             denoiser, model.statistics, assembly.classes, weights.samples, network, real, examples, held_out, runtime
         )  # fmt: skip
@@ -87,7 +87,8 @@ class Run:
         """Draw samples at these times, class by class in turn."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
-        return generate(self.denoiser, sampler, shape, steps, seeds, self.labels(count), self.runtime, times=times)
+        request = SamplingRequest(sampler, steps, times=times)
+        return generate(self.denoiser, request, shape, seeds, self.labels(count), self.runtime)
 
     def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
@@ -123,7 +124,7 @@ class Run:
         learned less than the spectrum tells. Noise is that of the run: runs with different noise do not compare.
         """
         process, power = self.denoiser.process, self.statistics.power
-        x0, labels = self.held_out.batch(chosen(self.held_out, count))[:2]
+        x0, labels = self.held_out.batch(fixed_order(self.held_out, count))[:2]
         x0 = self.runtime.put(x0)
         labels = None if self.classes is None or labels is None else self.runtime.put(labels)
         noise = process.noise(x0.shape, derive_many(0, "denoising error", 0, range(len(x0))))

@@ -1,11 +1,12 @@
 """Judge a run's samples against its data: `multisagd evaluate …`, the same as `python -m recipes.evaluate …`.
 
-What it does, in order: draw samples on all processes there are, unless these settings have drawn them before; read as
-many real training examples of the same classes, twice; compute every kind of metric that can be (or those of
-`metrics=[…]`), of the samples against one half of the real examples and of the other half against it. Everything is
-judged as the files that a person would look at. Left beside the samples:
+What it does, in order: draw samples on all processes there are, unless these settings have drawn them before; read
+real examples of the same classes: a reference (as many as samples, or `reference=…`), and as many others as samples;
+compute every kind of metric that can be (or those of `metrics=[…]`), of the samples against the reference and of the
+others against it. Everything is judged as the files that a person would look at. Left next to the samples:
 
-    evaluate.json             every number, with its uncertainty and its floor, and what could not be computed
+    evaluate.json             `scores`, the few numbers that say most; every number with its uncertainty and its floor,
+                              and what could not be computed
     evaluate_spectra.png      power over the radius and along every axis, and its ratio to the data in dB
     evaluate_bands.png        how well samples are told from data by one band of frequency
     evaluate_classes.png      which classes samples are seen as
@@ -21,34 +22,35 @@ import json
 import logging
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from modalities.base import Dataset
-from multisagd.files import read_json
 from multisagd.libraries import BrokenLibraryError, check
 from recipes.base.untrusted import check_own
 from recipes.engine.addressed import shareable
 from recipes.engine.build import Builder
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
+from recipes.engine.data import NOTHING_HELD_OUT
+from recipes.engine.distribution import leave
 from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.files import as_stored, write_text
 from recipes.engine.progress import Display
-from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.engine.runtime import Runtime
 from recipes.engine.settings import SampleSettings
+from recipes.evaluation.drawn import already_drawn, as_files, load_samples
 from recipes.evaluation.metric_table import METRICS
-from recipes.evaluation.rows import Result, described, show
-from recipes.evaluation.sets import Sets, as_files, gather
+from recipes.evaluation.real import real_data
+from recipes.evaluation.rows import Result, as_json, scores, show
+from recipes.evaluation.sets import Sets, gather
 from recipes.evaluation.task import EvaluateSettings, Task
-from recipes.fidelity import find_or_draw, load_samples, real_data
-from recipes.runs import record
-from recipes.runs.model import open_model
-from recipes.sample import chosen_prompts, designed_steps, folder_name
+from recipes.runs.record import versions
+from recipes.sample import sample
+from recipes.sampling.sample_files import EVALUATION, TENSORS
 
-REPORT = "evaluate.json"
 log = logging.getLogger("multisagd")
 
 
@@ -59,24 +61,70 @@ def evaluate(config: Config) -> dict[str, Any]:
         RecipeError: for the mistakes listed at the head of this file.
     """
     builder = Builder(tuple(config["allow_targets"]))
-    own = {field.name for field in fields(EvaluateSettings)}
-    settings = builder.settings(EvaluateSettings, {key: config[key] for key in own}, "")
-    runtime = Runtime.start(builder.settings(EngineSettings, config["engine"], "engine"))
+    settings = builder.settings(EvaluateSettings, config, "")
+    runtime = Runtime.start(settings.engine)
     train, test = real_data(settings.run_dir, builder, settings.data)
     wanted, unavailable = choose(settings, train)
-    path = find_or_draw(settings.samples_from or already_drawn(config, builder), config, runtime)
-    if path is None:
+
+    path = drawn_samples(settings, config, builder)
+    leave()  # what follows is the work of the first process
+    if not runtime.main:
         return {}
     if settings.run_dir in path.parents:
         check_own(path.parent, settings.run_dir)  # a run from elsewhere
+    task = Task(settings, runtime, train, test, compared_sets(settings, path, train, test), path.parent)
+    results = compute(task, wanted, unavailable)
 
+    report = described(task, results, unavailable) | {
+        "samples": str(path),
+        "settings": shareable({name: config[name] for name in own_settings()}),
+        "versions": versions(),
+    }
+    kept = path.with_name(EVALUATION)
+    write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
+    sets = task.sets
+    against = f"{sets.reference_count:,} real examples, and those against {sets.count:,} others"
+    show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
+    print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
+    stored: dict[str, Any] = as_stored(report)
+    return stored
+
+
+def drawn_samples(settings: EvaluateSettings, config: Config, builder: Builder) -> Path:
+    """Return the file of the samples that are judged; all processes draw a share, unless they have been drawn before.
+
+    Raises:
+        RecipeError: as `multisagd sample`.
+    """
+    path = settings.samples_from or already_drawn(config, builder)
+    if path is None:
+        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
+    return path / TENSORS if path.is_dir() else path
+
+
+def compared_sets(settings: EvaluateSettings, path: Path, train: Dataset, test: Dataset | None) -> Sets:
+    """Read the samples as a person would see them, and the real examples that they are compared with.
+
+    Raises:
+        RecipeError: for samples that are not of the run's data, too few of anything, or no held-out examples.
+    """
+    if settings.reference_split == "test" and test is None:
+        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
     x0, labels = load_samples(path, train)
     if settings.samples_from is not None:
         x0, labels = x0[: settings.samples], None if labels is None else labels[: settings.samples]
     with Display("reading samples", len(x0)) as display:
         seen = as_files(train.modality, x0, display.update)
-    sets = gather(train, seen, labels)
-    task = Task(settings, runtime, train, test, sets, path.parent)
+    real = test if settings.reference_split == "test" and test is not None else train
+    return gather(real, seen, labels, settings.reference)
+
+
+def compute(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> dict[str, Result]:
+    """Return what each metric finds; one that cannot be computed after all is noted among the `unavailable`.
+
+    Raises:
+        RecipeError: for one that was asked for by name and cannot be computed.
+    """
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.pictures)
@@ -84,30 +132,30 @@ def evaluate(config: Config) -> dict[str, Any]:
         try:
             results[name] = pkgutil.resolve_name(METRICS[name].compute)(task)
         except ValueError as error:
-            if settings.metrics != "all":
+            if task.settings.metrics != "all":
                 raise RecipeError(f"{name}: {error}") from error
             unavailable[name] = str(error)
             del task.pictures[drawn:]
+    return results
 
-    report = {
-        "samples": str(path),
-        "counts": {"asked": sets.asked, "compared": sets.count, "real": 2 * sets.count},
-        "unavailable": unavailable,
+
+def described(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was found as JSON holds it."""
+    sets = task.sets
+    counts = {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count, "real": len(sets.real)}
+    return {
+        "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
+        "counts": counts,
+        "unavailable": dict(unavailable),
         "pictures": task.pictures,
-        "results": described(results),
-        "settings": shareable({key: value for key, value in config.items() if key in own}),
-        "versions": record.versions(),
+        "results": as_json(results),
     }
-    kept = path.with_name(REPORT)
-    write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
-    title = f"{sets.count:,} samples against {sets.count:,} real examples, and those against {sets.count:,} others"
-    notes = remarks(sets, results, unavailable, settings)
-    if train.unreadable:
-        named = "; ".join(f"{name} ({reason})" for name, reason in list(train.unreadable.items())[:5])
-        notes.append(f"note: {len(train.unreadable)} files could not be read, and others took their places: {named}")
-    show(title, results, notes)
-    print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
-    return as_stored(report)
+
+
+def own_settings() -> list[str]:
+    """Return the names of the settings of judging, and of those of sampling that say which weights were judged."""
+    drawing = {field.name for field in fields(SampleSettings)} - {"run_dir", "data", "checkpoint", "weights"}
+    return [field.name for field in fields(EvaluateSettings) if field.name not in drawing]
 
 
 def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:
@@ -140,34 +188,9 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
     return wanted, unavailable
 
 
-def already_drawn(config: Config, builder: Builder) -> Path | None:
-    """Return the folder in which `multisagd sample` with these settings has left its samples, None if it has not.
-
-    Raises:
-        RecipeError: as that command does, for settings that are wrong.
-    """
-    sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
-    settings = builder.settings(SampleSettings, sampling, "")
-    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
-    assembly = model.assembly(builder)
-    seen = model.weights(settings.weights, assembly.check_outline).samples
-    prompts = chosen_prompts(settings, model.facts.get("text") is not None)
-    designed, _ = designed_steps(settings.steps_file, assembly.process())
-    folder = settings.out or settings.run_dir / "sampled" / folder_name(sampling, seen, prompts, designed)
-    try:
-        made = read_json(folder / "sample.json", finite=False)
-    except (OSError, ValueError):
-        return None
-    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
-    same = isinstance(made, dict) and made.get("samples_seen") == seen
-    same = same and (settings.out is None or made.get("settings") == as_stored(shareable(sampling)))
-    return folder if same and (folder / "samples.safetensors").is_file() else None
-
-
-def remarks(
-    sets: Sets, results: dict[str, Result], unavailable: dict[str, str], settings: EvaluateSettings
-) -> list[str]:
-    """Return what must be said beside the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
+def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
+    """Return what must be said next to the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
+    sets, settings, unreadable = task.sets, task.settings, task.train.unreadable
     lines = [
         f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
         f"real data is over {settings.splits} divisions into halves.",
@@ -181,6 +204,9 @@ def remarks(
             "half of its training examples"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
+    if unreadable:
+        named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
+        lines.append(f"note: {len(unreadable)} files could not be read, and others took their places: {named}")
     return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
 
 

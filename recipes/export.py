@@ -24,8 +24,7 @@ from recipes.engine.config import Config
 from recipes.engine.files import check_replaceable
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.words import setting
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, write_model
-from recipes.sample import trained
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser, write_model
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def load_denoiser(
     model = open_model(Path(folder), builder, checkpoint=checkpoint)
     assembly = model.assembly(builder)
     read = model.weights(weights, assembly.check_outline)
-    return trained(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
+    return trained_denoiser(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

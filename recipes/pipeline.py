@@ -35,17 +35,18 @@ from recipes.engine.assemble import check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable
-from recipes.engine.generate import generate
 from recipes.engine.hub import local_folder
-from recipes.engine.labels import chosen_labels
 from recipes.engine.progress import Display
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.sample_files import write_set
 from recipes.engine.settings import Guidance
-from recipes.runs import record
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, write_model
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser, write_model
+from recipes.runs.record import versions
 from recipes.runs.run import CORRUPTION
-from recipes.sample import check_guided, embed, trained
+from recipes.sampling.condition import check_guided, embed
+from recipes.sampling.generate import generate
+from recipes.sampling.labels import chosen_labels
+from recipes.sampling.request import SamplingRequest
+from recipes.sampling.sample_files import write_set
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""
@@ -99,8 +100,8 @@ class Drawn:
         Raises:
             RecipeError: if something else lies in the folder.
         """
-        made = {"classes": self.classes, "prompts": self.prompts, "versions": record.versions()}
-        write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, self.classes, self.prompts, made)
+        made = {"classes": self.classes, "prompts": self.prompts, "versions": versions()}
+        write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, made)
 
     def _of(self, kind: type[Modality], name: str) -> list[Any]:
         shown: Any = self.modality
@@ -144,7 +145,7 @@ class Pipeline:
         model = open_model(folder, builder, checkpoint=checkpoint)
         which = weights or model.exported or "ema"
         assembly = model.assembly(builder)
-        denoiser = trained(assembly, model.weights(which, assembly.check_outline), runtime)
+        denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_outline), runtime)
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
 
     def __repr__(self) -> str:
@@ -195,12 +196,9 @@ class Pipeline:
         if texts is not None:
             condition = embed(texts, self.model, self.folder, text_model, self.builder, self.runtime)
         shape = (self.modality.channels, *self.modality.grid().shape)
-        chosen = self._sampler(sampler)
+        request = SamplingRequest(self._sampler(sampler), steps, spacing, guidance=guided, batch=batch)
         with Display("sampling", len(seeds), quiet=not progress) as display:
-            x0 = generate(
-                self.denoiser, chosen, shape, steps, seeds, condition, self.runtime, guided, spacing, batch,
-                report=display.update,
-            )  # fmt: skip
+            x0 = generate(self.denoiser, request, shape, seeds, condition, self.runtime, display.update)
         return Drawn(x0, self.modality, list(seeds), numbers, texts, None if classes is None else tuple(classes))
 
     def to(self, device: str) -> Self:

@@ -54,7 +54,6 @@ from recipes.engine.distribution import Place, from_first, separate_group, wait_
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file
 from recipes.engine.flops import peak_flops, training_flops
-from recipes.engine.generate import generate
 from recipes.engine.initial import load_initial
 from recipes.engine.interrupt import Ended, StopNow, StopRequest
 from recipes.engine.learner import Learner
@@ -63,7 +62,6 @@ from recipes.engine.monitor import Monitor
 from recipes.engine.profiling import StepProfiler
 from recipes.engine.progress import Display
 from recipes.engine.runtime import Runtime
-from recipes.engine.sample_files import save_grid
 from recipes.engine.saving import Saver
 from recipes.engine.settings import TrainSettings
 from recipes.engine.tracking import Silence, Tracker
@@ -73,6 +71,9 @@ from recipes.engine.words import setting
 from recipes.runs import record
 from recipes.runs.lock import Hold, check_shared, held
 from recipes.runs.run import CORRUPTION, RESTORATION, Run
+from recipes.sampling.generate import generate
+from recipes.sampling.request import SamplingRequest
+from recipes.sampling.sample_files import save_grid
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
@@ -165,6 +166,7 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
     averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)
+    request = SamplingRequest(sampler, settings.sampling.steps, settings.sampling.spacing, guidance=settings.guidance)
     position = learner.restore(state) if state is not None else 0
 
     def look() -> None:
@@ -183,9 +185,8 @@ def learn(config: Config, builder: Builder, settings: TrainSettings, runtime: Ru
         path = run_dir / "samples" / f"{learner.samples:012d}.png"
         try:
             x0 = generate(
-                averaged, sampler, (modality.channels, *modality.grid().shape), settings.sampling.steps,
-                derive_many(seed, "sample", 0, slots), shown, runtime, settings.guidance,
-                settings.sampling.spacing,
+                averaged, request, (modality.channels, *modality.grid().shape), derive_many(seed, "sample", 0, slots),
+                shown, runtime,
             )  # fmt: skip
             if runtime.main:
                 save_grid(modality, [modality.decode(each) for each in x0], path, condition.names(shown))

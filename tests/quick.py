@@ -13,12 +13,10 @@ SMALL = {
         "sampling.count=2", "sampling.steps=1", "report=false", *ONE_CORE,
     ],
     "sample": ["count=4", "batch=4", *ONE_CORE],
-    "fidelity": ["count=40", "reference=40", "steps=1", "splits=2", *CLASSIFIER, *ONE_CORE],
     "evaluate": [
         "samples=40", "steps=1", "splits=2", "bootstrap=2", "bands=2", "directions=8", "neighbours.items=20",
         "neighbours.examples=200", *CLASSIFIER, *ONE_CORE,
     ],
-    "compare": ["count=4", "reference=8", "bands=2", "steps=1", *ONE_CORE],
     "inspect": ["training.statistics=8", "count=2", *ONE_CORE],
     "analyze": ["training.statistics=64", *ONE_CORE],
     "design": ["restarts=1"],

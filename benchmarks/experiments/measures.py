@@ -14,7 +14,7 @@ from benchmarks.runs import Run
 from multisagd import DataStatistics, Grid, Spectrum
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
-from recipes.fidelity import chosen
+from recipes.evaluation.real import fixed_order
 from recipes.profiles import neighbour_difference
 
 RINGS = 8
@@ -28,7 +28,7 @@ def extra(experiment: Experiment, arguments: list[str], run: Run, x0: Tensor) ->
     grid = run.statistics.grid
     if spectrum is None and "frame" not in grid.names:
         return {}
-    clean = run.examples.batch(chosen(run.examples, experiment.reference)).x0
+    clean = run.examples.batch(fixed_order(run.examples, experiment.reference)).x0
     return compare(x0, clean, grid, spectrum)
 
 

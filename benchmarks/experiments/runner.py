@@ -21,7 +21,7 @@ from multisagd.samplers import Sampler
 from multisagd.sampling import time_steps
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
-from recipes.fidelity import chosen
+from recipes.evaluation.real import fixed_order
 
 ALLOW = ("benchmarks",)
 PERMISSION = ("allow_targets=[benchmarks]",)
@@ -67,7 +67,7 @@ def real(experiment: Experiment, run: Run, arm: str, seed: int) -> tuple[Tensor,
     needed = experiment.reference + experiment.count * (seed + 1)
     if needed > len(run.examples):
         raise SystemExit(f"{experiment.name}: seed {seed} needs {needed:,} real examples, and there are fewer")
-    places = chosen(run.examples, needed)
+    places = fixed_order(run.examples, needed)
     batch = run.examples.batch(places[-experiment.count :])
     if arm not in experiment.without:
         return batch.x0, batch.labels
@@ -80,7 +80,7 @@ def real(experiment: Experiment, run: Run, arm: str, seed: int) -> tuple[Tensor,
 
 def judge(experiment: Experiment, run: Run, x0: Tensor, labels: Tensor | None) -> dict[str, Any]:
     """Compare samples with clean examples."""
-    clean = run.examples.batch(chosen(run.examples, experiment.reference)).x0
+    clean = run.examples.batch(fixed_order(run.examples, experiment.reference)).x0
     statistics = DataStatistics.measure([clean], run.statistics.grid)
     judged = replace(run, statistics=statistics)
     values = judged.judge(x0, labels) | judged.axis_errors(x0) | {"rings_db": ring_errors(x0, statistics)}

@@ -11,7 +11,7 @@ from modalities.base import Dataset
 from multisagd import Flat, Grid, Process, Schedule, SpectralCovariance
 from multisagd.covariance import Gain
 from multisagd.process import Modulation
-from recipes.fidelity import chosen
+from recipes.evaluation.real import fixed_order
 
 EXPONENTS: dict[Gain, int] = {"color": 1, "whiten": -1, "apply": 2, "solve": -2, "project": 0}
 
@@ -89,5 +89,5 @@ def pixel_deviation(data: Dataset, floor: float, count: int) -> Tensor:
     """
     if not 0 < floor <= 1:
         raise ValueError(f"floor is a share of the largest deviation, above 0 and at most 1, got {floor}")
-    deviation = data.batch(chosen(data, count)).x0.double().var(0).mean(0).sqrt()
+    deviation = data.batch(fixed_order(data, count)).x0.double().var(0).mean(0).sqrt()
     return deviation.clamp(min=floor * float(deviation.max()))

@@ -69,10 +69,6 @@ COMMANDS = {
         "serve a page to drag a spectrum and see what it does", "recipes.explore", "docs/explore.md",
         "recipes.explore:ExploreSettings",
     ),
-    "compare": Command(
-        "compare a run's samples with its data along every axis", "recipes.compare", "docs/audio-and-video.md",
-        "recipes.compare:CompareSettings", parallel=True, reads_run=True,
-    ),
     "encode": Command(
         "encode a dataset into latents once, to train on them", "recipes.encode", "docs/tutorials/latents.md",
         "recipes.encode:EncodeSettings", SHARDS_KEPT,
@@ -80,10 +76,6 @@ COMMANDS = {
     "pack": Command(
         "pack a folder of files into tar shards, for storage that likes few large files", "recipes.pack",
         "docs/tutorials/data-at-scale.md", "recipes.pack:PackSettings", SHARDS_KEPT,
-    ),
-    "fidelity": Command(
-        "tell how close a run's samples are to its data", "recipes.fidelity", "docs/evaluation.md",
-        "recipes.fidelity:FidelitySettings", parallel=True, reads_run=True,
     ),
     "evaluate": Command(
         "judge a run's samples by every metric: distances, spectra, variety, copies", "recipes.evaluate",

@@ -225,7 +225,9 @@ def _refusal(where: str, path: str, real: str, allowed: Sequence[str]) -> str:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        # Fields that a dataclass inherits are annotated in the module of the class that they come from.
+        own = inspect.isclass(target) and not is_dataclass(target)
+        return get_type_hints(target.__init__ if own else target)
     except NameError:  # annotations that exist for the type checker only
         return {}
 

@@ -15,9 +15,9 @@ from modalities.captions import Captioned
 from modalities.text import TextEncoder
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
-from recipes.engine.labels import never_trained, trained_classes
 from recipes.engine.order import Order
 from recipes.engine.settings import Guidance, Training, TrainSettings
+from recipes.sampling.labels import never_trained, trained_classes
 
 
 @dataclass(frozen=True)

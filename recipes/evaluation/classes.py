@@ -7,9 +7,9 @@ from torch import Tensor
 
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
-from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.rows import RECOGNISED, Result, Row
 from recipes.evaluation.task import Task
-from recipes.metrics.bootstrap import bootstrap_error, mean_error
+from recipes.metrics.bootstrap import mean_error
 
 
 def classes(task: Task) -> Result:
@@ -24,11 +24,9 @@ def classes(task: Task) -> Result:
     def apart(a: Tensor, b: Tensor) -> float:
         return float((shares(a) - shares(b)).abs().sum() / 2)
 
-    reference = real.predictions[: sets.count]
-    floors = [apart(real.predictions[b], real.predictions[a]) for a, b in map(sets.halves, range(task.settings.splits))]
-    balance = bootstrap_error(
-        lambda a, b: apart(made.predictions[a], reference[b]), sets.sizes, task.settings.bootstrap
-    )
+    reference = real.predictions[: sets.reference_count]
+    floors = [apart(real.predictions[b], real.predictions[a]) for a, b in task.halves()]
+    balance = task.bootstrap(lambda a, b: apart(made.predictions[a], reference[b]))
     rows = [
         Row("share in other classes", 100 * apart(made.predictions, reference),
             None if balance is None else 100 * balance, *spread([100 * floor for floor in floors]), unit="%")
@@ -40,7 +38,7 @@ def classes(task: Task) -> Result:
         right = (made.predictions == made.labels).double()
         accuracy = record["accuracy"]
         floor_error = (accuracy * (1 - accuracy) / record["test_count"]) ** 0.5
-        rows.insert(0, Row("recognised as asked for", 100 * float(right.mean()), mean_error(100 * right),
+        rows.insert(0, Row(RECOGNISED, 100 * float(right.mean()), mean_error(100 * right),
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:

@@ -29,10 +29,12 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 def feature_rows(
     made: Tensor, real: Tensor, sets: Sets, splits: int, resamples: int, prefix: str = "", fit: Fit | None = None
 ) -> tuple[Row, ...]:
-    """Return the rows of features of the samples `(count, dimensions)` and the real examples `(2 count, dimensions)`.
+    """Return the rows of features `(count, dimensions)` of samples, and `(reference_count + count, …)` of real ones.
 
-    `fit` makes features out of these from the reference alone, anew for every split.
+    `fit` makes features out of these from the reference alone, anew for every split. KID and the four shares compare
+    equal numbers, the Fréchet distance all that there are.
     """
+    sizes, own, theirs = sets.alike()
     names = ("precision", "recall", "density", "coverage")
     frechet: list[float] = []
     kernel: list[float] = []
@@ -44,27 +46,27 @@ def feature_rows(
             features = fit(reference)
             reference, left = features(reference), features(left)
         frechet.append(frechet_distance(left, reference))
-        kernel.append(kernel_distance(left, reference, sets.sizes)[0])
-        items = manifold(reference, left) if sets.count > 5 else None
+        kernel.append(kernel_distance(left[own], reference[theirs], sizes)[0])
+        items = manifold(reference[theirs], left[own]) if len(own) > 5 else None
         for name in names if items is not None else ():
             shares[name].append(float(getattr(items, name).mean()))
 
-    reference, ours = real[: sets.count], made
+    reference, ours = real[: sets.reference_count], made
     if fit is not None:
         features = fit(reference)
         reference, ours = features(reference), features(ours)
     wide = ours.shape[1] >= WIDE
     error = bootstrap_error(
         lambda a, b: frechet_distance(ours[a], reference[b]), sets.sizes,
-        min(resamples, WIDE_RESAMPLES) if wide else resamples,
+        min(resamples, WIDE_RESAMPLES) if wide else resamples, sets.references,
     )  # fmt: skip
-    kid, kid_error = kernel_distance(ours, reference, sets.sizes)
+    kid, kid_error = kernel_distance(ours[own], reference[theirs], sizes)
     rows = [
         Row(f"{prefix}Fréchet distance", frechet_distance(ours, reference), error, *spread(frechet)),
         Row(f"{prefix}KID", kid, kid_error, *spread(kernel)),
     ]
-    if sets.count > 5:
-        items = manifold(reference, ours)
+    if len(own) > 5:
+        items = manifold(reference[theirs], ours[own])
         for name in names:
             each = getattr(items, name)
             rows.append(Row(f"{prefix}{name}", float(each.mean()), mean_error(each), *spread(shares[name]), ideal=1.0))

@@ -6,7 +6,7 @@ from recipes.evaluation.components import components
 from recipes.evaluation.distances import feature_rows, spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task, flat
-from recipes.metrics.bootstrap import bootstrap_error
+from recipes.metrics import frechet_distance
 from recipes.metrics.sliced import directions, project, sliced_distance
 
 
@@ -15,13 +15,19 @@ def classifier_features(task: Task) -> Result:
     made, real = task.readings
     settings, record = task.settings, task.classifier[1]
     rows = feature_rows(made.features, real.features, task.sets, settings.splits, settings.bootstrap)
-    return Result(rows, {"classifier": record, "features": made.features.shape[1]})
+    details = {"classifier": record, "features": made.features.shape[1]}
+    unseen = None if settings.reference_split == "test" else task.held_out_features()
+    if unseen is None:
+        return Result(rows, details)
+    distance = frechet_distance(unseen, real.features[: task.sets.reference_count])
+    note = f"classifier: as many held-out examples have a Fréchet distance of {distance:.4g}"
+    return Result(rows, details | {"held_out": distance}, (note,))
 
 
 def principal_components(task: Task) -> Result:
     """Compare the leading principal components of the data, which need no network."""
     sets, settings = task.sets, task.settings
-    count = components(flat(sets.real[: sets.count]))(flat(sets.samples[:1])).shape[1]
+    count = components(flat(sets.real[: sets.reference_count]))(flat(sets.samples[:1])).shape[1]
     rows = feature_rows(flat(sets.samples), flat(sets.real), sets, settings.splits, settings.bootstrap, fit=components)
     return Result(rows, {"components": count}, (f"components: the first {count}, each of unit variance in real data",))
 
@@ -31,8 +37,8 @@ def sliced(task: Task) -> Result:
     sets, settings = task.sets, task.settings
     lines = directions(sets.samples[0].numel(), settings.directions)
     made, real = project(sets.samples, lines), project(sets.real, lines)
-    floors = [sliced_distance(real[other], real[one]) for one, other in map(sets.halves, range(settings.splits))]
-    reference = real[: sets.count]
-    bootstrap = bootstrap_error(lambda a, b: sliced_distance(made[a], reference[b]), sets.sizes, settings.bootstrap)
+    floors = [sliced_distance(real[other], real[one]) for one, other in task.halves()]
+    reference = real[: sets.reference_count]
+    bootstrap = task.bootstrap(lambda a, b: sliced_distance(made[a], reference[b]))
     row = Row("Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))
     return Result((row,), {"directions": settings.directions})

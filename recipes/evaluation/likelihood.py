@@ -18,12 +18,11 @@ from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.seeds import derive, derive_many
 from recipes.engine.build import Builder
 from recipes.engine.progress import Display
+from recipes.evaluation.real import fixed_order
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import EvaluateSettings, Task
-from recipes.fidelity import chosen
 from recipes.metrics.bootstrap import mean_error
-from recipes.runs.model import open_model
-from recipes.sample import trained
+from recipes.runs.model import open_model, trained_denoiser
 
 LEVEL = 2 / 255
 """Distance of two grey levels of 8 bits in the scale of the tensors, [-1, 1]."""
@@ -50,9 +49,9 @@ def likelihood(task: Task) -> Result:
         raise ValueError("this run learned from text, and held-out texts are not embedded here: leave it out")
     assembly = model.assembly(builder)
     weights = model.weights(task.settings.weights, assembly.check_outline)
-    denoiser = trained(assembly, weights, task.runtime)
+    denoiser = trained_denoiser(assembly, weights, task.runtime)
     images = isinstance(task.modality, Image)
-    places = chosen(task.held_out, settings.items)
+    places = fixed_order(task.held_out, settings.items)
     found = []
     with Display("bits per dimension", len(places)) as display:
         for start in range(0, len(places), BATCH):

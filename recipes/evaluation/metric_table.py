@@ -49,6 +49,7 @@ METRICS = {
     ),
     "sliced": Metric("random lines through the data", "recipes.evaluation.features:sliced"),
     "spectrum": Metric("power spectrum", "recipes.evaluation.spectra:spectrum"),
+    "axes": Metric("neighbours, and power in bands, along every axis", "recipes.evaluation.axes:axes"),
     "bands": Metric(
         "samples told from data by one band", "recipes.evaluation.spectra:band_tests", library="sklearn.linear_model",
     ),

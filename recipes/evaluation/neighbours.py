@@ -9,10 +9,10 @@ from torch import Tensor
 
 from modalities.image import Image
 from recipes.engine.progress import Display
+from recipes.evaluation.drawn import as_files
+from recipes.evaluation.real import BATCH, fixed_order, read_real
 from recipes.evaluation.rows import Result, Row
-from recipes.evaluation.sets import BATCH, as_files, read_real
 from recipes.evaluation.task import Task, flat
-from recipes.fidelity import chosen
 from recipes.metrics.bootstrap import bootstrap_error, mean_error
 from recipes.metrics.neighbours import NearestExamples, repetitions, share_nearer
 
@@ -38,7 +38,7 @@ def neighbours(task: Task) -> Result:
     searches = {"data": NearestExamples(flat(both), 2)}
     if (features := task.read_features(both)) is not None:
         searches["features"] = NearestExamples(features, 2)
-    examples = chosen(task.train, wanted.examples)
+    examples = fixed_order(task.train, wanted.examples)
     with Display("searching training examples", len(examples)) as display:
         for start in range(0, len(examples), BATCH):
             batch = as_files(modality, task.train.batch(examples[start : start + BATCH]).x0)

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+RECOGNISED, RADIAL_ERROR = "recognised as asked for", "rms over the radius"
+"""Names of the rows that are scores."""
 WIDTH = 92
 """Columns the table takes, on a narrow terminal too: wrapped names are worse than wrapped lines."""
 
@@ -40,12 +42,40 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
-def described(results: Mapping[str, Result]) -> dict[str, Any]:
+def as_json(results: Mapping[str, Result]) -> dict[str, Any]:
     """Return results as JSON holds them."""
     return {
         kind: {"rows": [asdict(row) for row in result.rows], "notes": list(result.notes), **result.details}
         for kind, result in results.items()
     }
+
+
+FRECHET = ("classifier", "inception", "vggish", "r3d", "components")
+"""Metrics that have a Fréchet distance; the first that was computed gives the score of that name."""
+
+
+def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
+    """Return the numbers that say most, of the metrics that were computed.
+
+    `frechet_distance` and what real data score, `frechet_distance_floor`; `recognised`, the share of samples that the
+    classifier recognises, from 0 to 1; `spectrum_error_db`, the root mean square error of power over the radius.
+    """
+    found: dict[str, float | None] = {}
+    for kind in FRECHET:
+        row = next((row for row in _rows(results, kind) if row.name.endswith("Fréchet distance")), None)
+        if row is not None:
+            found |= {"frechet_distance": row.value, "frechet_distance_floor": row.floor}
+            break
+    for row in (*_rows(results, "classes"), *_rows(results, "spectrum")):
+        if row.name == RECOGNISED:
+            found["recognised"] = row.value / 100
+        elif row.name == RADIAL_ERROR:
+            found["spectrum_error_db"] = row.value
+    return found
+
+
+def _rows(results: Mapping[str, Result], kind: str) -> tuple[Row, ...]:
+    return results[kind].rows if kind in results else ()
 
 
 def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:

@@ -11,18 +11,15 @@ from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task
-from recipes.metrics.bootstrap import bootstrap_error
 from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error, item_curves
+from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error
 
 
 def spectrum(task: Task) -> Result:
     """Compare power spectra in decibels: over the radius, along every axis, in bands."""
-    sets, settings, grid = task.sets, task.settings, task.modality.grid()
-    made, real = (
-        item_curves(batches, grid, settings.bands) for batches in (sets.batches(real=False), sets.batches(real=True))
-    )
-    halves = [sets.halves(number) for number in range(settings.splits)]
+    grid = task.modality.grid()
+    made, real = task.curves
+    halves = task.halves()
     one, other = halves[0]
     rows = [_rms(name, made[name].values, real[name].values, task) for name in made if name != BANDS]
     ours, theirs = made[BANDS].values, real[BANDS].values
@@ -52,10 +49,9 @@ def spectrum(task: Task) -> Result:
 
 def _rms(name: str, ours: Tensor, theirs: Tensor, task: Task) -> Row:
     """Return the row of one curve's error, from the curves of the samples and of all real examples."""
-    sets, settings = task.sets, task.settings
-    floors = [error(theirs[other], theirs[one]) for one, other in map(sets.halves, range(settings.splits))]
-    reference = theirs[: sets.count]
-    bootstrap = bootstrap_error(lambda a, b: error(ours[a], reference[b]), sets.sizes, settings.bootstrap)
+    floors = [error(theirs[other], theirs[one]) for one, other in task.halves()]
+    reference = theirs[: task.sets.reference_count]
+    bootstrap = task.bootstrap(lambda a, b: error(ours[a], reference[b]))
     where = f"over the {name}" if name == RADIUS else f"along {name}"
     return Row(f"rms {where}", error(ours, reference), bootstrap, *spread(floors), unit="dB")
 
@@ -66,12 +62,11 @@ def band_tests(task: Task) -> Result:
     made = band_powers(sets.batches(real=False), grid, settings.bands)
     real = band_powers(sets.batches(real=True), grid, settings.bands)
     edges = [(low, high) for low, high, _ in made]
-    # Every class alike in both halves that the test is fitted to and judged on: rows are drawn at random there.
-    found = [discriminability(b[2][: sets.count], a[2]) for a, b in zip(made, real, strict=True)]
-    floors = [
-        [discriminability(band[one], band[other]).accuracy for one, other in map(sets.halves, range(settings.splits))]
-        for *_, band in real
-    ]
+    # Every class alike in both sets that the test is fitted to and judged on: rows are drawn at random there.
+    _, own, theirs = sets.alike()
+    found = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
+    halves = [(one[theirs], other[own]) for one, other in task.halves()]
+    floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
         Row(f"band {plots.band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
             *spread([100 * value for value in floor]), ideal=50, unit="%")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch import Tensor
 from modalities.base import Dataset, Modality
 from recipes.engine.data import NOTHING_HELD_OUT
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Group
+from recipes.engine.settings import SampleSettings
+from recipes.evaluation.classifier import FeatureNetwork, Readings, Training, cached_network, read_samples
+from recipes.evaluation.real import read_real
 from recipes.evaluation.sets import Sets
-from recipes.features import FeatureNetwork, Readings, Training, cached_network, read_samples
+from recipes.metrics.bootstrap import bootstrap_error
+from recipes.metrics.spectral import Curves, item_curves
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,13 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """The keys of `configs/evaluate.yaml` that are not of `configs/sample.yaml`, and some that are."""
+class EvaluateSettings(SampleSettings):
+    """All keys of `configs/evaluate.yaml`: those of `configs/sample.yaml`, and how samples are judged."""
 
-    run_dir: Path
     samples: int
     samples_from: Path | None
+    reference: int | None
+    reference_split: Literal["train", "test"]
     metrics: tuple[str, ...] | Literal["all"]
     splits: int
     bootstrap: int
@@ -70,17 +75,16 @@ class EvaluateSettings:
     download: bool
     cache: Path
     classifier: Training
-    data: Group
-    checkpoint: int | str | None
-    allow_targets: tuple[str, ...]
-    weights: Literal["ema", "network"]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 4 or self.splits < 1 or self.bootstrap < 0 or min(self.bands, self.directions) < 1:
             raise ValueError(
                 "expected samples >= 4, splits >= 1, bootstrap >= 0, bands >= 1 and directions >= 1, got "
                 f"{self.samples}, {self.splits}, {self.bootstrap}, {self.bands} and {self.directions}"
             )
+        if self.reference is not None and self.reference < 4:
+            raise ValueError(f"reference is a number of real examples of at least 4, or null, got {self.reference}")
 
     def network(self, name: str) -> Path | None:
         """Return the file of weights given for a network, None if none was."""
@@ -115,6 +119,29 @@ class Task:
     def modality(self) -> Modality:
         """The modality of the data."""
         return self.train.modality
+
+    @cached_property
+    def curves(self) -> tuple[dict[str, Curves], dict[str, Curves]]:
+        """Power over frequency of every sample, and of every real example."""
+        grid, bands = self.modality.grid(), self.settings.bands
+        made, real = (item_curves(self.sets.batches(real=each), grid, bands) for each in (False, True))
+        return made, real
+
+    def bootstrap(self, statistic: Callable[[Tensor, Tensor], float]) -> float | None:
+        """Return how much `statistic(places of samples, places in the reference)` varies; see `bootstrap_error`."""
+        return bootstrap_error(statistic, self.sets.sizes, self.settings.bootstrap, self.sets.references)
+
+    def halves(self) -> list[tuple[Tensor, Tensor]]:
+        """Return divisions of the real examples into (reference, others), as `Sets.halves`."""
+        return [self.sets.halves(number) for number in range(self.settings.splits)]
+
+    def held_out_features(self) -> Tensor | None:
+        """Return the classifier's features of as many held-out examples as samples; None if there are not so many."""
+        if self.test is None:
+            return None
+        groups, _ = read_real(self.test, self.sets.sizes, self.sets.labels is not None, "reading held-out examples")
+        enough = all(len(group) >= size for group, size in zip(groups, self.sets.sizes, strict=True))
+        return self.read_features(torch.cat(groups)) if enough else None
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:

@@ -21,16 +21,21 @@ def project(data: Tensor, lines: Tensor) -> Tensor:
 
 
 def sliced_distance(projected_a: Tensor, projected_b: Tensor) -> float:
-    """Return the sliced Wasserstein-2 distance of two projected sets `(count, lines)` of EQUAL counts.
+    """Return the sliced Wasserstein-2 distance of two projected sets `(count_a, lines)` and `(count_b, lines)`.
 
     The square root of the mean over lines of the squared distance, in the unit of the data. Biased upwards at finite
-    counts, like the Fréchet distance.
+    counts, like the Fréchet distance. Sets of different counts are compared as step functions, exactly.
 
     Raises:
-        ValueError: for different shapes.
+        ValueError: for empty sets, or different lines.
     """
-    if projected_a.shape != projected_b.shape:
+    (a, lines), (b, others) = projected_a.shape, projected_b.shape
+    if lines != others or not min(a, b):
         shapes = f"{tuple(projected_a.shape)} and {tuple(projected_b.shape)}"
-        raise ValueError(f"sorting needs two sets of equal counts along the same lines, got {shapes}")
-    difference = projected_a.sort(0).values.double() - projected_b.sort(0).values.double()
-    return float(difference.square().mean().sqrt())
+        raise ValueError(f"expected two sets of items along the same lines, got {shapes}")
+    # Both quantile functions are constant between these shares, in units of 1 / (a b).
+    edges = torch.cat([torch.arange(1, a + 1) * b, torch.arange(1, b + 1) * a]).unique()
+    widths = torch.diff(edges, prepend=edges.new_zeros(1)).double() / (a * b)
+    one, other = projected_a.sort(0).values.double(), projected_b.sort(0).values.double()
+    difference = one[(edges - 1) // b] - other[(edges - 1) // a]
+    return float((difference.square() * widths[:, None]).sum(0).mean().sqrt())

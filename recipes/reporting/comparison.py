@@ -14,12 +14,13 @@ from recipes.reporting.blocks import Block, Frame, Note, Slider, Table
 from recipes.reporting.charts import Axis, Series, draw, told
 from recipes.reporting.curves import SEEN, loss, over_samples
 from recipes.reporting.defaults import shown
-from recipes.reporting.evaluation import EVALUATE, metric_rows, with_error
+from recipes.reporting.evaluation import metric_rows, with_error
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json
 from recipes.reporting.samples import SampleSet, spread, training_pictures
 from recipes.reporting.spectra import spectrum_charts
 from recipes.reporting.summary import told_state, training_seconds
+from recipes.sampling.sample_files import EVALUATION
 
 MOST_ROWS = 300
 
@@ -88,10 +89,10 @@ def _metrics(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]]) -> Block:
     found: list[dict[tuple[str, str], dict[str, Any]]] = []
     for run, of_run in zip(runs, sets, strict=True):
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        judged = next((each for each in of_run if (each.folder / EVALUATE).exists()), None)
+        judged = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
         if judged is not None:
             try:
-                report = own_json(judged.folder / EVALUATE, run.folder)
+                report = own_json(judged.folder / EVALUATION, run.folder)
                 rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(report)}
             except MALFORMED:
                 rows = {}

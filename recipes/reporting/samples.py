@@ -11,13 +11,13 @@ from torch import Tensor
 
 from multisagd import DataStatistics
 from recipes.base.untrusted import inside, read_header, read_rows
-from recipes.engine.sample_files import FOLDER
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Facts, Frame, Gallery, Item, Note, Slider
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json, shortened
 from recipes.runs.metrics import inner, number
+from recipes.sampling.sample_files import FOLDER
 
 MOST = 1000
 """Samples of a set whose spectrum is measured."""

@@ -22,7 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from modalities.base import Modality
-from multisagd import Corruption, DataStatistics
+from multisagd import Corruption, DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
 from recipes.base.untrusted import read_header, read_object, read_tensors
@@ -36,7 +36,9 @@ from recipes.engine.defaults import filled
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.located import located
+from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Group, TrainSettings
+from recipes.engine.state import load_module
 from recipes.runs.record import versions
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
 
@@ -246,6 +248,18 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
     if state is None:
         raise RecipeError(f"{run.folder} has no checkpoint yet: train first")
     return TrainedWeights(state.samples, _named(state.tensors[which], prefix))
+
+
+def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:
+    """Return the denoiser of a run with trained weights, on the device, for sampling.
+
+    Raises:
+        RecipeError: if the weights do not fit the configured network.
+    """
+    network = assembly.network()
+    load_module(network, weights.tensors, "weights")
+    network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
+    return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:

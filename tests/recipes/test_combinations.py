@@ -15,10 +15,11 @@ from recipes.engine import config as configuration
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.data import measure
-from recipes.engine.generate import generate
 from recipes.engine.learner import Learner
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
+from recipes.sampling.generate import generate
+from recipes.sampling.request import SamplingRequest
 
 # A hum below Nyquist of the time axis, and a width that its clips can tell.
 HUMS = {
@@ -128,7 +129,9 @@ def _train_and_sample(
     assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
     sampler = builder.build(settings.sampler, Sampler, "sampler")  # type: ignore[type-abstract]
     shape = (modality.channels, *modality.grid().shape)
-    x0 = generate(denoiser.eval(), sampler, shape, 2, [7], classes and torch.tensor([3]), runtime)
+    x0 = generate(
+        denoiser.eval(), SamplingRequest(sampler, steps=2), shape, [7], classes and torch.tensor([3]), runtime
+    )
     folder.mkdir()
     path = folder / f"sample{modality.suffixes[0]}"
     modality.save(modality.decode(x0[0]), path)

@@ -118,18 +118,19 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, journey: tup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["fidelity", "compare"])
-def test_evaluation_on_two_ranks_says_what_one_process_says(tmp_path: Path, command: str) -> None:
+def test_evaluation_on_two_ranks_says_what_one_process_says(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", "training.samples=32")
-    words = [f"run_dir={tmp_path / 'run'}", "count=20", "steps=2", "engine.threads=1", "engine.precision=float64"]
-    if command == "fidelity":
-        words += [f"cache={tmp_path / 'cache'}", "reference=100", "splits=2", "classifier.samples=640"]
+    words = [
+        f"run_dir={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", "samples=20", "reference=100", "steps=2",
+        "splits=2", "bootstrap=2", "classifier.samples=640", "metrics=[classifier,axes]", "engine.threads=1",
+        "engine.precision=float64",
+    ]  # fmt: skip
     found = []
     for count in (1, 2):
-        done = ranks(count, f"recipes.{command}", *words, f"out={tmp_path / str(count)}")
+        done = ranks(count, "recipes.evaluate", *words, f"out={tmp_path / str(count)}")
         assert done.returncode == 0, done.stderr[-6000:]
         assert done.stdout.count("also in") == 1
-        found.append(json.loads((tmp_path / str(count) / f"{command}.json").read_text()))
+        found.append(json.loads((tmp_path / str(count) / "evaluate.json").read_text()))
     assert numbers(found[1]) == pytest.approx(numbers(found[0]), rel=1e-5, abs=1e-9)
 
 

@@ -156,7 +156,7 @@ def test_fewer_classes_cost_variety_and_balance(folder: Path, real: Found) -> No
 
 def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path, real: Found) -> None:
     from recipes.engine.build import Builder
-    from recipes.fidelity import real_data
+    from recipes.evaluation.real import real_data
 
     train_set, _ = real_data(folder / "run", Builder())
     x0, labels = train_set.batch(range(COUNT))[:2]
@@ -182,19 +182,87 @@ def test_as_many_samples_of_a_class_are_looked_up_as_there_are_held_out(folder: 
 def test_leaves_a_table_a_report_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = report(folder, *digits())
     printed = capsys.readouterr().out
-    for text in ("Fréchet distance", "real against real", "Bias:", "not computed: inception", "[1/7] classifier"):
+    for text in ("Fréchet distance", "real against real", "Bias:", "not computed: inception", "[1/8] classifier"):
         assert text in printed
     written = json.loads((folder / "evaluate.json").read_text())
     assert written["results"] == found["results"]
     assert written["counts"] == {
         "asked": COUNT,
         "compared": found["counts"]["compared"],
+        "reference": found["counts"]["compared"],
         "real": 2 * found["counts"]["compared"],
     }
     assert found["unavailable"].keys() == {"inception", "vggish", "r3d", "likelihood"}
     assert len(found["pictures"]) == 4
     for name in found["pictures"]:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_are_the_numbers_that_say_most(folder: Path, real: Found) -> None:
+    x0, labels = digits()
+    found = report(folder, x0, labels)
+    rows_by_name = {name: real[name] for name in ("classifier/Fréchet distance", "spectrum/rms over the radius")}
+    assert found["scores"] == {
+        "frechet_distance": rows_by_name["classifier/Fréchet distance"]["value"],
+        "frechet_distance_floor": rows_by_name["classifier/Fréchet distance"]["floor"],
+        "recognised": real["classes/recognised as asked for"]["value"] / 100,
+        "spectrum_error_db": rows_by_name["spectrum/rms over the radius"]["value"],
+        "count": found["counts"]["compared"], "reference_count": found["counts"]["reference"],
+    }  # fmt: skip
+    assert json.loads((folder / "evaluate.json").read_text())["scores"] == found["scores"]
+    asked = report(folder, x0, labels, "metrics=[axes]")["scores"]
+    assert asked.keys() == {"count", "reference_count"}
+
+
+def test_reference_says_how_many_and_which_real_examples(folder: Path) -> None:
+    x0, labels = digits()
+    few = ["metrics=[classifier,components,sliced,spectrum,axes,bands,classes]", "reference=600"]
+    found = report(folder, x0[:200], labels[:200], *few)
+    assert (found["scores"]["count"], found["scores"]["reference_count"]) == (200, pytest.approx(600, abs=10))
+    held_out = report(folder, x0[:100], labels[:100], "metrics=[classifier]", "reference_split=test")
+    assert held_out["scores"]["reference_count"] == 100
+    assert "held_out" not in held_out["results"]["classifier"]
+    assert held_out["scores"]["frechet_distance"] < 3 * held_out["scores"]["frechet_distance_floor"]
+    with pytest.raises(RecipeError, match="reference is a number of real examples of at least 4"):
+        report(folder, x0, labels, "reference=2")
+
+
+def test_held_out_examples_score_the_floor_too(folder: Path) -> None:
+    x0, labels = digits()
+    found = report(folder, x0[:200], labels[:200], "metrics=[classifier]", "reference=600")
+    floor = found["scores"]["frechet_distance_floor"]
+    assert 0.5 * floor < found["results"]["classifier"]["held_out"] < 2 * floor
+
+
+def test_a_change_shows_along_its_axis_alone(folder: Path, real: Found) -> None:
+    x0, labels = digits()
+    highest = [name for name in real if name.startswith("axes/width: power at")][-1]
+    assert real[highest]["value"] == pytest.approx(1, abs=5 * real[highest]["error"])
+    blurred = rows(folder, (x0 + x0.roll(1, -1)) / 2, labels, "metrics=[axes]")
+    assert blurred[highest]["value"] < 0.4
+    nearer = blurred["axes/width: difference of neighbours"]
+    assert nearer["value"] < 1 - 5 * nearer["error"]
+    assert blurred[highest.replace("width", "height")]["value"] > blurred[highest]["value"] + 0.2
+    for name, row in real.items():
+        if name.startswith("axes/"):
+            assert (row["ideal"], row["floor"]) == (1.0, pytest.approx(1, abs=0.3))
+
+
+def test_samples_are_judged_as_they_are_saved(folder: Path) -> None:
+    """Values beyond the range of pixels are clipped, as in the file that a person would look at."""
+    x0, labels = digits()
+    loud = torch.where(x0 > 0.999, 1e6, x0)
+    words = "metrics=[sliced,axes]"
+    assert rows(folder, loud, labels, words) == rows(folder, x0, labels, words)
+
+
+def test_one_class_is_compared_with_that_class(folder: Path) -> None:
+    x0, labels = digits()
+    threes = labels == 3
+    found = report(folder, x0[threes], labels[threes], "metrics=[classifier]")["scores"]
+    assert found["frechet_distance"] < 3 * found["frechet_distance_floor"]
+    among_all = report(folder, x0[threes], None, "metrics=[classifier]")["scores"]
+    assert among_all["frechet_distance"] > 10 * found["frechet_distance"]
 
 
 def test_is_the_same_again(folder: Path) -> None:
@@ -232,6 +300,18 @@ def test_refusals_name_what_is_wrong(folder: Path) -> None:
         report(folder, x0[:, :, :8], labels)
     with pytest.raises(RecipeError, match="no run or exported model is in"):
         report(folder, x0, labels, f"run_dir={folder / 'nowhere'}")
+    broken = x0.clone()
+    broken[2, 0, 0, 0] = torch.inf
+    with pytest.raises(RecipeError, match="1 of 400 samples"):
+        report(folder, broken)
+    with pytest.raises(RecipeError, match="10 classes"):
+        report(folder, x0, labels + 1)
+    for nothing in (x0[:0], x0.to(torch.complex64), x0.to(torch.int64)):
+        with pytest.raises(RecipeError, match="holds none, or of another kind"):
+            report(folder, nothing)
+    (folder / "empty").mkdir()
+    with pytest.raises(RecipeError, match="multisagd sample"):
+        report(folder, x0, None, f"samples_from={folder / 'empty'}")
     run = folder / "linked" / "run"
     run.mkdir(parents=True)
     (run / "config.yaml").write_bytes((folder / "run" / "config.yaml").read_bytes())
@@ -277,7 +357,7 @@ def test_draws_once_and_finds_the_samples_again(tmp_path: Path, capsys: pytest.C
     arguments += ["likelihood.items=3", "likelihood.steps=2"]
     first = recipe.evaluate(configuration.load("evaluate", arguments))
     assert "24 samples in" in capsys.readouterr().out
-    assert first["counts"] == {"asked": 24, "compared": 24, "real": 48}
+    assert first["counts"] == {"asked": 24, "compared": 24, "reference": 24, "real": 48}
     assert first["results"].keys() >= {"classifier", "classes", "neighbours", "likelihood", "spectrum"}
     bits = first["results"]["likelihood"]
     assert len(bits["bits"]) == 3

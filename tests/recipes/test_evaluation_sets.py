@@ -83,6 +83,31 @@ def test_classes_come_in_the_samples_numbers_and_halves_share_nothing() -> None:
     assert torch.equal(sets.halves(1)[0], sets.halves(1)[0])
 
 
+def test_a_reference_of_its_own_size_is_disjoint_and_in_the_samples_proportions() -> None:
+    labels = torch.tensor([1, 0, 0, 1, 0, 0])
+    sets = gather(Numbered(range(1, 100)), torch.zeros(6, 1, 8), labels, reference=15)
+    assert (sets.sizes, sets.references, sets.count, sets.reference_count) == ((4, 2), (10, 5), 6, 15)
+    for number in range(3):
+        reference, others = sets.halves(number)
+        assert sorted([*reference.tolist(), *others.tolist()]) == list(range(21))
+        for places, sizes in ((reference, (10, 5)), (others, (4, 2))):
+            found = [each % 3 == 0 for each in numbers(sets.real[places])]
+            assert found == [False] * sizes[0] + [True] * sizes[1]
+    sizes, own, theirs = sets.alike()
+    assert (sizes, own.tolist(), theirs.tolist()) == ((4, 2), [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 10, 11])
+    fewer = gather(Numbered(range(1, 100)), torch.zeros(12, 1, 8), labels.repeat(2), reference=6)
+    assert (fewer.references, fewer.alike()[0]) == ((4, 2), (4, 2))
+    assert fewer.alike()[1].tolist() == [0, 1, 2, 3, 8, 9]
+    # Each sample has the padding of one of the others, not of the reference.
+    assert torch.equal(sets.samples[sets.mask[15:]], torch.zeros(int(sets.mask[15:].sum())))
+    assert torch.equal(sets.samples[~sets.mask[15:]], sets.real[15:][~sets.mask[15:]])
+
+
+def test_a_reference_beyond_the_data_shrinks() -> None:
+    sets = gather(Numbered(range(30), padded=False), torch.zeros(10, 1, 8), None, reference=1000)
+    assert (sets.count, sets.reference_count) == (10, 20)
+
+
 def test_samples_take_the_padding_of_real_examples_of_their_class() -> None:
     labels = torch.tensor([0, 1, 1])
     sets = gather(Numbered(range(1, 100)), torch.full((3, 1, 8), 7.0).repeat(2, 1, 1), labels.repeat(2))

@@ -184,7 +184,6 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_too_loses_nothing(
     [
         (["sample", "count=4", "steps=2"], "recipes.sample:generate"),
         (["evaluate", "samples=20", "steps=2", "metrics=[spectrum]"], "recipes.evaluate:real_data"),
-        (["compare", "count=4", "steps=2"], "recipes.compare:real_data"),
         (["export"], "recipes.export:open_model"),
         (["inspect"], "recipes.inspect:measure"),
         (["encode", "modality=image", "data=digits"], "recipes.encode:earlier"),

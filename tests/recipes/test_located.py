@@ -12,12 +12,12 @@ from PIL import Image as PILImage
 
 from modalities.files import Folder
 from recipes.base.untrusted import read_configuration
-from recipes.compare import compare
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.located import located, starting_folders
-from recipes.fidelity import real_data
+from recipes.evaluate import evaluate
+from recipes.evaluation.real import real_data
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
@@ -50,7 +50,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(run_dir: Path | str, *words: str) -> dict:
-    return compare(configuration.load("compare", [f"run_dir={run_dir}", "reference=8", *WORDS, *words]))
+    words = ("samples=8", "metrics=[axes]", "splits=1", "bootstrap=0", *WORDS, *words)
+    return evaluate(configuration.load("evaluate", [f"run_dir={run_dir}", *words]))
 
 
 def test_a_relative_root_is_found_from_any_folder(
@@ -87,13 +88,13 @@ def test_data_that_moved_are_named_to_what_judges(
     with pytest.raises(RecipeError, match=r"photos is not a folder.* add data.root=… to the command"):
         compared("run")
     shutil.copytree(trained / "photos", tmp_path / "new")
-    assert compared("run", "data.root=new")["counts"]["data"] == 8
+    assert compared("run", "data.root=new")["counts"]["reference"] == 8
     assert sample(configuration.load("sample", ["run_dir=run", *WORDS, "data.root=new"])).is_dir()
     with pytest.raises(RecipeError, match=r"unknown key data.rot: .*did you mean 'root'"):
         compared("run", "data.rot=new")
 
 
-@pytest.mark.parametrize("command", ["sample", "fidelity", "compare", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "report"])
 def test_every_command_that_judges_takes_any_key_of_the_data(command: str) -> None:
     config = configuration.load(command, ["run_dir=run", "data.root=/new place", "data.urls=[a.tar,b.tar]"])
     assert config["data"] == {"root": "/new place", "urls": ["a.tar", "b.tar"]}

@@ -34,7 +34,7 @@ from recipes.design import design
 from recipes.encode import encode
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
-from recipes.fidelity import fidelity
+from recipes.evaluate import evaluate
 from recipes.launch import planned
 from recipes.sample import sample
 from recipes.train import train
@@ -81,7 +81,7 @@ def go_on(run_dir: Path, *words: str) -> None:
 
 def judge(run_dir: Path, *words: str) -> object:
     arguments = [f"run_dir={run_dir}", f"cache={run_dir / 'cache'}", *QUICK, *words]
-    return fidelity(configuration.load("fidelity", arguments))
+    return evaluate(configuration.load("evaluate", arguments))
 
 
 def plan(run_dir: Path, *words: str) -> object:
@@ -470,7 +470,7 @@ def test_every_command_refuses_such_configurations(
     refused(act, run_dir, canary, match=message)
 
 
-def test_fidelity_builds_no_foreign_data(run_dir: Path, canary: Path) -> None:
+def test_evaluate_builds_no_foreign_data(run_dir: Path, canary: Path) -> None:
     target("os.system", "data", command="touch CANARY")(run_dir, canary)
     refused(judge, run_dir, canary, match="data._target_: os.system is not under an allowed package")
 

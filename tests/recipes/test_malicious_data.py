@@ -18,7 +18,7 @@ from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
-from recipes.fidelity import real_data
+from recipes.evaluation.real import real_data
 from recipes.report import ReportSettings, write_report
 from recipes.sample import sample
 

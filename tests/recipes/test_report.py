@@ -289,9 +289,6 @@ def test_nothing_of_a_run_becomes_markup(run_dir: Path, tmp_path: Path) -> None:
         "pictures": [evil, "../x.png"],
     }
     (folder / "evaluate.json").write_text(json.dumps(judged))
-    axes = {evil: {"unit": evil, "bands": [{"low": 0, "high": 1, "ratio": evil, "floor": None}]}}
-    (folder / "compare.json").write_text(json.dumps({"axes": axes}))
-    (folder / "fidelity.json").write_text(json.dumps({"classes": [{"name": evil}]}))
 
     clean, page = page_of(shutil.copytree(run_dir, tmp_path / "clean")), page_of(run_dir, names=(evil,))
     assert "onerror" in page.words  # it is there, as text

@@ -14,11 +14,11 @@ from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
-from recipes.engine.labels import chosen_labels
 from recipes.evaluate import already_drawn
 from recipes.export import export
 from recipes.pipeline import Pipeline
 from recipes.sample import sample
+from recipes.sampling.labels import chosen_labels
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run

@@ -39,6 +39,17 @@ def test_directions_depend_on_the_seed_alone() -> None:
     assert not torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=2))
 
 
-def test_different_counts_are_refused() -> None:
-    with pytest.raises(ValueError, match="equal counts"):
-        sliced_distance(torch.zeros(3, 2), torch.zeros(4, 2))
+@pytest.mark.parametrize(("one", "other"), [(3, 7), (8, 4), (5, 5), (1, 6)])
+def test_different_counts_are_compared_as_if_each_item_were_there_often(one: int, other: int) -> None:
+    generator = torch.Generator().manual_seed(one)
+    a, b = (torch.randn(count, 1, generator=generator, dtype=torch.float64) for count in (one, other))
+    copies = [each.repeat_interleave(count, 0).sort(0).values for each, count in ((a, other), (b, one))]
+    expected = float((copies[0] - copies[1]).square().mean().sqrt())
+    assert sliced_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_other_lines_and_empty_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match="along the same lines"):
+        sliced_distance(torch.zeros(0, 2), torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="along the same lines"):
+        sliced_distance(torch.zeros(3, 2), torch.zeros(4, 3))

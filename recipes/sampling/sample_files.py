@@ -12,6 +12,7 @@ A set replaces a former one as a whole. A file that no set has written is never 
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
 import io
 import json
@@ -24,18 +25,49 @@ import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from multisagd import Process
+from multisagd.analysis.design import DesignedSteps
 from multisagd.files import read_json
+from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import as_stored, replace_file, write_text
+from recipes.engine.settings import Group, SampleSettings
+from recipes.sampling.request import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
 BESIDE = (".png", ".wav", ".mp4")
 """Endings of what is written beside a sample or a grid for looking and listening."""
-JUDGED = ("evaluate.json", "fidelity.json", "compare.json", "compare.png")
-"""What commands that judge a set leave beside it; it lists further pictures of its own."""
+EVALUATION = "evaluate.json"
+"""What `multisagd evaluate` leaves next to a set; it lists the pictures that it has drawn."""
 MOST = 10_000_000
 """Samples of a set, for the record of one may come from elsewhere."""
+
+
+def default_folder(
+    config: Config, settings: SampleSettings, samples: int, prompts: Sequence[str] | None, process: Process
+) -> Path:
+    """Return the folder in the run's own that a set of samples is kept in unless another is named."""
+    designed, _ = designed_steps(settings.steps_file, process)
+    return settings.run_dir / "sampled" / folder_name(config, samples, prompts, designed)
+
+
+def folder_name(
+    config: Config, samples: int, prompts: Sequence[str] | None, designed: DesignedSteps | None = None
+) -> str:
+    """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
+    sampler: Group = config["sampler"]
+    idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data", "checkpoint")
+    relevant = {key: value for key, value in config.items() if key not in idle}
+    steps = config["steps"]
+    if designed is not None:
+        relevant["steps_file"] = list(designed.log_snrs)
+        steps = f"{designed.steps}designed"
+    if prompts is not None:
+        relevant["prompts"] = list(prompts)
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
+    name = str(sampler["_target_"]).rsplit(".", 1)[-1].lower()
+    return f"{samples:012d}_{name}_{steps}_seed{config['seed']}_{digest}"
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
@@ -92,13 +124,16 @@ def stems(count: int) -> list[str]:
 
 def write_set(
     out: Path, modality: Modality, x0: Tensor, seeds: Sequence[int], labels: Sequence[int] | None,
-    classes: Sequence[str] | None, prompts: Sequence[str] | None, made: Mapping[str, Any],
+    made: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write a set of samples x0 `(count, channels, *grid)` in place of a former one; `made` says how it was made.
+    """Write a set of samples x0 `(count, channels, *grid)` in place of a former one.
+
+    `made` says how it was made; its `classes` are the names that `labels` number, its `prompts` the texts.
 
     Raises:
         RecipeError: if samples cannot be decoded, saying where they are as tensors, or something is in the way.
     """
+    classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]
     check_free(out, count, suffix)
     record = {**made, "count": count, "suffix": suffix}
@@ -139,9 +174,9 @@ def clear(out: Path, judged: bool) -> None:
     """Remove the set that lies in a folder, and how it was judged if so; its record last, which says that it is one."""
     files = former(out) - {out / NOTES}
     if judged and notes(out):
-        files |= {out / name for name in JUDGED}
+        files.add(out / EVALUATION)
         try:
-            pictures = read_json(out / JUDGED[0], finite=False)["pictures"]
+            pictures = read_json(out / EVALUATION, finite=False)["pictures"]
             files |= {out / name for name in pictures if name.startswith("evaluate_") and Path(name).name == name}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # it was not evaluated
