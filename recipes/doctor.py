@@ -41,15 +41,15 @@ HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "abs
 
 def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
     """Run the checks, print what they find, and return the exit status."""
-    compiler = [Check(DEVICE, "compiler", "recipes.diagnosis.device:compiler")] if deep else []
+    compiler = [Check("Compiler", "torch.compile", "recipes.diagnosis.device:compiler")] if deep else []
     run = [Check(RUN, "run", "recipes.diagnosis.run_folder:run_folder", (run_dir,), True)] if run_dir else []
     findings = list(run_isolated([*CHECKS, *compiler, *run], 600.0 if deep else 120.0))
-    works = not any(check.essential and finding.state == "broken" for check, finding in findings)
+    works = all(finding.state in ("ok", "warning") for check, finding in findings if check.essential)
     if as_json:
         rows = [{"area": check.area, "name": check.name, **asdict(finding)} for check, finding in findings]
         show(json.dumps({"works": works, "findings": rows}, indent=1))
     else:
-        verdict = "Training works on this machine." if works else "Something that training needs is broken: see above."
+        verdict = "Training works on this machine." if works else "Training does not work on this machine: see above."
         show("\n".join([*report(findings), "", verdict]))
     return 0 if works else 1
 

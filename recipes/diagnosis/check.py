@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of an area: a `function`, as `module:name`, from `arguments` to a finding; training may require it."""
+    """A check: `function` is the `module:name` of what returns the finding; training requires the `essential` ones."""
 
     area: str
     name: str
@@ -42,7 +42,8 @@ class Check:
 
 def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check, Finding]]:
     """Return every check with what it found, in order and as soon as it is known; each may take up to `seconds`."""
-    context, waiting = multiprocessing.get_context("spawn"), list(checks)
+    # A fork shares nothing that matters with a process that has imported no library, and prints no warning of its own.
+    context, waiting = multiprocessing.get_context("fork"), list(checks)
     while waiting:
         receiver, sender = context.Pipe(duplex=False)
         with tempfile.NamedTemporaryFile() as output:
@@ -80,10 +81,9 @@ def _run(check: Check) -> Finding:
     module, _, name = check.function.partition(":")
     try:
         function: Callable[..., Finding] = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a broken library raises anything, and has a check of its own
-        return Finding("absent", f"not checked, because an import failed: {summary(error)}")
-    try:
         return function(*check.arguments)
+    except ImportError as error:  # of a library with a check of its own, or what that library needs
+        return Finding("absent", f"not checked, because an import failed: {summary(error)}")
     except Exception as error:  # a check must never end the others
         return Finding("broken", summary(error))
 

@@ -25,7 +25,7 @@ def run_folder(run_dir: str) -> Finding:
     if space.state == "broken":
         return space
     if not folder.exists() or all(entry.name.startswith(".") for entry in folder.iterdir()):
-        return Finding("absent", f"no run yet: `multisagd train {setting('run_dir', folder)}` makes one")
+        return Finding("ok", f"no run yet: `multisagd train {setting('run_dir', folder)}` makes one")
     try:
         check_folder(folder)
         check_own(folder, folder)
@@ -62,7 +62,7 @@ def _trained(folder: Path) -> Finding:
             notes.append(str(error))
     else:
         notes.append("no checkpoint is intact" if checkpoints else "no checkpoint yet: the same command begins again")
-        return Finding("broken" if checkpoints else "absent", "; ".join(notes))
+        return Finding("broken" if checkpoints else "warning", "; ".join(notes))
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     if shutil.disk_usage(folder).free < 2 * size:
         message = f"two more checkpoints of {size / 2**20:,.1f} MiB do not fit on the disk"

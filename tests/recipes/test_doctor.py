@@ -17,7 +17,7 @@ from tiny import tiny_run
 from recipes.diagnosis import data, device, packages
 from recipes.diagnosis.check import Check, Finding, run_isolated
 from recipes.diagnosis.run_folder import run_folder
-from recipes.doctor import report
+from recipes.doctor import main, report
 from recipes.engine import config as configuration
 from recipes.engine.files import held
 from recipes.export import export
@@ -34,6 +34,15 @@ def doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def findings(output: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads(output)["findings"]}
+
+
+def test_training_does_not_work_where_an_essential_check_could_not_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = (Check("area", "training", "recipes.diagnosis.missing:step", essential=True),)
+    monkeypatch.setattr("recipes.doctor.CHECKS", checks)
+    assert main([]) == 1
+    assert "not checked, because an import failed" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -77,7 +86,7 @@ def test_a_torch_that_cannot_be_imported_is_named_and_the_rest_is_looked_at(
     assert any(line.split()[:2] == ["broken", "torch"] and message in line for line in lines), done.stdout
     for name in ("memory", "working folder", "packages", "text"):
         assert any(line.startswith(f"  ok       {name}") for line in lines), done.stdout
-    assert "Something that training needs is broken" in lines[-1]
+    assert lines[-1].startswith("Training does not work")
 
 
 def test_a_foreign_package_named_modalities_is_reported(tmp_path: Path) -> None:
@@ -92,24 +101,24 @@ def test_a_foreign_package_named_modalities_is_reported(tmp_path: Path) -> None:
 
 def test_checks_that_crash_hang_or_raise_do_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trouble.py").write_text(
-        "import os, time\n"
+        "import os, signal, time\n"
         "from recipes.diagnosis.check import Finding\n"
         "def fine(name):\n    print('noise', flush=True)\n    return Finding('ok', name)\n"
-        "def crash():\n    os.abort()\n"
+        "def crash():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "def hang():\n    time.sleep(60)\n"
         "def fail():\n    raise OSError('no such\\n  thing')\n"
     )
-    (tmp_path / "unusable.py").write_text("raise RuntimeError('built for another PyTorch')\n")
+    (tmp_path / "unusable.py").write_text("raise ImportError('built for another PyTorch')\n")
     monkeypatch.syspath_prepend(tmp_path)
     names = ("trouble:fine", "trouble:crash", "trouble:hang", "trouble:fail", "unusable:check", "trouble:fine")
     checks = [Check("area", name, name, ("as it should be",) if "fine" in name else ()) for name in names]
     found = [(check.name, each.state, each.message) for check, each in run_isolated(checks, 5.0)]
     assert found == [
         ("trouble:fine", "ok", "as it should be"),
-        ("trouble:crash", "broken", "it ended the process by SIGABRT"),
+        ("trouble:crash", "broken", "it ended the process by SIGKILL"),
         ("trouble:hang", "broken", "it hangs: no result within 5 s"),
         ("trouble:fail", "broken", "OSError: no such thing"),
-        ("unusable:check", "absent", "not checked, because an import failed: RuntimeError: built for another PyTorch"),
+        ("unusable:check", "absent", "not checked, because an import failed: ImportError: built for another PyTorch"),
         ("trouble:fine", "ok", "as it should be"),
     ]
 
@@ -287,8 +296,8 @@ def test_a_link_out_of_a_run_is_refused(sound: Path, tmp_path: Path) -> None:
 
 
 def test_folders_without_a_run(tmp_path: Path) -> None:
-    assert run_folder(str(tmp_path / "new")).state == "absent"
-    assert run_folder(str(tmp_path)).state == "absent"
+    assert run_folder(str(tmp_path / "new")).state == "ok"
+    assert run_folder(str(tmp_path)).state == "ok"
     (tmp_path / "thesis.tex").touch()
     found = run_folder(str(tmp_path))
     assert found.state == "broken"
