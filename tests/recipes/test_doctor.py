@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,11 @@ def test_requirements_are_compared_with_what_is_installed(
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert packages.unmet(Requirement(line)) == problem
+
+
+def test_every_optional_dependency_is_reported() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert packages.EXTRAS.keys() == extras.keys() - {"dev"}
 
 
 def test_an_installed_wheel_has_the_same_requirements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
