@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
     "librosa": "librosa",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "packaging": "packaging",
     "ptwt": "ptwt",
     "pywt": "PyWavelets",
     "rich": "rich",

@@ -1,8 +1,6 @@
-"""Tell whether multisagd works on this machine, and what is missing for what: `multisagd doctor`.
+"""Check whether multisagd works on this machine, and what is missing for what: `multisagd doctor`.
 
-Everything is tried in a process of its own, with nothing but the standard library around it, so that it also tells what
-is wrong where PyTorch cannot be imported. The exit status is 0 if training works here (and the run folder, if one is
-named, is sound), and else 1.
+The exit status is 0 if training works here, and the run folder is sound, and else 1. See docs/command-line.md.
 """
 
 from __future__ import annotations
@@ -10,100 +8,78 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from recipes.engine.printing import show
-from recipes.health.findings import Check, Finding, State, Wishes
-from recipes.health.isolation import examine
+from recipes.diagnosis.check import Check, Finding, State, run_isolated
+from recipes.diagnosis.packages import EXTRAS, LIBRARIES
+from recipes.engine.printing import fold, show
 
-MARKS: dict[State, str] = {"ok": "✓ ok", "absent": "– absent", "warning": "! look", "broken": "✗ broken"}
-PLAIN: dict[State, str] = {"ok": "  ok", "absent": "- absent", "warning": "! look", "broken": "X broken"}
-"""The same for output that knows no more than ASCII."""
-COLOURS: dict[State, str] = {"ok": "green", "absent": "dim", "warning": "yellow", "broken": "bold red"}
-HELP = """examples:
-  multisagd doctor                      this machine, in some 15 seconds
-  multisagd doctor --deep               also compile something, which may take minutes
-  multisagd doctor run_dir=runs/mnist   a run's folder too: its record, its checkpoint, its lock, the space left
-  multisagd doctor --json > report.json
+PACKAGES, DEVICE, DATA, OPTIONAL, RUN = "Python and packages", "Device", "Data and files", "Optional packages", "Run"
+CHECKS = (
+    Check(PACKAGES, "packages", "recipes.diagnosis.packages:packages", essential=True),
+    Check(PACKAGES, "modalities", "recipes.diagnosis.packages:foreign_package", essential=True),
+    Check(PACKAGES, "multisagd", "recipes.diagnosis.packages:console_command"),
+    Check(PACKAGES, "torch", "recipes.diagnosis.packages:pytorch", essential=True),
+    *(Check(PACKAGES, each.split(".")[0], "recipes.diagnosis.packages:library", (each,), True) for each in LIBRARIES),
+    Check(DEVICE, "training", "recipes.diagnosis.device:training_step", essential=True),
+    Check(DEVICE, "CPU", "recipes.diagnosis.device:cpu"),
+    Check(DEVICE, "GPU", "recipes.diagnosis.device:gpus"),
+    Check(DEVICE, "sdpa", "recipes.diagnosis.device:attention", ("sdpa",), essential=True),
+    Check(DEVICE, "xformers", "recipes.diagnosis.device:attention", ("xformers",)),
+    Check(DATA, "MULTISAGD_DATA", "recipes.diagnosis.data:data_folder"),
+    Check(DATA, "working folder", "recipes.diagnosis.data:writable", (".",), essential=True),
+    Check(DATA, "memory", "recipes.diagnosis.data:memory"),
+    Check(DATA, "encoding", "recipes.diagnosis.data:encoding"),
+    *(Check(OPTIONAL, name, "recipes.diagnosis.packages:packages", (name,)) for name in EXTRAS),
+)
+COLOURS: dict[State, int] = {"ok": 32, "absent": 2, "warning": 33, "broken": 31}
+HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "absent": "To add, if wanted"}
 
-exit status: 0 if training works here, 1 if something is broken that it needs, 2 for a mistake in the command
-read more: docs/command-line.md"""
 
-
-def doctor(wishes: Wishes, as_json: bool) -> int:
-    """Examine, print, and return the exit status."""
-    found = list(examine("recipes.health.all", wishes))
-    sound = not any(check.essential and each.state == "broken" for check, findings in found for each in findings)
+def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
+    """Run the checks, print what they find, and return the exit status."""
+    compiler = [Check("Compiler", "torch.compile", "recipes.diagnosis.device:compiler")] if deep else []
+    run = [Check(RUN, "run", "recipes.diagnosis.run_folder:run_folder", (run_dir,), True)] if run_dir else []
+    findings = list(run_isolated([*CHECKS, *compiler, *run], 600.0 if deep else 120.0))
+    works = all(finding.state in ("ok", "warning") for check, finding in findings if check.essential)
     if as_json:
-        rows = [
-            {"area": check.area, **asdict(each), "essential": check.essential}
-            for check, findings in found for each in findings
-        ]  # fmt: skip
-        show(json.dumps({"sound": sound, "findings": rows}, indent=1))
+        rows = [{"area": check.area, "name": check.name, **asdict(finding)} for check, finding in findings]
+        show(json.dumps({"works": works, "findings": rows}, indent=1))
     else:
-        show("\n".join([*report(found), "", verdict(sound, wishes)]))
-    return 0 if sound else 1
+        verdict = "Training works on this machine." if works else "Training does not work on this machine: see above."
+        show("\n".join([*report(findings), "", verdict]))
+    return 0 if works else 1
 
 
-def verdict(sound: bool, wishes: Wishes) -> str:
-    """Say in one line what it comes to."""
-    if not sound:
-        return "Something is broken that training needs: see the lines that say so."
-    return f"Training works on this machine{'' if wishes.run_dir is None else f', and {wishes.run_dir} is sound'}."
-
-
-def report(found: Iterable[tuple[Check, list[Finding]]]) -> Iterator[str]:
-    """Return what was found, area by area, and then what can be done, each command on a line of its own."""
-    rows = [(check.area, each) for check, findings in found for each in findings]
-    marks = MARKS if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else PLAIN
-    width = max(len(each.name) for _, each in rows)
-    for area, members in itertools.groupby(rows, key=lambda row: row[0]):
+def report(findings: Sequence[tuple[Check, Finding]]) -> Iterator[str]:
+    """Return the findings area by area, and then the remedies, each command on a line of its own."""
+    colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for area, members in itertools.groupby(findings, key=lambda each: each[0].area):
         yield f"\n{area}"
-        yield table([each for _, each in members], marks, width)
-    for state, heading in (("broken", "To mend"), ("warning", "To look at"), ("absent", "To add, if wanted")):
-        if remedies := [each for _, each in rows if each.state == state and each.remedy]:
-            yield f"\n{heading}"
-            yield from (f"  {each.name}: {each.remedy}" for each in remedies)
-
-
-def table(findings: Sequence[Finding], marks: Mapping[State, str], width: int) -> str:
-    """Return findings as a table: rich's, or a plain one if it is rich that is broken."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return "\n".join(f"  {marks[each.state]:<9} {each.name:<{width}}  {each.told}" for each in findings)
-    laid = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
-    laid.add_column(no_wrap=True, min_width=9)
-    laid.add_column(no_wrap=True, min_width=width)
-    laid.add_column(overflow="fold")
-    for each in findings:
-        laid.add_row(Text(marks[each.state], COLOURS[each.state]), Text(each.name), Text(each.told))
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        console.print(laid)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        for check, finding in members:
+            line = fold(finding.message, f"  {finding.state:<7}  {check.name:<14}  ", " " * 27)
+            yield f"\033[{COLOURS[finding.state]}m{line[:9]}\033[0m{line[9:]}" if colourful else line
+    for state, heading in HEADINGS.items():
+        remedies = [(check.name, each.remedy) for check, each in findings if each.state == state and each.remedy]
+        yield from (f"\n{heading}" for _ in remedies[:1])
+        yield from (f"  {name}: {remedy}" for name, remedy in remedies)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        "multisagd doctor", description="Tells whether multisagd works on this machine, and what is missing for what.",
-        epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("run_dir", nargs="?", metavar="run_dir=FOLDER", help="also judge the folder of a run")
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
-    parser.add_argument("--deep", action="store_true", help="also try what takes minutes: compiling")
+    parser = argparse.ArgumentParser("multisagd doctor", description=__doc__)
+    parser.add_argument("run_dir", nargs="?", metavar="run_dir=FOLDER", help="also check the folder of a run")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--deep", action="store_true", help="also run what takes minutes: compiling")
     words = parser.parse_args(arguments)
-    key, _, value = (words.run_dir or "run_dir=").partition("=")
-    if key != "run_dir" or (words.run_dir and not value):
+    key, _, run_dir = (words.run_dir or "run_dir=").partition("=")
+    if key != "run_dir" or (words.run_dir and not run_dir):
         parser.error(f"cannot read {words.run_dir!r}: a run's folder is written run_dir=FOLDER")
     try:
-        return doctor(Wishes(Path(value) if value else None, words.deep), words.json)
+        return doctor(run_dir, words.deep, words.json)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

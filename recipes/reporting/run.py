@@ -6,7 +6,6 @@ be read is named among what is missing.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Note
+from recipes.runs.lock import is_held
 from recipes.runs.metrics import Entry, Metrics, inner, number
 from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING
 from recipes.runs.run import Run as Stored
@@ -87,7 +87,7 @@ class Run:
         """How far the run is."""
         if self.target is not None and self.seen >= self.target:
             return "finished"
-        if _held(self.folder / ".lock"):
+        if inside(self.folder / ".lock", self.folder) and is_held(self.folder):
             return "in progress"
         return "interrupted" if self.seen or self.starts else "not begun"
 
@@ -153,17 +153,3 @@ def shortened(error: BaseException, most: int = 400) -> str:
     """Return the message of an error in a line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[:most]}…"
-
-
-def _held(lock: Path) -> bool:
-    """Tell whether a process holds a run's folder; False too where that cannot be told."""
-    try:
-        if not lock.is_file():
-            return False
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -123,6 +123,20 @@ def check_shared(run_dir: Path, patience: float) -> None:
         time.sleep(0.1)
 
 
+def is_held(run_dir: Path) -> bool | None:
+    """Whether a process holds a run's folder; None where that cannot be told, as on some network file systems."""
+    try:
+        with (run_dir / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
 def _locked(lock: IO[str]) -> bool:
     """Lock a file unless another process has; true too where that cannot be told."""
     try:

@@ -6,7 +6,6 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,11 +27,10 @@ from multisagd.integrations.networks import DiffusersNetwork
 from multisagd.libraries import BrokenLibraryError, check, failed_import
 from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
+from recipes.diagnosis import packages
 from recipes.engine.hub import local_folder
 from recipes.engine.tracking import Tracker, TrackingSettings
 from recipes.evaluation.components import components
-from recipes.health import packages
-from recipes.health.findings import Wishes
 
 ROOT = Path(__file__).parents[2]
 SYMBOL = "raise OSError('libpart.so: undefined symbol: wonderful')"
@@ -229,32 +227,24 @@ def test_the_command_installs_what_works_with_the_installed_pytorch(
     )
 
 
-def test_the_doctor_tells_a_pair_that_does_not_work(broken: Callable[..., Path]) -> None:
-    assert {each.state for each in packages.torch_family(Wishes())} == {"ok"}
+def test_the_doctor_reports_a_pair_that_does_not_work(broken: Callable[..., Path]) -> None:
+    assert packages.library("torchvision").state == packages.library("torchaudio.functional").state == "ok"
     broken("torchaudio")
-    found = {each.name: each for each in packages.torch_family(Wishes())}
-    assert found["torchvision"].state == "ok"
-    assert found["torchaudio"].state == "broken"
-    assert "undefined symbol: wonderful" in found["torchaudio"].told
-    assert "pip install" in found["torchaudio"].remedy
-    assert "torchaudio" in found["torchaudio"].remedy
-    assert "pip install" not in found["torchaudio"].told
+    found = packages.library("torchaudio.functional")
+    assert found.state == "broken"
+    assert f"with torch {torch.__version__}" in found.message
+    assert "undefined symbol: wonderful" in found.message
+    assert "pip install" in found.remedy
+    assert "torchaudio" in found.remedy
+    assert "pip install" not in found.message
 
 
-@pytest.mark.parametrize(("library", "look", "state"), [
-    ("soundfile", packages.imports, "broken"), ("s3fs", packages.extra_imports, "warning"),
-])  # fmt: skip
-def test_the_doctor_imports_every_library(
-    broken: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, library: str, look: Any, state: str
-) -> None:
-    """A few of the optional ones, for all take seconds."""
-    monkeypatch.setattr(packages, "OPTIONAL", {name: packages.OPTIONAL[name] for name in ("s3fs", "submitit")})
-    assert [each.state for each in look(Wishes())] == ["ok"]
-    broken(library)
-    found = {each.name: each for each in look(Wishes())}
-    assert found[library].state == state
-    assert "pip install" in found[library].remedy
-    assert found["imports"].state == "ok"
+@pytest.mark.parametrize("module", packages.LIBRARIES)
+def test_the_doctor_imports_every_library(broken: Callable[..., Path], module: str) -> None:
+    broken(module.partition(".")[0])
+    found = packages.library(module)
+    assert found.state == "broken"
+    assert "pip install" in found.remedy
 
 
 def test_every_library_that_is_asked_for_is_known() -> None:

@@ -1,0 +1,93 @@
+"""What a check is, and how checks run in another process, so that one that crashes or hangs does not end the others.
+
+A library built for another processor ends its process, and a file system that is gone blocks it. The check that was
+running is at fault, and a new process runs the checks after it. Modules of checks are imported in that process too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Literal
+
+State = Literal["ok", "absent", "warning", "broken"]
+"""It works; it is missing and not required; it works, but deserves attention; it does not work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, and the remedy if there is one."""
+
+    state: State
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check: `function` is the `module:name` of what returns the finding; training requires the `essential` ones."""
+
+    area: str
+    name: str
+    function: str
+    arguments: tuple[str, ...] = ()
+    essential: bool = False
+
+
+def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check, Finding]]:
+    """Return every check with what it found, in order and as soon as it is known; each may take up to `seconds`."""
+    # A fork shares nothing that matters with a process that has imported no library, and prints no warning of its own.
+    context, waiting = multiprocessing.get_context("fork"), list(checks)
+    while waiting:
+        receiver, sender = context.Pipe(duplex=False)
+        with tempfile.NamedTemporaryFile() as output:
+            process = context.Process(target=_run_all, args=(waiting, sender, output.name), daemon=True)
+            process.start()
+            sender.close()
+            try:
+                while waiting and receiver.poll(seconds):
+                    yield waiting[0], receiver.recv()
+                    del waiting[0]
+                problem = f"it hangs: no result within {seconds:.0f} s"
+            except EOFError:
+                process.join()
+                status = process.exitcode or 0
+                how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+                printed = output.read().decode(errors="replace").strip().splitlines()[-1:]
+                problem = ": ".join([f"it ended the process {how}", *printed])
+            process.kill()
+            process.join()
+            if waiting:
+                yield waiting.pop(0), Finding("broken", problem)
+
+
+def _run_all(checks: Sequence[Check], sender: Connection, output: str) -> None:
+    """Run checks and send what each found; the file `output` holds what libraries print during the last one."""
+    for stream in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
+    for check in checks:
+        os.truncate(output, 0)
+        sender.send(_run(check))
+    os._exit(0)  # threads of libraries are not waited for
+
+
+def _run(check: Check) -> Finding:
+    module, _, name = check.function.partition(":")
+    try:
+        function: Callable[..., Finding] = getattr(importlib.import_module(module), name)
+        return function(*check.arguments)
+    except ImportError as error:  # of a library with a check of its own, or what that library needs
+        return Finding("absent", f"not checked, because an import failed: {summary(error)}")
+    except Exception as error:  # a check must never end the others
+        return Finding("broken", summary(error))
+
+
+def summary(error: Exception) -> str:
+    """Return the class and the message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.400}"

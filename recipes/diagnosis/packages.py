@@ -1,0 +1,121 @@
+"""Python and the packages: versions against those required, imports, and clashes of names."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module, metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from recipes.diagnosis.check import Finding, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = (
+    "torchvision", "torchaudio.functional", "PIL.Image", "av", "soundfile", "soxr", "librosa", "fsspec", "hydra",
+    "jinja2", "matplotlib.pyplot", "rich", "scipy", "sklearn",
+)  # fmt: skip
+"""Modules of the required libraries other than PyTorch."""
+EXTRAS = {
+    "cluster": "cluster=slurm", "diffusers": "networks, schedulers and pipelines of the diffusers library",
+    "docs": "the documentation site", "explore": "multisagd explore", "latents": "modality=latent_image and others",
+    "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
+    "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",
+}  # fmt: skip
+"""The optional dependencies, and what they are for."""
+
+
+def packages(extra: str = "") -> Finding:
+    """Compare the installed packages with the required ones, or with those of an optional dependency."""
+    about = EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
+    if problems := list(filter(None, map(unmet, requirements(extra)))):
+        message, remedy = f"for {about}: {'; '.join(problems)}", f"pip install {source(extra)}"
+        return Finding("absent" if extra else "broken", message, remedy)
+    return Finding("ok", f"for {about}")
+
+
+def foreign_package() -> Finding:
+    """Look for a package `modalities` that is not ours: one on the package index has the same name."""
+    spec = importlib.util.find_spec("modalities")
+    place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)
+    if Path(place).resolve().parent == ROOT / "modalities":
+        return Finding("ok", f"multisagd's own, in {ROOT}")
+    remedy = "install multisagd in an environment of its own, or start it in another folder"
+    return Finding("broken", f"`modalities` is {place or 'missing'}, not the one in {ROOT}", remedy)
+
+
+def console_command() -> Finding:
+    """Check that the `multisagd` that a shell finds is the one of this checkout."""
+    if (command := shutil.which("multisagd")) is None:
+        return Finding("absent", "`multisagd` is not on PATH", f"export PATH='{sys.prefix}/bin':\"$PATH\"")
+    shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    if f" in {ROOT}, " in shown:
+        return Finding("ok", command)
+    return Finding("warning", f"{command} is another one: {shown or 'it prints no version'}", f"pip install {source()}")
+
+
+def pytorch() -> Finding:
+    """Import PyTorch."""
+    try:
+        torch = import_module("torch")
+    except Exception as error:  # a broken installation raises anything
+        return Finding("broken", summary(error), f"{sys.executable} -m pip install --force-reinstall {source()}")
+    return Finding("ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
+
+
+def library(module: str) -> Finding:
+    """Import a module of a required library; if that fails, the remedy installs one that fits PyTorch."""
+    import torch
+
+    from multisagd.libraries import BrokenLibraryError, importing
+
+    try:
+        with importing(module, f"with torch {torch.__version__}"):
+            imported = import_module(module)
+            if module == "torchvision":  # whether its compiled part fits PyTorch shows only in a call
+                imported.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5)
+    except BrokenLibraryError as error:
+        message, remedy = re.split(r"\. To (?:mend|install) it: ", str(error), maxsplit=1)
+        return Finding("broken", message, remedy)
+    return Finding("ok", getattr(import_module(module.partition(".")[0]), "__version__", "imported"))
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """Return the requirements that apply here: those of everyone, or those of an extra alone."""
+    if (file := ROOT / "pyproject.toml").exists():  # metadata may describe an earlier state of a checkout
+        project = tomllib.loads(file.read_text("utf-8"))["project"]
+        lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    else:
+        every, mark = metadata.requires("multisagd") or [], f'extra == "{extra}"'
+        lines = [line for line in every if (mark in line if extra else "extra ==" not in line)]
+    return [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate({"extra": extra})]
+
+
+def unmet(required: Requirement) -> str:
+    """Return what is wrong with the installed package, or ""; `fsspec[http]` includes the packages of its extra."""
+    try:
+        found = metadata.version(required.name)
+    except metadata.PackageNotFoundError:
+        return f"{required.name} is not installed"
+    if not required.specifier.contains(found, prereleases=True):
+        return f"{required.name} is {found}, but {required.specifier} is required"
+    environments = [{"extra": extra} for extra in required.extras]
+    below = map(Requirement, metadata.requires(required.name) or [])
+    used = (each for each in below if each.marker and any(map(each.marker.evaluate, environments)))
+    return next(filter(None, map(unmet, used)), "")
+
+
+def source(extra: str = "") -> str:
+    """Return what pip installs for an extra: the checkout, with its constraints if they keep the installed PyTorch."""
+    constraints, named = ROOT / "constraints.txt", f"[{extra}]" if extra else ""
+    if not (ROOT / "pyproject.toml").exists():
+        return f"'multisagd{named}'"
+    pins = re.findall(r"^torch==[^\s;]+", constraints.read_text("utf-8") if constraints.exists() else "", re.M)
+    fits = pins and unmet(Requirement(pins[0])) in ("", "torch is not installed")
+    return (f"-c '{constraints}' " if fits else "") + f"-e '{ROOT}{named}'"

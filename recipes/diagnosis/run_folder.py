@@ -1,0 +1,68 @@
+"""A run's folder: whether it can be continued and sampled from here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from recipes.base.untrusted import check_own
+from recipes.diagnosis.check import Finding
+from recipes.diagnosis.data import writable
+from recipes.engine.build import Builder
+from recipes.engine.checkpoint_files import CheckpointError, load
+from recipes.engine.errors import RecipeError
+from recipes.engine.words import setting
+from recipes.runs.lock import is_held
+from recipes.runs.model import NOTES, check_folder, open_model
+from recipes.runs.record import versions
+from recipes.runs.run import Run
+
+
+def run_folder(run_dir: str) -> Finding:
+    """Check that a folder can be written, and read the run or the exported model in it as the commands do."""
+    folder, space = Path(run_dir), writable(run_dir)
+    if space.state == "broken":
+        return space
+    if not folder.exists() or all(entry.name.startswith(".") for entry in folder.iterdir()):
+        return Finding("ok", f"no run yet: `multisagd train {setting('run_dir', folder)}` makes one")
+    try:
+        check_folder(folder)
+        check_own(folder, folder)
+        if not (folder / NOTES).exists():
+            return _trained(folder)
+        model = open_model(folder, Builder())
+        weights = model.weights(model.exported or "ema", lambda shapes: None)
+        return Finding("ok", f"exported after {weights.samples:,} samples, weights {model.exported}, intact")
+    except RecipeError as error:
+        return Finding("broken", str(error))
+
+
+def _trained(folder: Path) -> Finding:
+    """Read configuration, record, statistics, lock, and the newest intact checkpoint."""
+    run = Run(folder)
+    settings, facts, _ = run.config, run.facts, run.statistics  # each is read and checked
+    before, now = (facts.get("starts") or [{}])[-1].get("versions", {}), versions()
+    changed = [name for name in ("multisagd", "torch") if before.get(name, now[name]) != now[name]]
+    notes = [f"last started with {name} {before[name]}, now {now[name]}: not bit for bit the same" for name in changed]
+    in_use = is_held(folder)
+    if in_use:
+        notes.append("another process works in it now, so a second one would be refused")
+    elif in_use is None:
+        notes.append("whether another process works in it is unknown on this file system")
+    checkpoints = run.checkpoints.folders()
+    for checkpoint in reversed(checkpoints):
+        try:
+            state = load(checkpoint)
+            break
+        except CheckpointError as error:
+            notes.append(str(error))
+    else:
+        notes.append("no checkpoint is intact" if checkpoints else "no checkpoint yet: the same command begins again")
+        return Finding("broken" if checkpoints else "warning", "; ".join(notes))
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    if shutil.disk_usage(folder).free < 2 * size:
+        message = f"two more checkpoints of {size / 2**20:,.1f} MiB do not fit on the disk"
+        return Finding("broken", message, "keep=1, or free space, or move the run folder")
+    total = (settings.get("training") or {}).get("samples")
+    found = f"checkpoint after {state.samples:,} of {total} samples, {size / 2**20:,.1f} MiB, intact (SHA-256 compared)"
+    return Finding("warning" if notes else "ok", "; ".join([found, *notes]))
