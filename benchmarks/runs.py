@@ -94,7 +94,7 @@ class Run:
         """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
-        over real power about the mean. The distance is that of `multisagd fidelity`, but of tensors, not of files; it
+        over real power about the mean. The distance is that of `multisagd evaluate`, but of tensors, not of files; it
         depends on the counts. `labels` are what x0 was drawn with, if not all classes in turn.
         """
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}

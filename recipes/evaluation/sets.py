@@ -113,14 +113,16 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
         real, [own + other for own, other in zip(asked, compared, strict=True)], labels is not None
     )
     if reference is None:
-        counts = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
-        references = counts
+        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
+        before, after = [0] * groups, references
     else:
+        # The others come first, so that they are the same examples for every size of the reference.
         counts, references = matched_counts(asked, [len(group) for group in found], reference)
+        before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
         raise RecipeError(_too_few(len(samples), labels, real, sum(counts)))
-    pool = torch.cat([take(found, references), take(found, counts, references)])
-    mask = None if masks is None else torch.cat([take(masks, references), take(masks, counts, references)])
+    pool = torch.cat([take(found, references, before), take(found, counts, after)])
+    mask = None if masks is None else torch.cat([take(masks, references, before), take(masks, counts, after)])
     kept = take(ours, counts)
     if mask is not None:
         # Not of the reference: what is equal in both would bring the samples nearer than data are.

@@ -125,11 +125,12 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 def is_held(run_dir: Path) -> bool | None:
     """Whether a process holds a run's folder; None where that cannot be told, as on some network file systems."""
-    try:
-        with (run_dir / ".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    lock = run_dir / ".lock"
+    if not lock.is_file():  # a pipe would be waited for
         return False
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
