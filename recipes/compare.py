@@ -39,7 +39,8 @@ from recipes.engine.order import Order
 from recipes.engine.runtime import EngineSettings, Runtime
 from recipes.engine.settings import Group
 from recipes.fidelity import find_or_draw, load_samples, real_data
-from recipes.profiles import describe, draw_profiles
+from recipes.plotting.figures import draw_profiles
+from recipes.profiles import describe
 
 Described = dict[str, dict[str, Any]]
 Batches = list[tuple[Tensor, Tensor | None]]

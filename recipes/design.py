@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +34,6 @@ from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spe
 from multisagd.analysis.baselines import baselines, trajectory_regular
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
-from multisagd.analysis.profiles import radial_profile
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import Transfer, transfer_function
 from multisagd.samplers import Sampler
@@ -46,7 +46,8 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.record import STATISTICS
 from recipes.engine.settings import Group
-from recipes.profiles import on_logarithmic_axis
+from recipes.metrics.spectral import RADIUS
+from recipes.plotting.figures import draw_power, on_logarithmic_axis, profile_of, save
 
 REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
 Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]
@@ -257,27 +258,25 @@ def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
 
 def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
     """Draw generated power over the data's for each schedule, beside the spectra of data and noise."""
-    from matplotlib.figure import Figure
-
     grid = statistics.grid
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    data = radial_profile(statistics.power.mean(0), grid)
-    noise = radial_profile(process.covariance.power(grid.shape), grid)
-    frequency, scale = on_logarithmic_axis(data.frequency).numpy(), float(data.power.mean())
-    left.loglog(frequency, data.power.numpy(), label="data", marker=".")
-    left.loglog(frequency, scale * noise.power.numpy(), label="noise (scaled)", linestyle="--")
+    data = profile_of(statistics.power, grid, RADIUS)
+    noise = profile_of(float(data.power.mean()) * process.covariance.power(grid.shape), grid, RADIUS)
+    draw_power(left, data, "data")
+    draw_power(left, noise, "noise (scaled)", marker="", linestyle="--")
     left.set(xlabel="radius (cycles per sample)", ylabel="power", title="spectra")
     left.legend()
+    frequency = on_logarithmic_axis(data.frequency).numpy()
     for name, transfer in transfers.items():
-        power = radial_profile(transfer.power.mean(0), grid).power / data.power.clamp(min=1e-300)
+        power = profile_of(transfer.power, grid, RADIUS).power / data.power.clamp(min=1e-300)
         decibels = 10 * power.clamp(min=1e-30).log10().numpy()
         mine = name == "designed"
         right.semilogx(frequency, decibels, label=name, linewidth=2.2 if mine else 1, color="black" if mine else None)
     right.axhline(0, color="gray", linewidth=0.6)
     right.set(xlabel="radius (cycles per sample)", ylabel="generated / data (dB)", title="transfer")
     right.legend(fontsize="x-small", ncols=2)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,7 @@ spectrum in hertz and the mean difference of frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -65,38 +64,3 @@ def describe(batches: Sequence[tuple[Tensor, Tensor | None]], grid: Grid, bands:
             "bands": [list(band) for band in band_powers(profile, bands)],
         }
     return found
-
-
-def on_logarithmic_axis(frequency: Tensor) -> Tensor:
-    """Return frequencies from zero upwards as a logarithmic axis can show them, zero at half the lowest."""
-    moved = frequency.clone()
-    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
-    return moved
-
-
-def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
-    """Draw the profile of every axis, one curve for each named power `(..., *half_shape)`, as one PNG.
-
-    The power at zero frequency stands at half the lowest frequency, for the scales are logarithmic.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    figure = Figure(figsize=(3.8 * grid.dimensions + 0.4, 3.2), layout="constrained")
-    plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
-    for plot, axis in zip(plots, grid.axes, strict=True):
-        for name, power in powers.items():
-            if not bool((power > 0).any()):  # a single example has no power about the mean, and a log scale no zero
-                continue
-            profile = axis_profile(power, grid, axis.name)
-            frequency = on_logarithmic_axis(profile.frequency)
-            floor = float(profile.power.max()) * 1e-12
-            plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label=name)
-        # Labels between the powers of ten run into one another on so small a plot.
-        plot.xaxis.set_minor_formatter(NullFormatter())
-        plot.set(xlabel=f"cycles per {axis.unit}", title=axis.name)
-    plots[0].set_ylabel("power")
-    if plots[-1].has_data():
-        plots[-1].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)

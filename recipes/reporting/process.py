@@ -23,8 +23,8 @@ from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.noised import in_range
 from recipes.engine.trained import check_config
+from recipes.plotting.curves import Axis, Series, draw, ordered, told
 from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
-from recipes.reporting.charts import Axis, Series, draw, ordered, told
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import Run, inside

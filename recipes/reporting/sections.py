@@ -14,10 +14,10 @@ from recipes.engine.settings import Group
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Note, Section
 from recipes.reporting.comparison import comparison_blocks
-from recipes.reporting.curves import loss_charts
 from recipes.reporting.data import examples
 from recipes.reporting.defaults import settings as run_settings
 from recipes.reporting.evaluation import evaluation_blocks
+from recipes.reporting.losses import loss_charts
 from recipes.reporting.media import Budget
 from recipes.reporting.process import assembly, process_blocks, strips
 from recipes.reporting.run import MALFORMED, Run, shortened

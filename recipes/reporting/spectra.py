@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from multisagd import DataStatistics, Grid, Process
-from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
-from recipes.profiles import on_logarithmic_axis
+from multisagd.analysis.profiles import Profile
+from recipes.metrics.spectral import LEAST, RADIUS
+from recipes.plotting.curves import Axis, Series, draw
+from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
 from recipes.reporting.blocks import Block
-from recipes.reporting.charts import Axis, Series, draw
 
-LEAST = 1e-12
-"""Of the largest power; what is below cannot be told from rounding."""
-
-RADIUS = "radius"
 BATCH = 32
 
 
@@ -49,10 +46,9 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
     )
     over = "Decibels of the samples' power over the data's: 0 is the data's own."
     for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
-        unit = "sample" if along == RADIUS else grid.axis(along).unit
         where = "over the radius" if along == RADIUS else f"along {along}"
-        x = Axis(f"cycles per {unit}", "log")
-        profiles = {key: _profile(power, grid, along) for key, power in powers.items()}
+        x = Axis(unit_of(along, grid), "log")
+        profiles = {key: profile_of(power, grid, along) for key, power in powers.items()}
         curves = [_series(key, each, number) for number, (key, each) in enumerate(profiles.items())]
         blocks.append(draw(f"{name}-{place}", f"Power {where}", about, x, Axis("power", "log"), curves))
         data = next(iter(profiles.values()))
@@ -64,12 +60,6 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
         title = f"Samples over data {where}"
         blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
     return [block for block in blocks if block is not None]
-
-
-def _profile(power: Tensor, grid: Grid, along: str) -> Profile:
-    if along != RADIUS:
-        return axis_profile(power, grid, along)
-    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid)
 
 
 def _series(key: str, profile: Profile, number: int) -> Series:

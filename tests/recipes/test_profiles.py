@@ -6,7 +6,8 @@ import torch
 
 import multisagd as ms
 from multisagd.analysis.profiles import axis_profile
-from recipes.profiles import band_powers, describe, draw_profiles, neighbour_difference
+from recipes.plotting.figures import draw_profiles
+from recipes.profiles import band_powers, describe, neighbour_difference
 
 GRIDS = [
     ms.Grid.of(time=(9, 0.5, "s")),

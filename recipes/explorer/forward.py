@@ -14,8 +14,8 @@ from torch import Tensor
 
 from multisagd import Flat, Process, SpectralCovariance, seeds
 from recipes.engine.noised import in_range
-from recipes.exploring.settings import Settings, build_process
-from recipes.exploring.subjects import Subject
+from recipes.explorer.examples import Example
+from recipes.explorer.settings import Settings, build_process
 
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Noise levels that are shown beside one another."""
@@ -25,34 +25,34 @@ TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 class Pair:
     """One datum under two forward processes of the same schedule, and the noise of each, `(channels, *grid)`."""
 
-    subject: Subject
+    example: Example
     processes: Mapping[str, Process]
     noises: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, subject: Subject, settings: Settings, group: Mapping[str, Any]) -> Pair:
+    def of(cls, example: Example, settings: Settings, group: Mapping[str, Any]) -> Pair:
         """Build the processes "white" and "shaped", and draw from `settings.seed`.
 
         Raises:
             RecipeError: if the settings make no process.
             ValueError: if the spectrum has no power on the grid.
         """
-        shaped = build_process(settings, subject, group)
-        white = Process(shaped.schedule, SpectralCovariance(Flat(), subject.grid))
+        shaped = build_process(settings, example, group)
+        white = Process(shaped.schedule, SpectralCovariance(Flat(), example.grid))
         processes = {"white": white, "shaped": shaped}
-        shape, drawn = (1, *subject.x0.shape), [seeds.derive(settings.seed, "explore")]
-        return cls(subject, processes, {name: each.noise(shape, drawn)[0] for name, each in processes.items()})
+        shape, drawn = (1, *example.x0.shape), [seeds.derive(settings.seed, "explore")]
+        return cls(example, processes, {name: each.noise(shape, drawn)[0] for name, each in processes.items()})
 
     def noise_media(self) -> dict[str, Any]:
         """Return both noises as media, with the standard deviation of the data."""
-        sigma, modality = self.subject.statistics.sigma_data, self.subject.modality
+        sigma, modality = self.example.statistics.sigma_data, self.example.modality
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
     def noised(self, name: str, time: float) -> Tensor:
         """Return the datum at a time, in the range of data."""
         t = torch.tensor([time], dtype=torch.float64)
-        return in_range(self.processes[name], self.subject.x0[None], t, self.noises[name][None])[0]
+        return in_range(self.processes[name], self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
         """Return the datum at a time under both processes, as media."""
-        return {name: self.subject.modality.decode(self.noised(name, time)) for name in self.processes}
+        return {name: self.example.modality.decode(self.noised(name, time)) for name in self.processes}

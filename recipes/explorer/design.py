@@ -13,7 +13,7 @@ from multisagd.analysis.design import ENDS, DesignedSteps, design_schedule, obje
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
 from multisagd.schedule import CosineSchedule, Schedule
-from recipes.exploring.subjects import Subject
+from recipes.explorer.examples import Example
 
 MOST_FREQUENCIES = 4096
 
@@ -46,15 +46,15 @@ def thinned(statistics: DataStatistics) -> DataStatistics:
     return DataStatistics(averaged.mean_on(shape), averaged.power_on(shape), smaller, statistics.count)
 
 
-def design(subject: Subject, process: Process, steps: int) -> Designed:
-    """Return steps that make DDIM err least on Gaussian data of the subject's spectrum, under a process.
+def design(example: Example, process: Process, steps: int) -> Designed:
+    """Return steps that make DDIM err least on Gaussian data of the example's spectrum, under a process.
 
     They are compared with equal steps of the process's own schedule and of the cosine schedule.
 
     Raises:
         ValueError: if the data have no power where there is noise.
     """
-    statistics = thinned(subject.statistics)
+    statistics = thinned(example.statistics)
     small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
     ends = spectral_ends(statistics, small)
     found = design_schedule(statistics, small, steps, ends=ends, restarts=1)
@@ -73,13 +73,13 @@ def design(subject: Subject, process: Process, steps: int) -> Designed:
     )
 
 
-def recommended(subject: Subject, process: Process, steps: int) -> Recommendation:
+def recommended(example: Example, process: Process, steps: int) -> Recommendation:
     """Return which noise to train with for sampling in so many steps, and why.
 
     Raises:
         ValueError: as `recommend` does.
     """
-    statistics = thinned(subject.statistics)
+    statistics = thinned(example.statistics)
     small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
     return recommend(statistics, process.schedule, steps, ends=spectral_ends(statistics, small), restarts=1)
 
