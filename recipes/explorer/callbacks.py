@@ -22,10 +22,9 @@ from recipes.engine.errors import RecipeError
 from recipes.explorer import design, export
 from recipes.explorer.controls import CONTROLS, axes_choices, control_range, first_values, kind
 from recipes.explorer.examples import Example, built_in, own_file
-from recipes.explorer.forward import TIMES, Pair
 from recipes.explorer.media import Medium, Sizes
+from recipes.explorer.process import TIMES, Pair, Settings, spectrum_group
 from recipes.explorer.rendering import charts_html, media_table, spectra_charts, steps_chart
-from recipes.explorer.settings import Settings, spectrum_group
 from recipes.plotting.media import address
 
 KEPT = gr.skip()

@@ -12,7 +12,7 @@ import yaml
 
 from recipes.explorer.design import Designed
 from recipes.explorer.examples import Example
-from recipes.explorer.settings import Settings
+from recipes.explorer.process import Settings
 from recipes.plotting.media import written
 
 FOLDER = "explored"

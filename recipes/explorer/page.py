@@ -15,7 +15,7 @@ import gradio as gr
 from recipes.explorer.callbacks import BAND, Panel, slider
 from recipes.explorer.controls import CONTROLS, axes_choices, control_range
 from recipes.explorer.media import MEDIA, Sizes
-from recipes.explorer.settings import SCHEDULES
+from recipes.explorer.process import SCHEDULES
 
 INTRODUCTION = """# Explore noise shaped in frequency
 Choose a spectrum and drag: the same white noise, drawn once from the seed, is filtered by it. Nothing leaves this

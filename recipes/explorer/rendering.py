@@ -12,7 +12,7 @@ import torch
 from multisagd.analysis.profiles import Profile
 from recipes.explorer.design import Designed
 from recipes.explorer.examples import Example
-from recipes.explorer.forward import Pair
+from recipes.explorer.process import Pair
 from recipes.plotting.curves import Axis, Chart, Series, draw
 from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
 

@@ -12,7 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -57,7 +57,10 @@ _STYLED = threading.Lock()
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `x` are numbers, or places of a chart's `ticks`; `colour` is a key of `COLOURS`."""
+    """One curve. `x` are numbers, or places of a chart's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
+
+    There may be more curves than dashes: these begin again.
+    """
 
     name: str
     x: Sequence[float]
@@ -85,15 +88,6 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The legend of one curve: its name, the key of its colour and the number of its dashes."""
-
-    name: str
-    colour: str
-    dashes: int
-
-
-@dataclass(frozen=True)
 class Chart:
     """A drawn chart: `picture` is SVG without any style of its own, `points` what is told under the pointer.
 
@@ -105,7 +99,7 @@ class Chart:
     title: str
     about: str
     picture: Markup
-    curves: Sequence[Curve]
+    curves: Sequence[Series]
     points: Mapping[str, Any]
     caption: str
     header: Sequence[str]
@@ -123,7 +117,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     for number, each in enumerate(drawn):
         plot.plot(
             each.x, each.y, color=COLOURS[each.colour], linewidth=1.6, marker="o" if len(each.x) < MARKED else None,
-            markersize=3, dashes=DASHES[each.dashes % len(DASHES)] or (None, None), gid=f"{name}-{number}",
+            markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
     _dress(plot, x, y)
     picture = _svg(figure, name)
@@ -142,10 +136,9 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, told)
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
-    curves = tuple(Curve(each.name, each.colour, each.dashes % len(DASHES)) for each in drawn)
     csv = _csv([header, *_rows(drawn, x, _exact)])
     return Chart(
-        name, title, about, picture, curves, {"x": x.name, "series": points}, f"{title}: {y.name}", header, rows, csv
+        name, title, about, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header, rows, csv
     )
 
 
@@ -164,7 +157,8 @@ def ordered(number: int, count: int) -> str:
 def _shown(each: Series, x: Axis, y: Axis) -> Series:
     """Return a series of the points that the scales can show."""
     points = [(a, b) for a, b in zip(each.x, each.y, strict=True) if x.shows(a) and y.shows(b)]
-    return replace(each, name=_short(each.name), x=[a for a, _ in points], y=[b for _, b in points])
+    x_shown, y_shown = [a for a, _ in points], [b for _, b in points]
+    return Series(_short(each.name), x_shown, y_shown, each.colour, each.dashes % len(DASHES))
 
 
 def _dress(plot: Axes, x: Axis, y: Axis) -> None:

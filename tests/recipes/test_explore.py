@@ -33,10 +33,9 @@ from recipes.engine.single import statistics_of_one
 from recipes.explorer import design, export
 from recipes.explorer.controls import ALL, axes_choices, first_values, kind
 from recipes.explorer.examples import Example, built_in, own_file
-from recipes.explorer.forward import TIMES, Pair
 from recipes.explorer.media import MEDIA, Sizes
+from recipes.explorer.process import SCHEDULES, TIMES, Pair, Settings, build_process, spectrum_group
 from recipes.explorer.rendering import POINTS, charts_html, media_table, spectra_charts, steps_chart, thinned
-from recipes.explorer.settings import SCHEDULES, Settings, build_process, spectrum_group
 from recipes.plotting.media import png, spectrogram_png, written
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)

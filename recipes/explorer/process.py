@@ -1,6 +1,7 @@
-"""What the controls of one page say, and the spectrum and the schedule that it means, as a configuration writes them.
+"""What the controls of one page say: as a configuration, as a process, and as noise and data under it.
 
-The configuration comes first and the spectrum is built from it, so what is seen is what is exported.
+The configuration comes first and the spectrum is built from it, so what is seen is what is exported. White and shaped
+noise are coloured from the same draw: what differs between two pictures is the spectrum.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from multisagd import Grid, Process, Schedule, SpectralCovariance, Spectrum
+import torch
+from torch import Tensor
+
+from multisagd import Flat, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
 from recipes.config.groups import CONFIGS
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
+from recipes.engine.noised import in_range
 from recipes.explorer.controls import ALL, at_key, axes_names, kind
 from recipes.explorer.examples import Example
 
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Noise levels that are shown beside one another."""
 SCHEDULES = ("cosine", "linear", "sigmoid", "flow", "karras")
 
 
@@ -119,3 +126,40 @@ def _set_axes(group: dict[str, Any], grid: Grid, axes: str) -> None:
     names = axes_names(grid, axes)
     group["axes"] = None if len(names) == grid.dimensions else names
     group["factors"] = {axis.name: axis.spacing for axis in grid.axes} if axes == ALL else None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One datum under two forward processes of the same schedule, and the noise of each, `(channels, *grid)`."""
+
+    example: Example
+    processes: Mapping[str, Process]
+    noises: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, example: Example, settings: Settings, group: Mapping[str, Any]) -> Pair:
+        """Build the processes "white" and "shaped", and draw from `settings.seed`.
+
+        Raises:
+            RecipeError: if the settings make no process.
+            ValueError: if the spectrum has no power on the grid.
+        """
+        shaped = build_process(settings, example, group)
+        white = Process(shaped.schedule, SpectralCovariance(Flat(), example.grid))
+        processes = {"white": white, "shaped": shaped}
+        shape, drawn = (1, *example.x0.shape), [seeds.derive(settings.seed, "explore")]
+        return cls(example, processes, {name: each.noise(shape, drawn)[0] for name, each in processes.items()})
+
+    def noise_media(self) -> dict[str, Any]:
+        """Return both noises as media, with the standard deviation of the data."""
+        sigma, modality = self.example.statistics.sigma_data, self.example.modality
+        return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
+
+    def noised(self, name: str, time: float) -> Tensor:
+        """Return the datum at a time, in the range of data."""
+        t = torch.tensor([time], dtype=torch.float64)
+        return in_range(self.processes[name], self.example.x0[None], t, self.noises[name][None])[0]
+
+    def media_at(self, time: float) -> dict[str, Any]:
+        """Return the datum at a time under both processes, as media."""
+        return {name: self.example.modality.decode(self.noised(name, time)) for name in self.processes}
