@@ -87,7 +87,7 @@ class Outcome:
     steps: DesignedSteps
     spectrum: Spectrum
     group: Group
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
     candidates: tuple[dict[str, float], ...] = ()
 
 
@@ -140,56 +140,34 @@ def design(config: Config) -> Path:
 
 
 def choose(
-    settings: DesignSettings,
-    statistics: DataStatistics,
-    process: Process,
-    sampler: Sampler,
-    given: Spectrum,
+    settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, given: Spectrum,
     ends: tuple[float, float],
-) -> Outcome:
+) -> Outcome:  # fmt: skip
     """Design the steps, and the noise unless it is given."""
     steps, objective = settings.steps, settings.objective
+    shared: dict[str, Any] = {"sampler": sampler, "ends": ends, "restarts": settings.restarts, "seed": settings.seed}
     if settings.noise == "given":
-        found = design_schedule(
-            statistics, process, steps, objective, sampler=sampler, ends=ends, free_ends=settings.free_ends,
-            restarts=settings.restarts, seed=settings.seed,
-        )  # fmt: skip
-        return Outcome(found, given, settings.spectrum, ())
+        found = design_schedule(statistics, process, steps, objective, free_ends=settings.free_ends, **shared)
+        return Outcome(found, given, settings.spectrum)
     if settings.noise == "recommend":
-        advice = recommend(
-            statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts,
-            seed=settings.seed,
-        )  # fmt: skip
-        return recommended(advice)
-    joint = design_joint(
-        statistics, process, steps, objective, settings.noise, sampler=sampler, ends=ends,
-        restarts=settings.restarts, seed=settings.seed,
-    )  # fmt: skip
+        return recommended(recommend(statistics, process.schedule, steps, objective, **shared))
+    joint = design_joint(statistics, process, steps, objective, settings.noise, **shared)
     if settings.noise == "data_power":
         group = data_power(joint.parameters[0])
-        return Outcome(joint.steps, joint.spectrum, group, ())
-    if settings.noise == "bands":
-        return Outcome(
-            joint.steps, joint.spectrum, {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}, ()
-        )
-    factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
-    group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
-    return Outcome(joint.steps, joint.spectrum, group, ())
+    elif settings.noise == "bands":
+        group = {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}
+    else:
+        factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
+        group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
+    return Outcome(joint.steps, joint.spectrum, group)
 
 
 def recommended(advice: Recommendation) -> Outcome:
     """Turn a recommendation into what a configuration can write."""
     exponent = advice.chosen.exponent
     group: Group = {"_target_": "multisagd.Flat"} if exponent == 0 else data_power(exponent)
-    table = tuple(
-        {
-            "exponent": each.exponent,
-            "error": each.error,
-            "conditioning": each.conditioning,
-            "terminal_snr": each.terminal_snr,
-        }
-        for each in advice.candidates
-    )
+    told = ("exponent", "error", "conditioning", "terminal_snr")
+    table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
     return Outcome(advice.chosen.steps, advice.chosen.spectrum, group, advice.reasons, table)
 
 
@@ -210,18 +188,11 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
 
 
 def compare(
-    settings: DesignSettings,
-    statistics: DataStatistics,
-    process: Process,
-    sampler: Sampler,
-    designed: DesignedSteps,
+    settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, designed: DesignedSteps,
     ends: tuple[float, float],
-) -> dict[str, Transfer]:
+) -> dict[str, Transfer]:  # fmt: skip
     """Return the transfer functions of the design and of the baselines that the schedule can follow."""
-    chosen = {
-        "designed": torch.tensor(designed.log_snrs, dtype=torch.float64),
-        **baselines(settings.steps, ends),
-    }
+    chosen = {"designed": torch.tensor(designed.log_snrs, dtype=torch.float64), **baselines(settings.steps, ends)}
     if settings.steps < 200:
         chosen["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
     reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64))
