@@ -154,17 +154,18 @@ class Panel:
         updates: list[Any] = [chosen.about, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
         for name in self.controls:
             label, limits = CONTROLS[name].label, control_range(CONTROLS[name], grid, chosen.over(axes))
-            value = first.get(name, limits[0]) if own[name] is None or name not in first else own[name]
+            value = own[name] if own[name] is not None and name in first else first.get(name)
             updates.append(gr.update(**slider(label, limits, value), visible=name in first))
         limits = control_range(CONTROLS["high"], grid, axes)
         return updates + [gr.update(**slider(BAND[name], limits, said[name])) for name in BAND]
 
 
-def slider(label: str, limits: tuple[float, float, float, str], value: float) -> dict[str, Any]:
-    """Return what a slider is made of: a label with its unit, and a value within its limits."""
+def slider(label: str, limits: tuple[float, float, float, str], value: float | None = None) -> dict[str, Any]:
+    """Return what a slider is made of: a label with its unit, and a value within its limits, the lowest by default."""
     low, high, step, unit = limits
+    value = low if value is None else min(max(value, low), high)
     label = f"{label} ({unit})" if unit else label
-    return {"minimum": low, "maximum": high, "step": step, "value": min(max(value, low), high), "label": label}
+    return {"minimum": low, "maximum": high, "step": step, "value": value, "label": label}
 
 
 def ending(pair: Pair) -> str:

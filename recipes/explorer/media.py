@@ -102,31 +102,30 @@ def _audio(sizes: Sizes, representation: str, channels: int) -> Audio:
 
 
 MEDIA = {
-    each.name: each
-    for each in (
-        Medium(
-            "image", "image", "photos", {"photograph": None, "handwritten digit": "digits"}, {"pixels": "image"},
-            (*EVERYWHERE, "exponential", "autoregressive"), "power_law",
-            lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MOST_PIXELS),
-            lambda it: {"size": it.sides[0], "channels": it.channels}, _image_tile,
+    "image": Medium(
+        name="image", noun="image", folder="photos",
+        examples={"photograph": None, "handwritten digit": "digits"}, representations={"pixels": "image"},
+        kinds=(*EVERYWHERE, "exponential", "autoregressive"), first="power_law",
+        modality=lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MOST_PIXELS),
+        keys=lambda it: {"size": it.sides[0], "channels": it.channels}, tile=_image_tile,
+    ),
+    "sound": Medium(
+        name="sound", noun="sound", folder="recordings", examples={"plucked string": "plucked_strings"},
+        representations={"waveform": "audio_waveform", "spectrogram": "audio"},
+        kinds=(*EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"), first="pink", modality=_audio,
+        keys=lambda it: {"rate": it.rate, "seconds": it.seconds, "loudness": it.loudness, "short": it.short,
+                         "representation.scale": it.representation.scale}, tile=_sound_tile,
+    ),
+    "video": Medium(
+        name="video", noun="clip", folder="clips",
+        examples={"moving digit": "moving_digits"}, representations={"pixels": "video"},
+        kinds=(*EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
+               "mixed", "velocity"), first="space_by_time",
+        modality=lambda sizes, _, channels: Video(
+            sizes.frames, sizes.fps, sizes.clip, channels, "center", max_pixels=MOST_PIXELS
         ),
-        Medium(
-            "sound", "sound", "recordings", {"plucked string": "plucked_strings"},
-            {"waveform": "audio_waveform", "spectrogram": "audio"},
-            (*EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"), "pink", _audio,
-            lambda it: {"rate": it.rate, "seconds": it.seconds, "loudness": it.loudness, "short": it.short,
-                        "representation.scale": it.representation.scale}, _sound_tile,
-        ),
-        Medium(
-            "video", "clip", "clips", {"moving digit": "moving_digits"}, {"pixels": "video"},
-            (*EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
-             "mixed", "velocity"), "space_by_time",
-            lambda sizes, _, channels: Video(
-                sizes.frames, sizes.fps, sizes.clip, channels, "center", max_pixels=MOST_PIXELS
-            ),
-            lambda it: {"frames": it.frames, "fps": it.fps, "size": it.image.sides[0], "channels": it.channels},
-            _video_tile,
-        ),
-    )
+        keys=lambda it: {"frames": it.frames, "fps": it.fps, "size": it.image.sides[0], "channels": it.channels},
+        tile=_video_tile,
+    ),
 }  # fmt: skip
 """Every medium by its name."""

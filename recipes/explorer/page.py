@@ -61,11 +61,11 @@ def _controls(panel: Panel) -> dict[str, Any]:
         "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
     }
     for name in panel.controls:
-        made = slider(CONTROLS[name].label, control_range(CONTROLS[name], grid, axes[0]), -1e9)
+        made = slider(CONTROLS[name].label, control_range(CONTROLS[name], grid, axes[0]))
         found[name] = gr.Slider(**made, elem_id=f"{medium.name}-{name}", visible=False)
     with gr.Accordion("a band, and an offset", open=False):
         for name, label in BAND.items():
-            found[name] = gr.Slider(**slider(label, whole, 0.0), elem_id=f"{medium.name}-{name.replace('_', '-')}")
+            found[name] = gr.Slider(**slider(label, whole), elem_id=f"{medium.name}-{name.replace('_', '-')}")
         found["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
         found["offset"] = gr.Slider(0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a number added everywhere")
     found["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")

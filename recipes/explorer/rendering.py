@@ -48,7 +48,7 @@ def thinned(profile: Profile) -> Profile:
     return Profile(torch.bincount(place, frequency) / count, torch.bincount(place, profile.power) / count)
 
 
-def spectra_charts(pair: Pair, time: float) -> list[Chart]:
+def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
     """Return a chart along every axis with the power of the data and of both noises, the noise as it is at `time`.
 
     Noise is drawn over the signal's share, `(σ/α)² W`, so the data are drowned at frequencies where its curve is above
@@ -64,25 +64,23 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart]:
         least = SHOWN * max(float(curve.power.max()) for curve in curves.values())
         series = [
             Series("data" if name == "data" else f"{name} noise", curve.frequency.tolist(),
-                   curve.power.clamp(min=least).tolist(), COLOURS[name], dashes=number)
+                   curve.power.clamp(min=least).tolist(), COLOURS[name], number)
             for number, (name, curve) in enumerate(curves.items())
         ]  # fmt: skip
         name = f"{example.medium.name}-spectra-{axis}"
         about = f"Power of data, white noise and shaped noise along {axis}"
         charts.append(draw(name, axis, about, Axis(unit_of(axis, example.grid), "log"), Axis("power", "log"), series))
-    return [chart for chart in charts if chart is not None]
+    return charts
 
 
 def steps_chart(designed: Designed, name: str) -> Chart | None:
     """Return a chart of the log-SNR at every step: as designed, and as equal steps of other schedules' time."""
-    series = [
-        Series(f"{each} ({designed.errors[each]:.1%})", torch.linspace(0, 1, len(log_snrs)).tolist(), log_snrs, colour,
-               dashes=number)
-        for number, ((each, log_snrs), colour) in enumerate(zip(designed.log_snrs.items(), ("c2", "c0", "c1"),
-                                                                strict=False))
-    ]  # fmt: skip
-    x = Axis("share of the steps, from noise to data")
-    title = "steps (error of the Gaussian model)"
+    series = []
+    for number, (each, log_snrs) in enumerate(designed.log_snrs.items()):
+        share = torch.linspace(0, 1, len(log_snrs)).tolist()
+        label = f"{each} ({designed.errors[each]:.1%})"
+        series.append(Series(label, share, log_snrs, ("c2", "c0", "c1")[number], number))
+    x, title = Axis("share of the steps, from noise to data"), "steps (error of the Gaussian model)"
     return draw(name, title, "Log-SNR at every designed step", x, Axis("log-SNR"), series)
 
 
