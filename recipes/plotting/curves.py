@@ -170,9 +170,10 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
             scaled("log")
             low, high = of_plot.get_view_interval()
             # Powers of ten as text: matplotlib writes them as mathematics, of which the page has no fonts. Within a
-            # decade there may be no power of ten, and the ticks between are named.
+            # decade there may be no power of ten, and the ticks between are named where there is room.
             of_plot.set_major_formatter(_Plain())
-            of_plot.set_minor_formatter(NullFormatter() if high / low > 30 else _Plain(minor_thresholds=(2, 1)))
+            crowded = high / low > (30 if axis is x else 100)
+            of_plot.set_minor_formatter(NullFormatter() if crowded else _Plain(minor_thresholds=(2, 1)))
         if axis.ticks is not None:
             step = -(-sum(len(tick) + 2 for tick in axis.ticks) // ROOM)
             named = [_plain(tick) if place % step == 0 else "" for place, tick in enumerate(axis.ticks)]
