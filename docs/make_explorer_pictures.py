@@ -15,7 +15,7 @@ import PIL.Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from recipes.exploring.subjects import Sizes
+from recipes.explorer.media import Sizes
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -55,7 +55,7 @@ def main() -> None:
     from recipes.explore import ExploreSettings, serve
 
     with TemporaryDirectory() as folder:
-        settings = ExploreSettings("127.0.0.1", None, Sizes(), 100, None)
+        settings = ExploreSettings("127.0.0.1", None, (), Sizes(), 100, None)
         page, address = serve(settings, Path(folder))
         with browser(Path(folder) / "profile", WIDTH) as driver:
             driver.get(address)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
@@ -38,7 +39,8 @@ from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.engine.words import setting
-from recipes.profiles import on_logarithmic_axis
+from recipes.metrics.spectral import RADIUS
+from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
 
 REPORT = "analysis.json"
@@ -165,29 +167,17 @@ def verdict(corruption: Corruption | None, out: Path) -> str:
 
 def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:
     """Draw every profile with its confidence band, and the fit over the radius."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    figure = Figure(figsize=(3.8 * len(profiles), 3.4), layout="constrained")
-    for plot, (name, profile) in zip(
-        figure.subplots(1, len(profiles), squeeze=False)[0], profiles.items(), strict=True
-    ):
-        frequency = on_logarithmic_axis(profile.frequency)
-        floor = float(profile.power.max()) * 1e-12
-        low, high = profile.confidence()
-        plot.fill_between(frequency.numpy(), low.clamp(min=floor).numpy(), high.numpy(), alpha=0.3)
-        plot.loglog(frequency.numpy(), profile.power.clamp(min=floor).numpy(), marker=".", label="data, 95 % band")
-        unit = "sample"
-        if name == "radius":
-            law = fit.power(profile.frequency)
+    figure = Figure(figsize=(COLUMN * len(profiles), 3.4), layout="constrained")
+    plots = figure.subplots(1, len(profiles), squeeze=False)[0]
+    for plot, (name, profile) in zip(plots, profiles.items(), strict=True):
+        draw_power(plot, profile, "data, 95 % band")
+        if name == RADIUS:
+            law = Profile(profile.frequency, fit.power(profile.frequency))
             label = f"exponent {fit.exponent:.2f}, knee {fit.knee:.3g}"
-            plot.loglog(frequency.numpy(), law.numpy(), linestyle="--", color="black", label=label)
-        else:
-            unit = grid.axis(name).unit
-        plot.xaxis.set_minor_formatter(NullFormatter())
-        plot.set(xlabel=f"cycles per {unit}", title=name)
+            draw_power(plot, law, label, marker="", linestyle="--", color="black")
+        power_axes(plot, name, grid)
         plot.legend(fontsize="x-small")
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, Any], out: Path) -> str:

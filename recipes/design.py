@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +34,6 @@ from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spe
 from multisagd.analysis.baselines import baselines, trajectory_regular
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
-from multisagd.analysis.profiles import radial_profile
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import Transfer, transfer_function
 from multisagd.samplers import Sampler
@@ -44,7 +44,8 @@ from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.settings import Group
-from recipes.profiles import on_logarithmic_axis
+from recipes.metrics.spectral import RADIUS
+from recipes.plotting.figures import draw_power, on_logarithmic_axis, profile_of, save
 from recipes.runs.run import STATISTICS, read_statistics
 
 REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
@@ -85,7 +86,7 @@ class Outcome:
     steps: DesignedSteps
     spectrum: Spectrum
     group: Group
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
     candidates: tuple[dict[str, float], ...] = ()
 
 
@@ -138,56 +139,34 @@ def design(config: Config) -> Path:
 
 
 def choose(
-    settings: DesignSettings,
-    statistics: DataStatistics,
-    process: Process,
-    sampler: Sampler,
-    given: Spectrum,
+    settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, given: Spectrum,
     ends: tuple[float, float],
-) -> Outcome:
+) -> Outcome:  # fmt: skip
     """Design the steps, and the noise unless it is given."""
     steps, objective = settings.steps, settings.objective
+    shared: dict[str, Any] = {"sampler": sampler, "ends": ends, "restarts": settings.restarts, "seed": settings.seed}
     if settings.noise == "given":
-        found = design_schedule(
-            statistics, process, steps, objective, sampler=sampler, ends=ends, free_ends=settings.free_ends,
-            restarts=settings.restarts, seed=settings.seed,
-        )  # fmt: skip
-        return Outcome(found, given, settings.spectrum, ())
+        found = design_schedule(statistics, process, steps, objective, free_ends=settings.free_ends, **shared)
+        return Outcome(found, given, settings.spectrum)
     if settings.noise == "recommend":
-        advice = recommend(
-            statistics, process.schedule, steps, objective, sampler=sampler, ends=ends, restarts=settings.restarts,
-            seed=settings.seed,
-        )  # fmt: skip
-        return recommended(advice)
-    joint = design_joint(
-        statistics, process, steps, objective, settings.noise, sampler=sampler, ends=ends,
-        restarts=settings.restarts, seed=settings.seed,
-    )  # fmt: skip
+        return recommended(recommend(statistics, process.schedule, steps, objective, **shared))
+    joint = design_joint(statistics, process, steps, objective, settings.noise, **shared)
     if settings.noise == "data_power":
         group = data_power(joint.parameters[0])
-        return Outcome(joint.steps, joint.spectrum, group, ())
-    if settings.noise == "bands":
-        return Outcome(
-            joint.steps, joint.spectrum, {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}, ()
-        )
-    factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
-    group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
-    return Outcome(joint.steps, joint.spectrum, group, ())
+    elif settings.noise == "bands":
+        group = {"_target_": "multisagd.Rings", "levels": list(joint.parameters)}
+    else:
+        factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
+        group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
+    return Outcome(joint.steps, joint.spectrum, group)
 
 
 def recommended(advice: Recommendation) -> Outcome:
     """Turn a recommendation into what a configuration can write."""
     exponent = advice.chosen.exponent
     group: Group = {"_target_": "multisagd.Flat"} if exponent == 0 else data_power(exponent)
-    table = tuple(
-        {
-            "exponent": each.exponent,
-            "error": each.error,
-            "conditioning": each.conditioning,
-            "terminal_snr": each.terminal_snr,
-        }
-        for each in advice.candidates
-    )
+    told = ("exponent", "error", "conditioning", "terminal_snr")
+    table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
     return Outcome(advice.chosen.steps, advice.chosen.spectrum, group, advice.reasons, table)
 
 
@@ -208,18 +187,11 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
 
 
 def compare(
-    settings: DesignSettings,
-    statistics: DataStatistics,
-    process: Process,
-    sampler: Sampler,
-    designed: DesignedSteps,
+    settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, designed: DesignedSteps,
     ends: tuple[float, float],
-) -> dict[str, Transfer]:
+) -> dict[str, Transfer]:  # fmt: skip
     """Return the transfer functions of the design and of the baselines that the schedule can follow."""
-    chosen = {
-        "designed": torch.tensor(designed.log_snrs, dtype=torch.float64),
-        **baselines(settings.steps, ends),
-    }
+    chosen = {"designed": torch.tensor(designed.log_snrs, dtype=torch.float64), **baselines(settings.steps, ends)}
     if settings.steps < 200:
         chosen["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
     reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64))
@@ -256,27 +228,25 @@ def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
 
 def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
     """Draw generated power over the data's for each schedule, beside the spectra of data and noise."""
-    from matplotlib.figure import Figure
-
     grid = statistics.grid
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    data = radial_profile(statistics.power.mean(0), grid)
-    noise = radial_profile(process.covariance.power(grid.shape), grid)
-    frequency, scale = on_logarithmic_axis(data.frequency).numpy(), float(data.power.mean())
-    left.loglog(frequency, data.power.numpy(), label="data", marker=".")
-    left.loglog(frequency, scale * noise.power.numpy(), label="noise (scaled)", linestyle="--")
+    data = profile_of(statistics.power, grid, RADIUS)
+    noise = profile_of(float(data.power.mean()) * process.covariance.power(grid.shape), grid, RADIUS)
+    draw_power(left, data, "data")
+    draw_power(left, noise, "noise (scaled)", marker="", linestyle="--")
     left.set(xlabel="radius (cycles per sample)", ylabel="power", title="spectra")
     left.legend()
+    frequency = on_logarithmic_axis(data.frequency).numpy()
     for name, transfer in transfers.items():
-        power = radial_profile(transfer.power.mean(0), grid).power / data.power.clamp(min=1e-300)
+        power = profile_of(transfer.power, grid, RADIUS).power / data.power.clamp(min=1e-300)
         decibels = 10 * power.clamp(min=1e-30).log10().numpy()
         mine = name == "designed"
         right.semilogx(frequency, decibels, label=name, linewidth=2.2 if mine else 1, color="black" if mine else None)
     right.axhline(0, color="gray", linewidth=0.6)
     right.set(xlabel="radius (cycles per sample)", ylabel="generated / data (dB)", title="transfer")
     right.legend(fontsize="x-small", ncols=2)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,8 +30,8 @@ from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.errors import RecipeError
 from recipes.engine.interrupt import StopRequest
-from recipes.exploring.guarding import OwnAddress
-from recipes.exploring.subjects import Sizes
+from recipes.explorer.guard import OwnAddress
+from recipes.explorer.media import Sizes
 
 PAUSE = 0.1
 """Seconds between two looks at whether to end."""
@@ -94,7 +94,7 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
         import gradio
     from starlette.middleware import Middleware
 
-    from recipes.exploring.page import CSS, build
+    from recipes.explorer.page import CSS, build
 
     page = build(settings.sizes)
     own: dict[str, Any] = {"host": settings.host, "names": settings.names}

@@ -40,7 +40,7 @@ from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.noised import in_range
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
-from recipes.profiles import draw_profiles
+from recipes.plotting.figures import draw_profiles
 
 REPORT = "inspect.json"
 FOLDERS = ("originals", "decoded", "noise")

@@ -15,7 +15,7 @@ from multisagd import DataStatistics, Grid, Spectrum
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.evaluation.real import fixed_order
-from recipes.profiles import neighbour_difference
+from recipes.metrics.axes import mean_difference, neighbour_differences
 
 RINGS = 8
 LEAST = -40.0
@@ -41,7 +41,8 @@ def compare(x0: Tensor, clean: Tensor, grid: Grid, spectrum: Spectrum | None) ->
     """
     values = {}
     if "frame" in grid.names:
-        made, real = (neighbour_difference([(each, None)], grid, "frame") for each in (x0, clean))
+        differences = (neighbour_differences([(each, None)], grid, "frame") for each in (x0, clean))
+        made, real = (float(mean_difference(each)) for each in differences)
         values["frame_change_db"] = decibels(made / real, factor=20)
     if spectrum is not None:
         inside = spectrum.power(grid) > 0

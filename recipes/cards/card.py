@@ -30,7 +30,6 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.data import process_notes
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.words import setting
-from recipes.profiles import draw_profiles
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, Which
 
@@ -63,6 +62,8 @@ def check_license(name: str) -> None:
 
 def write_card(subject: Subject, out: Path) -> None:
     """Write the card, and what it shows, into the folder of the exported model."""
+    from recipes.plotting.figures import draw_profiles  # matplotlib takes half a second, which a pipeline need not wait
+
     process = subject.assembly.process()
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)

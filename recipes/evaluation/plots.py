@@ -12,12 +12,11 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from multisagd import Grid
-from multisagd.analysis.profiles import NORMAL_95
+from multisagd.analysis.profiles import NORMAL_95, Profile
 from recipes.metrics.discriminate import BandAccuracy
-from recipes.metrics.spectral import LEAST, RADIUS, Curves, decibel_errors, decibels
-from recipes.profiles import on_logarithmic_axis
+from recipes.metrics.spectral import RADIUS, Curves, decibel_errors, decibels
+from recipes.plotting.figures import draw_power, on_logarithmic_axis, save, unit_of
 
-DPI = 110
 SAMPLES, REAL = "tab:orange", "tab:blue"
 
 
@@ -32,29 +31,25 @@ def draw_spectra(
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
     above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
     for name, upper, lower in zip(names, above, below, strict=True):
-        frequency = on_logarithmic_axis(real[name].frequency).numpy()
-        floor = float(real[name].values.mean(0).max()) * LEAST
-        for curves, label, colour in (
-            (real[name], "data (below: one half over the other)", REAL),
-            (made[name], "samples", SAMPLES),
+        for shown, judged, label, colour in (
+            (real[name], other[name], "data (below: one half over the other)", REAL),
+            (made[name], made[name], "samples", SAMPLES),
         ):
-            power = curves.values.mean(0).clamp(min=floor).numpy()
-            upper.loglog(frequency, power, marker=".", markersize=4, label=label, color=colour)
-        _ratio(lower, frequency, other[name], real[name], REAL)
-        _ratio(lower, frequency, made[name], real[name], SAMPLES)
+            draw_power(upper, Profile(shown.frequency, shown.values.mean(0)), label, markersize=4, color=colour)
+            _ratio(lower, judged, real[name], colour)
         lower.axhline(0, color="black", linewidth=0.8)
-        lower.xaxis.set_minor_formatter(NullFormatter())
-        unit = "sample" if name == RADIUS else grid.axis(name).unit
-        lower.set(xlabel=f"cycles per {unit}")
-        upper.yaxis.set_minor_formatter(NullFormatter())
+        for axis in (lower.xaxis, upper.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        lower.set(xlabel=unit_of(name, grid))
         upper.set(title=name)
     above[0].set_ylabel("power")
     below[0].set_ylabel("over data, dB (95 %)")
     figure.legend(*above[0].get_legend_handles_labels(), fontsize="small", loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)
 
 
-def _ratio(plot: Axes, frequency: np.ndarray, made: Curves, real: Curves, colour: str) -> None:
+def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
+    frequency = on_logarithmic_axis(real.frequency).numpy()
     centre = decibels(made.values, real.values)
     half = NORMAL_95 * decibel_errors(made.values, real.values)
     plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)
@@ -82,7 +77,7 @@ def draw_bands(
     plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
     plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="told apart, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)
 
 
 def band_name(low: float, high: float) -> str:
@@ -110,4 +105,4 @@ def draw_classes(
         plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))
     turned = max(map(len, names)) > 3
     plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
-    figure.savefig(path, dpi=DPI)
+    save(figure, path)

@@ -5,11 +5,11 @@ Everything here is plain data; all text may come from a folder that someone else
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from markupsafe import Markup
+from recipes.plotting.curves import Chart
 
 
 @dataclass(frozen=True)
@@ -56,30 +56,6 @@ class Settings:
     kind: ClassVar[str] = "settings"
     choices: Sequence[tuple[str, str]]
     rows: Sequence[Setting]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The legend of one curve: its name, the number of its colour and of its dashes."""
-
-    name: str
-    colour: str
-    dashes: int
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawn chart: `picture` is SVG without any style of its own, `points` what is told under the pointer."""
-
-    kind: ClassVar[str] = "chart"
-    name: str
-    title: str
-    about: str
-    picture: Markup
-    curves: Sequence[Curve]
-    points: Mapping[str, Any]
-    table: Table
-    csv: str
 
 
 @dataclass(frozen=True)

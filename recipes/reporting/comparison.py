@@ -10,11 +10,11 @@ from torch import Tensor
 from multisagd import Grid
 from recipes.engine.defaults import ABSENT
 from recipes.engine.outline import flatten
+from recipes.plotting.curves import Axis, Series, draw, told
 from recipes.reporting.blocks import Block, Frame, Note, Slider, Table
-from recipes.reporting.charts import Axis, Series, draw, told
-from recipes.reporting.curves import SEEN, loss, over_samples
 from recipes.reporting.defaults import shown
 from recipes.reporting.evaluation import metric_rows, with_error
+from recipes.reporting.losses import SEEN, loss, over_samples
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json
 from recipes.reporting.samples import SampleSet, spread, training_pictures

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recipes.engine.words import setting
+from recipes.plotting.curves import told
 from recipes.reporting.blocks import Block, Gallery, Note, Table
-from recipes.reporting.charts import told
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import MALFORMED, Run, own_json, shortened
 from recipes.reporting.samples import SampleSet

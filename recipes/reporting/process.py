@@ -7,23 +7,27 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
 from recipes.base.untrusted import inside
 from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
+from recipes.engine.corrupted import build_data
 from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.noised import in_range
+from recipes.engine.order import Order
+from recipes.engine.settings import TrainSettings
+from recipes.plotting.curves import Axis, Series, draw, ordered, told
 from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
-from recipes.reporting.charts import Axis, Series, draw, ordered, told
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import Run
@@ -35,41 +39,26 @@ LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 """Log-SNRs at which data are shown, between the data themselves and t = 1."""
 
 
+def _not_at_hand(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Measured(Modality):
     """What is known of a medium from the statistics of its data: enough for a process, without reading any media."""
 
     statistics: DataStatistics
+    suffixes = ()
+    load = encode = decode = save = _not_at_hand
 
     @property
     def channels(self) -> int:
         """Number of channels."""
         return self.statistics.mean.shape[0]
 
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """No files are read."""
-        return ()
-
     def grid(self) -> Grid:
         """Return the grid of the statistics."""
         return self.statistics.grid
-
-    def load(self, path: Path, seed: int | None = None) -> NoReturn:
-        """Read nothing."""
-        raise NotImplementedError
-
-    def encode(self, media: Any) -> NoReturn:
-        """Encode nothing."""
-        raise NotImplementedError
-
-    def decode(self, x0: Tensor) -> NoReturn:
-        """Decode nothing."""
-        raise NotImplementedError
-
-    def save(self, media: Any, path: Path) -> NoReturn:
-        """Write nothing."""
-        raise NotImplementedError
 
 
 def assembly(run: Run, builder: Builder) -> Assembly:
@@ -130,6 +119,22 @@ def in_words(node: Any) -> str:
     given = [(key, value) for key, value in node.items() if key != "_target_" and value is not None]
     settings = ", ".join(f"{key} {in_words(value)}" for key, value in given)
     return f"{name} ({settings})" if name and settings else name or settings
+
+
+def examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
+    """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
+
+    Nothing is fetched: a run may name addresses of anybody.
+
+    Raises:
+        RecipeError: if they lie elsewhere than on this machine, or cannot be read.
+    """
+    settings = builder.settings(TrainSettings, config, "")
+    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    try:
+        return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
 
 
 def strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:

@@ -14,12 +14,11 @@ from recipes.engine.settings import Group
 from recipes.engine.words import setting
 from recipes.reporting.blocks import Block, Note, Section
 from recipes.reporting.comparison import comparison_blocks
-from recipes.reporting.curves import loss_charts
-from recipes.reporting.data import examples
 from recipes.reporting.defaults import settings as run_settings
 from recipes.reporting.evaluation import evaluation_blocks
+from recipes.reporting.losses import loss_charts
 from recipes.reporting.media import Budget
-from recipes.reporting.process import assembly, process_blocks, strips
+from recipes.reporting.process import assembly, examples, process_blocks, strips
 from recipes.reporting.run import MALFORMED, Run, shortened
 from recipes.reporting.samples import SampleSet, sample_blocks, sample_sets
 from recipes.reporting.spectra import noise_power, power_of, spectrum_charts

@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from multisagd import DataStatistics, Grid, Process
-from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
-from recipes.profiles import on_logarithmic_axis
+from multisagd.analysis.profiles import Profile
+from recipes.metrics.spectral import LEAST, RADIUS
+from recipes.plotting.curves import Axis, Series, draw
+from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
 from recipes.reporting.blocks import Block
-from recipes.reporting.charts import Axis, Series, draw
 
-LEAST = 1e-12
-"""Of the largest power; what is below cannot be told from rounding."""
-
-RADIUS = "radius"
 BATCH = 32
 
 
@@ -49,39 +46,23 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
     )
     over = "Decibels of the samples' power over the data's: 0 is the data's own."
     for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
-        unit = "sample" if along == RADIUS else grid.axis(along).unit
         where = "over the radius" if along == RADIUS else f"along {along}"
-        x = Axis(f"cycles per {unit}", "log")
-        profiles = {key: _profile(power, grid, along) for key, power in powers.items()}
-        curves = [_series(key, each, number) for number, (key, each) in enumerate(profiles.items())]
+        x = Axis(unit_of(along, grid), "log")
+        curves, ratios, data = [], [], None
+        for number, (key, power) in enumerate(powers.items()):
+            profile = profile_of(power, grid, along)
+            data = profile.power if data is None else data
+            curves.append(_series(key, number, profile, profile.power, profile.power))
+            if key.startswith("samples"):
+                decibels = 10 * (profile.power / data).log10()
+                ratios.append(_series(key, number, profile, decibels, data))
         blocks.append(draw(f"{name}-{place}", f"Power {where}", about, x, Axis("power", "log"), curves))
-        data = next(iter(profiles.values()))
-        ratios = [
-            _ratio(key, each, data, number)
-            for number, (key, each) in enumerate(profiles.items())
-            if key.startswith("samples")
-        ]
         title = f"Samples over data {where}"
         blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
     return [block for block in blocks if block is not None]
 
 
-def _profile(power: Tensor, grid: Grid, along: str) -> Profile:
-    if along != RADIUS:
-        return axis_profile(power, grid, along)
-    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid)
-
-
-def _series(key: str, profile: Profile, number: int) -> Series:
-    floor = float(profile.power.max()) * LEAST
-    values = [value if value > floor else math.nan for value in profile.power.tolist()]
-    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), values, f"c{number % 8}", number)
-
-
-def _ratio(key: str, profile: Profile, data: Profile, number: int) -> Series:
-    floor = float(data.power.max()) * LEAST
-    decibels = [
-        10 * math.log10(mine / theirs) if mine > 0 and theirs > floor else math.nan
-        for mine, theirs in zip(profile.power.tolist(), data.power.tolist(), strict=True)
-    ]
-    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), decibels, f"c{number % 8}", number)
+def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
+    """Return values over frequency, without those where a power cannot be told from rounding."""
+    kept = values.where(power > LEAST * power.max(), math.nan)
+    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

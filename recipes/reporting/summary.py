@@ -8,10 +8,10 @@ from typing import Any
 
 from multisagd.addresses import for_others
 from recipes.engine.words import setting
+from recipes.plotting.curves import told
 from recipes.reporting.blocks import Block, Facts, Note, Table
-from recipes.reporting.charts import told
-from recipes.reporting.curves import loss
 from recipes.reporting.defaults import settings
+from recipes.reporting.losses import loss
 from recipes.reporting.run import Run
 from recipes.runs.metrics import inner, number
 

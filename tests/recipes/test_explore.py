@@ -1,7 +1,9 @@
 """`multisagd explore`: what it shows against the definitions, what it exports against what trains, errors, privacy."""
 
+import base64
 import io
 import math
+import re
 import socket
 import sys
 import warnings
@@ -19,9 +21,8 @@ import torch
 import yaml
 
 import multisagd as ms
-from modalities.audio import Audio
+from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
-from modalities.video import Video
 from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
 from recipes import cli
@@ -29,37 +30,32 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.single import statistics_of_one
-from recipes.exploring import cells, designing, exporting, plots
-from recipes.exploring.forward import TIMES, Pair
-from recipes.exploring.kinds import OFFERED, kind
-from recipes.exploring.settings import (
-    ALL,
-    SCHEDULES,
-    Settings,
-    axes_choices,
-    build_process,
-    first_values,
-    spectrum_group,
-)
-from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, Subject, example, own_file
+from recipes.explorer import design, export
+from recipes.explorer.controls import ALL, axes_choices, first_values, kind
+from recipes.explorer.examples import Example, built_in, own_file
+from recipes.explorer.media import MEDIA, Sizes
+from recipes.explorer.process import SCHEDULES, TIMES, Pair, Settings, build_process, spectrum_group
+from recipes.explorer.rendering import POINTS, charts_html, media_table, spectra_charts, steps_chart, thinned
+from recipes.plotting.media import png, spectrogram_png, written
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
-MEDIA: list[tuple[Medium, str]] = [
-    ("image", "waveform"), ("sound", "waveform"), ("sound", "spectrogram"), ("video", "waveform"),
-]  # fmt: skip
+SHOWN = [(name, written_as) for name, medium in MEDIA.items() for written_as in medium.representations]
 
 
-def shown(medium: Medium, representation: str = "waveform", name: str | None = None) -> Subject:
-    return example(medium, name or EXAMPLES[medium][-1], representation, SMALL)
+def shown(name: str, representation: str | None = None, example: str | None = None) -> Example:
+    medium = MEDIA[name]
+    return built_in(
+        medium, example or list(medium.examples)[-1], representation or next(iter(medium.representations)), SMALL
+    )
 
 
-def chosen(subject: Subject, name: str, axes: str | None = None, **more: Any) -> Settings:
+def chosen(subject: Example, name: str, axes: str | None = None, **more: Any) -> Settings:
     axes = axes_choices(subject.grid)[0] if axes is None else axes
     values = first_values(name, subject.grid, axes) | more.pop("values", {})
     return Settings(name, axes, values, **more)
 
 
-def pair_of(subject: Subject, settings: Settings) -> Pair:
+def pair_of(subject: Example, settings: Settings) -> Pair:
     return Pair.of(subject, settings, spectrum_group(settings, subject))
 
 
@@ -77,8 +73,8 @@ def test_one_white_noise_is_filtered_by_the_power_law_that_the_controls_say() ->
     np.testing.assert_allclose(pair.noises["shaped"][0].numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("medium", "representation"), MEDIA)
-def test_pictures_of_the_forward_process_are_those_of_the_process(medium: Medium, representation: str) -> None:
+@pytest.mark.parametrize(("medium", "representation"), SHOWN)
+def test_pictures_of_the_forward_process_are_those_of_the_process(medium: str, representation: str) -> None:
     subject = shown(medium, representation)
     pair = pair_of(subject, chosen(subject, "power_law", schedule="flow", shift=2.0))
     for name, noise in pair.noises.items():
@@ -90,26 +86,26 @@ def test_pictures_of_the_forward_process_are_those_of_the_process(medium: Medium
     torch.testing.assert_close(pair.noise_media()["white"], noise_media)
 
 
-@pytest.mark.parametrize(("medium", "representation"), MEDIA)
-def test_whatever_is_chosen_is_exported_as_it_was_shown(medium: Medium, representation: str) -> None:
+@pytest.mark.parametrize(("medium", "representation"), SHOWN)
+def test_whatever_is_chosen_is_exported_as_it_was_shown(medium: str, representation: str) -> None:
     subject = shown(medium, representation)
-    for name in OFFERED[medium]:
+    for name in MEDIA[medium].kinds:
         for axes in axes_choices(subject.grid):
             if name == "hum_free" and representation == "spectrogram":
                 continue  # there are no frequencies of sound along the time of a spectrogram
             values = {"corner": 0.1, "width": 8.0} if kind(name).controls.keys() & {"corner", "width"} else {}
             settings = chosen(subject, name, axes, values=values, offset=0.3)
             group = spectrum_group(settings, subject)
-            read = yaml.safe_load(exporting.spectrum_yaml(group))
+            read = yaml.safe_load(export.spectrum_yaml(group))
             spectrum = Builder().build(read, ms.Spectrum, "spectrum", statistics=subject.statistics)
             power = ms.SpectralCovariance(spectrum, subject.grid).power()
             assert torch.equal(power, build_process(settings, subject, group).covariance.power()), (name, axes)
             assert bool((power > 0).any())
 
 
-@pytest.mark.parametrize(("medium", "representation"), MEDIA)
+@pytest.mark.parametrize(("medium", "representation"), SHOWN)
 def test_the_exported_folder_and_command_compose_what_was_shown(
-    medium: Medium, representation: str, tmp_path: Path
+    medium: str, representation: str, tmp_path: Path
 ) -> None:
     subject = shown(medium, representation)
     top = axes_choices(subject.grid)[0]
@@ -119,8 +115,8 @@ def test_the_exported_folder_and_command_compose_what_was_shown(
     )
     group = spectrum_group(settings, subject)
     pair = Pair.of(subject, settings, group)
-    designed = designing.design(subject, pair.processes["shaped"], settings.steps)
-    with zipfile.ZipFile(io.BytesIO(exporting.archive(settings, subject, group, designed))) as zipped:
+    designed = design.design(subject, pair.processes["shaped"], settings.steps)
+    with zipfile.ZipFile(io.BytesIO(export.archive(settings, subject, group, designed))) as zipped:
         zipped.extractall(tmp_path)
     assert DesignedSteps.load(tmp_path / "explored" / "steps.json") == designed.steps
     line = (tmp_path / "explored" / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ").split()
@@ -189,9 +185,9 @@ def test_the_spectrum_of_one_datum_does_not_leak_from_its_edges() -> None:
 
 
 def test_designed_steps_err_less_than_the_cosine_schedule() -> None:
-    subject = shown("image", name="photograph")
+    subject = shown("image", example="photograph")
     process = build_process(chosen(subject, "white"), subject, {"_target_": "multisagd.Flat"})
-    designed = designing.design(subject, process, 8)
+    designed = design.design(subject, process, 8)
     assert set(designed.errors) == {"designed", "cosine"}  # which is the chosen one too
     assert designed.errors["designed"] < 0.97 * designed.errors["cosine"]
     assert all(a < b for each in designed.log_snrs.values() for a, b in pairwise(each))
@@ -202,7 +198,7 @@ def test_thinning_keeps_the_power_at_the_frequencies_that_it_keeps() -> None:
     grid = ms.Grid.of(height=128, width=96)
     power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
     statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
-    thinned = designing.thinned(statistics)
+    thinned = design.thinned(statistics)
     assert thinned.grid.shape == (64, 48)
     torch.testing.assert_close(thinned.power[0, :32, :24], 2 * power[:64:2, :48:2])
     torch.testing.assert_close(thinned.mean, torch.full((1, 64, 48), 0.3).double())
@@ -212,14 +208,14 @@ def test_white_noise_is_recommended_for_white_data() -> None:
     subject = shown("image")
     power = torch.ones(1, *subject.grid.half_shape, dtype=torch.float64)
     white = ms.DataStatistics(torch.zeros(1, 32, 32).double(), power, subject.grid, 100)
-    same = Subject("image", subject.modality, subject.x0, white, "digits", "")
+    same = Example(MEDIA["image"], subject.modality, subject.x0, white, ("image", "digits"), "")
     process = build_process(chosen(subject, "white"), same, {"_target_": "multisagd.Flat"})
-    assert designing.recommended(same, process, 5).chosen.exponent == 0
+    assert design.recommended(same, process, 5).chosen.exponent == 0
 
 
 def test_examples_are_those_of_the_data_sets_that_the_command_names() -> None:
     subject = shown("video")
-    words = [word for word in exporting.words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
+    words = [word for word in export.words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
     config = configuration.load("train", words)
     modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
@@ -235,12 +231,12 @@ def test_a_file_gives_its_middle(tmp_path: Path) -> None:
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[:, 32:96] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
     PIL.Image.fromarray(pixels).save(tmp_path / "wide.png")
-    subject = own_file("image", tmp_path / "wide.png", "waveform", Sizes(image=64))
+    subject = own_file(MEDIA["image"], tmp_path / "wide.png", "pixels", Sizes(image=64))
     assert torch.equal(subject.modality.decode(subject.x0), torch.from_numpy(pixels[:, 32:96]).permute(2, 0, 1))
-    assert subject.data is None
+    assert subject.choices == ("image", None)
     tone = np.sin(np.arange(8000))
     soundfile.write(tmp_path / "long.wav", np.concatenate([np.zeros(4000), tone, np.zeros(4000)]), 4000)
-    sound = own_file("sound", tmp_path / "long.wav", "waveform", Sizes(rate=4000, seconds=2.0))
+    sound = own_file(MEDIA["sound"], tmp_path / "long.wav", "waveform", Sizes(rate=4000, seconds=2.0))
     decoded = sound.modality.decode(sound.x0)[0]
     np.testing.assert_allclose(decoded.numpy(), tone * 10 ** (-1 / 20), atol=2e-3)
 
@@ -256,38 +252,42 @@ def test_a_file_gives_its_middle(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_in_one_sentence(
-    medium: Medium, name: str, content: bytes, message: str, tmp_path: Path
+    medium: str, name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        own_file(medium, tmp_path / name, "waveform", SMALL)
+        own_file(MEDIA[medium], tmp_path / name, next(iter(MEDIA[medium].representations)), SMALL)
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_file_without_a_spectrum_or_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     PIL.Image.new("L", (40, 40), 7).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match="it is the same everywhere"):
-        own_file("image", tmp_path / "grey.png", "waveform", SMALL)
+        own_file(MEDIA["image"], tmp_path / "grey.png", "pixels", SMALL)
     PIL.Image.new("1", (10_000, 6_000)).save(tmp_path / "huge.png")
     with pytest.raises(ValueError, match="10000×6000 pixels exceed max_pixels=50000000"):
-        own_file("image", tmp_path / "huge.png", "waveform", SMALL)
+        own_file(MEDIA["image"], tmp_path / "huge.png", "pixels", SMALL)
 
 
 def test_pieces_of_the_page_hold_the_media_themselves() -> None:
     picture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(cells.png(picture)))), picture.permute(1, 2, 0))
+    assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(png(picture)))), picture.permute(1, 2, 0))
     sound = 0.5 * torch.sin(torch.arange(1000) / 3)[None]
-    read, rate = soundfile.read(io.BytesIO(cells.wav(sound, 8000)))
+    read, rate = soundfile.read(io.BytesIO(written("it.wav", lambda path: write_wav(sound, 8000, path))))
     assert rate == 8000
     np.testing.assert_allclose(read, sound[0].numpy(), atol=1 / 32768)
     subject = shown("video")
-    assert isinstance(subject.modality, Video)
-    with av.open(io.BytesIO(cells.mp4(subject.modality.decode(subject.x0), 8.0))) as file:
+    (address,) = re.findall(
+        r'src="data:video/mp4;base64,([^"]*)"',
+        media_table([("", {"it": subject.modality.decode(subject.x0)})], subject),
+    )
+    clip = base64.b64decode(address)
+    with av.open(io.BytesIO(clip)) as file:
         frames = [frame.to_ndarray(format="gray") for frame in file.decode(video=0)]
     truth = subject.modality.decode(subject.x0)[0].numpy().astype(float)
     assert np.abs(np.stack(frames) - truth).mean() < 4
     # A tone is the brightest row of its picture, which has low frequencies at the bottom.
-    tone = cells.spectrogram_png(torch.sin(torch.arange(8000) * (2 * math.pi * 1000 / 8000))[None], 8000)
+    tone = spectrogram_png(torch.sin(torch.arange(8000) * (2 * math.pi * 1000 / 8000))[None], 8000)
     rows = np.asarray(PIL.Image.open(io.BytesIO(tone))).astype(float).sum((1, 2))
     assert rows.argmax() == pytest.approx(0.75 * len(rows), abs=1.5)
 
@@ -295,30 +295,34 @@ def test_pieces_of_the_page_hold_the_media_themselves() -> None:
 def test_curves_are_thinned_without_moving_them() -> None:
     grid = ms.Grid((ms.Axis("time", 4000, 1 / 4000, "s"),))
     power = ms.PowerLaw(-0.5, corner=5.0).power(grid)
-    frequency, thinned = plots.curve(power, grid, "time")
-    assert len(frequency) <= plots.POINTS
+    curve = thinned(axis_profile(power, grid, "time"))
+    frequency = curve.frequency
+    assert len(frequency) <= POINTS
     assert bool((frequency.diff() > 0).all())
-    torch.testing.assert_close(thinned, 1 / frequency.clamp(min=5.0), rtol=0.01, atol=0)
+    torch.testing.assert_close(curve.power, 1 / frequency.clamp(min=5.0), rtol=0.01, atol=0)
 
 
-def test_figures_take_the_colour_of_the_page_and_say_what_they_are() -> None:
+def test_charts_take_the_colours_of_the_page_and_say_what_they_are() -> None:
     subject = shown("video")
-    pair = pair_of(subject, chosen(subject, "joint"))
-    drawn = plots.svg(lambda: plots.spectra_figure(pair, 0.5), "salt", 'power of "all"')
-    assert 'aria-label="power of &quot;all&quot;"' in drawn
-    assert plots.INK not in drawn
-    assert drawn.count("currentColor") > 20
-    for text in ("frame", "cycles per s", "cycles per pixel", "shaped noise"):
+    charts = spectra_charts(pair_of(subject, chosen(subject, "joint")), 0.5)
+    drawn = charts_html(charts)
+    assert [chart.title for chart in charts] == ["frame", "height", "width"]
+    assert 'aria-label="Power of data, white noise and shaped noise along frame"' in drawn
+    assert drawn.count("var(--text)") > 20
+    assert not re.search("#0[123]0[123]0", drawn)  # placeholders of colours
+    for text in ("cycles per s", "cycles per pixel"):
         assert f">{text}</text>" in drawn
+    for name, colour in (("data", "c0"), ("white noise", "c1"), ("shaped noise", "c2")):
+        assert drawn.count(f'<li class="{colour}">{name}</li>') == 3
+        assert f'stroke="var(--{colour})"' in drawn
 
 
-def test_noise_in_the_figure_is_that_of_the_level_it_is_drawn_at() -> None:
+def test_noise_in_the_chart_is_that_of_the_level_it_is_drawn_at() -> None:
     subject = shown("sound")
-    pair = pair_of(subject, chosen(subject, "white"))
-    figure = plots.spectra_figure(pair, 0.25)
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    (chart,) = spectra_charts(pair_of(subject, chosen(subject, "white")), 0.25)
     expected = math.tan(math.pi / 8) ** 2  # (σ/α)² of the cosine schedule
-    np.testing.assert_allclose(np.asarray(lines["white noise"].get_ydata(), float), expected, rtol=1e-6)
+    (noise,) = [each for each in chart.points["series"] if each["name"] == "white noise"]
+    assert [float(value) for value in noise["values"]] == pytest.approx([expected] * len(noise["values"]), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -374,37 +378,40 @@ def test_all_noise_levels_are_shown_in_order() -> None:
     pair = pair_of(subject, chosen(subject, "power_law"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        page = cells.table([(f"t = {time:g}", pair.media_at(time)) for time in TIMES], subject)
+        page = media_table([(f"t = {time:g}", pair.media_at(time)) for time in TIMES], subject)
     assert page.count("<img") == 2 * len(TIMES)
     assert page.index("white, t = 0.2") < page.index("shaped, t = 0.2") < page.index("white, t = 0.4")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_steps_are_designed_on_every_schedule(schedule: str) -> None:
-    subject = shown("image", name="photograph")
+    subject = shown("image", example="photograph")
     for shift in (0.1, 10.0):
         settings = chosen(subject, "power_law", schedule=schedule, shift=shift)
         process = build_process(settings, subject, spectrum_group(settings, subject))
-        designed = designing.design(subject, process, 4)
+        designed = design.design(subject, process, 4)
         assert set(designed.errors) == {"designed", "cosine", "chosen schedule"}
         assert designed.errors["designed"] <= 1.001 * designed.errors["chosen schedule"]
-        assert plots.schedule_figure(designed).axes[0].get_lines()
+        chart = steps_chart(designed, "steps")
+        assert chart is not None
+        assert [curve.name for curve in chart.curves] == [
+            f"{name} ({error:.1%})" for name, error in designed.errors.items()
+        ]
 
 
-def panel(medium: Medium, **more: Any) -> tuple[Any, list[Any]]:
+def panel(medium: str, **more: Any) -> tuple[Any, list[Any]]:
     """Return the answers of a tab, and the values of its controls, by name where they are to be others."""
     pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
-    from recipes.exploring.answers import Panel
+    from recipes.explorer.callbacks import Panel
 
-    made = Panel(medium, SMALL)
+    made = Panel(MEDIA[medium], SMALL)
     subject = shown(medium)
-    axes = axes_choices(subject.grid)[0]
-    named = {
-        "upload": None, "example": EXAMPLES[medium][-1], "written": "waveform", "kind": "white", "axes": axes,
-        **dict.fromkeys(made.controls, 0.0), "from": 0.0, "to": 0.0, "weight": 1.0, "offset": 0.0,
-        "schedule": "cosine", "shift": 1.0, "steps": 4, "seed": 0, "time": 0.5,
+    named = dict.fromkeys(made.inputs, 0.0) | {
+        "upload": None, "example": list(made.medium.examples)[-1], "written": next(iter(made.medium.representations)),
+        "kind": "white", "axes": axes_choices(subject.grid)[0], "band_weight": 1.0, "schedule": "cosine", "shift": 1.0,
+        "steps": 4, "time": 0.5, **more,
     }  # fmt: skip
-    return made, list((named | more).values())
+    return made, [named[name] for name in made.inputs]
 
 
 def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes() -> None:
@@ -436,7 +443,7 @@ def test_other_axes_keep_the_values_that_they_can() -> None:
 
 
 def test_a_recommendation_sets_the_controls_to_it_and_says_why() -> None:
-    made, values = panel("image", example="photograph", offset=2.0, weight=0.0, **{"from": 0.1, "to": 0.2})
+    made, values = panel("image", example="photograph", offset=2.0, band_weight=0.0, band_low=0.1, band_high=0.2)
     told, name, about, _, *sliders, weight, offset = made.recommend(*values)
     assert told.count("<li>") >= 2
     assert name in ("white", "data_power")

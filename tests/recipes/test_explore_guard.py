@@ -10,7 +10,7 @@ import pytest
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.explore import ExploreSettings, serve
-from recipes.exploring.guarding import OwnAddress
+from recipes.explorer.guard import OwnAddress
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
 PATHS = [("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join")]

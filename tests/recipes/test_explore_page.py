@@ -200,7 +200,8 @@ def ctrl_c_ends_it_and_removes_what_was_uploaded(served: Served) -> None:
     assert told.endswith("the explorer has ended\n")
     # The number beyond the range, which gradio refuses while it stands in the field, is printed by it.
     assert "Traceback" not in told.rpartition("Value 50 is greater than maximum value 1.0")[2]
-    assert list(served.folder.iterdir()) == []
+    # Importing torchvision makes PyTorch leave a folder of its own there.
+    assert [each for each in served.folder.iterdir() if not each.name.startswith("torchinductor_")] == []
 
 
 @needs_browser

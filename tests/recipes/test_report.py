@@ -36,9 +36,9 @@ from recipes.base.untrusted import read_configuration
 from recipes.engine import config as configuration
 from recipes.engine.errors import RecipeError
 from recipes.engine.outline import flatten
+from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
 from recipes.reporting.blocks import Item, Note, Page
-from recipes.reporting.charts import Axis, Series, draw
 from recipes.reporting.defaults import settings
 from recipes.reporting.media import Budget, item
 from recipes.reporting.page import is_report, render
@@ -506,7 +506,7 @@ def test_files_of_numbers_are_exact_and_hold_no_formulas() -> None:
     assert list(csv.reader(text.splitlines())) == [
         ["samples seen", "'=a", "'-b()"], ["1200", "0.123456789", ""], ["2400", "-1.5", "1e-09"],
     ]  # fmt: skip
-    assert chart.table.rows == [["1,200", "0.1235", ""], ["2,400", "-1.5", "1e-09"]]
+    assert chart.rows == [["1,200", "0.1235", ""], ["2,400", "-1.5", "1e-09"]]
 
 
 def test_long_names_are_told_apart_and_those_of_bands_do_not_overlap() -> None:

@@ -87,9 +87,7 @@
     });
     for (const box of boxes) {
       box.addEventListener("change", () => {
-        for (const id of [box.dataset.curve, `${box.dataset.curve}-band`]) {
-          document.getElementById(id)?.setAttribute("display", box.checked ? "inline" : "none");
-        }
+        document.getElementById(box.dataset.curve)?.setAttribute("display", box.checked ? "inline" : "none");
       });
     }
   }

@@ -6,7 +6,9 @@ import torch
 
 import multisagd as ms
 from multisagd.analysis.profiles import axis_profile
-from recipes.profiles import band_powers, describe, draw_profiles, neighbour_difference
+from recipes.metrics.axes import bands_along, mean_difference, neighbour_differences
+from recipes.metrics.spectral import item_curves
+from recipes.plotting.figures import draw_profiles
 
 GRIDS = [
     ms.Grid.of(time=(9, 0.5, "s")),
@@ -31,15 +33,22 @@ def test_a_profile_is_the_mean_over_the_other_frequencies(grid: ms.Grid) -> None
             assert found == pytest.approx(expected, rel=1e-10)
 
 
+def neighbour_difference(batches: list[tuple[torch.Tensor, torch.Tensor | None]], grid: ms.Grid, name: str) -> float:
+    return float(mean_difference(neighbour_differences(batches, grid, name)))
+
+
 def test_bands_cover_every_frequency_once() -> None:
     grid = GRIDS[2]
-    profile = axis_profile(torch.ones(grid.half_shape), grid, "width")
-    bands = band_powers(profile, 3)
-    assert [band[:2] for band in bands] == [
-        (0.0, 0.0), (0.0, pytest.approx(1 / 7)), (pytest.approx(1 / 7), pytest.approx(2 / 7)),
-        (pytest.approx(2 / 7), pytest.approx(3 / 7)),
-    ]  # fmt: skip
-    assert [band[2] for band in bands] == [1.0] * 4
+    frequency = axis_profile(torch.ones(grid.half_shape), grid, "width").frequency
+    bands = bands_along(grid.axis("width"), frequency, 3)
+    assert [name for name, _ in bands] == ["0", "0-0.143 / sample", "0.143-0.286 / sample", "0.286-0.429 / sample"]
+    assert [members.tolist() for _, members in bands] == [[0], [1], [2], [3]]
+    assert sorted(sum((members.tolist() for _, members in bands_along(grid.axis("width"), frequency, 2)), [])) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_neighbours_differ_by_what_they_differ_by_and_padding_does_not_count() -> None:
@@ -57,19 +66,20 @@ def test_neighbours_differ_by_what_they_differ_by_and_padding_does_not_count() -
     assert neighbour_difference([(3 * padded, mask), (ramp, None)], grid, "frame") == (3 * 2 + 3) / 5
 
 
-def test_description_of_noise_of_known_power() -> None:
+def test_noise_of_known_power() -> None:
     grid = ms.Grid.of(frame=(16, 0.125, "s"), width=8)
     noise = ms.SpectralCovariance(ms.Autoregressive(0.8, axis="frame"), grid).sample(range(600))
-    found = describe([(noise[:300], None), (noise[300:], None)], grid, 4)
+    batches: list[tuple[torch.Tensor, torch.Tensor | None]] = [(noise[:300], None), (noise[300:], None)]
     power = ms.SpectralCovariance(ms.Autoregressive(0.8, axis="frame"), grid).power()
     profile = axis_profile(power, grid, "frame")
-    bands = found["frame"]["bands"]
-    assert [band[2] for band in bands] == pytest.approx([band[2] for band in band_powers(profile, 4)], rel=0.06)
+    curves = item_curves(batches, grid, 4)["frame"].values
+    for _, members in bands_along(grid.axis("frame"), profile.frequency, 4):
+        assert float(curves[:, members].mean()) == pytest.approx(float(profile.power[members].mean()), rel=0.06)
     # The difference of two normal numbers of correlation r has a mean size of sqrt(2 (1 - r)) sqrt(2 / pi).
     lag = float(torch.fft.irfft(profile.power, n=16)[1] / torch.fft.irfft(profile.power, n=16)[0])
     expected = np.sqrt(2 * (1 - lag)) * np.sqrt(2 / np.pi)
-    assert found["frame"]["difference"] == pytest.approx(expected, rel=0.02)
-    assert found["width"]["difference"] == pytest.approx(np.sqrt(2) * np.sqrt(2 / np.pi), rel=0.02)
+    assert neighbour_difference(batches, grid, "frame") == pytest.approx(expected, rel=0.02)
+    assert neighbour_difference(batches, grid, "width") == pytest.approx(np.sqrt(2) * np.sqrt(2 / np.pi), rel=0.02)
 
 
 def test_profiles_are_drawn(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""How long the explorer takes to answer a drag, at its default sizes: `python -m benchmarks.exploring [--repeats 5]`.
+"""How long the explorer takes to answer a drag, at its default sizes: `python -m benchmarks.explorer [--repeats 5]`.
 
 Processor time of one thread, the median of the repeats, so that what else the machine does matters little; a browser
 then needs some time of its own to show it. "steps" are those designed from the spectrum, which follow the rest.
@@ -14,17 +14,10 @@ from statistics import median
 import torch
 
 from benchmarks.timing import machine
-from recipes.exploring.answers import Panel
-from recipes.exploring.kinds import CONTROLS
-from recipes.exploring.settings import axes_choices, first_values
-from recipes.exploring.subjects import EXAMPLES, Medium, Sizes, example
-
-SHOWN: tuple[tuple[Medium, str, str], ...] = (
-    ("image", "waveform", "power_law"),
-    ("sound", "waveform", "pink"),
-    ("sound", "spectrogram", "pink"),
-    ("video", "waveform", "space_by_time"),
-)
+from recipes.explorer.callbacks import Panel
+from recipes.explorer.controls import CONTROLS, axes_choices, first_values
+from recipes.explorer.examples import built_in
+from recipes.explorer.media import MEDIA, Sizes
 
 
 def seconds(action: Callable[[], object], repeats: int) -> float:
@@ -45,15 +38,15 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     print(f"{'':<20}{'pictures':>10}{'steps':>10}")
-    for medium, representation, kind in SHOWN:
-        panel, name = Panel(medium, Sizes()), EXAMPLES[medium][0]
-        grid = example(medium, name, representation, Sizes()).grid
+    for medium, written in ((each, written) for each in MEDIA.values() for written in each.representations):
+        panel, name = Panel(medium, Sizes()), next(iter(medium.examples))
+        grid = built_in(medium, name, written, Sizes()).grid
         axes = axes_choices(grid)[0]
-        own = {each: CONTROLS[each].low for each in panel.controls} | first_values(kind, grid, axes)
+        own = {each: CONTROLS[each].low for each in panel.controls} | first_values(medium.first, grid, axes)
         values = (
-            None, name, representation, kind, axes, *own.values(), 0.0, 0.0, 1.0, 0.0, "cosine", 1.0, 10, 0, 0.5
+            None, name, written, medium.first, axes, *own.values(), 0.0, 0.0, 1.0, 0.0, "cosine", 1.0, 10, 0, 0.5
         )  # fmt: skip
-        label = f"sound, {representation}" if medium == "sound" else medium
+        label = f"{medium.name}, {written}"
         shown, designed = (
             seconds(lambda answer=answer, values=values: answer(*values), options.repeats)  # type: ignore[misc]
             for answer in (panel.show, panel.design)

@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from multisagd import DDIM, DataStatistics, Process, SpectralCovariance
 from multisagd.analysis.design import ENDS, DesignedSteps, design_schedule, objective_value, spectral_ends
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
-from multisagd.schedule import CosineSchedule, Schedule
-from recipes.exploring.subjects import Subject
+from multisagd.schedule import CosineSchedule
+from recipes.explorer.examples import Example
 
 MOST_FREQUENCIES = 4096
 
@@ -46,52 +45,43 @@ def thinned(statistics: DataStatistics) -> DataStatistics:
     return DataStatistics(averaged.mean_on(shape), averaged.power_on(shape), smaller, statistics.count)
 
 
-def design(subject: Subject, process: Process, steps: int) -> Designed:
-    """Return steps that make DDIM err least on Gaussian data of the subject's spectrum, under a process.
+def design(example: Example, process: Process, steps: int) -> Designed:
+    """Return steps that make DDIM err least on Gaussian data of the example's spectrum, under a process.
 
     They are compared with equal steps of the process's own schedule and of the cosine schedule.
 
     Raises:
         ValueError: if the data have no power where there is noise.
     """
-    statistics = thinned(subject.statistics)
-    small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
-    ends = spectral_ends(statistics, small)
-    found = design_schedule(statistics, small, steps, ends=ends, restarts=1)
+    statistics, small = _small(example, process)
+    found = design_schedule(statistics, small, steps, ends=spectral_ends(statistics, small), restarts=1)
     reach = small.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
     between = torch.tensor([max(ENDS[0], reach[0]), min(ENDS[1], reach[1])], dtype=torch.float64)
-    compared = {
-        "designed": torch.tensor(found.log_snrs, dtype=torch.float64),
-        "cosine": _equal_steps(CosineSchedule(), steps, between),
-    }
-    if small.schedule != CosineSchedule():
-        compared["chosen schedule"] = _equal_steps(small.schedule, steps, between)
-    return Designed(
-        found,
-        {name: each.tolist() for name, each in compared.items()},
-        {name: _error(statistics, small, each) for name, each in compared.items()},
-    )
+    compared = {"designed": torch.tensor(found.log_snrs, dtype=torch.float64)}
+    for name, schedule in (("cosine", CosineSchedule()), ("chosen schedule", small.schedule)):
+        if name == "cosine" or schedule != CosineSchedule():
+            first, last = schedule.time(between)
+            even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+            compared[name] = schedule.log_snr(torch.lerp(first, last, even))
+    errors = {}
+    for name, log_snrs in compared.items():
+        with torch.no_grad():
+            transfer = transfer_function(DDIM(), small, small.schedule.time(log_snrs), statistics)
+            scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
+            errors[name] = float(objective_value(transfer, "w2")) / scale
+    return Designed(found, {name: each.tolist() for name, each in compared.items()}, errors)
 
 
-def recommended(subject: Subject, process: Process, steps: int) -> Recommendation:
+def recommended(example: Example, process: Process, steps: int) -> Recommendation:
     """Return which noise to train with for sampling in so many steps, and why.
 
     Raises:
         ValueError: as `recommend` does.
     """
-    statistics = thinned(subject.statistics)
-    small = Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))
+    statistics, small = _small(example, process)
     return recommend(statistics, process.schedule, steps, ends=spectral_ends(statistics, small), restarts=1)
 
 
-def _equal_steps(schedule: Schedule, steps: int, between: Tensor) -> Tensor:
-    """Return rising log-SNRs at equal steps of a schedule's time, from the first to the second of two log-SNRs."""
-    first, last = schedule.time(between)
-    return schedule.log_snr(torch.lerp(first, last, torch.linspace(0, 1, steps + 1, dtype=torch.float64)))
-
-
-def _error(statistics: DataStatistics, process: Process, log_snrs: Tensor) -> float:
-    with torch.no_grad():
-        transfer = transfer_function(DDIM(), process, process.schedule.time(log_snrs), statistics)
-        scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
-        return float(objective_value(transfer, "w2")) / scale
+def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:
+    statistics = thinned(example.statistics)
+    return statistics, Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))

@@ -1,4 +1,4 @@
-"""The kinds of spectra that the controls offer, and which control sets which key of their configuration.
+"""The kinds of spectra that the page offers, their sliders, and which key of their configuration each slider sets.
 
 Most are the choices of `configs/spectrum` as they are; a control is a dotted key in one of them. Left out are `rings`,
 whose levels `multisagd design` writes, and `omitting`, which follows from a corruption; power laws of the radius in
@@ -7,16 +7,20 @@ space are offered on clips in products with spectra along time, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from multisagd import Grid
 from recipes.config.groups import summary
 from recipes.engine.defaults import of_choice
-from recipes.exploring.subjects import Medium
 
 Scale = Literal["plain", "frequency", "distance"]
+
+ALL = "all, in cycles per sample"
+"""The choice of all axes where their units differ."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Kind:
     radial: str | None = None
     axes: tuple[str, ...] = ()
 
+    def over(self, axes: str) -> str:
+        """Return the axes whose units its controls have, where `axes` are chosen."""
+        return ", ".join(self.axes) or axes
+
 
 _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
     "white": ({}, None),
@@ -93,17 +101,6 @@ _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
     "mixed": ({"strength": "right.strength"}, None),
     "velocity": ({"right": "velocity.width", "down": "velocity.height", "time_constant": "time_constant"}, None),
 }
-
-_EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
-OFFERED: dict[Medium, tuple[str, ...]] = {
-    "image": (*_EVERYWHERE, "exponential", "autoregressive"),
-    "sound": (*_EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"),
-    "video": (
-        *_EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
-        "mixed", "velocity",
-    ),
-}  # fmt: skip
-"""The kinds that make sense on a medium."""
 
 
 @lru_cache
@@ -127,3 +124,63 @@ def kind(name: str) -> Kind:
     template = of_choice("spectrum", name)
     axes = tuple(template.get("axes") or ()) if radial is None else ()
     return Kind(summary("spectrum", name), template, controls, radial, axes)
+
+
+def axes_choices(grid: Grid) -> tuple[str, ...]:
+    """Return the choices of axes that a radius may be over, first the usual one."""
+    if grid.dimensions == 1:
+        return grid.names
+    units = [[axis.name for axis in grid.axes if axis.unit == unit] for unit in {a.unit: 0 for a in grid.axes}]
+    together = [", ".join(names) for names in units if len(names) > 1]
+    mixed = [ALL] if len(units) > 1 else []
+    # On a spectrogram, time comes last and is what most spectra are about.
+    return (*together, *(grid.names if together else reversed(grid.names)), *mixed)
+
+
+def control_range(control: Control, grid: Grid, axes: str) -> tuple[float, float, float, str]:
+    """Return (low, high, step, unit) of a control on these axes."""
+    if control.scale == "plain":
+        return control.low, control.high, control.step, ""
+    chosen = grid.select(axes_names(grid, axes))
+    if control.scale == "frequency":
+        factor = max(0.5 if axes == ALL else axis.nyquist for axis in chosen) * math.sqrt(len(chosen))
+        unit = "cycles per sample" if axes == ALL else f"cycles per {chosen[0].unit}"
+    else:
+        factor, unit = (1.0, "samples") if axes == ALL else (chosen[0].spacing, chosen[0].unit)
+    # Steps that one can read, no coarser than the control's own.
+    step = 10 ** math.floor(math.log10(control.step * factor))
+    return control.low * factor, math.floor(control.high * factor / step + 1e-9) * step, step, unit
+
+
+def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
+    """Return the values that a kind's controls have when it is chosen, within range.
+
+    They are those of its configuration, except where nothing could be seen of it.
+    """
+    chosen, values = kind(name), {}
+    for control, keys in chosen.controls.items():
+        low, high, _, _ = control_range(CONTROLS[control], grid, chosen.over(axes))
+        place, key = at_key(chosen.template, keys.split()[0])
+        standard = 60.0 if control == "floor" else 0.0  # null in the configuration
+        value = standard if place[key] is None else float(place[key])
+        if control == "high":
+            value = high
+        elif name == "power_law" and control == "exponent":
+            value = -0.5  # that of the papers, -0.06, can hardly be seen
+        elif control == "length":
+            value = high / 8
+        values[control] = min(max(value, low), high)
+    return values
+
+
+def axes_names(grid: Grid, axes: str) -> list[str]:
+    """Return the names of the axes that a choice means."""
+    return list(grid.names) if axes in ("", ALL) else axes.split(", ")
+
+
+def at_key(group: Any, key: str) -> tuple[Any, str | int]:
+    """Return the mapping or list that holds what a dotted key names, and its place there."""
+    *parts, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    for part in parts:
+        group = group[part]
+    return group, last

@@ -1,7 +1,7 @@
-"""Charts as SVG that takes its colours from the page, so that one drawing serves light and dark.
+"""Line charts as SVG that takes its colours from the page, so that one drawing serves light and dark.
 
-matplotlib draws with placeholders for colours. What it writes into `style` is turned into attributes, for the page
-forbids styles that are not its own, and placeholders into CSS variables. The places of points on the drawing go along,
+matplotlib draws with placeholders for colours. What it writes into `style` is turned into attributes, for a page may
+forbid styles that are not its own, and placeholders into CSS variables. The places of points on the drawing go along,
 so that the page can say what is under the pointer.
 """
 
@@ -10,23 +10,20 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
-from recipes.reporting.blocks import Chart, Curve, Table
-
 SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
 SIZE = (5.6, 3.3)
 MARGINS = (0.16, 0.16, 0.8, 0.81)
 """Left, bottom, width and height of the plot: with room for its labels, which a layout engine would draw all twice."""
@@ -54,18 +51,22 @@ FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
 ROOM = 56
 """Characters that have room below a chart."""
 
+_STYLED = threading.Lock()
+"""Matplotlib's settings are one set for the whole process."""
+
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `x` are numbers, or places of a chart's `ticks`; `low` and `high` bound a band about it."""
+    """One curve. `x` are numbers, or places of a chart's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
+
+    There may be more curves than dashes: these begin again.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     colour: str
     dashes: int = 0
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,52 +78,68 @@ class Axis:
     ticks: Sequence[str] | None = None
     level: float | None = None
 
+    def shows(self, value: float) -> bool:
+        """Whether the scale has a place for a value."""
+        return math.isfinite(value) and (self.scale == "linear" or value > 0)
+
+    def tell(self, value: float, number: Callable[[float], str]) -> str:
+        """Return a place by the name of its tick, or as a number."""
+        return number(value) if self.ticks is None else self.ticks[int(value)]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart: `picture` is SVG without any style of its own, `points` what is told under the pointer.
+
+    `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the address of a file that has all.
+    """
+
+    kind: ClassVar[str] = "chart"
+    name: str
+    title: str
+    about: str
+    picture: Markup
+    curves: Sequence[Series]
+    points: Mapping[str, Any]
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    csv: str
+
 
 def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
     """Return a chart; None if there is nothing that its scales can show. `name` is its own on the page."""
-    drawn = [kept for each in series if (kept := _finite(each, x, y)).x]
+    drawn = [kept for each in series if (kept := _shown(each, x, y)).x]
     if not drawn:
         return None
     figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
-    FigureCanvasSVG(figure)
     plot = figure.add_axes(MARGINS)
     for number, each in enumerate(drawn):
-        if each.low is not None and each.high is not None:
-            band = plot.fill_between(each.x, each.low, each.high, color=COLOURS[each.colour], alpha=0.2, linewidth=0)
-            band.set_gid(f"{name}-{number}-band")
-        (line,) = plot.plot(
+        plot.plot(
             each.x, each.y, color=COLOURS[each.colour], linewidth=1.6, marker="o" if len(each.x) < MARKED else None,
-            markersize=3, dashes=DASHES[each.dashes % len(DASHES)] or (None, None),
+            markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
-        line.set_gid(f"{name}-{number}")
     _dress(plot, x, y)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        written = io.StringIO()
-        figure.savefig(written, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    height = 72 * SIZE[1]
-    places = []
-    for each in drawn:
-        pixels = plot.transData.transform(list(zip(each.x, each.y, strict=True)))
-        places.append([[round(across, 1), round(height - up, 1)] for across, up in pixels])
-    points = {
-        "x": x.name,
-        "series": [
-            {
-                "name": each.name,
-                "at": [_tick(value, x) for value in each.x],
-                "values": [told(value) for value in each.y],
-                "places": where,
-            }
-            for each, where in zip(drawn, places, strict=True)
-        ],
-    }
-    header = [x.name, *(each.name for each in drawn)]
+    picture = _svg(figure, name)
+    points = [
+        {
+            "name": each.name,
+            "at": [x.tell(value, told) for value in each.x],
+            "values": [told(value) for value in each.y],
+            "places": [
+                [round(across, 1), round(72 * SIZE[1] - up, 1)]
+                for across, up in plot.transData.transform(list(zip(each.x, each.y, strict=True)))
+            ],
+        }
+        for each in drawn
+    ]
+    header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, told)
+    if len(rows) > ROWS:
+        rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
+    csv = _csv([header, *_rows(drawn, x, _exact)])
     return Chart(
-        name, title, about, _page_picture(written.getvalue(), name),
-        tuple(Curve(each.name, each.colour, each.dashes % len(DASHES)) for each in drawn), points,
-        Table(f"{title}: {y.name}", header, _thinned(_rows(drawn, x, told)), folded=True),
-        _csv([header, *_rows(drawn, x, _exact)]),
-    )  # fmt: skip
+        name, title, about, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header, rows, csv
+    )
 
 
 def told(value: float) -> str:
@@ -137,16 +154,11 @@ def ordered(number: int, count: int) -> str:
     return f"s{round(7 * number / max(1, count - 1))}"
 
 
-def _finite(each: Series, x: Axis, y: Axis) -> Series:
-    """Return a series without the points that the scales cannot show."""
-
-    def shows(value: float, axis: Axis) -> bool:
-        return math.isfinite(value) and (axis.scale == "linear" or value > 0)
-
-    kept = [place for place, (a, b) in enumerate(zip(each.x, each.y, strict=True)) if shows(a, x) and shows(b, y)]
-    low, high = (None if part is None else [part[place] for place in kept] for part in (each.low, each.high))
-    x_kept, y_kept = ([part[place] for place in kept] for part in (each.x, each.y))
-    return Series(_short(each.name), x_kept, y_kept, each.colour, each.dashes, low, high)
+def _shown(each: Series, x: Axis, y: Axis) -> Series:
+    """Return a series of the points that the scales can show."""
+    points = [(a, b) for a, b in zip(each.x, each.y, strict=True) if x.shows(a) and y.shows(b)]
+    x_shown, y_shown = [a for a, _ in points], [b for _, b in points]
+    return Series(_short(each.name), x_shown, y_shown, each.colour, each.dashes % len(DASHES))
 
 
 def _dress(plot: Axes, x: Axis, y: Axis) -> None:
@@ -157,10 +169,11 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if axis.scale == "log":
             scaled("log")
             low, high = of_plot.get_view_interval()
-            # Powers of ten as text: matplotlib writes them as mathematics, of which the page has no fonts. Within one
-            # decade there may be no power of ten, and the ticks between are named.
+            # Powers of ten as text: matplotlib writes them as mathematics, of which the page has no fonts. Within a
+            # decade there may be no power of ten, and the ticks between are named where there is room.
             of_plot.set_major_formatter(_Plain())
-            of_plot.set_minor_formatter(NullFormatter() if high / low > 100 else _Plain(minor_thresholds=(2, 1)))
+            crowded = high / low > (30 if axis is x else 100)
+            of_plot.set_minor_formatter(NullFormatter() if crowded else _Plain(minor_thresholds=(2, 1)))
         if axis.ticks is not None:
             step = -(-sum(len(tick) + 2 for tick in axis.ticks) // ROOM)
             named = [_plain(tick) if place % step == 0 else "" for place, tick in enumerate(axis.ticks)]
@@ -193,11 +206,18 @@ def _short(text: str) -> str:
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
-def _page_picture(svg: str, name: str) -> Markup:
-    """Return the drawing with attributes for styles and variables for colours, hidden from readers: the page tells."""
+def _svg(figure: Figure, name: str) -> Markup:
+    """Return a figure as SVG with attributes for styles and variables for colours, hidden from readers: the page tells.
+
+    `name` keeps the names in it from meeting those of other drawings on the page.
+    """
+    written = io.StringIO()
+    with _STYLED, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(written, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = written.getvalue()
     ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(svg[svg.index("<svg") :])
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(text[text.index("<svg") :])
     for parent in root.iter():
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata"):
@@ -212,26 +232,14 @@ def _page_picture(svg: str, name: str) -> Markup:
             del element.attrib["id"]  # matplotlib counts anew in every drawing
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.set("aria-hidden", "true")
-    root.set("focusable", "false")
+    root.attrib |= {"aria-hidden": "true", "focusable": "false"}
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # drawn here, its text escaped
-
-
-def _tick(value: float, axis: Axis, tell: Callable[[float], str] = told) -> str:
-    return axis.ticks[int(value)] if axis.ticks is not None else tell(value)
 
 
 def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> list[list[str]]:
     values = [dict(zip(each.x, each.y, strict=True)) for each in series]
     places = sorted({value for each in series for value in each.x})
-    return [[_tick(p, x, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in places]
-
-
-def _thinned(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-    """Return no more rows than a table holds, spread evenly, with the first and the last."""
-    if len(rows) <= ROWS:
-        return rows
-    return [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
+    return [[x.tell(p, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in places]
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,131 @@
+"""What the explorer knows of each medium, and how large it shows them: a tab of the page is one of these adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modalities.audio import Audio, write_wav
+from modalities.base import Modality
+from modalities.image import Image
+from modalities.representation import Stft, Waveform
+from modalities.video import Video
+from modalities.video_writing import write_video
+from recipes.plotting.media import address, png, spectrogram_png, written
+
+LARGEST_IMAGE = 512
+LARGEST_SOUND = 480_000
+LARGEST_CLIP = 1 << 20
+MOST_PIXELS = 50_000_000
+"""Pixels of an uploaded image, or of a frame of an uploaded clip, beyond which it is refused before it is decoded."""
+
+EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
+"""Kinds of spectra that make sense on every medium."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large what is shown is; images and clips are square.
+
+    Raises:
+        ValueError: for sizes that are too small to have a spectrum, or too large to be shown while one drags.
+    """
+
+    image: int = 128
+    rate: int = 16000
+    seconds: float = 2.0
+    frames: int = 16
+    fps: float = 8.0
+    clip: int = 64
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.image <= LARGEST_IMAGE:
+            raise ValueError(f"image is a side from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
+        if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= LARGEST_SOUND):
+            raise ValueError(
+                f"sounds have a rate from 4000 to 48000, last from 0.1 s, and have up to {LARGEST_SOUND:,} samples: "
+                f"got {self.seconds:g} s at {self.rate}"
+            )
+        if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= LARGEST_CLIP):
+            raise ValueError(
+                f"clips have from 4 frames of from 16 pixels, and up to {LARGEST_CLIP:,} pixels in all: got "
+                f"{self.frames} frames of {self.clip}×{self.clip}"
+            )
+        if not 1 <= self.fps <= 120:
+            raise ValueError(f"fps is from 1 to 120 frames per second, got {self.fps:g}")
+
+
+@dataclass(frozen=True, eq=False)
+class Medium:
+    """One medium: what is offered of it, and how it is read, configured and shown.
+
+    `noun` is what one datum is called, and `folder` stands for one's own data in a command. `examples` name the choice
+    of the group `data` that each is of, or None for a photograph. `representations` name the choice of the group
+    `modality` for each. `kinds` are the spectra that make sense, `first` the one that a tab begins with.
+    `modality(sizes, representation, channels)` builds it, `keys` are those of its configuration, and
+    `tile(media, modality, about)` is a piece of the page, described in the escaped words `about`.
+    """
+
+    name: str
+    noun: str
+    folder: str
+    examples: Mapping[str, str | None]
+    representations: Mapping[str, str]
+    kinds: tuple[str, ...]
+    first: str
+    modality: Callable[[Sizes, str, int], Modality]
+    keys: Callable[[Any], dict[str, Any]]
+    tile: Callable[[Any, Any, str], str]
+
+
+def _image_tile(media: Any, modality: Image, about: str) -> str:
+    return f'<img alt="{about}" src="{address("image/png", png(media))}">'
+
+
+def _sound_tile(media: Any, modality: Audio, about: str) -> str:
+    spectrogram = address("image/png", spectrogram_png(media, modality.rate))
+    sound = address("audio/wav", written("sound.wav", lambda path: write_wav(media, modality.rate, path)))
+    picture = f'<img alt="Spectrogram: {about}" src="{spectrogram}">'
+    return f'{picture}<audio controls preload="none" aria-label="{about}" src="{sound}"></audio>'
+
+
+def _video_tile(media: Any, modality: Video, about: str) -> str:
+    clip = address("video/mp4", written("clip.mp4", lambda path: write_video(media, path, modality.fps)))
+    return f'<video controls autoplay loop muted playsinline aria-label="{about}" src="{clip}"></video>'
+
+
+def _audio(sizes: Sizes, representation: str, channels: int) -> Audio:
+    """Return the modality of sounds, of values that are not scaled yet; see `examples.scaled`."""
+    written_as = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
+    return Audio(sizes.rate, sizes.seconds, representation=written_as, short="silence", loudness="peak")
+
+
+MEDIA = {
+    "image": Medium(
+        name="image", noun="image", folder="photos",
+        examples={"photograph": None, "handwritten digit": "digits"}, representations={"pixels": "image"},
+        kinds=(*EVERYWHERE, "exponential", "autoregressive"), first="power_law",
+        modality=lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MOST_PIXELS),
+        keys=lambda it: {"size": it.sides[0], "channels": it.channels}, tile=_image_tile,
+    ),
+    "sound": Medium(
+        name="sound", noun="sound", folder="recordings", examples={"plucked string": "plucked_strings"},
+        representations={"waveform": "audio_waveform", "spectrogram": "audio"},
+        kinds=(*EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"), first="pink", modality=_audio,
+        keys=lambda it: {"rate": it.rate, "seconds": it.seconds, "loudness": it.loudness, "short": it.short,
+                         "representation.scale": it.representation.scale}, tile=_sound_tile,
+    ),
+    "video": Medium(
+        name="video", noun="clip", folder="clips",
+        examples={"moving digit": "moving_digits"}, representations={"pixels": "video"},
+        kinds=(*EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
+               "mixed", "velocity"), first="space_by_time",
+        modality=lambda sizes, _, channels: Video(
+            sizes.frames, sizes.fps, sizes.clip, channels, "center", max_pixels=MOST_PIXELS
+        ),
+        keys=lambda it: {"frames": it.frames, "fps": it.fps, "size": it.image.sides[0], "channels": it.channels},
+        tile=_video_tile,
+    ),
+}  # fmt: skip
+"""Every medium by its name."""

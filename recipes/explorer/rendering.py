@@ -1,0 +1,96 @@
+"""Pieces of the page: media in tables, and charts, each with words that say what it is."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from multisagd.analysis.profiles import Profile
+from recipes.explorer.design import Designed
+from recipes.explorer.examples import Example
+from recipes.explorer.process import Pair
+from recipes.plotting.curves import Axis, Chart, Series, draw
+from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
+
+POINTS = 150
+"""Points of a curve; more cannot be told apart."""
+COLOURS = {"data": "c0", "white": "c1", "shaped": "c2"}
+SHOWN = 1e-9
+"""Of the largest power; curves go down to it where there is less."""
+
+
+def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example) -> str:
+    """Return a group for each row, with its title and every medium of it, named."""
+    groups = []
+    for title, media in rows:
+        cells = [
+            f"<figure>{example.medium.tile(each, example.modality, html.escape(f'{name}, {title}'))}"
+            f"<figcaption>{html.escape(name)}</figcaption></figure>"
+            for name, each in media.items()
+        ]
+        groups.append(f'<div class="group"><h4>{html.escape(title)}</h4><div class="pair">{"".join(cells)}</div></div>')
+    return f'<div class="groups {example.medium.name}">{"".join(groups)}</div>'
+
+
+def thinned(profile: Profile) -> Profile:
+    """Return the points of a profile that a logarithmic axis can show, averaged over equal shares of an octave."""
+    frequency = on_logarithmic_axis(profile.frequency)
+    if len(frequency) <= POINTS:
+        return Profile(frequency, profile.power)
+    edges = torch.logspace(math.log10(float(frequency[0])), math.log10(float(frequency[-1])), POINTS).double()
+    place = torch.searchsorted(edges, frequency.contiguous(), right=True)
+    _, place = torch.unique(place, return_inverse=True)
+    count = torch.bincount(place).double()
+    return Profile(torch.bincount(place, frequency) / count, torch.bincount(place, profile.power) / count)
+
+
+def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
+    """Return a chart along every axis with the power of the data and of both noises, the noise as it is at `time`.
+
+    Noise is drawn over the signal's share, `(σ/α)² W`, so the data are drowned at frequencies where its curve is above
+    theirs.
+    """
+    example = pair.example
+    schedule, charts = pair.processes["shaped"].schedule, []
+    level = float(torch.exp(-schedule.log_snr(torch.tensor([time], dtype=torch.float64))))
+    powers = {"data": example.statistics.power}
+    powers |= {name: level * process.covariance.power() for name, process in pair.processes.items()}
+    for axis in example.grid.names:
+        curves = {name: thinned(profile_of(power, example.grid, axis)) for name, power in powers.items()}
+        least = SHOWN * max(float(curve.power.max()) for curve in curves.values())
+        series = [
+            Series("data" if name == "data" else f"{name} noise", curve.frequency.tolist(),
+                   curve.power.clamp(min=least).tolist(), COLOURS[name], number)
+            for number, (name, curve) in enumerate(curves.items())
+        ]  # fmt: skip
+        name = f"{example.medium.name}-spectra-{axis}"
+        about = f"Power of data, white noise and shaped noise along {axis}"
+        charts.append(draw(name, axis, about, Axis(unit_of(axis, example.grid), "log"), Axis("power", "log"), series))
+    return charts
+
+
+def steps_chart(designed: Designed, name: str) -> Chart | None:
+    """Return a chart of the log-SNR at every step: as designed, and as equal steps of other schedules' time."""
+    series = []
+    for number, (each, log_snrs) in enumerate(designed.log_snrs.items()):
+        share = torch.linspace(0, 1, len(log_snrs)).tolist()
+        label = f"{each} ({designed.errors[each]:.1%})"
+        series.append(Series(label, share, log_snrs, ("c2", "c0", "c1")[number], number))
+    x, title = Axis("share of the steps, from noise to data"), "steps (error of the Gaussian model)"
+    return draw(name, title, "Log-SNR at every designed step", x, Axis("log-SNR"), series)
+
+
+def charts_html(charts: Sequence[Chart | None]) -> str:
+    """Return charts side by side, each with its title and legend."""
+    figures = []
+    for chart in filter(None, charts):
+        legend = "".join(f'<li class="{each.colour}">{html.escape(each.name)}</li>' for each in chart.curves)
+        figures.append(
+            f'<figure><h4>{html.escape(chart.title)}</h4><div role="img" aria-label="{html.escape(chart.about)}">'
+            f'{chart.picture}</div><ul class="legend">{legend}</ul></figure>'
+        )
+    return f'<div class="curves">{"".join(figures)}</div>'

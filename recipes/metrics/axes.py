@@ -1,0 +1,54 @@
+"""What data look like along one axis of their grid: how much neighbours differ, and bands of frequency.
+
+These need no network and no labels, serve every modality, and are in the unit of the axis: for a video, the temporal
+spectrum in hertz and the mean difference of frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from multisagd import Axis, Grid
+
+
+def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Tensor]]:
+    """Return zero frequency and bands of equal width up to the highest, by name, each with the places of its points.
+
+    `frequency` `(points,)` rises from zero, in cycles per unit of the axis. Bands without a point are left out.
+    """
+    top = float(frequency[-1])
+    found = [("0", torch.tensor([0]))]
+    for number in range(bands):
+        low, high = top * number / bands, top * (number + 1) / bands
+        # Rounding must not decide where a frequency on an edge belongs: it is in the band below.
+        inside = (frequency > low + 1e-9 * top) & (frequency <= high + 1e-9 * top)
+        if bool(inside.any()):
+            found.append((f"{low:.3g}-{high:.3g} / {axis.unit}", inside.nonzero()[:, 0]))
+    return found
+
+
+def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid, name: str) -> Tensor:
+    """Return of every item the sum of absolute differences of neighbours along an axis, and how many pairs there are.
+
+    Batches are `(count, channels, *grid)`, each with its mask `(count, 1 or channels, *grid)` or None; the result is
+    float64 `(items, 2)`. Pairs with padding do not count.
+    """
+    found = []
+    for x0, mask in batches:
+        place = x0.ndim - grid.dimensions + grid.names.index(name)
+        size = x0.shape[place]
+        difference = (x0.narrow(place, 1, size - 1) - x0.narrow(place, 0, size - 1)).abs().double()
+        both = torch.ones_like(difference)
+        if mask is not None:
+            both = (mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)).expand_as(difference).double()
+        found.append(torch.stack([(difference * both).flatten(1).sum(1), both.flatten(1).sum(1)], dim=1))
+    return torch.cat(found)
+
+
+def mean_difference(items: Tensor) -> Tensor:
+    """Return the mean absolute difference over all pairs of items `(items, 2)` of `neighbour_differences`."""
+    total, pairs = items.sum(0)
+    return total / pairs.clamp(min=1)

@@ -1,0 +1,81 @@
+"""Figures that are written as PNG: their style, and power over frequency along every axis of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from torch import Tensor
+
+from multisagd import Grid
+from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
+from recipes.metrics.spectral import LEAST, RADIUS
+
+DPI = 110
+COLUMN = 3.8
+"""Width of one plot, in inches."""
+
+
+def on_logarithmic_axis(frequency: Tensor) -> Tensor:
+    """Return frequencies from zero upwards as a logarithmic axis can show them, zero at half the lowest."""
+    moved = frequency.clone()
+    moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
+    return moved
+
+
+def unit_of(along: str, grid: Grid) -> str:
+    """Return the unit of frequencies over the "radius" or along an axis."""
+    return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
+
+
+def profile_of(power: Tensor, grid: Grid, along: str) -> Profile:
+    """Return the profile of a power `(..., *half_shape)` over the "radius" or along an axis, averaged over the rest."""
+    if along != RADIUS:
+        return axis_profile(power, grid, along)
+    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid)
+
+
+def power_axes(plot: Axes, along: str, grid: Grid) -> None:
+    """Label the axes of a plot of power over frequency."""
+    # Labels between the powers of ten run into one another on so small a plot.
+    plot.xaxis.set_minor_formatter(NullFormatter())
+    plot.set(xlabel=unit_of(along, grid), title=along)
+
+
+def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
+    """Draw power over frequency, both logarithmic, with the 95 % band of a profile that has errors.
+
+    A single example has no power about the mean, and a logarithmic scale no zero: of it nothing is drawn.
+    """
+    floor = float(profile.power.max()) * LEAST
+    if floor <= 0:
+        return
+    frequency = on_logarithmic_axis(profile.frequency).numpy()
+    if profile.error is not None:
+        low, high = profile.confidence()
+        plot.fill_between(frequency, low.clamp(min=floor).numpy(), high.numpy(), alpha=0.3)
+    plot.loglog(frequency, profile.power.clamp(min=floor).numpy(), label=label, **({"marker": "."} | style))
+
+
+def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
+    """Draw the profile of every axis, one curve for each named power `(..., *half_shape)`, as one PNG."""
+    figure = Figure(figsize=(COLUMN * grid.dimensions + 0.4, 3.2), layout="constrained")
+    plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
+    for plot, axis in zip(plots, grid.names, strict=True):
+        for name, power in powers.items():
+            draw_power(plot, profile_of(power, grid, axis), name)
+        power_axes(plot, axis, grid)
+    plots[0].set_ylabel("power")
+    if plots[-1].has_data():
+        plots[-1].legend()
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)

@@ -1,0 +1,156 @@
+"""Media as `data:` addresses, which a page carries in itself, in formats that every browser shows and plays."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modalities.representation import Stft
+from modalities.sound_pictures import RANGE_DB
+from modalities.video_files import pixels
+from modalities.video_writing import write_video
+from multisagd.libraries import importing
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+EXACT = 256 << 10
+"""Bytes of a picture or sound that is kept as it is; larger ones are compressed."""
+
+MOST_PIXELS = 64_000_000
+"""Of a picture, and of all frames of a clip that is written anew."""
+
+SMALL = 96
+"""Pixels of a side below which a picture or clip is enlarged in sharp squares."""
+
+RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Samples per second that MP3 knows."""
+
+
+def address(kind: str, data: bytes) -> str:
+    """Return an address that holds bytes of a media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def written(name: str, write: Callable[[Path], None]) -> bytes:
+    """Return the content of a file of this name that `write` writes."""
+    with TemporaryDirectory() as folder:
+        write(path := Path(folder) / name)
+        return path.read_bytes()
+
+
+def png(picture: Tensor) -> bytes:
+    """Return uint8 pixels `(1 or 3, height, width)` as a PNG file."""
+    with importing("PIL", "pictures"):
+        import PIL.Image
+    array, file = picture.permute(1, 2, 0).numpy(), io.BytesIO()
+    # Noise does not compress: higher levels only take longer.
+    PIL.Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def spectrogram_png(sound: Tensor, rate: int) -> bytes:
+    """Return the power of a sound `(channels, samples)` over time and frequency as a PNG file, colours for decibels."""
+    from matplotlib import colormaps
+
+    window = 2 ** round(np.log2(0.032 * rate))
+    power = Stft(window=window, hop=window // 2).transform(sound).abs().square().mean(0).flip(0)
+    decibels = 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10() / RANGE_DB + 1
+    colours = colormaps["magma"](decibels.numpy(), bytes=True)[..., :3]
+    return png(torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1))
+
+
+def picture(path: Path) -> tuple[str, bytes, bool]:
+    """Return a picture's type and content, and whether it is small; a large one becomes WebP.
+
+    Raises:
+        ValueError: if it is no PNG, or has more pixels than any picture of a run.
+        OSError: if it is damaged.
+    """
+    with importing("PIL", "pictures"):
+        import PIL.Image
+    data = path.read_bytes()
+    with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels")
+        small = max(image.size) < SMALL
+        if len(data) <= EXACT:
+            image.verify()
+            return "image/png", data, small
+        written = io.BytesIO()
+        image.convert("RGB").save(written, "WEBP", quality=90)
+    return "image/webp", written.getvalue(), small
+
+
+def sound(path: Path) -> tuple[str, bytes, bool]:
+    """Return a sound's type and content; a long one becomes MP3 of some 128 kbit per second.
+
+    Raises:
+        av.error.FFmpegError: if it is damaged.
+        ValueError: if it holds no sound.
+    """
+    with importing("av", "sounds in a report"):
+        import av
+    data = path.read_bytes()
+    with av.open(io.BytesIO(data), "r", format="wav") as source:
+        if not source.streams.audio:
+            raise ValueError("it holds no sound")
+        stream = source.streams.audio[0]
+        if len(data) <= EXACT:
+            return "audio/wav", data, False
+        return "audio/mpeg", _mp3(source, stream), False
+
+
+def _mp3(source: InputContainer, stream: AudioStream) -> bytes:
+    import av
+    from av.audio.resampler import AudioResampler
+
+    rate = next((each for each in RATES if each >= stream.rate), RATES[-1])
+    layout = "mono" if stream.channels == 1 else "stereo"
+    written = io.BytesIO()
+    with av.open(written, "w", format="mp3") as target:
+        encoder = target.add_stream("libmp3lame", rate=rate, layout=layout, options={"b": "128k"})
+        resampler = AudioResampler(encoder.format, layout, rate)
+        for frame in (*source.decode(stream), None):
+            for part in resampler.resample(frame):
+                target.mux(encoder.encode(part))
+        target.mux(encoder.encode())
+    return written.getvalue()
+
+
+def clip(path: Path) -> tuple[str, bytes, bool]:
+    """Return a clip's type and content, and whether it is small; one that only some browsers play is written anew.
+
+    Raises:
+        av.error.FFmpegError: if it is damaged.
+        ValueError: if it holds no clip, or has more pixels than any clip of a run.
+    """
+    with importing("av", "clips in a report"):
+        import av
+    with av.open(f"file:{path}", "r", format="mp4") as source:
+        if not source.streams.video:
+            raise ValueError("it holds no clip")
+        stream = source.streams.video[0]
+        if stream.width * stream.height > MOST_PIXELS:
+            raise ValueError(f"{stream.width}×{stream.height} pixels")
+        small = max(stream.width, stream.height) < SMALL
+        if stream.pix_fmt == "yuv420p":
+            return "video/mp4", path.read_bytes(), small
+        # Odd sides: twice as large they are even.
+        sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
+        most = MOST_PIXELS // (stream.width * stream.height)
+        frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), most + 1)]
+    if not 0 < len(frames) <= most:
+        raise ValueError(f"it has no frames, or more than {most}")
+    twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+    return "video/mp4", written("clip.mp4", lambda path: write_video(twice, path, rate)), small
