@@ -15,7 +15,7 @@ log = logging.getLogger("multisagd")
 
 
 def introduction(
-    runtime: Runtime, parameters: int, training: Dataset, held_out: Dataset | None, measured: int, samples: int
+    runtime: Runtime, training: Dataset, held_out: Dataset | None, parameters: int, measured: int, samples: int
 ) -> str:
     """Say what is about to happen."""
     again = f"continuing after {samples:,} samples; " if samples else ""

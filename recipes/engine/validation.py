@@ -18,7 +18,7 @@ from multisagd.seeds import derive_many
 from recipes.engine.distribution import gathered
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Loss, Validation
+from recipes.engine.settings import TrainSettings
 
 
 @torch.no_grad()
@@ -26,14 +26,11 @@ def validate(
     denoiser: Denoiser,
     dataset: Dataset,
     statistics: DataStatistics,
-    settings: Validation,
-    loss: Loss,
+    settings: TrainSettings,
     runtime: Runtime,
-    seed: int,
     conditional: bool,
-    batch: int,
 ) -> dict[str, Any]:
-    """Measure a denoiser on the first `settings.items` of a dataset, every rank on a share of each batch.
+    """Measure a denoiser on the first `validation.items` of a dataset, every rank on a share of each batch.
 
     Returns:
         `loss`: the training loss, averaged over all levels.
@@ -45,11 +42,11 @@ def validate(
     Raises:
         RecipeError: when too many files cannot be read.
     """
-    grid = statistics.grid
-    members, names = band_members(grid, settings.bands)
+    grid, loss, wanted, batch = statistics.grid, settings.loss, settings.validation, settings.training.batch
+    members, names = band_members(grid, wanted.bands)
     data_power = _by_band(statistics.power, members)
-    times = [(level + 0.5) / settings.levels for level in range(settings.levels)]
-    count = min(settings.items, len(dataset))
+    times = [(level + 0.5) / wanted.levels for level in range(wanted.levels)]
+    count = min(wanted.items, len(dataset))
     starts = range(0, count, batch)
     levels, bands, total = {}, {}, 0.0
     for number, time in enumerate(times):
@@ -61,7 +58,7 @@ def validate(
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
             t = torch.full((len(items),), time, device=x0.device)
-            noise_seeds = derive_many(seed, "validation", number, items)
+            noise_seeds = derive_many(settings.seed, "validation", number, items)
             noise = denoiser.process.noise(x0.shape, noise_seeds)
             with runtime.autocast():
                 output_error = denoiser.error(x0, t, noise, condition)

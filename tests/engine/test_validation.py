@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,14 +11,22 @@ from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Digits, Pixels
 from modalities.reading import UnreadableFilesError
+from recipes.engine import config as configuration
+from recipes.engine.build import Builder
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import Loss, Validation
+from recipes.engine.settings import Loss, TrainSettings, Validation
 from recipes.engine.validation import band_members, validate
 
 RUNTIME = Runtime(torch.device("cpu"), EngineSettings())
 LOSS = Loss("euclidean", "uniform", ms.UniformTimes())
 ITEMS = 40
+TRAINING = Builder().settings(TrainSettings, configuration.load("train", ["run_dir=unused"]), "")
+
+
+def settings(items: int, levels: int, bands: int, batch: int) -> TrainSettings:
+    training = replace(TRAINING.training, batch=batch)
+    return replace(TRAINING, training=training, validation=Validation(0.1, items, levels, bands), loss=LOSS)
 
 
 class Constant(nn.Module):
@@ -36,7 +45,7 @@ def measure(network: nn.Module, batch: int = 16, prediction: str = "x0") -> tupl
     statistics = ms.DataStatistics.measure([digits.batch(range(ITEMS)).x0], digits.modality.grid())
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), digits.modality.grid()))
     denoiser = ms.Denoiser(network, process, prediction=prediction, statistics=statistics)  # type: ignore[arg-type]
-    values = validate(denoiser, digits, statistics, Validation(0.1, ITEMS, 3, 4), LOSS, RUNTIME, 0, False, batch)
+    values = validate(denoiser, digits, statistics, settings(ITEMS, 3, 4, batch), RUNTIME, False)
     return values, statistics
 
 
@@ -86,9 +95,7 @@ def test_unreadable_files_are_one_clear_error() -> None:
     statistics = ms.DataStatistics.measure([Pixels.batch(digits, range(9)).x0], digits.modality.grid())
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), digits.modality.grid()))
     with pytest.raises(RecipeError, match="9 of 10 files"):
-        validate(
-            ms.Denoiser(Constant(), process), digits, statistics, Validation(0.1, 9, 1, 1), LOSS, RUNTIME, 0, False, 9
-        )
+        validate(ms.Denoiser(Constant(), process), digits, statistics, settings(9, 1, 1, 9), RUNTIME, False)
 
 
 def test_masked_samples_do_not_count() -> None:
@@ -105,7 +112,7 @@ def test_masked_samples_do_not_count() -> None:
     statistics = ms.DataStatistics.measure([(plain.x0, plain.mask)], digits.modality.grid())
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), digits.modality.grid()))
     denoiser = ms.Denoiser(Constant(), process, prediction="x0", statistics=statistics)
-    values = validate(denoiser, digits, statistics, Validation(0.1, ITEMS, 2, 3), LOSS, RUNTIME, 0, False, 16)
+    values = validate(denoiser, digits, statistics, settings(ITEMS, 2, 3, 16), RUNTIME, False)
     left = plain.x0[..., :5].double()
     expected = float((left - left.mean(0)).square().mean())
     for level in values["level"].values():
@@ -134,7 +141,7 @@ def test_a_mask_may_differ_among_channels() -> None:
     statistics = ms.DataStatistics.measure([(data.x0, data.mask)], grid)
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid))
     denoiser = ms.Denoiser(Constant(), process, prediction="x0", statistics=statistics)
-    values = validate(denoiser, digits, statistics, Validation(0.1, items, 1, 4), LOSS, RUNTIME, 0, False, 64)
+    values = validate(denoiser, digits, statistics, settings(items, 1, 4, 64), RUNTIME, False)
     rest = (data.x0.double() - statistics.mean).square()
     expected = float(torch.stack([each[valid].mean() for each, valid in zip(rest, data.mask, strict=True)]).mean())
     (level,), (bands,) = values["level"].values(), values["band"].values()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pkgutil
 import shlex
 import signal
 import subprocess
@@ -61,12 +62,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("place", "call", "samples"),
     [
-        ("recipes.train:measured", 1, None),
+        ("recipes.training.setup:measured", 1, None),
         ("recipes.engine.tracking:Journal.write", 3, 32),
         ("recipes.engine.checkpoint:Checkpoints.save", 1, 48),
-        ("recipes.train:validate", 3, 96),
+        ("recipes.training.reports:validate", 3, 96),
         pytest.param("recipes.engine.learner:Learner.step", 1, 16, marks=pytest.mark.slow),
-        pytest.param("recipes.train:generate", 1, 48, marks=pytest.mark.slow),
+        pytest.param("recipes.training.reports:generate", 1, 48, marks=pytest.mark.slow),
         pytest.param("recipes.engine.learner:Learner.step", 6, 96, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
@@ -97,23 +98,23 @@ def test_training_saves_and_the_command_that_is_told_continues(
 @pytest.mark.parametrize(
     ("number", "place"),
     [
-        (signal.SIGTERM, "measured"),
-        (signal.SIGUSR1, "measured"),
-        (signal.SIGUSR2, "introduction"),
-        (signal.SIGTERM, "Loop"),
+        (signal.SIGTERM, "recipes.training.setup.measured"),
+        (signal.SIGUSR1, "recipes.training.setup.measured"),
+        (signal.SIGUSR2, "recipes.train.introduction"),
+        (signal.SIGTERM, "recipes.train.Loop"),
     ],
 )
 def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_like_ctrl_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     number: signal.Signals, place: str,
 ) -> None:  # fmt: skip
-    real = getattr(importlib.import_module("recipes.train"), place)
+    real = pkgutil.resolve_name(place)
 
     def sent(*words: Any) -> Any:
         signal.raise_signal(number)
         return real(*words)
 
-    monkeypatch.setattr(f"recipes.train.{place}", sent)
+    monkeypatch.setattr(place, sent)
     words = [*TINY, f"run_dir={tmp_path / 'run'}"]
     assert run("train", *words) == 128 + number
     told = capfd.readouterr().err.strip().splitlines()

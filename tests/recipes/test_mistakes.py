@@ -127,7 +127,7 @@ def test_a_mistake_in_a_tool_is_told(words: list[str], remedy: str, capsys: pyte
 def test_a_process_of_no_sense_is_told_before_the_data_are_measured(
     words: list[str], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipes.train.measure", lambda *_: pytest.fail("that may have taken minutes"))
+    monkeypatch.setattr("recipes.training.setup.measure", lambda *_: pytest.fail("that may have taken minutes"))
     with pytest.raises(RecipeError) as caught:
         train(tiny_config(tmp_path / "run", *words))
     assert str(caught.value).startswith(remedy)

@@ -1,0 +1,70 @@
+"""The folder of a training: claimed before anything is read, and given its record before the first step."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from recipes.engine import contents
+from recipes.engine.checkpoint import Checkpoints, SaveError
+from recipes.engine.distribution import wait_for_all
+from recipes.engine.errors import RecipeError
+from recipes.engine.files import replace_file
+from recipes.engine.interrupt import Ended
+from recipes.engine.runtime import Runtime
+from recipes.runs import record
+from recipes.runs.lock import Hold, check_shared, held
+from recipes.runs.run import CORRUPTION, RESTORATION
+from recipes.training.setup import Job, TrainingData, TrainingModel
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LINGERING = 20.0
+"""Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
+log = logging.getLogger("multisagd")
+
+
+@contextmanager
+def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
+    """Hold a run's folder, in the first of all processes, and say in words what goes wrong with it.
+
+    Raises:
+        RecipeError: if it is in use or not shared by all processes, vanishes, or cannot be written any more.
+    """
+    patience = LINGERING if runtime.place.world > 1 else 0.0
+    with held(run_dir, patience) if runtime.main else nullcontext() as hold:
+        wait_for_all()
+        check_shared(run_dir, patience)
+        try:
+            yield hold
+        except Ended:
+            if hold is not None and hold.new and not (run_dir / "checkpoints").exists():
+                shutil.rmtree(run_dir)  # nothing was learned, and another command may take the name
+            raise
+        except (OSError, SaveError) as error:
+            if hold is not None:
+                hold.check()  # which says so if that is why
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise RecipeError(f"cannot write into {run_dir} ({error}): make room") from error
+            raise
+
+
+def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, begun: bool) -> None:
+    """Write down what the run is, what its data are, and that it was started now."""
+    run_dir, samples = job.settings.run_dir, model.learner.samples
+    for path in checkpoints.set_aside(samples):
+        log.warning("%s is not continued from: it is set aside, and removed once training has passed it", path)
+    record.write_run(run_dir, job.config, data.statistics)
+    if not begun:
+        contents.keep(run_dir, data.dataset)
+    if data.restoration is not None:
+        replace_file(run_dir / RESTORATION, data.restoration.save)
+    if data.corruption is not None and not begun:
+        replace_file(run_dir / CORRUPTION, data.corruption.save)
+    facts = data.condition.facts(data.texts) | {"parameters": model.parameters, "data": record.data_facts(data.dataset)}
+    facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
+    facts |= {} if model.initial is None else {"initial": model.initial}
+    record.note_start(run_dir, job.settings.seed, samples, job.runtime.describe(), facts)
