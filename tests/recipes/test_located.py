@@ -88,7 +88,7 @@ def test_data_that_moved_are_named_to_what_judges(
     with pytest.raises(RecipeError, match=r"photos is not a folder.* add data.root=… to the command"):
         compared("run")
     shutil.copytree(trained / "photos", tmp_path / "new")
-    assert compared("run", "data.root=new")["counts"]["reference"] == 8
+    assert compared("run", "data.root=new")["counts"]["reference"] == 4
     assert sample(configuration.load("sample", ["run_dir=run", *WORDS, "data.root=new"])).is_dir()
     with pytest.raises(RecipeError, match=r"unknown key data.rot: .*did you mean 'root'"):
         compared("run", "data.rot=new")
