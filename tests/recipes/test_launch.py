@@ -70,7 +70,7 @@ def test_every_command_is_checked_by_its_own_settings(command: str) -> None:
         ("run_dir=r command=trian", "command=trian: there is no such command; did you mean 'train'"),
         ("run_dir=r command=launch", "there is no such command"),
         ("run_dir=r command=inspect cluster.processes=2", "inspect runs in one process"),
-        ("run_dir=r command=compare bands=0", "expected reference >= 4 and bands >= 1"),
+        ("run_dir=r command=evaluate bands=0", "bands >= 1 and directions >= 1, got"),
         ("run_dir=r training.batch=0", "training: batch must be above 0"),
         ("run_dir=r cluster.processes=3", "training.batch=64 cannot be split over 3 processes"),
         ("run_dir=r cluster=slurm cluster.nodes=3 cluster.gpus=2", "cannot be split over 6 processes"),
