@@ -3,6 +3,7 @@
 from multisagd import loss, networks, seeds
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
+from multisagd.data_spectra import DataPower, Omitting
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.gaussian_posterior import GaussianPosterior
@@ -57,6 +58,7 @@ __all__ = [
     "Corruption",
     "CosineSchedule",
     "DPMSolver",
+    "DataPower",
     "DataStatistics",
     "Denoiser",
     "Euler",
@@ -82,6 +84,7 @@ __all__ = [
     "Measurement",
     "NoiseFloor",
     "Offset",
+    "Omitting",
     "Outside",
     "PaddedCovariance",
     "PiGDM",

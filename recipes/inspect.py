@@ -34,13 +34,14 @@ from recipes.engine.colour import colour_note
 from recipes.engine.command import run_configured
 from recipes.engine.config import Config
 from recipes.engine.corrupted import as_trained_on, build_data
-from recipes.engine.data import measure, process_notes
+from recipes.engine.data import measure
 from recipes.engine.errors import RecipeError
 from recipes.engine.files import check_replaceable, write_text
 from recipes.engine.noised import in_range
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.plotting.figures import draw_profiles
+from recipes.runs.doubts import process_notes
 
 REPORT = "inspect.json"
 FOLDERS = ("originals", "decoded", "noise")

@@ -26,10 +26,10 @@ from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.clusters.base import Cluster, Job, check_printable, check_settings
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
-from recipes.engine.command import take_option
+from recipes.engine.command import run_command, take_option
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place
-from recipes.engine.errors import RecipeError, nearest, run_command
+from recipes.engine.errors import RecipeError, nearest
 from recipes.engine.help import command_help
 from recipes.engine.printing import show
 from recipes.engine.runtime import Runtime

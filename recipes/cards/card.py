@@ -27,9 +27,9 @@ from recipes.cards.records import EVALUATION, SAMPLES, evaluated, found_evaluati
 from recipes.cards.wording import described, in_words, last_part, listed, one_line, shown, slug
 from recipes.engine.addressed import mapped
 from recipes.engine.assemble import Assembly
-from recipes.engine.data import process_notes
 from recipes.engine.files import replace_file, write_text
 from recipes.engine.words import setting
+from recipes.runs.doubts import process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, Which
 

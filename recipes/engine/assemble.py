@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modalities.base import Modality
@@ -22,7 +22,6 @@ from multisagd import (
     GaussianIntegrator,
     Grid,
     NoiseFloor,
-    Outside,
     PaddedCovariance,
     Process,
     RestoringDenoiser,
@@ -36,42 +35,15 @@ from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import MissingError, RecipeError
 from recipes.engine.state import mismatch, shapes
+from recipes.runs.corruption import build_corruption
 
 T = TypeVar("T")
 MOST_PADDING = 1000
 """Times that a padded grid may be as large as the data's."""
 
 RESTORE = "Restore the config.yaml that the run was trained with"
-
-
-@dataclass(frozen=True, eq=False)
-class DataPower(Spectrum):
-    """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
-
-    With a `floor`, in decibels below the largest, frequencies that the data leave empty get noise all the same.
-    """
-
-    statistics: DataStatistics
-    exponent: float = 1.0
-    floor: float | None = None
-
-    def power(self, grid: Grid) -> Tensor:
-        """Return the data's power on `grid`, interpolated where it was measured on another."""
-        return (self.statistics.spectrum(self.floor) ** self.exponent).power(grid)
-
-
-@dataclass(frozen=True, eq=False)
-class Omitting(Spectrum):
-    """White noise that leaves out the frequencies of the run's corruption."""
-
-    corruption: Corruption
-
-    def power(self, grid: Grid) -> Tensor:
-        """Return 1 outside the corrupted band, and 0 inside."""
-        return Outside(self.corruption.covariance.spectrum).power(grid)
 
 
 @dataclass(frozen=True)

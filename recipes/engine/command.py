@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 
+from multisagd.addresses import without_secrets
+from multisagd.libraries import failed_import
 from recipes.base.commands import COMMANDS
 from recipes.engine import config as configuration
 from recipes.engine.checkpoint import Checkpoints
 from recipes.engine.config import Config
 from recipes.engine.distribution import Place, leave
-from recipes.engine.errors import RecipeError, run_command
+from recipes.engine.errors import USAGE_STATUS, Interrupted, RecipeError
 from recipes.engine.help import command_help
-from recipes.engine.interrupt import like_ctrl_c
-from recipes.engine.printing import escaped, show, steady
+from recipes.engine.interrupt import Ended, like_ctrl_c
+from recipes.engine.printing import escaped, show, steady, tell
+
+LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
+"""Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
 
 
 def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
@@ -78,3 +85,48 @@ def take_option(words: list[str], option: str) -> str | None:
             del words[place]
             return word.split("=", 1)[1]
     return None
+
+
+def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
+    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
+
+    It is 2 as well where a library cannot be imported.
+
+    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
+    """
+    try:
+        action()
+    except RecipeError as error:
+        tell(f"error: {without_secrets(str(error))}")  # others read logs
+        return USAGE_STATUS
+    except Interrupted as stop:
+        tell(f"{stop}{'' if again is None else again(True)}")
+        return stop.status
+    except KeyboardInterrupt as stop:
+        tell(f"interrupted{'' if again is None else again(False)}")
+        return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
+    except Exception as error:
+        if (failure := failed_import(error)) is not None:
+            tell(f"error: {failure}")
+            return USAGE_STATUS
+        if not (isinstance(error, RuntimeError) and _lost_touch(error)):
+            raise
+        traceback.print_exc()
+        tell(
+            f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
+            "messages say more; the same command continues from the last checkpoint"
+        )
+        return 1
+    return 0
+
+
+def _lost_touch(error: RuntimeError) -> bool:
+    """Tell whether an error is that another process could not be reached."""
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return False
+    if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
+        return True
+    told = str(error)
+    return told.startswith("Application timeout") or ("/gloo/" in told and any(sign in told for sign in LOST))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,20 +118,6 @@ def shown_examples(training: Dataset, settings: TrainSettings) -> Sequence[int]:
     if samples >= len(training):
         return range(len(training))
     return Order(len(training), settings.seed, training.groups).indices(0, samples)
-
-
-def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
-    """Check that an encoder is the one that a run learned from, by the run's own `facts`.
-
-    Raises:
-        RecipeError: if its weights are others.
-    """
-    told = facts.get("text")
-    if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
-        raise RecipeError(
-            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
-            "its weights differ"
-        )
 
 
 def check_guidance(guidance: Guidance, training: Training, condition: Condition) -> None:

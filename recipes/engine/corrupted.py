@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,48 +20,7 @@ from recipes.engine.errors import RecipeError
 from recipes.engine.located import build_dataset
 from recipes.engine.order import Order
 from recipes.engine.settings import Group
-
-
-@dataclass(frozen=True)
-class Handling:
-    """What is done about a corruption: the keys of its group that do not describe the corruption itself.
-
-    `added`: to clean data, as experiments need it; if not, the data have it already. `redrawn`: another one each time.
-    `restored`: by the data's covariance before training, to their conditional mean or a sample; None: not at all.
-    `examples`: how many are read to measure that covariance, None: all.
-    """
-
-    added: bool = True
-    redrawn: bool = False
-    restored: Literal["mean", "sample"] | None = None
-    examples: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.examples is not None and self.examples < 4:
-            raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
-
-
-def handling(group: Group, builder: Builder) -> Handling:
-    """Return what a configuration says is done about its corruption.
-
-    Raises:
-        RecipeError: for a value of a wrong type.
-    """
-    own = {field.name for field in fields(Handling)}
-    return builder.settings(Handling, {key: group[key] for key in own & group.keys()}, "corruption")
-
-
-def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
-    """Return the corruption that a configuration describes on a modality's grid, None if it describes none.
-
-    Raises:
-        RecipeError: if it makes no sense there.
-    """
-    if group.get("_target_") is None:
-        return None
-    own = {field.name for field in fields(Handling)}
-    described = {key: value for key, value in group.items() if key not in own}
-    return builder.build(described, Corruption, "corruption", grid=modality.grid())
+from recipes.runs.corruption import CorruptionOptions, build_corruption, corruption_options
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
@@ -72,11 +30,11 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
         RecipeError: if either cannot be built.
     """
     dataset = build_dataset(data, modality, builder)
-    wishes = handling(corruption, builder)
-    if not wishes.added:
+    options = corruption_options(corruption, builder)
+    if not options.added:
         return dataset
     described = build_corruption(corruption, modality, builder)
-    return dataset if described is None else Corrupted(dataset, described, seed, wishes.redrawn)
+    return dataset if described is None else Corrupted(dataset, described, seed, options.redrawn)
 
 
 def as_trained_on(dataset: Dataset, corruption: Group, seed: int, builder: Builder) -> Dataset:
@@ -85,15 +43,17 @@ def as_trained_on(dataset: Dataset, corruption: Group, seed: int, builder: Build
     Raises:
         RecipeError: if it cannot be restored.
     """
-    wishes = handling(corruption, builder)
-    described = build_corruption(corruption, dataset.modality, builder) if wishes.restored else None
+    options = corruption_options(corruption, builder)
+    described = build_corruption(corruption, dataset.modality, builder) if options.restored else None
     if described is None:
         return dataset
-    fitted = fit_restoration(dataset, described, wishes, seed)
-    return Restored(dataset, fitted, seed, wishes.restored == "sample")
+    fitted = fit_restoration(dataset, described, options, seed)
+    return Restored(dataset, fitted, seed, options.restored == "sample")
 
 
-def fit_restoration(training: Dataset, corruption: Corruption, wishes: Handling, seed: int) -> GaussianRestoration:
+def fit_restoration(
+    training: Dataset, corruption: Corruption, options: CorruptionOptions, seed: int
+) -> GaussianRestoration:
     """Measure the covariance of corrupted data on the first rank, for all.
 
     Raises:
@@ -103,7 +63,7 @@ def fit_restoration(training: Dataset, corruption: Corruption, wishes: Handling,
     numbers = torch.zeros(2, dtype=torch.float64)
     found = None
     if is_first():
-        count = len(training) if wishes.examples is None else min(wishes.examples, len(training))
+        count = len(training) if options.examples is None else min(options.examples, len(training))
         chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
         try:
             found = GaussianRestoration.fit(Unpadded(Chunks(training, chosen, seed)), corruption)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from modalities.base import Dataset, split
 from modalities.reading import UnreadableFilesError, read_batch
-from multisagd import DataStatistics, Denoiser, Process, terminal_snr
+from multisagd import DataStatistics
 from multisagd.seeds import derive
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
@@ -23,17 +21,8 @@ from recipes.engine.single import statistics_of_one
 LEAST_DEVIATION = 1e-6
 """Standard deviation about their mean, in units of the data's range, below which examples are all the same."""
 
-LARGE_SHARE = 0.5
-"""Above this share of the power at zero frequency, the noise is mostly a random brightness."""
-
-LARGE_SIGMA = 2.0
-"""Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
-
 READINGS = 2
 """How often the examples are read to be measured: for their mean, and for their spectrum."""
-
-LOW_LOG_SNR = -12.0
-"""Below this, a prediction of the noise says next to nothing about the data."""
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
@@ -115,32 +104,3 @@ class Chunks:
             if self.display is not None:
                 self.display.update(min(self._read, READINGS * len(self.indices)))
             yield batch.x0, batch.mask
-
-
-def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
-    """Return what is doubtful about a process and its denoiser at pure noise, t = 1."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        terminal_snr(process, statistics)
-    notes = [str(warning.message) for warning in caught]
-    power = process.covariance.power()
-    share = float(power.flatten()[0]) / process.grid.numel
-    if share > LARGE_SHARE:
-        notes.append(
-            f"zero frequency, the mean of a datum, takes {share:.0%} of the noise's power, and little is left for all "
-            "else: a milder exponent or a higher corner spreads it"
-        )
-    end = torch.ones(1, dtype=torch.float64)
-    log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
-    if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
-        notes.append(
-            f"the schedule's noise grows to sigma={sigma:.3g}, and this denoiser scales neither inputs nor targets: "
-            "denoiser=karras does"
-        )
-    if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:
-        notes.append(
-            f"predicting noise down to a log-SNR of {log_snr:.3g} multiplies the network's errors by "
-            f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
-            "choose denoiser=velocity"
-        )
-    return notes

@@ -1,20 +1,12 @@
-"""Errors a person can act on, and the one place that turns them into an exit status."""
+"""Errors a person can act on."""
 
 from __future__ import annotations
 
 import difflib
-import signal
-import traceback
-from collections.abc import Callable, Iterable
-
-from recipes.engine.interrupt import Ended
-from recipes.engine.printing import tell
+from collections.abc import Iterable
 
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
-
-LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
-"""Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
 
 
 class RecipeError(Exception):
@@ -48,53 +40,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(options)}" if 0 < len(options) <= 40 else ""
-
-
-def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
-    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
-
-    It is 2 as well where a library cannot be imported.
-
-    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
-    """
-    from multisagd.libraries import failed_import  # with PyTorch, which a mistake in a command's name need not wait for
-
-    try:
-        action()
-    except RecipeError as error:
-        # Help and completion read this file, and do not wait for torch, which comes with the package.
-        from multisagd.addresses import without_secrets
-
-        tell(f"error: {without_secrets(str(error))}")  # others read logs
-        return USAGE_STATUS
-    except Interrupted as stop:
-        tell(f"{stop}{'' if again is None else again(True)}")
-        return stop.status
-    except KeyboardInterrupt as stop:
-        tell(f"interrupted{'' if again is None else again(False)}")
-        return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
-    except Exception as error:
-        if (failure := failed_import(error)) is not None:
-            tell(f"error: {failure}")
-            return USAGE_STATUS
-        if not (isinstance(error, RuntimeError) and _lost_touch(error)):
-            raise
-        traceback.print_exc()
-        tell(
-            f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
-            "messages say more; the same command continues from the last checkpoint"
-        )
-        return 1
-    return 0
-
-
-def _lost_touch(error: RuntimeError) -> bool:
-    """Tell whether an error is that another process could not be reached."""
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
-        return False
-    if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
-        return True
-    told = str(error)
-    return told.startswith("Application timeout") or ("/gloo/" in told and any(sign in told for sign in LOST))

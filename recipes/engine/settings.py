@@ -12,7 +12,6 @@ from multisagd.loss import Metric, TimeDistribution, Weighting
 from multisagd.regularisation import SpectralPenalty
 from multisagd.sampling import Spacing
 from recipes.engine.runtime import EngineSettings
-from recipes.engine.tracking import TrackingSettings
 
 Group = Mapping[str, Any]
 """A group of keys that describes an object, still to be built."""
@@ -120,6 +119,16 @@ class Loss:
     weighting: Weighting
     times: TimeDistribution
     penalty: SpectralPenalty | None = None
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = "multisagd"
+    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,16 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multisagd.libraries import importing
 from recipes.engine.addressed import shareable
 from recipes.engine.errors import RecipeError
+from recipes.engine.settings import TrackingSettings
 from recipes.runs.run import METRICS, TIMING
 
 log = logging.getLogger("multisagd")
-
-
-@dataclass(frozen=True)
-class TrackingSettings:
-    """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
-
-    tensorboard: bool = False
-    wandb: bool = False
-    project: str = "multisagd"
-    name: str | None = None
 
 
 class Journal:

@@ -17,7 +17,6 @@ import gradio as gr
 import torch
 
 from multisagd import Denoiser, terminal_snr
-from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
 from recipes.explorer import design, export
 from recipes.explorer.controls import CONTROLS, axes_choices, control_range, first_values, kind
@@ -26,6 +25,7 @@ from recipes.explorer.media import Medium, Sizes
 from recipes.explorer.process import TIMES, Pair, Settings, spectrum_group
 from recipes.explorer.rendering import charts_html, media_table, spectra_charts, steps_chart
 from recipes.plotting.media import address
+from recipes.runs.doubts import process_notes
 
 KEPT = gr.skip()
 """Leaves a piece of the page as it is."""

@@ -21,7 +21,6 @@ from recipes.engine.assemble import Assembly
 from recipes.engine.build import Builder
 from recipes.engine.config import Config
 from recipes.engine.corrupted import build_data
-from recipes.engine.data import process_notes
 from recipes.engine.errors import RecipeError
 from recipes.engine.noised import in_range
 from recipes.engine.order import Order
@@ -31,6 +30,7 @@ from recipes.reporting.blocks import Block, Facts, Gallery, Item, Note, Table
 from recipes.reporting.defaults import shown
 from recipes.reporting.media import Budget, item
 from recipes.reporting.run import Run
+from recipes.runs.doubts import process_notes
 from recipes.runs.model import check_config
 from recipes.runs.run import CORRUPTION, read_corruption
 

@@ -22,6 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from modalities.base import Modality
+from modalities.text import TextEncoder
 from multisagd import Corruption, DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
@@ -260,6 +261,20 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
     load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
+
+
+def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
+    """Check that an encoder is the one that a run learned from, by the run's own `facts`.
+
+    Raises:
+        RecipeError: if its weights are others.
+    """
+    told = facts.get("text")
+    if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
+        raise RecipeError(
+            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
+            "its weights differ"
+        )
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from modalities.text import TextEncoder
 from recipes.engine.build import Builder
-from recipes.engine.condition import check_encoder
 from recipes.engine.errors import RecipeError
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import Guidance, SampleSettings
-from recipes.runs.model import TrainedModel
+from recipes.runs.model import TrainedModel, check_encoder
 from recipes.sampling.labels import chosen_labels
 
 

@@ -18,10 +18,10 @@ from recipes.engine.assemble import Assembly, check_sampler
 from recipes.engine.build import Builder
 from recipes.engine.checkpoint_files import State
 from recipes.engine.colour import colour_note
-from recipes.engine.condition import Condition, check_encoder, check_guidance, learned_condition
+from recipes.engine.condition import Condition, check_guidance, learned_condition
 from recipes.engine.config import Config
-from recipes.engine.corrupted import build_corruption, build_data, fit_restoration, handling
-from recipes.engine.data import held_out_note, hold_out, measure, process_notes
+from recipes.engine.corrupted import build_data, fit_restoration
+from recipes.engine.data import held_out_note, hold_out, measure
 from recipes.engine.distribution import from_first, wait_patiently
 from recipes.engine.flops import training_flops
 from recipes.engine.initial import load_initial
@@ -29,7 +29,10 @@ from recipes.engine.learner import Learner
 from recipes.engine.runtime import Runtime
 from recipes.engine.settings import TrainSettings
 from recipes.runs import record
+from recipes.runs.corruption import build_corruption, corruption_options
+from recipes.runs.doubts import process_notes
 from recipes.runs.lock import Hold
+from recipes.runs.model import check_encoder
 from recipes.runs.run import Run
 from recipes.sampling.request import SamplingRequest
 
@@ -105,7 +108,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     if not begun:
         # A mistake in them is told before the data are measured, which takes minutes.
         Assembly(job.config, builder, modality, placeholder_statistics(modality), None, None, corruption).process()
-    options, restoration = handling(settings.corruption, builder), None
+    options, restoration = corruption_options(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
         fitted = restoration or run.restoration()

@@ -24,6 +24,7 @@ from multisagd import (
     DDIM,
     Ancestral,
     CosineSchedule,
+    DataPower,
     DataStatistics,
     DPMSolver,
     Flat,
@@ -38,7 +39,6 @@ from multisagd import (
 from multisagd.loss import squared_error
 from multisagd.samplers import Sampler
 from recipes.engine import config as configuration
-from recipes.engine.assemble import DataPower
 from recipes.engine.build import Builder
 from recipes.engine.settings import TrainSettings
 

@@ -17,10 +17,10 @@ from recipes.base.untrusted import read_configuration
 from recipes.config.groups import groups
 from recipes.engine import config as configuration
 from recipes.engine.build import Builder
-from recipes.engine.corrupted import build_corruption
 from recipes.engine.errors import RecipeError
 from recipes.engine.help import command_help
 from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.runs.corruption import build_corruption
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
 CHOICES = [

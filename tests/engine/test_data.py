@@ -14,11 +14,12 @@ from recipes.engine import config as configuration
 from recipes.engine.build import Builder
 from recipes.engine.colour import colour_note
 from recipes.engine.condition import learned_condition
-from recipes.engine.data import Chunks, held_out_note, hold_out, measure, process_notes
+from recipes.engine.data import Chunks, held_out_note, hold_out, measure
 from recipes.engine.errors import RecipeError
 from recipes.engine.order import Order
 from recipes.engine.settings import TrainSettings
 from recipes.engine.single import statistics_of_one
+from recipes.runs.doubts import process_notes
 
 
 def settings(*words: str) -> TrainSettings:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from recipes.engine.errors import RecipeError, run_command
+from recipes.engine.command import run_command
+from recipes.engine.errors import RecipeError
 
 
 @pytest.mark.parametrize(

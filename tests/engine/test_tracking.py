@@ -10,7 +10,8 @@ from tiny import read_metrics
 
 from multisagd.libraries import BrokenLibraryError
 from recipes.engine.errors import RecipeError
-from recipes.engine.tracking import Tracker, TrackingSettings
+from recipes.engine.settings import TrackingSettings
+from recipes.engine.tracking import Tracker
 from recipes.runs.lock import held
 
 VALUES = {"loss": 0.5, "level": {"t=0.5": {"loss": 0.25}}, "note": "x"}

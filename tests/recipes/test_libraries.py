@@ -29,7 +29,8 @@ from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
 from recipes.diagnosis import packages
 from recipes.engine.hub import local_folder
-from recipes.engine.tracking import Tracker, TrackingSettings
+from recipes.engine.settings import TrackingSettings
+from recipes.engine.tracking import Tracker
 from recipes.evaluation.components import components
 
 ROOT = Path(__file__).parents[2]

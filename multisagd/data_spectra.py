@@ -1,0 +1,39 @@
+"""Spectra that a run's own data decide: their measured power, and white noise that omits what corrupts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from multisagd.corruption import Corruption
+from multisagd.grid import Grid
+from multisagd.spectrum import Outside, Spectrum
+from multisagd.statistics import DataStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class DataPower(Spectrum):
+    """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
+
+    With a `floor`, in decibels below the largest, frequencies that the data leave empty get noise all the same.
+    """
+
+    statistics: DataStatistics
+    exponent: float = 1.0
+    floor: float | None = None
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return the data's power on `grid`, interpolated where it was measured on another."""
+        return (self.statistics.spectrum(self.floor) ** self.exponent).power(grid)
+
+
+@dataclass(frozen=True, eq=False)
+class Omitting(Spectrum):
+    """White noise that leaves out the frequencies of the run's corruption."""
+
+    corruption: Corruption
+
+    def power(self, grid: Grid) -> Tensor:
+        """Return 1 outside the corrupted band, and 0 inside."""
+        return Outside(self.corruption.covariance.spectrum).power(grid)
