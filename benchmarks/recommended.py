@@ -32,8 +32,8 @@ from benchmarks.runs import Run, spread, train_run
 from multisagd import DDIM
 from multisagd.analysis.design import DesignedSteps
 from recipes.analyze import analyze
+from recipes.config import compose as configuration
 from recipes.design import design
-from recipes.engine import config as configuration
 
 EXPERIMENT = "recommended"
 COUNT, REFERENCE = 500, 2000

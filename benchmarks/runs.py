@@ -21,16 +21,16 @@ from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.data import NOTHING_HELD_OUT
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import FeatureNetwork, cached_network, read_dataset, read_samples
 from recipes.evaluation.real import fixed_order, real_data
 from recipes.metrics import frechet_distance
 from recipes.runs import record
 from recipes.runs.model import open_model, trained_denoiser
+from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.generate import generate
 from recipes.sampling.request import SamplingRequest
 from recipes.train import train

@@ -4,7 +4,7 @@
     python -m benchmarks.scale --size small     a small one at 32×32, to see it run on a CPU
     torchrun --standalone --nproc-per-node 8 -m benchmarks.scale engine.distribution=fsdp
 
-The step is the recipe's own (`recipes.engine.learner`): noise, network, loss, clipping, AdamW and the weight average,
+The step is the recipe's own (`recipes.training.learner`): noise, network, loss, clipping, AdamW and the weight average,
 on random pixels that are in memory already. Two trainings, alike but for their noise, take turns of `--steps` steps, so
 that what else the machine does meets both; memory is of both together, and of one alone with `--only`. Further words
 are settings of `multisagd train`. Each run adds a row to benchmarks/results/results.jsonl unless `--forget` is given.
@@ -26,15 +26,15 @@ from modalities.base import Batch, Modality
 from multisagd import DataStatistics
 from multisagd.ema import PowerEMA
 from multisagd.seeds import derive
-from recipes.engine import config as configuration
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.distribution import leave, wait_for_all
-from recipes.engine.flops import peak_flops, training_flops
-from recipes.engine.learner import Learner
-from recipes.engine.monitor import GIB, peak_memory
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.assembly import Assembly
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import leave, wait_for_all
+from recipes.runtime.flops import peak_flops, training_flops
+from recipes.runtime.throughput import GIB, peak_memory
+from recipes.training.learner import Learner
 
 COMMON = ["run_dir=unused", "network=transformer", "modality=image", "modality.channels=3"]
 SIZES = {

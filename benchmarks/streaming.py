@@ -34,8 +34,8 @@ from modalities.files import Folder
 from modalities.image import Image
 from modalities.reading import MediaFiles
 from modalities.tars import TarShards
-from recipes.engine import config as configuration
-from recipes.engine.order import Order, prefetch
+from recipes.config import compose as configuration
+from recipes.data.order import Order, prefetch
 from recipes.pack import pack
 
 

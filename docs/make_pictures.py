@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from modalities.audio import Audio
 from modalities.video import Video
 from multisagd import Grid, SpectralCovariance, Spectrum
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 
 IMAGES = Path(__file__).parent / "images"
 VIDEO = ["white", "separable", "joint", "velocity", "progressive", "mixed"]

@@ -31,16 +31,16 @@ from torch import Tensor, nn
 
 from multisagd.files import read_json
 from multisagd.integrations.architectures import KINDS, defaults
-from recipes.adopted.schedulers import Told, read_scheduler
-from recipes.adopted.weights import Stored, stored_weights
-from recipes.engine.assemble import at_most
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.files import check_replaceable, replace_file, write_text
-from recipes.engine.hub import local_folder
-from recipes.engine.state import mismatch, shapes
+from recipes.base.errors import RecipeError, nearest
+from recipes.base.files import check_replaceable, replace_file, write_text
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.runs.assembly import at_most
+from recipes.runs.state import mismatch, shapes
+from recipes.sharing.diffusers_schedulers import Told, read_scheduler
+from recipes.sharing.diffusers_weights import Stored, stored_weights
+from recipes.sharing.hub import local_folder
 
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"

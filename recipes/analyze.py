@@ -29,19 +29,19 @@ from multisagd import Corruption, DataStatistics, Grid
 from multisagd.analysis.excess import NoExcessError, estimate_corruption
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
 from multisagd.seeds import derive
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.corrupted import as_trained_on, build_data
-from recipes.engine.data import Chunks, measure
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import check_replaceable, write_text
-from recipes.engine.order import Order
-from recipes.engine.settings import TrainSettings
-from recipes.engine.words import setting
+from recipes.base.errors import RecipeError
+from recipes.base.files import check_replaceable, write_text
+from recipes.base.quoting import setting
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data.corrupted import as_trained_on, build_data
+from recipes.data.dataset import Chunks, measure
+from recipes.data.order import Order
 from recipes.metrics.spectral import RADIUS
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
+from recipes.runs.settings import TrainSettings
 
 REPORT = "analysis.json"
 

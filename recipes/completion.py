@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from recipes.engine.printing import show
+from recipes.base.console import show
 
 BASH = r"""# Completion of multisagd for bash. For this shell:
 #

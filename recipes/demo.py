@@ -29,12 +29,12 @@ from torch import Tensor
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.files import check_replaceable
-from recipes.engine.words import setting
+from recipes.base.files import check_replaceable
+from recipes.base.quoting import setting
+from recipes.cli.command import run_configured
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs.run import Run
 from recipes.train import train
 

@@ -37,16 +37,16 @@ from multisagd.analysis.joint import FLOOR, design_joint
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import Transfer, transfer_function
 from multisagd.samplers import Sampler
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import check_replaceable, write_text
-from recipes.engine.settings import Group
+from recipes.base.errors import RecipeError
+from recipes.base.files import check_replaceable, write_text
+from recipes.cli.command import run_configured
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.metrics.spectral import RADIUS
 from recipes.plotting.figures import draw_power, on_logarithmic_axis, profile_of, save
 from recipes.runs.run import STATISTICS, read_statistics
+from recipes.runs.settings import Group
 
 REPORT, NOISE = "design.json", Path("config", "spectrum", "designed.yaml")
 Noise = Literal["given", "recommend", "data_power", "power_law", "bands"]

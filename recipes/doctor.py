@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from recipes.base.console import fold, show
 from recipes.diagnosis.check import Check, Finding, State, run_isolated
 from recipes.diagnosis.packages import EXTRAS, LIBRARIES
-from recipes.engine.printing import fold, show
 
 PACKAGES, DEVICE, DATA, OPTIONAL, RUN = "Python and packages", "Device", "Data and files", "Optional packages", "Run"
 CHECKS = (

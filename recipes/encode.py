@@ -40,21 +40,21 @@ from modalities.shard_index import (
 )
 from multisagd.files import digest
 from multisagd.seeds import derive
-from recipes.engine.build import Builder
-from recipes.engine.colour import colour_note
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.interrupt import StopRequest
-from recipes.engine.located import build_dataset
-from recipes.engine.order import prefetch
-from recipes.engine.outline import flatten
-from recipes.engine.progress import Display
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import Group
-from recipes.engine.words import setting
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.progress import Display
+from recipes.base.quoting import setting
+from recipes.base.signals import StopRequest
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.config.key_table import flatten
+from recipes.data.colour import colour_note
+from recipes.data.order import prefetch
+from recipes.runs.located import build_dataset
 from recipes.runs.lock import held
 from recipes.runs.record import data_facts
+from recipes.runs.settings import Group
+from recipes.runtime.device import EngineSettings, Runtime
 
 FREE = (
     "run_dir", "data.root", "data.urls", "data.index", "data.threads", "engine", "batch", "allow_targets",

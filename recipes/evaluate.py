@@ -29,18 +29,15 @@ from typing import Any
 
 from modalities.base import Dataset
 from multisagd.libraries import BrokenLibraryError, check
+from recipes.base.errors import RecipeError, nearest
+from recipes.base.files import as_stored, write_text
+from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
-from recipes.engine.addressed import shareable
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.data import NOTHING_HELD_OUT
-from recipes.engine.distribution import leave
-from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.files import as_stored, write_text
-from recipes.engine.progress import Display
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import SampleSettings
+from recipes.cli.command import run_configured
+from recipes.config.addresses import shareable
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.drawn import already_drawn, as_files, load_samples
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.real import real_data
@@ -48,6 +45,9 @@ from recipes.evaluation.rows import Result, as_json, scores, show
 from recipes.evaluation.sets import Sets, gather
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.runs.record import versions
+from recipes.runs.settings import SampleSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import leave
 from recipes.sample import sample
 from recipes.sampling.sample_files import EVALUATION, TENSORS
 

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 
 from multisagd.libraries import importing
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.interrupt import StopRequest
+from recipes.base.errors import RecipeError
+from recipes.base.signals import StopRequest
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.explorer.guard import OwnAddress
 from recipes.explorer.media import Sizes
 

@@ -3,7 +3,7 @@
 What is written holds all that sampling needs, and nothing that training alone needs: `multisagd sample run_dir=OUT`
 draws from it the same samples as from the run, and `load_denoiser` gives it to a script. It cannot execute code; what
 its configuration names is built only if it lies under an allowed package. README.md is the model's card, for people and
-for the Hugging Face hub (`recipes.cards.card`).
+for the Hugging Face hub (`recipes.sharing.card`).
 
 Errors, each in one message: no run or no checkpoint there, a folder that holds something else.
 """
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from modalities.base import Modality
 from multisagd import Denoiser
-from recipes.cards.card import CARD, Subject, check_license, write_card
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.files import check_replaceable
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.words import setting
+from recipes.base.files import check_replaceable
+from recipes.base.quoting import setting
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser, write_model
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.sharing.card import CARD, Subject, check_license, write_card
 
 
 @dataclass(frozen=True)

@@ -27,21 +27,21 @@ import torch
 from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
 from multisagd import DataStatistics, Process, seeds
-from recipes.engine.altered import untouched
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.colour import colour_note
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.corrupted import as_trained_on, build_data
-from recipes.engine.data import measure
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import check_replaceable, write_text
-from recipes.engine.noised import in_range
-from recipes.engine.order import Order
-from recipes.engine.settings import TrainSettings
+from recipes.base.errors import RecipeError
+from recipes.base.files import check_replaceable, write_text
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data.colour import colour_note
+from recipes.data.corrupted import as_trained_on, build_data
+from recipes.data.dataset import measure
+from recipes.data.noised import in_range
+from recipes.data.order import Order
+from recipes.data.transformed import untouched
 from recipes.plotting.figures import draw_profiles
+from recipes.runs.assembly import Assembly
 from recipes.runs.doubts import process_notes
+from recipes.runs.settings import TrainSettings
 
 REPORT = "inspect.json"
 FOLDERS = ("originals", "decoded", "noise")

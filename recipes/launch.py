@@ -23,17 +23,17 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from recipes.base.commands import COMMANDS, CONFIGURED
+from recipes.base.console import show
+from recipes.base.errors import RecipeError, nearest
+from recipes.cli.command import run_command, take_option
+from recipes.cli.help import command_help
 from recipes.clusters.base import Cluster, Job, check_printable, check_settings
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.command import run_command, take_option
-from recipes.engine.config import Config
-from recipes.engine.distribution import Place
-from recipes.engine.errors import RecipeError, nearest
-from recipes.engine.help import command_help
-from recipes.engine.printing import show
-from recipes.engine.runtime import Runtime
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs import record
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import Place
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,19 @@ from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, divided, shard_size, write_tar
 from multisagd.files import read_json
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.files import write_text
-from recipes.engine.interrupt import StopRequest
-from recipes.engine.located import build_dataset
-from recipes.engine.order import Order
-from recipes.engine.progress import Display
-from recipes.engine.settings import Group
-from recipes.engine.words import setting
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.files import write_text
+from recipes.base.progress import Display
+from recipes.base.quoting import setting
+from recipes.base.signals import StopRequest
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data.order import Order
+from recipes.runs.located import build_dataset
 from recipes.runs.lock import held
 from recipes.runs.record import data_facts
+from recipes.runs.settings import Group
 
 RECORD = "pack.json"
 

@@ -19,20 +19,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipes.engine import config as configuration
-from recipes.engine.addressed import hidden_values
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import write_text
-from recipes.engine.settings import Group
-from recipes.reporting.blocks import Page
-from recipes.reporting.media import Budget
-from recipes.reporting.page import HEAD, is_report, render
-from recipes.reporting.run import read_run
-from recipes.reporting.sections import Shown, sections
-from recipes.reporting.summary import told_state
+from recipes.base.errors import RecipeError
+from recipes.base.files import write_text
+from recipes.cli.command import run_configured
+from recipes.config import compose as configuration
+from recipes.config.addresses import hidden_values
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.reports.blocks import Page
+from recipes.reports.media import Budget
+from recipes.reports.page import HEAD, is_report, render
+from recipes.reports.run import read_run
+from recipes.reports.sections import Shown, sections
+from recipes.reports.summary import told_state
+from recipes.runs.settings import Group
 
 PAGE = "report.html"
 

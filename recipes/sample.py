@@ -20,17 +20,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multisagd.seeds import derive_many
+from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
-from recipes.engine.addressed import shareable
-from recipes.engine.build import Builder
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.distribution import wait_for_all
-from recipes.engine.progress import Display
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import SampleSettings
+from recipes.cli.command import run_configured
+from recipes.config.addresses import shareable
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.record import versions
+from recipes.runs.settings import SampleSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import wait_for_all
 from recipes.sampling.condition import chosen_condition
 from recipes.sampling.generate import generate
 from recipes.sampling.request import sampling_request

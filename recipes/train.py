@@ -23,28 +23,28 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from multisagd.libraries import failed_import
-from recipes.engine.announcing import ending, introduction, name_unreadable
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.command import run_configured
-from recipes.engine.config import Config
-from recipes.engine.distribution import Place, separate_group, wait_for_all, wait_patiently
-from recipes.engine.flops import peak_flops
-from recipes.engine.interrupt import Ended, StopNow, StopRequest
-from recipes.engine.loop import Loop, stopped
-from recipes.engine.monitor import Monitor
-from recipes.engine.profiling import StepProfiler
-from recipes.engine.progress import Display
-from recipes.engine.runtime import Runtime
-from recipes.engine.saving import Saver
-from recipes.engine.settings import TrainSettings
-from recipes.engine.tracking import Silence, Tracker
-from recipes.engine.watchdog import Watchdog
-from recipes.engine.words import setting
+from recipes.base.progress import Display
+from recipes.base.quoting import setting
+from recipes.base.signals import Ended, StopNow, StopRequest
+from recipes.cli.command import run_configured
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs import record
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import Place, separate_group, wait_for_all, wait_patiently
+from recipes.runtime.flops import peak_flops
+from recipes.runtime.profiler import StepProfiler
+from recipes.runtime.throughput import Monitor
+from recipes.runtime.watchdog import Watchdog
 from recipes.training.folder import claimed, write_record
+from recipes.training.loop import Loop, stopped
+from recipes.training.messages import ending, introduction, name_unreadable
 from recipes.training.reports import Reports
+from recipes.training.saving import Saver
 from recipes.training.setup import Job, TrainingData, TrainingModel, doubts, prepare_data, prepare_model
+from recipes.training.tracking import Silence, Tracker
 
 
 def train(config: Config) -> None:

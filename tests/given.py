@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from quick import quick
 
 from modalities.video import Video
-from recipes import cli
+from recipes.cli import main as cli
 
 sys.path.append(str(Path(__file__).parent / "modalities"))
 

@@ -12,8 +12,8 @@ import yaml
 from blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
 
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.engine import config as configuration
-from recipes.engine.command import take_option
+from recipes.cli.command import take_option
+from recipes.config import compose as configuration
 from recipes.launch import planned
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -80,7 +80,6 @@ def test_imports_run_one_way_between_packages() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.xfail(strict=True, reason="some helpers still stand in the files of commands")
 def test_no_two_rooms_of_recipes_import_each_other() -> None:
     inside = {name: {other for other in others if other in RECIPES} for name, others in RECIPES.items()}
     assert not (wrong := both_ways(inside, MODULES)), "\n".join(wrong)

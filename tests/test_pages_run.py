@@ -20,7 +20,7 @@ from blocks import PAGES, ROOT, Block, blocks_of
 from given import GIVEN
 from quick import quick
 
-from recipes import cli
+from recipes.cli import main as cli
 
 ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
 """These read MNIST and spoken digits."""

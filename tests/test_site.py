@@ -32,7 +32,7 @@ REFERENCE = {
 }
 PUBLIC = [
     *("multisagd", "multisagd.networks", "multisagd.analysis", "multisagd.integrations", "multisagd.testing"),
-    *("modalities.base", "modalities.latent", "recipes.export", "recipes.pipeline"),
+    *("modalities.base", "modalities.latent", "recipes.export", "recipes.sharing.pipeline"),
 ]
 """Modules and packages whose public names the reference has."""
 INTERNAL = {"multisagd.analysis.search", "multisagd.integrations.architectures"}

@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmarks.experiments.design import Experiment
 from benchmarks.runs import Run
 from multisagd import DataStatistics, Grid, Spectrum
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.evaluation.real import fixed_order
 from recipes.metrics.axes import mean_difference, neighbour_differences
 

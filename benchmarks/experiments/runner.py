@@ -19,8 +19,8 @@ from benchmarks.runs import Run, train_run
 from multisagd import Band, DataStatistics, Outside, SpectralCovariance
 from multisagd.samplers import Sampler
 from multisagd.sampling import time_steps
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.evaluation.real import fixed_order
 
 ALLOW = ("benchmarks",)

@@ -10,7 +10,7 @@ from benchmarks.peers.diffusers_loop import Peer
 from benchmarks.peers.step_noise import ColouredSteps, Progress
 from multisagd import DDIM, DPMSolver
 from multisagd.samplers import Sampler
-from recipes.engine.settings import Training
+from recipes.runs.settings import Training
 
 EXPERIMENT = "peers_mnist"
 WHITE = "white"

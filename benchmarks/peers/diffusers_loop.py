@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from modalities.base import Batch
 from multisagd import PowerEMA
 from multisagd.seeds import derive, derive_many
-from recipes.engine.settings import Training
+from recipes.runs.settings import Training
 
 TIMESTEPS = 1000
 

@@ -12,15 +12,15 @@ from torch import nn
 from benchmarks.peers.diffusers_loop import DiffusersLoop, Peer
 from modalities.base import Batch, Dataset, Modality
 from multisagd import PowerEMA
-from recipes.engine import config as configuration
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.condition import learned_condition
-from recipes.engine.data import hold_out, measure
-from recipes.engine.learner import Learner
-from recipes.engine.order import batches
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.data.dataset import hold_out, measure
+from recipes.data.order import batches
+from recipes.runs.assembly import Assembly
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.training.conditioning import learned_condition
+from recipes.training.learner import Learner
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 COMMAND_LINE = "docs/command-line.md"
 """The page about all commands."""
-TRAINING = "recipes.engine.settings:TrainSettings"
+TRAINING = "recipes.runs.settings:TrainSettings"
 SAMPLES_KEPT = "samples that were drawn to the last are kept; the same command finds them, and measures anew:"
 SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "sample": Command(
         "draw samples from a trained run", "recipes.sample", "docs/first-model.md",
-        "recipes.engine.settings:SampleSettings",
+        "recipes.runs.settings:SampleSettings",
         "no sample was written; the same command draws the same samples from the first on:",
         parallel=True, reads_run=True,
     ),
@@ -94,7 +94,7 @@ COMMANDS = {
         "docs/start.md", "recipes.demo:DemoSettings", "what was trained is kept, and the same command continues:",
     ),
     "doctor": Command("tell whether all works on this machine, and what is missing for what", "recipes.doctor"),
-    "list": Command("list what can be chosen: spectra, modalities, samplers, experiments, …", "recipes.choices"),
+    "list": Command("list what can be chosen: spectra, modalities, samplers, experiments, …", "recipes.list"),
     "completion": Command("print what lets your shell complete commands, choices and keys", "recipes.completion"),
 }  # fmt: skip
 """Every command by name. Those with settings have a configuration; the others are about multisagd itself."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from multisagd.files import DEEPEST, DIGITS, check_file, read_json, read_text
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
 
 LARGEST_CONFIGURATION = 1 << 20
 """Maximum size of a saved configuration, in bytes: YAML is slow to read."""

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from recipes.base.signals import heard
 from recipes.clusters.base import Cluster, Job, check_minimum
-from recipes.engine.interrupt import heard
 
 FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 """Signals that torchrun passes on to the processes; by default it leaves out the last two."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from multisagd.libraries import importing
+from recipes.base.errors import RecipeError
 from recipes.clusters.base import Cluster, Job, check_minimum
 from recipes.clusters.slurm_job import SlurmJob
-from recipes.engine.errors import RecipeError
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
-from recipes.engine.errors import Interrupted
-from recipes.engine.printing import tell
+from recipes.base.console import tell
+from recipes.base.errors import Interrupted
 
 GRACE = 5.0
 """Seconds that the main thread has to act on a signal by itself."""
@@ -62,7 +62,7 @@ class SlurmJob:
 
                 TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
                 sys.argv = ["multisagd", self.command, *self.words]
-                from recipes.cli import main
+                from recipes.cli.main import main
 
                 status = main([self.command, *self.words])
             except Interrupted as stop:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from recipes.base.errors import RecipeError
+from recipes.base.quoting import setting
 from recipes.base.untrusted import check_own
+from recipes.config.build import Builder
 from recipes.diagnosis.check import Finding
 from recipes.diagnosis.data import writable
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint_files import CheckpointError, load
-from recipes.engine.errors import RecipeError
-from recipes.engine.words import setting
+from recipes.runs.checkpoint_files import CheckpointError, load
 from recipes.runs.lock import is_held
 from recipes.runs.model import NOTES, check_folder, open_model
 from recipes.runs.record import versions

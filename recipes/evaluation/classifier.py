@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from modalities.base import Dataset, split
 from multisagd.files import read_json
 from multisagd.seeds import derive, derive_many
+from recipes.base.files import replace_file
 from recipes.base.untrusted import read_tensors
-from recipes.engine.files import replace_file
 
 FORMAT_VERSION = 1
 FINGERPRINT_EXAMPLES = 64

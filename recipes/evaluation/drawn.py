@@ -11,14 +11,14 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from multisagd.files import read_json
+from recipes.base.errors import RecipeError
+from recipes.base.files import as_stored
 from recipes.base.untrusted import read_tensors
-from recipes.engine.addressed import shareable
-from recipes.engine.build import Builder
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import as_stored
-from recipes.engine.settings import SampleSettings
+from recipes.config.addresses import shareable
+from recipes.config.build import Builder
+from recipes.config.compose import Config
 from recipes.runs.model import open_model
+from recipes.runs.settings import SampleSettings
 from recipes.sampling.condition import chosen_prompts
 from recipes.sampling.sample_files import NOTES, TENSORS, default_folder
 

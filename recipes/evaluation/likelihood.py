@@ -16,8 +16,8 @@ from modalities.base import Dataset
 from modalities.image import Image
 from multisagd.likelihood import bits_per_dimension, log_likelihood
 from multisagd.seeds import derive, derive_many
-from recipes.engine.build import Builder
-from recipes.engine.progress import Display
+from recipes.base.progress import Display
+from recipes.config.build import Builder
 from recipes.evaluation.real import fixed_order
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import EvaluateSettings, Task

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TASK = "recipes.evaluation.task"
-PRETRAINED = "recipes.evaluation.pretrained"
+PRETRAINED = "recipes.evaluation.pretrained_features"
 
 
 @dataclass(frozen=True)

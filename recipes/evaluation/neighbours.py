@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modalities.image import Image
-from recipes.engine.progress import Display
+from recipes.base.progress import Display
 from recipes.evaluation.drawn import as_files
 from recipes.evaluation.real import BATCH, fixed_order, read_real
 from recipes.evaluation.rows import Result, Row

@@ -12,17 +12,17 @@ from torch import Tensor
 from modalities.base import Dataset, Modality, stack_masks
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.seeds import derive
-from recipes.engine.build import Builder
-from recipes.engine.data import hold_out
-from recipes.engine.distribution import is_first
-from recipes.engine.errors import RecipeError
-from recipes.engine.located import build_dataset, located
-from recipes.engine.printing import tell
-from recipes.engine.progress import Display
-from recipes.engine.settings import Group
+from recipes.base.console import tell
+from recipes.base.errors import RecipeError
+from recipes.base.progress import Display
+from recipes.config.build import Builder
+from recipes.data.dataset import hold_out
+from recipes.runs.located import build_dataset, located
 from recipes.runs.model import check_folder, run_settings
 from recipes.runs.record import data_facts
 from recipes.runs.run import CONFIG, Run
+from recipes.runs.settings import Group
+from recipes.runtime.distribution import is_first
 
 BATCH = 256
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modalities.base import Dataset
 from multisagd.seeds import derive
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
 from recipes.evaluation.real import BATCH, read_real
 from recipes.metrics import matched_counts, take
 

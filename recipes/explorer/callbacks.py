@@ -17,7 +17,7 @@ import gradio as gr
 import torch
 
 from multisagd import Denoiser, terminal_snr
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
 from recipes.explorer import design, export
 from recipes.explorer.controls import CONTROLS, axes_choices, control_range, first_values, kind
 from recipes.explorer.examples import Example, built_in, own_file

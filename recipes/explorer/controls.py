@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from multisagd import Grid
+from recipes.config.defaults import of_choice
 from recipes.config.groups import summary
-from recipes.engine.defaults import of_choice
 
 Scale = Literal["plain", "frequency", "distance"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from multisagd import Flat, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
-from recipes.engine.build import Builder
-from recipes.engine.defaults import of_choice
-from recipes.engine.noised import in_range
+from recipes.config.build import Builder
+from recipes.config.defaults import of_choice
+from recipes.data.noised import in_range
 from recipes.explorer.controls import ALL, at_key, axes_names, kind
 from recipes.explorer.examples import Example
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from modalities.base import Modality
 from multisagd import Corruption
-from recipes.engine.build import Builder
-from recipes.engine.settings import Group
+from recipes.config.build import Builder
+from recipes.runs.settings import Group
 
 
 @dataclass(frozen=True)

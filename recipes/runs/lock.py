@@ -14,8 +14,8 @@ from typing import IO
 
 from safetensors import SafetensorError
 
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import check_own
-from recipes.engine.errors import RecipeError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)

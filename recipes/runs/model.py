@@ -26,22 +26,22 @@ from modalities.text import TextEncoder
 from multisagd import Corruption, DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
+from recipes.base.errors import RecipeError
+from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_header, read_object, read_tensors
-from recipes.engine.addressed import mapped
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint import samples_of
-from recipes.engine.checkpoint_files import MOST_SAMPLES, Shapes, State
-from recipes.engine.config import Config
-from recipes.engine.defaults import filled
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import replace_file, write_text
-from recipes.engine.located import located
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Group, TrainSettings
-from recipes.engine.state import load_module
+from recipes.config.addresses import mapped
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.config.defaults import filled
+from recipes.runs.assembly import Assembly
+from recipes.runs.checkpoint import samples_of
+from recipes.runs.checkpoint_files import MOST_SAMPLES, Shapes, State
+from recipes.runs.located import located
 from recipes.runs.record import versions
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
+from recipes.runs.settings import Group, TrainSettings
+from recipes.runs.state import load_module
+from recipes.runtime.device import Runtime
 
 Which = Literal["ema", "network"]
 Chosen = int | str | None

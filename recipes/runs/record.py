@@ -15,11 +15,11 @@ import torch
 
 from modalities.base import Dataset
 from multisagd import DataStatistics
-from recipes.engine import config as configuration
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import replace_file, write_text
-from recipes.engine.outline import flatten
+from recipes.base.errors import RecipeError
+from recipes.base.files import replace_file, write_text
+from recipes.config import compose as configuration
+from recipes.config.compose import Config
+from recipes.config.key_table import flatten
 from recipes.runs.run import CONFIG, FACTS, STATISTICS, Run
 
 PACKAGES = (

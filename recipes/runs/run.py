@@ -22,11 +22,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from multisagd import Corruption, DataStatistics, GaussianRestoration, Grid
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration, read_object
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.config import Config
-from recipes.engine.defaults import filled
-from recipes.engine.errors import RecipeError
+from recipes.config.compose import Config
+from recipes.config.defaults import filled
+from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
 CONFIG, FACTS, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from modalities.text import TextEncoder
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Guidance, SampleSettings
+from recipes.base.errors import RecipeError
+from recipes.config.build import Builder
 from recipes.runs.model import TrainedModel, check_encoder
+from recipes.runs.settings import Guidance, SampleSettings
+from recipes.runtime.device import Runtime
 from recipes.sampling.labels import chosen_labels
 
 

@@ -13,9 +13,9 @@ from multisagd.guidance import ClassifierFree
 from multisagd.mixing import sample_refined
 from multisagd.restoration import RestoringDenoiser
 from multisagd.sampling import AnyDenoiser
-from recipes.engine.distribution import gathered
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import Runtime
+from recipes.base.errors import RecipeError
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import gathered
 from recipes.sampling.request import SamplingRequest
 
 

@@ -6,8 +6,8 @@ import logging
 import re
 from collections.abc import Collection, Sequence
 
-from recipes.engine.distribution import is_first
-from recipes.engine.errors import RecipeError, nearest
+from recipes.base.errors import RecipeError, nearest
+from recipes.runtime.distribution import is_first
 
 SHOWN = 10
 """Classes that a message names."""

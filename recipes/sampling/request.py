@@ -12,11 +12,11 @@ from multisagd.analysis.design import DesignedSteps
 from multisagd.mixing import Refinement
 from multisagd.samplers import Sampler
 from multisagd.sampling import Spacing
-from recipes.engine.assemble import Assembly, check_refinement, check_sampler
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import Guidance, SampleSettings
+from recipes.base.errors import RecipeError
+from recipes.config.compose import Config
+from recipes.runs.assembly import Assembly, check_refinement, check_sampler
+from recipes.runs.settings import Guidance, SampleSettings
+from recipes.runtime.device import Runtime
 from recipes.sampling.residual import band_residual
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)

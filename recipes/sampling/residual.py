@@ -10,14 +10,14 @@ from modalities.reading import UnreadableFilesError
 from multisagd import Denoiser, RestoringDenoiser
 from multisagd.finishing import residual_power
 from multisagd.seeds import derive
-from recipes.engine.assemble import Assembly
-from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data
-from recipes.engine.data import NOTHING_HELD_OUT, hold_out
-from recipes.engine.errors import RecipeError
-from recipes.engine.order import Order
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import SampleSettings, TrainSettings
+from recipes.base.errors import RecipeError
+from recipes.config.compose import Config
+from recipes.data.corrupted import build_data
+from recipes.data.dataset import NOTHING_HELD_OUT, hold_out
+from recipes.data.order import Order
+from recipes.runs.assembly import Assembly
+from recipes.runs.settings import SampleSettings, TrainSettings
+from recipes.runtime.device import Runtime
 
 RESIDUAL_EXAMPLES = 1000
 """Held-out examples, at most, on which the power that a restored band lacks is measured."""

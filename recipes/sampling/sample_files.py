@@ -28,10 +28,10 @@ from modalities.base import Modality
 from multisagd import Process
 from multisagd.analysis.design import DesignedSteps
 from multisagd.files import read_json
-from recipes.engine.config import Config
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import as_stored, replace_file, write_text
-from recipes.engine.settings import Group, SampleSettings
+from recipes.base.errors import RecipeError
+from recipes.base.files import as_stored, replace_file, write_text
+from recipes.config.compose import Config
+from recipes.runs.settings import Group, SampleSettings
 from recipes.sampling.request import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from recipes.engine import contents
-from recipes.engine.checkpoint import Checkpoints, SaveError
-from recipes.engine.distribution import wait_for_all
-from recipes.engine.errors import RecipeError
-from recipes.engine.files import replace_file
-from recipes.engine.interrupt import Ended
-from recipes.engine.runtime import Runtime
+from recipes.base.errors import RecipeError
+from recipes.base.files import replace_file
+from recipes.base.signals import Ended
+from recipes.data import contents
 from recipes.runs import record
+from recipes.runs.checkpoint import Checkpoints, SaveError
 from recipes.runs.lock import Hold, check_shared, held
 from recipes.runs.run import CORRUPTION, RESTORATION
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import wait_for_all
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multisagd.seeds import derive_many
-from recipes.engine.loop import crossed
-from recipes.engine.progress import Display
-from recipes.engine.tracking import Silence, Tracker
-from recipes.engine.validation import validate
+from recipes.base.progress import Display
 from recipes.sampling.generate import generate
 from recipes.sampling.sample_files import save_grid
+from recipes.training.loop import crossed
 from recipes.training.setup import Job, TrainingData, TrainingModel
+from recipes.training.tracking import Silence, Tracker
+from recipes.training.validation import validate
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,29 +12,29 @@ from modalities.base import Dataset, Modality
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
-from recipes.engine import contents
-from recipes.engine.altered import Restored
-from recipes.engine.assemble import Assembly, check_sampler
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint_files import State
-from recipes.engine.colour import colour_note
-from recipes.engine.condition import Condition, check_guidance, learned_condition
-from recipes.engine.config import Config
-from recipes.engine.corrupted import build_data, fit_restoration
-from recipes.engine.data import held_out_note, hold_out, measure
-from recipes.engine.distribution import from_first, wait_patiently
-from recipes.engine.flops import training_flops
-from recipes.engine.initial import load_initial
-from recipes.engine.learner import Learner
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data import contents
+from recipes.data.colour import colour_note
+from recipes.data.corrupted import build_data, fit_restoration
+from recipes.data.dataset import held_out_note, hold_out, measure
+from recipes.data.transformed import Restored
 from recipes.runs import record
+from recipes.runs.assembly import Assembly, check_sampler
+from recipes.runs.checkpoint_files import State
 from recipes.runs.corruption import build_corruption, corruption_options
 from recipes.runs.doubts import process_notes
 from recipes.runs.lock import Hold
 from recipes.runs.model import check_encoder
 from recipes.runs.run import Run
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import from_first, wait_patiently
+from recipes.runtime.flops import training_flops
 from recipes.sampling.request import SamplingRequest
+from recipes.training.conditioning import Condition, check_guidance, learned_condition
+from recipes.training.initial import load_initial
+from recipes.training.learner import Learner
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import inverse_problems
-from recipes import cli
+from recipes.cli import main as cli
 
 SMALL = [
     "training.samples=64", "training.batch=8", "training.statistics=200", "every.log=64", "every.validation=0",

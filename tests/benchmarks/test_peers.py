@@ -38,9 +38,9 @@ from multisagd import (
 )
 from multisagd.loss import squared_error
 from multisagd.samplers import Sampler
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.settings import TrainSettings
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.settings import TrainSettings
 
 GRID = Grid.of(height=6, width=5)
 SMALL = ["modality=image", "modality.size=8", "modality.channels=1", "network.width=8", "network.blocks=1"]

@@ -25,9 +25,9 @@ from benchmarks.experiments.verdicts import (
 from benchmarks.rows import append
 from multisagd import Corruption, Grid, Outside
 from multisagd.covariance import filter_grid
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.settings import TrainSettings
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.settings import TrainSettings
 
 NOISE = {0: 0.02, 1: -0.01, 2: 0.04}
 """How much luck each seed has, all arms alike."""

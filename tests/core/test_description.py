@@ -12,7 +12,7 @@ from hypothesis import given, settings
 import multisagd as ms
 from multisagd.description import DEEPEST, describe, spectrum_of
 from multisagd.spectrum import Power, Product, Sum
-from recipes.engine.build import Builder
+from recipes.config.build import Builder
 
 GRID = ms.Grid.of(frame=(4, 1 / 25, "s"), height=6, width=5)
 WAVEFORM = ms.Grid.of(time=(800, 1 / 8000, "s"))

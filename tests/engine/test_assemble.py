@@ -8,10 +8,10 @@ import torch
 from modalities.base import Modality
 from modalities.image import Image
 from multisagd import DataStatistics, PaddedCovariance, Refinement, SpectralCovariance
-from recipes.engine import config as configuration
-from recipes.engine.assemble import Assembly, check_refinement
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.assembly import Assembly, check_refinement
 
 
 def assembly(tmp_path: Path, *overrides: str) -> Assembly:

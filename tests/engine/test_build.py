@@ -8,8 +8,8 @@ from torch import nn
 import multisagd as ms
 from modalities.base import Dataset, Modality
 from multisagd.samplers import Sampler
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.config.build import Builder
 
 
 @dataclass

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.checkpoint_files import CheckpointError, State, VersionError, load
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.checkpoint_files import CheckpointError, State, VersionError, load
 
 WRITER = """
 import os, signal, sys, torch
 from pathlib import Path
-from recipes.engine import checkpoint
+from recipes.runs import checkpoint
 real, calls = checkpoint._flush, []
 def flush(path):
     calls.append(path)

@@ -13,14 +13,14 @@ import multisagd as ms
 from modalities.base import Dataset, Modality
 from multisagd.samplers import Sampler
 from recipes.base.commands import CONFIGURED
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
+from recipes.cli.help import command_help
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.config.groups import groups
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.help import command_help
-from recipes.engine.settings import SampleSettings, TrainSettings
 from recipes.runs.corruption import build_corruption
+from recipes.runs.settings import SampleSettings, TrainSettings
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.
 CHOICES = [

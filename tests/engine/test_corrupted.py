@@ -12,11 +12,11 @@ from modalities.image_sets import Digits
 from multisagd import Band, Corruption
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.restoration import RestoringDenoiser
-from recipes.engine import config as configuration
-from recipes.engine.altered import Corrupted, Restored
-from recipes.engine.build import Builder
-from recipes.engine.corrupted import build_data
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.data.corrupted import build_data
+from recipes.data.transformed import Corrupted, Restored
 from recipes.export import export
 from recipes.inspect import inspect
 from recipes.runs.model import open_model

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.defaults import filled
-from recipes.engine.errors import RecipeError
-from recipes.engine.outline import flatten
-from recipes.engine.settings import TrainSettings
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.config.defaults import filled
+from recipes.config.key_table import flatten
 from recipes.runs import record
 from recipes.runs.model import check_parts, run_settings
+from recipes.runs.settings import TrainSettings
 
 
 @cache

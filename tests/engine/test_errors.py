@@ -2,8 +2,8 @@
 
 import pytest
 
-from recipes.engine.command import run_command
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.cli.command import run_command
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from multisagd.networks import Transformer, UNet
-from recipes.engine.flops import training_flops
-from recipes.engine.monitor import Monitor, peak_memory
-from recipes.engine.profiling import StepProfiler, communication, merged, overlap
-from recipes.engine.runtime import EngineSettings, Runtime
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.runtime.flops import training_flops
+from recipes.runtime.profiler import StepProfiler, communication, merged, overlap
+from recipes.runtime.throughput import Monitor, peak_memory
 
 CPU = Runtime(torch.device("cpu"), EngineSettings())
 

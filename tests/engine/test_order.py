@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import Groups
-from recipes.engine.order import Order, prefetch
+from recipes.data.order import Order, prefetch
 
 
 def test_every_epoch_is_another_permutation() -> None:

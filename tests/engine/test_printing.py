@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from recipes.cli import main
-from recipes.engine.files import replace_file, write_text
-from recipes.engine.printing import escaped
+from recipes.base.console import escaped
+from recipes.base.files import replace_file, write_text
+from recipes.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 SPEAKS = """
 import logging
-from recipes.engine.printing import steady
+from recipes.base.console import steady
 steady()
-from recipes.engine.progress import Display
+from recipes.base.progress import Display
 with Display("training \u732b", 10) as display:
     display.say("classes \u732b, \udcff, \u00e9\u2026")
     display.update(10, "\u72d7")

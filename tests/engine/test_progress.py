@@ -7,10 +7,10 @@ import torch
 from rich.console import Console
 
 import multisagd as ms
-from recipes.engine import progress
-from recipes.engine.errors import RecipeError
-from recipes.engine.progress import Display
-from recipes.engine.state import load_module, load_optimizer, optimizer_tensors
+from recipes.base import progress
+from recipes.base.errors import RecipeError
+from recipes.base.progress import Display
+from recipes.runs.state import load_module, load_optimizer, optimizer_tensors
 
 
 def shown(*, terminal: bool) -> str:

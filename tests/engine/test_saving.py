@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.engine.checkpoint import Checkpoints, SaveError
-from recipes.engine.checkpoint_files import State
-from recipes.engine.command import kept
-from recipes.engine.saving import Saver, staged
+from recipes.cli.command import kept
+from recipes.runs.checkpoint import Checkpoints, SaveError
+from recipes.runs.checkpoint_files import State
+from recipes.training.saving import Saver, staged
 
 
 def state(samples: int, weights: torch.Tensor | None = None) -> State:

@@ -9,10 +9,10 @@ import wandb
 from tiny import read_metrics
 
 from multisagd.libraries import BrokenLibraryError
-from recipes.engine.errors import RecipeError
-from recipes.engine.settings import TrackingSettings
-from recipes.engine.tracking import Tracker
+from recipes.base.errors import RecipeError
 from recipes.runs.lock import held
+from recipes.runs.settings import TrackingSettings
+from recipes.training.tracking import Tracker
 
 VALUES = {"loss": 0.5, "level": {"t=0.5": {"loss": 0.25}}, "note": "x"}
 

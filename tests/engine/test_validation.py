@@ -11,12 +11,12 @@ from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Digits, Pixels
 from modalities.reading import UnreadableFilesError
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import Loss, TrainSettings, Validation
-from recipes.engine.validation import band_members, validate
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.settings import Loss, TrainSettings, Validation
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.training.validation import band_members, validate
 
 RUNTIME = Runtime(torch.device("cpu"), EngineSettings())
 LOSS = Loss("euclidean", "uniform", ms.UniformTimes())

@@ -6,9 +6,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import recipes
-from recipes.engine import config as configuration
-from recipes.engine.advice import word
-from recipes.engine.words import setting
+from recipes.base.quoting import setting
+from recipes.config import compose as configuration
+from recipes.config.suggestions import word
 
 TEXTS = [
     "runs/a", "lr=1, w 8", "a b", "it's", 'say "x"', "a\\b", "a\\", 'a\\"b', "a\\'b", "${seed}", "x${oc.env:HOME}y",

@@ -17,7 +17,7 @@ from modalities.base import Modality
 from modalities.files import Folder
 from modalities.representation import LogMel, Representation, Stft, Waveform
 from multisagd.testing import check_modality
-from recipes.engine.build import Builder
+from recipes.config.build import Builder
 
 BRIEF = Audio(rate=8000, seconds=0.25, representation=Waveform())
 REPRESENTATIONS: list[Representation] = [Stft(window=256, hop=64), LogMel(window=256, hop=64, bands=24), Waveform()]

@@ -139,7 +139,7 @@ def test_every_damaged_file_is_data_or_reported(medium: str, tmp_path: Path) -> 
 def test_an_epoch_over_a_folder_of_which_a_third_is_bad(
     medium: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from recipes.engine import config as configuration
+    from recipes.config import compose as configuration
 
     root, sources = damaged_folder(medium, tmp_path, 0)
     for number in range(12):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from every_modality import AXES, MODALITIES, NETWORKS
 
-from recipes.engine import config as configuration
-from recipes.engine.distribution import Place, leave
+from recipes.config import compose as configuration
+from recipes.runtime.distribution import Place, leave
 from recipes.train import train
 
 BATCH, STEPS = 8, 12

@@ -15,13 +15,13 @@ import multisagd as ms
 from modalities.image import Image
 from multisagd.integrations.discrete import DiscreteSchedule
 from recipes import adopt as recipe
-from recipes.adopted.schedulers import read_scheduler
-from recipes.engine import config as configuration
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.initial import load_initial
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.assembly import Assembly
+from recipes.sharing.diffusers_schedulers import read_scheduler
 from recipes.train import train
+from recipes.training.initial import load_initial
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import TINY, assert_same, last_state, tiny_run

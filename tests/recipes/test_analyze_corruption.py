@@ -7,8 +7,8 @@ import pytest
 
 from multisagd import Corruption, DataStatistics
 from recipes.analyze import analyze
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.train import train
 
 DIGITS = ["experiment=image_digits", "training.statistics=1500", "engine.threads=1", "engine.device=cpu"]

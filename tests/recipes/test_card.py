@@ -16,10 +16,10 @@ from PIL import Image as PILImage
 import multisagd as ms
 from recipes import evaluate, export
 from recipes.base.untrusted import read_configuration
-from recipes.cards.records import last_samples
-from recipes.cards.wording import in_words, shown
-from recipes.engine import config as configuration
+from recipes.config import compose as configuration
 from recipes.report import ReportSettings, write_report
+from recipes.sharing.markdown import in_words, shown
+from recipes.sharing.records import last_samples
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from recipes import choices
 from recipes.base.commands import COMMANDS, Command
-from recipes.choices import find, kinds, listed, main
+from recipes.base.errors import RecipeError
+from recipes.cli import choices
+from recipes.cli.choices import find, kinds, listed
+from recipes.config import compose as configuration
 from recipes.config.groups import groups
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
 from recipes.evaluation.metric_table import METRICS, Metric
+from recipes.list import main
 
 ROOT = Path(__file__).parents[2]
 

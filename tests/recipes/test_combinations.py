@@ -10,16 +10,16 @@ from every_modality import AXES, MODALITIES, NETWORKS, save_clips
 from modalities.base import Dataset, Modality
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.config.groups import groups
-from recipes.engine import config as configuration
-from recipes.engine.assemble import Assembly
-from recipes.engine.build import Builder
-from recipes.engine.data import measure
-from recipes.engine.learner import Learner
-from recipes.engine.runtime import Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.data.dataset import measure
+from recipes.runs.assembly import Assembly
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
 from recipes.sampling.generate import generate
 from recipes.sampling.request import SamplingRequest
+from recipes.training.learner import Learner
 
 # A hum below Nyquist of the time axis, and a width that its clips can tell.
 HUMS = {

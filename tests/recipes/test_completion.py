@@ -15,16 +15,16 @@ from omegaconf import OmegaConf
 
 from multisagd.networks.attention import BACKENDS
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.completing import VALUES, complete, for_bash, words_of
+from recipes.cli.completion import VALUES, complete, for_bash, words_of
 from recipes.completion import SCRIPTS
+from recipes.config import compose as configuration
+from recipes.config import key_table as outline
 from recipes.config.groups import groups
+from recipes.config.key_table import Outline
 from recipes.design import DesignSettings
 from recipes.encode import EncodeSettings
-from recipes.engine import config as configuration
-from recipes.engine import outline
-from recipes.engine.outline import Outline
-from recipes.engine.runtime import EngineSettings
-from recipes.engine.settings import Loss, SampleSettings, Sampling
+from recipes.runs.settings import Loss, SampleSettings, Sampling
+from recipes.runtime.device import EngineSettings
 
 ROOT = Path(__file__).parents[2]
 BREAKS = " \t\n\"'@><=;|&(:"

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image as PILImage
 from tiny import read_metrics
 
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.demo import demo
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
 
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
 GOLDEN = {

@@ -11,12 +11,12 @@ from tiny import TINY, tiny_run
 
 from multisagd import DataStatistics, Grid, Schedule, TabulatedSchedule
 from multisagd.analysis.design import DesignedSteps
-from recipes import cli
 from recipes.analyze import analyze
+from recipes.base.errors import RecipeError
+from recipes.cli import main as cli
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.design import design
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
 from recipes.sample import sample
 from recipes.train import train
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from recipes import export as recipe
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.sample import sample
 from recipes.train import train
 

@@ -13,11 +13,11 @@ from tiny import TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from recipes import analyze
-from recipes.engine import config as configuration
-from recipes.engine.distribution import ALONE, Place, replicate, synchronise
-from recipes.engine.errors import RecipeError
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.shards import ShardedTensors
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.runs.sharded import ShardedTensors
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.runtime.distribution import ALONE, Place, replicate, synchronise
 from recipes.sample import sample
 
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]

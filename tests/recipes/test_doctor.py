@@ -15,11 +15,11 @@ import torch
 from packaging.requirements import Requirement
 from tiny import tiny_run
 
+from recipes.config import compose as configuration
 from recipes.diagnosis import data, device, packages
 from recipes.diagnosis.check import Check, Finding, run_isolated
 from recipes.diagnosis.run_folder import run_folder
 from recipes.doctor import main, report
-from recipes.engine import config as configuration
 from recipes.export import export
 from recipes.runs.lock import held
 

@@ -25,11 +25,11 @@ from modalities.image import Image
 from modalities.latent import Latent
 from modalities.shards import LatentShards
 from modalities.video import Video
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.progress import Display
+from recipes.config import compose as configuration
 from recipes.encode import encode, main
-from recipes.engine import config as configuration
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.progress import Display
+from recipes.runs.checkpoint import Checkpoints
 from recipes.sample import sample
 from recipes.train import train
 

@@ -16,11 +16,11 @@ from torchvision.models.video import r3d_18
 
 from modalities.image import Image
 from modalities.image_sets import Digits
-from recipes import cli
 from recipes import evaluate as recipe
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
-from recipes.pretrained.vggish import VGGish
+from recipes.base.errors import RecipeError
+from recipes.cli import main as cli
+from recipes.config import compose as configuration
+from recipes.evaluation.pretrained.vggish import VGGish
 from recipes.train import train
 
 QUICK = [
@@ -56,9 +56,9 @@ def rows(folder: Path, x0: Tensor, labels: Tensor | None = None, *more: str) -> 
 
 def digits() -> tuple[Tensor, Tensor]:
     """Return the examples that the run holds out, which no metric compares samples with."""
-    from recipes.engine.build import Builder
-    from recipes.engine.data import hold_out
-    from recipes.engine.settings import TrainSettings
+    from recipes.config.build import Builder
+    from recipes.data.dataset import hold_out
+    from recipes.runs.settings import TrainSettings
 
     arguments = ["experiment=image_digits", "modality.size=16", "run_dir=unused", "validation.holdout=0.3"]
     settings = Builder().settings(TrainSettings, configuration.load("train", arguments), "")
@@ -155,7 +155,7 @@ def test_fewer_classes_cost_variety_and_balance(folder: Path, real: Found) -> No
 
 
 def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path, real: Found) -> None:
-    from recipes.engine.build import Builder
+    from recipes.config.build import Builder
     from recipes.evaluation.real import real_data
 
     train_set, _ = real_data(folder / "run", Builder())
@@ -434,9 +434,9 @@ def test_pretrained_networks_are_used_where_weights_are(
 def test_digits_of_mnist_score_the_noise_floor(tmp_path: Path) -> None:
     """Digits held out of the 60,000 come from the same writers as the others; those of the test set do not."""
     from modalities.base import Dataset
-    from recipes.engine.build import Builder
-    from recipes.engine.data import hold_out
-    from recipes.engine.settings import TrainSettings
+    from recipes.config.build import Builder
+    from recipes.data.dataset import hold_out
+    from recipes.runs.settings import TrainSettings
 
     root = Path(os.environ["MULTISAGD_DATA"]) / "images" / "mnist"
     (tmp_path / "run").mkdir()

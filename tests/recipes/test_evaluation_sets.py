@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, Example, Modality
 from multisagd import Grid
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
 from recipes.evaluation.sets import gather
 from recipes.evaluation.task import Task
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.explore import ExploreSettings, serve
 from recipes.explorer.guard import OwnAddress
 

@@ -25,8 +25,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 import multisagd as ms
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
 PATIENCE = 60.0

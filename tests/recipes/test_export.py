@@ -11,9 +11,9 @@ from tiny import tiny_run
 
 from modalities.image import Image
 from recipes import export as recipe
-from recipes.cli import main
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
+from recipes.base.errors import RecipeError
+from recipes.cli.main import main
+from recipes.config import compose as configuration
 from recipes.export import load_denoiser
 from recipes.sample import sample
 

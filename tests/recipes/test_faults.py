@@ -12,10 +12,10 @@ import torch
 from launching import ranks, torchrun
 from tiny import TINY, assert_same, last_state, read_metrics, tiny_run
 
-from recipes.engine.errors import RecipeError
-from recipes.engine.tracking import Journal
-from recipes.engine.watchdog import report, where
+from recipes.base.errors import RecipeError
 from recipes.runs.lock import check_shared, held
+from recipes.runtime.watchdog import report, where
+from recipes.training.tracking import Journal
 
 ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.choices import main as list_choices
-from recipes.cli import main, usage
+from recipes.cli.help import command_help
+from recipes.cli.main import main, usage
+from recipes.config import compose as configuration
 from recipes.config.groups import groups, offered
-from recipes.engine import config as configuration
-from recipes.engine.help import command_help
-from recipes.engine.outline import Outline, flatten
+from recipes.config.key_table import Outline, flatten
 from recipes.launch import planned
+from recipes.list import main as list_choices
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "command-line.md"

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from modalities.image import Image
-from recipes import cli
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
-from recipes.engine.outline import flatten
+from recipes.base.errors import RecipeError
+from recipes.cli import main as cli
+from recipes.config import compose as configuration
+from recipes.config.key_table import flatten
 from recipes.inspect import inspect
 
 

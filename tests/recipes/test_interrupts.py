@@ -17,9 +17,9 @@ import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.base.commands import COMMANDS
+from recipes.base.signals import StopNow, StopRequest
 from recipes.clusters.local import handled
-from recipes.engine.interrupt import StopNow, StopRequest
-from recipes.engine.learner import Learner
+from recipes.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
 EVERY = ["every.validation=32", "every.samples=48", "report=false"]
@@ -63,12 +63,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("place", "call", "samples"),
     [
         ("recipes.training.setup:measured", 1, None),
-        ("recipes.engine.tracking:Journal.write", 3, 32),
-        ("recipes.engine.checkpoint:Checkpoints.save", 1, 48),
+        ("recipes.training.tracking:Journal.write", 3, 32),
+        ("recipes.runs.checkpoint:Checkpoints.save", 1, 48),
         ("recipes.training.reports:validate", 3, 96),
-        pytest.param("recipes.engine.learner:Learner.step", 1, 16, marks=pytest.mark.slow),
+        pytest.param("recipes.training.learner:Learner.step", 1, 16, marks=pytest.mark.slow),
         pytest.param("recipes.training.reports:generate", 1, 48, marks=pytest.mark.slow),
-        pytest.param("recipes.engine.learner:Learner.step", 6, 96, marks=pytest.mark.slow),
+        pytest.param("recipes.training.learner:Learner.step", 6, 96, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_training_saves_and_the_command_that_is_told_continues(
@@ -127,8 +127,8 @@ def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_lik
 @pytest.mark.parametrize(
     ("place", "call", "kept"),
     [
-        ("recipes.engine.learner:Learner.step", 1, None),
-        ("recipes.engine.checkpoint:Checkpoints.save", 2, 48),
+        ("recipes.training.learner:Learner.step", 1, None),
+        ("recipes.runs.checkpoint:Checkpoints.save", 2, 48),
     ],
 )
 def test_a_second_ctrl_c_ends_at_once_and_does_no_damage(

@@ -13,11 +13,11 @@ from launching import ranks
 from tiny import TINY, last_state, tiny_run
 
 from recipes.base.commands import CONFIGURED
+from recipes.base.errors import RecipeError
 from recipes.clusters.base import Job
 from recipes.clusters.slurm import Slurm
 from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.launch import main, planned
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +293,7 @@ def test_a_signal_that_gets_lost_is_acted_on(
     asked = fake_slurm(tmp_path, monkeypatch, "RUNNING")
     (tmp_path / "job.py").write_text(
         "import ctypes, os, signal, sys, threading, time\n"
-        "from recipes.engine.interrupt import StopRequest\n"
+        "from recipes.base.signals import StopRequest\n"
         "from recipes.clusters import slurm_job\n"
         "import recipes.cli\n"
         f"def main(words):\n    {body}\n"

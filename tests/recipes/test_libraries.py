@@ -28,10 +28,10 @@ from multisagd.libraries import BrokenLibraryError, check, failed_import
 from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
 from recipes.diagnosis import packages
-from recipes.engine.hub import local_folder
-from recipes.engine.settings import TrackingSettings
-from recipes.engine.tracking import Tracker
 from recipes.evaluation.components import components
+from recipes.runs.settings import TrackingSettings
+from recipes.sharing.hub import local_folder
+from recipes.training.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
 SYMBOL = "raise OSError('libpart.so: undefined symbol: wonderful')"
@@ -278,7 +278,7 @@ ONE_KIND = [
 
 WITHOUT = """
 import importlib
-from recipes import cli
+from recipes.cli import main as cli
 from recipes.base.commands import COMMANDS
 for command in COMMANDS.values():
     if command.module != "recipes.explore":  # shows sounds and clips as well

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image as PILImage
 
 from modalities.files import Folder
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.located import located, starting_folders
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.evaluate import evaluate
 from recipes.evaluation.real import real_data
+from recipes.runs.located import located, starting_folders
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))

@@ -29,11 +29,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
+from recipes.config import compose as configuration
 from recipes.design import design
 from recipes.encode import encode
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
 from recipes.evaluate import evaluate
 from recipes.launch import planned
 from recipes.sample import sample
@@ -414,7 +414,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "os.system": (target("os.system", command="touch CANARY"), "network._target_: os.system is not under an allowed"),
     "subprocess.Popen": (target("subprocess.Popen", args="touch CANARY"), "subprocess.Popen is not under an allowed"),
     "through our imports": (
-        target("recipes.engine.build.importlib.import_module", name="antigravity"),
+        target("recipes.config.build.importlib.import_module", name="antigravity"),
         r"network._target_: .*\(which is importlib\) is not under an allowed package",
     ),
     "through private names": (target("multisagd.networks.UNet.__init__.__globals__"), "begins with _"),

@@ -14,10 +14,10 @@ from PIL import Image as PILImage
 
 from modalities import byte_ranges
 from modalities.base import Modality
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.evaluation.real import real_data
 from recipes.report import ReportSettings, write_report
 from recipes.sample import sample

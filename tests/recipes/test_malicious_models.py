@@ -18,8 +18,8 @@ import yaml
 
 from recipes import export
 from recipes.adopt import adopt
-from recipes.engine import config as configuration
-from recipes.pipeline import Pipeline
+from recipes.config import compose as configuration
+from recipes.sharing.pipeline import Pipeline
 
 sys.path.append(str(Path(__file__).parent))
 from test_malicious import HEADERS, Bomb, header, refused, tensor

@@ -6,16 +6,16 @@ import pytest
 from tiny import tiny_config
 
 from recipes.base.commands import CONFIGURED
-from recipes.cli import main
+from recipes.base.errors import RecipeError
+from recipes.cli.main import main
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.config.groups import offered
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
-from recipes.engine.outline import Outline, flatten, prefixes
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.synonyms import MEANINGS
+from recipes.config.key_table import Outline, flatten, prefixes
+from recipes.config.synonyms import MEANINGS
 from recipes.runs.lock import held
 from recipes.runs.model import open_model
+from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import train
 
 MISTAKES = [

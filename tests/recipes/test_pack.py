@@ -20,8 +20,8 @@ from modalities import tar_packing
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.tars import TarShards
-from recipes.engine import config as configuration
-from recipes.engine.errors import Interrupted, RecipeError
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.config import compose as configuration
 from recipes.pack import main, pack
 
 COUNT = 30

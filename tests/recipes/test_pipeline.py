@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from multisagd import DDIM
 from multisagd.libraries import BrokenLibraryError
 from recipes import export as recipe
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
-from recipes.pipeline import FILES, Pipeline
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.sample import sample
+from recipes.sharing.pipeline import FILES, Pipeline
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
@@ -78,7 +78,7 @@ def test_its_samples_are_those_of_the_command(models: Path, tmp_path: Path, how:
 
 FRESH = """
 import sys, torch
-from recipes.pipeline import Pipeline
+from recipes.sharing.pipeline import Pipeline
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 for folder in sys.argv[1:]:

@@ -31,20 +31,20 @@ from modalities.image import Image
 from modalities.video_writing import write_video
 from multisagd import DataStatistics, PowerLaw, SpectralCovariance
 from multisagd.analysis.profiles import axis_profile
-from recipes import cli
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
-from recipes.engine.outline import flatten
+from recipes.cli import main as cli
+from recipes.config import compose as configuration
+from recipes.config.key_table import flatten
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
-from recipes.reporting.blocks import Item, Note, Page
-from recipes.reporting.defaults import settings
-from recipes.reporting.media import Budget, item
-from recipes.reporting.page import is_report, render
-from recipes.reporting.run import read_run
-from recipes.reporting.samples import spread
-from recipes.reporting.summary import summary_blocks
+from recipes.reports.blocks import Item, Note, Page
+from recipes.reports.defaults import settings
+from recipes.reports.media import Budget, item
+from recipes.reports.page import is_report, render
+from recipes.reports.run import read_run
+from recipes.reports.samples import spread
+from recipes.reports.summary import summary_blocks
 from recipes.runs import metrics as reader
 
 POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from tiny import TINY
 
-from recipes.engine import config as configuration
+from recipes.config import compose as configuration
 from recipes.report import report
 from recipes.train import train
 

@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 from modalities.files import Folder
 from modalities.image import Image
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.evaluate import already_drawn
 from recipes.export import export
-from recipes.pipeline import Pipeline
 from recipes.sample import sample
 from recipes.sampling.labels import chosen_labels
+from recipes.sharing.pipeline import Pipeline
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run

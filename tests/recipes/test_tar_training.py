@@ -14,14 +14,14 @@ from sklearn.datasets import load_digits
 from modalities.base import Batch
 from modalities.image import Image
 from modalities.tars import TarShards
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.distribution import Place
-from recipes.engine.errors import RecipeError
-from recipes.engine.order import batches
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.base.errors import RecipeError
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.data.order import batches
 from recipes.pack import pack
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.runtime.distribution import Place
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))

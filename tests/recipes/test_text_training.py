@@ -10,9 +10,9 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.errors import RecipeError
+from recipes.config import compose as configuration
 from recipes.sample import sample
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]

@@ -18,19 +18,19 @@ from modalities.base import Batch
 from modalities.image import Image
 from modalities.image_sets import Pixels
 from multisagd.ema import PowerEMA
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.signals import StopRequest, heard
 from recipes.base.untrusted import read_configuration
-from recipes.engine import config as configuration
-from recipes.engine.build import Builder
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.checkpoint_files import State
-from recipes.engine.errors import Interrupted, RecipeError
-from recipes.engine.interrupt import StopRequest, heard
-from recipes.engine.learner import DivergedError, Learner
-from recipes.engine.runtime import EngineSettings, Runtime
-from recipes.engine.settings import TrainSettings
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
 from recipes.runs import record
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.checkpoint_files import State
 from recipes.runs.lock import VanishedError, held
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import train
+from recipes.training.learner import DivergedError, Learner
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import BATCH, TINY, TRANSFORMER, assert_same, last_state, tiny_config, tiny_run

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from recipes.engine import config as configuration
-from recipes.engine.checkpoint import Checkpoints
-from recipes.engine.checkpoint_files import State
+from recipes.config import compose as configuration
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.checkpoint_files import State
 from recipes.train import train
 
 BATCH = 16

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from recipes.engine.errors import RecipeError
-from recipes.pretrained import inception, r3d, vggish
-from recipes.pretrained.weights import Published, fill, read_weights
+from recipes.base.errors import RecipeError
+from recipes.evaluation.pretrained import inception, r3d, vggish
+from recipes.evaluation.pretrained.weights import Published, fill, read_weights
 
 
 class Touch:

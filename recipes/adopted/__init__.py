@@ -1,1 +1,0 @@
-"""What `multisagd adopt` reads of a model of diffusers."""

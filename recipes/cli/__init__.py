@@ -1,0 +1,1 @@
+"""The command line: the console command, help, completion, and what every configured command does around its work."""

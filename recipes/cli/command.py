@@ -1,0 +1,132 @@
+"""What every configured command does before and after its own work: options, help, configuration, errors."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from multisagd.addresses import without_secrets
+from multisagd.libraries import failed_import
+from recipes.base.commands import COMMANDS
+from recipes.base.console import escaped, show, steady, tell
+from recipes.base.errors import USAGE_STATUS, Interrupted, RecipeError
+from recipes.base.signals import Ended, like_ctrl_c
+from recipes.cli.help import command_help
+from recipes.config import compose as configuration
+from recipes.config.compose import Config
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runtime.distribution import Place, leave
+
+LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
+"""Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
+
+
+def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
+    """Compose `configs/<name>.yaml` with the command line (`sys.argv` by default), act on it, return the status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        steady()
+    escaped()
+    if any(word in ("-h", "--help") for word in words):
+        show(command_help(name, words))
+        return 0
+
+    config: Config = {}
+
+    def body() -> None:
+        show = "--show" in words
+        settings = [word for word in words if word != "--show"]
+        folder = take_option(settings, "--config-dir")
+        config.update(configuration.load(name, settings, folder))
+        if not COMMANDS[name].parallel and not show and (place := Place.of_environment()).world > 1:
+            raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
+        if show:
+            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+        else:
+            action(config)
+
+    def again(told: bool) -> str:
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else torchrun is to be started, with words of its own
+        command = f"\n  {shlex.join(['multisagd', name, *words])}" if alone else ""
+        return f"{'' if told else f'; {kept(name, config)}'}{command}"
+
+    try:
+        with like_ctrl_c():
+            return run_command(body, again)
+    finally:
+        leave()
+
+
+def kept(name: str, config: Config) -> str:
+    """Say what is left of a command that was interrupted, and what the same command would do."""
+    run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
+    if run_dir and (saved := Checkpoints(Path(run_dir, "checkpoints")).newest()):
+        return f"the last checkpoint is {saved}, and the same command continues from there:"
+    return COMMANDS[name].interrupted
+
+
+def take_option(words: list[str], option: str) -> str | None:
+    """Remove `option VALUE` or `option=VALUE` from the words and return the value."""
+    for place, word in enumerate(words):
+        if word == option:
+            if place + 1 == len(words):
+                raise RecipeError(f"{option} needs a value")
+            value = words[place + 1]
+            del words[place : place + 2]
+            return value
+        if word.startswith(f"{option}="):
+            del words[place]
+            return word.split("=", 1)[1]
+    return None
+
+
+def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
+    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
+
+    It is 2 as well where a library cannot be imported.
+
+    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
+    """
+    try:
+        action()
+    except RecipeError as error:
+        tell(f"error: {without_secrets(str(error))}")  # others read logs
+        return USAGE_STATUS
+    except Interrupted as stop:
+        tell(f"{stop}{'' if again is None else again(True)}")
+        return stop.status
+    except KeyboardInterrupt as stop:
+        tell(f"interrupted{'' if again is None else again(False)}")
+        return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
+    except Exception as error:
+        if (failure := failed_import(error)) is not None:
+            tell(f"error: {failure}")
+            return USAGE_STATUS
+        if not (isinstance(error, RuntimeError) and _lost_touch(error)):
+            raise
+        traceback.print_exc()
+        tell(
+            f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
+            "messages say more; the same command continues from the last checkpoint"
+        )
+        return 1
+    return 0
+
+
+def _lost_touch(error: RuntimeError) -> bool:
+    """Tell whether an error is that another process could not be reached."""
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return False
+    if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
+        return True
+    told = str(error)
+    return told.startswith("Application timeout") or ("/gloo/" in told and any(sign in told for sign in LOST))

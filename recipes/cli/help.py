@@ -1,0 +1,180 @@
+"""Help texts, made from the comments of the configuration files: what is explained there is explained once.
+
+Nothing heavy is imported here, so that help appears at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recipes.base.commands import COMMAND_LINE, COMMANDS, CONFIGURED
+from recipes.base.console import columns, fold
+from recipes.base.errors import nearest
+from recipes.config.groups import (
+    CommandFile,
+    Entry,
+    command_file,
+    comments,
+    groups,
+    offered,
+    own_folder,
+    split_file,
+    summary,
+)
+from recipes.config.key_table import Outline, flatten, is_global
+
+NEEDED = "???"
+EXPERIMENT = "experiment"
+
+
+def command_help(name: str, words: Sequence[str] = ()) -> str:
+    """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal.
+
+    Of the choices among its `words`, every setting is explained; of `launch`, those of the launched command too.
+    """
+    file = command_file(name)
+    entries, keys = file.entries, file.keys
+    listed, wanted = groups(), _wanted(name, file)
+    required = "".join(f" {key}=…" for key in re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE))
+    shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
+    options = [
+        ("--help", "this text"), ("--show", f"print {shown} and stop"),
+        ("--config-dir DIR", "also look for groups' choices in DIR, laid out like the project's configs"),
+    ]  # fmt: skip
+    sections = [_group(entry, listed.get(entry.group, [])) for entry in entries]
+    explained = chosen_sections(name, words)
+    if name == "launch" and (launched := _launched(words)) in CONFIGURED:
+        explained += chosen_sections(launched, words)
+    parts = [
+        f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
+        _paragraphs(file.heading),
+        fold(f"read more: {', '.join(dict.fromkeys([COMMANDS[name].page, COMMAND_LINE]))}"),
+        "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
+        "\n".join(["options:", *columns(options)]),
+        *explained,
+        fold(
+            "groups, each with its choices (the default is marked *); with a choice, as in "
+            f"`multisagd {name} {entries[0].group}={entries[0].default} --help`, this text lists its settings too:"
+        )
+        if sections
+        else "",
+        *sections,
+        f"keys, with their defaults:\n{_folded(keys)}",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
+    """Return a section for each choice among the words of a command, and for those that a chosen experiment makes."""
+    folder = own_folder(words)
+    known, mine = groups(folder), offered(command)
+    pairs = [word.lstrip("+").partition("=")[::2] for word in words]
+    chosen = {group: choice for group, choice in pairs if group in known and group in mine}
+    sections = [
+        f"{group}={choice}: there is no such choice{nearest(choice, known[group])}"
+        for group, choice in chosen.items()
+        if choice not in known[group]
+    ]
+    chosen = {group: choice for group, choice in chosen.items() if choice in known[group]}
+    outline = Outline(chosen, folder)
+    made = dict(outline.overrides(command))
+    keys = outline.keys(command)
+    if (name := chosen.pop(EXPERIMENT, None)) is not None:
+        sections.append(_experiment(outline, name, {group: made[group] for group in made if group in mine}))
+        chosen = {group: choice for group, choice in made.items() if group in mine and group in known} | chosen
+    return sections + [_settings(outline, group, choice, keys.get(group)) for group, choice in chosen.items()]
+
+
+def _wanted(name: str, file: CommandFile) -> list[tuple[str, str]]:
+    """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
+    said = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
+    examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", file.heading, re.MULTILINE))
+    written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
+    required = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
+    found: dict[str, str] = {}
+    for key in (*required, *written):
+        # Of a setting of a group, what the group is for, unless that is said already.
+        about = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
+        if about and about not in found.values():
+            found[key] = about
+    return [(f"{key}=…", about.strip().rstrip(".")) for key, about in found.items()]
+
+
+def _group(entry: Entry, choices: list[str]) -> str:
+    """Return a group with what it is for, an example that may be copied, and its choices."""
+    about, mark, example = entry.note.partition("Example: ")
+    rows = [(f"{'*' if choice == entry.default else ' '} {choice}", summary(entry.group, choice)) for choice in choices]
+    lines = [fold(about, f"  {entry.group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
+    return "\n".join([*lines, *columns(rows, "    ")])
+
+
+def _paragraphs(text: str) -> str:
+    """Fold paragraphs; lines that are indented stay as they are."""
+    parts = re.split(r"\n\n", text)
+    return "\n\n".join(part if part.startswith("  ") else fold(part) for part in parts)
+
+
+def _folded(keys: str) -> str:
+    """Indent keys and fold the comments between them."""
+    lines: list[str] = []
+    comment = ""
+    for line in (*keys.splitlines(), ""):
+        match = re.match(r"( *)# ?(.*)", line)
+        if match and not match[2].startswith("  "):
+            comment, indent = f"{comment} {match[2]}", match[1]
+            continue
+        if comment:
+            lines.append(fold(comment, f"  {indent}# "))
+            comment = ""
+        lines.append(f"  {line}" if line else "")
+    return "\n".join(lines).rstrip()
+
+
+def _launched(words: Sequence[str]) -> str:
+    """Return the command that the words of `launch` name."""
+    return next((word.partition("=")[2] for word in words if word.startswith("command=")), "train")
+
+
+def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
+    """Return all keys of a choice, with their defaults and what is said of them."""
+    said = _said(outline, choice, group, f"{group}.")
+    rows = []
+    for key, value in flatten(values, group).items() if values else ():
+        if value == NEEDED:
+            rows.append((f"{key}=…", " ".join(["needed.", said.get(key, "")]).strip()))
+        elif not key.rpartition(".")[2].startswith("_"):
+            rows.append((f"{key}={_typed(value)}", said.get(key, "").rstrip(".")))
+    if not rows:
+        return f"{group}={choice} has no settings"
+    return "\n".join([f"settings of {group}={choice}, with their defaults:", *columns(rows)])
+
+
+def _experiment(outline: Outline, name: str, made: Mapping[str, str]) -> str:
+    """Return what an experiment chooses and sets."""
+    content = {key: value for key, value in outline.file(name, EXPERIMENT).items() if key != "defaults"}
+    words = [f"{group}={choice}" for group, choice in made.items()]
+    words += [f"{key}={_typed(value)}" for key, value in (flatten(content) if content else {}).items()]
+    return "\n".join([f"{EXPERIMENT}={name} stands for:", fold(" ".join(words), "  ")])
+
+
+def _said(outline: Outline, choice: str, group: str, place: str) -> dict[str, str]:
+    """Return what comments say of the keys of a choice and of those that it builds on, by dotted names."""
+    found: dict[str, str] = {}
+    for entry, base in outline.defaults(choice, group):
+        if base != "_self_" and not entry["override"]:
+            inner = entry["group"].lstrip("/") or group
+            found |= _said(outline, base, inner, f"{place}{entry['package']}." if entry["package"] else place)
+    if (path := outline.path(choice, group)) is None:
+        return found
+    place = "" if is_global(path) else place
+    own = comments(split_file(path.read_text(encoding="utf-8"))[2])
+    return found | {f"{place}{key}": about for key, about in own.items() if about}
+
+
+def _typed(value: Any) -> str:
+    """Write a value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")

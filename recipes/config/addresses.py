@@ -1,0 +1,76 @@
+"""Addresses in a configuration that came with a run or model: refused, unless the command line repeats them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from multisagd.addresses import is_address, without_secrets
+from recipes.base.errors import RecipeError
+from recipes.config.key_table import flatten
+
+FROM_ENVIRONMENT = "(from the environment)"
+
+PATTERNS = ("match", "pattern")
+"""Keys of regular expressions, which may look like anything."""
+
+
+def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
+    """Check that every text in a group of a configuration is a plain one, or was repeated.
+
+    Raises:
+        RecipeError: naming the first that is an address, and how to repeat it.
+    """
+    for key, text in texts(node, where):
+        if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
+            shown = without_secrets(text)[:200]
+            remedy = (
+                f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
+                if key.startswith("data.") and key.count(".") == 1
+                else "Name a folder or file of this machine there"
+            )
+            raise RecipeError(
+                f"{key}={shown}: a configuration that came with a run opens files of this machine by their plain "
+                f"paths, and asks no other address. {remedy}"
+            )
+
+
+def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as others may read it: without secrets in addresses, and values from the environment."""
+    return dict(mapped(config, without_secrets, frozenset(_hidden(config))))
+
+
+def hidden_values(config: Mapping[str, Any]) -> list[str]:
+    """Return the texts that a configuration has from environment variables, the longest first."""
+    flat = flatten(config)
+    found = {text for key in _hidden(config) for _, text in texts(flat.get(key), key) if len(text) > 3}
+    return sorted(found, key=len, reverse=True)
+
+
+def mapped(node: Any, change: Callable[[str], str], hidden: Collection[str] = (), where: str = "") -> Any:
+    """Return nested values with every text changed, and those at the dotted keys `hidden` replaced."""
+    if where in hidden:
+        return FROM_ENVIRONMENT
+    if isinstance(node, str):
+        return change(node)
+    if isinstance(node, Mapping):
+        inner = {key: f"{where}.{key}" if where else str(key) for key in node}
+        return {key: mapped(each, change, hidden, inner[key]) for key, each in node.items()}
+    return [mapped(each, change) for each in node] if isinstance(node, list | tuple) else node
+
+
+def _hidden(config: Mapping[str, Any]) -> list[str]:
+    keys = config.get("environment")
+    return [each for each in keys if isinstance(each, str)] if isinstance(keys, list | tuple) else []
+
+
+def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested values, with its dotted key; those of a list have that of the list."""
+    if isinstance(node, str):
+        yield where, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from texts(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from texts(value, where)

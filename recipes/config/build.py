@@ -1,0 +1,248 @@
+"""Turn a configuration into objects, without ever running what a configuration merely names.
+
+A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
+lies under an allowed package AND is of the type expected at that place. The list of packages is extended by the user
+on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+from recipes.base.errors import MissingError, RecipeError, nearest
+from recipes.config.addresses import check_addresses, texts
+from recipes.config.convert import Nested, convert
+
+T = TypeVar("T")
+PACKAGES = ("multisagd", "modalities", "recipes")
+"""Packages whose classes a configuration may always name."""
+
+ADDRESSED = ("urls", "name")
+"""Parameters that may be addresses, or names on the hub; a class that has one has `trusted` too."""
+
+DOWNLOAD = "download"
+
+KEEPING = ("index", "cache")
+"""Parameters that name folders in which something is kept."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds objects of expected types; `extra` are the packages the user allows beside the project's own.
+
+    One of `of_a_run` builds from a configuration that somebody else may have written: see there.
+    """
+
+    extra: tuple[str, ...] = ()
+    repeated: frozenset[str] | None = None
+
+    def of_a_run(self, *given: Any) -> Builder:
+        """Return what builds from a configuration that came with a run or model: it reads plain paths, and no more.
+
+        Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
+        command line repeats, and a download made only if they say `download: true`.
+        """
+        download = {DOWNLOAD for each in given if isinstance(each, Mapping) and each.get(DOWNLOAD) is True}
+        return replace(self, repeated=frozenset(download | {text for _, text in texts(given, "")}))
+
+    def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
+        """Build the object that `node` describes.
+
+        `context` fills in parameters that the node leaves out or null, if the class takes one of that name: so a
+        network learns the channels of the modality without repeating them in its configuration.
+
+        Raises:
+            RecipeError: naming the key, if the target is not allowed or not of the expected type, a parameter is
+                unknown, missing or of the wrong type, or the class itself refuses its arguments.
+        """
+        if self.repeated is not None:
+            check_addresses(node, where, self.repeated)
+        return cast(T, self._nested(node, (expected,), where, context))
+
+    def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
+        """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration; errors as in `build`."""
+        return cast(T, self._construct(cls, node, where, {}, self._nested))
+
+    def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
+        """Check that the class that `node` describes takes these keys, without building it.
+
+        Raises:
+            RecipeError: naming the first that it does not take, or if the class is not allowed.
+        """
+        target = self._resolve(node.get("_target_"), (expected,), where)
+        parameters = inspect.signature(target).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for key in keys:
+            if key not in parameters:
+                raise _no_such_key(f"{where}.{key}", target, key, parameters)
+
+    def _nested(
+        self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any] | None = None
+    ) -> Any:
+        context = context or {}
+        if not isinstance(node, Mapping):
+            raise RecipeError(
+                f"{where}: expected a group of keys that describes a {_names(expected)}, got {node!r:.80}"
+            )
+
+        def deeper(node: Mapping[str, Any], expected: tuple[type, ...], where: str) -> Any:
+            return self._nested(node, expected, where, context)
+
+        if node.get("_target_") is not None:
+            target = self._resolve(node["_target_"], expected, where)
+            built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context, deeper)
+            if not any(_is_subclass(type(built), kind) for kind in expected):
+                raise RecipeError(
+                    f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
+                )
+            return built
+        # A class that others are kinds of is not meant itself.
+        if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
+            return self._construct(expected[0], node, where, context, deeper)
+        raise _no_target(where, expected)
+
+    def _resolve(self, path: Any, expected: tuple[type, ...], where: str) -> Callable[..., Any]:
+        if path is None:
+            raise _no_target(where, expected)
+        where = f"{where}._target_"
+        allowed = (*PACKAGES, *self.extra)
+        # The path is judged before anything is imported, and the object again after: a module of ours also holds names
+        # that it imported from elsewhere.
+        if not isinstance(path, str) or not _under(path, allowed):
+            raise RecipeError(_refusal(where, str(path), str(path), allowed))
+        if not all(part.isidentifier() for part in path.split(".")):
+            raise RecipeError(f"{where}: {path!r} is no import path of a {_names(expected)}")
+        found = _find(path, where, allowed, self.extra)
+        owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
+        if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
+            raise RecipeError(f"{where}: {path} is not a class; expected {_names(expected)}")
+        if not _under(owner.__module__, allowed):
+            raise RecipeError(_refusal(where, path, f"{owner.__module__}.{owner.__qualname__}", allowed))
+        if not any(_is_subclass(owner, kind) for kind in expected):
+            raise RecipeError(f"{where}: {path} is not a {_names(expected)}")
+        return cast(Callable[..., Any], found)
+
+    def _construct(
+        self,
+        target: Callable[..., Any],
+        values: Mapping[str, Any],
+        where: str,
+        context: Mapping[str, Any],
+        nested: Nested,
+    ) -> Any:
+        name = getattr(target, "__qualname__", str(target))
+        parameters = inspect.signature(target).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        hints = _hints(target)
+        arguments = {}
+        for key, value in values.items():
+            place = f"{where}.{key}" if where else str(key)
+            if key not in parameters and not open_ended:
+                raise _no_such_key(place, target, str(key), parameters)
+            if value is None and context.get(key) is not None:
+                continue
+            arguments[str(key)] = convert(value, hints.get(key, Any), place, nested)
+        arguments |= {k: v for k, v in context.items() if k in parameters and k not in arguments}
+        missing = [
+            key for key, p in parameters.items()
+            if key not in arguments and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]  # fmt: skip
+        if missing:
+            example = f"{where}.{missing[0]}" if where else missing[0]
+            raise MissingError(
+                f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…", (*missing,)
+            )
+        if self.repeated is not None:
+            arguments |= {key: value for key, value in self._careful(values).items() if key in parameters}
+        try:
+            return target(**arguments)
+        # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
+        except (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
+            raise RecipeError(f"{where}: {error}" if where else str(error)) from error
+
+    def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
+        """Return the settings by which classes read somebody else's configuration, whatever that says of them."""
+        places = {text for key in ADDRESSED for _, text in texts(values.get(key), "")}
+        repeated = self.repeated or frozenset()
+        careful = {"trusted": bool(places) and places <= repeated, DOWNLOAD: DOWNLOAD in repeated}
+        return careful | {key: None for key in KEEPING if careful["trusted"] and values.get(key) not in repeated}
+
+
+def _no_such_key(place: str, target: Callable[..., Any], key: str, parameters: Iterable[str]) -> RecipeError:
+    name = getattr(target, "__qualname__", str(target))
+    return RecipeError(f"unknown key {place}: {name} has none of that name{nearest(key, parameters)}")
+
+
+def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
+    """Import the longest module prefix of a dotted path and walk the rest by public attributes.
+
+    The walk does not go through modules of other packages, some of which import others when an attribute is looked at.
+    """
+    here = str(Path.cwd())
+    if extra and here not in sys.path:
+        # A user's own module lies in the working folder, which the console command does not search by itself.
+        sys.path.append(here)
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise RecipeError(f"{where}: importing {module_name} failed: {error}") from error
+        for part in parts[cut:]:
+            if inspect.ismodule(found) and not _under(found.__name__, allowed):
+                raise RecipeError(_refusal(where, path, found.__name__, allowed))
+            if part.startswith("_"):
+                raise RecipeError(f"{where}: {path} is private: {part} begins with _")
+            if not hasattr(found, part):
+                public = [name for name in dir(found) if not name.startswith("_")]
+                raise RecipeError(f"{where}: {path} does not exist{nearest(part, public)}")
+            found = getattr(found, part)
+        return found
+    raise RecipeError(f"{where}: {path} does not exist: there is no module {parts[0]!r}")
+
+
+def _under(path: str, packages: Sequence[str]) -> bool:
+    return any(path == package or path.startswith(f"{package}.") for package in packages)
+
+
+def _refusal(where: str, path: str, real: str, allowed: Sequence[str]) -> str:
+    shown = path if path == real else f"{path} (which is {real})"
+    return (
+        f"{where}: {shown} is not under an allowed package ({', '.join(allowed)}). "
+        f"If it is yours and you trust it, add allow_targets=[{real.split('.')[0]}] to the command"
+    )
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        # Fields that a dataclass inherits are annotated in the module of the class that they come from.
+        own = inspect.isclass(target) and not is_dataclass(target)
+        return get_type_hints(target.__init__ if own else target)
+    except NameError:  # annotations that exist for the type checker only
+        return {}
+
+
+def _no_target(where: str, expected: tuple[type, ...]) -> RecipeError:
+    return RecipeError(f"{where}: has no _target_; expected the import path of a {_names(expected)}")
+
+
+def _names(kinds: Sequence[type]) -> str:
+    return " or ".join(kind.__name__ for kind in kinds)
+
+
+def _is_subclass(cls: type, kind: type) -> bool:
+    """Tell whether a class is of a kind; for a protocol, whether it defines the protocol's methods."""
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(cls, kind)
+    methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
+    return all(callable(getattr(cls, name, None)) for name in methods)

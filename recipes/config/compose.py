@@ -1,0 +1,162 @@
+"""Compose a command's configuration from its groups and the command line.
+
+Hydra composes; its application layer is not used, so that nothing changes the working folder, makes folders of its own
+or puts a clock into a path. The result is a plain dictionary, resolved, which is also what is saved with a run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from recipes.base.errors import RecipeError, nearest
+from recipes.base.files import write_text
+from recipes.config import suggestions as advice
+from recipes.config.groups import CONFIGS, groups, offered, opened, roots
+from recipes.config.key_table import flatten, prefixes, read_file
+
+Config = dict[str, Any]
+
+
+def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
+    """Compose `configs/<name>.yaml` with `group=choice` and `key=value` arguments.
+
+    `folder` holds groups of the user's own, searched beside the project's.
+
+    Raises:
+        RecipeError: for a key, group or choice that does not exist (naming the nearest that does), for an argument
+            that cannot be read, for a key without a value, and for a `folder` that is none.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
+    overrides = parse(arguments)
+    known_groups = groups(folder)
+    for override in overrides:
+        _check_choice(override, known_groups)
+    # Hydra adds a key that is not there only where it is told to.
+    below = tuple(f"{key}." for key in opened(name))
+    arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
+    extra = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
+    try:
+        composed = _compose(name, [*extra, *arguments])
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or ""
+        raise RecipeError(f"{key} has no value: add {key}=… to the command") from error
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    except HydraException as error:
+        try:
+            known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, known_groups)])))
+        except HydraException:
+            foreign = [each for each in overrides if each.key_or_group in known_groups.keys() - set(offered(name))]
+            told = _unknown(name, foreign[0], {}, folder) if foreign else _refused(error, overrides)
+            raise RecipeError(told) from error
+        # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+        valid = {*prefixes(known), *offered(name)}
+        for override in overrides:
+            key = override.key_or_group
+            if key not in valid and not key.startswith(below) and not override.is_add():
+                raise RecipeError(_unknown(name, override, known, folder)) from error
+        raise RecipeError(_refused(error, overrides)) from error
+    assert isinstance(plain, dict)
+    # Read before anything is built, so not left to the checks of the settings.
+    if not isinstance(allowed := plain.get("allow_targets", []), list):
+        raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
+    if "environment" in plain:
+        plain["environment"] = from_environment(OmegaConf.to_container(composed))
+    return {str(key): value for key, value in plain.items()}
+
+
+def from_environment(node: Any) -> list[str]:
+    """Return the keys whose values are made from environment variables, `${oc.env:NAME}`, or from such a key."""
+    texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
+    found: set[str] = set()
+    while more := {
+        key for key, text in texts.items()
+        if "oc.env:" in text or any(part in found for part in re.findall(r"\$\{([\w.]+)\}", text))
+    } - found:  # fmt: skip
+        found |= more
+    return sorted(found)
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """Read `key=value` and `group=choice` arguments in Hydra's grammar.
+
+    Raises:
+        RecipeError: for an option, a word without a value, and a value that cannot be read.
+    """
+    for place in range(len(arguments)):
+        if problem := advice.word(arguments, place):
+            raise RecipeError(problem)
+    found: list[Override] = []
+    for argument in arguments:
+        try:
+            found += OverridesParser.create().parse_overrides([argument])
+        except HydraException as error:
+            raise RecipeError(advice.unreadable(argument, str(error).splitlines()[0])) from error
+    return found
+
+
+def write(config: Config, path: Path) -> None:
+    """Save a configuration as YAML."""
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _compose(name: str, arguments: Sequence[str]) -> Any:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(arguments))
+
+
+def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a choice that its group does not have."""
+    options = known.get(override.key_or_group)
+    choice = override.value()
+    if options is None or override.is_delete() or choice is None:
+        return
+    if not isinstance(choice, str) or choice not in options:
+        raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
+
+
+def _choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the arguments that choose from a group, as they were written."""
+    return [override.input_line or "" for override in overrides if override.key_or_group in known]
+
+
+def _unknown(name: str, override: Override, known: Mapping[str, Any], folder: str | Path | None) -> str:
+    key = override.key_or_group
+    group, _, setting = key.rpartition(".")
+    # Most often the key exists, but under another choice of its group than the one made.
+    files = [file for root in roots(folder) for file in sorted((root / group).glob("*.yaml")) if group]
+    having = dict.fromkeys(
+        f"{group}={file.stem}" for file in files if setting in read_file(file) and group in offered(name)
+    )
+    if having:
+        return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
+    own = None if folder is None else Path(folder)
+    return advice.unknown(name, key, override.get_value_element_as_str(), prefixes(known), own)
+
+
+def _refused(error: HydraException, overrides: Sequence[Override]) -> str:
+    """Say what to do about the refusals of Hydra that people meet."""
+    first = " ".join(str(error).splitlines()[0].split())
+    for override in overrides:
+        line = override.input_line or ""
+        if first.startswith("Ambiguous value") and line in first:
+            key, _, value = line.partition("=")
+            return f"{first}: {advice.AMBIGUOUS.format(key=key, value=value.strip())}"
+    if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
+        return f"{first}: leave out the + of {added[0].input_line}"
+    return first

@@ -1,0 +1,1 @@
+"""The data of a run: built, corrupted or restored, held out, ordered and measured."""

@@ -1,0 +1,208 @@
+"""Whether the files that a run learns from are still what they were when it began.
+
+Which files there are is the dataset's fingerprint to tell. Their contents would take too long to read each time, so the
+run's folder keeps of every file its size and a hash of the time of its last change, and of up to 10,000 of them a hash
+of their bytes: of all, or of pieces of each where they are more than 1 GiB together. Where sizes differ a file has
+changed; where times alone differ, as after every copy, the bytes decide. The record holds neither names nor contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from modalities.base import Dataset
+from modalities.byte_ranges import Source
+from recipes.base.files import replace_file
+from recipes.base.progress import SOON, Display
+from recipes.base.untrusted import Stored, read_header, read_tensors
+
+FILE = "contents.safetensors"
+MOST_READ = 10_000
+"""Files whose bytes are hashed, spread evenly over all."""
+MOST_BYTES = 1 << 30
+"""Bytes that are hashed of them together."""
+PIECES = 4
+"""Pieces that are hashed of a file too long for its share of these, from its first byte to its last."""
+DIGEST = 16
+THREADS, CHUNK = 16, 256
+NAMED = 3
+T = TypeVar("T")
+log = logging.getLogger("multisagd")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Sizes in bytes and states (hashes of times) of all files, and hashes of up to `limit` bytes of some of them.
+
+    `sizes` and `states` are int64 of shape (files,), `digests` uint8 of shape (files that are hashed, 16), all 0 for
+    one that could not be read.
+    """
+
+    sizes: NDArray[np.int64]
+    states: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    limit: int
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Contents:
+        """Look at all files of a dataset, and read some."""
+        sizes, states = looked(dataset)
+        places = hashed(len(sizes))
+        limit = max(1, MOST_BYTES // max(1, len(places)))
+        return cls(sizes, states, digests(dataset, places, sizes, limit), limit)
+
+    def save(self, path: Path) -> None:
+        """Write the record."""
+        arrays: dict[str, NDArray[Any]] = {"sizes": self.sizes, "states": self.states, "digests": self.digests}
+        arrays["limit"] = np.array([self.limit], np.int64)
+        safetensors.numpy.save_file(arrays, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Contents:
+        """Read a record, which may come from anyone.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it is none.
+        """
+        found = read_header(path)
+        files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
+        each = Stored("I64", (files,))
+        hashes = Stored("U8", (min(files, MOST_READ), DIGEST))
+        if found != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
+            raise ValueError(f"it holds {found}")
+        arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+        limit = int(arrays.pop("limit")[0])
+        if not 0 < limit <= MOST_BYTES:
+            raise ValueError(f"it has read {limit} bytes of each file")
+        return cls(**arrays, limit=limit)
+
+
+def keep(run_dir: Path, dataset: Dataset) -> None:
+    """Write down what the files of a dataset are now, if it has any; that there is no room is a warning."""
+    contents = Contents.of(dataset)
+    try:
+        if len(contents.sizes):
+            replace_file(run_dir / FILE, contents.save)
+    except OSError as error:
+        log.warning("cannot write %s (%s): whether files change will not be noticed", run_dir / FILE, error)
+
+
+def changes(run_dir: Path, dataset: Dataset) -> str | None:
+    """Say which files of a dataset have changed since the run began, None if none has as far as can be told."""
+    path = run_dir / FILE
+    if not path.exists():
+        keep(run_dir, dataset)  # could not be written when the run began
+        return None
+    try:
+        before = Contents.load(path)
+    except (OSError, ValueError) as error:
+        return f"cannot read {path} ({error}), so whether files have changed since this run began cannot be told"
+    sizes, states = looked(dataset)
+    if len(sizes) != len(before.sizes):
+        return f"the data lie in {len(sizes):,} files, and lay in {len(before.sizes):,} when this run began"
+    resized, touched = sizes != before.sizes, states != before.states
+    places = hashed(len(sizes))
+    known = before.digests.any(1) & (touched & ~resized)[places]
+    now = digests(dataset, places[known], sizes, before.limit)
+    other = (now != before.digests[known]).any(1) & now.any(1)
+    changed = np.flatnonzero(resized).tolist() + places[known][other].tolist()
+    if changed:
+        among = ", ".join(named(dataset, sorted(changed)[:NAMED]))
+        return (
+            f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {among}"
+            f"{', …' * (len(changed) > NAMED)}. Its statistics, and what it has learned so far, are of the contents "
+            "before: restore them, or train in another run_dir"
+        )
+    unknown = int((touched & ~resized).sum()) - int(known.sum())
+    if unknown and not known.any():
+        return f"{unknown:,} of {len(sizes):,} files were written since this run began; their bytes were never compared"
+    if touched.any():  # a copy; the next time nothing needs to be read
+        try:
+            replace_file(path, replace(before, states=states).save)
+        except OSError as error:
+            log.warning("cannot write %s: %s", path, error)
+    return None
+
+
+def hashed(files: int) -> NDArray[np.int64]:
+    """Return the numbers of the files whose bytes are read."""
+    return np.linspace(0, max(0, files - 1), min(files, MOST_READ)).astype(np.int64)
+
+
+def looked(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return sizes and states of all files; -1 and 0 for one that cannot be looked at."""
+
+    def look(source: Source) -> tuple[int, int]:
+        try:
+            size, state = source.state()
+        except OSError:
+            return -1, 0
+        found = hashlib.blake2b(state.encode(), digest_size=8).digest()
+        return size, int.from_bytes(found, "little", signed=True)
+
+    rows: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows.extend(np.array(list(pool.map(look, chunk)), np.int64) for chunk in chunks(dataset.stored()))
+    table = np.concatenate(rows)
+    return table[:, 0].copy(), table[:, 1].copy()
+
+
+def digests(
+    dataset: Dataset, places: NDArray[np.int64], sizes: NDArray[np.int64], limit: int
+) -> NDArray[np.uint8]:  # fmt: skip
+    """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, all 0 for what cannot be read."""
+
+    def read(source: Source, size: int) -> bytes:
+        found = hashlib.blake2b(digest_size=DIGEST)
+        try:
+            for start, stop in pieces(size, limit):
+                found.update(source.read(start, stop))
+        except OSError:
+            return bytes(DIGEST)
+        return found.digest()
+
+    rows: list[bytes] = []
+    with ThreadPoolExecutor(THREADS) as pool, Display("reading what the data are", len(places), after=SOON) as display:
+        for chunk in chunks(zip(chosen(dataset, places.tolist()), sizes[places].tolist(), strict=True)):
+            rows += pool.map(lambda each: read(*each), chunk)
+            display.update(len(rows))
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIGEST)
+
+
+def pieces(size: int, limit: int) -> list[tuple[int, int]]:
+    """Return which bytes of a file are hashed: all, or evenly spread pieces of it."""
+    if size <= limit:
+        return [(0, max(0, size))]
+    length = max(1, limit // PIECES)
+    starts = [number * (size - length) // (PIECES - 1) for number in range(PIECES)]
+    return [(start, start + length) for start in starts]
+
+
+def chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
+    """Yield the files of these numbers, which rise."""
+    wanted = set(places)
+    return (source for place, source in enumerate(dataset.stored()) if place in wanted)
+
+
+def named(dataset: Dataset, places: list[int]) -> list[str]:
+    """Return the names of the files of these numbers, which rise."""
+    return [source.url for source in chosen(dataset, places)]
+
+
+def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield items some hundreds at a time."""
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

@@ -1,0 +1,123 @@
+"""The order of the data, and its loading ahead of time.
+
+Both are functions of the number of samples seen, the only clock: no sampler or generator has a state to save.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+
+from modalities.base import Batch, Dataset, Groups
+from modalities.reading import UnreadableFilesError, read_batch
+from multisagd import seeds
+from recipes.base.errors import RecipeError
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+
+T = TypeVar("T")
+
+
+class Order:
+    """An endless order of `length` items: every epoch a new permutation, derived from the seed and the epoch.
+
+    With `groups` of items that are stored together, items are shown near those of their group: an epoch shuffles the
+    groups, takes a window of them at a time, and shuffles the items of a window among one another. Nothing larger than
+    two lists of the groups and some windows of items is held.
+
+    Raises:
+        ValueError: if the groups do not have `length` items in all.
+    """
+
+    def __init__(self, length: int, seed: int, groups: Groups | None = None) -> None:
+        groups = groups or Groups((length,), 1)
+        ends = list(accumulate(groups.lengths))
+        if ends[-1] != length:
+            raise ValueError(f"groups of {ends[-1]} items in all cannot order {length}")
+        self.length, self.seed, self.groups = length, seed, groups
+        self._starts = [0, *ends]
+        # Two, because a batch may begin in one epoch and end in the next; and windows are shorter.
+        self._windows = lru_cache(maxsize=2)(self._part)
+        self._items = lru_cache(maxsize=4)(self._shuffle)
+
+    def indices(self, start: int, count: int) -> list[int]:
+        """Return the items that samples number `start` to `start + count - 1` of the whole training show."""
+        return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
+
+    def _item(self, epoch: int, place: int) -> int:
+        _, starts = self._windows(epoch)
+        window = bisect_right(starts, place) - 1
+        return int(self._items(epoch, window)[place - starts[window]])
+
+    def _part(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+        """Return the groups of each window of an epoch, and the place where each window starts."""
+        lengths, window = self.groups
+        shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
+        windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
+        sizes = (sum(lengths[group] for group in groups) for groups in windows)
+        return windows, list(accumulate(sizes, initial=0))
+
+    def _shuffle(self, epoch: int, window: int) -> torch.Tensor:
+        """Return the items of one window as they are shown."""
+        groups = self._windows(epoch)[0][window]
+        items = torch.cat([torch.arange(self._starts[group], self._starts[group + 1]) for group in groups])
+        # The first window bears no number, so that the order without groups is what it was before there were any.
+        generator = self._generator("order", epoch, *([window] if window else []))
+        return items[torch.randperm(len(items), generator=generator)]
+
+    def _generator(self, stream: str, *indices: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
+
+
+def prefetch(fetch: Callable[[int], T], keys: Iterable[int], workers: int) -> Iterator[T]:
+    """Yield `fetch(key)` for each key in order, with up to `workers` of them fetched ahead in threads.
+
+    Threads and not processes: decoding releases the interpreter's lock, nothing is copied or forked, and memory does
+    not grow. `workers=0` fetches when asked.
+    """
+    if workers < 1:
+        yield from map(fetch, keys)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    pending: deque[Future[T]] = deque()
+    try:
+        for key in keys:
+            pending.append(pool.submit(fetch, key))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
+    """Yield the parts of every batch from `samples` seen up to the end of training.
+
+    Raises:
+        RecipeError: when too many files cannot be read.
+    """
+    wishes = settings.training
+    order, share = Order(len(dataset), settings.seed, dataset.groups), runtime.share(wishes.batch)
+    size = len(share) // wishes.accumulation
+
+    def fetch(first: int) -> list[Batch]:
+        parts = []
+        for start in range(first + share.start, first + share.stop, size):
+            augmentation = [
+                seeds.derive(settings.seed, "augmentation", number) for number in range(start, start + size)
+            ]
+            parts.append(read_batch(dataset, order.indices(start, size), augmentation))
+        return parts
+
+    try:
+        yield from prefetch(fetch, range(samples, wishes.samples, wishes.batch), settings.engine.workers)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error

@@ -1,1 +1,0 @@
-"""What the recipes share: configuration, building, checkpoints, tracking, and everything about the machine."""

@@ -1,0 +1,92 @@
+"""VGGish (1609.09430), the network of the Fréchet audio distance (1812.08466), and what it hears.
+
+Sounds become 96 frames of 10 ms by 64 mel bands at a time. The 128 features are those of the last layer before its
+activation, and their mean over the pieces of a longer sound.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.libraries import importing
+from recipes.evaluation.pretrained.weights import Published, fill, read_weights
+
+PUBLISHED = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
+RATE, WINDOW, HOP, TRANSFORM = 16_000, 400, 160, 512
+BANDS, LOWEST, HIGHEST = 64, 125.0, 7_500.0
+FRAMES = 96
+OFFSET = 0.01
+"""Added to the magnitudes before the logarithm."""
+
+
+class VGGish(nn.Module):
+    """Six convolutions and three linear layers: `(batch, 1, 96, 64)` to `(batch, 128)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        # A pooling after every stage; the last two have two convolutions.
+        for width, convolutions in ((64, 1), (128, 1), (256, 2), (512, 2)):
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.embeddings = nn.Sequential(
+            nn.Linear(512 * 6 * 4, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+        )
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Return the features of pieces of sound."""
+        # The weights come from TensorFlow, where channels are last.
+        found: Tensor = self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
+        return found
+
+
+def load(path: Path) -> nn.Module:
+    """Return the network with weights from a file, as torchvggish publishes them.
+
+    Raises:
+        RecipeError: if the file holds no weights of it.
+    """
+    network = VGGish()
+    fill(network, read_weights(path, PUBLISHED), path)
+    return network
+
+
+@torch.no_grad()
+def features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
+    """Return the features `(128,)` of one sound `(channels, samples)`, with silence added up to 0.96 s."""
+    with importing("torchaudio", "vggish"):
+        from torchaudio.functional import resample
+    device = next(network.parameters()).device
+    pieces = log_mel(resample(sound.float().mean(0), rate, RATE))
+    found: Tensor = network(pieces[:, None].to(device)).mean(0)
+    return found.cpu()
+
+
+def log_mel(sound: Tensor) -> Tensor:
+    """Return a sound `(samples,)` of 16 kHz as whole pieces `(pieces, 96, 64)` of its log mel spectrogram."""
+    needed = WINDOW + (FRAMES - 1) * HOP
+    sound = torch.nn.functional.pad(sound, (0, max(0, needed - len(sound))))
+    frames = sound.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
+    magnitudes = torch.fft.rfft(frames, TRANSFORM).abs()
+    bands = (magnitudes @ mel_bands().T + OFFSET).log()
+    whole = len(bands) // FRAMES
+    return bands[: whole * FRAMES].reshape(whole, FRAMES, BANDS)
+
+
+def mel_bands() -> Tensor:
+    """Return triangles over the bins of the transform, straight in mel and of height 1: `(bands, bins)`."""
+    bins = _mel(torch.linspace(0, RATE / 2, TRANSFORM // 2 + 1))
+    edges = torch.linspace(float(_mel(torch.tensor(LOWEST))), float(_mel(torch.tensor(HIGHEST))), BANDS + 2)
+    low, centre, high = (edges[start : start + BANDS, None] for start in range(3))
+    return torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
+
+
+def _mel(frequency: Tensor) -> Tensor:
+    return 1127 * (1 + frequency / 700).log()

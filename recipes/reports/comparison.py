@@ -1,0 +1,127 @@
+"""Several runs side by side: what differs in their settings, their losses, numbers, spectra and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from multisagd import Grid
+from recipes.config.defaults import ABSENT
+from recipes.config.key_table import flatten
+from recipes.plotting.curves import Axis, Series, draw, told
+from recipes.reports.blocks import Block, Frame, Note, Slider, Table
+from recipes.reports.defaults import shown
+from recipes.reports.evaluation import metric_rows, with_error
+from recipes.reports.losses import SEEN, loss, over_samples
+from recipes.reports.media import Budget, item
+from recipes.reports.run import MALFORMED, Run, own_json
+from recipes.reports.samples import SampleSet, spread, training_pictures
+from recipes.reports.spectra import spectrum_charts
+from recipes.reports.summary import told_state, training_seconds
+from recipes.sampling.sample_files import EVALUATION
+
+MOST_ROWS = 300
+
+
+def comparison_blocks(
+    runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]], powers: Mapping[str, Tensor], grid: Grid | None,
+    pictures: int, budget: Budget,
+) -> list[Block]:  # fmt: skip
+    """Return the comparison of runs; `powers` are of data and samples, where all runs have one grid."""
+    blocks: list[Block | None] = [_facts(runs), _differences(runs)]
+    about = (
+        "Losses of runs with different noise, data or weighting are errors in predicting different things: such curves "
+        "show how far each is, not which is better."
+    )
+    blocks.append(_losses("both-train", "Training loss", about, runs, lambda run: run.train))
+    blocks.append(_losses("both-validation", "Validation loss", about, runs, lambda run: run.validation))
+    blocks.append(_metrics(runs, sets))
+    blocks += _pictures(runs, pictures, budget)
+    if grid is not None and len(powers) > 1:
+        blocks += spectrum_charts(powers, grid, "both-spectrum")
+    return [block for block in blocks if block is not None]
+
+
+def _facts(runs: Sequence[Run]) -> Table:
+    def last(entries: Sequence[dict[str, Any]]) -> str:
+        return told(loss(entries[-1])) if entries else ABSENT
+
+    def row(name: str, of: Callable[[Run], str]) -> tuple[str, ...]:
+        return (name, *map(of, runs))
+
+    rows = [
+        row("folder", lambda run: str(run.folder)),
+        row("state", told_state),
+        row("samples seen", lambda run: f"{run.seen:,}"),
+        row("minutes in training steps, about", lambda run: f"{training_seconds(run) / 60:.1f}"),
+        row("training loss, last entry", lambda run: last(run.train)),
+        row("validation loss, last entry", lambda run: last(run.validation)),
+    ]
+    return Table("The runs", ("", *(run.name for run in runs)), rows)
+
+
+def _differences(runs: Sequence[Run]) -> Block:
+    known = [flatten(run.config or {}) for run in runs]
+    keys = dict.fromkeys(key for each in known for key in each)
+    rows = []
+    for key in keys:
+        values = [shown(each[key]) if key in each else ABSENT for each in known]
+        if len(set(values)) > 1 and key != "run_dir":
+            rows.append((key, *values))
+    if not rows:
+        return Note("Their configurations are the same.")
+    return Table("What differs in their configurations", ("key", *(run.name for run in runs)), rows[:MOST_ROWS])
+
+
+def _losses(
+    name: str, title: str, about: str, runs: Sequence[Run], entries: Callable[[Run], Sequence[dict[str, Any]]]
+) -> Block | None:
+    series: list[Series] = [
+        over_samples(run.name, entries(run), loss, f"c{place % 8}", place) for place, run in enumerate(runs)
+    ]
+    return draw(name, title, about, SEEN, Axis("loss", "log"), series)
+
+
+def _metrics(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]]) -> Block:
+    """Return the numbers of the newest evaluation of each run, side by side."""
+    found: list[dict[tuple[str, str], dict[str, Any]]] = []
+    for run, of_run in zip(runs, sets, strict=True):
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        judged = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
+        if judged is not None:
+            try:
+                report = own_json(judged.folder / EVALUATION, run.folder)
+                rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(report)}
+            except MALFORMED:
+                rows = {}
+        found.append(rows)
+    keys = dict.fromkeys(key for rows in found for key in rows)
+    if not keys:
+        return Note("None of them has been judged by multisagd evaluate, so there are no metrics to compare.")
+    table = []
+    for kind, name in keys:
+        cells = [with_error(rows.get((kind, name), {}), "value", "error") for rows in found]
+        floors = [with_error(rows[kind, name], "floor", "floor_error") for rows in found if (kind, name) in rows]
+        table.append((f"{kind}: {name}", *cells, floors[0]))
+    header = ("metric", *(run.name for run in runs), "noise floor (of the first that has one)")
+    return Table("Metrics of the newest evaluation; compare those of equal counts only", header, table[:MOST_ROWS])
+
+
+def _pictures(runs: Sequence[Run], most: int, budget: Budget) -> list[Block]:
+    """Return the runs' pictures of training side by side, where they were made after as many samples."""
+    found = [training_pictures(run) for run in runs]
+    shared = sorted(set.intersection(*(set(each) for each in found)))
+    frames = []
+    for seen in spread(shared, most):
+        items = [
+            item(run.name, of_run[seen], run.folder, budget, f"samples of {run.name}")
+            for run, of_run in zip(runs, found, strict=True)
+        ]
+        frames.append(Frame(f"{seen:,} samples seen", [each for each in items if each is not None]))
+    if frames:
+        seeds = {(run.config or {}).get("seed") for run in runs}
+        same = "of the same seeds" if len(seeds) == 1 else "of different seeds"
+        return [Slider(f"Samples side by side, {same}", frames)]
+    return [Note("The runs have no pictures after equally many samples to show side by side.")]

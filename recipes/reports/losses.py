@@ -1,0 +1,140 @@
+"""What training wrote about itself, as charts: losses, the same by noise level and by band, gradients and speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from recipes.plotting.curves import Axis, Chart, Series, draw, ordered
+from recipes.reports.blocks import Block, Note
+from recipes.reports.run import Run
+from recipes.reports.samples import spread
+from recipes.runs.metrics import Entry, inner, number
+
+SEEN = Axis("samples seen")
+BANDS = (
+    "Squared error of the estimated data over the data's own power in a band: 0 is perfect, 1 is no better than the "
+    "mean of the data. Bands are in cycles per sample of every axis; 0 is the mean of a datum. "
+)
+VALIDATIONS = 4
+"""Validations of which the loss is drawn over noise levels."""
+
+MOST_LEVELS = 24
+"""Noise levels or bands that are drawn, at most."""
+
+
+def loss_charts(run: Run) -> list[Block]:
+    """Return the charts of a run's losses, and what is missing of them."""
+    training = over_samples("training", run.train, loss, "c0")
+    validation = over_samples("validation", run.validation, loss, "c1", 1)
+    norm = over_samples("gradient norm", run.train, lambda entry: number(entry.get("gradient_norm")), "c0")
+    speed = over_samples(
+        "samples per second", run.timing.of("timing"), lambda entry: number(entry.get("samples_per_second")), "c0"
+    )
+    blocks: list[Block | None] = [
+        draw(
+            "loss", "Loss", "Training loss is the average since the entry before; validation is of held-out data, at "
+            "noise levels, noise and examples that are always the same, by averaged weights.",
+            SEEN, Axis("loss", "log"), [training, validation],
+        ),
+        *_validation_charts(run),
+        draw(
+            "gradient", "Gradient norm", "Of a step, before clipping, averaged since the entry before.", SEEN,
+            Axis("norm", "log"), [norm],
+        ),
+        draw(
+            "speed", "Speed", "Samples per second between two entries of the log, without validation and pictures.",
+            SEEN, Axis("samples per second"), [speed],
+        ),
+    ]  # fmt: skip
+    found: list[Block] = [block for block in blocks if block is not None]
+    if not run.train:
+        found.insert(0, Note("No training step has been logged yet: the first comes after every.log samples."))
+    elif not run.validation:
+        missing = "so there are no losses by noise level and band"
+        why = f"No validation yet, {missing}: it comes every every.validation samples, and once at the end."
+        if run.facts.get("held_out") == 0:
+            why = f"Nothing was held out of training to validate on, {missing}."
+        found.append(Note(why))
+    if run.metrics.thinned or run.timing.thinned:
+        found.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
+    return found
+
+
+def over_samples(
+    name: str, entries: Sequence[Entry], value: Callable[[Entry], float], colour: str, dashes: int = 0
+) -> Series:
+    """Return one number of every entry over samples seen."""
+    return Series(name, [number(e.get("samples")) for e in entries], [value(e) for e in entries], colour, dashes)
+
+
+def loss(entry: Entry) -> float:
+    """Return the loss of an entry."""
+    return number(entry.get("loss"))
+
+
+def band_error(band: str, entry: Entry) -> float:
+    """Return the relative error in one band, averaged over the noise levels of a validation."""
+    found = [number(bands.get(band)) for bands in inner(entry, "band").values() if isinstance(bands, dict)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def _level(name: str, entry: Entry, what: str = "loss") -> float:
+    return number(inner(entry, "level", name).get(what))
+
+
+def _validation_charts(run: Run) -> list[Chart | None]:
+    """Return the loss over noise of a few validations, over training by noise level and by band, and the last one's."""
+    if not run.validation:
+        return []
+    last = run.validation[-1]
+    of_bands = inner(last, "band")
+    bands = list(next((each for each in of_bands.values() if isinstance(each, dict)), {}))[:MOST_LEVELS]
+    by_noise = []
+    chosen = spread(range(len(run.validation)), VALIDATIONS)
+    for place, entry in enumerate(run.validation[each] for each in chosen):
+        points = dict(sorted((_level(name, entry, "log_snr"), _level(name, entry)) for name in inner(entry, "level")))
+        name = f"after {number(entry['samples']):,.0f}"
+        by_noise.append(Series(name, list(points), list(points.values()), ordered(place, len(chosen)), place))
+    levels = {
+        f"{name}, log-SNR {_level(name, last, 'log_snr'):.1f}": partial(_level, name)
+        for name in list(inner(last, "level"))[:MOST_LEVELS]
+    }
+    errors = [
+        Series(level, range(len(bands)), [number(inner(last, "band", level).get(name)) for name in bands],
+               ordered(place, min(len(of_bands), MOST_LEVELS)), place)
+        for place, level in enumerate(list(of_bands)[:MOST_LEVELS])
+    ]  # fmt: skip
+    return [
+        draw(
+            "log-snr", "Validation loss over noise", "The same loss by the log-SNR of the noise level: high is little "
+            "noise. Each curve is one validation.", Axis("log-SNR"), Axis("loss", "log"), by_noise,
+        ),
+        _over_training(
+            run, "levels", "Validation loss by noise level", "Each curve is one time of the process, and its log-SNR: "
+            "high is little noise.", "loss", levels,
+        ),
+        _over_training(
+            run, "bands", "Validation error by band of frequency", f"{BANDS}The average over noise levels.",
+            "error / power", {name: partial(band_error, name) for name in bands},
+        ),
+        draw(
+            "last", "Last validation: error by band at each noise level",
+            f"{BANDS}After {number(last['samples']):,.0f} samples.", Axis("band (cycles per sample)", ticks=bands),
+            Axis("error / power", "log", level=1.0), errors,
+        ),
+    ]  # fmt: skip
+
+
+def _over_training(
+    run: Run, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
+) -> Chart | None:
+    """Return a chart of numbers of every validation, of which there must be two."""
+    if len(run.validation) < 2:
+        return None
+    series = [
+        over_samples(label, run.validation, value, ordered(place, len(curves)), place)
+        for place, (label, value) in enumerate(curves.items())
+    ]
+    return draw(name, title, about, SEEN, Axis(unit, "log"), series)

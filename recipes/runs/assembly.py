@@ -1,0 +1,255 @@
+"""From a run's configuration to its denoiser: the one way by which training and sampling get the same model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from modalities.base import Modality
+from multisagd import (
+    Corruption,
+    DataStatistics,
+    Denoiser,
+    Euler,
+    GaussianIntegrator,
+    Grid,
+    NoiseFloor,
+    PaddedCovariance,
+    Process,
+    RestoringDenoiser,
+    Schedule,
+    SpectralCovariance,
+    Spectrum,
+    UniPC,
+    seeds,
+)
+from multisagd.mixing import Refinement, share_of_power
+from multisagd.samplers import Sampler
+from recipes.base.errors import MissingError, RecipeError
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.runs.corruption import build_corruption
+from recipes.runs.state import mismatch, shapes
+
+T = TypeVar("T")
+MOST_PADDING = 1000
+"""Times that a padded grid may be as large as the data's."""
+
+RESTORE = "Restore the config.yaml that the run was trained with"
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Builds the parts of one run; the network learns `classes`, or text embeddings of width `context`, or neither.
+
+    `kept` is the corruption of the run's data, where it need not be built from the configuration.
+    """
+
+    config: Config
+    builder: Builder
+    modality: Modality
+    statistics: DataStatistics
+    classes: tuple[str, ...] | None
+    context: int | None = None
+    kept: Corruption | None = None
+
+    def __post_init__(self) -> None:
+        measured, wanted = tuple(self.statistics.mean.shape), (self.modality.channels, *self.modality.grid().shape)
+        if measured != wanted:
+            raise RecipeError(
+                f"the statistics are those of data of shape {measured}, and the modality's have {wanted}: "
+                "restore the run's statistics.safetensors and config.yaml, or measure and train anew"
+            )
+
+    def process(self) -> Process:
+        """Return the forward process: schedule, and spectrum on the modality's grid.
+
+        Raises:
+            RecipeError: if the spectrum makes no sense on this grid, or the configuration is wrong.
+        """
+        spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
+        schedule = self._build_part("schedule", Schedule)
+        return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
+
+    def corruption(self) -> Corruption | None:
+        """Return what the run's data suffer from, if its configuration says that they do.
+
+        Raises:
+            RecipeError: if it makes no sense on this grid.
+        """
+        return self.kept or build_corruption(self.config.get("corruption") or {}, self.modality, self.builder)
+
+    def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
+        """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
+
+        Raises:
+            RecipeError: if the spectrum makes no sense on this grid, or the padding none with it or with the loss.
+        """
+        grid, padding = self.modality.grid(), self.config.get("padding") or {}
+        try:
+            covariance = SpectralCovariance(spectrum, grid)
+        except ValueError as error:
+            raise RecipeError(f"spectrum: {error}") from error
+        if not any(padding.values()):
+            return covariance
+        if self.config["loss"]["metric"] == "mahalanobis":
+            raise RecipeError(
+                "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
+            )
+        added = {name: samples for name, samples in padding.items() if isinstance(samples, int)}  # others are refused
+        padded = math.prod(axis.size + added.get(axis.name, 0) for axis in grid.axes)
+        if padded > MOST_PADDING * grid.numel:
+            raise RecipeError(
+                f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: pad less"
+            )
+        try:
+            return PaddedCovariance(spectrum, grid, padding)
+        except ValueError as error:
+            raise RecipeError(f"padding: {error}") from error
+
+    def network(self) -> nn.Module:
+        """Return the network with its first weights, which follow from the run's seed.
+
+        Raises:
+            RecipeError: if it cannot be built, or reads no texts where there are some.
+        """
+        torch.manual_seed(seeds.derive(self.config["seed"], "initialisation"))
+        network = self._build()
+        parameters = inspect.signature(type(network)).parameters
+        if self.context is not None and "context" not in parameters:
+            raise RecipeError(
+                f"network: {type(network).__name__} reads no texts: it needs a parameter `context`, the width of their "
+                "embeddings; or train without text=encoder"
+            )
+        return network
+
+    def _build(self) -> nn.Module:
+        facts: dict[str, Any] = {
+            "channels": self.modality.channels,
+            "dimensions": self.modality.grid().dimensions,
+            "classes": None if self.classes is None else len(self.classes),
+            "context": self.context,
+        }
+        return self.builder.build(self.config["network"], nn.Module, "network", **facts)
+
+    def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that the configured network has weights of these names and shapes, before either takes any memory.
+
+        Both may come from elsewhere, and ask for more than any machine has.
+
+        Raises:
+            RecipeError: naming the first that differs.
+        """
+        # A network may register some of its weights more than once while it is built.
+        count, elements = 4 * len(trained), 4 * sum(map(math.prod, trained.values()))
+        try:
+            with torch.device("meta"), at_most(count, elements):
+                different = mismatch(trained, shapes(self._build().state_dict()))
+        except (RuntimeError, NotImplementedError) as error:
+            # A network of the user's own may need real tensors to be built.
+            if self.builder.extra:
+                return
+            raise RecipeError(f"network: {error}") from error
+        if different is not None:
+            raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
+
+    def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
+        """Return the denoiser around a network."""
+        parts = {"network": network, "process": process, "statistics": self.statistics}
+        denoiser = self._build_part("denoiser", Denoiser, **parts)
+        if isinstance(denoiser, RestoringDenoiser):
+            self._check_restoring()
+        return denoiser
+
+    def _check_restoring(self) -> None:
+        """Refuse what a restoring denoiser cannot be trained with."""
+        loss, corruption = self.config["loss"], self.config.get("corruption") or {}
+        if corruption.get("restored"):
+            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave out one of them")
+        if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
+            raise RecipeError("denoiser=restoring learns corrupted frequencies by loss=euclidean: choose that")
+
+    def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
+        """Build what a group of the configuration describes, from these parts and the corruption, if there is one."""
+        corruption = self.corruption()
+        if corruption is not None:
+            parts["corruption"] = corruption
+        try:
+            return self.builder.build(self.config[group], expected, group, **parts)
+        except MissingError as error:
+            if "corruption" in error.parameters:
+                raise RecipeError(
+                    f"{group}={self.config[group]['_target_']} is for corrupted data, and nothing is corrupted here: "
+                    "say what is, for example corruption=band"
+                ) from error
+            raise
+
+
+LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
+
+
+@contextmanager
+def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
+    """Refuse networks of more than so many parameters, or elements in all of them, and say `otherwise` of them.
+
+    Raises:
+        RecipeError: from the constructor that exceeds them.
+    """
+    left = [count, elements]
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0:
+            raise RecipeError(otherwise)
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_sampler(sampler: Sampler, process: Process) -> None:
+    """Check that a sampler can follow this process; Heun is an Euler too.
+
+    Raises:
+        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, one that needs
+            noise at every frequency where some get none, or UniPC on a noise floor.
+    """
+    if isinstance(sampler, GaussianIntegrator):
+        try:
+            sampler.check(process)
+        except ValueError as error:
+            raise RecipeError(f"sampler: {error}") from error
+    if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
+        raise RecipeError(
+            "sampler=unipc needs noise that falls at every frequency, and process=floored holds it above the "
+            "corruption's: choose sampler=ddim or dpm_solver"
+        )
+    if process.modulation is not None and isinstance(sampler, Euler):
+        raise RecipeError(
+            f"sampler={type(sampler).__name__.lower()} needs coefficients that are the same at every frequency, and "
+            f"process.modulation ({type(process.modulation).__name__}) makes them differ: "
+            "choose sampler=ddim, dpm_solver or unipc"
+        )
+
+
+def check_refinement(refinement: Refinement, grid: Grid) -> None:
+    """Check that a refinement's low-pass is a share of power on this grid.
+
+    Raises:
+        RecipeError: if it leaves [0, 1], or its axes or factors are not those of the grid.
+    """
+    try:
+        share_of_power(refinement.low_pass, grid)
+    except ValueError as error:
+        raise RecipeError(f"refine: {error}") from error

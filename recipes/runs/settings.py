@@ -1,0 +1,212 @@
+"""The keys of a training configuration as typed, frozen dataclasses; every value is checked before work begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from multisagd.loss import Metric, TimeDistribution, Weighting
+from multisagd.regularisation import SpectralPenalty
+from multisagd.sampling import Spacing
+from recipes.runtime.device import EngineSettings
+
+Group = Mapping[str, Any]
+"""A group of keys that describes an object, still to be built."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to learn; counts are in samples. Raises ValueError for values that make no sense."""
+
+    samples: int
+    batch: int
+    accumulation: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    ema: float
+    conditional: bool | None
+    condition_dropout: float
+    statistics: int
+    max_skips: int = 10
+    max_rollbacks: int = 3
+    initial: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "batch", "accumulation", "learning_rate", "clip", "ema", "statistics", "max_skips"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.batch % self.accumulation:
+            raise ValueError(f"batch={self.batch} cannot be split into accumulation={self.accumulation} equal parts")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout is a share from 0 to 1, got {self.condition_dropout}")
+        if not self.ema < 0.28:
+            raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
+        _at_least(self, 0, "warmup", "weight_decay", "max_rollbacks")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often to report, in samples seen, and how long to go without a checkpoint, in minutes; 0 is never.
+
+    Without checkpoints by samples there are none by minutes either.
+    """
+
+    log: int
+    validation: int
+    samples: int
+    checkpoint: int
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "log", "validation", "samples", "checkpoint", "checkpoint_minutes")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is held out of training (below 1 a share, else a number; 0 none), and how its loss is broken down."""
+
+    holdout: float
+    items: int
+    levels: int
+    bands: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "items", "levels", "bands")
+        _at_least(self, 0, "holdout")
+        if math.isinf(self.holdout):
+            raise ValueError("holdout is a share below 1 or a number of examples, got infinity")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The pictures made during training."""
+
+    count: int
+    steps: int
+    spacing: Spacing
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "count", "steps")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance; the interval is in log-SNR, and None acts everywhere."""
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale must be a finite number, got {self.scale}")
+        if self.interval is not None and not self.interval[0] < self.interval[1]:
+            raise ValueError(f"interval is (low, high) in log-SNR and must rise, got {list(self.interval)}")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss as `Denoiser.loss` takes it, and the distribution of training times."""
+
+    metric: Metric
+    weighting: Weighting
+    times: TimeDistribution
+    penalty: SpectralPenalty | None = None
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = "multisagd"
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All keys of `configs/train.yaml`; groups that describe objects stay as they are until they are built."""
+
+    run_dir: Path
+    seed: int
+    allow_targets: tuple[str, ...]
+    training: Training
+    every: Every
+    keep: int
+    validation: Validation
+    sampling: Sampling
+    guidance: Guidance
+    loss: Loss
+    engine: EngineSettings
+    tracking: TrackingSettings
+    modality: Group
+    data: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    sampler: Group
+    # What a configuration lacks counts as this.
+    text: Group = field(default_factory=dict)
+    corruption: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
+    keep_every: int = 0
+    report: bool = False
+    environment: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
+        _at_least(self, 0, "keep_every")
+        _folder("run_dir", self.run_dir)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """All keys of `configs/sample.yaml`."""
+
+    run_dir: Path
+    out: Path | None
+    seed: int
+    count: int
+    steps: int
+    spacing: Spacing
+    steps_file: Path | None
+    batch: int
+    labels: str | int | tuple[str | int, ...] | None
+    prompts: str | tuple[str, ...] | None
+    prompts_file: Path | None
+    text_model: str | None
+    weights: Literal["ema", "network"]
+    guidance: Guidance
+    allow_targets: tuple[str, ...]
+    engine: EngineSettings
+    sampler: Group
+    refine: Group
+    band: Literal["mean", "sample"]
+    data: Group
+    checkpoint: int | str | None
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "count", "steps", "batch")
+        _folder("out", self.out)
+
+
+def _at_least(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+
+
+def _folder(name: str, path: Path | None) -> None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{name}={path} is a file: name a folder")

@@ -1,0 +1,1 @@
+"""The machine: devices and precision, several processes, and how fast they go."""

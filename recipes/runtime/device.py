@@ -1,0 +1,179 @@
+"""Everything about the machine in one place: device, precision, and this process's place among others."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from recipes.base.errors import RecipeError
+from recipes.runtime import distribution
+from recipes.runtime.distribution import ALONE, Distribution, Place
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The `engine` group of a configuration.
+
+    `precision` is that of the network's matrix products (bfloat16 by autocast); weights and noise stay float32. With
+    float64 all is in double precision, to tell rounding from mistakes.
+    `workers` is the number of threads that load data ahead, and `threads` those of a CPU's operations (null: torch's).
+
+    The others matter to several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
+    (`recipes.runtime.distribution`); `timeout` is after how many seconds of waiting for another process one gives up,
+    and `hang_report` after how many without a step it is said where each of them is (`recipes.runtime.watchdog`).
+
+    `recompute` computes the blocks' activations again in the backward pass in place of keeping them. Checkpoints are
+    written while training goes on if `save_in_background`. `profile` steps are profiled (`recipes.runtime.profiler`),
+    and `peak_flops` is what one device can do per second, where that is not known by its name.
+    """
+
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    compile: bool = False
+    workers: int = 0
+    threads: int | None = None
+    distribution: Distribution = "ddp"
+    shard_ranks: int | None = None
+    reshard: bool = True
+    offload: bool = False
+    timeout: float = 600.0
+    hang_report: float = 300.0
+    recompute: bool = False
+    save_in_background: bool = True
+    profile: int = 0
+    peak_flops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+        for name in ("hang_report", "profile"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.peak_flops is not None and self.peak_flops <= 0:
+            raise ValueError(f"peak_flops must be above 0, got {self.peak_flops}")
+        if self.timeout <= 0 or (self.shard_ranks is not None and self.shard_ranks < 1):
+            raise ValueError(f"timeout and shard_ranks must be above 0, got {self.timeout} and {self.shard_ranks}")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process's device, and its place among others."""
+
+    device: torch.device
+    settings: EngineSettings
+    place: Place = ALONE
+
+    @classmethod
+    def start(cls, settings: EngineSettings) -> Runtime:
+        """Choose the device, set what holds for the whole process, and meet the other processes if there are any.
+
+        Raises:
+            RecipeError: for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
+                that says too little.
+        """
+        place = Place.of_environment()
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        name = settings.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and place.world > 1:
+            name = f"cuda:{place.local_rank}"
+        try:
+            device = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            if "device string" in reason:
+                reason = "there is no such kind of device; write auto, cpu, cuda or cuda:1"
+                raise RecipeError(f"engine.device={name}: {reason}") from error
+            raise RecipeError(f"engine.device={name} is not usable here ({reason}): try engine.device=cpu") from error
+        if device.type == "cuda":
+            # TF32 for float32 products: no visible loss in training, several times the speed.
+            torch.set_float32_matmul_precision("high")
+            torch.cuda.set_device(device)
+        if settings.offload and settings.distribution == "fsdp" and place.world > 1 and device.type == "cpu":
+            raise RecipeError("engine.offload=true moves weights from a GPU to the CPU, and this is one: leave it out")
+        distribution.join(place, device, settings.timeout)
+        return cls(device, settings, place)
+
+    @property
+    def main(self) -> bool:
+        """Tell whether this process is the one that writes and speaks."""
+        return self.place.rank == 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of weights and data."""
+        return torch.float64 if self.settings.precision == "float64" else torch.float32
+
+    @property
+    def products(self) -> torch.dtype:
+        """Precision of the network's matrix products."""
+        return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
+
+    def share(self, batch: int) -> range:
+        """Return the slots of a global batch that belong to this process.
+
+        Raises:
+            RecipeError: if the batch cannot be split into equal shares.
+        """
+        each, rest = divmod(batch, self.place.world)
+        if rest:
+            raise RecipeError(f"training.batch={batch} cannot be split over {self.place.world} processes")
+        return range(self.place.rank * each, (self.place.rank + 1) * each)
+
+    def spread(self, network: nn.Module) -> nn.Module:
+        """Return a network, already on the device, as training calls it: its work or its weights shared by all ranks.
+
+        With fsdp the network itself is sharded; with ddp it stays whole beside what is returned.
+        """
+        if self.settings.recompute:
+            distribution.recompute(network)
+        if self.place.world == 1:
+            return network
+        if self.settings.distribution == "ddp":
+            return distribution.replicate(network, self.device)
+        return self.sharded(network, self.settings.reshard)
+
+    def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
+        """Return a network as it is, or with fsdp sharded in place: an average that nobody trains, say.
+
+        Without `reshard` its weights stay whole after a forward pass until a backward pass comes.
+        """
+        if self.place.world > 1 and self.settings.distribution == "fsdp":
+            distribution.shard(
+                network, distribution.mesh(self.place, self.device, self.settings.shard_ranks),
+                reshard=reshard, offload=self.settings.offload,
+                half=self.settings.precision == "bfloat16",
+            )  # fmt: skip
+        return network
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which the network runs."""
+        wanted = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """Return the network as it is called: compiled if asked for, sharing its weights with the one given."""
+        return cast(nn.Module, torch.compile(network)) if self.settings.compile else network
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device, without waiting for it where the machine can; floats to the dtype."""
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def describe(self) -> str:
+        """Name the device and precision in a few words."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        ranks = f", {self.place.world} processes ({self.settings.distribution})" if self.place.world > 1 else ""
+        return f"{name}{threads}, {self.settings.precision}{', compiled' if self.settings.compile else ''}{ranks}"

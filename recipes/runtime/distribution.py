@@ -1,0 +1,273 @@
+"""Several processes as one training: torchrun's ranks, and how they share a network.
+
+Each rank has a share of every global batch. With `ddp` it has the whole network too, and gradients are averaged; with
+`fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or over
+groups of `shard_ranks` that hold a copy each (hybrid sharding).
+
+Every rank must run the network equally often, because sharded weights are gathered by all of them together.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from recipes.base.errors import RecipeError
+from recipes.runtime.rendezvous import fresh_store
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+Distribution = Literal["ddp", "fsdp"]
+Group = dist.ProcessGroup | None
+"""Ranks that meet; None is all of them."""
+
+
+class FailedElsewhereError(RecipeError):
+    """What one process could not do, told to the others."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is, and which of them on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
+        """Read torchrun's variables; without them, this process is the only one.
+
+        Raises:
+            RecipeError: if some are missing, no numbers, or contradict one another.
+        """
+        found = os.environ if environment is None else environment
+        if found.get("WORLD_SIZE", "1") == "1":
+            return ALONE
+        try:
+            place = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            _ = found["MASTER_ADDR"], found["MASTER_PORT"]
+        except (KeyError, ValueError) as error:
+            raise RecipeError(
+                f"WORLD_SIZE={found['WORLD_SIZE']} asks for several processes, but {error} is missing or no number: "
+                "start them by torchrun, or unset WORLD_SIZE"
+            ) from error
+        if not 0 <= place.rank < place.world:
+            raise RecipeError(f"RANK={place.rank} does not fit WORLD_SIZE={place.world}")
+        return place
+
+
+ALONE = Place()
+
+
+def join(place: Place, device: torch.device, timeout: float) -> None:
+    """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails."""
+    if place.world > 1 and not dist.is_initialized():
+        backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+        patience = timedelta(seconds=timeout)
+        store, rank, world = fresh_store(patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def mesh(place: Place, device: torch.device, shard_ranks: int | None) -> DeviceMesh:
+    """Return the ranks over which weights are sharded: all, or (copies, ranks of one copy).
+
+    Raises:
+        RecipeError: if the copies would have unequal numbers of ranks.
+    """
+    if shard_ranks is None or shard_ranks == place.world:
+        return init_device_mesh(device.type, (place.world,))
+    if place.world % shard_ranks:
+        raise RecipeError(f"engine.shard_ranks={shard_ranks} does not divide the {place.world} processes")
+    return init_device_mesh(device.type, (place.world // shard_ranks, shard_ranks), mesh_dim_names=("copy", "shard"))
+
+
+def replicate(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with gradients averaged over all ranks; call it in place of the network."""
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool, half: bool) -> None:
+    """Shard a network in place, its blocks one by one, so that few are whole at a time.
+
+    `reshard` frees the weights of a block after its forward pass and gathers them again for the backward one; `offload`
+    keeps shards in the CPU's memory; `half` computes in bfloat16 and reduces gradients in float32.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
+    for block in (*blocks(network), network):
+        fully_shard(
+            block,
+            mesh=ranks,
+            reshard_after_forward=reshard,
+            mp_policy=policy or MixedPrecisionPolicy(),
+            offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
+        )
+
+
+def recompute(network: nn.Module) -> None:
+    """Let the blocks of a network compute their activations again in the backward pass, to hold few at a time.
+
+    In place, and without a trace in the names of weights; as arXiv 1604.06174 proposes.
+    """
+    for block in blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the members of a network's module lists that have weights, inner ones first.
+
+    Before them come the modules that the network says, by `called_apart()`, it calls without the member they lie in.
+    """
+    apart: list[nn.Module] = getattr(network, "called_apart", list)()
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
+    return list(dict.fromkeys(member for member in (*apart, *members) if next(member.parameters(), None) is not None))
+
+
+def synchronise(network: nn.Module, wanted: bool) -> None:
+    """Say whether the next backward pass averages gradients: only that of the last accumulated part needs to."""
+    if isinstance(network, DistributedDataParallel):
+        network.require_backward_grad_sync = wanted
+    elif (sharded := getattr(network, "set_requires_gradient_sync", None)) is not None:  # it is an FSDPModule
+        sharded(wanted)
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Tell whether a tensor is spread over ranks."""
+    # The import takes a second; without it, or before its end, there is no such tensor.
+    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
+
+
+def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether any of them is spread over ranks."""
+    return any(is_sharded(tensor) for tensor in tensors.values())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is on one process; of a sharded one, every rank must ask for it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """Return a whole tensor, which every rank has, sharded as `model` is."""
+    if is_sharded(tensor) or not is_sharded(model) or not tensor.dim():
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the mean over all ranks of a tensor of this shape."""
+    if not dist.is_initialized():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """Return the tensor, equal in shape on all ranks, of every rank in order, on the CPU."""
+    if not dist.is_initialized():
+        return [tensor.cpu()]
+    tensor = tensor.cpu().contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def separate_group(timeout: float) -> Group:
+    """Return a group of all ranks for another thread than the main one, since two threads must not share one.
+
+    None if this is the only process; every rank must ask for it at the same point.
+    """
+    return _all_ranks(timedelta(seconds=timeout)) if dist.is_initialized() else None
+
+
+def _all_ranks(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"this process belongs to no group of all processes: {group}")
+    return group
+
+
+def wait_patiently() -> None:
+    """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
+    if dist.is_initialized():
+        group = _all_ranks(timedelta(days=1))
+        dist.barrier(group=group)
+        dist.destroy_process_group(group)
+
+
+def wait_for_all() -> None:
+    """Return once every rank has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def raise_together(error: Exception | None, group: Group = None) -> None:
+    """Raise on every rank if any has failed: its own error where it failed, and elsewhere a note that another did.
+
+    Raises:
+        FailedElsewhereError: where no error was given and another rank gave one.
+    """
+    failed = torch.tensor(int(error is not None))
+    if dist.is_initialized():
+        dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
+    if error is not None:
+        raise error
+    if failed:
+        raise FailedElsewhereError("another process failed; its own message says why")
+
+
+def from_first(tensor: Tensor) -> None:
+    """Overwrite a tensor on the CPU by that of the first rank."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+
+
+def is_first() -> bool:
+    """Tell whether this is the first rank, or the only process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+class Agreement:
+    """The largest of the ranks' numbers, as of the call before: nobody waits for the others to be told."""
+
+    def __init__(self) -> None:
+        self._numbers = torch.zeros(2, dtype=torch.int64)
+        self._under_way: dist.Work | None = None
+
+    def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
+        """Tell all ranks a signal (None is 0), and whether something is due; return what came of the last call.
+
+        That is the largest signal, and whether it was due on any rank; 0 and False at first.
+        """
+        if not dist.is_initialized():
+            return signal or 0, due
+        if self._under_way is not None:
+            self._under_way.wait()
+        before, self._numbers = self._numbers, torch.tensor([signal or 0, int(due)])
+        self._under_way = dist.all_reduce(self._numbers, dist.ReduceOp.MAX, async_op=True)
+        return int(before[0]), bool(before[1])

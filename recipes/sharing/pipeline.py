@@ -1,0 +1,251 @@
+"""A trained model in a few lines of Python, for those who are used to the pipelines of diffusers.
+
+    pipeline = Pipeline.from_pretrained("models/digits")
+    drawn = pipeline(count=4, steps=20, labels="3-6")
+    drawn.images[0]
+
+It is what `multisagd sample` does with an exported model, and draws the same samples bit for bit; it lies here and not
+in the core because it knows media. Loading runs no code of the model's folder: see `recipes.runs.model`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from modalities.audio import Audio
+from modalities.base import Modality
+from modalities.image import Image
+from modalities.video import Video
+from multisagd import Denoiser
+from multisagd.libraries import importing
+from multisagd.samplers import Sampler
+from multisagd.sampling import Spacing
+from multisagd.seeds import derive_many
+from recipes.base.errors import RecipeError
+from recipes.base.files import check_replaceable
+from recipes.base.progress import Display
+from recipes.config import compose as configuration
+from recipes.config.build import Builder
+from recipes.runs.assembly import check_sampler
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser, write_model
+from recipes.runs.record import versions
+from recipes.runs.run import CORRUPTION
+from recipes.runs.settings import Guidance
+from recipes.runtime.device import EngineSettings, Runtime
+from recipes.sampling.condition import check_guided, embed
+from recipes.sampling.generate import generate
+from recipes.sampling.labels import chosen_labels
+from recipes.sampling.request import SamplingRequest
+from recipes.sampling.sample_files import write_set
+from recipes.sharing.card import CARD, SPECTRUM, Subject, check_license, write_card
+from recipes.sharing.hub import local_folder
+from recipes.sharing.records import EVALUATION, SAMPLES
+
+FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
+"""What is fetched of a model on the hub."""
+
+
+@dataclass(frozen=True, repr=False)
+class Drawn:
+    """Samples x0 `(count, channels, *grid)`, float32 on the CPU, with the seed of each, and its class or prompt."""
+
+    samples: Tensor
+    modality: Modality
+    seeds: list[int]
+    labels: list[int] | None = None
+    prompts: list[str] | None = None
+    classes: tuple[str, ...] | None = None
+    """Names of the classes that `labels` are numbers of."""
+
+    def __repr__(self) -> str:
+        """Return how many of what they are: not the numbers."""
+        return f"{type(self).__name__}({len(self.samples)} of {type(self.modality).__name__}, {_sizes(self.modality)})"
+
+    @property
+    def media(self) -> list[Any]:
+        """What the modality decodes them to: uint8 pixels of images and videos, float32 waveforms of sounds."""
+        return [self.modality.decode(each) for each in self.samples]
+
+    @property
+    def images(self) -> list[Any]:
+        """Images of PIL.
+
+        Raises:
+            AttributeError: for a model of something else, as `audios` and `videos` do.
+        """
+        from torchvision.transforms.functional import to_pil_image
+
+        return [to_pil_image(each) for each in self._of(Image, "images")]
+
+    @property
+    def audios(self) -> list[Tensor]:
+        """Sounds `(channels, samples)`, float32 about [-1, 1]; `modality.rate` tells samples per second."""
+        return self._of(Audio, "audios")
+
+    @property
+    def videos(self) -> list[Tensor]:
+        """Videos `(channels, frames, height, width)`, uint8; `modality.fps` tells frames per second."""
+        return self._of(Video, "videos")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one picture, and tensors.
+
+        Raises:
+            RecipeError: if something else lies in the folder.
+        """
+        made = {"classes": self.classes, "prompts": self.prompts, "versions": versions()}
+        write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, made)
+
+    def _of(self, kind: type[Modality], name: str) -> list[Any]:
+        shown: Any = self.modality
+        while not isinstance(shown, kind):
+            if not hasattr(shown, "modality"):  # that of what latents are decoded to
+                raise AttributeError(f"these samples are no {name}, but of {type(self.modality).__name__}: use .media")
+            shown = shown.modality
+        return self.media
+
+
+@dataclass(repr=False)
+class Pipeline:
+    """A trained model with all that sampling needs; make one by `from_pretrained`."""
+
+    model: TrainedModel
+    which: Which
+    denoiser: Denoiser
+    modality: Modality
+    builder: Builder
+    runtime: Runtime
+    folder: Path
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
+        allow_targets: Sequence[str] = (), precision: str = "float32", checkpoint: Chosen = None,
+    ) -> Self:  # fmt: skip
+        """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
+
+        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network"), of its last
+        `checkpoint`, not of the one after so many samples.
+        `allow_targets` are packages of yours that its configuration may name.
+
+        Raises:
+            RecipeError: if there is none, it cannot be fetched, read or built, or names what is not allowed.
+        """
+        builder = Builder(tuple(allow_targets))
+        engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
+        runtime = Runtime.start(engine)
+        folder = local_folder(name, FILES, revision)
+        model = open_model(folder, builder, checkpoint=checkpoint)
+        which = weights or model.exported or "ema"
+        assembly = model.assembly(builder)
+        denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_outline), runtime)
+        return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
+
+    def __repr__(self) -> str:
+        """Return what it is in a few lines: not the weights."""
+        classes, text = self.model.facts["classes"], self.model.facts.get("text")
+        told = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
+        count = sum(each.numel() for each in self.denoiser.parameters())
+        network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
+        return (
+            f"{type(self).__name__}({str(self.folder)!r}, weights={self.which!r}\n"
+            f"  {network} of {count:,} parameters, {schedule}, on {self.runtime.device}\n"
+            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {told})"
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self, count: int = 4, steps: int = 20, *, seed: int = 0, seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None, labels: str | int | Sequence[str | int] | None = "all",
+        prompts: str | Sequence[str] | None = None, guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None, sampler: str | Sampler = "heun",
+        spacing: Spacing = "time", batch: int = 64, text_model: str | None = None, progress: bool = True,
+    ) -> Drawn:  # fmt: skip
+        """Draw samples: `count` of them that follow from `seed` as those of `multisagd sample` do.
+
+        With `seeds` there is one sample of each seed, and with a `generator` the seeds are drawn from it. `labels` are
+        classes in turn, by name or number ("3", "0-9", ["cat", "dog"]), "all" or None for no class; `prompts` are texts
+        in turn. `sampler` is a sampler or the name of one in configs/sampler.
+
+        Raises:
+            RecipeError: for a condition that the model has not learned, guidance without one, an unknown sampler or one
+                that does not suit the model's process.
+        """
+        if seeds is None and generator is not None:
+            seeds = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
+        seeds = derive_many(seed, "sample", 0, range(count)) if seeds is None else [int(each) for each in seeds]
+        if not seeds or steps < 1 or batch < 1:
+            raise RecipeError("count, steps and batch must be at least 1")
+        config, facts = self.model.config, self.model.facts
+        classes, text = facts["classes"], facts.get("text")
+        if prompts is not None and text is None:
+            raise RecipeError("prompts: this model learned no text; leave them out")
+        numbers = chosen_labels(labels, classes, len(seeds), text is not None, facts.get("untrained", ()))
+        given = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
+        guided = self.builder.settings(Guidance, {"scale": guidance, "interval": guidance_interval}, "guidance")
+        check_guided(guided, numbers is not None or texts is not None, config)
+        condition = None if numbers is None else torch.tensor(numbers)
+        if texts is not None:
+            condition = embed(texts, self.model, self.folder, text_model, self.builder, self.runtime)
+        shape = (self.modality.channels, *self.modality.grid().shape)
+        request = SamplingRequest(self._sampler(sampler), steps, spacing, guidance=guided, batch=batch)
+        with Display("sampling", len(seeds), quiet=not progress) as display:
+            x0 = generate(self.denoiser, request, shape, seeds, condition, self.runtime, display.update)
+        return Drawn(x0, self.modality, list(seeds), numbers, texts, None if classes is None else tuple(classes))
+
+    def to(self, device: str) -> Self:
+        """Move the model to a device and return it."""
+        engine = EngineSettings(device=device, precision=self.runtime.settings.precision)
+        self.runtime = Runtime.start(engine)
+        self.denoiser.to(self.runtime.device)
+        return self
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Write the model and its card as `multisagd export` does; weights are read again from where they came from.
+
+        Raises:
+            RecipeError: if the folder holds something else, or they are not there any more.
+            ValueError: for a license that is no SPDX identifier.
+        """
+        if license is not None:
+            check_license(license)
+        out = Path(folder)
+        check_replaceable(out, NOTES, "multisagd export", key="out")
+        assembly = self.model.assembly(self.builder)
+        weights = self.model.weights(self.which, assembly.check_outline)
+        write_model(self.model, self.which, weights, out)
+        write_card(Subject(self.model, assembly, weights, self.which, self.folder, license), out)
+
+    def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
+        """Upload the model and its card as `owner/name`, made if need be, by `options` of `HfApi.create_repo`.
+
+        Needs huggingface_hub, and to be logged in there (`hf auth login`).
+        """
+        with importing("huggingface_hub", "uploading a model"):
+            from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder, name.rsplit("/", 1)[-1])
+            self.save_pretrained(named, license)
+            HfApi().create_repo(name, exist_ok=True, **options)
+            HfApi().upload_folder(repo_id=name, folder_path=named)
+
+    def _sampler(self, sampler: str | Sampler) -> Sampler:
+        if isinstance(sampler, str):
+            node = configuration.load("sample", [f"sampler={sampler}", "run_dir=."])["sampler"]
+            statistics = self.model.statistics
+            sampler = self.builder.build(node, Sampler, "sampler", statistics=statistics)  # type: ignore[type-abstract]
+        check_sampler(sampler, self.denoiser.process)
+        return sampler
+
+
+def _sizes(modality: Modality) -> str:
+    return " × ".join(map(str, (modality.channels, *modality.grid().shape)))

@@ -1,0 +1,216 @@
+"""One optimiser step, and the state that it changes.
+
+Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
+every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
+
+A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the
+device, by all ranks alike, since the norm of the averaged gradient is the same on all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modalities.base import Batch
+from multisagd.denoiser import Denoiser
+from multisagd.ema import PowerEMA
+from multisagd.loss import stratified_uniform
+from multisagd.seeds import derive, derive_many
+from recipes.base.errors import RecipeError
+from recipes.runs.checkpoint_files import State
+from recipes.runs.settings import TrainSettings
+from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import mean_over_ranks, synchronise, whole
+
+
+class DivergedError(RecipeError):
+    """Too many steps in a row whose gradient was not finite."""
+
+
+class Learner:
+    """The network, its average and its optimiser; `null_label` stands for "no class", None for no classes at all.
+
+    Batches with text embeddings are learned with these, whatever their labels.
+
+    `spread` is the network as all ranks train it (`Runtime.spread`), and `denoiser` may hold a compiled form of that;
+    all share their weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        network: nn.Module,
+        spread: nn.Module,
+        average: PowerEMA,
+        settings: TrainSettings,
+        runtime: Runtime,
+        null_label: int | None,
+    ) -> None:
+        self.denoiser, self.network, self.spread, self.ema = denoiser.train(), network, spread, average
+        self.settings, self.runtime, self.null_label = settings, runtime, null_label
+        wishes = settings.training
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=wishes.learning_rate,
+            betas=wishes.betas,
+            weight_decay=wishes.weight_decay,
+            fused=True,  # it leaves out a step by a flag on the device, which nobody waits for
+        )
+        self.samples = 0
+        self.rollbacks = 0
+        self.skipped, self._in_a_row = 0, 0  # steps left out in all, and since the last good one
+        self._window: list[float] = [0.0, 0.0, 0.0]  # sums of loss and gradient norm, and how many steps
+        self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
+        # Reading them back makes an accelerator wait, so that is put off to the next log or checkpoint there.
+        self._patience = 1 if runtime.device.type == "cpu" else 1000
+
+    @property
+    def seed(self) -> int:
+        """The seed of all that is random now: another one after each return to a checkpoint."""
+        return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
+
+    def healthy(self) -> bool:
+        """Tell whether the last step was good; every rank must ask.
+
+        Raises:
+            DivergedError: as `step`.
+        """
+        self._settle()
+        return self._in_a_row == 0
+
+    def step(self, parts: Sequence[Batch]) -> None:
+        """Learn from one batch, given as the equal parts whose gradients are accumulated.
+
+        Raises:
+            DivergedError: if the gradient was not finite in `training.max_skips` steps in a row: at once on a CPU, and
+                on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
+        """
+        seed, wishes = self.seed, self.settings.training
+        number = self.samples // wishes.batch
+        slots = self.runtime.share(wishes.batch)
+        uniform = stratified_uniform(seed, number, wishes.batch, slots.start, len(slots))
+        times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
+        self._set_learning_rate()
+        loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
+        first = slots.start
+        for part in parts:
+            synchronise(self.spread, part is parts[-1])
+            mine = range(first, first + len(part.x0))
+            torch.manual_seed(derive(seed, "network", number, first))
+            t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start])
+            part_loss = self._loss(part, t, number, mine) / len(slots)
+            part_loss.backward()
+            loss += part_loss.detach()
+            first = mine.stop
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip))
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.samples += wishes.batch
+        self.ema.update(self.network)
+        self._pending.append(torch.stack((loss, norm.to(loss))))  # offloaded weights have theirs on the CPU
+        if len(self._pending) >= self._patience:
+            self._settle()
+
+    def _loss(self, part: Batch, t: Tensor, number: int, slots: range) -> Tensor:
+        put, loss = self.runtime.put, self.settings.loss
+        mask = None if part.mask is None else put(part.mask)
+        noise_seeds = derive_many(self.seed, "noise", number, slots)
+        condition = self._condition(part, number, slots)
+        with self.runtime.autocast():
+            losses = self.denoiser.loss(
+                put(part.x0), t, noise_seeds, condition=condition, mask=mask,
+                metric=loss.metric, weighting=loss.weighting, penalty=loss.penalty,
+            )  # fmt: skip
+        return losses.sum()
+
+    def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
+        """Return texts or labels of which a share is left out at random, as classifier-free guidance needs."""
+        share = self.settings.training.condition_dropout
+        drawn = [draw / 2**32 for draw in derive_many(self.seed, "condition", number, slots)]
+        dropped = torch.tensor([value < share for value in drawn])
+        if part.embeddings is not None:
+            return self.runtime.put(part.embeddings.masked_fill(dropped[:, None, None], 0.0))
+        if part.labels is None or self.null_label is None:
+            return None
+        return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
+
+    def _set_learning_rate(self) -> None:
+        wishes = self.settings.training
+        rise = min(1.0, (self.samples + wishes.batch) / wishes.warmup) if wishes.warmup > 0 else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = wishes.learning_rate * rise
+
+    def averages(self) -> dict[str, float]:
+        """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
+
+        With `skipped_steps`, the number of all steps left out so far, if there are any; without loss and norm if no
+        step was good.
+        """
+        self._settle()
+        loss, norm, count = self._window
+        self._window = [0.0, 0.0, 0.0]
+        means = {"loss": loss / count, "gradient_norm": norm / count} if count else {}
+        skipped = {"skipped_steps": self.skipped} if self.skipped else {}
+        return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped
+
+    def _settle(self) -> None:
+        """Read losses and gradient norms back from the device, and add them to the window's sums."""
+        if not self._pending:
+            return
+        rows = mean_over_ranks(torch.stack(self._pending)).tolist()
+        self._pending = []
+        for loss, norm in rows:
+            if math.isfinite(norm):
+                if math.isfinite(loss):
+                    self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+                self._in_a_row = 0
+                continue
+            self.skipped += 1
+            self._in_a_row += 1
+            if self._in_a_row >= self.settings.training.max_skips:
+                raise DivergedError(
+                    f"training diverged: {self._in_a_row} steps in a row without a finite gradient (loss "
+                    f"{loss}, gradient norm {norm}) before {self.samples:,} samples"
+                )
+
+    def state(self, position: int) -> State:
+        """Return all that a checkpoint holds; `position` is the tracker's."""
+        self._settle()
+        return State(
+            self.samples,
+            {
+                "network": dict(self.network.state_dict()),
+                "ema": dict(self.ema.state_dict()),
+                "optimizer": optimizer_tensors(self.network, self.optimizer),
+            },
+            {
+                "window": [value.hex() for value in self._window],
+                "metrics_position": position,
+                "skipped": self.skipped,
+                "skipped_in_a_row": self._in_a_row,
+                "rollbacks": self.rollbacks,
+            },
+        )
+
+    def restore(self, state: State) -> int:
+        """Take over a checkpoint's state and return the tracker's position.
+
+        Raises:
+            RecipeError: if it does not fit the configured network.
+        """
+        progress = Progress.of(state.record)
+        load_module(self.network, state.tensors.get("network", {}), "network")
+        load_module(self.ema, state.tensors.get("ema", {}), "average")
+        load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
+        self.samples = state.samples
+        self._window = list(progress.window)
+        self._pending = []
+        self.skipped, self._in_a_row = progress.skipped, progress.skipped_in_a_row
+        self.rollbacks = progress.rollbacks
+        return progress.metrics_position

@@ -1,0 +1,194 @@
+"""What a run tells about itself: `metrics.jsonl` always, TensorBoard and Weights & Biases where asked for.
+
+`metrics.jsonl` holds only what is a function of configuration and seed, so that two runs can be compared byte for byte;
+times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its checkpoint and continues both.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from multisagd.libraries import importing
+from recipes.base.errors import RecipeError
+from recipes.config.addresses import shareable
+from recipes.runs.run import METRICS, TIMING
+from recipes.runs.settings import TrackingSettings
+
+log = logging.getLogger("multisagd")
+
+
+class Journal:
+    """A file of JSON lines, cut back to `position` bytes if given."""
+
+    def __init__(self, path: Path, position: int | None = None) -> None:
+        self.path, self._failed = path, False
+        self._file = path.open("ab", buffering=0)
+        if position is not None:
+            self.cut(position)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append one entry and hand it to the operating system; one for which there is no room is left out."""
+        line, before = json.dumps(entry).encode() + b"\n", self.position
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.truncate(self._file.fileno(), before)
+            if not self._failed:
+                log.warning("cannot write %s (%s): entries are left out until there is room", self.path, error)
+            self._failed = True
+        else:
+            self._failed = False
+
+    @property
+    def position(self) -> int:
+        """Length of the file in bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, position: int) -> None:
+        """Forget what was written after a position."""
+        if self.position < position:
+            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", self.path)
+        os.truncate(self._file.fileno(), min(position, self.position))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Tracker:
+    """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
+
+    Raises:
+        BrokenLibraryError: if a service is asked for whose library cannot be imported.
+        RecipeError: if Weights & Biases does not start: nobody is logged in, or it cannot be reached.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: TrackingSettings,
+        config: Mapping[str, Any],
+        position: int = 0,
+        samples: int = 0,
+    ) -> None:
+        self._metrics, self._timing = Journal(run_dir / METRICS, position), Journal(run_dir / TIMING)
+        self._failed: set[str] = set()
+        self._board = _tensorboard(run_dir, samples) if settings.tensorboard else None
+        self._wandb = _wandb(run_dir, settings, config) if settings.wandb else None
+
+    def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
+        self._metrics.write({"samples": samples, "kind": kind, **values})
+        scalars = dict(scalar_items(values, kind))
+        self._tell(samples, scalars)
+
+    def timing(self, samples: int, values: Mapping[str, Any]) -> None:
+        """Record how long things took; kept apart because no two runs agree on it."""
+        self._timing.write({"samples": samples, **values})
+        self._tell(samples, dict(scalar_items(values, "timing")))
+
+    def _tell(self, samples: int, scalars: Mapping[str, float]) -> None:
+        with self._spared("TensorBoard"):
+            for name, value in scalars.items():
+                if self._board is not None:
+                    self._board.add_scalar(name, value, samples)
+        with self._spared("Weights & Biases"):
+            if self._wandb is not None:
+                self._wandb.log({"samples": samples, **scalars})
+
+    @contextmanager
+    def _spared(self, service: str) -> Iterator[None]:
+        """Let a service fail, in whatever way it does, without the training that it tells of: its disk may be full."""
+        try:
+            yield
+        except Exception as error:
+            if service not in self._failed:
+                log.warning("%s failed (%s): training goes on, and %s has all metrics", service, error, METRICS)
+            self._failed.add(service)
+
+    def cut(self, position: int) -> None:
+        """Forget the metrics after a position: training went back to a checkpoint. The services keep both."""
+        self._metrics.cut(position)
+
+    @property
+    def position(self) -> int:
+        """Length of `metrics.jsonl`, to be saved in a checkpoint."""
+        return self._metrics.position
+
+    def close(self) -> None:
+        """Close files and services."""
+        self._metrics.close()
+        self._timing.close()
+        with self._spared("TensorBoard"):
+            if self._board is not None:
+                self._board.close()
+        with self._spared("Weights & Biases"):
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+class Silence:
+    """In place of a `Tracker` on all ranks but the first: records nothing."""
+
+    position = 0
+
+    def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def timing(self, samples: int, values: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def cut(self, position: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers in nested mappings with their path, `validation/level/t=0.10`, as the services want them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from scalar_items(value, f"{prefix}/{key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}/{key}", float(value)
+
+
+def _tensorboard(run_dir: Path, samples: int) -> Any:
+    with importing("tensorboard", "tracking.tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=samples + 1 if samples else None)
+
+
+def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:
+    with importing("wandb", "tracking.wandb"):
+        import wandb
+    # The service's own name of this run, kept so that a resumed run continues the same curves.
+    identity = run_dir / "wandb_id"
+    try:
+        run = wandb.init(
+            project=settings.project,
+            name=settings.name or run_dir.name,
+            id=identity.read_text(encoding="utf-8") if identity.exists() else None,
+            resume="allow",
+            dir=str(run_dir),
+            config=shareable(config),
+        )
+    except wandb.errors.Error as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(
+            f"tracking.wandb: Weights & Biases does not start ({reason:.300}). Log in with `wandb login`, or set "
+            "WANDB_MODE=offline to keep its record in the run folder"
+        ) from error
+    if not identity.exists():
+        identity.write_text(run.id, encoding="utf-8")
+    run.define_metric("*", step_metric="samples")
+    return run

@@ -1,0 +1,113 @@
+"""Loss on held-out data, broken down by noise level and by band of frequency, at fixed times and seeds.
+
+Times, noise and examples are the same at every call, so that two validations differ by the model alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modalities.base import Batch, Dataset
+from modalities.reading import UnreadableFilesError, read_batch
+from multisagd import DataStatistics, Denoiser, Grid
+from multisagd.masked_power import power_behind
+from multisagd.seeds import derive_many
+from recipes.base.errors import RecipeError
+from recipes.runs.settings import TrainSettings
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import gathered
+
+
+@torch.no_grad()
+def validate(
+    denoiser: Denoiser,
+    dataset: Dataset,
+    statistics: DataStatistics,
+    settings: TrainSettings,
+    runtime: Runtime,
+    conditional: bool,
+) -> dict[str, Any]:
+    """Measure a denoiser on the first `validation.items` of a dataset, every rank on a share of each batch.
+
+    Returns:
+        `loss`: the training loss, averaged over all levels.
+        `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
+        `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
+            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency. Of
+            padded data, the power is that of their valid part, as it is of the error.
+
+    Raises:
+        RecipeError: when too many files cannot be read.
+    """
+    grid, loss, wanted, batch = statistics.grid, settings.loss, settings.validation, settings.training.batch
+    members, names = band_members(grid, wanted.bands)
+    data_power = _by_band(statistics.power, members)
+    times = [(level + 0.5) / wanted.levels for level in range(wanted.levels)]
+    count = min(wanted.items, len(dataset))
+    starts = range(0, count, batch)
+    levels, bands, total = {}, {}, 0.0
+    for number, time in enumerate(times):
+        losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
+        for start in starts:
+            whole_batch = range(start, min(start + batch, count))
+            # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
+            mine = whole_batch[runtime.place.rank :: runtime.place.world]
+            items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
+            x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
+            t = torch.full((len(items),), time, device=x0.device)
+            noise_seeds = derive_many(settings.seed, "validation", number, items)
+            noise = denoiser.process.noise(x0.shape, noise_seeds)
+            with runtime.autocast():
+                output_error = denoiser.error(x0, t, noise, condition)
+                values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
+                error = denoiser.x0_error(output_error, t).double()
+            valid = torch.ones_like(error) if mask is None else mask.expand_as(error).double()
+            error = error * valid
+            dims = tuple(range(-grid.dimensions, 0))
+            spectrum = torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0).cpu()
+            losses += counted * float(values.double().sum())
+            errors += counted * float((error.square().flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)).sum())
+            power += counted * _by_band(spectrum, members)
+            if mask is not None:
+                seen = power_behind(mask, statistics.power, grid)
+                hidden += counted * len(items) * _by_band(statistics.power - seen, members)
+        sums = torch.cat([torch.tensor([losses, errors], dtype=torch.float64), power, hidden])
+        losses, errors, *of_bands = torch.stack(gathered(sums)).sum(0).tolist()
+        power, hidden = torch.tensor(of_bands, dtype=torch.float64).split(len(names))
+        reference = (data_power - hidden / count).clamp(min=1e-12)
+        log_snr = float(denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
+        key = f"t={time:.3f}"
+        levels[key] = {"log_snr": log_snr, "loss": losses / count, "error": errors / count}
+        bands[key] = dict(zip(names, (power / count / reference).tolist(), strict=True))
+        total += losses / count / len(times)
+    return {"loss": total, "level": levels, "band": bands}
+
+
+def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
+    """Return the weight of every bin in every band, `(bands, *half_shape)`, and the names of those that have any.
+
+    They are those of `Grid.bands`: zero frequency alone, then rings of equal width, in cycles per sample.
+    """
+    found = grid.bands(bands)
+    return torch.stack([weight for *_, weight in found]), [f"{a:.2f}-{b:.2f}" if b else "0" for a, b, _ in found]
+
+
+def _by_band(power: Tensor, members: Tensor) -> Tensor:
+    """Sum a power `(channels, *half_shape)` over channels and the bins of each band, shape `(bands,)`."""
+    return (members * power.sum(0)).flatten(1).sum(1)
+
+
+def _read(dataset: Dataset, items: range) -> Batch:
+    try:
+        return read_batch(dataset, items)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _put(batch: Batch, runtime: Runtime, conditional: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    condition = batch.embeddings if batch.embeddings is not None else batch.labels
+    moved = [None if each is None else runtime.put(each) for each in (condition if conditional else None, batch.mask)]
+    return runtime.put(batch.x0), moved[0], moved[1]
