@@ -119,21 +119,52 @@ def sections(
     subject: Subject, name: str, process: Process, evaluation: Mapping[str, Any] | None, pictured: bool
 ) -> Iterator[str]:
     """Yield the card's sections as Markdown."""
-    model, config, facts = subject.model, subject.model.config, subject.model.facts
-    grid, text, classes = process.grid, facts.get("text"), facts["classes"]
-    axes = " × ".join(f"{shown(axis.name)} {axis.size} ({axis.spacing:.4g} {shown(axis.unit)})" for axis in grid.axes)
-    learned = f"from texts, read by the encoder {shown(text['name'])}" if text else "neither classes nor texts"
-    if classes:
-        named = ", ".join(map(shown, classes[:20])) + ", …" * (len(classes) > 20)
-        learned = f"{len(classes)} classes: {named}"
-    count = sum(each.numel() for each in subject.weights.tensors.values())
     yield f"# {shown(name)}"
     yield (
         f"A diffusion model of {_medium(subject)} data, trained with multisagd on noise of the spectrum below. It "
-        f"learned {learned}."
+        f"learned {_condition(subject)}."
     )
     if pictured:
         yield f"![Samples that the training drew last]({SAMPLES})"
+    yield from _usage(name)
+    yield "## What it learned from"
+    yield _data(subject, process)
+    if subject.assembly.corruption() is not None:
+        yield _corruption(subject.model.config)
+    yield "## Noise and schedule"
+    yield f"![Power of data and noise along every axis]({SPECTRUM})"
+    parts = {name: described(subject.model.config[name]) for name in ("spectrum", "schedule", "process", "denoiser")}
+    yield listed(
+        {
+            "spectrum of the noise": parts["spectrum"],
+            "in words": in_words(process),
+            "schedule": parts["schedule"],
+            "process": parts["process"],
+            "prediction": parts["denoiser"],
+        }
+    )
+    yield "## Network and training"
+    yield _training(subject)
+    yield "## Evaluation"
+    yield from evaluated(evaluation)
+    yield "## Limits"
+    yield "\n".join(f"- {each}" for each in _limits(subject, process, evaluation))
+    yield "## Licence"
+    if subject.license is None:
+        yield "None was chosen for this model, so nobody has been given a right to use it: ask who made it."
+    else:
+        yield f"{shown(subject.license)}. The data that it learned from may have terms of their own."
+
+
+def _condition(subject: Subject) -> str:
+    """Return what the model was conditioned on, in words."""
+    text, classes = subject.model.facts.get("text"), subject.model.facts["classes"]
+    if classes:
+        return f"{len(classes)} classes: {', '.join(map(shown, classes[:20]))}{', …' * (len(classes) > 20)}"
+    return f"from texts, read by the encoder {shown(text['name'])}" if text else "neither classes nor texts"
+
+
+def _usage(name: str) -> Iterator[str]:
     yield "## How to use it"
     yield f"```bash\nmultisagd sample {setting('run_dir', name)} count=16 steps=20\n```"
     yield (
@@ -145,59 +176,46 @@ def sections(
         "Both take the folder of this card. Its weights are safetensors and all else is JSON: loading them runs no "
         "code that comes with the model."
     )
-    yield "## What it learned from"
-    there = facts.get("data") or {}
-    examples = f"{shown(there.get('examples', 'unknown number of'))} examples, read as "
-    yield listed(
+
+
+def _data(subject: Subject, process: Process) -> str:
+    """Return what is known of the data; an exported model says nothing of where they came from."""
+    model, statistics = subject.model, subject.model.statistics
+    axes = " × ".join(
+        f"{shown(axis.name)} {axis.size} ({axis.spacing:.4g} {shown(axis.unit)})" for axis in process.grid.axes
+    )
+    examples = shown((model.facts.get("data") or {}).get("examples", "unknown number of"))
+    return listed(
         {
-            # An exported model says nothing of its data, nor of its training.
-            "data": "" if model.exported else examples + described(config["data"]),
-            "one datum, channels × axes": f"{model.statistics.mean.shape[0]} × {axes}",
-            "medium": described(config["modality"]),
-            "statistics": f"of {model.statistics.count:,} examples; standard deviation "
-            f"{model.statistics.sigma_data:.4g} about their mean",
+            "data": "" if model.exported else f"{examples} examples, read as {described(model.config['data'])}",
+            "one datum, channels × axes": f"{statistics.mean.shape[0]} × {axes}",
+            "medium": described(model.config["modality"]),
+            "statistics": f"of {statistics.count:,} examples; standard deviation {statistics.sigma_data:.4g} about "
+            "their mean",
         }
     )
-    if subject.assembly.corruption() is not None:
-        yield _corruption(config)
-    yield "## Noise and schedule"
-    yield f"![Power of data and noise along every axis]({SPECTRUM})"
-    yield listed(
-        {
-            "spectrum of the noise": described(config["spectrum"]),
-            "in words": in_words(process),
-            "schedule": described(config["schedule"]),
-            "process": described(config["process"]),
-            "prediction": described(config["denoiser"]),
-        }
-    )
-    yield "## Network and training"
-    starts = facts.get("starts") or [{}]
-    versions = inner(starts[-1], "versions") if isinstance(starts[-1], dict) else {}
-    training = config["training"]
-    yield listed(
+
+
+def _training(subject: Subject) -> str:
+    """Return how the network was trained; an exported model says nothing of the training's settings."""
+    model, config = subject.model, subject.model.config
+    starts = model.facts.get("starts") or [{}]
+    last = starts[-1] if isinstance(starts[-1], dict) else {}
+    versions, training = inner(last, "versions"), config["training"]
+    named = [f"{shown(key)} {shown(versions[key])}" for key in ("multisagd", "torch", "python") if key in versions]
+    return listed(
         {
             "network": described(config["network"]),
-            "parameters": f"{count:,}",
+            "parameters": f"{sum(each.numel() for each in subject.weights.tensors.values()):,}",
             "weights": {"ema": "average over the training", "network": "last ones"}[subject.which],
             "samples seen": f"{subject.weights.samples:,}",
             "batch": "" if model.exported else shown(training.get("batch")),
             "learning rate": "" if model.exported else shown(training.get("learning_rate")),
             "seed": shown(config["seed"]),
-            "versions": ", ".join(f"{shown(key)} {shown(versions[key])}" for key in ("multisagd", "torch", "python")
-                                  if key in versions),
-            "revision": shown(starts[-1].get("revision", "")) if isinstance(starts[-1], dict) else "",
+            "versions": ", ".join(named),
+            "revision": shown(last.get("revision", "")),
         }
-    )  # fmt: skip
-    yield "## Evaluation"
-    yield from evaluated(evaluation)
-    yield "## Limits"
-    yield "\n".join(f"- {each}" for each in _limits(subject, process, evaluation))
-    yield "## Licence"
-    if subject.license is None:
-        yield "None was chosen for this model, so nobody has been given a right to use it: ask who made it."
-    else:
-        yield f"{shown(subject.license)}. The data that it learned from may have terms of their own."
+    )
 
 
 def _corruption(config: Mapping[str, Any]) -> str:

@@ -112,6 +112,42 @@ class Drawn:
         return self.media
 
 
+@dataclass(frozen=True)
+class DrawingOptions:
+    """What may be said of samples besides their number and the steps.
+
+    Samples follow from `seed` as those of `multisagd sample` do; with `seeds` there is one of each seed, and with a
+    `generator` the seeds are drawn from it. `labels` are classes in turn, by name or number ("3", "0-9", ["cat",
+    "dog"]), "all" or None for no class; `prompts` are texts in turn, embedded by the encoder at `text_model` if it is
+    not where training found it. `guidance` acts within `guidance_interval` in log-SNR, everywhere if that is None.
+    `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are computed at a time.
+    """
+
+    seed: int = 0
+    seeds: Sequence[int] | None = None
+    generator: torch.Generator | None = None
+    labels: str | int | Sequence[str | int] | None = "all"
+    prompts: str | Sequence[str] | None = None
+    text_model: str | None = None
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    sampler: str | Sampler = "heun"
+    spacing: Spacing = "time"
+    batch: int = 64
+    progress: bool = True
+
+    def seeds_of(self, count: int) -> list[int]:
+        """Return the seed of each sample: of `count` unless `seeds` says how many there are."""
+        if self.seeds is not None:
+            return [int(each) for each in self.seeds]
+        if self.generator is not None:
+            drawn: list[int] = torch.randint(
+                2**32, (count,), generator=self.generator, device=self.generator.device
+            ).tolist()
+            return drawn
+        return derive_many(self.seed, "sample", 0, range(count))
+
+
 @dataclass(repr=False)
 class Pipeline:
     """A trained model with all that sampling needs; make one by `from_pretrained`."""
@@ -161,45 +197,37 @@ class Pipeline:
         )
 
     @torch.no_grad()
-    def __call__(
-        self, count: int = 4, steps: int = 20, *, seed: int = 0, seeds: Sequence[int] | None = None,
-        generator: torch.Generator | None = None, labels: str | int | Sequence[str | int] | None = "all",
-        prompts: str | Sequence[str] | None = None, guidance: float = 1.0,
-        guidance_interval: tuple[float, float] | None = None, sampler: str | Sampler = "heun",
-        spacing: Spacing = "time", batch: int = 64, text_model: str | None = None, progress: bool = True,
-    ) -> Drawn:  # fmt: skip
-        """Draw samples: `count` of them that follow from `seed` as those of `multisagd sample` do.
-
-        With `seeds` there is one sample of each seed, and with a `generator` the seeds are drawn from it. `labels` are
-        classes in turn, by name or number ("3", "0-9", ["cat", "dog"]), "all" or None for no class; `prompts` are texts
-        in turn. `sampler` is a sampler or the name of one in configs/sampler.
+    def __call__(self, count: int = 4, steps: int = 20, **options: Any) -> Drawn:
+        """Draw `count` samples in `steps` steps of the sampler; `options` are those of `DrawingOptions`, by name.
 
         Raises:
             RecipeError: for a condition that the model has not learned, guidance without one, an unknown sampler or one
                 that does not suit the model's process.
+            TypeError: for an option that does not exist.
         """
-        if seeds is None and generator is not None:
-            seeds = torch.randint(2**32, (count,), generator=generator, device=generator.device).tolist()
-        seeds = derive_many(seed, "sample", 0, range(count)) if seeds is None else [int(each) for each in seeds]
-        if not seeds or steps < 1 or batch < 1:
+        chosen = DrawingOptions(**options)
+        seeds = chosen.seeds_of(count)
+        if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
         config, facts = self.model.config, self.model.facts
         classes, text = facts["classes"], facts.get("text")
-        if prompts is not None and text is None:
+        if chosen.prompts is not None and text is None:
             raise RecipeError("prompts: this model learned no text; leave them out")
-        numbers = chosen_labels(labels, classes, len(seeds), text is not None, facts.get("untrained", ()))
-        given = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        numbers = chosen_labels(chosen.labels, classes, len(seeds), text is not None, facts.get("untrained", ()))
+        given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
-        guided = self.builder.settings(Guidance, {"scale": guidance, "interval": guidance_interval}, "guidance")
+        scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
+        guided = self.builder.settings(Guidance, scale, "guidance")
         check_guided(guided, numbers is not None or texts is not None, config)
         condition = None if numbers is None else torch.tensor(numbers)
         if texts is not None:
-            condition = embed(texts, self.model, self.folder, text_model, self.builder, self.runtime)
+            condition = embed(texts, self.model, self.folder, chosen.text_model, self.builder, self.runtime)
         shape = (self.modality.channels, *self.modality.grid().shape)
-        request = SamplingRequest(self._sampler(sampler), steps, spacing, guidance=guided, batch=batch)
-        with Display("sampling", len(seeds), quiet=not progress) as display:
+        sampler = self._sampler(chosen.sampler)
+        request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guided, batch=chosen.batch)
+        with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
             x0 = generate(self.denoiser, request, shape, seeds, condition, self.runtime, display.update)
-        return Drawn(x0, self.modality, list(seeds), numbers, texts, None if classes is None else tuple(classes))
+        return Drawn(x0, self.modality, seeds, numbers, texts, None if classes is None else tuple(classes))
 
     def to(self, device: str) -> Self:
         """Move the model to a device and return it."""

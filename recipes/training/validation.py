@@ -47,19 +47,17 @@ def validate(
     data_power = _by_band(statistics.power, members)
     times = [(level + 0.5) / wanted.levels for level in range(wanted.levels)]
     count = min(wanted.items, len(dataset))
-    starts = range(0, count, batch)
     levels, bands, total = {}, {}, 0.0
     for number, time in enumerate(times):
         losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
-        for start in starts:
+        for start in range(0, count, batch):
             whole_batch = range(start, min(start + batch, count))
             # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
             mine = whole_batch[runtime.place.rank :: runtime.place.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
+            noise = denoiser.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
             t = torch.full((len(items),), time, device=x0.device)
-            noise_seeds = derive_many(settings.seed, "validation", number, items)
-            noise = denoiser.process.noise(x0.shape, noise_seeds)
             with runtime.autocast():
                 output_error = denoiser.error(x0, t, noise, condition)
                 values = denoiser.weigh(output_error, t, mask, loss.metric, loss.weighting)
