@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from multisagd.networks.attention import BACKENDS
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.cli.completion import VALUES, complete, for_bash, words_of
-from recipes.completion import SCRIPTS
+from recipes.cli.completion import SHELLS, VALUES, complete, for_bash, words_of
+from recipes.completion import script
 from recipes.config import compose as configuration
 from recipes.config import key_table as outline
 from recipes.config.groups import groups
@@ -71,7 +71,7 @@ def test_keys_of_your_own_files(tmp_path: Path) -> None:
     assert offered("train", own, "spectrum=m") == ["spectrum=mine", "spectrum=mixed"]
     assert offered("train", "--config-dir", str(tmp_path), "spectrum=mine", "spectrum.") == ["spectrum.level="]
     (tmp_path / "spectrum" / "mine.yaml").write_text("a: [1")  # while it is being written
-    outline._read.cache_clear()
+    outline.read_file.cache_clear()
     assert offered("train", own, "spectrum=mine", "spectrum.") == []
 
 
@@ -254,5 +254,5 @@ def test_fish_completes(shell_environment: dict[str, str]) -> None:
 
 
 def test_scripts_say_how_to_install_them() -> None:
-    for shell, script in SCRIPTS.items():
-        assert f"multisagd completion {shell}" in script
+    for shell in SHELLS:
+        assert f"multisagd completion {shell}" in script(shell)
