@@ -55,7 +55,7 @@ log = logging.getLogger("multisagd")
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Judge samples as the configuration says; return what is also in evaluate.json.
+    """Judge samples as the configuration says; the first process returns what is also in evaluate.json.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -67,11 +67,11 @@ def evaluate(config: Config) -> dict[str, Any]:
     wanted, unavailable = choose(settings, train)
 
     path = drawn_samples(settings, config, builder)
-    leave()  # what follows is the work of the first process
+    leave()  # only the first process goes on
     if not runtime.main:
         return {}
     if settings.run_dir in path.parents:
-        check_own(path.parent, settings.run_dir)  # a run from elsewhere
+        check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
     task = Task(settings, runtime, train, test, compared_sets(settings, path, train, test), path.parent)
     results = compute(task, wanted, unavailable)
 
@@ -153,7 +153,7 @@ def described(task: Task, results: Mapping[str, Result], unavailable: Mapping[st
 
 
 def own_settings() -> list[str]:
-    """Return the names of the settings of judging, and of those of sampling that say which weights were judged."""
+    """Return the names of the settings of judging, and of those that say whose weights were judged."""
     drawing = {field.name for field in fields(SampleSettings)} - {"run_dir", "data", "checkpoint", "weights"}
     return [field.name for field in fields(EvaluateSettings) if field.name not in drawing]
 
@@ -174,17 +174,18 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
     for name in asked:
         if name not in unavailable and (library := METRICS[name].library):
             try:
+                # Checked here, before samples are drawn, which can take hours.
                 check(library, METRICS[name].about)
             except BrokenLibraryError as error:
-                # At once, and not after hours of drawing samples.
-                log.warning("%s will not be computed: %s", name, error)
+                if settings.metrics == "all":
+                    log.warning("%s will not be computed: %s", name, error)
                 unavailable[name] = str(error)
     if settings.metrics != "all" and unavailable:
         name, reason = next(iter(unavailable.items()))
         raise RecipeError(f"metrics: {name} cannot be computed: {reason}")
-    wanted = [name for name in asked if name not in unavailable]
-    if not wanted:
+    if not asked:
         raise RecipeError(f"metrics is empty: name some of {', '.join(METRICS)}, or all")
+    wanted = [name for name in asked if name not in unavailable]
     return wanted, unavailable
 
 

@@ -1,16 +1,18 @@
 """Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
 
 The run's own configuration says what the model is; the command says how to sample it. Every sample follows from the
-seed and its number alone, so 100 samples begin with the 10 that count=10 gives. The results lie in one folder:
+seed and its number alone, so the first 10 of count=100 are those of count=10. The results lie in one folder:
 
-    samples/   each sample as a file, with a table of their classes or texts and seeds
-    grid.png   all samples in one picture       samples.safetensors   x0 (count, channels, *grid), labels, seeds
-                                                sample.json           how they were made
+    samples/              each sample as a file, with a table of their classes or texts and seeds
+    grid.png              all samples in one picture
+    samples.safetensors   x0 (count, channels, *grid), labels, seeds
+    sample.json           how they were made
 
-A run that learned from text is told what to draw by prompts, and by the same encoder, which its configuration names.
+A run that learned from text takes prompts, embedded by the text encoder that its configuration names.
 
-Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text or another
-encoder, guidance of a run without condition or that never left one out, a sampler that cannot follow the run's process.
+Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text, an encoder
+other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
+not support the run's process.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, check_free, default_fold
 
 
 def sample(config: Config) -> Path:
-    """Draw samples as the configuration says and return the folder they are in.
+    """Draw samples as the configuration says and return the folder, in which the first process writes them.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -47,7 +49,7 @@ def sample(config: Config) -> Path:
     settings = builder.settings(SampleSettings, config, "")
     runtime = Runtime.start(settings.engine)
 
-    # The run's configuration came with a checkpoint: it says what to build, but not what is allowed.
+    # A run may come from someone else: its configuration says what to build, and the user alone what may be imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality
@@ -63,7 +65,7 @@ def sample(config: Config) -> Path:
     shape = (modality.channels, *modality.grid().shape)
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
         x0 = generate(denoiser, request, shape, seeds, condition.tensor, runtime, display.update)
-        wait_for_all()  # the others need not wait while files are written
+        wait_for_all()  # after this the others may leave: only the first writes
         if not runtime.main:
             return out
         made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,

@@ -1,15 +1,21 @@
 """Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
-What it does, in order: build modality and data, hold some out; measure the data's mean and power spectrum; build
-process, network and denoiser; go on from the newest checkpoint if there is one; learn; report; leave final samples. The
-command then shows the run as one page, as recipes.report does.
+In this order, each part in the file named with it:
+
+    claim the run folder, and find the newest checkpoint               training/folder.py, runs/checkpoint.py
+    build the data, hold some out, measure mean and power spectrum     training/setup.py, data/dataset.py
+    build process, network and denoiser, with the checkpoint's weights training/setup.py, runs/assembly.py
+    write down what the run is                                         training/folder.py
+    for every batch: read it ahead of time                             data/order.py, modalities/
+        draw times and noise, add up gradients, step the optimiser,
+        update the averaged weights                                    training/learner.py
+        log, save a checkpoint, report, stop, recover                  training/loop.py, training/saving.py
+        validate, and draw a picture of samples                        training/reports.py
+    write the run as one page                                          recipes/report.py
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
-a run that was stopped and continued is, on a CPU, bit for bit the run that was not: weights, averages, optimiser and
-metrics. Under torchrun several processes share every batch; the first alone writes and speaks. Features: gradient
-accumulation and clipping, warm-up, mixed precision, compilation, weight averaging, weights of another run or of
-diffusers to start from, classes or text as condition with dropout, validation by noise level and frequency band,
-TensorBoard and Weights & Biases.
+a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights, averages,
+optimiser and metrics. Under torchrun several processes share every batch; only the first writes files and prints.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
@@ -63,14 +69,15 @@ def train(config: Config) -> None:
         group = separate_group(settings.engine.timeout)
         checkpoints = Checkpoints(settings.run_dir / "checkpoints", settings.keep, settings.keep_every, group)
         state = checkpoints.latest()
-        record.check_run(settings.run_dir, config, begun=state is not None)
-        data = prepare_data(job, begun=state is not None)
+        begun = state is not None
+        record.check_run(settings.run_dir, config, begun)
+        data = prepare_data(job, begun)
         model = prepare_model(job, data, state)
-        # From here on the folder belongs to this run.
+        # From here on files are written, and a signal ends the training in good order.
         with StopRequest() as stop, ExitStack() as at_last:
             if runtime.main:
                 at_last.callback(name_unreadable, data.dataset, settings.run_dir)
-                write_record(job, data, model, checkpoints, begun=state is not None)
+                write_record(job, data, model, checkpoints, begun)
             wait_patiently()
             run_training(job, data, model, checkpoints, stop)
 
@@ -82,7 +89,8 @@ def run_training(
 
     Raises:
         Interrupted: after a signal, once the state is saved.
-        RecipeError: if training diverged again and again, or the folder or what is written in it is lost.
+        Ended: after a signal before the first step, when there is nothing to save.
+        RecipeError: if training diverged repeatedly, or the run folder or its files disappeared.
     """
     settings, runtime, learner = job.settings, job.runtime, model.learner
     run_dir, samples, alone = settings.run_dir, settings.training.samples, runtime.place.world == 1
@@ -109,12 +117,11 @@ def run_training(
             learner, data.training, saver, monitor, profiler, watchdog, tracker, display, reports.report,
             job.check_folder,
         )  # fmt: skip
-        # A state is saved before it is reported: of that which training continues from, and of the last, nothing is
-        # lost by stopping within the report.
+        # Each state is saved before it is reported, so stopping within the first or the last report loses nothing.
         try:
             with stop.hurried(bool(learner.samples) and alone):
                 if learner.samples:
-                    reports.report()  # cut off since, or it never came to be
+                    reports.report()  # the training before may have stopped within it
             loop.run(stop)
             with stop.hurried(alone):
                 reports.report(final=True)
@@ -122,14 +129,14 @@ def run_training(
             if not learner.samples:
                 raise Ended(stop.signal_number or 0) from None
             raise stopped(checkpoints.place(learner.samples), stop.signal_number) from None
-        wait_for_all()  # a process that leaves earlier than the others may take their connections with it
+        wait_for_all()  # a process that leaves early can break the connections of the others
         job.check_folder()
         if runtime.main:
             display.say(ending(run_dir, checkpoints.place(learner.samples), data.dataset))
 
 
 def train_and_report(config: Config) -> None:
-    """Train, and then show the run as one page, if the configuration says so; that can fail, and training has not."""
+    """Train, and then write the run as one page, if the configuration says so; training has not failed if that does."""
     train(config)
     if config["report"] and Place.of_environment().rank == 0:
         run_dir = Path(config["run_dir"])
