@@ -258,7 +258,7 @@ def test_a_signal_outside_of_training_requeues(
         monkeypatch.setenv(name, value)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")  # so that they are as before at the end
-    monkeypatch.setattr("recipes.cli.main", lambda words: signal.raise_signal(signal.SIGUSR2))
+    monkeypatch.setattr("recipes.cli.main.main", lambda words: signal.raise_signal(signal.SIGUSR2))
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     monkeypatch.setattr(sys, "argv", [])
     try:
@@ -295,9 +295,9 @@ def test_a_signal_that_gets_lost_is_acted_on(
         "import ctypes, os, signal, sys, threading, time\n"
         "from recipes.base.signals import StopRequest\n"
         "from recipes.clusters import slurm_job\n"
-        "import recipes.cli\n"
+        "import recipes.cli.main\n"
         f"def main(words):\n    {body}\n"
-        "recipes.cli.main, slurm_job.GRACE = main, 0.3\n"
+        "recipes.cli.main.main, slurm_job.GRACE = main, 0.3\n"
         "slurm_job.SlurmJob('train', ('run_dir=r',), 5)()\n"
     )
     environment = {
