@@ -29,7 +29,7 @@ from multisagd.seeds import derive
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave, wait_for_all
 from recipes.runtime.flops import peak_flops, training_flops
@@ -63,7 +63,7 @@ class Training:
         each = len(self.runtime.share(self.settings.training.batch)) // self.settings.training.accumulation
         x0 = 2 * torch.rand(each, *self.shape, generator=generator) - 1
         statistics = DataStatistics.measure([x0], modality.grid())
-        assembly = Assembly(config, builder, modality, statistics, None)
+        assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, None)
         process = assembly.process().to(self.runtime.device, self.runtime.dtype)
         network = assembly.network().to(self.runtime.device, self.runtime.dtype)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -41,7 +41,7 @@ from recipes.data.transformed import untouched
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly
 from recipes.runs.doubts import process_notes
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 
 REPORT = "inspect.json"
 FOLDERS = ("originals", "decoded", "noise")
@@ -66,7 +66,7 @@ def inspect(config: Config) -> Path:
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     dataset = as_trained_on(dataset, settings.corruption, settings.seed, builder)
     statistics = measure(dataset, settings)
-    assembly = Assembly(config, builder, modality, statistics, dataset.classes)
+    assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
     notes += [note for note in [colour_note(dataset)] if note is not None]

@@ -17,7 +17,7 @@ from recipes.config.build import Builder
 from recipes.data.dataset import hold_out, measure
 from recipes.data.order import batches
 from recipes.runs.assembly import Assembly
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.training.conditioning import learned_condition
 from recipes.training.learner import Learner
@@ -44,7 +44,8 @@ class Setting:
         training, _ = hold_out(dataset, settings)
         condition = learned_condition(settings, training, builder, runtime.device)
         statistics = measure(training, settings)
-        return cls(settings, runtime, training, Assembly(config, builder, modality, statistics, condition.classes))
+        model = ModelSettings.of(config, builder)
+        return cls(settings, runtime, training, Assembly(model, builder, modality, statistics, condition.classes))
 
     @property
     def null_label(self) -> int | None:

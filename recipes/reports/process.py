@@ -32,7 +32,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.doubts import process_notes
 from recipes.runs.model import check_config
 from recipes.runs.run import CORRUPTION, read_corruption
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
@@ -76,7 +76,7 @@ def assembly(run: Run, builder: Builder) -> Assembly:
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
         shared = bool((config.get("corruption") or {}).get("shared"))
         kept = read_corruption(run.folder / CORRUPTION, modality.grid(), shared)
-    return Assembly(config, builder, modality, run.statistics, None, None, kept)
+    return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
 
 
 def process_blocks(parts: Assembly, process: Process) -> list[Block]:
@@ -98,8 +98,8 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
         "that of data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
-    groups = [group for group in ("spectrum", "schedule", "process", "padding") if parts.config.get(group)]
-    described = [(group, shown(in_words(parts.config[group]))) for group in groups]
+    groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
+    described = [(group, shown(in_words(getattr(parts.settings, group)))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
     rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
     blocks: list[Block] = [Facts(described)]

@@ -111,7 +111,7 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
     process = parts.process()
     blocks = process_blocks(parts, process)
     try:
-        config = located(parts.config, run.facts, run.folder, shown.data, builder)
+        config = located(run.config or {}, run.facts, run.folder, shown.data, builder)
         modality = builder.build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
         x0, of = None, "Example"
         if shown.examples:
@@ -122,7 +122,7 @@ def forward(run: Run, sets: Sequence[SampleSet], shown: Shown, builder: Builder,
         if x0 is None and sets and run.statistics is not None:
             x0, of = sets[0].read(run.statistics, INSTEAD), "Sample"
         if x0 is not None:
-            return [*blocks, *strips(x0, modality, process, parts.config["seed"], budget, of)]
+            return [*blocks, *strips(x0, modality, process, parts.settings.seed, budget, of)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
         return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
     except MALFORMED as error:

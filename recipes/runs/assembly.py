@@ -35,8 +35,8 @@ from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.base.errors import MissingError, RecipeError
 from recipes.config.build import Builder
-from recipes.config.compose import Config
 from recipes.runs.corruption import build_corruption
+from recipes.runs.settings import Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Assembly:
     `kept` is the corruption of the run's data, where it need not be built from the configuration.
     """
 
-    config: Config
+    settings: ModelSettings
     builder: Builder
     modality: Modality
     statistics: DataStatistics
@@ -85,7 +85,7 @@ class Assembly:
         Raises:
             RecipeError: if it makes no sense on this grid.
         """
-        return self.kept or build_corruption(self.config.get("corruption") or {}, self.modality, self.builder)
+        return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
         """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
@@ -93,14 +93,14 @@ class Assembly:
         Raises:
             RecipeError: if the spectrum makes no sense on this grid, or the padding none with it or with the loss.
         """
-        grid, padding = self.modality.grid(), self.config.get("padding") or {}
+        grid, padding = self.modality.grid(), self.settings.padding or {}
         try:
             covariance = SpectralCovariance(spectrum, grid)
         except ValueError as error:
             raise RecipeError(f"spectrum: {error}") from error
         if not any(padding.values()):
             return covariance
-        if self.config["loss"]["metric"] == "mahalanobis":
+        if self.settings.loss["metric"] == "mahalanobis":
             raise RecipeError(
                 "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
             )
@@ -121,7 +121,7 @@ class Assembly:
         Raises:
             RecipeError: if it cannot be built, or reads no texts where there are some.
         """
-        torch.manual_seed(seeds.derive(self.config["seed"], "initialisation"))
+        torch.manual_seed(seeds.derive(self.settings.seed, "initialisation"))
         network = self._build()
         parameters = inspect.signature(type(network)).parameters
         if self.context is not None and "context" not in parameters:
@@ -138,7 +138,7 @@ class Assembly:
             "classes": None if self.classes is None else len(self.classes),
             "context": self.context,
         }
-        return self.builder.build(self.config["network"], nn.Module, "network", **facts)
+        return self.builder.build(self.settings.network, nn.Module, "network", **facts)
 
     def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights of these names and shapes, before either takes any memory.
@@ -171,7 +171,7 @@ class Assembly:
 
     def _check_restoring(self) -> None:
         """Refuse what a restoring denoiser cannot be trained with."""
-        loss, corruption = self.config["loss"], self.config.get("corruption") or {}
+        loss, corruption = self.settings.loss, self.settings.corruption
         if corruption.get("restored"):
             raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave out one of them")
         if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
@@ -182,12 +182,13 @@ class Assembly:
         corruption = self.corruption()
         if corruption is not None:
             parts["corruption"] = corruption
+        node: Group = getattr(self.settings, group)
         try:
-            return self.builder.build(self.config[group], expected, group, **parts)
+            return self.builder.build(node, expected, group, **parts)
         except MissingError as error:
             if "corruption" in error.parameters:
                 raise RecipeError(
-                    f"{group}={self.config[group]['_target_']} is for corrupted data, and nothing is corrupted here: "
+                    f"{group}={node['_target_']} is for corrupted data, and nothing is corrupted here: "
                     "say what is, for example corruption=band"
                 ) from error
             raise

@@ -39,7 +39,7 @@ from recipes.runs.checkpoint_files import MOST_SAMPLES, Shapes, State
 from recipes.runs.located import located
 from recipes.runs.record import versions
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
-from recipes.runs.settings import Group, TrainSettings
+from recipes.runs.settings import Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module
 from recipes.runtime.device import Runtime
 
@@ -94,8 +94,9 @@ class TrainedModel:
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
+        settings = ModelSettings.of(self.located, builder)
         return Assembly(
-            self.located, builder, modality, self.statistics, None if classes is None else tuple(classes),
+            settings, builder, modality, self.statistics, None if classes is None else tuple(classes),
             None if text is None else text["width"], self.known_corruption(modality),
         )  # fmt: skip
 
@@ -109,29 +110,6 @@ class TrainedModel:
             return None
         shared = bool((self.config.get("corruption") or {}).get("shared"))
         return read_corruption(self.corruption, modality.grid(), shared)
-
-
-@dataclass(frozen=True)
-class SampledRun:
-    """The keys of a run's own configuration that sampling needs."""
-
-    seed: int
-    modality: Group
-    spectrum: Group
-    schedule: Group
-    process: Group
-    denoiser: Group
-    network: Group
-    training: Group
-    loss: Group
-    text: Group = field(default_factory=dict)
-    corruption: Group = field(default_factory=dict)
-    padding: Mapping[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        dropout = self.training.get("condition_dropout")
-        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1 or "metric" not in self.loss:
-            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
@@ -192,9 +170,8 @@ def check_config(config: Config, path: Path, builder: Builder) -> Config:
     Raises:
         RecipeError: naming the file, if a value is missing or of a wrong type.
     """
-    needed = {field.name for field in fields(SampledRun)}
     try:
-        builder.settings(SampledRun, {key: value for key, value in config.items() if key in needed}, "")
+        ModelSettings.of(config, builder)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
     return config
@@ -304,7 +281,7 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
 
 def needed_config(config: Config) -> Config:
     """Return what sampling needs of a run's configuration: nothing of where its data lay, nor of how it was trained."""
-    needed = {key: config[key] for key in (field.name for field in fields(SampledRun)) if key in config}
+    needed = {key: config[key] for key in (field.name for field in fields(ModelSettings)) if key in config}
     needed["training"] = {"condition_dropout": config["training"]["condition_dropout"]}
     needed["loss"] = {"metric": config["loss"]["metric"]}
     for name, idle in (("text", ("cache", "device")), ("corruption", ("path",))):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from multisagd.loss import Metric, TimeDistribution, Weighting
 from multisagd.regularisation import SpectralPenalty
 from multisagd.sampling import Spacing
+from recipes.config.build import Builder
 from recipes.runtime.device import EngineSettings
 
 Group = Mapping[str, Any]
@@ -168,6 +169,39 @@ class TrainSettings:
             raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
         _at_least(self, 0, "keep_every")
         _folder("run_dir", self.run_dir)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The keys of a run's configuration that its model is built from; groups stay as they are until they are built."""
+
+    seed: int
+    modality: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    training: Group
+    loss: Group
+    text: Group = field(default_factory=dict)
+    corruption: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        dropout = self.training.get("condition_dropout")
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1 or "metric" not in self.loss:
+            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], builder: Builder) -> ModelSettings:
+        """Return them of a run's whole configuration; the rest may be of another version.
+
+        Raises:
+            RecipeError: naming a value that is missing or of a wrong type.
+        """
+        own = {field.name for field in fields(cls)}
+        return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 
 
 @dataclass(frozen=True)

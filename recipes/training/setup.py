@@ -27,7 +27,7 @@ from recipes.runs.doubts import process_notes
 from recipes.runs.lock import Hold
 from recipes.runs.model import check_encoder
 from recipes.runs.run import Run
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import from_first, wait_patiently
 from recipes.runtime.flops import training_flops
@@ -46,6 +46,11 @@ class Job:
     builder: Builder
     runtime: Runtime
     hold: Hold | None
+
+    @property
+    def model(self) -> ModelSettings:
+        """The keys of the configuration that the model is built from."""
+        return ModelSettings.of(self.config, self.builder)
 
     @property
     def run(self) -> Run:
@@ -107,7 +112,15 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     corruption = _corruption(job, modality, begun)
     if not begun:
         # A mistake in them is told before the data are measured, which takes minutes.
-        Assembly(job.config, builder, modality, placeholder_statistics(modality), None, None, corruption).process()
+        Assembly(
+            ModelSettings.of(job.config, builder),
+            builder,
+            modality,
+            placeholder_statistics(modality),
+            None,
+            None,
+            corruption,
+        ).process()
     options, restoration = corruption_options(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
@@ -186,7 +199,13 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     """
     settings, builder, runtime, condition = job.settings, job.builder, job.runtime, data.condition
     assembly = Assembly(
-        job.config, builder, data.modality, data.statistics, condition.classes, condition.width, data.corruption
+        ModelSettings.of(job.config, builder),
+        builder,
+        data.modality,
+        data.statistics,
+        condition.classes,
+        condition.width,
+        data.corruption,
     )
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()

@@ -1,5 +1,6 @@
 """How padding and refinement come from a configuration to the noise, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly, check_refinement
+from recipes.runs.settings import ModelSettings
 
 
 def assembly(tmp_path: Path, *overrides: str) -> Assembly:
@@ -19,7 +21,7 @@ def assembly(tmp_path: Path, *overrides: str) -> Assembly:
     config = configuration.load("train", words)
     modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     statistics = DataStatistics.measure([torch.randn(5, 3, 4, 6, 6)], modality.grid())
-    return Assembly(config, Builder(), modality, statistics, None)
+    return Assembly(ModelSettings.of(config, Builder()), Builder(), modality, statistics, None)
 
 
 def test_padding_reaches_the_noise(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ class Deaf(torch.nn.Module):
 
 def test_a_network_without_ears_for_texts_is_refused(tmp_path: Path) -> None:
     made = assembly(tmp_path, "allow_targets=[test_assemble]")
-    config = {**made.config, "network": {"_target_": "test_assemble.Deaf"}}
-    told = Assembly(config, Builder(("test_assemble",)), made.modality, made.statistics, None, context=8)
+    settings = replace(made.settings, network={"_target_": "test_assemble.Deaf"})
+    told = Assembly(settings, Builder(("test_assemble",)), made.modality, made.statistics, None, context=8)
     with pytest.raises(RecipeError, match="Deaf reads no texts"):
         told.network()

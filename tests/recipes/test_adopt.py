@@ -19,6 +19,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly
+from recipes.runs.settings import ModelSettings
 from recipes.sharing.diffusers_schedulers import read_scheduler
 from recipes.train import train
 from recipes.training.initial import load_initial
@@ -59,7 +60,7 @@ def denoiser_of(out: Path, *words: str) -> ms.Denoiser:
     builder, modality = Builder(), Image(size=8, channels=1)
     data = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(9)) + 2
     statistics = ms.DataStatistics.measure([data], modality.grid())
-    assembly = Assembly(config, builder, modality, statistics, None)
+    assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, None)
     network = assembly.network()
     load_initial(network, Path(config["training"]["initial"]), builder)
     return assembly.denoiser(network.eval(), assembly.process()).eval()

@@ -15,7 +15,7 @@ from recipes.config.build import Builder
 from recipes.config.groups import groups
 from recipes.data.dataset import measure
 from recipes.runs.assembly import Assembly
-from recipes.runs.settings import TrainSettings
+from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.generate import generate
 from recipes.sampling.request import SamplingRequest
@@ -109,7 +109,7 @@ def test_two_steps_and_a_media_file(
     statistics = measure(dataset, settings)
     for network in networks:
         config["network"] = networks[network]
-        assembly = Assembly(config, builder, modality, statistics, dataset.classes)
+        assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
         _train_and_sample(assembly, builder, settings, dataset, runtime, tmp_path / network)
 
 
