@@ -26,21 +26,6 @@ Candidate = tuple[str, str]
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
 """Options of every configured command."""
-VALUES = {
-    "band": ("mean", "sample"),
-    "dtype": ("float16", "bfloat16", "float32"),
-    "engine.device": ("auto", "cpu", "cuda"),
-    "engine.distribution": ("ddp", "fsdp"),
-    "engine.precision": ("float32", "bfloat16", "float64"),
-    "loss.metric": ("euclidean", "mahalanobis", "whitened"),
-    "loss.weighting": ("uniform", "min_snr", "karras", "sigmoid"),
-    "network.attention": ("sdpa", "xformers"),
-    "objective": ("w2", "kl", "l1"),
-    "sampling.spacing": ("time", "log_snr", "karras"),
-    "spacing": ("time", "log_snr", "karras"),
-    "weights": ("ema", "network"),
-}
-"""Values of keys that take few; the files say them in comments."""
 
 
 def complete(words: Sequence[str]) -> list[Candidate]:
@@ -87,8 +72,9 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterator[Ca
         if command == "launch":  # and the words of what it launches
             launched = [each.partition("=")[2] for each in settings if each.startswith("command=")]
             commands.append((launched or ["train"])[-1])
-        outlines = [Outline(_chosen(settings, groups(folder)), folder).keys(each) for each in commands]
-        found = _values(bare, outlines, folder) if "=" in bare else _keys(bare, commands, outlines, folder)
+        outline = Outline(_chosen(settings, groups(folder)), folder)
+        keys = [outline.keys(each) for each in commands]
+        found = _values(bare, commands, keys, outline) if "=" in bare else _keys(bare, commands, keys, folder)
         yield from ((f"{sign}{each}", about) for each, about in found)
 
 
@@ -130,9 +116,12 @@ def _keys(
         yield from _beginning(word, [(f"{group}=", about(group)) for group in left if group in chosen])
 
 
-def _values(word: str, outlines: Sequence[Mapping[str, Any]], folder: Path | None) -> Iterator[Candidate]:
+def _values(
+    word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], outline: Outline
+) -> Iterator[Candidate]:
     """Return values of the key that stands before the equals sign."""
-    key, _, _ = word.partition("=")
+    (key, _, _), folder = word.partition("="), outline.folder
+    now = next((value for each in keys if (value := _get(each, key)) is not None), None)
     if choices := groups(folder).get(key):
         found: list[Candidate] = [(choice, summary(key, choice, folder)) for choice in choices]
     elif key == "command":
@@ -142,18 +131,22 @@ def _values(word: str, outlines: Sequence[Mapping[str, Any]], folder: Path | Non
             ("all", "every one that can be had"),
             *((f"[{name}]", metric.about) for name, metric in METRICS.items()),
         ]
-    elif key in VALUES:
-        found = [(value, "") for value in VALUES[key]]
-    else:
-        now = next((value for outline in outlines if (value := _get(outline, key)) is not None), None)
-        if isinstance(now, bool):
-            found = [("true", ""), ("false", "")]
-        elif isinstance(now, int | float | list):
-            found = [(_written(now), "as it is now")]
-        else:  # a text, and most are names of files
-            yield from _files(word)
-            return
+    elif isinstance(now, bool):
+        found = [("true", ""), ("false", "")]
+    elif isinstance(now, int | float | list):
+        found = [(_written(now), "as it is now")]
+    elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
+        found = [(value, "") for value in dict.fromkeys(few)]
+    else:  # a text, and most are names of files
+        yield from _files(word)
+        return
     yield from _beginning(word, [(f"{key}={value}", about) for value, about in found])
+
+
+def listed_values(comment: str) -> list[str]:
+    """Return the values that a comment lists at its end, as `precision: float32 (exact), bfloat16 or float64`."""
+    end = re.sub(r" \([^()]*\)", "", comment.rpartition(": ")[2])
+    return re.split(", | or ", end) if re.fullmatch(r"\w+(, \w+)* or \w+", end) else []
 
 
 def _written(value: Any) -> str:

@@ -20,10 +20,9 @@ from recipes.config.groups import (
     groups,
     offered,
     own_folder,
-    split_file,
     summary,
 )
-from recipes.config.key_table import Outline, flatten, is_global
+from recipes.config.key_table import Outline, flatten
 
 NEEDED = "???"
 EXPERIMENT = "experiment"
@@ -139,7 +138,7 @@ def _launched(words: Sequence[str]) -> str:
 
 def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
     """Return all keys of a choice, with their defaults and what is said of them."""
-    said = _said(outline, choice, group, f"{group}.")
+    said = outline.comments(choice, group, f"{group}.")
     rows = []
     for key, value in flatten(values, group).items() if values else ():
         if value == NEEDED:
@@ -157,20 +156,6 @@ def _experiment(outline: Outline, name: str, made: Mapping[str, str]) -> str:
     words = [f"{group}={choice}" for group, choice in made.items()]
     words += [f"{key}={_typed(value)}" for key, value in (flatten(content) if content else {}).items()]
     return "\n".join([f"{EXPERIMENT}={name} stands for:", fold(" ".join(words), "  ")])
-
-
-def _said(outline: Outline, choice: str, group: str, place: str) -> dict[str, str]:
-    """Return what comments say of the keys of a choice and of those that it builds on, by dotted names."""
-    found: dict[str, str] = {}
-    for entry, base in outline.defaults(choice, group):
-        if base != "_self_" and not entry["override"]:
-            inner = entry["group"].lstrip("/") or group
-            found |= _said(outline, base, inner, f"{place}{entry['package']}." if entry["package"] else place)
-    if (path := outline.path(choice, group)) is None:
-        return found
-    place = "" if is_global(path) else place
-    own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-    return found | {f"{place}{key}": about for key, about in own.items() if about}
 
 
 def _typed(value: Any) -> str:

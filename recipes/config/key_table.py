@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recipes.config.groups import roots
+from recipes.config.groups import command_file, comments, roots, split_file
 
 ENTRY = re.compile(r"(?P<override>override )?(?P<group>/?[\w/]*)(?:@(?P<package>[\w.]+))?")
 
@@ -76,6 +76,27 @@ class Outline:
                 yield {"override": "", "group": "", "package": package}, choice
             elif match := ENTRY.fullmatch(key):
                 yield {name: found or "" for name, found in match.groupdict().items()}, str(choice)
+
+    def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
+        """Return what comments say of the keys of a choice and of those that it builds on, by dotted names."""
+        found: dict[str, str] = {}
+        for entry, base in self.defaults(choice, group):
+            if base != "_self_" and not entry["override"]:
+                inner = entry["group"].lstrip("/") or group
+                found |= self.comments(base, inner, f"{place}{entry['package']}." if entry["package"] else place)
+        if (path := self.path(choice, group)) is None:
+            return found
+        place = "" if is_global(path) else place
+        own = comments(split_file(path.read_text(encoding="utf-8"))[2])
+        return found | {f"{place}{key}": about for key, about in own.items() if about}
+
+    def comment(self, command: str, key: str) -> str:
+        """Return what is said of a key of a command, an empty text if nothing is."""
+        file, group = command_file(command), key.partition(".")[0]
+        default = next((entry.default for entry in file.entries if entry.group == group), None)
+        if default is None:
+            return comments(file.keys).get(key, "")
+        return self.comments(self.chosen.get(group, default), group, f"{group}.").get(key, "")
 
     def file(self, name: str, group: str) -> dict[str, Any]:
         """Return what the file of a choice holds, nothing if there is none or it cannot be read."""

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from multisagd.networks.attention import BACKENDS
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.cli.completion import SHELLS, VALUES, complete, for_bash, words_of
+from recipes.cli.completion import SHELLS, complete, for_bash, listed_values, words_of
 from recipes.completion import script
 from recipes.config import compose as configuration
 from recipes.config import key_table as outline
@@ -146,7 +146,7 @@ def test_where_the_data_of_a_run_are_now_is_offered() -> None:
 
 
 def test_values_of_few_are_those_of_the_settings() -> None:
-    """What the files say in comments, the type hints of the settings say too."""
+    """The values that comments list are those of the type hints of the settings."""
 
     def literal(owner: Any, name: str) -> tuple[str, ...]:
         hint = get_type_hints(owner)[name]
@@ -154,15 +154,20 @@ def test_values_of_few_are_those_of_the_settings() -> None:
         return get_args(hint)
 
     owners = {
-        "band": (SampleSettings, "band"), "dtype": (EncodeSettings, "dtype"),
-        "engine.distribution": (EngineSettings, "distribution"), "engine.precision": (EngineSettings, "precision"),
-        "loss.metric": (Loss, "metric"), "loss.weighting": (Loss, "weighting"),
-        "objective": (DesignSettings, "objective"), "sampling.spacing": (Sampling, "spacing"),
-        "spacing": (SampleSettings, "spacing"), "weights": (SampleSettings, "weights"),
+        ("sample", "band"): (SampleSettings, "band"), ("encode", "dtype"): (EncodeSettings, "dtype"),
+        ("train", "engine.distribution"): (EngineSettings, "distribution"),
+        ("train", "engine.precision"): (EngineSettings, "precision"),
+        ("train", "loss.metric"): (Loss, "metric"), ("train", "loss.weighting"): (Loss, "weighting"),
+        ("design", "objective"): (DesignSettings, "objective"), ("train", "sampling.spacing"): (Sampling, "spacing"),
+        ("sample", "spacing"): (SampleSettings, "spacing"), ("sample", "weights"): (SampleSettings, "weights"),
+        ("export", "weights"): (SampleSettings, "weights"), ("evaluate", "spacing"): (SampleSettings, "spacing"),
     }  # fmt: skip
-    assert {key: set(VALUES[key]) for key in owners} == {key: set(literal(*owner)) for key, owner in owners.items()}
-    assert VALUES["network.attention"] == BACKENDS
-    assert VALUES.keys() - owners.keys() == {"network.attention", "engine.device"}
+    for (command, key), owner in owners.items():
+        assert set(listed_values(Outline({}).comment(command, key))) == set(literal(*owner)), key
+    for network in ("unet", "transformer"):
+        comment = Outline({"network": network}).comment("train", "network.attention")
+        assert tuple(listed_values(comment)) == BACKENDS
+    assert offered("train", "engine.device=") == ["engine.device=auto", "engine.device=cpu", "engine.device=cuda"]
 
 
 def test_it_answers_without_importing_what_takes_long() -> None:
