@@ -3,7 +3,6 @@
 from multisagd import loss, networks, seeds
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
-from multisagd.data_spectra import DataPower, Omitting
 from multisagd.denoiser import Denoiser
 from multisagd.ema import PowerEMA
 from multisagd.gaussian_posterior import GaussianPosterior
@@ -58,7 +57,6 @@ __all__ = [
     "Corruption",
     "CosineSchedule",
     "DPMSolver",
-    "DataPower",
     "DataStatistics",
     "Denoiser",
     "Euler",
@@ -84,7 +82,6 @@ __all__ = [
     "Measurement",
     "NoiseFloor",
     "Offset",
-    "Omitting",
     "Outside",
     "PaddedCovariance",
     "PiGDM",

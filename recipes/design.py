@@ -172,7 +172,7 @@ def recommended(advice: Recommendation) -> Outcome:
 
 def data_power(exponent: float) -> Group:
     """Return how a configuration writes noise of the data's power, floored as a design assumes."""
-    return {"_target_": "multisagd.DataPower", "exponent": exponent, "floor": FLOOR}
+    return {"_target_": "multisagd.data_spectra.DataPower", "exponent": exponent, "floor": FLOOR}
 
 
 def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from multisagd import (
     DDIM,
     Ancestral,
     CosineSchedule,
-    DataPower,
     DataStatistics,
     DPMSolver,
     Flat,
@@ -36,6 +35,7 @@ from multisagd import (
     TabulatedSchedule,
     sample,
 )
+from multisagd.data_spectra import DataPower
 from multisagd.loss import squared_error
 from multisagd.samplers import Sampler
 from recipes.config import compose as configuration

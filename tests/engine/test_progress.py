@@ -126,7 +126,7 @@ def test_an_optimizer_with_other_state_is_refused() -> None:
 
 
 def test_data_power_is_the_spectrum_of_the_data() -> None:
-    from multisagd import DataPower
+    from multisagd.data_spectra import DataPower
 
     grid = ms.Grid.of(height=8, width=8)
     covariance = ms.SpectralCovariance(ms.PowerLaw(-1.0, corner=0.1), grid)
