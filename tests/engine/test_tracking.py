@@ -6,23 +6,27 @@ from typing import Any
 
 import pytest
 import wandb
-from tiny import read_metrics
 
 from multisagd.libraries import BrokenLibraryError
 from recipes.base.errors import RecipeError
 from recipes.runs.lock import held
+from recipes.runs.run import Run
 from recipes.runs.settings import TrackingSettings
 from recipes.training.tracking import Tracker
 
 VALUES = {"loss": 0.5, "level": {"t=0.5": {"loss": 0.25}}, "note": "x"}
 
 
+def entries(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_metrics_are_written_at_once_and_in_order(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, TrackingSettings(), {})
     tracker.metrics(64, "train", VALUES)
     tracker.metrics(128, "validation", {"loss": 0.1})
-    assert [entry["samples"] for entry in read_metrics(tmp_path)] == [64, 128]
-    assert read_metrics(tmp_path, "train") == [{"samples": 64, "kind": "train", **VALUES}]
+    assert [entry["samples"] for entry in entries(tmp_path)] == [64, 128]
+    assert Run(tmp_path).metrics().of("train") == [{"samples": 64, "kind": "train", **VALUES}]
     tracker.close()
 
 
@@ -39,7 +43,7 @@ def test_resuming_cuts_back_to_the_checkpoint(tmp_path: Path) -> None:
     resumed = Tracker(tmp_path, TrackingSettings(), {}, position, 64)
     resumed.metrics(128, "train", {"loss": 3.0})
     resumed.close()
-    assert [(entry["samples"], entry["loss"]) for entry in read_metrics(tmp_path)] == [(64, 1.0), (128, 3.0)]
+    assert [(entry["samples"], entry["loss"]) for entry in entries(tmp_path)] == [(64, 1.0), (128, 3.0)]
     assert len((tmp_path / "timing.jsonl").read_text().splitlines()) == 1, "times are of what happened, twice or not"
 
 
@@ -139,7 +143,7 @@ def test_a_service_that_fails_ends_no_training(tmp_path: Path, caplog: pytest.Lo
     for samples in (64, 128):
         tracker.metrics(samples, "train", VALUES)
     tracker.close()
-    assert [entry["samples"] for entry in read_metrics(tmp_path)] == [64, 128]
+    assert [entry["samples"] for entry in entries(tmp_path)] == [64, 128]
     assert caplog.text.count("TensorBoard failed ([Errno 28] No space left on device)") == 1
 
 

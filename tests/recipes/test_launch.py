@@ -33,6 +33,11 @@ def test_words_go_to_the_cluster_or_to_the_command() -> None:
     assert jobs == [Job("train", ("run_dir=r", "seed=3"))]
 
 
+def test_several_jobs_may_read_one_run() -> None:
+    _, jobs = planned(["command=export", "run_dir=r", "out=a,b"])
+    assert [job.words for job in jobs] == [("run_dir=r", "out=a"), ("run_dir=r", "out=b")]
+
+
 def test_several_values_make_a_job_of_each() -> None:
     assert words_of("run_dir=r/${seed}/${spectrum.exponent}", "seed=range(0,2)", "spectrum=power_law",
                     "spectrum.exponent=-1,-2", "modality.size=16") == [
