@@ -21,7 +21,7 @@ from recipes.base.signals import Ended, like_ctrl_c
 from recipes.cli.help import command_help
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
-from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.run import Run
 from recipes.runtime.distribution import Place, leave
 
 LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
@@ -67,7 +67,7 @@ def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[
 def kept(name: str, config: Config) -> str:
     """Say what is left of a command that was interrupted, and what the same command would do."""
     run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
-    if run_dir and (saved := Checkpoints(Path(run_dir, "checkpoints")).newest()):
+    if run_dir and (saved := Run(Path(run_dir)).checkpoints.newest()):
         return f"the last checkpoint is {saved}, and the same command continues from there:"
     return COMMANDS[name].interrupted
 

@@ -74,8 +74,7 @@ def assembly(run: Run, builder: Builder) -> Assembly:
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
-        shared = bool((config.get("corruption") or {}).get("shared"))
-        kept = read_corruption(run.folder / CORRUPTION, modality.grid(), shared)
+        kept = read_corruption(run.folder / CORRUPTION, modality.grid(), config.get("corruption"))
     return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
 
 

@@ -108,8 +108,7 @@ class TrainedModel:
         """
         if self.corruption is None:
             return None
-        shared = bool((self.config.get("corruption") or {}).get("shared"))
-        return read_corruption(self.corruption, modality.grid(), shared)
+        return read_corruption(self.corruption, modality.grid(), self.config.get("corruption"))
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:

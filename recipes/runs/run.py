@@ -102,13 +102,13 @@ class Run:
         """Return the entries of `timing.jsonl`; see `read_metrics`."""
         return read_metrics(self.folder / TIMING, "timing")
 
-    def corruption(self, grid: Grid, shared: bool) -> Corruption | None:
-        """Return what corrupted the data, None if nothing was kept; `shared` is the setting of that name.
+    def corruption(self, grid: Grid, group: Mapping[str, Any] | None) -> Corruption | None:
+        """Return what corrupted the data, None if nothing was kept; `group` is that of the configuration.
 
         Raises:
             RecipeError: if it cannot be read.
         """
-        return read_corruption(self.folder / CORRUPTION, grid, shared)
+        return read_corruption(self.folder / CORRUPTION, grid, group)
 
     def restoration(self) -> GaussianRestoration:
         """Return what restores the data.
@@ -135,8 +135,8 @@ def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
         raise RecipeError(f"{key}cannot read {path} ({error}): {remedy}") from error
 
 
-def read_corruption(path: Path, grid: Grid, shared: bool) -> Corruption | None:
-    """Read what corrupted a run's data, None if nothing was kept.
+def read_corruption(path: Path, grid: Grid, group: Mapping[str, Any] | None) -> Corruption | None:
+    """Read what corrupted a run's data, None if nothing was kept; `group` is that of its configuration, if any.
 
     Raises:
         RecipeError: if it cannot be read.
@@ -144,7 +144,7 @@ def read_corruption(path: Path, grid: Grid, shared: bool) -> Corruption | None:
     if not path.exists():
         return None
     try:
-        return Corruption.load(path, grid, shared)
+        return Corruption.load(path, grid, bool((group or {}).get("shared")))
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 

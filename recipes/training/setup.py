@@ -112,15 +112,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     corruption = _corruption(job, modality, begun)
     if not begun:
         # A mistake in them is told before the data are measured, which takes minutes.
-        Assembly(
-            ModelSettings.of(job.config, builder),
-            builder,
-            modality,
-            placeholder_statistics(modality),
-            None,
-            None,
-            corruption,
-        ).process()
+        Assembly(job.model, builder, modality, placeholder_statistics(modality), None, None, corruption).process()
     options, restoration = corruption_options(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
@@ -145,7 +137,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
 def _corruption(job: Job, modality: Modality, begun: bool) -> Corruption | None:
     """Return what corrupts the data: as the run has kept it, or as the configuration says."""
     group = job.settings.corruption
-    kept = job.run.corruption(modality.grid(), bool(group.get("shared"))) if begun else None
+    kept = job.run.corruption(modality.grid(), group) if begun else None
     return kept or build_corruption(group, modality, job.builder)
 
 
@@ -199,13 +191,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     """
     settings, builder, runtime, condition = job.settings, job.builder, job.runtime, data.condition
     assembly = Assembly(
-        ModelSettings.of(job.config, builder),
-        builder,
-        data.modality,
-        data.statistics,
-        condition.classes,
-        condition.width,
-        data.corruption,
+        job.model, builder, data.modality, data.statistics, condition.classes, condition.width, data.corruption
     )
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
