@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+def replace_file(path: Path, write: Callable[[Path], Any], shared: bool = False) -> None:
     """Replace a file in one go by what `write` writes to the path it is given.
 
-    The old one may be mapped into memory by those who have read it, and must not shrink under them.
+    The old one may be mapped into memory by those who have read it, and must not shrink under them. Where processes
+    may write the same `shared` file at once, each writes a path of its own, and the last one stays.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
     try:
         write(partial)
         partial.replace(path)

@@ -234,8 +234,9 @@ def cached_network(
         "torch": torch.__version__,
     }
     weights.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(weights, lambda path: save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path))
-    replace_file(notes, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    replace_file(weights, lambda path: save_file(tensors, path), shared=True)
+    replace_file(notes, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"), shared=True)
     log(f"  features: accuracy {record['accuracy']:.2%} on {len(test):,} held-out examples")
     return network, record
 
