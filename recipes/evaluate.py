@@ -38,7 +38,7 @@ from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import NOTHING_HELD_OUT
-from recipes.evaluation.drawn import already_drawn, as_files, load_samples
+from recipes.evaluation.drawn import already_drawn, as_files, drawing_keys, load_samples
 from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.real import real_data
 from recipes.evaluation.rows import Result, as_json, scores, show
@@ -65,6 +65,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     runtime = Runtime.start(settings.engine)
     train, test = real_data(settings.run_dir, builder, settings.data)
     wanted, unavailable = choose(settings, train)
+    real = reference_data(settings, train, test)
 
     path = drawn_samples(settings, config, builder)
     leave()  # only the first process goes on
@@ -72,7 +73,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         return {}
     if settings.run_dir in path.parents:
         check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
-    task = Task(settings, runtime, train, test, compared_sets(settings, path, train, test), path.parent)
+    task = Task(settings, runtime, train, test, compared_sets(settings, path, real), path.parent)
     results = compute(task, wanted, unavailable)
 
     report = described(task, results, unavailable) | {
@@ -98,24 +99,34 @@ def drawn_samples(settings: EvaluateSettings, config: Config, builder: Builder) 
     """
     path = settings.samples_from or already_drawn(config, builder)
     if path is None:
-        path = sample({field.name: config[field.name] for field in fields(SampleSettings)})
+        path = sample(drawing_keys(config))
     return path / TENSORS if path.is_dir() else path
 
 
-def compared_sets(settings: EvaluateSettings, path: Path, train: Dataset, test: Dataset | None) -> Sets:
+def reference_data(settings: EvaluateSettings, train: Dataset, test: Dataset | None) -> Dataset:
+    """Return the data that samples are compared with.
+
+    Raises:
+        RecipeError: for held-out examples if there are none.
+    """
+    if settings.reference_split == "train":
+        return train
+    if test is None:
+        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
+    return test
+
+
+def compared_sets(settings: EvaluateSettings, path: Path, real: Dataset) -> Sets:
     """Read the samples as a person would see them, and the real examples that they are compared with.
 
     Raises:
-        RecipeError: for samples that are not of the run's data, too few of anything, or no held-out examples.
+        RecipeError: for samples that are not of the run's data, or too few of anything.
     """
-    if settings.reference_split == "test" and test is None:
-        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
-    x0, labels = load_samples(path, train)
+    x0, labels = load_samples(path, real)
     if settings.samples_from is not None:
         x0, labels = x0[: settings.samples], None if labels is None else labels[: settings.samples]
     with Display("reading samples", len(x0)) as display:
-        seen = as_files(train.modality, x0, display.update)
-    real = test if settings.reference_split == "test" and test is not None else train
+        seen = as_files(real.modality, x0, display.update)
     return gather(real, seen, labels, settings.reference)
 
 
@@ -191,7 +202,8 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
     """Return what must be said next to the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
-    sets, settings, unreadable = task.sets, task.settings, task.train.unreadable
+    sets, settings = task.sets, task.settings
+    unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
     lines = [
         f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
         f"real data is over {settings.splits} divisions into halves.",
@@ -201,8 +213,8 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
     ]
     if sets.count < sets.asked:
         lines.append(
-            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: of every class no more than "
-            "half of its training examples"
+            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: there are too few real "
+            "examples of their classes for more"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     if unreadable:

@@ -38,6 +38,6 @@ def _ratio(name: str, ours: Tensor, theirs: Tensor, mean: Callable[[Tensor], Ten
         return float(mean(above) / mean(below))
 
     reference = theirs[: task.sets.reference_count]
-    floors = [ratio(theirs[other], theirs[one]) for one, other in task.halves()]
+    floors = [ratio(theirs[other], theirs[one]) for one, other in task.halves]
     error = task.bootstrap(lambda a, b: ratio(ours[a], reference[b]))
     return Row(name, ratio(ours, reference), error, *spread(floors), ideal=1.0)

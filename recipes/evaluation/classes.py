@@ -25,7 +25,7 @@ def classes(task: Task) -> Result:
         return float((shares(a) - shares(b)).abs().sum() / 2)
 
     reference = real.predictions[: sets.reference_count]
-    floors = [apart(real.predictions[b], real.predictions[a]) for a, b in task.halves()]
+    floors = [apart(real.predictions[b], real.predictions[a]) for a, b in task.halves]
     balance = task.bootstrap(lambda a, b: apart(made.predictions[a], reference[b]))
     rows = [
         Row("share in other classes", 100 * apart(made.predictions, reference),

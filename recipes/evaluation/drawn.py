@@ -23,13 +23,18 @@ from recipes.sampling.condition import chosen_prompts
 from recipes.sampling.sample_files import NOTES, TENSORS, default_folder
 
 
+def drawing_keys(config: Config) -> Config:
+    """Return what a configuration of `multisagd evaluate` says about drawing: one of `multisagd sample`."""
+    return {field.name: config[field.name] for field in fields(SampleSettings)}
+
+
 def already_drawn(config: Config, builder: Builder) -> Path | None:
     """Return the folder in which `multisagd sample` with these settings has left its samples, None if it has not.
 
     Raises:
         RecipeError: as that command does, for settings that are wrong.
     """
-    sampling = {field.name: config[field.name] for field in fields(SampleSettings)}
+    sampling = drawing_keys(config)
     settings = builder.settings(SampleSettings, sampling, "")
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)

@@ -37,7 +37,7 @@ def sliced(task: Task) -> Result:
     sets, settings = task.sets, task.settings
     lines = directions(sets.samples[0].numel(), settings.directions)
     made, real = project(sets.samples, lines), project(sets.real, lines)
-    floors = [sliced_distance(real[other], real[one]) for one, other in task.halves()]
+    floors = [sliced_distance(real[other], real[one]) for one, other in task.halves]
     reference = real[: sets.reference_count]
     bootstrap = task.bootstrap(lambda a, b: sliced_distance(made[a], reference[b]))
     row = Row("Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))

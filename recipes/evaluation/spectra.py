@@ -19,7 +19,7 @@ def spectrum(task: Task) -> Result:
     """Compare power spectra in decibels: over the radius, along every axis, in bands."""
     grid = task.modality.grid()
     made, real = task.curves
-    halves = task.halves()
+    halves = task.halves
     one, other = halves[0]
     rows = [_rms(name, made[name].values, real[name].values, task) for name in made if name != BANDS]
     ours, theirs = made[BANDS].values, real[BANDS].values
@@ -49,7 +49,7 @@ def spectrum(task: Task) -> Result:
 
 def _rms(name: str, ours: Tensor, theirs: Tensor, task: Task) -> Row:
     """Return the row of one curve's error, from the curves of the samples and of all real examples."""
-    floors = [error(theirs[other], theirs[one]) for one, other in task.halves()]
+    floors = [error(theirs[other], theirs[one]) for one, other in task.halves]
     reference = theirs[: task.sets.reference_count]
     bootstrap = task.bootstrap(lambda a, b: error(ours[a], reference[b]))
     where = f"over the {name}" if name == RADIUS else f"along {name}"
@@ -65,7 +65,7 @@ def band_tests(task: Task) -> Result:
     # Every class alike in both sets that the test is fitted to and judged on: rows are drawn at random there.
     _, own, theirs = sets.alike()
     found = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
-    halves = [(one[theirs], other[own]) for one, other in task.halves()]
+    halves = [(one[theirs], other[own]) for one, other in task.halves]
     floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
         Row(f"band {plots.band_name(*edge)}", 100 * each.accuracy, 100 * each.error,

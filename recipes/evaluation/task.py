@@ -131,6 +131,7 @@ class Task:
         """Return how much `statistic(places of samples, places in the reference)` varies; see `bootstrap_error`."""
         return bootstrap_error(statistic, self.sets.sizes, self.settings.bootstrap, self.sets.references)
 
+    @cached_property
     def halves(self) -> list[tuple[Tensor, Tensor]]:
         """Return divisions of the real examples into (reference, others), as `Sets.halves`."""
         return [self.sets.halves(number) for number in range(self.settings.splits)]

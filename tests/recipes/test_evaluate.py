@@ -150,8 +150,15 @@ def test_fewer_classes_cost_variety_and_balance(folder: Path, real: Found) -> No
     assert found["classifier/recall"]["value"] < real["classifier/recall"]["value"] - 0.2
     assert found["classifier/coverage"]["value"] < real["classifier/coverage"]["value"] - 0.3
     assert found["classifier/precision"]["value"] > found["classifier/recall"]["value"] + 0.1
-    wrong = rows(folder, x0, (labels + 1) % 10, "metrics=[classes]")
-    assert wrong["classes/recognised as asked for"]["value"] < 10
+
+
+def test_wrong_labels_cost_the_accuracy_and_not_the_distance(folder: Path, real: Found) -> None:
+    x0, labels = digits()
+    wrong = rows(folder, x0, (labels + 1) % 10, "metrics=[classifier,classes]")
+    assert wrong["classes/recognised as asked for"]["value"] < 5
+    # The proportions of the classes are the only difference.
+    right = real["classifier/Fréchet distance"]
+    assert wrong["classifier/Fréchet distance"]["value"] < right["value"] + 5 * right["floor"]
 
 
 def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path, real: Found) -> None:
@@ -225,6 +232,17 @@ def test_reference_says_how_many_and_which_real_examples(folder: Path) -> None:
     assert held_out["scores"]["frechet_distance"] < 3 * held_out["scores"]["frechet_distance_floor"]
     with pytest.raises(RecipeError, match="reference is a number of real examples of at least 4"):
         report(folder, x0, labels, "reference=2")
+
+
+def test_held_out_examples_are_missed_before_samples_are_drawn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    # Without a checkpoint, drawing would fail: what is told is that it would have been of no use.
+    arguments = ["experiment=image_digits", "modality.size=16", f"run_dir={run}", "validation.holdout=0"]
+    configuration.write(configuration.load("train", arguments), run / "config.yaml")
+    given = [f"run_dir={run}", "metrics=[sliced]", "reference_split=test"]
+    with pytest.raises(RecipeError, match="reference_split=test: "):
+        recipe.evaluate(configuration.load("evaluate", given))
 
 
 def test_held_out_examples_score_the_floor_too(folder: Path) -> None:
