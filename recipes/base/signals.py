@@ -39,7 +39,8 @@ def like_ctrl_c() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Ended(number)
+        if not postponed(number, frame):
+            raise Ended(number)
 
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in heard() if main and signal.getsignal(number) is signal.SIG_DFL]
@@ -50,6 +51,20 @@ def like_ctrl_c() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+def postponed(number: int, frame: FrameType | None) -> bool:
+    """Whether a signal came during an import; it is then sent again shortly.
+
+    An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
+    end the process with a segmentation fault.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return True
+        frame = frame.f_back
+    return False
 
 
 def heard() -> tuple[signal.Signals, ...]:

@@ -8,9 +8,9 @@ The job is requeued only if Slurm reports it as running: then the signal was the
 states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and `scontrol requeue` requeue it, and after
 `scancel` it should not run again. SIGINT saves and ends the job for good.
 
-Outside of the training loop a signal can get lost: some imports swallow what its handler raises, and no handler runs
-while a process waits for the others inside a C++ call. So a thread also learns of signals, from the file descriptor
-that Python writes their numbers to on arrival, and ends the process if nothing else has done so after a while.
+Outside of the training loop a signal can get lost: what its handler raises may be swallowed, and no handler runs while
+a process waits for the others inside a C++ call. So a thread also reads the numbers of signals, from the file
+descriptor that Python writes them to on arrival, and ends the process if nothing else has done so after a while.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Self
 
 from recipes.base.console import tell
 from recipes.base.errors import Interrupted
+from recipes.base.signals import postponed
 
 GRACE = 5.0
 """Seconds that the main thread has to act on a signal by itself."""
@@ -48,7 +49,7 @@ class SlurmJob:
         received: list[int] = []
 
         def interrupt(number: int, frame: FrameType | None) -> None:
-            if not received:
+            if not received and not postponed(number, frame):
                 received.append(number)
                 raise Interrupted(f"stopped by {signal.Signals(number).name} outside of training", number)
 

@@ -283,6 +283,7 @@ UNHEARD = (
     "libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n    libc.pthread_mutex_lock(lock)\n"
     "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR2)).start()\n    libc.pthread_mutex_lock(lock)"
 )
+IMPORTING = "import importing\n    time.sleep(60)"
 SAVING = (
     f"{LOST}with StopRequest() as stop:\n        while stop.signal_number is None:\n            time.sleep(0.05)\n"
     "    print('saved')\n    return 128 + stop.signal_number"
@@ -290,11 +291,14 @@ SAVING = (
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-@pytest.mark.parametrize(("body", "said"), [(SWALLOWED, False), (UNHEARD, False), (SAVING, True)])
+@pytest.mark.parametrize(
+    ("body", "said", "by_thread"),
+    [(SWALLOWED, "", True), (UNHEARD, "", True), (SAVING, "saved\n", False), (IMPORTING, "imported\n", False)],
+)
 def test_a_signal_that_gets_lost_is_acted_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: bool, rank: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str, by_thread: bool, rank: str
 ) -> None:
-    """Swallowed within an import; come within C++; swallowed, and training has begun since."""
+    """Swallowed; come within C++; swallowed, and training has begun since; come during an import."""
     asked = fake_slurm(tmp_path, monkeypatch, "RUNNING")
     (tmp_path / "job.py").write_text(
         "import ctypes, os, signal, sys, threading, time\n"
@@ -302,8 +306,12 @@ def test_a_signal_that_gets_lost_is_acted_on(
         "from recipes.clusters import slurm_job\n"
         "import recipes.cli.main\n"
         f"def main(words):\n    {body}\n"
-        "recipes.cli.main.main, slurm_job.GRACE = main, 0.3\n"
+        f"recipes.cli.main.main, slurm_job.GRACE = main, {60 if body == IMPORTING else 0.3}\n"
         "slurm_job.SlurmJob('train', ('run_dir=r',), 5)()\n"
+    )
+    (tmp_path / "importing.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGUSR2)\n    print('imported')\n"
+        "except BaseException:\n    print('an exception within an import')\n"
     )
     environment = {
         "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "7", "SLURM_PROCID": rank,
@@ -316,8 +324,9 @@ def test_a_signal_that_gets_lost_is_acted_on(
     )  # fmt: skip
     assert done.returncode == (140 if rank == "0" else 0), done.stderr
     assert (asked.read_text() == "requeue 7\n") if rank == "0" else not asked.exists()
-    assert ("saved" in done.stdout) == said
-    assert ("could not be handled" in done.stderr) != said
+    assert done.stdout.startswith(said)
+    assert "an exception within an import" not in done.stdout
+    assert ("could not be handled" in done.stderr) == by_thread
 
 
 def test_choices_of_the_users_own_reach_the_jobs(tmp_path: Path) -> None:
