@@ -19,6 +19,7 @@ from benchmarks.rows import rows
 from modalities.base import Dataset
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
+from multisagd.metrics import frechet_distance
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
@@ -27,7 +28,6 @@ from recipes.config.build import Builder
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import FeatureNetwork, cached_network, read_dataset, read_samples
 from recipes.evaluation.real import fixed_order, real_data
-from recipes.metrics import frechet_distance
 from recipes.runs import record
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runtime.device import EngineSettings, Runtime

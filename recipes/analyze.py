@@ -28,6 +28,7 @@ from modalities.reading import UnreadableFilesError
 from multisagd import Corruption, DataStatistics, Grid
 from multisagd.analysis.excess import NoExcessError, estimate_corruption
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
+from multisagd.metrics.spectral import RADIUS
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
@@ -38,7 +39,6 @@ from recipes.config.compose import Config
 from recipes.data.corrupted import as_trained_on, build_data
 from recipes.data.dataset import Chunks, measure
 from recipes.data.order import Order
-from recipes.metrics.spectral import RADIUS
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
 from recipes.runs.settings import TrainSettings

@@ -36,6 +36,7 @@ from multisagd.analysis.design import DesignedSteps, Objective, design_schedule,
 from multisagd.analysis.joint import FLOOR, design_joint
 from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import Transfer, transfer_function
+from multisagd.metrics.spectral import RADIUS
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
@@ -43,7 +44,6 @@ from recipes.cli.command import run_configured
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.metrics.spectral import RADIUS
 from recipes.plotting.figures import draw_power, on_logarithmic_axis, profile_of, save
 from recipes.runs.run import STATISTICS, read_statistics
 from recipes.runs.settings import Group

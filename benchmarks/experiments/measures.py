@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks.experiments.design import Experiment
 from benchmarks.runs import Run
 from multisagd import DataStatistics, Grid, Spectrum
+from multisagd.metrics.axes import mean_difference, neighbour_differences
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.evaluation.real import fixed_order
-from recipes.metrics.axes import mean_difference, neighbour_differences
 
 RINGS = 8
 LEAST = -40.0

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task
-from recipes.metrics.axes import bands_along, mean_difference, neighbour_differences
 
 
 def axes(task: Task) -> Result:

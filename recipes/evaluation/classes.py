@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multisagd.metrics.bootstrap import mean_error
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import RECOGNISED, Result, Row
 from recipes.evaluation.task import Task
-from recipes.metrics.bootstrap import mean_error
 
 
 def classes(task: Task) -> Result:

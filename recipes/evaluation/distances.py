@@ -7,12 +7,12 @@ from statistics import fmean, stdev
 
 from torch import Tensor
 
+from multisagd.metrics import frechet_distance
+from multisagd.metrics.bootstrap import bootstrap_error, mean_error
+from multisagd.metrics.kernel import kernel_distance
+from multisagd.metrics.manifold import manifold
 from recipes.evaluation.rows import Row
 from recipes.evaluation.sets import Sets
-from recipes.metrics import frechet_distance
-from recipes.metrics.bootstrap import bootstrap_error, mean_error
-from recipes.metrics.kernel import kernel_distance
-from recipes.metrics.manifold import manifold
 
 WIDE, WIDE_RESAMPLES = 512, 10
 """From so many features on the Fréchet distance takes seconds, and its bootstrap no more resamples than this."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from multisagd.metrics import frechet_distance
+from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.components import components
 from recipes.evaluation.distances import feature_rows, spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task, flat
-from recipes.metrics import frechet_distance
-from recipes.metrics.sliced import directions, project, sliced_distance
 
 
 def classifier_features(task: Task) -> Result:

@@ -15,13 +15,13 @@ from torch import Tensor
 from modalities.base import Dataset
 from modalities.image import Image
 from multisagd.likelihood import bits_per_dimension, log_likelihood
+from multisagd.metrics.bootstrap import mean_error
 from multisagd.seeds import derive, derive_many
 from recipes.base.progress import Display
 from recipes.config.build import Builder
 from recipes.evaluation.real import fixed_order
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import EvaluateSettings, Task
-from recipes.metrics.bootstrap import mean_error
 from recipes.runs.model import open_model, trained_denoiser
 
 LEVEL = 2 / 255

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from modalities.image import Image
+from multisagd.metrics.bootstrap import bootstrap_error, mean_error
+from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
 from recipes.base.progress import Display
 from recipes.evaluation.drawn import as_files
 from recipes.evaluation.real import BATCH, fixed_order, read_real
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task, flat
-from recipes.metrics.bootstrap import bootstrap_error, mean_error
-from recipes.metrics.neighbours import NearestExamples, repetitions, share_nearer
 
 PAIRS, FEW_PAIRS = 18, 4
 """How many images are shown beside their nearest example, and of other media, whose pictures are larger."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from multisagd import Grid
 from multisagd.analysis.profiles import NORMAL_95, Profile
-from recipes.metrics.discriminate import BandAccuracy
-from recipes.metrics.spectral import RADIUS, Curves, decibel_errors, decibels
+from multisagd.metrics.discriminate import BandAccuracy
+from multisagd.metrics.spectral import RADIUS, Curves, decibel_errors, decibels
 from recipes.plotting.figures import draw_power, on_logarithmic_axis, save, unit_of
 
 SAMPLES, REAL = "tab:orange", "tab:blue"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset
+from multisagd.metrics import matched_counts, take
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError
 from recipes.evaluation.real import BATCH, read_real
-from recipes.metrics import matched_counts, take
 
 
 @dataclass(frozen=True, eq=False)

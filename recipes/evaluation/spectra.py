@@ -7,12 +7,12 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from multisagd.metrics.discriminate import band_powers, discriminability
+from multisagd.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error
 from recipes.evaluation import plots
 from recipes.evaluation.distances import spread
 from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.task import Task
-from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error
 
 
 def spectrum(task: Task) -> Result:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from multisagd.metrics.bootstrap import bootstrap_error
+from multisagd.metrics.spectral import Curves, item_curves
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import FeatureNetwork, Readings, Training, cached_network, read_samples
 from recipes.evaluation.real import read_real
 from recipes.evaluation.sets import Sets
-from recipes.metrics.bootstrap import bootstrap_error
-from recipes.metrics.spectral import Curves, item_curves
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multisagd import Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
-from recipes.metrics.spectral import LEAST, RADIUS
+from multisagd.metrics.spectral import LEAST, RADIUS
 
 DPI = 110
 COLUMN = 3.8

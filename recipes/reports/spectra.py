@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multisagd import DataStatistics, Grid, Process
 from multisagd.analysis.profiles import Profile
-from recipes.metrics.spectral import LEAST, RADIUS
+from multisagd.metrics.spectral import LEAST, RADIUS
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
 from recipes.reports.blocks import Block

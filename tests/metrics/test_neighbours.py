@@ -6,7 +6,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from recipes.metrics.neighbours import NearestExamples, repetitions, share_nearer
+from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
 
 
 def gaussian(count: int, seed: int) -> Tensor:

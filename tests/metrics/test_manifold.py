@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.metrics.manifold import Manifold, manifold
-from recipes.metrics.nearest import nearer, smallest_distances
+from multisagd.metrics.manifold import Manifold, manifold
+from multisagd.metrics.nearest import nearer, smallest_distances
 
 
 def gaussian(count: int, seed: int, dimensions: int = 4) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from recipes.metrics.kernel import kernel_distance, pair_weights, squared_mmd
+from multisagd.metrics.kernel import kernel_distance, pair_weights, squared_mmd
 
 
 def gaussian(count: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 
 import multisagd as ms
 from multisagd.analysis.profiles import axis_profile
-from recipes.metrics.axes import bands_along, mean_difference, neighbour_differences
-from recipes.metrics.spectral import item_curves
+from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
+from multisagd.metrics.spectral import item_curves
 from recipes.plotting.figures import draw_profiles
 
 GRIDS = [

@@ -1,9 +1,8 @@
-"""The Fréchet distance of two sets of feature vectors, and what it is between real data and itself."""
+"""The Fréchet distance of two sets of feature vectors, and how many of each group to compare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,48 +41,6 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{broken} of {count} feature vectors are not finite: look at the samples they come from")
     mean = values.mean(dim=0)
     return mean, torch.linalg.qr((values - mean) / (count - 1) ** 0.5, mode="r").R
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """Fréchet distance of real data to real data, over several random splits."""
-
-    mean: float
-    std: float
-    count: int
-    reference_count: int
-    splits: int
-
-
-def noise_floor(
-    groups: Sequence[Tensor], counts: Sequence[int], references: Sequence[int], splits: int = 8, seed: int = 0
-) -> NoiseFloor:
-    """Distance between real features and other real features: `counts` and `references` of each group, drawn anew.
-
-    `groups` holds the features `(total, dimensions)` of each class, or all in one group where classes do not matter.
-    A perfect generator scores this, not zero: the distance of finite samples is biased upwards by an amount that
-    depends on both counts, so they must be those of the comparison it is printed beside. Fixed counts per class keep
-    the luck of the class proportions out: on MNIST (2,000 against 8,000) they halve the floor and take its spread from
-    .034 to .004.
-
-    Raises:
-        ValueError: if a group has too few real features for two disjoint sets.
-    """
-    for group, count, reference in zip(groups, counts, references, strict=True):
-        if count + reference > len(group):
-            raise ValueError(
-                f"{count} + {reference} disjoint features were asked for and {len(group)} real ones are there: "
-                "lower the counts"
-            )
-    if splits < 2:
-        raise ValueError(f"a spread needs at least 2 splits, got {splits}")
-    generator = torch.Generator().manual_seed(seed)
-    distances = []
-    for _ in range(splits):
-        shuffled = [group[torch.randperm(len(group), generator=generator)] for group in groups]
-        distances.append(frechet_distance(take(shuffled, counts), take(shuffled, references, counts)))
-    values = torch.tensor(distances, dtype=torch.float64)
-    return NoiseFloor(float(values.mean()), float(values.std()), sum(counts), sum(references), splits)
 
 
 def take(groups: Sequence[Tensor], counts: Sequence[int], skip: Sequence[int] | None = None) -> Tensor:

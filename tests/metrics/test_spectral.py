@@ -8,8 +8,8 @@ from torch import Tensor
 
 import multisagd as ms
 from multisagd.analysis.profiles import NORMAL_95, axis_profile, radial_profile
-from recipes.metrics.discriminate import band_powers, discriminability
-from recipes.metrics.spectral import Curves, decibel_errors, decibels, error, item_curves
+from multisagd.metrics.discriminate import band_powers, discriminability
+from multisagd.metrics.spectral import Curves, decibel_errors, decibels, error, item_curves
 
 GRID = ms.Grid.of(time=(8, 0.01, "s"), width=9)
 

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from recipes.metrics.sliced import directions, project, sliced_distance
+from multisagd.metrics.sliced import directions, project, sliced_distance
 
 
 def gaussian(count: int, seed: int, dimensions: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recipes.metrics.nearest import nearer, smallest_distances
+from multisagd.metrics.nearest import nearer, smallest_distances
 
 REPEATED = 1 / 3
 """A sample counts as a repetition if its nearest training example is nearer than this share of the second nearest."""

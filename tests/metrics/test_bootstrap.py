@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recipes.metrics.bootstrap import bootstrap_error, mean_error, redrawn
+from multisagd.metrics.bootstrap import bootstrap_error, mean_error, redrawn
 
 
 def test_the_error_of_a_difference_of_means_is_known() -> None:
