@@ -10,26 +10,27 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from multisagd import orientation, radial, spacetime, spectrum, table
 from multisagd.grid import Axis, Grid
-from multisagd.orientation import Spots, Streaks
-from multisagd.radial import Band, Exponential, Gaussian, LowPass, PowerLaw, Rings, TwoBand
-from multisagd.spacetime import Autoregressive, HarmonicStop, VelocityTuned
-from multisagd.spectrum import Flat, Offset, Outside, Power, Product, Spectrum, Sum
+from multisagd.spectrum import Power, Product, Spectrum, Sum
 from multisagd.table import Table
 
-_PUBLIC: tuple[type[Spectrum], ...] = (
-    Autoregressive, Band, Exponential, Flat, Gaussian, HarmonicStop, LowPass, Offset, Outside, PowerLaw, Rings, Spots,
-    Streaks, Table, TwoBand, VelocityTuned,
-)  # fmt: skip
-_ALGEBRA: tuple[type[Spectrum], ...] = (Power, Product, Sum)
-_TARGETS = {f"multisagd.{cls.__name__}": cls for cls in _PUBLIC} | {
-    f"{cls.__module__}.{cls.__name__}": cls for cls in (*_ALGEBRA, *_PUBLIC)
+_ALL: tuple[type[Spectrum], ...] = tuple(
+    cls
+    for module in (orientation, radial, spacetime, spectrum, table)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and issubclass(cls, Spectrum) and (is_dataclass(cls) or cls is Table)
+    if cls.__module__ == module.__name__
+)
+"""The spectra of this project that are a function of their parameters alone."""
+_TARGETS = {f"multisagd.{cls.__name__}": cls for cls in _ALL if cls not in (Power, Product, Sum)} | {
+    f"{cls.__module__}.{cls.__name__}": cls for cls in _ALL
 }
 _NAMES = {cls: name for name, cls in reversed(_TARGETS.items())}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -65,7 +65,8 @@ def x0_weight(
         return log_snr.exp() + 1 / sigma_data**2
     if weighting == "sigmoid":
         return log_snr.exp() * torch.sigmoid(bias - log_snr)
-    raise ValueError(f"unknown weighting {weighting!r}; choose uniform, min_snr, karras or sigmoid")
+    *others, last = get_args(Weighting)
+    raise ValueError(f"unknown weighting {weighting!r}; choose {', '.join(others)} or {last}")
 
 
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
