@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -25,7 +25,7 @@ _ALL: tuple[type[Spectrum], ...] = tuple(
     cls
     for module in (orientation, radial, spacetime, spectrum, table)
     for cls in vars(module).values()
-    if isinstance(cls, type) and issubclass(cls, Spectrum) and (is_dataclass(cls) or cls is Table)
+    if isinstance(cls, type) and issubclass(cls, Spectrum) and cls not in (Spectrum, radial.Radial)
     if cls.__module__ == module.__name__
 )
 """The spectra of this project that are a function of their parameters alone."""

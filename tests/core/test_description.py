@@ -120,6 +120,7 @@ BAD = {
     "os": ({"_target_": "os.system", "command": "true"}, "is no spectrum"),
     "not a spectrum": ({"_target_": "multisagd.Denoiser"}, "is no spectrum"),
     "abstract": ({"_target_": "multisagd.Spectrum"}, "is no spectrum"),
+    "abstract, of a module": ({"_target_": "multisagd.radial.Radial"}, "is no spectrum"),
     "misspelt": ({"_target_": "multisagd.PowerLaws", "exponent": 1}, "did you mean 'multisagd.PowerLaw'"),
     "no target": ({"exponent": 1}, "expected a spectrum"),
     "a list as target": ({"_target_": ["multisagd.Flat"]}, "expected a spectrum"),
