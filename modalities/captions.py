@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Self
+from collections.abc import Sequence
 
-from modalities.base import Batch, Dataset, Example, Groups
-from modalities.byte_ranges import Source
+from modalities.base import Batch, Dataset
 from modalities.text import TextEncoder
+from modalities.wrapped import Wrapped
 
 
-class Captioned(Dataset):
+class Captioned(Wrapped):
     """The examples of a dataset with captions, and in every batch what a text encoder makes of them.
 
     Its classes are None: a model learns classes or text.
@@ -27,15 +24,8 @@ class Captioned(Dataset):
                 "the data have no captions: a folder takes them from data.manifest=FILE (with a column text), "
                 "data.captions=sidecar or data.captions=labels; or leave out text"
             )
-        self.modality, self.classes = dataset.modality, None
-        self.dataset, self.encoder = dataset, encoder
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example, with its caption as text."""
-        return self.dataset.example(index, seed)
+        super().__init__(dataset)
+        self.classes, self.encoder = None, encoder
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return a batch with `embeddings`.
@@ -43,44 +33,7 @@ class Captioned(Dataset):
         Raises:
             ValueError: if an example has no caption; one that says nothing is an empty text.
         """
-        batch = self.dataset.batch(indices, seeds)
+        batch = super().batch(indices, seeds)
         if batch.texts is None:
             raise ValueError(f"one of the examples {list(indices)} has no caption")
         return batch._replace(embeddings=self.encoder(batch.texts))
-
-    def label(self, index: int) -> int | None:
-        """Return the class that the example has in the dataset, though a model learns its text."""
-        return self.dataset.label(index)
-
-    def caption(self, index: int) -> str | None:
-        """Return the text of one example."""
-        return self.dataset.caption(index)
-
-    def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only."""
-        part = copy.copy(self)
-        part.dataset = self.dataset.subset(indices)
-        return part
-
-    @property
-    def groups(self) -> Groups | None:
-        """Which examples are stored together."""
-        return self.dataset.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the examples, captions included."""
-        return self.dataset.fingerprint
-
-    def stored(self) -> Iterable[Source]:
-        """Return the files that the examples are read from."""
-        return self.dataset.stored()
-
-    @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far."""
-        return self.dataset.unreadable
-
-    def save_unreadable(self, path: Path) -> None:
-        """Write the files that could not be read so far, if there are any."""
-        self.dataset.save_unreadable(path)

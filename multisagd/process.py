@@ -105,6 +105,11 @@ class Process(nn.Module):
         at = self.coefficients(t, x0)
         return self.from_steps(at.a * self.to_steps(x0) + at.b * self.to_steps(noise), x0.shape)
 
+    def in_range(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return `x_t / √(α_t² + σ_t²)`, so that variance-exploding paths can be seen too; t is one time, `(1,)`."""
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        return self.add_noise(x0, t, noise) / float((alpha**2 + sigma**2).sqrt())
+
     def prior(
         self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None, start: float = 1.0
     ) -> Tensor:

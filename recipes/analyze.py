@@ -36,8 +36,7 @@ from recipes.base.quoting import setting
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.corrupted import as_trained_on, build_data
-from recipes.data.dataset import Chunks, measure
+from recipes.data.dataset import Chunks, as_trained_on, build_data, measure
 from recipes.data.order import Order
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics

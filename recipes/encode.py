@@ -48,9 +48,8 @@ from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.key_table import flatten
-from recipes.data.colour import colour_note
+from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
-from recipes.runs.located import build_dataset
 from recipes.runs.lock import held
 from recipes.runs.record import data_facts
 from recipes.runs.settings import Group

@@ -26,21 +26,17 @@ import torch
 
 from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
+from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.colour import colour_note
-from recipes.data.corrupted import as_trained_on, build_data
-from recipes.data.dataset import measure
-from recipes.data.noised import in_range
+from recipes.data.dataset import as_trained_on, build_data, colour_note, measure
 from recipes.data.order import Order
-from recipes.data.transformed import untouched
 from recipes.plotting.figures import draw_profiles
-from recipes.runs.assembly import Assembly
-from recipes.runs.doubts import process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.settings import ModelSettings, TrainSettings
 
 REPORT = "inspect.json"
@@ -148,7 +144,7 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
     times = torch.tensor(TIMES, dtype=torch.float64).split(1)
-    steps = [modality.decode(in_range(process, x0, t, noise)[0]) for t in times]
+    steps = [modality.decode(process.in_range(x0, t, noise)[0]) for t in times]
     modality.save_grid(steps, out / "forward.png")
 
 

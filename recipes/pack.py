@@ -42,8 +42,8 @@ from recipes.base.signals import StopRequest
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
+from recipes.data.dataset import build_dataset
 from recipes.data.order import Order
-from recipes.runs.located import build_dataset
 from recipes.runs.lock import held
 from recipes.runs.record import data_facts
 from recipes.runs.settings import Group

@@ -1,28 +1,162 @@
-"""The data of a run: what is held out, and what is measured before training."""
+"""The data of a run: built, corrupted or restored, split, measured, and what is to be said of them."""
 
 from __future__ import annotations
 
+import copy
+import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from modalities.base import Dataset, split
-from modalities.reading import UnreadableFilesError, read_batch
-from multisagd import DataStatistics
+from modalities.base import Dataset, Modality, split
+from modalities.image import Image
+from modalities.reading import FileReport, MediaFiles, UnreadableFilesError, read_batch
+from modalities.video import Video
+from modalities.wrapped import Corrupted, Restored, untouched
+from multisagd import Corruption, DataStatistics, GaussianRestoration
+from multisagd.multitaper import statistics_of_one
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError
 from recipes.base.progress import SOON, Display
+from recipes.config.build import Builder
 from recipes.data.order import Order
-from recipes.data.single import statistics_of_one
-from recipes.runs.settings import TrainSettings
+from recipes.runs.assembly import build_corruption
+from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
+from recipes.runtime.distribution import from_first, is_first, wait_patiently
+
+PLACES = ("root", "urls")
+"""Keys of data that say where they are; each source of data has one of them."""
 
 LEAST_DEVIATION = 1e-6
 """Standard deviation about their mean, in units of the data's range, below which examples are all the same."""
 
 READINGS = 2
 """How often the examples are read to be measured: for their mean, and for their spectrum."""
+
+LOOKED_AT = 16
+"""Examples whose colours are looked at, evenly over the data."""
+
+DIFFERENCE = 0.1
+"""Difference of red, green and blue, in values from -1 to 1, from which a pixel has a colour; JPEG makes smaller."""
+
+COLOURED = 0.01
+"""Share of such pixels from which an example is in colour."""
+
+NOTHING_HELD_OUT = (
+    "this run held no example out of its training to compare with: train one with validation.holdout=0.05, say"
+)
+
+
+def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
+    """Return the dataset that the group `data` of a configuration describes.
+
+    Raises:
+        RecipeError: if it cannot be built; of files that are missing it names the key that says where they are.
+    """
+    try:
+        return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    except RecipeError as error:
+        key = next((key for key in PLACES if isinstance(data, Mapping) and key in data), None)
+        if key is not None and (isinstance(error.__cause__, OSError) or _missing(data[key])):
+            raise RecipeError(f"{error}. If the data are somewhere else, add data.{key}=… to the command") from error
+        raise
+
+
+def _missing(value: object) -> bool:
+    return isinstance(value, str) and "://" not in value and not os.path.exists(value)  # noqa: PTH110 - no error
+
+
+def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
+    """Return the dataset that a configuration describes, corrupted if it says so.
+
+    Raises:
+        RecipeError: if either cannot be built.
+    """
+    dataset = build_dataset(data, modality, builder)
+    options = CorruptionOptions.of(corruption, builder)
+    described = build_corruption(corruption, modality, builder) if options.added else None
+    return dataset if described is None else Corrupted(dataset, described, seed, options.redrawn)
+
+
+def as_trained_on(dataset: Dataset, corruption: Group, seed: int, builder: Builder) -> Dataset:
+    """Return a corrupted dataset as a training on all of it would see it: restored, if the configuration says so.
+
+    Raises:
+        RecipeError: if it cannot be restored.
+    """
+    options = CorruptionOptions.of(corruption, builder)
+    described = build_corruption(corruption, dataset.modality, builder) if options.restored else None
+    if described is None:
+        return dataset
+    fitted = fit_restoration(dataset, described, options, seed)
+    return Restored(dataset, fitted, seed, options.restored == "sample")
+
+
+def fit_restoration(
+    training: Dataset, corruption: Corruption, options: CorruptionOptions, seed: int
+) -> GaussianRestoration:
+    """Measure the covariance of corrupted data on the first rank, for all.
+
+    Raises:
+        RecipeError: if the data cannot be read, are padded, too large or too few for a covariance, or contradict the
+            corruption.
+    """
+    numbers = torch.zeros(2, dtype=torch.float64)
+    found = None
+    if is_first():
+        count = len(training) if options.examples is None else min(options.examples, len(training))
+        chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
+        try:
+            found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
+        except (ValueError, UnreadableFilesError) as error:
+            raise RecipeError(f"corruption.restored: {error}") from error
+        numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
+    wait_patiently()
+    from_first(numbers)
+    if found is None:
+        shape = (training.modality.channels, *training.modality.grid().shape)
+        size = torch.Size(shape).numel()
+        mean, gain = torch.zeros(shape, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+        root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
+        found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
+    for tensor in (found.mean, found.gain, found.root):
+        from_first(tensor)
+    return found
+
+
+class Chunks:
+    """Examples in batches, as often as asked for, augmented in the same way each time; a display shows how many."""
+
+    def __init__(
+        self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
+    ) -> None:
+        self.dataset, self.indices, self.seed, self.display, self.size = dataset, indices, seed, display, size
+        self._read = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self.indices), self.size):
+            chosen = self.indices[start : start + self.size]
+            batch = read_batch(self.dataset, chosen, [derive(self.seed, "augmentation", index) for index in chosen])
+            self._read += len(chosen)
+            if self.display is not None:
+                self.display.update(min(self._read, READINGS * len(self.indices)))
+            yield batch.x0, batch.mask
+
+
+@dataclass(frozen=True)
+class _Unpadded:
+    """Chunks without their masks, which must all be missing."""
+
+    chunks: Chunks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for x0, mask in self.chunks:
+            if mask is not None:
+                raise ValueError("padded data have no covariance to be restored by: choose data without padding")
+            yield x0
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
@@ -40,11 +174,6 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
         raise RecipeError(f"validation.holdout: {error}; validation.holdout=0 trains on all") from error
     except UnreadableFilesError as error:
         raise RecipeError(f"data: {error}") from error
-
-
-NOTHING_HELD_OUT = (
-    "this run held no example out of its training to compare with: train one with validation.holdout=0.05, say"
-)
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
@@ -87,20 +216,27 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
         raise RecipeError(f"measuring the data: {error}") from error
 
 
-class Chunks:
-    """Examples in batches, as often as asked for, augmented in the same way each time; a display shows how many."""
-
-    def __init__(
-        self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
-    ) -> None:
-        self.dataset, self.indices, self.seed, self.display, self.size = dataset, indices, seed, display, size
-        self._read = 0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for start in range(0, len(self.indices), self.size):
-            chosen = self.indices[start : start + self.size]
-            batch = read_batch(self.dataset, chosen, [derive(self.seed, "augmentation", index) for index in chosen])
-            self._read += len(chosen)
-            if self.display is not None:
-                self.display.update(min(self._read, READINGS * len(self.indices)))
-            yield batch.x0, batch.mask
+def colour_note(dataset: Dataset) -> str | None:
+    """Return what to say of pictures in colour that are taken as grey, or grey ones taken in colour; else None."""
+    files = untouched(dataset)
+    modality = files.modality
+    if not isinstance(modality, Image | Video):
+        return None
+    count = min(LOOKED_AT, len(files))
+    seen = copy.copy(files)
+    seen.modality = replace(modality, channels=3)
+    if isinstance(seen, MediaFiles):
+        seen.report = FileReport(len(files), 1.0)  # what cannot be read is for those to count who need it
+    try:
+        x0 = seen.batch([number * len(files) // count for number in range(count)]).x0
+    except Exception:  # whatever a decoder or a dataset of one's own raises: training will say what is wrong
+        return None
+    if x0.shape[1] != 3:
+        return None
+    coloured = ((x0.amax(1) - x0.amin(1)) > DIFFERENCE).flatten(1).float().mean(1) > COLOURED
+    found = int(coloured.sum())
+    if modality.channels == 1 and found:
+        return f"{found} of {count} examples looked at are in colour, learned in grey: modality.channels=3 keeps it"
+    if modality.channels == 3 and not found:
+        return f"the {count} examples looked at are all grey: modality.channels=1 learns them in a third of the numbers"
+    return None

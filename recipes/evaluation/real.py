@@ -16,8 +16,8 @@ from recipes.base.console import tell
 from recipes.base.errors import RecipeError
 from recipes.base.progress import Display
 from recipes.config.build import Builder
-from recipes.data.dataset import hold_out
-from recipes.runs.located import build_dataset, located
+from recipes.data.dataset import build_dataset, hold_out
+from recipes.runs.located import located
 from recipes.runs.model import check_folder, run_settings
 from recipes.runs.record import data_facts
 from recipes.runs.run import CONFIG, Run

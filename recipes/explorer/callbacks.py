@@ -25,7 +25,7 @@ from recipes.explorer.media import Medium, Sizes
 from recipes.explorer.process import TIMES, Pair, Settings, spectrum_group
 from recipes.explorer.rendering import charts_html, media_table, spectra_charts, steps_chart
 from recipes.plotting.media import address
-from recipes.runs.doubts import process_notes
+from recipes.runs.assembly import process_notes
 
 KEPT = gr.skip()
 """Leaves a piece of the page as it is."""

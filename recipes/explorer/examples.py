@@ -17,9 +17,9 @@ from modalities.base import Dataset, Modality
 from modalities.representation import Stft, Waveform
 from multisagd import DataStatistics, Grid
 from multisagd.libraries import failed_import
+from multisagd.multitaper import statistics_of_one
 from recipes.config.build import Builder
 from recipes.config.defaults import of_choice
-from recipes.data.single import statistics_of_one
 from recipes.explorer.media import Medium, Sizes
 
 MEASURED = 64

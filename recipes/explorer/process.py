@@ -18,7 +18,6 @@ from torch import Tensor
 from multisagd import Flat, Grid, Process, Schedule, SpectralCovariance, Spectrum, seeds
 from recipes.config.build import Builder
 from recipes.config.defaults import of_choice
-from recipes.data.noised import in_range
 from recipes.explorer.controls import ALL, at_key, axes_names, kind
 from recipes.explorer.examples import Example
 
@@ -157,7 +156,7 @@ class Pair:
     def noised(self, name: str, time: float) -> Tensor:
         """Return the datum at a time, in the range of data."""
         t = torch.tensor([time], dtype=torch.float64)
-        return in_range(self.processes[name], self.example.x0[None], t, self.noises[name][None])[0]
+        return self.processes[name].in_range(self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
         """Return the datum at a time under both processes, as media."""

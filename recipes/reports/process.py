@@ -20,16 +20,14 @@ from recipes.base.errors import RecipeError
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.corrupted import build_data
-from recipes.data.noised import in_range
+from recipes.data.dataset import build_data
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, ordered, told
 from recipes.reports.blocks import Block, Facts, Gallery, Item, Note, Table
 from recipes.reports.defaults import shown
 from recipes.reports.media import Budget, item
 from recipes.reports.run import Run
-from recipes.runs.assembly import Assembly
-from recipes.runs.doubts import process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.model import check_config
 from recipes.runs.run import CORRUPTION, read_corruption
 from recipes.runs.settings import ModelSettings, TrainSettings
@@ -164,7 +162,7 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     # That some noise is beyond full scale is no news: it always is.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
         for place, (name, t) in enumerate(steps):
-            noised = in_range(process, x0, t, noise) if place else x0
+            noised = process.in_range(x0, t, noise) if place else x0
             path = Path(folder) / f"{place}.png"
             modality.save_grid([modality.decode(noised[0])], path)
             shown_as = item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,18 +31,27 @@ from multisagd import (
     Spectrum,
     UniPC,
     seeds,
+    terminal_snr,
 )
 from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
 from recipes.base.errors import MissingError, RecipeError
 from recipes.config.build import Builder
-from recipes.runs.corruption import build_corruption
-from recipes.runs.settings import Group, ModelSettings
+from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
 MOST_PADDING = 1000
 """Times that a padded grid may be as large as the data's."""
+
+LARGE_SHARE = 0.5
+"""Above this share of the power at zero frequency, the noise is mostly a random brightness."""
+
+LARGE_SIGMA = 2.0
+"""Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
+
+LOW_LOG_SNR = -12.0
+"""Below this, a prediction of the noise says next to nothing about the data."""
 
 RESTORE = "Restore the config.yaml that the run was trained with"
 
@@ -194,6 +204,18 @@ class Assembly:
             raise
 
 
+def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
+    """Return the corruption that a configuration describes on a modality's grid, None if it describes none.
+
+    Raises:
+        RecipeError: if it is invalid there.
+    """
+    if group.get("_target_") is None:
+        return None
+    described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
+    return builder.build(described, Corruption, "corruption", grid=modality.grid())
+
+
 LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
 
 
@@ -242,6 +264,35 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
             f"process.modulation ({type(process.modulation).__name__}) makes them differ: "
             "choose sampler=ddim, dpm_solver or unipc"
         )
+
+
+def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
+    """Return what is doubtful about a process and its denoiser at pure noise, t = 1, where sampling starts."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        terminal_snr(process, statistics)
+    notes = [str(warning.message) for warning in caught]
+    power = process.covariance.power()
+    share = float(power.flatten()[0]) / process.grid.numel
+    if share > LARGE_SHARE:
+        notes.append(
+            f"zero frequency, the mean of a datum, takes {share:.0%} of the noise's power, and little is left for all "
+            "else: a milder exponent or a higher corner spreads it"
+        )
+    end = torch.ones(1, dtype=torch.float64)
+    log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
+    if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
+        notes.append(
+            f"the schedule's noise grows to sigma={sigma:.3g}, and this denoiser scales neither inputs nor targets: "
+            "denoiser=karras does"
+        )
+    if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:
+        notes.append(
+            f"predicting noise down to a log-SNR of {log_snr:.3g} multiplies the network's errors by "
+            f"{math.exp(-log_snr / 2):.3g} where sampling starts: set schedule.log_snr_range=[-10,20], or "
+            "choose denoiser=velocity"
+        )
+    return notes
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modalities.base import Dataset, Modality
-from recipes.base.errors import RecipeError
+from modalities.base import Dataset
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.settings import Group
@@ -24,9 +23,6 @@ PATHS = (
     "text.name", "text.cache",
 )  # fmt: skip
 """Keys of a run that name files or folders after training; a name on a hub is none, unless such a folder is there."""
-
-PLACES = ("root", "urls")
-"""Keys of data that say where they are; each source of data has one of them."""
 
 
 def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
@@ -64,21 +60,6 @@ def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
     return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
 
 
-def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset that the group `data` of a configuration describes.
-
-    Raises:
-        RecipeError: if it cannot be built; of files that are missing it names the key that says where they are.
-    """
-    try:
-        return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
-    except RecipeError as error:
-        key = next((key for key in PLACES if isinstance(data, Mapping) and key in data), None)
-        if key is not None and (isinstance(error.__cause__, OSError) or _missing(data[key])):
-            raise RecipeError(f"{error}. If the data are somewhere else, add data.{key}=… to the command") from error
-        raise
-
-
 def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
     """Return nested values with the one at a dotted place found; the original is left as it is."""
     name, *deeper = parts
@@ -98,7 +79,3 @@ def _found(value: Any, homes: Sequence[Path]) -> Any:
     if fixed != value:
         fixed = os.path.dirname(fixed)  # noqa: PTH120
     return next((str(home / value) for home in homes if os.path.exists(home / fixed)), value)  # noqa: PTH110 - no error
-
-
-def _missing(value: Any) -> bool:
-    return isinstance(value, str) and "://" not in value and not os.path.exists(value)  # noqa: PTH110 - no error

@@ -123,6 +123,39 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class CorruptionOptions:
+    """What is done about a corruption: the keys of its group that do not describe the corruption itself.
+
+    `added`: to clean data, as experiments need it; if not, the data have it already. `redrawn`: another one each time.
+    `restored`: by the data's covariance before training, to their conditional mean or a sample; None: not at all.
+    `examples`: how many are read to measure that covariance, None: all.
+    """
+
+    added: bool = True
+    redrawn: bool = False
+    restored: Literal["mean", "sample"] | None = None
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.examples is not None and self.examples < 4:
+            raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
+
+    @classmethod
+    def of(cls, group: Group, builder: Builder) -> CorruptionOptions:
+        """Return those of the group `corruption` of a configuration.
+
+        Raises:
+            RecipeError: for a value of a wrong type.
+        """
+        return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Return the names of the options."""
+        return {field.name for field in fields(cls)}
+
+
+@dataclass(frozen=True)
 class TrackingSettings:
     """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
 

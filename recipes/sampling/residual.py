@@ -12,8 +12,7 @@ from multisagd.finishing import residual_power
 from multisagd.seeds import derive
 from recipes.base.errors import RecipeError
 from recipes.config.compose import Config
-from recipes.data.corrupted import build_data
-from recipes.data.dataset import NOTHING_HELD_OUT, hold_out
+from recipes.data.dataset import NOTHING_HELD_OUT, build_data, hold_out
 from recipes.data.order import Order
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import SampleSettings, TrainSettings

@@ -26,8 +26,7 @@ from multisagd.addresses import for_others
 from recipes.base.files import replace_file, write_text
 from recipes.base.quoting import setting
 from recipes.config.addresses import mapped
-from recipes.runs.assembly import Assembly
-from recipes.runs.doubts import process_notes
+from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, Which
 from recipes.sharing.markdown import described, in_words, last_part, listed, one_line, shown, slug

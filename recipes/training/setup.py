@@ -9,25 +9,21 @@ import torch
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
+from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents
-from recipes.data.colour import colour_note
-from recipes.data.corrupted import build_data, fit_restoration
-from recipes.data.dataset import held_out_note, hold_out, measure
-from recipes.data.transformed import Restored
+from recipes.data.dataset import build_data, colour_note, fit_restoration, held_out_note, hold_out, measure
 from recipes.runs import record
-from recipes.runs.assembly import Assembly, check_sampler
+from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint_files import State
-from recipes.runs.corruption import build_corruption, corruption_options
-from recipes.runs.doubts import process_notes
 from recipes.runs.lock import Hold
 from recipes.runs.model import check_encoder
 from recipes.runs.run import Run
-from recipes.runs.settings import ModelSettings, TrainSettings
+from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import from_first, wait_patiently
 from recipes.runtime.flops import training_flops
@@ -113,7 +109,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     if not begun:
         # A mistake in them is told before the data are measured, which takes minutes.
         Assembly(job.model, builder, modality, placeholder_statistics(modality), None, None, corruption).process()
-    options, restoration = corruption_options(settings.corruption, builder), None
+    options, restoration = CorruptionOptions.of(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
         fitted = restoration or run.restoration()

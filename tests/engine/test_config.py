@@ -19,7 +19,7 @@ from recipes.cli.help import command_help
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import groups
-from recipes.runs.corruption import build_corruption
+from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import SampleSettings, TrainSettings
 
 # Refinement belongs to sampling, clusters to launching; latents need an autoencoder, or a folder that was encoded.

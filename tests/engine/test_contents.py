@@ -15,9 +15,9 @@ from modalities.files import Folder
 from modalities.image import Image
 from modalities.image_sets import Digits
 from modalities.tars import TarShards
+from modalities.wrapped import Corrupted
 from recipes.data import contents
 from recipes.data.contents import FILE, Contents, changes, keep, pieces
-from recipes.data.transformed import Corrupted
 from recipes.pack import main as pack
 
 SMALL = Image(size=4, channels=1)

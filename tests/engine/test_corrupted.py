@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 from modalities.image import Image
 from modalities.image_sets import Digits
+from modalities.wrapped import Corrupted, Restored
 from multisagd import Band, Corruption
 from multisagd.gaussian_restoration import GaussianRestoration
 from multisagd.restoration import RestoringDenoiser
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.corrupted import build_data
-from recipes.data.transformed import Corrupted, Restored
+from recipes.data.dataset import build_data
 from recipes.export import export
 from recipes.inspect import inspect
 from recipes.runs.model import open_model

@@ -10,14 +10,13 @@ from modalities.image import Image
 from modalities.image_sets import Digits, Pixels
 from modalities.video import Video
 from modalities.video_sets import MovingDigits
+from multisagd.multitaper import statistics_of_one
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.colour import colour_note
-from recipes.data.dataset import Chunks, held_out_note, hold_out, measure
+from recipes.data.dataset import Chunks, colour_note, held_out_note, hold_out, measure
 from recipes.data.order import Order
-from recipes.data.single import statistics_of_one
-from recipes.runs.doubts import process_notes
+from recipes.runs.assembly import process_notes
 from recipes.runs.settings import TrainSettings
 from recipes.training.conditioning import learned_condition
 

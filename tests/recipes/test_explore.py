@@ -25,11 +25,11 @@ from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
 from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
+from multisagd.multitaper import statistics_of_one
 from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.data.single import statistics_of_one
 from recipes.explorer import design, export
 from recipes.explorer.controls import ALL, axes_choices, first_values, kind
 from recipes.explorer.examples import Example, built_in, own_file

@@ -14,7 +14,8 @@ import scipy
 import torch
 from torch import Tensor
 
-from multisagd import DataStatistics, Grid
+from multisagd.grid import Grid
+from multisagd.statistics import DataStatistics
 
 BANDWIDTH = 2.5
 """Half the width over which a frequency is smeared, in bins."""

@@ -1,7 +1,8 @@
-"""Datasets whose examples are altered: corrupted in a part of their spectrum, or restored there."""
+"""Datasets around another dataset: `Wrapped` passes everything on, and others change the tensor of every example."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,24 +16,72 @@ from multisagd import Corruption, GaussianRestoration
 from multisagd.seeds import derive
 
 
-class Altered(Dataset):
-    """Another dataset with the tensor of every example altered: `places` are their numbers in the whole set."""
+class Wrapped(Dataset):
+    """The examples of another dataset, `inner`, as they are; a subclass overrides what it changes."""
 
-    def __init__(self, inner: Dataset, places: Sequence[int] | None = None) -> None:
+    def __init__(self, inner: Dataset) -> None:
         self.inner = inner
-        self.places = range(len(inner)) if places is None else places
         self.modality, self.classes = inner.modality, inner.classes
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def example(self, index: int, seed: int | None = None) -> Example:
+        """Return one example."""
+        return self.inner.example(index, seed)
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return the examples at `indices`."""
+        return self.inner.batch(indices, seeds)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Return the dataset of these examples only."""
+        part = copy.copy(self)
+        part.inner = self.inner.subset(indices)
+        return part
+
+    def label(self, index: int) -> int | None:
+        """Return the class that one example has in the inner dataset."""
+        return self.inner.label(index)
+
+    def caption(self, index: int) -> str | None:
+        """Return the text of one example."""
+        return self.inner.caption(index)
+
+    @property
+    def groups(self) -> Groups | None:
+        """Which examples are stored together."""
+        return self.inner.groups
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the inner dataset: what a wrapper does follows from the configuration."""
+        return self.inner.fingerprint
+
+    def stored(self) -> Iterable[Source]:
+        """Return the files that the examples are read from."""
+        return self.inner.stored()
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Files that could not be read so far."""
+        return self.inner.unreadable
+
+    def save_unreadable(self, path: Path) -> None:
+        """Write the files that could not be read so far, if there are any."""
+        self.inner.save_unreadable(path)
+
+
+class Altered(Wrapped):
+    """A dataset with the tensor of every example altered: `places` are their numbers in the whole set."""
+
+    def __init__(self, inner: Dataset) -> None:
+        super().__init__(inner)
+        self.places: Sequence[int] = range(len(inner))
 
     @abstractmethod
     def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return data `(batch, channels, *grid)` altered; each has its number and the seed of its augmentation."""
-
-    @abstractmethod
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same alteration of another dataset."""
-
-    def __len__(self) -> int:
-        return len(self.inner)
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example, altered."""
@@ -48,38 +97,9 @@ class Altered(Dataset):
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only, each altered as it was."""
-        return self.with_inner(self.inner.subset(indices), [self.places[index] for index in indices])
-
-    def label(self, index: int) -> int | None:
-        """Return the class of one example."""
-        return self.inner.label(index)
-
-    def caption(self, index: int) -> str | None:
-        """Return the text of one example."""
-        return self.inner.caption(index)
-
-    @property
-    def groups(self) -> Groups | None:
-        """Which examples are stored together."""
-        return self.inner.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the examples as they were: what is done to them follows from the configuration."""
-        return self.inner.fingerprint
-
-    def stored(self) -> Iterable[Source]:
-        """Return the files that the examples are read from."""
-        return self.inner.stored()
-
-    @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Files that could not be read so far."""
-        return self.inner.unreadable
-
-    def save_unreadable(self, path: Path) -> None:
-        """Write the files that could not be read so far."""
-        self.inner.save_unreadable(path)
+        part = super().subset(indices)
+        part.places = [self.places[index] for index in indices]
+        return part
 
 
 class Corrupted(Altered):
@@ -89,10 +109,8 @@ class Corrupted(Altered):
     the corruption follows from the seed of the augmentation, and is another one each time.
     """
 
-    def __init__(
-        self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool, places: Sequence[int] | None = None
-    ) -> None:
-        super().__init__(inner, places)
+    def __init__(self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool) -> None:
+        super().__init__(inner)
         self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
 
     def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
@@ -103,33 +121,18 @@ class Corrupted(Altered):
         ]
         return self.corruption.corrupt(x0, drawn)
 
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same corruption of another dataset."""
-        return type(self)(inner, self.corruption, self.seed, self.redrawn, places)
-
 
 class Restored(Altered):
     """A dataset of corrupted examples, each restored to the conditional mean, or to one sample that it keeps."""
 
-    def __init__(
-        self,
-        inner: Dataset,
-        restoration: GaussianRestoration,
-        seed: int,
-        drawn: bool,
-        places: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(inner, places)
+    def __init__(self, inner: Dataset, restoration: GaussianRestoration, seed: int, drawn: bool) -> None:
+        super().__init__(inner)
         self.restoration, self.seed, self.drawn = restoration, seed, drawn
 
     def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return the data restored."""
         own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
         return self.restoration.restore(x0, own)
-
-    def with_inner(self, inner: Dataset, places: Sequence[int]) -> Self:
-        """Return the same restoration of another dataset."""
-        return type(self)(inner, self.restoration, self.seed, self.drawn, places)
 
 
 def untouched(dataset: Dataset) -> Dataset:
