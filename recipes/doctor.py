@@ -3,8 +3,6 @@
 The exit status is 0 if training works here, and the run folder is sound, and else 1. See docs/command-line.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -15,25 +13,28 @@ from dataclasses import asdict
 
 from recipes.base.console import fold, show
 from recipes.diagnosis.check import Check, Finding, State, run_isolated
-from recipes.diagnosis.packages import EXTRAS, LIBRARIES
+from recipes.diagnosis.environment import EXTRAS, LIBRARIES
 
 PACKAGES, DEVICE, DATA, OPTIONAL, RUN = "Python and packages", "Device", "Data and files", "Optional packages", "Run"
 CHECKS = (
-    Check(PACKAGES, "packages", "recipes.diagnosis.packages:packages", essential=True),
-    Check(PACKAGES, "modalities", "recipes.diagnosis.packages:foreign_package", essential=True),
-    Check(PACKAGES, "multisagd", "recipes.diagnosis.packages:console_command"),
-    Check(PACKAGES, "torch", "recipes.diagnosis.packages:pytorch", essential=True),
-    *(Check(PACKAGES, each.split(".")[0], "recipes.diagnosis.packages:library", (each,), True) for each in LIBRARIES),
+    Check(PACKAGES, "packages", "recipes.diagnosis.environment:packages", essential=True),
+    Check(PACKAGES, "modalities", "recipes.diagnosis.environment:foreign_package", essential=True),
+    Check(PACKAGES, "multisagd", "recipes.diagnosis.environment:console_command"),
+    Check(PACKAGES, "torch", "recipes.diagnosis.environment:pytorch", essential=True),
+    *(
+        Check(PACKAGES, each.split(".")[0], "recipes.diagnosis.environment:library", (each,), True)
+        for each in LIBRARIES
+    ),
     Check(DEVICE, "training", "recipes.diagnosis.device:training_step", essential=True),
     Check(DEVICE, "CPU", "recipes.diagnosis.device:cpu"),
     Check(DEVICE, "GPU", "recipes.diagnosis.device:gpus"),
     Check(DEVICE, "sdpa", "recipes.diagnosis.device:attention", ("sdpa",), essential=True),
     Check(DEVICE, "xformers", "recipes.diagnosis.device:attention", ("xformers",)),
-    Check(DATA, "MULTISAGD_DATA", "recipes.diagnosis.data:data_folder"),
-    Check(DATA, "working folder", "recipes.diagnosis.data:writable", (".",), essential=True),
-    Check(DATA, "memory", "recipes.diagnosis.data:memory"),
-    Check(DATA, "encoding", "recipes.diagnosis.data:encoding"),
-    *(Check(OPTIONAL, name, "recipes.diagnosis.packages:packages", (name,)) for name in EXTRAS),
+    Check(DATA, "MULTISAGD_DATA", "recipes.diagnosis.environment:data_folder"),
+    Check(DATA, "working folder", "recipes.diagnosis.environment:writable", (".",), essential=True),
+    Check(DATA, "memory", "recipes.diagnosis.environment:memory"),
+    Check(DATA, "encoding", "recipes.diagnosis.environment:encoding"),
+    *(Check(OPTIONAL, name, "recipes.diagnosis.environment:packages", (name,)) for name in EXTRAS),
 )
 COLOURS: dict[State, int] = {"ok": 32, "absent": 2, "warning": 33, "broken": 31}
 HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "absent": "To add, if wanted"}

@@ -8,8 +8,6 @@ Errors, each in one message: those of the command's configuration; a batch that 
 in one folder; several processes for a command that uses one; a cluster that cannot be reached from here.
 """
 
-from __future__ import annotations
-
 import itertools
 import pkgutil
 import shlex
@@ -27,7 +25,7 @@ from recipes.base.console import show
 from recipes.base.errors import RecipeError, nearest
 from recipes.cli.command import run_command, take_option
 from recipes.cli.help import command_help
-from recipes.clusters.base import Cluster, Job, check_printable, check_settings
+from recipes.clusters.base import Cluster, Job, check_printable
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -71,18 +69,22 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
     Raises:
         RecipeError: as `launch`.
     """
-    overrides = configuration.parse(words)
-    own = [override.input_line or "" for override in overrides if is_own(override)]
+    own, others = [], []
+    for override in configuration.parse(words):
+        if override.key_or_group.split(".")[0] in ("cluster", "command"):
+            own.append(override.input_line or "")
+        else:
+            others.append(override)
     settings = Builder().settings(LaunchSettings, configuration.load("launch", own, folder), "")
-    check_settings(settings.cluster)
+    for name, value in vars(settings.cluster).items():
+        check_printable(f"cluster.{name}", value)
     check_printable("this folder", str(Path.cwd()))
     options = [] if folder is None else ["--config-dir", str(Path(folder).absolute())]
     jobs: list[Job] = []
     folders: dict[str | None, Job] = {}
-    for combination in itertools.product(*(sweep_values(each) for each in overrides if not is_own(each))):
+    for combination in itertools.product(*map(sweep_values, others)):
         job = Job(settings.command, (*combination, *options))
-        config = checked(settings, combination, folder)
-        run_dir = config.get("run_dir")
+        run_dir = checked(settings, combination, folder).get("run_dir")
         if run_dir in folders and not COMMANDS[settings.command].reads_run:
             raise RecipeError(
                 f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}. Name the folder after what differs: "
@@ -91,11 +93,6 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
         folders[run_dir] = job
         jobs.append(job)
     return settings, jobs
-
-
-def is_own(override: Override) -> bool:
-    """Whether a word belongs to this command rather than to the one that is launched."""
-    return override.key_or_group.split(".")[0] in {field.name for field in fields(LaunchSettings)}
 
 
 def sweep_values(override: Override) -> list[str]:

@@ -1,12 +1,10 @@
 """What the clusters share: the interface, the jobs they are given, and checks of the text that ends up in scripts."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +33,6 @@ class Job:
         """Return the command, quoted for a shell."""
         return shlex.join(["multisagd", self.command, *self.words])
 
-    def module(self) -> list[str]:
-        """Return the words after `python` or `torchrun` that run the command."""
-        return ["-m", "recipes.cli", self.command, *self.words]
-
 
 class Cluster(ABC):
     """A place to run jobs; its settings are the fields of the subclass, a choice of the group `cluster`."""
@@ -61,24 +55,18 @@ class Cluster(ABC):
         """
 
 
-def check_settings(cluster: Cluster) -> None:
-    """Check that no text among the settings of a cluster has a control character.
-
-    Raises:
-        RecipeError: naming the first setting that has one.
-    """
-    for field in fields(cluster):  # type: ignore[arg-type]  # every cluster is a dataclass
-        for text in _texts(getattr(cluster, field.name)):
-            check_printable(f"cluster.{field.name}", text)
-
-
-def check_printable(name: str, text: str) -> None:
-    """Check that a text is one printable line.
+def check_printable(name: str, value: Any) -> None:
+    """Check that a text is one printable line, and so is every text in a list or a mapping.
 
     Raises:
         RecipeError: with its name and its first control character.
     """
-    if found := CONTROL_CHARACTERS.search(text):
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        for each in value:
+            check_printable(name, each)
+    elif isinstance(value, str | Path) and (found := CONTROL_CHARACTERS.search(str(value))):
         raise RecipeError(
             f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}, which could begin a "
             "line of its own in what is launched: leave it out"
@@ -86,7 +74,7 @@ def check_printable(name: str, text: str) -> None:
 
 
 def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Check numbers among the fields of a cluster's settings; None is allowed.
+    """Check numbers among the fields of some settings; None is allowed.
 
     Raises:
         ValueError: for one below the minimum.
@@ -95,13 +83,3 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Return all texts inside a setting."""
-    if isinstance(value, str | Path):
-        yield str(value)
-    elif isinstance(value, Mapping):
-        yield from (text for pair in value.items() for each in pair for text in _texts(each))
-    elif isinstance(value, list | tuple):
-        yield from (text for each in value for text in _texts(each))

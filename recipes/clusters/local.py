@@ -1,7 +1,5 @@
 """Run jobs on this machine, one after the other, each in one process or in several under torchrun."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 import subprocess
@@ -36,12 +34,12 @@ class Local(Cluster):
 
     def command(self, job: Job) -> list[str]:
         """Return the command of one job."""
-        if self.processes == 1 and not self.restarts:
-            return [sys.executable, *job.module()]
-        return [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
-            f"--max-restarts={self.restarts}", f"--signals-to-handle={FORWARDED_SIGNALS}", *job.module(),
+        torchrun = [
+            "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
+            f"--max-restarts={self.restarts}", f"--signals-to-handle={FORWARDED_SIGNALS}",
         ]  # fmt: skip
+        alone = self.processes == 1 and not self.restarts
+        return [sys.executable, *([] if alone else torchrun), "-m", "recipes.cli", job.command, *job.words]
 
     def show(self, jobs: Sequence[Job]) -> str:
         """Return the commands that would be run."""

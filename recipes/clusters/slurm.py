@@ -1,25 +1,47 @@
-"""Submit jobs to Slurm with submitit: one task for each process, one job (a job array for a sweep) for each command.
+"""Submit jobs to Slurm with submitit, and requeue them when they are stopped.
 
-submitit writes the sbatch script, and next to the logs a pickle of what the job calls: a `SlurmJob`, which holds the
-words of the command and nothing else. A job unpickles what lies there, so nobody else may write into that folder.
+Each process is a task, and each command a job, or a place in the job array of a sweep. submitit writes the sbatch
+script, and next to the logs a pickle of what the processes call: a `SlurmJob`, which holds the words of the command and
+nothing else. A job unpickles what lies there, so nobody else may write into that folder. Importing this file imports
+nothing heavy, because a job imports it before it can handle signals.
+
+A signal during the training loop makes the training save a checkpoint and stop; at any other time the command ends at
+once. In both cases the first process asks Slurm to run the same job again, and that continues from the checkpoint.
+
+The job is requeued only if Slurm reports it as running: then the signal was the warning before a time limit (USR2, by
+`--signal`) or before a pre-emption with GraceTime (TERM), or came from a person (`scancel --signal=USR2`). In other
+states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and `scontrol requeue` requeue it, and after
+`scancel` it should not run again. SIGINT saves and ends the job for good.
+
+Outside of the training loop a signal can get lost: what its handler raises may be swallowed, and no handler runs while
+a process waits for the others inside a C++ call. So a thread also reads the numbers of signals, from the file
+descriptor that Python writes them to on arrival, and ends the process if nothing else has done so after a while.
 """
 
-from __future__ import annotations
-
 import math
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
-from multisagd.libraries import importing
-from recipes.base.errors import RecipeError
+from recipes.base.console import tell
+from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.signals import postponed
 from recipes.clusters.base import Cluster, Job, check_minimum
-from recipes.clusters.slurm_job import SlurmJob
+
+GRACE = 5.0
+"""Seconds that the main thread has to act on a signal by itself."""
+REQUEUING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals after which a job is requeued."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +157,143 @@ def _submitit() -> Any:
     Raises:
         BrokenLibraryError: if submitit cannot be imported.
     """
+    from multisagd.libraries import importing
+
     with importing("submitit", "cluster=slurm"):
         from submitit.slurm import slurm
     return slurm
+
+
+@dataclass(frozen=True)
+class SlurmJob(Job):
+    """A job as each of its processes calls it."""
+
+    max_requeues: int
+
+    def __call__(self) -> None:
+        """Run the command, requeue the job if it was stopped, and exit with the command's status."""
+        received: list[int] = []
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            if not received and not postponed(number, frame):
+                received.append(number)
+                raise Interrupted(f"stopped by {signal.Signals(number).name} outside of training", number)
+
+        status = 1
+        with Backstop(interrupt, self._stopped) as backstop:
+            # Before importing torch, which takes seconds. The training loop installs handlers of its own.
+            for each in REQUEUING_SIGNALS:
+                signal.signal(each, interrupt)
+            try:
+                from submitit.helpers import TorchDistributedEnvironment
+
+                TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+                sys.argv = ["multisagd", self.command, *self.words]
+                from recipes.cli.main import main
+
+                status = main([self.command, *self.words])
+            except Interrupted as stop:
+                tell(str(stop))
+            finally:
+                # Even if something else has failed since, as it does when another process has already left.
+                number = received[0] if received else status - 128
+                if number in REQUEUING_SIGNALS or number == signal.SIGINT:
+                    for each in REQUEUING_SIGNALS:
+                        signal.signal(each, signal.SIG_IGN)
+                    backstop.settle()
+                    status = self._stopped(number)
+        sys.exit(status)
+
+    def _stopped(self, number: int) -> int:
+        """Requeue the job if this is the first process, and return the exit status of this process."""
+        if int(os.environ.get("SLURM_PROCID", "0")):
+            return 0  # a failure would make srun kill the first process, which may still be requeueing
+        if number in REQUEUING_SIGNALS:
+            print(requeue(int(os.environ.get("SLURM_RESTART_COUNT", "0")), self.max_requeues), flush=True)
+        return 128 + number
+
+
+class Backstop:
+    """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
+
+    Args:
+        handler: the handler of these signals until the training loop installs its own. If that has happened meanwhile,
+            the signal is sent again, and the training saves.
+        stopped: called with the signal before the process ends; returns the exit status.
+    """
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:
+        self._handler, self._stopped = handler, stopped
+        self._settled = threading.Event()
+        self._acting = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._settled.set()
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writing)  # which ends the thread
+
+    def settle(self) -> None:
+        """Leave the signal to the main thread; does not return if the other thread is already acting on it."""
+        self._acting.acquire()
+        self._settled.set()
+
+    def _watch(self) -> None:
+        sent = set()
+        while number := os.read(self._reading, 1):
+            if number[0] not in REQUEUING_SIGNALS or number in sent or self._settled.wait(GRACE):
+                continue
+            if signal.getsignal(number[0]) is not self._handler:
+                # The training loop has begun. It may have received the signal; a second one does no harm.
+                sent.add(number)
+                os.kill(os.getpid(), number[0])
+            elif self._acting.acquire(blocking=False):
+                status = 1
+                try:
+                    tell(f"stopped by {signal.Signals(number[0]).name}, which could not be handled")
+                    status = self._stopped(number[0])
+                finally:  # in any case, because the main thread may be waiting for this one
+                    os._exit(status)
+        os.close(self._reading)
+
+
+def requeue(restarts: int, most: int) -> str:
+    """Ask Slurm to run this job again, unless Slurm is ending it; return a message.
+
+    Args:
+        restarts: how often the job has been requeued, by anyone.
+        most: how often it may be.
+    """
+    job = job_id()
+    if restarts >= most:
+        return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={most}"
+    shown = scontrol("show", "job", "--oneliner", job)
+    found = re.search(r"\bJobState=(\w+)", shown.stdout)
+    state = found[1] if found else f"unknown to scontrol ({shown.stderr.strip()})"
+    if state != "RUNNING":
+        return f"job {job} is {state}: Slurm decides whether it runs again"
+    done = scontrol("requeue", job)
+    if done.returncode:
+        return f"job {job} could not be requeued: {done.stderr.strip()}"
+    return f"job {job} is requeued ({restarts + 1} of at most {most} times)"
+
+
+def job_id() -> str:
+    """Return the id of this job; in an array with its index, because the array's id alone means all of its jobs."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `scontrol`; if it is missing or does not answer, return a failure that says so."""
+    command = ["scontrol", *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))

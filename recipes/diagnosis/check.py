@@ -4,14 +4,12 @@ A library built for another processor ends its process, and a file system that i
 running is at fault, and a new process runs the checks after it. Modules of checks are imported in that process too.
 """
 
-from __future__ import annotations
-
-import importlib
 import multiprocessing
 import os
+import pkgutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -78,10 +76,9 @@ def _run_all(checks: Sequence[Check], sender: Connection, output: str) -> None:
 
 
 def _run(check: Check) -> Finding:
-    module, _, name = check.function.partition(":")
     try:
-        function: Callable[..., Finding] = getattr(importlib.import_module(module), name)
-        return function(*check.arguments)
+        finding: Finding = pkgutil.resolve_name(check.function)(*check.arguments)
+        return finding
     except ImportError as error:  # of a library with a check of its own, or what that library needs
         return Finding("absent", f"not checked, because an import failed: {summary(error)}")
     except Exception as error:  # a check must never end the others

@@ -1,7 +1,5 @@
 """What computes: a training step, CPU, GPUs, attention, and the compiler of torch.compile."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

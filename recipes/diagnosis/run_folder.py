@@ -1,7 +1,5 @@
 """A run's folder: whether it can be continued and sampled from here."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from recipes.base.quoting import setting
 from recipes.base.untrusted import check_own
 from recipes.config.build import Builder
 from recipes.diagnosis.check import Finding
-from recipes.diagnosis.data import writable
+from recipes.diagnosis.environment import writable
 from recipes.runs.checkpoint_files import CheckpointError, load
 from recipes.runs.lock import is_held
 from recipes.runs.model import NOTES, check_folder, open_model

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from tiny import tiny_run
 
 from recipes.config import compose as configuration
-from recipes.diagnosis import data, device, packages
+from recipes.diagnosis import device, environment
 from recipes.diagnosis.check import Check, Finding, run_isolated
 from recipes.diagnosis.run_folder import run_folder
 from recipes.doctor import main, report
@@ -145,12 +145,12 @@ def test_requirements_are_compared_with_what_is_installed(
         "Requires-Dist: absent-part>=3; extra == 'more'\nRequires-Dist: thing<1; extra == 'other'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert packages.unmet(Requirement(line)) == problem
+    assert environment.unmet(Requirement(line)) == problem
 
 
 def test_every_optional_dependency_is_reported() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert packages.EXTRAS.keys() == extras.keys() - {"dev"}
+    assert environment.EXTRAS.keys() == extras.keys() - {"dev"}
 
 
 def test_an_installed_wheel_has_the_same_requirements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_an_installed_wheel_has_the_same_requirements(monkeypatch: pytest.Monkey
         'Requires-Dist: av>=18; (sys_platform != "never") and extra == "text"\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(packages, "ROOT", tmp_path)
-    assert [str(each) for each in packages.requirements()] == ["torch==2.11.*"]
-    assert [each.name for each in packages.requirements("text")] == ["transformers", "av"]
-    assert packages.source("text") == "'multisagd[text]'"
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert [str(each) for each in environment.requirements()] == ["torch==2.11.*"]
+    assert [each.name for each in environment.requirements("text")] == ["transformers", "av"]
+    assert environment.source("text") == "'multisagd[text]'"
     (tmp_path / "pyproject.toml").touch()
-    assert packages.source("text") == f"-e '{tmp_path}[text]'"
+    assert environment.source("text") == f"-e '{tmp_path}[text]'"
 
 
 @pytest.mark.parametrize(("installed", "pinned"), [("2.14.1+cu130", True), ("2.11.0", False), ("", True)])
@@ -177,16 +177,16 @@ def test_constraints_are_given_unless_they_replace_the_installed_pytorch(
 ) -> None:
     def version(name: str) -> str:
         if not installed:
-            raise packages.metadata.PackageNotFoundError
+            raise environment.metadata.PackageNotFoundError
         return installed
 
-    monkeypatch.setattr(packages, "ROOT", tmp_path)
-    monkeypatch.setattr(packages.metadata, "version", version)
-    monkeypatch.setattr(packages.metadata, "requires", lambda name: [])
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment.metadata, "version", version)
+    monkeypatch.setattr(environment.metadata, "requires", lambda name: [])
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "constraints.txt").write_text("torch==2.14.1 ; sys_platform == 'linux'\n")
     constraints = f"-c '{tmp_path}/constraints.txt' " if pinned else ""
-    assert packages.source() == f"{constraints}-e '{tmp_path}'"
+    assert environment.source() == f"{constraints}-e '{tmp_path}'"
 
 
 @pytest.mark.parametrize(("folder", "state"), [(ROOT, "ok"), ("/opt/another", "warning"), (None, "absent")])
@@ -197,7 +197,7 @@ def test_the_console_command_of_another_checkout_is_reported(
         (tmp_path / "multisagd").write_text(f"#!/bin/sh\necho multisagd 0.1.0 in {folder}, Python 3.11, torch 2.11\n")
         (tmp_path / "multisagd").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = packages.console_command()
+    found = environment.console_command()
     assert found.state == state
     assert str(folder) in found.message or state != "warning"
 
@@ -218,20 +218,20 @@ def test_an_attention_backend_that_computes_wrongly_is_reported(monkeypatch: pyt
 
 def test_folders_that_are_files_or_full_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    assert data.writable(str(tmp_path / "file")).state == "broken"
+    assert environment.writable(str(tmp_path / "file")).state == "broken"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     free = namedtuple("Usage", "free")
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: free(2**40))
-    assert data.writable(str(tmp_path / "a" / "b")).state == "ok"
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: free(2**20))
-    assert "checkpoints soon fill" in data.writable(str(tmp_path)).message
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: free(2**40))
+    assert environment.writable(str(tmp_path / "a" / "b")).state == "ok"
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: free(2**20))
+    assert "checkpoints soon fill" in environment.writable(str(tmp_path)).message
 
 
 def test_data_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTISAGD_DATA", str(tmp_path))
-    assert data.data_folder().state == "absent"
+    assert environment.data_folder().state == "absent"
     (tmp_path / "images" / "mnist").mkdir(parents=True)
-    assert data.data_folder() == Finding("ok", f"{tmp_path}: images/mnist")
+    assert environment.data_folder() == Finding("ok", f"{tmp_path}: images/mnist")
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from tiny import TINY, last_state, tiny_run
 from recipes.base.commands import CONFIGURED
 from recipes.base.errors import RecipeError
 from recipes.clusters.base import Job
-from recipes.clusters.slurm import Slurm
-from recipes.clusters.slurm_job import SlurmJob, job_id, requeue
+from recipes.clusters.slurm import Slurm, SlurmJob, job_id, requeue
 from recipes.config import compose as configuration
 from recipes.launch import main, planned
 
@@ -303,11 +302,11 @@ def test_a_signal_that_gets_lost_is_acted_on(
     (tmp_path / "job.py").write_text(
         "import ctypes, os, signal, sys, threading, time\n"
         "from recipes.base.signals import StopRequest\n"
-        "from recipes.clusters import slurm_job\n"
+        "from recipes.clusters import slurm\n"
         "import recipes.cli.main\n"
         f"def main(words):\n    {body}\n"
-        f"recipes.cli.main.main, slurm_job.GRACE = main, {60 if body == IMPORTING else 0.3}\n"
-        "slurm_job.SlurmJob('train', ('run_dir=r',), 5)()\n"
+        f"recipes.cli.main.main, slurm.GRACE = main, {60 if body == IMPORTING else 0.3}\n"
+        "slurm.SlurmJob('train', ('run_dir=r',), 5)()\n"
     )
     (tmp_path / "importing.py").write_text(
         "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGUSR2)\n    print('imported')\n"

@@ -27,7 +27,7 @@ from multisagd.integrations.networks import DiffusersNetwork
 from multisagd.libraries import BrokenLibraryError, check, failed_import
 from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
-from recipes.diagnosis import packages
+from recipes.diagnosis import environment
 from recipes.evaluation.components import components
 from recipes.runs.settings import TrackingSettings
 from recipes.sharing.hub import local_folder
@@ -229,9 +229,9 @@ def test_the_command_installs_what_works_with_the_installed_pytorch(
 
 
 def test_the_doctor_reports_a_pair_that_does_not_work(broken: Callable[..., Path]) -> None:
-    assert packages.library("torchvision").state == packages.library("torchaudio.functional").state == "ok"
+    assert environment.library("torchvision").state == environment.library("torchaudio.functional").state == "ok"
     broken("torchaudio")
-    found = packages.library("torchaudio.functional")
+    found = environment.library("torchaudio.functional")
     assert found.state == "broken"
     assert f"with torch {torch.__version__}" in found.message
     assert "undefined symbol: wonderful" in found.message
@@ -240,10 +240,10 @@ def test_the_doctor_reports_a_pair_that_does_not_work(broken: Callable[..., Path
     assert "pip install" not in found.message
 
 
-@pytest.mark.parametrize("module", packages.LIBRARIES)
+@pytest.mark.parametrize("module", environment.LIBRARIES)
 def test_the_doctor_imports_every_library(broken: Callable[..., Path], module: str) -> None:
     broken(module.partition(".")[0])
-    found = packages.library(module)
+    found = environment.library(module)
     assert found.state == "broken"
     assert "pip install" in found.remedy
 
