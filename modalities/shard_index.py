@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from modalities.base import Modality
+from modalities.base import Batch, Modality
 from modalities.latent import Scale
 from multisagd.files import digest, read_json
 
@@ -42,6 +42,11 @@ class ShardFacts:
     samples: int
     mean: list[float]
     squares: list[float]
+
+    def is_intact(self, root: Path) -> bool:
+        """Whether the file is in the folder `root`, with the content it was written with."""
+        path = root / self.file
+        return path.is_file() and path.stat().st_size == self.bytes and digest(path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,21 @@ def shard_name(number: int) -> str:
 def grid_facts(modality: Modality) -> list[dict[str, Any]]:
     """Return the axes of a modality's grid as JSON can hold them."""
     return [asdict(axis) for axis in modality.grid().axes]
+
+
+def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
+    """Return what a shard keeps of batches, whose `x0` are latents `(rows, channels, *grid)`: named tensors, and texts.
+
+    Labels, and texts, are kept if all rows have them; a mask if any has one.
+    """
+    tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
+    if all(part.labels is not None for part in parts):
+        tensors["labels"] = torch.cat([part.labels for part in parts if part.labels is not None])
+    if any(part.mask is not None for part in parts):
+        full = [torch.ones_like(part.x0[:, :1], dtype=torch.bool) for part in parts]
+        tensors["mask"] = torch.cat([f if p.mask is None else p.mask for p, f in zip(parts, full, strict=True)])
+    texts = [text for part in parts for text in part.texts or ()]
+    return tensors, texts if len(texts) == len(tensors["x0"]) else None
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from modalities.files import Folder
 from modalities.tar_members import BLOCK
 
 
@@ -32,6 +33,32 @@ class Packed(NamedTuple):
     def room(self) -> int:
         """Bytes that it takes in a shard."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, len(self.facts)))
+
+
+class Packing:
+    """Which file of a folder goes into which shard: a function of the files, their sizes, their order and the limit.
+
+    Args:
+        folder: the files.
+        order: their numbers, in the order in which they are packed.
+        shard_bytes: about how many bytes a shard may have.
+
+    Raises:
+        OSError: if a file is missing.
+    """
+
+    def __init__(self, folder: Folder, order: Sequence[int], shard_bytes: int) -> None:
+        self.folder, self.order = folder, order
+        self.sizes = [(folder.root / folder.files[place]).stat().st_size for place in order]
+        self.shards = list(divided([self.example(number).room for number in range(len(order))], shard_bytes))
+
+    def example(self, number: int) -> Packed:
+        """Return the example at one place of the order."""
+        place, folder = self.order[number], self.folder
+        label, file = folder.labels[place], folder.files[place]
+        named = None if label is None or folder.classes is None else folder.classes[label]
+        facts = {"file": file, "label": named, "text": folder.caption(place)}
+        return Packed.of(f"{number:09d}", folder.root / file, self.sizes[number], facts)
 
 
 def shard_size(examples: Iterable[Packed]) -> int:

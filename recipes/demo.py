@@ -11,17 +11,15 @@ Both runs have the same seed, so they see the same images at the same times; onl
 Losses of the two are not comparable as numbers: each is an error in predicting its own noise.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
@@ -39,7 +37,6 @@ from recipes.runs.run import Run
 from recipes.train import train
 
 TIMES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
-COLORS = {"white": "0.4", "shaped": "C3"}
 
 
 @dataclass(frozen=True)
@@ -64,41 +61,33 @@ def demo(config: Config) -> None:
     start = time.monotonic()
     settings = Builder().settings(DemoSettings, config, "")
     out, exponent, corner = settings.run_dir, settings.exponent, settings.corner
-    spectra: dict[str, Spectrum] = {"white": Flat(), "shaped": PowerLaw(exponent=exponent, corner=corner)}
     choices = {
         "white": ["spectrum=white"],
         "shaped": ["spectrum=power_law", f"spectrum.exponent={exponent}", f"spectrum.corner={corner}"],
     }
     check_replaceable(out, "forward.png", "multisagd demo")
     out.mkdir(parents=True, exist_ok=True)
-    print(f"the two forward processes are in {draw_forward(spectra, out / 'forward.png')}")
+    draw_forward({"white": Flat(), "shaped": PowerLaw(exponent=exponent, corner=corner)}, out / "forward.png")
+    print(f"the two forward processes are in {out / 'forward.png'}")
     for name, choice in choices.items():
         print(f"\n{name} noise:", flush=True)
-        train(arm(settings, choice, out / name))
+        common = [
+            "experiment=image_demo",
+            f"seed={settings.seed}",
+            f"training.samples={settings.samples}",
+            f"every.log={settings.log}",
+            f"engine.threads={'null' if settings.threads is None else settings.threads}",
+            f"run_dir='{out / name}'",
+        ]
+        train(configuration.load("train", [*common, *choice]))
         newest = max((out / name / "samples").glob("*.png"))
         shutil.copyfile(newest, out / f"samples_{name}.png")
     draw_losses(out)
     print(f"\n{ending(out)}\nThe demo took {(time.monotonic() - start) / 60:.1f} minutes.")
 
 
-def arm(settings: DemoSettings, choice: Sequence[str], run_dir: Path) -> Config:
-    """Return the configuration of one of the two runs."""
-    return configuration.load(
-        "train",
-        [
-            "experiment=image_demo",
-            *choice,
-            f"seed={settings.seed}",
-            f"training.samples={settings.samples}",
-            f"every.log={settings.log}",
-            f"engine.threads={'null' if settings.threads is None else settings.threads}",
-            f"run_dir='{run_dir}'",
-        ],
-    )
-
-
-def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> Path:
-    """Draw one digit noised over time under both processes, each beside the spectrum of its noise."""
+def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
+    """Draw one digit noised over time under both processes, each next to the spectrum of its noise."""
     modality = Image(size=16, channels=1)
     x0 = Digits(modality).batch([3]).x0
     figure = Figure(figsize=(1.3 * len(TIMES) + 3.6, 3.4), layout="constrained")
@@ -115,10 +104,9 @@ def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> Path:
     layout[0][-1].set_title("power of noise (digits: grey)")
     layout[-1][-1].set_xlabel("cycles per pixel")
     figure.savefig(path, dpi=150)
-    return path
 
 
-def _draw_spectrum(axes: Any, process: Process) -> None:
+def _draw_spectrum(axes: Axes, process: Process) -> None:
     """Draw the mean power of the noise at each radius, and that of the digits for comparison."""
     digits = Digits(Image(size=16, channels=1)).batch(range(500)).x0[:, 0].double()
     data = torch.fft.rfft2(digits - digits.mean(0), norm="ortho").abs().square().mean(0)
@@ -135,20 +123,18 @@ def _radial(power: Tensor, process: Process) -> tuple[list[float], list[float]]:
     return [float(radius[ring].mean()) for ring in rings], [float(power[ring].mean()) for ring in rings]
 
 
-def draw_losses(out: Path) -> Path:
+def draw_losses(out: Path) -> None:
     """Draw the training and validation losses of both runs."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, color in COLORS.items():
+    for name, color in (("white", "0.4"), ("shaped", "C3")):
         for kind, style in (("train", {"alpha": 0.5, "lw": 1}), ("validation", {"marker": "o", "ls": "--"})):
             entries = Run(out / name).metrics().of(kind)
             samples, losses = [entry["samples"] for entry in entries], [entry["loss"] for entry in entries]
             axes.semilogy(samples, losses, color=color, label=f"{name}, {kind}", **style)
     axes.set(xlabel="samples seen", ylabel="loss (squared error of v)")
     axes.legend()
-    path = out / "loss.png"
-    figure.savefig(path, dpi=150)
-    return path
+    figure.savefig(out / "loss.png", dpi=150)
 
 
 def ending(out: Path) -> str:

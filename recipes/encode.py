@@ -12,8 +12,6 @@ Errors, each in one message: a modality without autoencoder, weights that cannot
 that the stored precision cannot hold, a folder of another configuration or of other data.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from modalities.base import Batch, Dataset
 from modalities.encoding import differences
@@ -31,14 +28,13 @@ from modalities.reading import UnreadableFilesError
 from modalities.shard_index import (
     INDEX,
     Index,
-    ShardFacts,
     grid_facts,
+    joined,
     measured_scale,
     shard_name,
     write_shard,
     write_whole,
 )
-from multisagd.files import digest
 from multisagd.seeds import derive
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
@@ -157,21 +153,14 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
     )
     if before is None:
         return new
-    for name in ("source", "encoding"):
-        if different := differences(getattr(before, name), getattr(new, name)):
-            what = "data" if name == "source" else "modality"
+    for what, then, now in (("data", before.source, new.source), ("modality", before.encoding, new.encoding)):
+        if different := differences(then, now):
             raise RecipeError(
                 f"the {what} are not those that {settings.run_dir} began with; {different}. "
                 "Restore them to continue, or use another run_dir to encode anew"
             )
-    whole = [shard for shard in before.shards if intact(settings.run_dir, shard)]
+    whole = [shard for shard in before.shards if shard.is_intact(settings.run_dir)]
     return replace(new, shards=whole, unreadable=before.unreadable)
-
-
-def intact(run_dir: Path, shard: ShardFacts) -> bool:
-    """Tell whether a shard's file is there with the content it was written with."""
-    path = run_dir / shard.file
-    return path.is_file() and path.stat().st_size == shard.bytes and digest(path) == shard.sha256
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
@@ -232,18 +221,6 @@ def compressed(latent: Latent, batch: Batch, dtype: str) -> Batch:
     """Return a batch on the latent grid, not scaled."""
     mask = None if batch.mask is None else latent.coarser_mask(batch.mask)
     return batch._replace(x0=latent.compress(batch.x0).to(getattr(torch, dtype)), mask=mask)
-
-
-def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Return what a shard keeps of its batches: tensors by name, and texts."""
-    tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
-    if all(part.labels is not None for part in parts):
-        tensors["labels"] = torch.cat([part.labels for part in parts if part.labels is not None])
-    if any(part.mask is not None for part in parts):
-        full = [torch.ones_like(part.x0[:, :1], dtype=torch.bool) for part in parts]
-        tensors["mask"] = torch.cat([f if p.mask is None else p.mask for p, f in zip(parts, full, strict=True)])
-    texts = [text for part in parts for text in part.texts or ()]
-    return tensors, texts if len(texts) == len(tensors["x0"]) else None
 
 
 def introduction(index: Index, latent: Latent, done: int) -> str:

@@ -13,13 +13,12 @@ Errors, each in one message: data that are no folder of files, files that change
 that holds shards of other data or settings, or something else.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from modalities.files import Folder
 from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
-from modalities.tar_packing import Packed, divided, shard_size, write_tar
+from modalities.tar_packing import Packed, Packing, shard_size, write_tar
 from multisagd.files import read_json
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.files import write_text
@@ -68,31 +67,6 @@ class PackSettings:
             raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
 
-class Plan:
-    """Which file goes into which shard: a function of the files, their sizes and the settings alone."""
-
-    def __init__(self, folder: Folder, settings: PackSettings) -> None:
-        count = len(folder)
-        self.folder = folder
-        self.order = Order(count, settings.seed).indices(0, count) if settings.shuffle else list(range(count))
-        self.sizes = [(folder.root / folder.files[place]).stat().st_size for place in self.order]
-        self.shards = list(divided([self.example(number).room for number in range(count)], settings.shard_bytes))
-
-    def example(self, number: int) -> Packed:
-        """Return the example at one place of the order."""
-        place, folder = self.order[number], self.folder
-        label, file = folder.labels[place], folder.files[place]
-        named = None if label is None or folder.classes is None else folder.classes[label]
-        facts = {"file": file, "label": named, "text": folder.caption(place)}
-        return Packed.of(f"{number:09d}", folder.root / file, self.sizes[number], facts)
-
-    def facts(self, settings: PackSettings) -> dict[str, Any]:
-        """Return what must not change while a folder is packed."""
-        sizes = hashlib.sha256(np.array(self.sizes, np.int64).tobytes()).hexdigest()
-        chosen = {"seed": settings.seed, "shuffle": settings.shuffle, "shard_bytes": settings.shard_bytes}
-        return {**chosen, **data_facts(self.folder), "sizes": sizes, "shards": len(self.shards)}
-
-
 def pack(config: Config) -> None:
     """Pack as the configuration says, leaving the shards that are there.
 
@@ -106,23 +80,32 @@ def pack(config: Config) -> None:
     folder = build_dataset(settings.data, modality, builder)
     if not isinstance(folder, Folder):
         raise RecipeError(f"data: {type(folder).__name__} is no folder of files: give data=folder data.root=…")
-    run_dir = settings.run_dir
+    count, run_dir = len(folder), settings.run_dir
     try:
-        plan = Plan(folder, settings)
-        with held(run_dir), StopRequest() as stop, Display("packing", len(folder)) as display:
-            begin(run_dir, plan.facts(settings))
-            endings = tuple(suffix.removeprefix(".") for suffix in modality.suffixes)
-            for number, places in enumerate(plan.shards):
-                path = run_dir / f"{number:06d}.tar"
-                examples = [plan.example(place) for place in places]
-                if not path.exists() or path.stat().st_size != shard_size(examples):
-                    watched = until_stopped(examples, places.start, display, stop, run_dir)
-                    write_whole(path, lambda partial, watched=watched: write_tar(partial, watched))  # type: ignore[misc]
-                indexed(find(str(path), ".tar")[0], Looked(endings), None)
-                display.update(places.stop)
-            display.say(ending(plan, run_dir))
+        order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
+        packing = Packing(folder, order, settings.shard_bytes)
+        with held(run_dir), StopRequest() as stop, Display("packing", count) as display:
+            begin(run_dir, facts(settings, packing))
+            fill(run_dir, packing, modality, display, stop)
+            display.say(
+                f"done. {count:,} examples, {sum(packing.sizes) / 1e6:,.1f} MB, in {len(packing.shards)} shards in "
+                f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
+                f"  multisagd train … data=webdataset {setting('data.urls', run_dir)} run_dir=…"
+            )
     except (OSError, ValueError) as error:
         raise RecipeError(str(error)) from error
+
+
+def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
+    """Return what must not change while a folder is packed."""
+    return {
+        "seed": settings.seed,
+        "shuffle": settings.shuffle,
+        "shard_bytes": settings.shard_bytes,
+        **data_facts(packing.folder),
+        "sizes": hashlib.sha256(np.array(packing.sizes, np.int64).tobytes()).hexdigest(),
+        "shards": len(packing.shards),
+    }
 
 
 def begin(run_dir: Path, facts: dict[str, Any]) -> None:
@@ -148,31 +131,29 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def until_stopped(
-    examples: Sequence[Packed], done: int, display: Display, stop: StopRequest, run_dir: Path
-) -> Iterator[Packed]:
-    """Yield examples and show how far it is.
+def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, stop: StopRequest) -> None:
+    """Write the shards that are missing or cut off, and the index of each.
 
     Raises:
         Interrupted: when asked to stop.
     """
-    for number, example in enumerate(examples):
-        if stop.signal_number is not None:
-            kept = len(list(run_dir.glob("*.tar")))
-            raise Interrupted(
-                f"stopped; {kept} shards are in {run_dir}. The same command continues.", stop.signal_number
-            )
-        yield example
-        display.update(done + number)
 
+    def until_stopped(examples: Sequence[Packed], done: int) -> Iterator[Packed]:
+        for number, example in enumerate(examples, done):
+            if stop.signal_number is not None:
+                kept = f"{len(list(run_dir.glob('*.tar')))} shards are in {run_dir}"
+                raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
+            yield example
+            display.update(number)
 
-def ending(plan: Plan, run_dir: Path) -> str:
-    """Say where everything is, and how to go on."""
-    return (
-        f"done. {len(plan.order):,} examples, {sum(plan.sizes) / 1e6:,.1f} MB, in {len(plan.shards)} shards in "
-        f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
-        f"  multisagd train … data=webdataset {setting('data.urls', run_dir)} run_dir=…"
-    )
+    looked = Looked(tuple(suffix.removeprefix(".") for suffix in modality.suffixes))
+    for number, places in enumerate(packing.shards):
+        path = run_dir / f"{number:06d}.tar"
+        examples = [packing.example(place) for place in places]
+        if not path.exists() or path.stat().st_size != shard_size(examples):
+            write_whole(path, partial(write_tar, examples=until_stopped(examples, places.start)))
+        indexed(find(str(path), ".tar")[0], looked, None)
+        display.update(places.stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
