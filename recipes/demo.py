@@ -28,7 +28,7 @@ from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
 from recipes.base.files import check_replaceable
-from recipes.base.quoting import setting
+from recipes.base.quoting import setting, written
 from recipes.cli.command import run_configured
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -77,7 +77,7 @@ def demo(config: Config) -> None:
             f"training.samples={settings.samples}",
             f"every.log={settings.log}",
             f"engine.threads={'null' if settings.threads is None else settings.threads}",
-            f"run_dir='{out / name}'",
+            f"run_dir={written(str(out / name))}",
         ]
         train(configuration.load("train", [*common, *choice]))
         newest = max((out / name / "samples").glob("*.png"))
@@ -119,7 +119,7 @@ def _draw_spectrum(axes: Axes, process: Process) -> None:
 
 def _radial(power: Tensor, process: Process) -> tuple[list[float], list[float]]:
     radius = process.grid.radius()
-    rings = [(radius >= low / 32) & (radius < (low + 2) / 32) & (radius > 0) for low in range(1, 17, 2)]
+    rings = [(radius >= low / 32) & (radius < (low + 2) / 32) for low in range(1, 17, 2)]
     return [float(radius[ring].mean()) for ring in rings], [float(power[ring].mean()) for ring in rings]
 
 

@@ -36,7 +36,7 @@ from modalities.shard_index import (
     write_whole,
 )
 from multisagd.seeds import derive
-from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.progress import Display
 from recipes.base.quoting import setting
 from recipes.base.signals import StopRequest
@@ -74,9 +74,7 @@ class EncodeSettings:
     data: Group
 
     def __post_init__(self) -> None:
-        for name in ("passes", "batch", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_minimum(self, 1, "passes", "batch", "shard_size")
 
 
 def encode(config: Config) -> None:

@@ -33,7 +33,7 @@ from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
 from multisagd.files import read_json
-from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.files import write_text
 from recipes.base.progress import Display
 from recipes.base.quoting import setting
@@ -63,8 +63,7 @@ class PackSettings:
     data: Group
 
     def __post_init__(self) -> None:
-        if self.shard_bytes < 1:
-            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
+        check_minimum(self, 1, "shard_bytes")
 
 
 def pack(config: Config) -> None:

@@ -40,3 +40,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(options)}" if 0 < len(options) <= 40 else ""
+
+
+def check_minimum(settings: object, minimum: int, *names: str) -> None:
+    """Check numbers among the fields of some settings; None is allowed.
+
+    Raises:
+        ValueError: for one below the minimum.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")

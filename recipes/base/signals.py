@@ -1,14 +1,12 @@
 """Stop requests: the first signal asks politely, and the loop saves its state before it leaves."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import Self
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that ask a process to stop: a person's Ctrl-C, what schedulers send before they take a machine away, and the
@@ -42,15 +40,20 @@ def like_ctrl_c() -> Iterator[None]:
         if not postponed(number, frame):
             raise Ended(number)
 
+    with handled(end, [number for number in heard() if signal.getsignal(number) is signal.SIG_DFL]):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[int]) -> Iterator[None]:
+    """Within, handle signals of these numbers by `handler`; none outside of the main thread, which alone gets them."""
     main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in heard() if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
+    before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
@@ -81,22 +84,15 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handling = ExitStack()
         self._hurried = False
 
     def __enter__(self) -> Self:
-        # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there is nothing to catch.
-        if threading.current_thread() is threading.main_thread():
-            for number in heard():
-                self._before[number] = signal.signal(number, self._note)
+        self._handling.enter_context(handled(self._note, heard()))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    def __exit__(self, *error: object) -> None:
+        self._handling.close()
 
     @contextmanager
     def hurried(self, wanted: bool = True) -> Iterator[None]:

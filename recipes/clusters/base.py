@@ -71,15 +71,3 @@ def check_printable(name: str, value: Any) -> None:
             f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}, which could begin a "
             "line of its own in what is launched: leave it out"
         )
-
-
-def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Check numbers among the fields of some settings; None is allowed.
-
-    Raises:
-        ValueError: for one below the minimum.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}")

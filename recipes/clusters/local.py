@@ -1,16 +1,15 @@
 """Run jobs on this machine, one after the other, each in one process or in several under torchrun."""
 
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from recipes.base.signals import heard
-from recipes.clusters.base import Cluster, Job, check_minimum
+from recipes.base.errors import check_minimum
+from recipes.base.signals import handled, heard
+from recipes.clusters.base import Cluster, Job
 
 FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 """Signals that torchrun passes on to the processes; by default it leaves out the last two."""
@@ -69,12 +68,12 @@ def run(command: Sequence[str]) -> tuple[int, int | None]:
     received: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for process in running:
             process.send_signal(number)
 
-    with handled(pass_on):
+    with handled(pass_on, heard()):
         # In a session of its own: otherwise Ctrl-C would reach it twice, from the terminal and from here.
         running.append(subprocess.Popen(command, start_new_session=True))
         if received:
@@ -82,18 +81,3 @@ def run(command: Sequence[str]) -> tuple[int, int | None]:
         status = running[0].wait()
     # The status of a process that was killed by a signal is minus the signal's number.
     return (128 - status if status < 0 else status), (received[0] if received else None)
-
-
-@contextmanager
-def handled(act: Callable[[int], None]) -> Iterator[None]:
-    """Within, call `act` with the number of each signal that asks to stop, instead of ending this process."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        act(number)
-
-    before = {number: signal.signal(number, handler) for number in heard()}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

@@ -34,9 +34,9 @@ from types import FrameType
 from typing import Any, Self
 
 from recipes.base.console import tell
-from recipes.base.errors import Interrupted, RecipeError
+from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.signals import postponed
-from recipes.clusters.base import Cluster, Job, check_minimum
+from recipes.clusters.base import Cluster, Job
 
 GRACE = 5.0
 """Seconds that the main thread has to act on a signal by itself."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from multisagd.loss import Metric, TimeDistribution, Weighting
 from multisagd.regularisation import SpectralPenalty
 from multisagd.sampling import Spacing
+from recipes.base.errors import check_minimum
 from recipes.config.build import Builder
 from recipes.runtime.device import EngineSettings
 
@@ -50,7 +51,7 @@ class Training:
             raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
-        _at_least(self, 0, "warmup", "weight_decay", "max_rollbacks")
+        check_minimum(self, 0, "warmup", "weight_decay", "max_rollbacks")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Every:
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "log", "validation", "samples", "checkpoint", "checkpoint_minutes")
+        check_minimum(self, 0, "log", "validation", "samples", "checkpoint", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Validation:
     bands: int
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "items", "levels", "bands")
-        _at_least(self, 0, "holdout")
+        check_minimum(self, 1, "items", "levels", "bands")
+        check_minimum(self, 0, "holdout")
         if math.isinf(self.holdout):
             raise ValueError("holdout is a share below 1 or a number of examples, got infinity")
 
@@ -95,7 +96,7 @@ class Sampling:
     spacing: Spacing
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "count", "steps")
+        check_minimum(self, 1, "count", "steps")
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
-        _at_least(self, 0, "keep_every")
+        check_minimum(self, 0, "keep_every")
         _folder("run_dir", self.run_dir)
 
 
@@ -264,14 +265,8 @@ class SampleSettings:
     checkpoint: int | str | None
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "count", "steps", "batch")
+        check_minimum(self, 1, "count", "steps", "batch")
         _folder("out", self.out)
-
-
-def _at_least(settings: object, least: int, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) >= least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
 
 
 def _folder(name: str, path: Path | None) -> None:

@@ -6,6 +6,7 @@ from tiny import read_metrics
 
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
+from recipes.config.compose import Config
 from recipes.demo import demo
 
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
@@ -19,6 +20,19 @@ def test_the_demo_replaces_nothing_of_others(tmp_path: Path) -> None:
     (tmp_path / "loss.png").write_text("mine")
     with pytest.raises(RecipeError, match="not what multisagd demo left"):
         demo(configuration.load("demo", [f"run_dir={tmp_path}"]))
+
+
+def test_folders_of_any_name_hold_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an apostrophe, and what would be a reference to a key of the training."""
+
+    def train(config: Config) -> None:
+        raise RecipeError(config["run_dir"])
+
+    monkeypatch.setattr("recipes.demo.train", train)
+    out = tmp_path / "it's ${seed}"
+    with pytest.raises(RecipeError) as told:
+        demo({**configuration.load("demo", []), "run_dir": str(out)})
+    assert str(told.value) == str(out / "white")
 
 
 def test_the_demo_leaves_its_pictures_and_its_first_losses_are_golden(
