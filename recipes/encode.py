@@ -1,12 +1,9 @@
-"""Encode a dataset into latents, once: `multisagd encode …`, the same as `python -m recipes.encode …`.
+"""Encode a dataset into latents, once: `multisagd encode …`; training takes them with `data=latents`.
 
-What it does, in order: build the autoencoder's modality and the data; encode what is not yet in the folder, shard by
-shard; measure mean and deviation of each latent channel. `modalities/shard_index.py` says what the folder then holds,
-and `data=latents` trains on it.
-
+In order: build the autoencoder's modality and the data; encode the shards that the folder lacks, or whose files were
+damaged; measure mean and deviation of each latent channel. `modalities/shard_index.py` says what the folder then holds.
 Every row follows from the data, the seed and its number, so a command that was stopped and given again leaves, on a
-CPU, the same bytes as one that was not. A shard is in the folder whole or not at all; one that was damaged or removed
-is encoded again.
+CPU, the same bytes as one that was not.
 
 Errors, each in one message: a modality without autoencoder, weights that cannot be loaded, unreadable data, latents
 that the stored precision cannot hold, a folder of another configuration or of other data.
@@ -233,15 +230,12 @@ def introduction(index: Index, latent: Latent, done: int) -> str:
 def ending(index: Index, run_dir: Path) -> str:
     """Say where everything is, and how to go on."""
     size = sum(shard.bytes for shard in index.shards)
-    lines = [f"done. {index.count} shards, {size / 1e6:,.1f} MB, and their statistics are in {run_dir}"]
-    if index.unreadable:
-        lines.append(f"{len(index.unreadable)} files could not be read; {run_dir / INDEX} names them")
-    return "\n".join(
-        [
-            *lines,
-            "Train on them, with this command's words that begin with modality:",
-            f"  multisagd train modality=… data=latents {setting('data.root', run_dir)} run_dir=…",
-        ]
+    count = len(index.unreadable)
+    unreadable = f"{count} files could not be read; {run_dir / INDEX} names them\n" if count else ""
+    return (
+        f"done. {index.count} shards, {size / 1e6:,.1f} MB, and their statistics are in {run_dir}\n{unreadable}"
+        "Train on them, with this command's words that begin with modality:\n"
+        f"  multisagd train modality=… data=latents {setting('data.root', run_dir)} run_dir=…"
     )
 
 

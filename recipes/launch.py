@@ -1,8 +1,6 @@
 """Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
 
-Words that begin with `cluster` say where, `command` says which command (`train` by default), and all other words belong
-to that command. Words with several values are a sweep, in the grammar of Hydra's multirun. The configuration of every
-job is composed and its values are checked here, before anything runs or is submitted.
+The configuration of every job is composed and its values are checked here, before anything runs or is submitted.
 
 Errors, each in one message: those of the command's configuration; a batch that the processes cannot share; several jobs
 in one folder; several processes for a command that uses one; a cluster that cannot be reached from here.

@@ -1,13 +1,8 @@
-"""Pack a folder of files into tar shards: `multisagd pack …`, the same as `python -m recipes.pack …`.
+"""Pack a folder of files into tar shards in WebDataset's layout: `multisagd pack …`.
 
-It leaves in `run_dir`:
-
-    000000.tar                  examples in WebDataset's layout: 000000017.jpg and 000000017.json (file, label, text)
-    000000.tar.KEY.index        where they lie in it, so that training need not look
-    pack.json                   what was packed, and how
-
-The same files, settings and seed give the same bytes. A shard is in the folder whole or not at all, so a command that
-was stopped and given again goes on with the first that is missing.
+`run_dir` then holds 000000.tar and so on, an index of each (000000.tar.KEY.index) so that training need not look, and
+pack.json: what was packed, and how. The same files, settings and seed give the same bytes. A shard is in the folder
+whole or not at all, so a command that was stopped and given again goes on with the first that is missing.
 
 Errors, each in one message: data that are no folder of files, files that change meanwhile or cannot be read, a folder
 that holds shards of other data or settings, or something else.
@@ -32,12 +27,12 @@ from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
-from multisagd.files import read_json
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.files import write_text
 from recipes.base.progress import Display
 from recipes.base.quoting import setting
 from recipes.base.signals import StopRequest
+from recipes.base.untrusted import read_object
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -120,8 +115,8 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
         write_text(path, json.dumps(facts, indent=1) + "\n")
         return
     try:
-        before = dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
+        before = read_object(path)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path} ({error}): choose another run_dir") from error
     if different := differences(before, facts):
         raise RecipeError(

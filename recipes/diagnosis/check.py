@@ -1,4 +1,4 @@
-"""What a check is, and how checks run in another process, so that one that crashes or hangs does not end the others.
+"""What a check of `multisagd doctor` is, and how checks run in another process, so that none ends the others.
 
 A library built for another processor ends its process, and a file system that is gone blocks it. The check that was
 running is at fault, and a new process runs the checks after it. Modules of checks are imported in that process too.

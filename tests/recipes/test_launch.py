@@ -251,6 +251,12 @@ def test_a_job_of_an_array_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch
     assert job_id() == "7_3"
 
 
+def test_a_job_can_handle_signals_before_anything_heavy_is_imported() -> None:
+    code = "import sys, recipes.clusters.slurm; print({'torch', 'numpy', 'hydra', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize(("rank", "status"), [("0", 140), ("1", 0)])
 def test_a_signal_outside_of_training_requeues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, status: int
