@@ -14,10 +14,9 @@ from statistics import median
 import torch
 
 from benchmarks.timing import machine
-from recipes.explorer.callbacks import Panel
-from recipes.explorer.controls import CONTROLS, axes_choices, first_values
-from recipes.explorer.examples import built_in
-from recipes.explorer.media import MEDIA, Sizes
+from recipes.explorer.configuration import CONTROLS, axes_choices, first_values
+from recipes.explorer.media import MEDIA, Sizes, built_in
+from recipes.explorer.page import Panel
 
 
 def seconds(action: Callable[[], object], repeats: int) -> float:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.representation import Spectrogram, Stft
+from modalities.representation import Stft
 
 RANGE_DB = 80.0
 """Decibels below full scale at which pictures become black."""
@@ -38,12 +39,9 @@ def plot_spectrograms(
     rows = math.ceil(len(sounds) / columns)
     figure = Figure(figsize=(2.8 * columns + 0.8, 2.0 * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    window = max(4, 2 ** round(math.log2(0.032 * rate)))
-    spectrogram: Spectrogram = Stft(window=window, hop=window // 4)
     for place, sound in enumerate(sounds):
         plot = figure.add_subplot(rows, columns, place + 1)
-        power = spectrogram.transform(sound.detach().to("cpu", torch.float32)).abs().square().mean(dim=0)
-        decibels = 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()
+        decibels = _decibels(sound.detach().to("cpu", torch.float32), rate, overlap=4)
         extent = (0.0, sound.shape[-1] / rate, 0.0, rate / 2)
         picture = plot.imshow(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
@@ -56,3 +54,20 @@ def plot_spectrograms(
     figure.colorbar(picture, ax=figure.axes, label="dB of full scale")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
+
+
+def spectrogram_pixels(sound: Tensor, rate: int) -> np.ndarray:
+    """Return the power of a sound (channels, samples) as pixels (frequencies, times, 3), uint8, colours for decibels.
+
+    Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
+    """
+    from matplotlib import colormaps
+
+    return colormaps["magma"](_decibels(sound, rate, overlap=2).flip(0).numpy() / RANGE_DB + 1, bytes=True)[..., :3]
+
+
+def _decibels(sound: Tensor, rate: int, overlap: int) -> Tensor:
+    """Return decibels (frequencies, times) of full scale, averaged over channels, from windows a hop apart."""
+    window = max(4, 2 ** round(math.log2(0.032 * rate)))
+    power = Stft(window=window, hop=window // overlap).transform(sound).abs().square().mean(dim=0)
+    return 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()

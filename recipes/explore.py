@@ -5,18 +5,17 @@ white and with shaped noise, what is left of the data at its end, steps designed
 that, to train with. It is served to this machine alone unless `host` says otherwise, asks nothing of the network, and
 keeps uploaded files in a folder that is removed when it ends (Ctrl-C).
 
-Errors, each in one message: gradio cannot be imported; the address is taken or none of this machine's; sizes that
+Errors, each in one message: gradio cannot be imported; the address is taken, or not one of this machine; sizes that
 cannot be shown.
 """
-
-from __future__ import annotations
 
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +31,6 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.explorer.guard import OwnAddress
 from recipes.explorer.media import Sizes
-
-PAUSE = 0.1
-"""Seconds between two looks at whether to end."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def explore(config: Config) -> None:
         page, address = serve(settings, Path(folder))
         print(f"exploring at {address}\nCtrl-C ends it, and removes uploaded files", flush=True)
         while stop.signal_number is None:
-            time.sleep(PAUSE)
+            time.sleep(0.1)
         page.close(verbose=False)
     print("the explorer has ended")
 
@@ -85,7 +81,13 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
         BrokenLibraryError: if gradio cannot be imported.
         RecipeError: if the address cannot be had.
     """
-    _check_address(settings)
+    with refused(settings):  # at once, where gradio would try a hundred ports
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            settings.host, settings.port or 0, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
     # Gradio asks the page itself whether it is there, and a proxy cannot reach this machine.
@@ -98,54 +100,34 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
 
     page = build(settings.sizes)
     own: dict[str, Any] = {"host": settings.host, "names": settings.names}
-    try:
+    with refused(settings):
         _, address, _ = page.launch(
-            server_name=settings.host,
-            server_port=settings.port,
+            server_name=settings.host, server_port=settings.port, css=CSS,
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=CSS,
-            max_file_size=settings.upload_megabytes * 1_000_000,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            ssr_mode=False,
+            max_file_size=settings.upload_megabytes * 1_000_000, share=False, prevent_thread_lock=True, quiet=True,
+            footer_links=[], run_history=False, enable_monitoring=False, pwa=False, mcp_server=False, ssr_mode=False,
             app_kwargs={"middleware": [Middleware(OwnAddress, **own)]},
-        )
-    except OSError as error:
-        raise _no_address(settings) from error
+        )  # fmt: skip
     # Gradio puts a layer of its own around, which answers questions of other sites before they come to the one within.
     page.app.middleware_stack = OwnAddress(page.app.middleware_stack, **own)  # type: ignore[arg-type]
     return page, address
 
 
-def _check_address(settings: ExploreSettings) -> None:
-    """Refuse at once what gradio would try at a hundred ports.
+@contextmanager
+def refused(settings: ExploreSettings) -> Iterator[None]:
+    """Within, take what is raised as a refusal of the address.
 
     Raises:
-        RecipeError: if the address cannot be had.
+        RecipeError: that says so.
     """
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            settings.host, settings.port or 0, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(place)
-    except (OSError, UnicodeError) as error:  # names that are no names are the latter
-        raise _no_address(settings) from error
-
-
-def _no_address(settings: ExploreSettings) -> RecipeError:
-    where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
-    return RecipeError(
-        f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
-        "host=…"
-    )
+        yield
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a machine
+        where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
+        raise RecipeError(
+            f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
+            "host=…"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -26,11 +24,11 @@ REFUSED = b"This page is asked by another name or site than its own: `multisagd 
 class OwnAddress:
     """Passes on to `app` what asks for a server at `host` by its own address, or by one of `names` and of its site.
 
-    A server at all addresses of a machine (0.0.0.0) is asked by any of them, or by the machine's name. A number is no
-    name that could lead elsewhere, so it needs not be known.
+    A server at all addresses of a machine (0.0.0.0) is asked by any of them, or by the machine's name. An address is
+    not a name that could lead elsewhere, so it need not be known.
     """
 
-    def __init__(self, app: App, host: str, names: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str, names: Collection[str] = ()) -> None:
         self.app = app
         self.everywhere = host in ("0.0.0.0", "::", "")
         own = {host, socket.gethostname(), socket.getfqdn()} if host not in LOOPBACK else set()
@@ -49,12 +47,13 @@ class OwnAddress:
         await self.app(scope, receive, send)
 
     def is_own(self, headers: Collection[tuple[bytes, bytes]]) -> bool:
-        """Tell whether the headers of a request name this server, and no other site as the one that asks."""
+        """Whether the headers of a request name this server, and no other site as the one that asks."""
         hosts, origins = (
             [value.decode("latin-1").lower() for key, value in headers if key.lower() == name]
             for name in (b"host", b"origin")
         )
-        if len(hosts) != 1 or (name := _name(hosts[0])) is None or not self._known(name):
+        name = _name(hosts[0]) if len(hosts) == 1 else None
+        if name is None or not (name in self.own or (self.everywhere and _is_number(name))):
             return False
         for origin in origins:
             _, mark, place = origin.partition("://")
@@ -62,9 +61,6 @@ class OwnAddress:
             if not mark or (place != hosts[0] and _name(place) not in self.names):
                 return False
         return True
-
-    def _known(self, name: str) -> bool:
-        return name in self.own or (self.everywhere and _is_number(name))
 
 
 def _name(address: str) -> str | None:

@@ -1,25 +1,40 @@
-"""What the explorer knows of each medium, and how large it shows them: a tab of the page is one of these adapters."""
+"""What the explorer shows: the three media, how large, and one datum of each: a built-in example or a file.
 
-from __future__ import annotations
+Built-in examples need no network: data sets that the package generates, whose spectrum is measured on many of them, and
+a photograph that comes with scikit-learn. The spectrum of a single datum is estimated from it alone.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from modalities.audio import Audio, write_wav
-from modalities.base import Modality
+from modalities.base import Dataset, Modality
 from modalities.image import Image
 from modalities.representation import Stft, Waveform
+from modalities.sound_pictures import spectrogram_pixels
 from modalities.video import Video
 from modalities.video_writing import write_video
-from recipes.plotting.media import address, png, spectrogram_png, written
+from multisagd import DataStatistics, Grid
+from multisagd.libraries import failed_import
+from multisagd.multitaper import statistics_of_one
+from recipes.config.build import Builder
+from recipes.config.defaults import of_choice
+from recipes.plotting.media import address, png, written
 
 LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000
 LARGEST_CLIP = 1 << 20
 MOST_PIXELS = 50_000_000
 """Pixels of an uploaded image, or of a frame of an uploaded clip, beyond which it is refused before it is decoded."""
-
+MEASURED = 64
+"""Examples of a built-in data set whose power spectrum is measured."""
+SOUND_DEVIATION = 0.4
+"""Standard deviation to which the values of sounds are scaled: noise has one of 1, and images have about this."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
 """Kinds of spectra that make sense on every medium."""
 
@@ -61,10 +76,10 @@ class Medium:
     """One medium: what is offered of it, and how it is read, configured and shown.
 
     `noun` is what one datum is called, and `folder` stands for one's own data in a command. `examples` name the choice
-    of the group `data` that each is of, or None for a photograph. `representations` name the choice of the group
-    `modality` for each. `kinds` are the spectra that make sense, `first` the one that a tab begins with.
-    `modality(sizes, representation, channels)` builds it, `keys` are those of its configuration, and
-    `tile(media, modality, about)` is a piece of the page, described in the escaped words `about`.
+    of the group `data` that each is of (None: a photograph), `representations` that of the group `modality`. `kinds`
+    are the spectra that make sense, `first` the one that a tab begins with. `modality(sizes, representation, channels)`
+    builds it, `keys(modality)` are those of its configuration, and `tile(media, modality, about)` is a piece of the
+    page, described in the escaped words `about`.
     """
 
     name: str
@@ -84,7 +99,7 @@ def _image_tile(media: Any, modality: Image, about: str) -> str:
 
 
 def _sound_tile(media: Any, modality: Audio, about: str) -> str:
-    spectrogram = address("image/png", spectrogram_png(media, modality.rate))
+    spectrogram = address("image/png", png(spectrogram_pixels(media, modality.rate)))
     sound = address("audio/wav", written("sound.wav", lambda path: write_wav(media, modality.rate, path)))
     picture = f'<img alt="Spectrogram: {about}" src="{spectrogram}">'
     return f'{picture}<audio controls preload="none" aria-label="{about}" src="{sound}"></audio>'
@@ -95,8 +110,8 @@ def _video_tile(media: Any, modality: Video, about: str) -> str:
     return f'<video controls autoplay loop muted playsinline aria-label="{about}" src="{clip}"></video>'
 
 
-def _audio(sizes: Sizes, representation: str, channels: int) -> Audio:
-    """Return the modality of sounds, of values that are not scaled yet; see `examples.scaled`."""
+def _audio(sizes: Sizes, representation: str, _: int) -> Audio:
+    """Return the modality of sounds, of values that are not scaled yet; see `scaled`."""
     written_as = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
     return Audio(sizes.rate, sizes.seconds, representation=written_as, short="silence", loudness="peak")
 
@@ -129,3 +144,81 @@ MEDIA = {
     ),
 }  # fmt: skip
 """Every medium by its name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One datum `x0` (channels, *grid), the statistics of data like it, and `note` on how its spectrum was found.
+
+    `choices` are those of the groups `modality` and, for a built-in data set, `data`, which is None for a file.
+    """
+
+    medium: Medium
+    modality: Modality
+    x0: Tensor
+    statistics: DataStatistics
+    choices: tuple[str, str | None]
+    note: str
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the datum."""
+        return self.statistics.grid
+
+
+def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
+    """Return a modality and its data, scaled for sounds so that noise and data have similar deviations."""
+    if not isinstance(modality, Audio) or not bool(x0.abs().max() > 0):
+        return modality, x0
+    representation = modality.representation
+    assert isinstance(representation, Stft | Waveform)
+    factor = float(f"{SOUND_DEVIATION / float(x0.std()):.2g}")
+    return replace(modality, representation=replace(representation, scale=factor)), x0 * factor
+
+
+@lru_cache(maxsize=16)
+def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Example:
+    """Return a built-in example.
+
+    Raises:
+        ValueError: for an example that the medium does not have.
+    """
+    if name not in medium.examples:
+        choices = " or ".join(medium.examples)
+        raise ValueError(f"there is no example {name!r} of a {medium.name}: choose {choices}")
+    if (data := medium.examples[name]) is None:
+        import sklearn.datasets  # importing scikit-learn takes a second
+
+        photograph = Path(sklearn.datasets.__file__).with_name("images") / "flower.jpg"
+        return own_file(medium, photograph, representation, sizes)
+    modality = medium.modality(sizes, representation, 1)
+    dataset = Builder().build(of_choice("data", data), Dataset, "data", modality=modality)  # type: ignore[type-abstract]
+    modality, batch = scaled(modality, dataset.batch(range(MEASURED)).x0)
+    statistics = DataStatistics.measure([batch], modality.grid())
+    note = f"The spectrum of the data is measured on {MEASURED} examples of data={data}."
+    return Example(medium, modality, batch[3], statistics, (medium.representations[representation], data), note)
+
+
+@lru_cache(maxsize=16)
+def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
+    """Return the datum in a file; of one that is larger or longer than is shown, the middle.
+
+    Raises:
+        ValueError: saying what is wrong with the file.
+    """
+    modality = medium.modality(sizes, representation, 3)
+    if path.suffix.lower() not in modality.suffixes:
+        raise ValueError(f"{path.name} is no {medium.name} by its ending; read are {', '.join(modality.suffixes)}")
+    try:
+        modality, x0 = scaled(modality, modality.encode(modality.load(path)))
+        statistics = statistics_of_one(x0, modality.grid())
+    except Exception as error:  # whatever a decoder raises, as `Modality.load` says
+        if (failure := failed_import(error)) is not None:
+            raise ValueError(str(failure)) from error
+        reason = str(error).replace(str(path), path.name)
+        raise ValueError(f"{path.name} cannot be used: {reason}") from error
+    note = (
+        "The spectrum of the data is estimated from this one alone, so roughly; multisagd analyze measures that of a "
+        "whole folder."
+    )
+    return Example(medium, modality, x0, statistics, (medium.representations[representation], None), note)

@@ -1,30 +1,154 @@
 """The page of `multisagd explore`: a tab for each medium with its controls, and what they are answered with.
 
-Every answer is a pure function of the controls' values (`callbacks.py`); nothing is kept between them but uploaded
-files and what was measured on them.
+Every answer is a function of the controls' values alone; nothing is kept between them but uploaded files and what was
+measured on them. A mistake in the settings or a file that cannot be read becomes one sentence on the page, and the
+rest stays as it was.
 """
 
-from __future__ import annotations
-
+import html
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from recipes.explorer.callbacks import BAND, Panel, slider
-from recipes.explorer.controls import CONTROLS, axes_choices, control_range
-from recipes.explorer.media import MEDIA, Sizes
-from recipes.explorer.process import SCHEDULES
+from recipes.base.errors import RecipeError
+from recipes.explorer import configuration
+from recipes.explorer.configuration import CONTROLS, Settings, axes_choices, first_values, kind, slider, spectrum_group
+from recipes.explorer.media import MEDIA, Example, Medium, Sizes, built_in, own_file
+from recipes.explorer.process import SCHEDULES, TIMES, Pair, design_steps, recommend_noise
+from recipes.explorer.rendering import charts_html, ending, listed, media_table, mistake, spectra_charts, steps_chart
+from recipes.plotting.media import address
 
 INTRODUCTION = """# Explore noise shaped in frequency
 Choose a spectrum and drag: the same white noise, drawn once from the seed, is filtered by it. Nothing leaves this
 computer; uploaded files are deleted when the explorer ends. `multisagd explore --help` says more."""
-
 CSS = (files("recipes.explorer") / "page.css").read_text(encoding="utf-8")
-
 PIECES = ("message", "now", "spectra", "forward")
 """Pieces of the page that are answered with HTML, from its top."""
+KEPT = gr.skip()
+"""Leaves a piece of the page as it is."""
+CHOICES = ("upload", "example", "written", "kind", "axes")
+NUMBERS = ("band_low", "band_high", "band_weight", "offset", "schedule", "shift", "steps", "seed", "time")
+BAND = ("band_low", "band_high")
+"""The sliders of the band that any kind may have."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The answers of one tab, each to the values of its controls in the order of `inputs`."""
+
+    medium: Medium
+    sizes: Sizes
+
+    @cached_property
+    def controls(self) -> tuple[str, ...]:
+        """Names of the sliders that its kinds of spectra have."""
+        used = {name for offered in self.medium.kinds for name in kind(offered).controls}
+        return tuple(name for name in CONTROLS if name in used)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all controls; those of the sliders of a kind are apart from "band_low" and "band_high"."""
+        return (*CHOICES, *self.controls, *NUMBERS)
+
+    def named(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the values of the controls by name."""
+        return dict(zip(self.inputs, values, strict=True))
+
+    def read(self, values: tuple[Any, ...]) -> tuple[Example, Settings]:
+        """Return the example and the settings that the controls say; ValueError for a file that cannot be used."""
+        said = self.named(values)
+        if said["upload"] is None:
+            example = built_in(self.medium, said["example"], said["written"], self.sizes)
+        else:
+            example = own_file(self.medium, Path(said["upload"]), said["written"], self.sizes)
+        return example, Settings(
+            said["kind"], said["axes"], {name: said[name] for name in self.controls},
+            (said["band_low"], said["band_high"]), said["band_weight"], said["offset"], said["schedule"],
+            said["shift"], int(said["steps"]), said["time"], int(said["seed"] or 0),
+        )  # fmt: skip
+
+    def show(self, *values: Any) -> list[Any]:
+        """Return message, noise and datum now, spectra, datum over time, signal at the end, configuration, command."""
+        try:
+            example, settings = self.read(values)
+            group = spectrum_group(settings, example)
+            pair = Pair.of(example, settings, group)
+            title = f"the {self.medium.noun} at t = {settings.time:g}"
+            now = [("the noise", pair.noise_media()), (title, pair.media_at(settings.time))]
+            over_time = [(f"t = {time:g}", pair.media_at(time)) for time in TIMES]
+            drowned = f"Where noise lies above the data it drowns them at t = {settings.time:g}."
+            return [
+                "",
+                f"<h3>Noise, and data in it</h3>{media_table(now, example)}",
+                f"<h3>Spectra</h3>{charts_html(spectra_charts(pair, settings.time))}"
+                f"<p>{drowned} {html.escape(example.note)}</p>",
+                f"<h3>The forward process</h3>{media_table(over_time, example)}",
+                ending(pair),
+                configuration.spectrum_yaml(group),
+                configuration.train_command(settings, example),
+            ]
+        except (RecipeError, ValueError) as error:
+            return [mistake(error), *[KEPT] * 6]
+
+    def design(self, *values: Any) -> list[Any]:
+        """Return the designed schedule, and the link that downloads everything."""
+        try:
+            example, settings = self.read(values)
+            group = spectrum_group(settings, example)
+            designed = design_steps(example, Pair.of(example, settings, group).processes["shaped"], settings.steps)
+        except (RecipeError, ValueError) as error:
+            return [mistake(error), KEPT]
+        drawn = charts_html([steps_chart(designed, f"{self.medium.name}-schedule")])
+        source = address("application/zip", configuration.archive(settings, example, group, designed.steps))
+        link = (
+            f'<a class="download" download="{configuration.FOLDER}.zip" href="{source}">Download '
+            f"{configuration.FOLDER}.zip</a>: the spectrum, the command, and the designed steps for "
+            "<code>multisagd sample steps_file=…</code>"
+        )
+        return [f"<h3>Steps designed from the spectrum</h3>{drawn}", link]
+
+    def choose(self, *values: Any) -> list[Any]:
+        """Return what a newly chosen kind of spectrum asks of the controls, at its own first values."""
+        return self._controls(self.named(values), dict.fromkeys(self.controls))
+
+    def adapt(self, *values: Any) -> list[Any]:
+        """Return what other axes ask of the controls, which keep their values as far as they can."""
+        said = self.named(values)
+        return self._controls(said, said)
+
+    def recommend(self, *values: Any) -> list[Any]:
+        """Return the reasons of a recommendation, its kind of spectrum, and the values of all controls that make it up.
+
+        What is recommended has no band of another weight and no offset: the last two set these to 1 and 0.
+        """
+        try:
+            example, settings = self.read(values)
+            process = Pair.of(example, settings, {"_target_": "multisagd.Flat"}).processes["white"]
+            advice = recommend_noise(example, process, settings.steps)
+        except (RecipeError, ValueError) as error:
+            return [mistake(error), *[KEPT] * (len(self.controls) + 7)]
+        exponent = advice.chosen.exponent
+        name = "data_power" if exponent else "white"
+        told = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
+        own = dict.fromkeys(self.controls) | {"data_exponent": exponent, "floor": 60.0}
+        return [told, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
+
+    def _controls(self, said: dict[str, Any], own: dict[str, Any]) -> list[Any]:
+        """Return updates of the text about the kind, the axes and every slider; `own` None is the first value."""
+        chosen, grid = kind(said["kind"]), self.medium.modality(self.sizes, said["written"], 1).grid()
+        choices = axes_choices(grid)
+        axes = said["axes"] if said["axes"] in choices else choices[0]
+        first = first_values(said["kind"], grid, axes)
+        updates: list[Any] = [chosen.about, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
+        for name in self.controls:
+            value = own[name] if own[name] is not None and name in first else first.get(name)
+            updates.append(gr.update(**slider(name, grid, chosen.over(axes), value), visible=name in first))
+        return updates + [gr.update(**slider(name, grid, axes, said[name])) for name in BAND]
 
 
 def build(sizes: Sizes) -> gr.Blocks:
@@ -51,7 +175,6 @@ def _controls(panel: Panel) -> dict[str, Any]:
     written = tuple(medium.representations)
     modality = medium.modality(panel.sizes, written[0], 1)
     grid, axes = modality.grid(), axes_choices(modality.grid())
-    whole = control_range(CONTROLS["high"], grid, axes[0])
     found: dict[str, Any] = {
         "upload": gr.File(label=f"your own {medium.noun}", file_types=list(modality.suffixes), height=140),
         "example": gr.Radio(list(medium.examples), value=next(iter(medium.examples)), label="or an example"),
@@ -61,11 +184,10 @@ def _controls(panel: Panel) -> dict[str, Any]:
         "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
     }
     for name in panel.controls:
-        made = slider(CONTROLS[name].label, control_range(CONTROLS[name], grid, axes[0]))
-        found[name] = gr.Slider(**made, elem_id=f"{medium.name}-{name}", visible=False)
+        found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
     with gr.Accordion("a band, and an offset", open=False):
-        for name, label in BAND.items():
-            found[name] = gr.Slider(**slider(label, whole), elem_id=f"{medium.name}-{name.replace('_', '-')}")
+        for name in BAND:
+            found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
         found["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
         found["offset"] = gr.Slider(0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a number added everywhere")
     found["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
@@ -91,11 +213,9 @@ def _pieces(name: str) -> dict[str, Any]:
             with gr.Column(min_width=320):
                 found[part] = piece(part)
     gr.Markdown("### Export")
-    for part, language, label in (
-        ("config", "yaml", "explored/spectrum/explored.yaml"),
-        ("command", "shell", "train with it"),
-    ):
-        found[part] = gr.Code(language=language, label=label, elem_id=f"{name}-{part}", lines=1)  # type: ignore[arg-type]
+    label = f"{configuration.FOLDER}/spectrum/explored.yaml"
+    found["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
+    found["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
     return found | {"download": piece("download")}
 
 
@@ -124,11 +244,10 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     gr.on([*dragged, time.input, time.release], panel.show, **last, **showing)
     gr.on([*dragged, steps.input, steps.release], panel.design, **last, **designing)
     answer(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
-    adapted = gr.on([controls["axes"].input, controls["written"].input], panel.adapt, outputs=ranges, **last, **shared)
-    answer(adapted)
+    answer(gr.on([controls["axes"].input, controls["written"].input], panel.adapt, outputs=ranges, **last, **shared))
     changed = [controls["upload"].change, controls["example"].input]
     gr.on(changed, panel.show, **last, **showing).then(panel.design, **designing)
     recommending = [controls["advice"], controls["kind"], *ranges, controls["band_weight"], controls["offset"]]
-    recommended = controls["recommend"].click
-    answer(recommended(panel.recommend, outputs=recommending, **(shared | {"show_progress": "full"})))
+    waiting = shared | {"show_progress": "full"}
+    answer(controls["recommend"].click(panel.recommend, outputs=recommending, **waiting))
     return lambda event: answer(event(panel.choose, outputs=ranges, **shared))

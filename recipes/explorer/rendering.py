@@ -1,26 +1,26 @@
-"""Pieces of the page: media in tables, and charts, each with words that say what it is."""
-
-from __future__ import annotations
+"""Pieces of the page as HTML: media in tables, charts, and lists, each with words that say what it is."""
 
 import html
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from multisagd import Denoiser, terminal_snr
 from multisagd.analysis.profiles import Profile
-from recipes.explorer.design import Designed
-from recipes.explorer.examples import Example
-from recipes.explorer.process import Pair
+from recipes.explorer.media import Example
+from recipes.explorer.process import Designed, Pair
 from recipes.plotting.curves import Axis, Chart, Series, draw
 from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
+from recipes.runs.assembly import process_notes
 
 POINTS = 150
 """Points of a curve; more cannot be told apart."""
 COLOURS = {"data": "c0", "white": "c1", "shaped": "c2"}
 SHOWN = 1e-9
-"""Of the largest power; curves go down to it where there is less."""
+"""Lowest power of a curve, as a share of the largest of its chart."""
 
 
 def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example) -> str:
@@ -51,8 +51,7 @@ def thinned(profile: Profile) -> Profile:
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
     """Return a chart along every axis with the power of the data and of both noises, the noise as it is at `time`.
 
-    Noise is drawn over the signal's share, `(σ/α)² W`, so the data are drowned at frequencies where its curve is above
-    theirs.
+    Noise is drawn over the signal's share, `(σ/α)² W`: where its curve is above that of the data, it drowns them.
     """
     example = pair.example
     schedule, charts = pair.processes["shaped"].schedule, []
@@ -94,3 +93,28 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
             f'{chart.picture}</div><ul class="legend">{legend}</ul></figure>'
         )
     return f'<div class="curves">{"".join(figures)}</div>'
+
+
+def ending(pair: Pair) -> str:
+    """Return what is left of the data at t = 1 by band, and what the library warns of."""
+    statistics, process = pair.example.statistics, pair.processes["shaped"]
+    notes = process_notes(process, Denoiser(torch.nn.Identity(), process, prediction="v"), statistics)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is in the notes
+        bands = terminal_snr(process, statistics)
+    rows = "".join(
+        f"<tr><td>{f'{band.low:.2f} to {band.high:.2f}' if band.high else 'zero'}</td><td>{band.snr:.2g}</td></tr>"
+        for band in bands
+    )
+    head = "<tr><th>cycles per sample</th><th>signal over noise</th></tr>"
+    return f"<h3>What is left at t = 1</h3><table>{head}{rows}</table>{listed(notes or ['nothing to warn of'])}"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as a list."""
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+
+
+def mistake(error: Exception) -> str:
+    """Return a mistake as a piece of the page."""
+    return f'<div class="wrong" role="alert">{html.escape(str(error))}</div>'

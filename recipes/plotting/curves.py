@@ -1,18 +1,16 @@
 """Line charts as SVG that takes its colours from the page, so that one drawing serves light and dark.
 
-matplotlib draws with placeholders for colours. What it writes into `style` is turned into attributes, for a page may
-forbid styles that are not its own, and placeholders into CSS variables. The places of points on the drawing go along,
-so that the page can say what is under the pointer.
+matplotlib draws with placeholders, which become CSS variables, and its styles become attributes: a page may forbid
+styles that are not its own.
 """
 
-from __future__ import annotations
-
+import csv
 import io
 import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -25,42 +23,32 @@ from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
+"""Width and height in inches, of 72 points each."""
 MARGINS = (0.16, 0.16, 0.8, 0.81)
 """Left, bottom, width and height of the plot: with room for its labels, which a layout engine would draw all twice."""
-
 TEXT, LINES = "#010101", "#010102"
 COLOURS = {**{f"c{n}": f"#0202{n:02x}" for n in range(8)}, **{f"s{n}": f"#0303{n:02x}" for n in range(8)}}
 """Placeholders: c0 to c7 tell things apart, s0 to s7 put them in an order."""
-
 VARIABLES = {TEXT: "var(--text)", LINES: "var(--line)", **{hex_: f"var(--{name})" for name, hex_ in COLOURS.items()}}
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
-"""Colours alone tell nothing to some, and little in print."""
-
+"""Curves differ by these too: not everyone sees colours, and print has few."""
 ROWS = 30
-"""Rows of the table under a chart; the file beside it has all."""
-
+"""Rows of the table under a chart; its CSV file has all."""
 MARKED = 40
-"""Points of a curve below which each has a mark."""
-
+"""Number of points of a curve below which each has a mark."""
 LABEL = 40
 """Characters of a name that a chart takes from a run, from both of its ends: names of runs often begin alike."""
-
 FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
 """What formulas of a spreadsheet begin with, negative numbers aside."""
-
 ROOM = 56
 """Characters that have room below a chart."""
-
 _STYLED = threading.Lock()
 """Matplotlib's settings are one set for the whole process."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `x` are numbers, or places of a chart's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
-
-    There may be more curves than dashes: these begin again.
-    """
+    """One curve: `x` are numbers or places of an axis's `ticks`, `colour` is of `COLOURS`, `dashes` counts `DASHES`."""
 
     name: str
     x: Sequence[float]
@@ -89,7 +77,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: `picture` is SVG without any style of its own, `points` what is told under the pointer.
+    """A drawn chart: `picture` is SVG without any style of its own, `points` what the page says under the pointer.
 
     `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the address of a file that has all.
     """
@@ -109,8 +97,7 @@ class Chart:
 
 def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
     """Return a chart; None if there is nothing that its scales can show. `name` is its own on the page."""
-    drawn = [kept for each in series if (kept := _shown(each, x, y)).x]
-    if not drawn:
+    if not (drawn := [kept for each in series if (kept := _shown(each, x, y)).x]):
         return None
     figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
     plot = figure.add_axes(MARGINS)
@@ -120,7 +107,6 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
             markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
     _dress(plot, x, y)
-    picture = _svg(figure, name)
     points = [
         {
             "name": each.name,
@@ -136,14 +122,14 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, told)
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
-    csv = _csv([header, *_rows(drawn, x, _exact)])
     return Chart(
-        name, title, about, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header, rows, csv
-    )
+        name, title, about, _svg(figure, name), drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
+        rows, _csv([header, *_rows(drawn, x, _exact)]),
+    )  # fmt: skip
 
 
 def told(value: float) -> str:
-    """Return a number as it is told to a person."""
+    """Return a number as people read it."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.4g}"
@@ -155,10 +141,10 @@ def ordered(number: int, count: int) -> str:
 
 
 def _shown(each: Series, x: Axis, y: Axis) -> Series:
-    """Return a series of the points that the scales can show."""
+    """Return a series of the points that the scales can show, with one of the `DASHES`."""
     points = [(a, b) for a, b in zip(each.x, each.y, strict=True) if x.shows(a) and y.shows(b)]
-    x_shown, y_shown = [a for a, _ in points], [b for _, b in points]
-    return Series(_short(each.name), x_shown, y_shown, each.colour, each.dashes % len(DASHES))
+    xs, ys = [a for a, _ in points], [b for _, b in points]
+    return replace(each, name=_short(each.name), x=xs, y=ys, dashes=each.dashes % len(DASHES))
 
 
 def _dress(plot: Axes, x: Axis, y: Axis) -> None:
@@ -207,10 +193,7 @@ def _short(text: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-    """Return a figure as SVG with attributes for styles and variables for colours, hidden from readers: the page tells.
-
-    `name` keeps the names in it from meeting those of other drawings on the page.
-    """
+    """Return a figure as SVG, hidden from screen readers, with `name` in front of the identifiers in it."""
     written = io.StringIO()
     with _STYLED, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(written, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -218,18 +201,16 @@ def _svg(figure: Figure, name: str) -> Markup:
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
     root = ElementTree.fromstring(text[text.index("<svg") :])
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata"):
-                parent.remove(child)
     for element in root.iter():
+        for child in [*element.iterfind(f"{{{SVG}}}style"), *element.iterfind(f"{{{SVG}}}metadata")]:
+            element.remove(child)
         for declaration in filter(None, element.attrib.pop("style", "").split(";")):
             key, _, value = (part.strip() for part in declaration.partition(":"))
             if key != "font-family":
                 element.set(key, VARIABLES.get(value, value))
         identity = element.get("id", "")
         if identity and not identity.startswith(name) and re.fullmatch(r"[A-Za-z]+[\w.]*_\d+", identity):
-            del element.attrib["id"]  # matplotlib counts anew in every drawing
+            del element.attrib["id"]  # numbered from 1 in every drawing
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {"aria-hidden": "true", "focusable": "false"}
@@ -244,12 +225,10 @@ def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> li
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as the address of a file; a text never begins as a formula does in a spreadsheet."""
-
-    def cell(text: str) -> str:
-        safe = f"'{text}" if FORMULA.match(text) else text
-        return '"' + safe.replace('"', '""') + '"'
-
-    return "data:text/csv;charset=utf-8," + quote("\n".join(",".join(map(cell, row)) for row in rows))
+    safe = [[f"'{text}" if FORMULA.match(text) else text for text in row] for row in rows]
+    file = io.StringIO()
+    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(safe)
+    return "data:text/csv;charset=utf-8," + quote(file.getvalue().removesuffix("\n"))
 
 
 def _exact(value: float) -> str:

@@ -1,7 +1,5 @@
 """Figures that are written as PNG: their style, and power over frequency along every axis of a grid."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +74,6 @@ def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)

@@ -1,38 +1,26 @@
 """Media as `data:` addresses, which a page carries in itself, in formats that every browser shows and plays."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modalities.representation import Stft
-from modalities.sound_pictures import RANGE_DB
 from modalities.video_files import pixels
 from modalities.video_writing import write_video
 from multisagd.libraries import importing
 
-if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer
-
 EXACT = 256 << 10
 """Bytes of a picture or sound that is kept as it is; larger ones are compressed."""
-
 MOST_PIXELS = 64_000_000
-"""Of a picture, and of all frames of a clip that is written anew."""
-
+"""Of a picture, and of all frames of a clip that is written again."""
 SMALL = 96
 """Pixels of a side below which a picture or clip is enlarged in sharp squares."""
-
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Samples per second that MP3 knows."""
 
@@ -49,25 +37,14 @@ def written(name: str, write: Callable[[Path], None]) -> bytes:
         return path.read_bytes()
 
 
-def png(picture: Tensor) -> bytes:
-    """Return uint8 pixels `(1 or 3, height, width)` as a PNG file."""
-    with importing("PIL", "pictures"):
-        import PIL.Image
-    array, file = picture.permute(1, 2, 0).numpy(), io.BytesIO()
+def png(picture: Tensor | np.ndarray) -> bytes:
+    """Return 8-bit pixels, a tensor `(1 or 3, height, width)` or array `(height, width, 3)`, as a PNG file."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    file = io.BytesIO()
     # Noise does not compress: higher levels only take longer.
-    PIL.Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(file, "PNG", compress_level=1)
+    to_pil_image(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def spectrogram_png(sound: Tensor, rate: int) -> bytes:
-    """Return the power of a sound `(channels, samples)` over time and frequency as a PNG file, colours for decibels."""
-    from matplotlib import colormaps
-
-    window = 2 ** round(np.log2(0.032 * rate))
-    power = Stft(window=window, hop=window // 2).transform(sound).abs().square().mean(0).flip(0)
-    decibels = 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10() / RANGE_DB + 1
-    colours = colormaps["magma"](decibels.numpy(), bytes=True)[..., :3]
-    return png(torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1))
 
 
 def picture(path: Path) -> tuple[str, bytes, bool]:
@@ -87,9 +64,9 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
         if len(data) <= EXACT:
             image.verify()
             return "image/png", data, small
-        written = io.BytesIO()
-        image.convert("RGB").save(written, "WEBP", quality=90)
-    return "image/webp", written.getvalue(), small
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "WEBP", quality=90)
+    return "image/webp", file.getvalue(), small
 
 
 def sound(path: Path) -> tuple[str, bytes, bool]:
@@ -108,24 +85,14 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
         stream = source.streams.audio[0]
         if len(data) <= EXACT:
             return "audio/wav", data, False
-        return "audio/mpeg", _mp3(source, stream), False
-
-
-def _mp3(source: InputContainer, stream: AudioStream) -> bytes:
-    import av
-    from av.audio.resampler import AudioResampler
-
-    rate = next((each for each in RATES if each >= stream.rate), RATES[-1])
-    layout = "mono" if stream.channels == 1 else "stereo"
-    written = io.BytesIO()
-    with av.open(written, "w", format="mp3") as target:
-        encoder = target.add_stream("libmp3lame", rate=rate, layout=layout, options={"b": "128k"})
-        resampler = AudioResampler(encoder.format, layout, rate)
-        for frame in (*source.decode(stream), None):
-            for part in resampler.resample(frame):
-                target.mux(encoder.encode(part))
-        target.mux(encoder.encode())
-    return written.getvalue()
+        rate = next((each for each in RATES if each >= stream.rate), RATES[-1])
+        layout = "mono" if stream.channels == 1 else "stereo"
+        file = io.BytesIO()
+        with av.open(file, "w", format="mp3") as target:
+            encoder = target.add_stream("libmp3lame", rate=rate, layout=layout, options={"b": "128k"})
+            for frame in (*source.decode(stream), None):
+                target.mux(encoder.encode(frame))  # which resamples it
+    return "audio/mpeg", file.getvalue(), False
 
 
 def clip(path: Path) -> tuple[str, bytes, bool]:

@@ -23,20 +23,29 @@ import yaml
 import multisagd as ms
 from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
-from multisagd.analysis.design import DesignedSteps
+from modalities.sound_pictures import spectrogram_pixels
+from multisagd.analysis.design import DesignedSteps, on_fewer_frequencies
 from multisagd.analysis.profiles import axis_profile
 from multisagd.multitaper import statistics_of_one
 from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.explorer import design, export
-from recipes.explorer.controls import ALL, axes_choices, first_values, kind
-from recipes.explorer.examples import Example, built_in, own_file
-from recipes.explorer.media import MEDIA, Sizes
-from recipes.explorer.process import SCHEDULES, TIMES, Pair, Settings, build_process, spectrum_group
+from recipes.explorer.configuration import (
+    ALL,
+    Settings,
+    archive,
+    axes_choices,
+    first_values,
+    kind,
+    spectrum_group,
+    spectrum_yaml,
+    train_words,
+)  # fmt: skip
+from recipes.explorer.media import MEDIA, Example, Sizes, built_in, own_file
+from recipes.explorer.process import SCHEDULES, TIMES, Pair, build_process, design_steps, recommend_noise
 from recipes.explorer.rendering import POINTS, charts_html, media_table, spectra_charts, steps_chart, thinned
-from recipes.plotting.media import png, spectrogram_png, written
+from recipes.plotting.media import png, written
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
 SHOWN = [(name, written_as) for name, medium in MEDIA.items() for written_as in medium.representations]
@@ -96,7 +105,7 @@ def test_whatever_is_chosen_is_exported_as_it_was_shown(medium: str, representat
             values = {"corner": 0.1, "width": 8.0} if kind(name).controls.keys() & {"corner", "width"} else {}
             settings = chosen(subject, name, axes, values=values, offset=0.3)
             group = spectrum_group(settings, subject)
-            read = yaml.safe_load(export.spectrum_yaml(group))
+            read = yaml.safe_load(spectrum_yaml(group))
             spectrum = Builder().build(read, ms.Spectrum, "spectrum", statistics=subject.statistics)
             power = ms.SpectralCovariance(spectrum, subject.grid).power()
             assert torch.equal(power, build_process(settings, subject, group).covariance.power()), (name, axes)
@@ -115,8 +124,8 @@ def test_the_exported_folder_and_command_compose_what_was_shown(
     )
     group = spectrum_group(settings, subject)
     pair = Pair.of(subject, settings, group)
-    designed = design.design(subject, pair.processes["shaped"], settings.steps)
-    with zipfile.ZipFile(io.BytesIO(export.archive(settings, subject, group, designed))) as zipped:
+    designed = design_steps(subject, pair.processes["shaped"], settings.steps)
+    with zipfile.ZipFile(io.BytesIO(archive(settings, subject, group, designed.steps))) as zipped:
         zipped.extractall(tmp_path)
     assert DesignedSteps.load(tmp_path / "explored" / "steps.json") == designed.steps
     line = (tmp_path / "explored" / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ").split()
@@ -187,7 +196,7 @@ def test_the_spectrum_of_one_datum_does_not_leak_from_its_edges() -> None:
 def test_designed_steps_err_less_than_the_cosine_schedule() -> None:
     subject = shown("image", example="photograph")
     process = build_process(chosen(subject, "white"), subject, {"_target_": "multisagd.Flat"})
-    designed = design.design(subject, process, 8)
+    designed = design_steps(subject, process, 8)
     assert set(designed.errors) == {"designed", "cosine"}  # which is the chosen one too
     assert designed.errors["designed"] < 0.97 * designed.errors["cosine"]
     assert all(a < b for each in designed.log_snrs.values() for a, b in pairwise(each))
@@ -198,10 +207,10 @@ def test_thinning_keeps_the_power_at_the_frequencies_that_it_keeps() -> None:
     grid = ms.Grid.of(height=128, width=96)
     power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
     statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
-    thinned = design.thinned(statistics)
-    assert thinned.grid.shape == (64, 48)
-    torch.testing.assert_close(thinned.power[0, :32, :24], 2 * power[:64:2, :48:2])
-    torch.testing.assert_close(thinned.mean, torch.full((1, 64, 48), 0.3).double())
+    fewer = on_fewer_frequencies(statistics, 4096)
+    assert fewer.grid.shape == (64, 48)
+    torch.testing.assert_close(fewer.power[0, :32, :24], 2 * power[:64:2, :48:2])
+    torch.testing.assert_close(fewer.mean, torch.full((1, 64, 48), 0.3).double())
 
 
 def test_white_noise_is_recommended_for_white_data() -> None:
@@ -210,12 +219,12 @@ def test_white_noise_is_recommended_for_white_data() -> None:
     white = ms.DataStatistics(torch.zeros(1, 32, 32).double(), power, subject.grid, 100)
     same = Example(MEDIA["image"], subject.modality, subject.x0, white, ("image", "digits"), "")
     process = build_process(chosen(subject, "white"), same, {"_target_": "multisagd.Flat"})
-    assert design.recommended(same, process, 5).chosen.exponent == 0
+    assert recommend_noise(same, process, 5).chosen.exponent == 0
 
 
 def test_examples_are_those_of_the_data_sets_that_the_command_names() -> None:
     subject = shown("video")
-    words = [word for word in export.words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
+    words = [word for word in train_words(chosen(subject, "white"), subject)[1:] if word != "spectrum=explored"]
     config = configuration.load("train", words)
     modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
@@ -287,7 +296,7 @@ def test_pieces_of_the_page_hold_the_media_themselves() -> None:
     truth = subject.modality.decode(subject.x0)[0].numpy().astype(float)
     assert np.abs(np.stack(frames) - truth).mean() < 4
     # A tone is the brightest row of its picture, which has low frequencies at the bottom.
-    tone = spectrogram_png(torch.sin(torch.arange(8000) * (2 * math.pi * 1000 / 8000))[None], 8000)
+    tone = png(spectrogram_pixels(torch.sin(torch.arange(8000) * (2 * math.pi * 1000 / 8000))[None], 8000))
     rows = np.asarray(PIL.Image.open(io.BytesIO(tone))).astype(float).sum((1, 2))
     assert rows.argmax() == pytest.approx(0.75 * len(rows), abs=1.5)
 
@@ -389,7 +398,7 @@ def test_steps_are_designed_on_every_schedule(schedule: str) -> None:
     for shift in (0.1, 10.0):
         settings = chosen(subject, "power_law", schedule=schedule, shift=shift)
         process = build_process(settings, subject, spectrum_group(settings, subject))
-        designed = design.design(subject, process, 4)
+        designed = design_steps(subject, process, 4)
         assert set(designed.errors) == {"designed", "cosine", "chosen schedule"}
         assert designed.errors["designed"] <= 1.001 * designed.errors["chosen schedule"]
         chart = steps_chart(designed, "steps")
@@ -402,7 +411,7 @@ def test_steps_are_designed_on_every_schedule(schedule: str) -> None:
 def panel(medium: str, **more: Any) -> tuple[Any, list[Any]]:
     """Return the answers of a tab, and the values of its controls, by name where they are to be others."""
     pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
-    from recipes.explorer.callbacks import Panel
+    from recipes.explorer.page import Panel
 
     made = Panel(MEDIA[medium], SMALL)
     subject = shown(medium)
