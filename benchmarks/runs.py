@@ -31,8 +31,7 @@ from recipes.evaluation.real import fixed_order, real_data
 from recipes.runs import record
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.sampling.generate import generate
-from recipes.sampling.request import SamplingRequest
+from recipes.sampling.generate import SamplingRequest, generate
 from recipes.train import train
 
 LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)

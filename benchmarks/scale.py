@@ -32,8 +32,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave, wait_for_all
-from recipes.runtime.flops import peak_flops, training_flops
-from recipes.runtime.throughput import GIB, peak_memory
+from recipes.runtime.performance import GIB, peak_flops, peak_memory, training_flops
 from recipes.training.learner import Learner
 
 COMMON = ["run_dir=unused", "network=transformer", "modality=image", "modality.channels=3"]

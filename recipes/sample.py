@@ -1,12 +1,8 @@
 """Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
 
 The run's own configuration says what the model is; the command says how to sample it. Every sample follows from the
-seed and its number alone, so the first 10 of count=100 are those of count=10. The results lie in one folder:
-
-    samples/              each sample as a file, with a table of their classes or texts and seeds
-    grid.png              all samples in one picture
-    samples.safetensors   x0 (count, channels, *grid), labels, seeds
-    sample.json           how they were made
+seed and its number alone, so the first 10 of count=100 are those of count=10. They lie in one
+folder, each as a file and all in one picture, and as tensors (`recipes.sampling.sample_files`).
 
 A run that learned from text takes prompts, embedded by the text encoder that its configuration names.
 
@@ -15,10 +11,9 @@ other than the run's, guidance for a run without a condition or trained without 
 not support the run's process.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from multisagd.seeds import derive_many
@@ -33,9 +28,8 @@ from recipes.runs.record import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all
-from recipes.sampling.condition import chosen_condition
-from recipes.sampling.generate import generate
-from recipes.sampling.request import sampling_request
+from recipes.sampling.condition import chosen_condition, chosen_prompts, embed
+from recipes.sampling.generate import generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, check_free, default_folder, write_set
 
 
@@ -53,7 +47,11 @@ def sample(config: Config) -> Path:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality
-    condition = chosen_condition(settings, model, builder, runtime)
+    prompts = chosen_prompts(settings, model.facts.get("text") is not None)
+    encode = partial(
+        embed, model=model, folder=settings.run_dir, text_model=settings.text_model, builder=builder, runtime=runtime
+    )
+    condition = chosen_condition(model, settings.count, settings.labels, prompts, settings.guidance, encode)
     weights = model.weights(settings.weights, assembly.check_outline)
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)

@@ -9,8 +9,8 @@ In this order, each part in the file named with it:
     for every batch: read it ahead of time                             data/order.py, modalities/
         draw times and noise, add up gradients, step the optimiser,
         update the averaged weights                                    training/learner.py
-        log, save a checkpoint, report, stop, recover                  training/loop.py, training/saving.py
-        validate, and draw a picture of samples                        training/reports.py
+        log, save a checkpoint, report, stop, recover                  training/loop.py
+        validate, and draw a picture of samples                        training/validation.py
     write the run as one page                                          recipes/report.py
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
@@ -21,17 +21,15 @@ Errors, each in one message and without a traceback: unknown keys and choices, v
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from multisagd.libraries import failed_import
 from recipes.base.progress import Display
 from recipes.base.quoting import setting
-from recipes.base.signals import Ended, StopNow, StopRequest
+from recipes.base.signals import StopRequest
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -40,16 +38,10 @@ from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import Place, separate_group, wait_for_all, wait_patiently
-from recipes.runtime.flops import peak_flops
-from recipes.runtime.profiler import StepProfiler
-from recipes.runtime.throughput import Monitor
 from recipes.runtime.watchdog import Watchdog
-from recipes.training.folder import claimed, write_record
-from recipes.training.loop import Loop, stopped
-from recipes.training.messages import ending, introduction, name_unreadable
-from recipes.training.reports import Reports
-from recipes.training.saving import Saver
-from recipes.training.setup import Job, TrainingData, TrainingModel, doubts, prepare_data, prepare_model
+from recipes.training.folder import claimed, ending, name_unreadable, write_record
+from recipes.training.loop import Loop, Saver
+from recipes.training.setup import Job, introduction, prepare_data, prepare_model
 from recipes.training.tracking import Silence, Tracker
 
 
@@ -59,80 +51,42 @@ def train(config: Config) -> None:
     Raises:
         RecipeError: for every mistake listed at the head of this file.
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
+        Ended: after a signal before the first step, when there is nothing to save.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
     runtime = Runtime.start(settings.engine)
     runtime.share(settings.training.batch)
-    with claimed(settings.run_dir, runtime) as hold:
+    run_dir = settings.run_dir
+    with claimed(run_dir, runtime) as hold:
         job = Job(config, settings, builder, runtime, hold)
         group = separate_group(settings.engine.timeout)
-        checkpoints = Checkpoints(settings.run_dir / "checkpoints", settings.keep, settings.keep_every, group)
+        checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, group)
         state = checkpoints.latest()
         begun = state is not None
-        record.check_run(settings.run_dir, config, begun)
+        record.check_run(run_dir, config, begun)
         data = prepare_data(job, begun)
         model = prepare_model(job, data, state)
         # From here on files are written, and a signal ends the training in good order.
         with StopRequest() as stop, ExitStack() as at_last:
             if runtime.main:
-                at_last.callback(name_unreadable, data.dataset, settings.run_dir)
+                at_last.callback(name_unreadable, data.dataset, run_dir)
                 write_record(job, data, model, checkpoints, begun)
             wait_patiently()
-            run_training(job, data, model, checkpoints, stop)
-
-
-def run_training(
-    job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, stop: StopRequest
-) -> None:
-    """Train to the end, with everything that watches, saves and reports.
-
-    Raises:
-        Interrupted: after a signal, once the state is saved.
-        Ended: after a signal before the first step, when there is nothing to save.
-        RecipeError: if training diverged repeatedly, or the run folder or its files disappeared.
-    """
-    settings, runtime, learner = job.settings, job.runtime, model.learner
-    run_dir, samples, alone = settings.run_dir, settings.training.samples, runtime.place.world == 1
-    patience = min(settings.engine.hang_report, settings.engine.timeout / 2)
-    profiler = StepProfiler(run_dir / "profile", runtime.place.rank, runtime.device, settings.engine.profile)
-    with (
-        closing(
-            Tracker(run_dir, settings.tracking, job.config, model.position, learner.samples)
-            if runtime.main
-            else Silence()
-        ) as tracker,
-        Display("training", samples, learner.samples, quiet=not runtime.main) as display,
-        Saver(checkpoints, settings.engine.save_in_background) as saver,
-        Watchdog(runtime.place, patience, learner.samples) as watchdog,
-    ):
-        reports = Reports(job, data, model, tracker, display)
-        counts = model.parameters, data.statistics.count, learner.samples
-        display.say(introduction(runtime, data.training, data.held_out, *counts))
-        for note in doubts(model, data):
-            display.say(f"note: {note}")
-        peak = settings.engine.peak_flops or peak_flops(runtime.device, runtime.products)
-        monitor = Monitor(runtime, learner.spread, model.flops, peak)
-        loop = Loop(
-            learner, data.training, saver, monitor, profiler, watchdog, tracker, display, reports.report,
-            job.check_folder,
-        )  # fmt: skip
-        # Each state is saved before it is reported, so stopping within the first or the last report loses nothing.
-        try:
-            with stop.hurried(bool(learner.samples) and alone):
-                if learner.samples:
-                    reports.report()  # the training before may have stopped within it
-            loop.run(stop)
-            with stop.hurried(alone):
-                reports.report(final=True)
-        except StopNow:
-            if not learner.samples:
-                raise Ended(stop.signal_number or 0) from None
-            raise stopped(checkpoints.place(learner.samples), stop.signal_number) from None
-        wait_for_all()  # a process that leaves early can break the connections of the others
-        job.check_folder()
-        if runtime.main:
-            display.say(ending(run_dir, checkpoints.place(learner.samples), data.dataset))
+            seen = model.learner.samples
+            tracker = Tracker(run_dir, settings.tracking, config, model.position, seen) if runtime.main else Silence()
+            at_last.callback(tracker.close)
+            display = Display("training", settings.training.samples, seen, quiet=not runtime.main)
+            at_last.enter_context(display)
+            saver = at_last.enter_context(Saver(checkpoints, settings.engine.save_in_background))
+            watchdog = at_last.enter_context(Watchdog(runtime, seen))
+            for line in introduction(job, data, model):
+                display.say(line)
+            Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
+            wait_for_all()  # a process that leaves early can break the connections of the others
+            job.check_folder()
+            if runtime.main:
+                display.say(ending(run_dir, checkpoints.place(model.learner.samples), data.dataset))
 
 
 def train_and_report(config: Config) -> None:

@@ -1,13 +1,12 @@
-"""Everything about the machine in one place: device, precision, and this process's place among others."""
-
-from __future__ import annotations
+"""Device, precision, and this process's place among others."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from recipes.base.errors import RecipeError
 from recipes.runtime import distribution
@@ -27,8 +26,8 @@ class EngineSettings:
     and `hang_report` after how many without a step it is said where each of them is (`recipes.runtime.watchdog`).
 
     `recompute` computes the blocks' activations again in the backward pass in place of keeping them. Checkpoints are
-    written while training goes on if `save_in_background`. `profile` steps are profiled (`recipes.runtime.profiler`),
-    and `peak_flops` is what one device can do per second, where that is not known by its name.
+    written while training goes on if `save_in_background`. `profile` steps are profiled
+    (`recipes.runtime.performance`), and `peak_flops` is what one device can do per second, where its name does not say.
     """
 
     device: str = "auto"
@@ -50,9 +49,7 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0, got {self.workers}")
-        for name in ("hang_report", "profile"):
+        for name in ("workers", "hang_report", "profile"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.peak_flops is not None and self.peak_flops <= 0:
@@ -70,7 +67,7 @@ class Runtime:
     place: Place = ALONE
 
     @classmethod
-    def start(cls, settings: EngineSettings) -> Runtime:
+    def start(cls, settings: EngineSettings) -> Self:
         """Choose the device, set what holds for the whole process, and meet the other processes if there are any.
 
         Raises:
@@ -89,10 +86,10 @@ class Runtime:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
+            told = f"engine.device={name} is not usable here ({reason}): try engine.device=cpu"
             if "device string" in reason:
-                reason = "there is no such kind of device; write auto, cpu, cuda or cuda:1"
-                raise RecipeError(f"engine.device={name}: {reason}") from error
-            raise RecipeError(f"engine.device={name} is not usable here ({reason}): try engine.device=cpu") from error
+                told = f"engine.device={name}: there is no such kind of device; write auto, cpu, cuda or cuda:1"
+            raise RecipeError(told) from error
         if device.type == "cuda":
             # TF32 for float32 products: no visible loss in training, several times the speed.
             torch.set_float32_matmul_precision("high")
@@ -104,7 +101,7 @@ class Runtime:
 
     @property
     def main(self) -> bool:
-        """Tell whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes and speaks."""
         return self.place.rank == 0
 
     @property
@@ -144,20 +141,32 @@ class Runtime:
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
         """Return a network as it is, or with fsdp sharded in place: an average that nobody trains, say.
 
-        Without `reshard` its weights stay whole after a forward pass until a backward pass comes.
+        Its blocks are sharded one by one, so that few are whole at a time. `reshard` frees the weights of a block after
+        its forward pass, and gathers them again for the backward one. In bfloat16, gradients are reduced in float32.
+
+        Raises:
+            RecipeError: if `shard_ranks` would give copies of the weights of unequal numbers of ranks.
         """
-        if self.place.world > 1 and self.settings.distribution == "fsdp":
-            distribution.shard(
-                network, distribution.mesh(self.place, self.device, self.settings.shard_ranks),
-                reshard=reshard, offload=self.settings.offload,
-                half=self.settings.precision == "bfloat16",
-            )  # fmt: skip
+        settings, world = self.settings, self.place.world
+        if world == 1 or settings.distribution != "fsdp":
+            return network
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+        copies, rest = divmod(world, settings.shard_ranks or world)
+        if rest:
+            raise RecipeError(f"engine.shard_ranks={settings.shard_ranks} does not divide the {world} processes")
+        shape, names = ((world,), None) if copies == 1 else ((copies, world // copies), ("copy", "shard"))
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+        half = settings.precision == "bfloat16"
+        precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+        policy = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
+        for block in (*distribution.blocks(network), network):
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=precision, offload_policy=policy)
         return network
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the network runs."""
-        wanted = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     def compiled(self, network: nn.Module) -> nn.Module:
         """Return the network as it is called: compiled if asked for, sharing its weights with the one given."""

@@ -1,16 +1,18 @@
-"""Several processes as one training: torchrun's ranks, and how they share a network.
+"""Several processes as one training: torchrun's ranks, how they meet, and how they share a network.
 
 Each rank has a share of every global batch. With `ddp` it has the whole network too, and gradients are averaged; with
 `fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or over
-groups of `shard_ranks` that hold a copy each (hybrid sharding).
-
-Every rank must run the network equally often, because sharded weights are gathered by all of them together.
+groups of `shard_ranks` that hold a copy each (hybrid sharding). Every rank must run the network equally often, because
+sharded weights are gathered by all of them together.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,12 +22,13 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from multisagd.files import parse_json
 from recipes.base.errors import RecipeError
-from recipes.runtime.rendezvous import fresh_store
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
 Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
 """Ranks that meet; None is all of them."""
+POLL = 0.02
+"""Seconds between two looks whether the other processes have come."""
 
 
 class FailedElsewhereError(RecipeError):
-    """What one process could not do, told to the others."""
+    """What another process could not do."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +87,64 @@ def join(place: Place, device: torch.device, timeout: float) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
 
 
+def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
+    """Return a store that knows nothing of earlier attempts, this process's rank, and how many there are.
+
+    torchrun shares one store among all its attempts (torch 2.11), which still holds the addresses of dead processes:
+    whoever reads them before they are written again waits for a process that is gone. So the first process of an
+    attempt makes up a name for it, and all use only what stands under that name. Counting attempts would not do:
+    machines may have seen different numbers of them.
+
+    Raises:
+        RecipeError: if the others have not come within the timeout.
+    """
+    store, rank, world = next(rendezvous("env://", timeout=timeout))
+    deadline = time.monotonic() + timeout.total_seconds()
+    name = _name(store, world, deadline) if rank == 0 else _learn_name(store, rank, deadline)
+    return PrefixStore(name, store), rank, world
+
+
+def _name(store: Store, world: int, deadline: float) -> str:
+    """Offer a name, with what each process says of itself, as that may be a dead one's, until all have taken it."""
+    name = f"attempt-{secrets.token_hex(8)}"
+    while True:
+        keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
+        here = {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}
+        store.set("multisagd/offer", json.dumps({"name": name, "to": here}))
+        missing = [rank for rank in range(1, world) if not store.check([f"{name}/taken/{rank}"])]
+        if not missing:
+            return name
+        _wait(deadline, f"processes {missing[:8]} have not come")
+
+
+def _learn_name(store: Store, rank: int, deadline: float) -> str:
+    """Say that this process is there, and take the name that is offered to it and not to a dead one of its rank."""
+    itself = secrets.token_hex(8)
+    store.set(f"multisagd/here/{rank}", itself)
+    while True:
+        if store.check(["multisagd/offer"]):
+            offer = parse_json(store.get("multisagd/offer"))
+            if offer["to"].get(str(rank)) == itself:
+                store.set(f"{offer['name']}/taken/{rank}", "")
+                return str(offer["name"])
+        _wait(deadline, "the first process has not come")
+
+
+def _wait(deadline: float, what: str) -> None:
+    if time.monotonic() > deadline:
+        raise RecipeError(f"{what} within engine.timeout: are all machines started, and do they reach one another?")
+    time.sleep(POLL)
+
+
 def leave() -> None:
     """Part from the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def mesh(place: Place, device: torch.device, shard_ranks: int | None) -> DeviceMesh:
-    """Return the ranks over which weights are sharded: all, or (copies, ranks of one copy).
-
-    Raises:
-        RecipeError: if the copies would have unequal numbers of ranks.
-    """
-    if shard_ranks is None or shard_ranks == place.world:
-        return init_device_mesh(device.type, (place.world,))
-    if place.world % shard_ranks:
-        raise RecipeError(f"engine.shard_ranks={shard_ranks} does not divide the {place.world} processes")
-    return init_device_mesh(device.type, (place.world // shard_ranks, shard_ranks), mesh_dim_names=("copy", "shard"))
-
-
 def replicate(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with gradients averaged over all ranks; call it in place of the network."""
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-
-
-def shard(network: nn.Module, ranks: DeviceMesh, *, reshard: bool, offload: bool, half: bool) -> None:
-    """Shard a network in place, its blocks one by one, so that few are whole at a time.
-
-    `reshard` frees the weights of a block after its forward pass and gathers them again for the backward one; `offload`
-    keeps shards in the CPU's memory; `half` computes in bfloat16 and reduces gradients in float32.
-    """
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
-    for block in (*blocks(network), network):
-        fully_shard(
-            block,
-            mesh=ranks,
-            reshard_after_forward=reshard,
-            mp_policy=policy or MixedPrecisionPolicy(),
-            offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
-        )
 
 
 def recompute(network: nn.Module) -> None:
@@ -154,13 +176,13 @@ def synchronise(network: nn.Module, wanted: bool) -> None:
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Tell whether a tensor is spread over ranks."""
+    """Whether a tensor is spread over ranks."""
     # The import takes a second; without it, or before its end, there is no such tensor.
     return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
 
 
 def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether any of them is spread over ranks."""
+    """Whether any of them is spread over ranks."""
     return any(is_sharded(tensor) for tensor in tensors.values())
 
 
@@ -248,7 +270,7 @@ def from_first(tensor: Tensor) -> None:
 
 
 def is_first() -> bool:
-    """Tell whether this is the first rank, or the only process."""
+    """Whether this is the first rank, or the only process."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 

@@ -1,14 +1,10 @@
 """Says which process waits where when training stands still, before a timeout ends it.
 
 Every process tells the others, every few seconds, how many samples it has seen, for how long that has not changed, and
-at which line of the program it is. When nothing has moved for long on any of them, the first prints all of it: the one
-whose line is not a meeting of processes (a read of data, say) is the one that the others wait for.
-
-Ages are measured by each process's own clock, so clocks need not agree; and since one that is frozen as a whole does
-not even tell its age, the first adds the time, by its own clock, for which it has heard nothing new.
+at which line it is. When nothing has moved for long on any of them, the first prints all of it: the one whose line is
+not a meeting of processes (a read of data, say) is the one that the others wait for. Ages are measured by each
+process's own clock; as one that is frozen does not even tell its age, the first adds for how long it heard nothing new.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -18,29 +14,30 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from multisagd.files import parse_json
-from recipes.runtime.distribution import Place
+from recipes.runtime.device import Runtime
 
 log = logging.getLogger("multisagd")
 OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("recipes", "modalities", "multisagd"))
 TICKS = 10
-"""So many times within `patience` each process tells where it is."""
+"""How many times within `patience` each process tells where it is."""
 
 
 class Watchdog:
-    """Watches over training from a thread, on all ranks; does nothing where there is one process, or `patience` is 0.
+    """Watches over training on all ranks, from a thread; idle where there is one process, or `engine.hang_report` is 0.
 
-    `patience` is after how many seconds without a step there is a report, and `samples` where training begins.
+    Training begins after `samples`.
     """
 
-    def __init__(self, place: Place, patience: float, samples: int) -> None:
-        self.place, self.patience = place, patience
+    def __init__(self, runtime: Runtime, samples: int) -> None:
+        self.place = runtime.place
+        self.patience = min(runtime.settings.hang_report, runtime.settings.timeout / 2)
         self._samples, self._since = samples, time.monotonic()
         self._heard: dict[int, tuple[bytes, float]] = {}  # what each process said last, and when that was new
         self._main = threading.get_ident()
@@ -53,9 +50,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(self.patience)
@@ -68,7 +63,9 @@ class Watchdog:
         reported = False
         while True:
             try:
-                self._store.set(f"watchdog/{self.place.rank}", json.dumps(self._here()))
+                where_now = where(sys._current_frames().get(self._main))
+                here = {"samples": self._samples, "seconds": time.monotonic() - self._since, "where": where_now}
+                self._store.set(f"watchdog/{self.place.rank}", json.dumps(here))
                 if self.place.rank == 0:
                     ages = self._everyone()
                     stuck = min(each["seconds"] for each in ages.values()) >= self.patience
@@ -81,15 +78,12 @@ class Watchdog:
             if self._ended.wait(self.patience / TICKS):
                 return
 
-    def _here(self) -> dict[str, Any]:
-        frame = sys._current_frames().get(self._main)
-        return {"samples": self._samples, "seconds": time.monotonic() - self._since, "where": where(frame)}
-
     def _everyone(self) -> dict[int, dict[str, Any]]:
-        keys = {rank: f"watchdog/{rank}" for rank in range(self.place.world)}
-        there = {rank: key for rank, key in keys.items() if self._store.check([key])}
         now, found = time.monotonic(), {}
-        for rank, key in there.items():
+        for rank in range(self.place.world):
+            key = f"watchdog/{rank}"
+            if not self._store.check([key]):
+                continue
             told = self._store.get(key)
             if rank not in self._heard or self._heard[rank][0] != told:
                 self._heard[rank] = (told, now)

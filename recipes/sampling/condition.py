@@ -1,22 +1,26 @@
 """What each sample is to be: a class, a text, or neither."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from modalities.text import TextEncoder
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, nearest
 from recipes.config.build import Builder
 from recipes.runs.model import TrainedModel, check_encoder
 from recipes.runs.settings import Guidance, SampleSettings
 from recipes.runtime.device import Runtime
-from recipes.sampling.labels import chosen_labels
+from recipes.runtime.distribution import is_first
+
+SHOWN = 10
+"""Classes that a message names."""
+Labels = str | int | Sequence[str | int] | None
+log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,36 +32,28 @@ class Condition:
     tensor: Tensor | None = None
 
 
-def chosen_condition(settings: SampleSettings, model: TrainedModel, builder: Builder, runtime: Runtime) -> Condition:
-    """Return what the samples are to be, by the settings and by what the model has learned.
+def chosen_condition(
+    model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance,
+    encode: Callable[[Sequence[str]], Tensor],
+) -> Condition:  # fmt: skip
+    """Return what `count` samples are to be: of the labels in turn, or each of its prompt, which `encode` embeds.
 
     Raises:
-        RecipeError: for classes or texts that it has not learned, another encoder, or guidance without a condition.
+        RecipeError: for classes that the model has not learned, guidance without a condition, or guidance of a network
+            that was always given one.
     """
-    facts, text = model.facts, model.facts.get("text")
-    prompts = chosen_prompts(settings, text is not None)
-    labels = chosen_labels(
-        settings.labels, facts["classes"], settings.count, text is not None, facts.get("untrained", ())
-    )
-    check_guided(settings.guidance, labels is not None or prompts is not None, model.config)
-    if prompts is not None:
-        return Condition(None, prompts, embed(prompts, model, settings.run_dir, settings.text_model, builder, runtime))
-    return Condition(labels, None, None if labels is None else torch.tensor(labels))
-
-
-def check_guided(guidance: Guidance, conditional: bool, run_config: Mapping[str, Any]) -> None:
-    """Check that samples can be guided, if they are to be; `conditional` says whether there is a condition.
-
-    Raises:
-        RecipeError: for guidance without a condition, or of a network that never did without one.
-    """
-    if guidance.scale != 1.0 and not conditional:
+    facts = model.facts
+    numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
+    if guidance.scale != 1.0 and numbers is None and prompts is None:
         raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
-    if guidance.scale != 1.0 and not run_config["training"]["condition_dropout"]:
+    if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
             "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
+    if prompts is not None:
+        return Condition(prompts=prompts, tensor=encode(prompts))
+    return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
 
 
 def embed(
@@ -100,3 +96,68 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
     if not prompts:
         raise RecipeError("prompts is empty: give at least one, or leave it null to draw without text")
     return [prompts[slot % len(prompts)] for slot in range(settings.count)]
+
+
+def chosen_labels(
+    wanted: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
+) -> list[int] | None:
+    """Return a class number for each sample, taking the wanted classes in turn; None to draw without classes.
+
+    `untrained` are classes that the run has seen no example of: "all" leaves them out and says so.
+
+    Raises:
+        RecipeError: for classes that do not exist, naming the nearest, that were never trained, or any class of a run
+            without classes.
+    """
+    if wanted is None or (classes is None and wanted == "all"):
+        return None
+    if classes is None:
+        other = "on text: give prompts" if text else "without classes: leave out labels"
+        raise RecipeError(f"labels={wanted}: this run was trained {other}")
+    if wanted == "all":
+        numbers = trained_classes(classes, untrained)
+        if untrained and is_first():
+            log.warning("note: %s, so it is left out", never_trained(untrained))
+    else:
+        entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+        numbers = [number for entry in entries for number in _numbers(str(entry), classes)]
+        if unknown := [name for name in dict.fromkeys(classes[number] for number in numbers) if name in untrained]:
+            raise RecipeError(f"labels={wanted}: {never_trained(unknown)}; labels=all draws those that were trained")
+    if not numbers:
+        raise RecipeError("labels is empty: name classes, or use all or null")
+    return [numbers[slot % len(numbers)] for slot in range(count)]
+
+
+def trained_classes(classes: Sequence[str], untrained: Collection[str]) -> list[int]:
+    """Return the numbers of the classes that a run was shown examples of."""
+    return [number for number, name in enumerate(classes) if name not in untrained]
+
+
+def never_trained(names: Collection[str]) -> str:
+    """Say that a run has no example of these classes."""
+    return f"of class {listed(names)} this run was shown no training example"
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first of some names in one line."""
+    return ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _numbers(entry: str, classes: Sequence[str]) -> list[int]:
+    """Return the classes that one entry asks for: by name, or by number where no class is named by one."""
+    if entry in classes:
+        return [classes.index(entry)]
+    span = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", entry)
+    if span is None:
+        raise RecipeError(f"labels: there is no class {entry!r}{nearest(entry, classes)}")
+    first, last = int(span[1]), int(span[2] or span[1])
+    named = {place: int(name) for place, name in enumerate(classes) if re.fullmatch(r"[0-9]{1,18}", name)}
+    # Numbers that are names are meant as names: 1-2 of the classes 1, 2 and 3 are not the second and third.
+    values = named or {place: place for place in range(len(classes))}
+    found = [place for place, value in values.items() if first <= value <= last]
+    ambiguous = span[2] is None and len(found) > 1  # 007, of the classes 7 and 07
+    if ambiguous or not found or not {first, last} <= {values[place] for place in found}:
+        without_gap = list(values.values()) == list(range(len(classes)))
+        there = f"0 to {len(classes) - 1}" if without_gap else listed(classes)
+        raise RecipeError(f"labels: {entry} is not within the classes {there}")
+    return found

@@ -1,34 +1,131 @@
-"""Draw samples in batches: the one place, for pictures during training and for every command alike."""
+"""How samples are drawn, and drawing them: the one place, for pictures during training and for every command alike."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from multisagd.denoiser import Denoiser
-from multisagd.finishing import finish
+from modalities.reading import UnreadableFilesError
+from multisagd import Denoiser, Flat, Process, RestoringDenoiser
+from multisagd.analysis.design import DesignedSteps
+from multisagd.finishing import finish, residual_power
 from multisagd.guidance import ClassifierFree
-from multisagd.mixing import sample_refined
-from multisagd.restoration import RestoringDenoiser
-from multisagd.sampling import AnyDenoiser
+from multisagd.mixing import Refinement, sample_refined
+from multisagd.samplers import Sampler
+from multisagd.sampling import AnyDenoiser, Spacing
+from multisagd.seeds import derive
 from recipes.base.errors import RecipeError
+from recipes.config.compose import Config
+from recipes.data.dataset import NOTHING_HELD_OUT, build_data, hold_out
+from recipes.data.order import Order
+from recipes.runs.assembly import Assembly, check_refinement, check_sampler
+from recipes.runs.settings import Guidance, SampleSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
-from recipes.sampling.request import SamplingRequest
+
+NO_REFINEMENT = Refinement(Flat(), iterations=0)
+RESIDUAL_EXAMPLES = 1000
+"""Held-out examples, at most, on which the power that a restored band lacks is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingRequest:
+    """How samples are drawn: `batch` of them at a time, in `steps` of the sampler, or at `times` if they are given.
+
+    Those of a restoring denoiser end with a sample of the band where there is a `residual`, the power that the estimate
+    of that band lacks, and else with its mean.
+    """
+
+    sampler: Sampler
+    steps: int = 20
+    spacing: Spacing = "time"
+    times: Tensor | None = None
+    guidance: Guidance = field(default_factory=Guidance)
+    refinement: Refinement = NO_REFINEMENT
+    residual: Tensor | None = None
+    batch: int = 64
+
+
+def sampling_request(
+    settings: SampleSettings, denoiser: Denoiser, run_config: Config, assembly: Assembly, runtime: Runtime
+) -> SamplingRequest:
+    """Return what the settings of a sampling ask for, of a run with this configuration.
+
+    Raises:
+        RecipeError: for a sampler or refinement that does not suit the run's process, or steps that it cannot take.
+    """
+    process, builder = denoiser.process, assembly.builder
+    sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
+    check_sampler(sampler, process)
+    refinement = builder.build(settings.refine, Refinement, "refine")
+    check_refinement(refinement, process.grid)
+    designed = designed_steps(settings.steps_file, process)
+    times = None if designed is None else designed.times(process.schedule)
+    residual = band_residual(denoiser, settings, run_config, assembly, runtime)
+    return SamplingRequest(
+        sampler, settings.steps, settings.spacing, times, settings.guidance, refinement, residual, settings.batch
+    )
+
+
+def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
+    """Return designed steps, None without a file.
+
+    Raises:
+        RecipeError: if the file holds none, or the process's schedule does not reach them.
+    """
+    if path is None:
+        return None
+    try:
+        designed = DesignedSteps.load(path)
+        designed.times(process.schedule)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"steps_file: {error}") from error
+    return designed
+
+
+def band_residual(
+    denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, runtime: Runtime
+) -> Tensor | None:  # fmt: skip
+    """Return the power that the estimate of a restored band lacks, measured on the run's data; None to leave it so.
+
+    Raises:
+        RecipeError: if it is asked for and the run restores no band, or its data cannot be read.
+    """
+    if settings.band == "mean":
+        return None
+    if not isinstance(denoiser, RestoringDenoiser):
+        raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
+    if assembly.context is not None:
+        raise RecipeError("band=sample is not for runs that learned from text: leave it out")
+    builder = assembly.builder
+    run = builder.settings(TrainSettings, run_config, "")
+    # What the network was not trained on: towards that, its estimates lack more.
+    _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
+    if held_out is None:
+        raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or leave it out")
+    chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
+
+    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(chosen), settings.batch):
+            batch = held_out.batch(chosen[start : start + settings.batch])
+            if batch.mask is not None and not bool(batch.mask.all()):
+                raise RecipeError("band=sample cannot measure padded data: leave it out")
+            told = batch.labels if assembly.classes is not None else None
+            yield runtime.put(batch.x0), None if told is None else runtime.put(told)
+
+    try:
+        return residual_power(denoiser, batches(), settings.seed)
+    except UnreadableFilesError as error:
+        raise RecipeError(str(error)) from error
 
 
 @torch.no_grad()
 def generate(
-    denoiser: Denoiser,
-    request: SamplingRequest,
-    shape: Sequence[int],
-    seeds: Sequence[int],
-    condition: Tensor | None,
-    runtime: Runtime,
-    report: Callable[[int], None] | None = None,
-) -> Tensor:
+    denoiser: Denoiser, request: SamplingRequest, shape: Sequence[int], seeds: Sequence[int],
+    condition: Tensor | None, runtime: Runtime, report: Callable[[int], None] | None = None,
+) -> Tensor:  # fmt: skip
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;

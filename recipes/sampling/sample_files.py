@@ -9,8 +9,6 @@
 A set replaces a former one as a whole. A file that no set has written is never written over.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import inspect
@@ -26,13 +24,12 @@ from torch import Tensor
 
 from modalities.base import Modality
 from multisagd import Process
-from multisagd.analysis.design import DesignedSteps
 from multisagd.files import read_json
 from recipes.base.errors import RecipeError
 from recipes.base.files import as_stored, replace_file, write_text
 from recipes.config.compose import Config
-from recipes.runs.settings import Group, SampleSettings
-from recipes.sampling.request import designed_steps
+from recipes.runs.settings import SampleSettings
+from recipes.sampling.generate import designed_steps
 
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
@@ -47,27 +44,21 @@ MOST = 10_000_000
 def default_folder(
     config: Config, settings: SampleSettings, samples: int, prompts: Sequence[str] | None, process: Process
 ) -> Path:
-    """Return the folder in the run's own that a set of samples is kept in unless another is named."""
-    designed, _ = designed_steps(settings.steps_file, process)
-    return settings.run_dir / "sampled" / folder_name(config, samples, prompts, designed)
+    """Return the folder within the run's own that a set of samples is kept in unless another is named.
 
-
-def folder_name(
-    config: Config, samples: int, prompts: Sequence[str] | None, designed: DesignedSteps | None = None
-) -> str:
-    """Name a set of samples by the settings that matter most, and by a hash of all that change the result."""
-    sampler: Group = config["sampler"]
+    It is named by the settings that matter most, and by a hash of all that change the result.
+    """
     idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data", "checkpoint")
     relevant = {key: value for key, value in config.items() if key not in idle}
     steps = config["steps"]
-    if designed is not None:
+    if (designed := designed_steps(settings.steps_file, process)) is not None:
         relevant["steps_file"] = list(designed.log_snrs)
         steps = f"{designed.steps}designed"
     if prompts is not None:
         relevant["prompts"] = list(prompts)
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
-    name = str(sampler["_target_"]).rsplit(".", 1)[-1].lower()
-    return f"{samples:012d}_{name}_{steps}_seed{config['seed']}_{digest}"
+    sampler = str(settings.sampler["_target_"]).rsplit(".", 1)[-1].lower()
+    return settings.run_dir / "sampled" / f"{samples:012d}_{sampler}_{steps}_seed{config['seed']}_{digest}"
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
@@ -100,11 +91,11 @@ def planned(out: Path, count: int, suffix: str) -> set[Path]:
 def former(out: Path) -> set[Path]:
     """Return the files of the set that lies in a folder, none if its record does not say that there is one."""
     made = notes(out)
-    count = made.get("count")
+    count, suffix = made.get("count"), made.get("suffix")
     if type(count) is not int or not 0 < count <= MOST:
         return set()
-    suffix = made.get("suffix")
-    suffix = suffix if isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum() else ".png"
+    if not (isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum()):
+        suffix = ".png"
     return {path for path in planned(out, count, suffix) if path.exists()}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,10 +40,8 @@ from recipes.runs.record import versions
 from recipes.runs.run import CORRUPTION
 from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.sampling.condition import check_guided, embed
-from recipes.sampling.generate import generate
-from recipes.sampling.labels import chosen_labels
-from recipes.sampling.request import SamplingRequest
+from recipes.sampling.condition import chosen_condition, embed
+from recipes.sampling.generate import SamplingRequest, generate
 from recipes.sampling.sample_files import write_set
 from recipes.sharing.card import CARD, SPECTRUM, Subject, check_license, write_card
 from recipes.sharing.hub import local_folder
@@ -209,25 +208,26 @@ class Pipeline:
         seeds = chosen.seeds_of(count)
         if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
-        config, facts = self.model.config, self.model.facts
-        classes, text = facts["classes"], facts.get("text")
-        if chosen.prompts is not None and text is None:
+        if chosen.prompts is not None and self.model.facts.get("text") is None:
             raise RecipeError("prompts: this model learned no text; leave them out")
-        numbers = chosen_labels(chosen.labels, classes, len(seeds), text is not None, facts.get("untrained", ()))
         given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
-        guided = self.builder.settings(Guidance, scale, "guidance")
-        check_guided(guided, numbers is not None or texts is not None, config)
-        condition = None if numbers is None else torch.tensor(numbers)
-        if texts is not None:
-            condition = embed(texts, self.model, self.folder, chosen.text_model, self.builder, self.runtime)
+        guidance = self.builder.settings(Guidance, scale, "guidance")
+        encode = partial(
+            embed, model=self.model, folder=self.folder, text_model=chosen.text_model, builder=self.builder,
+            runtime=self.runtime,
+        )  # fmt: skip
+        condition = chosen_condition(self.model, len(seeds), chosen.labels, texts, guidance, encode)
         shape = (self.modality.channels, *self.modality.grid().shape)
         sampler = self._sampler(chosen.sampler)
-        request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guided, batch=chosen.batch)
+        request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guidance, batch=chosen.batch)
         with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
-            x0 = generate(self.denoiser, request, shape, seeds, condition, self.runtime, display.update)
-        return Drawn(x0, self.modality, seeds, numbers, texts, None if classes is None else tuple(classes))
+            x0 = generate(self.denoiser, request, shape, seeds, condition.tensor, self.runtime, display.update)
+        classes = self.model.facts["classes"]
+        return Drawn(
+            x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
+        )
 
     def to(self, device: str) -> Self:
         """Move the model to a device and return it."""

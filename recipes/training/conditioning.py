@@ -1,6 +1,4 @@
-"""What a network learns beside the data: their classes, their captions, or nothing."""
-
-from __future__ import annotations
+"""What a network is conditioned on: the classes of the data, their captions, or nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +14,11 @@ from recipes.base.errors import RecipeError
 from recipes.config.build import Builder
 from recipes.data.order import Order
 from recipes.runs.settings import Guidance, Training, TrainSettings
-from recipes.sampling.labels import never_trained, trained_classes
+from recipes.sampling.condition import never_trained, trained_classes
 
 
 @dataclass(frozen=True)
-class Condition:
+class Conditioning:
     """The names of the classes that are learned, or the encoder of the texts; at most one of them.
 
     `untrained` are those of the classes of which the training shows no example.
@@ -36,9 +34,9 @@ class Condition:
         return self.classes is not None or self.encoder is not None
 
     @property
-    def width(self) -> int | None:
-        """Features of a text's embeddings, None without text."""
-        return None if self.encoder is None else self.encoder.width
+    def note(self) -> str | None:
+        """What is doubtful about it, None if nothing is."""
+        return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
 
     def embedded(self, dataset: Dataset) -> Dataset:
         """Return the dataset as the network learns it: with embeddings of its captions, if it learns from text.
@@ -54,7 +52,7 @@ class Condition:
             raise RecipeError(str(error)) from error
 
     def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
-        """Return the condition of `count` pictures, and its texts: trained classes in turn, or the first captions."""
+        """Return the condition of `count` samples, and its texts: trained classes in turn, or the first captions."""
         if self.encoder is not None:
             texts = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
             return self.encoder(texts), texts
@@ -63,29 +61,19 @@ class Condition:
             return torch.tensor([drawn[slot % len(drawn)] for slot in range(count)]), None
         return None, None
 
-    def names(self, drawn: Tensor | None) -> list[str] | None:
-        """Return the names of the classes that samples were drawn with, None if it was not by class."""
-        if drawn is None or self.classes is None:
-            return None
-        return [self.classes[label] for label in drawn.tolist()]
-
-    def notes(self) -> list[str]:
-        """Return what is doubtful about it."""
-        return [f"{never_trained(self.untrained)}, so it is not drawn"] if self.untrained else []
-
     def facts(self, texts: list[str] | None) -> dict[str, Any]:
-        """Return what sampling needs to know, for `run.json`; `texts` are those of the pictures."""
+        """Return what sampling needs to know, for `run.json`; `texts` are those of the samples that training draws."""
         if self.encoder is None:
             return {"classes": self.classes, "untrained": self.untrained, "text": None}
         encoder = self.encoder
-        told = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": texts}
-        return {"classes": None, "text": told}
+        text = {"name": encoder.name, "fingerprint": encoder.fingerprint, "width": encoder.width, "shown": texts}
+        return {"classes": None, "text": text}
 
 
-def learned_condition(settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device) -> Condition:
-    """Return what a run is to learn from its training data.
-
-    `training.conditional` is true, false, or None for what there is.
+def learned_conditioning(
+    settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
+) -> Conditioning:
+    """Return what a run is to learn from its training data; `training.conditional` None takes what there is.
 
     Raises:
         RecipeError: if a condition is asked for and the data have none, one is switched off and asked for at the same
@@ -98,29 +86,24 @@ def learned_condition(settings: TrainSettings, training: Dataset, builder: Build
                 "training.conditional=false and text=encoder contradict each other: leave out one of them"
             )
         node = {**text, "device": text.get("device") or str(device)}
-        return Condition(encoder=builder.build(node, TextEncoder, "text"))
+        return Conditioning(encoder=builder.build(node, TextEncoder, "text"))
     if wanted and training.classes is None:
         raise RecipeError(
             "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
             "or leave it null"
         )
     if training.classes is None or wanted is False:
-        return Condition()
-    seen = found_classes(training, shown_examples(training, settings))
+        return Conditioning()
+    shown: Sequence[int] = range(len(training))
+    samples, batch = settings.training.samples, settings.training.batch
+    if (whole := -(-samples // batch) * batch) < len(training):  # less than an epoch
+        shown = Order(len(training), settings.seed, training.groups).indices(0, whole)
+    seen = found_classes(training, shown)
     untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
-    return Condition(training.classes, untrained=untrained)
+    return Conditioning(training.classes, untrained=untrained)
 
 
-def shown_examples(training: Dataset, settings: TrainSettings) -> Sequence[int]:
-    """Return the examples that a run shows the network, which are all if it lasts for an epoch."""
-    wishes = settings.training
-    samples = -(-wishes.samples // wishes.batch) * wishes.batch
-    if samples >= len(training):
-        return range(len(training))
-    return Order(len(training), settings.seed, training.groups).indices(0, samples)
-
-
-def check_guidance(guidance: Guidance, training: Training, condition: Condition) -> None:
+def check_guidance(guidance: Guidance, training: Training, conditioning: Conditioning) -> None:
     """Check that the network to be trained can be guided, if its pictures are to be.
 
     Raises:
@@ -128,7 +111,7 @@ def check_guidance(guidance: Guidance, training: Training, condition: Condition)
     """
     if guidance.scale == 1.0:
         return
-    if not condition.learned:
+    if not conditioning.learned:
         raise RecipeError("guidance.scale needs classes or text, and this run learns none: leave it at 1")
     if training.condition_dropout == 0:
         raise RecipeError(

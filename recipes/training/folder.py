@@ -1,6 +1,4 @@
-"""The folder of a training: claimed before anything is read, and given its record before the first step."""
-
-from __future__ import annotations
+"""The folder of a training: claimed before anything is read, given its record, and described at the end."""
 
 import errno
 import logging
@@ -9,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from modalities.base import Dataset
 from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
+from recipes.base.quoting import setting
 from recipes.base.signals import Ended
 from recipes.data import contents
 from recipes.runs import record
@@ -21,6 +21,7 @@ from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
+UNREADABLE = "unreadable.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LINGERING = 20.0
 """Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
@@ -64,7 +65,31 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    facts = data.condition.facts(data.texts) | {"parameters": model.parameters, "data": record.data_facts(data.dataset)}
+    facts = data.conditioning.facts(data.texts)
+    facts |= {"parameters": model.parameters, "data": record.data_facts(data.dataset)}
     facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
     facts |= {} if model.initial is None else {"initial": model.initial}
     record.note_start(run_dir, job.settings.seed, samples, job.runtime.describe(), facts)
+
+
+def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
+    """Write down which files could not be read, where there are any, and a folder and room for it."""
+    try:
+        if run_dir.is_dir():
+            dataset.save_unreadable(run_dir / UNREADABLE)
+    except OSError as error:
+        log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
+
+
+def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
+    """Say where everything is, and how to go on."""
+    lines = [
+        f"done. In {run_dir}:",
+        *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
+        "  metrics      metrics.jsonl",
+        f"  checkpoint   {checkpoint.relative_to(run_dir)}",
+        "  record       config.yaml, run.json, statistics.safetensors",
+    ]
+    if dataset.unreadable:
+        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
+    return "\n".join([*lines, f"More samples: multisagd sample {setting('run_dir', run_dir)}"])

@@ -1,13 +1,11 @@
 """One optimiser step, and the state that it changes.
 
 Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
-every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded anew each step.
+every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded again each step.
 
 A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the
 device, by all ranks alike, since the norm of the averaged gradient is the same on all.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -42,29 +40,19 @@ class Learner:
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        network: nn.Module,
-        spread: nn.Module,
-        average: PowerEMA,
-        settings: TrainSettings,
-        runtime: Runtime,
-        null_label: int | None,
-    ) -> None:
+        self, denoiser: Denoiser, network: nn.Module, spread: nn.Module, average: PowerEMA, settings: TrainSettings,
+        runtime: Runtime, null_label: int | None,
+    ) -> None:  # fmt: skip
         self.denoiser, self.network, self.spread, self.ema = denoiser.train(), network, spread, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
-        wishes = settings.training
+        training = settings.training
+        # Fused, it leaves out a step by a flag on the device, which nobody waits for.
         self.optimizer = torch.optim.AdamW(
-            network.parameters(),
-            lr=wishes.learning_rate,
-            betas=wishes.betas,
-            weight_decay=wishes.weight_decay,
-            fused=True,  # it leaves out a step by a flag on the device, which nobody waits for
+            network.parameters(), training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
-        self.samples = 0
-        self.rollbacks = 0
-        self.skipped, self._in_a_row = 0, 0  # steps left out in all, and since the last good one
-        self._window: list[float] = [0.0, 0.0, 0.0]  # sums of loss and gradient norm, and how many steps
+        self.samples = self.rollbacks = 0
+        self.skipped = self._in_a_row = 0  # steps left out in all, and since the last good one
+        self._window = (0.0, 0.0, 0.0)  # sums of loss and gradient norm, and how many steps
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
         # Reading them back makes an accelerator wait, so that is put off to the next log or checkpoint there.
         self._patience = 1 if runtime.device.type == "cpu" else 1000
@@ -75,7 +63,7 @@ class Learner:
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Tell whether the last step was good; every rank must ask.
+        """Return whether the last step was good; every rank must ask.
 
         Raises:
             DivergedError: as `step`.
@@ -90,12 +78,13 @@ class Learner:
             DivergedError: if the gradient was not finite in `training.max_skips` steps in a row: at once on a CPU, and
                 on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
-        seed, wishes = self.seed, self.settings.training
-        number = self.samples // wishes.batch
-        slots = self.runtime.share(wishes.batch)
-        uniform = stratified_uniform(seed, number, wishes.batch, slots.start, len(slots))
+        seed, training = self.seed, self.settings.training
+        number, slots = self.samples // training.batch, self.runtime.share(training.batch)
+        uniform = stratified_uniform(seed, number, training.batch, slots.start, len(slots))
         times = self.settings.loss.times(uniform, self.denoiser.process.schedule)
-        self._set_learning_rate()
+        rise = min(1.0, (self.samples + training.batch) / training.warmup) if training.warmup > 0 else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.learning_rate * rise
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
         for part in parts:
@@ -107,11 +96,11 @@ class Learner:
             part_loss.backward()
             loss += part_loss.detach()
             first = mine.stop
-        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), wishes.clip))
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.samples += wishes.batch
+        self.samples += training.batch
         self.ema.update(self.network)
         self._pending.append(torch.stack((loss, norm.to(loss))))  # offloaded weights have theirs on the CPU
         if len(self._pending) >= self._patience:
@@ -140,12 +129,6 @@ class Learner:
             return None
         return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
 
-    def _set_learning_rate(self) -> None:
-        wishes = self.settings.training
-        rise = min(1.0, (self.samples + wishes.batch) / wishes.warmup) if wishes.warmup > 0 else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = wishes.learning_rate * rise
-
     def averages(self) -> dict[str, float]:
         """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
 
@@ -154,7 +137,7 @@ class Learner:
         """
         self._settle()
         loss, norm, count = self._window
-        self._window = [0.0, 0.0, 0.0]
+        self._window = (0.0, 0.0, 0.0)
         means = {"loss": loss / count, "gradient_norm": norm / count} if count else {}
         skipped = {"skipped_steps": self.skipped} if self.skipped else {}
         return means | {"learning_rate": self.optimizer.param_groups[0]["lr"]} | skipped
@@ -168,7 +151,8 @@ class Learner:
         for loss, norm in rows:
             if math.isfinite(norm):
                 if math.isfinite(loss):
-                    self._window = [self._window[0] + loss, self._window[1] + norm, self._window[2] + 1]
+                    losses, norms, count = self._window
+                    self._window = (losses + loss, norms + norm, count + 1)
                 self._in_a_row = 0
                 continue
             self.skipped += 1
@@ -182,21 +166,19 @@ class Learner:
     def state(self, position: int) -> State:
         """Return all that a checkpoint holds; `position` is the tracker's."""
         self._settle()
-        return State(
-            self.samples,
-            {
-                "network": dict(self.network.state_dict()),
-                "ema": dict(self.ema.state_dict()),
-                "optimizer": optimizer_tensors(self.network, self.optimizer),
-            },
-            {
-                "window": [value.hex() for value in self._window],
-                "metrics_position": position,
-                "skipped": self.skipped,
-                "skipped_in_a_row": self._in_a_row,
-                "rollbacks": self.rollbacks,
-            },
-        )
+        tensors = {
+            "network": dict(self.network.state_dict()),
+            "ema": dict(self.ema.state_dict()),
+            "optimizer": optimizer_tensors(self.network, self.optimizer),
+        }
+        record = {
+            "window": [value.hex() for value in self._window],
+            "metrics_position": position,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self._in_a_row,
+            "rollbacks": self.rollbacks,
+        }
+        return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
         """Take over a checkpoint's state and return the tracker's position.
@@ -208,9 +190,7 @@ class Learner:
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")
         load_optimizer(self.network, self.optimizer, state.tensors.get("optimizer", {}))
-        self.samples = state.samples
-        self._window = list(progress.window)
-        self._pending = []
+        self.samples, self._window, self._pending = state.samples, progress.window, []
         self.skipped, self._in_a_row = progress.skipped, progress.skipped_in_a_row
         self.rollbacks = progress.rollbacks
         return progress.metrics_position

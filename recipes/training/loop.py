@@ -3,82 +3,149 @@
 Checkpoints are saved by samples seen and, where those are far apart, by the clock of the first rank, which all follow.
 What is learned does not depend on it: saving draws nothing, and what training goes back to is a checkpoint by samples.
 
-Saved before it is reported, since reports may fail, and a run that continues from there makes them anew. A checkpoint
+Saved before it is reported, since reports may fail, and a run that continues from there makes them again. A checkpoint
 that cannot be written is a warning as long as training can go on without; steps that are not finite are skipped, and
 after several in a row training goes back to the last checkpoint and on with other random numbers.
 """
 
-from __future__ import annotations
-
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
-from modalities.base import Dataset
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
-from recipes.base.signals import StopNow, StopRequest
+from recipes.base.signals import Ended, StopNow, StopRequest
 from recipes.data.order import batches
-from recipes.runs.checkpoint import SaveError
-from recipes.runtime.distribution import Agreement, FailedElsewhereError, is_first
-from recipes.runtime.profiler import StepProfiler
-from recipes.runtime.throughput import Monitor
+from recipes.runs.checkpoint import Checkpoints, SaveError
+from recipes.runs.checkpoint_files import State
+from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
+from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
 from recipes.runtime.watchdog import Watchdog
-from recipes.training.learner import DivergedError, Learner
-from recipes.training.saving import Saver
+from recipes.training.learner import DivergedError
+from recipes.training.setup import Job, TrainingData, TrainingModel
 from recipes.training.tracking import Silence, Tracker
+from recipes.training.validation import save_samples, validate
 
 LOOK_INTERVAL = 10.0
 """Seconds between two looks whether the run's folder is there."""
+log = logging.getLogger("multisagd")
 
 
-@dataclass
-class Loop:
-    """Trains until all samples are seen; `report` is called after every step, to look and draw when it is time.
+class Saver:
+    """Writes checkpoints, `in_background` or at once; leaving it as a context waits for the last.
 
-    `check_folder` raises an error if the run's folder has vanished.
+    In the background, a copy on the CPU is taken at once and written by another thread, one at a time. It is not waited
+    for where a person has lost patience: half a checkpoint does no harm. An error of the background is raised by the
+    call that waits for it: the next `save`, or `finish`. All ranks make the same calls, so all meet it at the same
+    place.
     """
 
-    learner: Learner
-    data: Dataset
-    saver: Saver
-    monitor: Monitor
-    profiler: StepProfiler
-    watchdog: Watchdog
-    tracker: Tracker | Silence
-    display: Display
-    report: Callable[[], None]
-    check_folder: Callable[[], None]
-    _saved: float = field(default_factory=time.monotonic)
-    _looked: float = float("-inf")
-    _due: bool = False
-    _attempts: int = 0  # returns to the checkpoint after so many samples:
-    _returned_to: int = -1
-    _agreement: Agreement = field(default_factory=Agreement)
+    def __init__(self, checkpoints: Checkpoints, in_background: bool) -> None:
+        self.checkpoints, self.in_background = checkpoints, in_background
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        impatient = kind is KeyboardInterrupt
+        self._pool.shutdown(wait=not impatient, cancel_futures=impatient)
+        if not impatient and self._pending is not None and (failed := self._pending.exception()) is not None:
+            log.warning("%s", failed)
+
+    def save(self, state: State) -> None:
+        """Save a state; what happens to its tensors afterwards does not matter.
+
+        Raises:
+            SaveError: if this one, or the one before in the background, could not be written.
+        """
+        self.finish()
+        if self.in_background:
+            self._pending = self._pool.submit(self.checkpoints.save, staged(state))
+        else:
+            self.checkpoints.save(state)
+
+    def finish(self) -> None:
+        """Wait until what was saved is on disk.
+
+        Raises:
+            SaveError: if it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def staged(state: State) -> State:
+    """Return a state with copies on the CPU of those tensors that this rank writes."""
+    written = {part: named if is_first() or are_sharded(named) else {} for part, named in state.tensors.items()}
+    tensors = {
+        part: {name: each.detach().to("cpu", copy=True) for name, each in named.items()}
+        for part, named in written.items()
+    }
+    return replace(state, tensors=tensors, record=dict(state.record))
+
+
+class Loop:
+    """Trains until all samples are seen; every process makes the same calls."""
+
+    def __init__(
+        self, job: Job, data: TrainingData, model: TrainingModel, saver: Saver, watchdog: Watchdog,
+        tracker: Tracker | Silence, display: Display,
+    ) -> None:  # fmt: skip
+        self.job, self.data, self.model = job, data, model
+        self.saver, self.watchdog, self.tracker, self.display = saver, watchdog, tracker, display
+        self.settings, self.learner = job.settings, model.learner
+        runtime, engine = job.runtime, job.settings.engine
+        self.alone = runtime.place.world == 1
+        peak = engine.peak_flops or peak_flops(runtime.device, runtime.products)
+        self.monitor = Monitor(runtime, self.learner.spread, model.flops, peak)
+        folder = self.settings.run_dir / "profile"
+        self.profiler = StepProfiler(folder, runtime.place.rank, runtime.device, engine.profile)
+        self._saved, self._looked, self._due = time.monotonic(), float("-inf"), False
+        self._attempts, self._returned_to = 0, -1  # returns to the checkpoint after that number of samples
+        self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train.
+        """Train; a run that continues first reports, for the training before may have stopped within its report.
+
+        Each state is saved before it is reported, so stopping within the first or the last report loses nothing.
 
         Raises:
             Interrupted: after a signal, once the state is saved.
-            StopNow: after a signal before the first step.
-            RecipeError: if training diverged again and again, or a checkpoint that matters cannot be written.
+            Ended: after a signal before the first step, when there is nothing to save.
+            RecipeError: if training diverged repeatedly, or a checkpoint that matters cannot be written.
         """
-        while self.learner.samples < self.learner.settings.training.samples:
-            try:
-                self._train(stop)
-            except DivergedError as error:
-                self._go_back(error)
-        self._tell_profile(self.profiler.finish())
+        learner = self.learner
+        try:
+            with stop.hurried(bool(learner.samples) and self.alone):
+                if learner.samples:
+                    self._report()
+            while learner.samples < self.settings.training.samples:
+                try:
+                    self._train(stop)
+                except DivergedError as error:
+                    self._go_back(error)
+            self._announce(self.profiler.finish())
+            with stop.hurried(self.alone):
+                self._report(final=True)
+        except StopNow:
+            if not learner.samples:
+                raise Ended(stop.signal_number or 0) from None
+            raise self._stopped(stop.signal_number) from None
 
     def _train(self, stop: StopRequest) -> None:
-        learner, settings = self.learner, self.learner.settings
-        ahead = batches(self.data, learner.samples, replace(settings, seed=learner.seed), learner.runtime)
+        learner, settings = self.learner, self.settings
+        ahead = batches(self.data.training, learner.samples, replace(settings, seed=learner.seed), self.job.runtime)
         self.monitor.restart()
         for batch in self.monitor.steps(ahead):
             before = learner.samples
-            if not before and stop.signal_number is not None and learner.runtime.place.world == 1:
+            if not before and stop.signal_number is not None and self.alone:
                 raise StopNow  # there is nothing to save, and a first step that is compiled takes minutes
             learner.step(batch)
             now = learner.samples
@@ -89,25 +156,25 @@ class Loop:
             signal_number, due = self._agreement.exchange(stop.signal_number, self._late())
             self._due = self._due or due
             with self.monitor.paused():
-                self._tell_profile(self.profiler.step())
+                self._announce(self.profiler.step())
                 # Not in the middle of trouble: what is worth going back to is the state before it.
                 if last or signal_number or ((counted or self._due) and learner.healthy()):
                     must = bool(last or signal_number)
                     self._save(must=must, by_clock=not (must or counted))
                 if signal_number:
-                    raise stopped(self.saver.checkpoints.place(now), signal_number)
-                self._report(stop)
+                    raise self._stopped(signal_number)
+                self._report_or_stop(stop)
 
     def _look_for_folder(self) -> None:
         """See now and then whether the run's folder is there, lest hours are spent on what cannot be saved."""
         now = time.monotonic()
         if now - self._looked >= LOOK_INTERVAL:
             self._looked = now
-            self.check_folder()
+            self.job.check_folder()
 
     def _late(self) -> bool:
-        """Tell on the first rank, once each time, that no checkpoint was saved for long."""
-        every, now = self.learner.settings.every, time.monotonic()
+        """Return on the first rank, once each time, that no checkpoint was saved for long."""
+        every, now = self.settings.every, time.monotonic()
         if not (is_first() and every.checkpoint and every.checkpoint_minutes):
             return False
         if now - self._saved < 60 * every.checkpoint_minutes:
@@ -115,33 +182,48 @@ class Loop:
         self._saved = now
         return True
 
-    def _report(self, stop: StopRequest) -> None:
-        """Look and draw; a signal ends that at once where nobody else waits, for it is done anew when continuing."""
-        position = self.tracker.position
-        try:
-            with stop.hurried(self.learner.runtime.place.world == 1):
-                self.report()
-        except StopNow:
-            self._save(must=True, position=position)
-            raise stopped(self.saver.checkpoints.place(self.learner.samples), stop.signal_number) from None
-
-    def _tell_profile(self, path: Path | None) -> None:
-        if path is not None:
-            self.display.say(f"profile of {self.profiler.steps} steps in {path}")
-
     def _log(self) -> str:
         """Record the metrics, and return them in a few words."""
         learner = self.learner
         values = learner.averages()
         self.tracker.metrics(learner.samples, "train", values)
-        speed = self.monitor.window(learner.settings.training.batch)
+        speed = self.monitor.window(self.settings.training.batch)
         self.tracker.timing(learner.samples, speed)
         loss = f"loss {values['loss']:.4f}" if "loss" in values else "no finite loss"
         return f"{loss}, {speed['samples_per_second']:,.0f} samples/s"
 
+    def _report_or_stop(self, stop: StopRequest) -> None:
+        """Report; a signal ends that at once where nobody else waits, since it is done again when continuing."""
+        position = self.tracker.position
+        try:
+            with stop.hurried(self.alone):
+                self._report()
+        except StopNow:
+            self._save(must=True, position=position)
+            raise self._stopped(stop.signal_number) from None
+
+    def _report(self, final: bool = False) -> None:
+        """Validate and save samples when it is time, or at the end when it is not; checkpoints hold none of it."""
+        every, now = self.settings.every, self.learner.samples
+        before = now - self.settings.training.batch
+        if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
+            values = validate(
+                self.model.averaged, self.data.held_out, self.data.statistics, self.settings, self.job.runtime,
+                self.data.conditioning.learned,
+            )  # fmt: skip
+            self.tracker.metrics(now, "validation", values)
+            self.display.say(f"{now:,} samples seen: validation loss {values['loss']:.4f}")
+        if every.samples and crossed(before, now, every.samples) != final:
+            self.job.check_folder()
+            self.display.say(save_samples(self.job, self.data, self.model))
+
+    def _announce(self, profile: Path | None) -> None:
+        if profile is not None:
+            self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
+
     def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
         """Save the state, with the metrics up to a position; unless it must be saved, training can go on without it."""
-        self.check_folder()
+        self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
         self._or_warn(self.saver.finish)  # of the one before
         state = self.learner.state(self.tracker.position if position is None else position)
@@ -159,12 +241,12 @@ class Loop:
             self.display.say(f"warning: {error}. Training goes on, and so will the next checkpoint be tried")
 
     def _go_back(self, error: DivergedError) -> None:
-        """Return to the last checkpoint, from where everything random is drawn anew.
+        """Return to the last checkpoint, from where everything random is drawn again.
 
         Raises:
             RecipeError: if there is no checkpoint, or this has been tried often enough.
         """
-        learner, limit = self.learner, self.learner.settings.training.max_rollbacks
+        learner, limit = self.learner, self.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
         self._or_warn(self.saver.finish)
         state = self.saver.checkpoints.latest(counted=True)
@@ -181,14 +263,14 @@ class Loop:
         self.display.say(
             f"warning: {error}; back to the checkpoint after {state.samples:,}, and on with other random numbers"
         )
-        self.report()  # of the checkpoint's own step, which was cut off with all that came after it
+        self._report()  # of the checkpoint's own step, which was cut off with all that came after it
 
-
-def stopped(folder: Path, signal_number: int | None) -> Interrupted:
-    """Return what is raised after a signal, once the state is saved in a folder."""
-    return Interrupted(f"stopped; saved in {folder}. The same command continues.", signal_number or 0)
+    def _stopped(self, signal_number: int | None) -> Interrupted:
+        """Return what is raised after a signal, once the state is saved."""
+        folder = self.saver.checkpoints.place(self.learner.samples)
+        return Interrupted(f"stopped; saved in {folder}. The same command continues.", signal_number or 0)
 
 
 def crossed(before: int, now: int, every: int) -> bool:
-    """Tell whether a multiple of `every` lies in (before, now]; never for 0."""
+    """Return whether a multiple of `every` lies in (before, now]; never for 0."""
     return every > 0 and now // every > before // every

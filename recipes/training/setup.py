@@ -1,36 +1,42 @@
-"""What a training is made of before its first step: the job, its data, its model."""
+"""What a training is made of before its first step: the job, its data, its model and first weights."""
 
-from __future__ import annotations
-
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modalities.base import Dataset, Modality
+from modalities.captions import Captioned
 from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
+from recipes.base.errors import RecipeError
+from recipes.base.untrusted import read_header, read_tensors
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, held_out_note, hold_out, measure
 from recipes.runs import record
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint_files import Shapes, State
 from recipes.runs.lock import Hold
-from recipes.runs.model import check_encoder
+from recipes.runs.model import check_encoder, open_model
 from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
+from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import from_first, wait_patiently
-from recipes.runtime.flops import training_flops
-from recipes.sampling.request import SamplingRequest
-from recipes.training.conditioning import Condition, check_guidance, learned_condition
-from recipes.training.initial import load_initial
+from recipes.runtime.performance import training_flops
+from recipes.sampling.generate import SamplingRequest
+from recipes.training.conditioning import Conditioning, check_guidance, learned_conditioning
 from recipes.training.learner import Learner
+
+INITIAL = "training.initial"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +48,6 @@ class Job:
     builder: Builder
     runtime: Runtime
     hold: Hold | None
-
-    @property
-    def model(self) -> ModelSettings:
-        """The keys of the configuration that the model is built from."""
-        return ModelSettings.of(self.config, self.builder)
-
-    @property
-    def run(self) -> Run:
-        """The run's folder, as it is now."""
-        return Run(self.settings.run_dir)
 
     def check_folder(self) -> None:
         """Check, in the process that holds it, that the folder is still there.
@@ -68,15 +64,15 @@ class TrainingData:
     """The data of a run: all of them, the parts that are trained on and held out, and what is known of them.
 
     `training` and `held_out` come with what the network is conditioned on. `restoration` is what restores corrupted
-    data, if it was measured now. `shown` are the conditions of the pictures drawn while training, `texts` what they
-    say if they are texts.
+    data, if it was measured now. `shown` are the conditions of the samples drawn while training, and `texts` what they
+    say if they are texts. `notes` are what a person should know before the first step.
     """
 
     modality: Modality
     dataset: Dataset
     training: Dataset
     held_out: Dataset | None
-    condition: Condition
+    conditioning: Conditioning
     statistics: DataStatistics
     corruption: Corruption | None
     restoration: GaussianRestoration | None
@@ -97,7 +93,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         RecipeError: for data that cannot be read, or are not those that the run began with, and for settings of the
             process that make no sense with them, before anything is measured.
     """
-    settings, builder, runtime, run = job.settings, job.builder, job.runtime, job.run
+    settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     if begun:
@@ -105,45 +101,39 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     changed = contents.changes(run.folder, dataset) if begun and runtime.main else None
     wait_patiently()
     training, held_out = hold_out(dataset, settings)
-    corruption = _corruption(job, modality, begun)
+    corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
+    corruption = corruption or build_corruption(settings.corruption, modality, builder)
     if not begun:
-        # A mistake in them is told before the data are measured, which takes minutes.
-        Assembly(job.model, builder, modality, placeholder_statistics(modality), None, None, corruption).process()
+        # A mistake in them is reported before the data are measured, which takes minutes.
+        described, placeholder = ModelSettings.of(job.config, builder), placeholder_statistics(modality)
+        Assembly(described, builder, modality, placeholder, None, None, corruption).process()
     options, restoration = CorruptionOptions.of(settings.corruption, builder), None
     if corruption is not None and options.restored:
         restoration = None if begun else fit_restoration(training, corruption, options, settings.seed)
         fitted = restoration or run.restoration()
         dataset = Restored(dataset, fitted, settings.seed, options.restored == "sample")
         training, held_out = hold_out(dataset, settings)
-    condition = learned_condition(settings, training, builder, runtime.device)
-    check_guidance(settings.guidance, settings.training, condition)
+    conditioning = learned_conditioning(settings, training, builder, runtime.device)
+    check_guidance(settings.guidance, settings.training, conditioning)
     if begun:
-        check_encoder(condition.encoder, run.facts, run.folder)
-    learned, validated = condition.embedded(training), None if held_out is None else condition.embedded(held_out)
+        check_encoder(conditioning.encoder, run.facts, run.folder)
+    learned = conditioning.embedded(training)
+    validated = None if held_out is None else conditioning.embedded(held_out)
     statistics = run.statistics if begun else measured(training, settings, runtime)
-    shown, texts = condition.shown(training if held_out is None else held_out, settings.sampling.count)
+    shown, texts = conditioning.shown(training if held_out is None else held_out, settings.sampling.count)
     grey = colour_note(dataset) if runtime.main and not begun else None
-    notes = [changed, held_out_note(training, held_out, settings), grey, *condition.notes()]
+    notes = (changed, held_out_note(training, held_out, settings), grey, conditioning.note)
     return TrainingData(
-        modality, dataset, learned, validated, condition, statistics, corruption, restoration, shown, texts,
+        modality, dataset, learned, validated, conditioning, statistics, corruption, restoration, shown, texts,
         tuple(filter(None, notes)),
     )  # fmt: skip
 
 
-def _corruption(job: Job, modality: Modality, begun: bool) -> Corruption | None:
-    """Return what corrupts the data: as the run has kept it, or as the configuration says."""
-    group = job.settings.corruption
-    kept = job.run.corruption(modality.grid(), group) if begun else None
-    return kept or build_corruption(group, modality, job.builder)
-
-
 def placeholder_statistics(modality: Modality) -> DataStatistics:
     """Return what stands for statistics of white data until they are measured."""
-    grid = modality.grid()
-    mean, power = (
-        torch.ones(modality.channels, *shape, dtype=torch.float64) for shape in (grid.shape, grid.half_shape)
-    )
-    return DataStatistics(mean, power, grid, 1)
+    grid, channels = modality.grid(), modality.channels
+    mean = torch.ones(channels, *grid.shape, dtype=torch.float64)
+    return DataStatistics(mean, torch.ones(channels, *grid.half_shape, dtype=torch.float64), grid, 1)
 
 
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
@@ -185,13 +175,14 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     Raises:
         RecipeError: for parts that do not fit each other or the data, and weights that do not fit the network.
     """
-    settings, builder, runtime, condition = job.settings, job.builder, job.runtime, data.condition
-    assembly = Assembly(
-        job.model, builder, data.modality, data.statistics, condition.classes, condition.width, data.corruption
-    )
+    settings, builder, runtime = job.settings, job.builder, job.runtime
+    classes, encoder = data.conditioning.classes, data.conditioning.encoder
+    width = None if encoder is None else encoder.width
+    described = ModelSettings.of(job.config, builder)
+    assembly = Assembly(described, builder, data.modality, data.statistics, classes, width, data.corruption)
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
-    initial = None if state is None else job.run.facts.get("initial")
+    initial = None if state is None else Run(settings.run_dir).facts.get("initial")
     if state is None and settings.training.initial is not None:
         initial = load_initial(network, settings.training.initial, builder)
     network.to(runtime.device, runtime.dtype)
@@ -200,7 +191,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     runtime.sharded(average.module)
     spread = runtime.spread(network)
     denoiser = assembly.denoiser(runtime.compiled(spread), process)
-    null_label = None if condition.classes is None else len(condition.classes)
+    null_label = None if classes is None else len(classes)
     learner = Learner(denoiser, network, spread, average, settings, runtime, null_label)
     averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=data.statistics)  # type: ignore[type-abstract]
@@ -211,6 +202,57 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     return TrainingModel(process, learner, averaged, request, initial, position, flops)
 
 
-def doubts(model: TrainingModel, data: TrainingData) -> list[str]:
-    """Return what is to be said before the first step of data, condition and process."""
-    return [*data.notes, *process_notes(model.process, model.learner.denoiser, data.statistics)]
+def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
+    """Say what is about to happen, and what is to be noted of data, condition and process."""
+    samples, training, names = model.learner.samples, data.training, data.training.classes
+    again = f"continuing after {samples:,} samples; " if samples else ""
+    told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    if isinstance(training, Captioned):
+        told = f" with captions, read by {training.encoder.name}"
+    apart = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
+    yield (
+        f"{again}{len(training):,} examples{told} ({apart}, statistics of {data.statistics.count:,}), "
+        f"{model.parameters:,} parameters, on {job.runtime.describe()}"
+    )
+    for note in (*data.notes, *process_notes(model.process, model.learner.denoiser, data.statistics)):
+        yield f"note: {note}"
+
+
+def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str, Any]:
+    """Give a network its first weights, and return where they came from and their SHA-256, for `run.json`.
+
+    They are read when a run begins and never again, so a run continues without them. `source` is a safetensors file
+    with the names of the network, or the folder of a run or an exported model, whose averaged weights are taken (of an
+    exported model those that it holds).
+
+    Raises:
+        RecipeError: if there are none, they cannot be read, or do not fit the network.
+    """
+    wanted = shapes(network.state_dict())
+
+    def check(there: Shapes) -> None:
+        if different := mismatch(there, wanted):
+            raise RecipeError(
+                f"{INITIAL}={source} does not fit the configured network: {different}. Configure the network that these"
+                " weights are of, with as many channels and classes (training.conditional=false learns none)"
+            )
+
+    try:
+        if source.is_dir():
+            model = open_model(source, builder)
+            tensors = model.weights(model.exported or "ema", check).tensors
+        else:
+            check({name: each.shape for name, each in read_header(source).items()})
+            tensors = {name: tensor.float() for name, tensor in read_tensors(source).items()}
+    except RecipeError as error:
+        raise error if str(error).startswith(INITIAL) else RecipeError(f"{INITIAL}={source}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{INITIAL}={source} cannot be read ({error}): name a safetensors file, an exported model or a run"
+        ) from error
+    load_module(network, tensors, INITIAL)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().contiguous().cpu().numpy().tobytes())
+    return {"from": str(source.absolute()), "sha256": digest.hexdigest()}

@@ -4,8 +4,6 @@
 times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its checkpoint and continues both.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -72,12 +70,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        settings: TrackingSettings,
-        config: Mapping[str, Any],
-        position: int = 0,
-        samples: int = 0,
+        self, run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any], position: int = 0, samples: int = 0
     ) -> None:
         self._metrics, self._timing = Journal(run_dir / METRICS, position), Journal(run_dir / TIMING)
         self._failed: set[str] = set()
@@ -87,8 +80,7 @@ class Tracker:
     def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
         """Record metrics of one kind (`train`, `validation`) at a number of samples seen."""
         self._metrics.write({"samples": samples, "kind": kind, **values})
-        scalars = dict(scalar_items(values, kind))
-        self._tell(samples, scalars)
+        self._tell(samples, dict(scalar_items(values, kind)))
 
     def timing(self, samples: int, values: Mapping[str, Any]) -> None:
         """Record how long things took; kept apart because no two runs agree on it."""
@@ -96,17 +88,17 @@ class Tracker:
         self._tell(samples, dict(scalar_items(values, "timing")))
 
     def _tell(self, samples: int, scalars: Mapping[str, float]) -> None:
-        with self._spared("TensorBoard"):
-            for name, value in scalars.items():
-                if self._board is not None:
+        if self._board is not None:
+            with self._spared("TensorBoard"):
+                for name, value in scalars.items():
                     self._board.add_scalar(name, value, samples)
-        with self._spared("Weights & Biases"):
-            if self._wandb is not None:
+        if self._wandb is not None:
+            with self._spared("Weights & Biases"):
                 self._wandb.log({"samples": samples, **scalars})
 
     @contextmanager
     def _spared(self, service: str) -> Iterator[None]:
-        """Let a service fail, in whatever way it does, without the training that it tells of: its disk may be full."""
+        """Let a service fail, in whatever way it does, without the training: its disk may be full."""
         try:
             yield
         except Exception as error:
@@ -140,17 +132,10 @@ class Silence:
 
     position = 0
 
-    def metrics(self, samples: int, kind: str, values: Mapping[str, Any]) -> None:
+    def metrics(self, *_: Any) -> None:
         """Do nothing."""
 
-    def timing(self, samples: int, values: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def cut(self, position: int) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+    timing = cut = close = metrics
 
 
 def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
@@ -171,8 +156,7 @@ def _tensorboard(run_dir: Path, samples: int) -> Any:
 def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:
     with importing("wandb", "tracking.wandb"):
         import wandb
-    # The service's own name of this run, kept so that a resumed run continues the same curves.
-    identity = run_dir / "wandb_id"
+    identity = run_dir / "wandb_id"  # by which a resumed run continues the same curves
     try:
         run = wandb.init(
             project=settings.project,

@@ -1,16 +1,11 @@
-"""Loss on held-out data, broken down by noise level and by band of frequency, at fixed times and seeds.
-
-Times, noise and examples are the same at every call, so that two validations differ by the model alone.
-"""
-
-from __future__ import annotations
+"""What a training says of its model on the way: the loss on held-out data, and samples."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modalities.base import Batch, Dataset
+from modalities.base import Dataset
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.masked_power import power_behind
@@ -19,18 +14,19 @@ from recipes.base.errors import RecipeError
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
+from recipes.sampling.generate import generate
+from recipes.sampling.sample_files import save_grid
+from recipes.training.setup import Job, TrainingData, TrainingModel
 
 
 @torch.no_grad()
 def validate(
-    denoiser: Denoiser,
-    dataset: Dataset,
-    statistics: DataStatistics,
-    settings: TrainSettings,
-    runtime: Runtime,
+    denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Measure a denoiser on the first `validation.items` of a dataset, every rank on a share of each batch.
+
+    Times, noise and examples are the same at every call, so that two validations differ by the model alone.
 
     Returns:
         `loss`: the training loss, averaged over all levels.
@@ -42,7 +38,7 @@ def validate(
     Raises:
         RecipeError: when too many files cannot be read.
     """
-    grid, loss, wanted, batch = statistics.grid, settings.loss, settings.validation, settings.training.batch
+    grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, wanted.bands)
     data_power = _by_band(statistics.power, members)
     times = [(level + 0.5) / wanted.levels for level in range(wanted.levels)]
@@ -50,12 +46,18 @@ def validate(
     levels, bands, total = {}, {}, 0.0
     for number, time in enumerate(times):
         losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
-        for start in range(0, count, batch):
-            whole_batch = range(start, min(start + batch, count))
+        for start in range(0, count, size):
+            whole_batch = range(start, min(start + size, count))
             # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
             mine = whole_batch[runtime.place.rank :: runtime.place.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
-            x0, condition, mask = _put(_read(dataset, items), runtime, conditional)
+            try:
+                batch = read_batch(dataset, items)
+            except UnreadableFilesError as unreadable:
+                raise RecipeError(str(unreadable)) from unreadable
+            given = batch.labels if batch.embeddings is None else batch.embeddings
+            condition = runtime.put(given) if conditional and given is not None else None
+            x0, mask = runtime.put(batch.x0), None if batch.mask is None else runtime.put(batch.mask)
             noise = denoiser.process.noise(x0.shape, derive_many(settings.seed, "validation", number, items))
             t = torch.full((len(items),), time, device=x0.device)
             with runtime.autocast():
@@ -98,14 +100,19 @@ def _by_band(power: Tensor, members: Tensor) -> Tensor:
     return (members * power.sum(0)).flatten(1).sum(1)
 
 
-def _read(dataset: Dataset, items: range) -> Batch:
+def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
+    """Save samples of the averaged weights as one picture, always from the same seeds, and return what to say of it."""
+    settings, samples = job.settings, model.learner.samples
+    path = settings.run_dir / "samples" / f"{samples:012d}.png"
+    seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))
+    classes = data.conditioning.classes
     try:
-        return read_batch(dataset, items)
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error
-
-
-def _put(batch: Batch, runtime: Runtime, conditional: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    condition = batch.embeddings if batch.embeddings is not None else batch.labels
-    moved = [None if each is None else runtime.put(each) for each in (condition if conditional else None, batch.mask)]
-    return runtime.put(batch.x0), moved[0], moved[1]
+        x0 = generate(model.averaged, model.request, data.shape, seeds, data.shown, job.runtime)
+        if job.runtime.main:
+            media = [data.modality.decode(each) for each in x0]
+            shown = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]
+            save_grid(data.modality, media, path, shown)
+    except (ValueError, OSError) as error:
+        # A picture is not worth a training: early weights may well sample to infinity, or the disk be full.
+        return f"note: no samples after {samples:,} samples seen: {error}"
+    return f"{samples:,} samples seen: samples in {path}"

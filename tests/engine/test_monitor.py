@@ -11,9 +11,14 @@ from torch import nn
 
 from multisagd.networks import Transformer, UNet
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.runtime.flops import training_flops
-from recipes.runtime.profiler import StepProfiler, communication, merged, overlap
-from recipes.runtime.throughput import Monitor, peak_memory
+from recipes.runtime.performance import (
+    Monitor,
+    StepProfiler,
+    communication,
+    covered,
+    peak_memory,
+    training_flops,
+)
 
 CPU = Runtime(torch.device("cpu"), EngineSettings())
 
@@ -104,10 +109,9 @@ def test_reports_are_not_counted_as_training() -> None:
     assert monitor.window(batch=8)["seconds_per_step"]["max"] < 0.2
 
 
-def test_spans_are_joined_and_compared() -> None:
-    assert merged([(3, 4), (0, 2), (1, 2.5)]) == [(0, 2.5), (3, 4)]
-    assert overlap([(0, 2), (4, 6)], [(1, 5)]) == 2
-    assert overlap([], [(1, 5)]) == 0
+def test_spans_are_joined() -> None:
+    assert covered([(3, 4), (0, 2), (1, 2.5), (1, 1.5)]) == 3.5
+    assert covered([]) == 0
 
 
 def test_a_profile_is_written_after_its_steps(tmp_path: Path) -> None:

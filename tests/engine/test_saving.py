@@ -10,7 +10,7 @@ import torch
 from recipes.cli.command import kept
 from recipes.runs.checkpoint import Checkpoints, SaveError
 from recipes.runs.checkpoint_files import State
-from recipes.training.saving import Saver, staged
+from recipes.training.loop import Saver, staged
 
 
 def state(samples: int, weights: torch.Tensor | None = None) -> State:

@@ -22,7 +22,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings
 from recipes.sharing.diffusers_schedulers import read_scheduler
 from recipes.train import train
-from recipes.training.initial import load_initial
+from recipes.training.setup import load_initial
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import TINY, assert_same, last_state, tiny_run

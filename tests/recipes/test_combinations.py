@@ -17,8 +17,7 @@ from recipes.data.dataset import measure
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.sampling.generate import generate
-from recipes.sampling.request import SamplingRequest
+from recipes.sampling.generate import SamplingRequest, generate
 from recipes.training.learner import Learner
 
 # A hum below Nyquist of the time axis, and a width that its clips can tell.

@@ -64,9 +64,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("recipes.training.setup:measured", 1, None),
         ("recipes.training.tracking:Journal.write", 3, 32),
         ("recipes.runs.checkpoint:Checkpoints.save", 1, 48),
-        ("recipes.training.reports:validate", 3, 96),
+        ("recipes.training.loop:validate", 3, 96),
         pytest.param("recipes.training.learner:Learner.step", 1, 16, marks=pytest.mark.slow),
-        pytest.param("recipes.training.reports:generate", 1, 48, marks=pytest.mark.slow),
+        pytest.param("recipes.training.validation:generate", 1, 48, marks=pytest.mark.slow),
         pytest.param("recipes.training.learner:Learner.step", 6, 96, marks=pytest.mark.slow),
     ],
 )  # fmt: skip

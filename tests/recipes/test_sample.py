@@ -17,7 +17,7 @@ from recipes.config.build import Builder
 from recipes.evaluate import already_drawn
 from recipes.export import export
 from recipes.sample import sample
-from recipes.sampling.labels import chosen_labels
+from recipes.sampling.condition import chosen_labels
 from recipes.sharing.pipeline import Pipeline
 
 sys.path.append(str(Path(__file__).parent))

@@ -351,7 +351,7 @@ def test_a_picture_that_fails_is_a_note_and_training_goes_on(
     def failing(*_: Any, **__: Any) -> None:
         raise ValueError("samples are not finite")
 
-    monkeypatch.setattr("recipes.training.reports.generate", failing)
+    monkeypatch.setattr("recipes.training.validation.generate", failing)
     assert tiny_run(tmp_path / "run", "every.samples=32").samples == 96
     printed = capsys.readouterr().out
     assert [f"no samples after {seen} samples seen: samples are not finite" in printed for seen in (32, 64, 96)]
@@ -365,7 +365,7 @@ def test_a_report_that_fails_loses_no_training(tmp_path: Path, monkeypatch: Any)
 
     tiny_run(tmp_path / "whole", *words)
     with monkeypatch.context() as patch:
-        patch.setattr("recipes.training.reports.validate", failing)
+        patch.setattr("recipes.training.loop.validate", failing)
         with pytest.raises(RecipeError, match="too many files"):
             tiny_run(tmp_path / "run", *words)
     assert last_state(tmp_path / "run").samples == 48

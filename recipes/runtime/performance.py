@@ -1,0 +1,237 @@
+"""How fast training goes: operations of a step, throughput and waiting over all ranks, and a profile of some steps."""
+
+import copy
+import logging
+import resource
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import gathered
+
+PEAKS: dict[str, dict[torch.dtype, float]] = {
+    "B200": {torch.bfloat16: 2250e12, torch.float32: 1125e12},
+    "H200": {torch.bfloat16: 989e12, torch.float32: 494e12},
+    "H100 PCIe": {torch.bfloat16: 756e12, torch.float32: 378e12},
+    "H100": {torch.bfloat16: 989e12, torch.float32: 494e12},
+    "A100": {torch.bfloat16: 312e12, torch.float32: 156e12},
+    "L40S": {torch.bfloat16: 362e12, torch.float32: 183e12},
+    "L4": {torch.bfloat16: 121e12, torch.float32: 60e12},
+    "V100": {torch.float32: 15.7e12},
+}
+"""Operations of dense matrix products per second, a multiply-add being two, by NVIDIA's data sheets.
+
+For float32 those of TF32 where the device has it, since `Runtime` lets products round to it. The first name that a
+device's own contains counts; `engine.peak_flops` overrides it.
+"""
+GIB = 2**30
+WARM_UP = 3
+"""Steps before the profiled ones: the first ones compile, tune and allocate."""
+COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel")
+T = TypeVar("T")
+log = logging.getLogger("multisagd")
+
+
+def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
+    """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
+
+    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device) and without a condition, so
+    nothing is computed; None for a network that cannot run so.
+    """
+    try:
+        tensors = chain(network.parameters(), network.buffers())
+        twin = copy.deepcopy(network, {id(tensor): _on_meta(tensor) for tensor in tensors})
+        counter = FlopCounterMode(display=False)
+        with counter:
+            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
+            output = predicted if isinstance(predicted, Tensor) else predicted.sample
+            output.sum().backward()
+    except Exception as error:  # a network of the user's own may fail in any way here, and this is only a figure
+        log.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
+        return None
+    return int(counter.get_total_flops())
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape without memory, float32 if it is floating point."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    empty = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the most operations per second that a device is specified for; None if that is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peaks for part, peaks in PEAKS.items() if part in name), {}).get(dtype)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: by tensors on a CUDA device, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class Monitor:
+    """Measures windows of training, each between two logs; `network` is what all ranks train.
+
+    `flops` are the operations of one sample, and `peak` is what one device can do per second, None where unknown.
+    """
+
+    runtime: Runtime
+    network: nn.Module
+    flops: int | None = None
+    peak: float | None = None
+    _waited: float = field(default=0.0, init=False)
+    _steps: int = field(default=0, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
+
+    def steps(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches, counting them and the time that they take to come."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - asked
+            self._steps += 1
+            yield batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the window what happens meanwhile: saving and reporting are not training."""
+        begun = time.monotonic()
+        yield
+        self._begun += time.monotonic() - begun
+
+    def window(self, batch: int) -> dict[str, Any]:
+        """Return what was measured since the last call; every rank must call this with the size of a global batch.
+
+        Samples per second; of every rank seconds per step, the share of time spent waiting for data and the most memory
+        held so far, each as mean and largest with the rank that has it. With counted operations also those per second,
+        and their share of what the devices can do: model FLOPs utilisation (arXiv 2204.02311, appendix B).
+        """
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        mine = [seconds / max(self._steps, 1), self._waited / seconds, peak_memory(self.runtime.device) / GIB]
+        mine += _exposed_communication(self.network)
+        ranks = torch.stack(gathered(torch.tensor(mine, dtype=torch.float64)))
+        rate = self._steps * batch / seconds
+        values: dict[str, Any] = {"samples_per_second": rate}
+        names = ("seconds_per_step", "data_wait", "memory_gib", "communication_wait")
+        for name, each in zip(names, ranks.T, strict=False):
+            values[name] = {"mean": float(each.mean()), "max": float(each.max()), "max_rank": int(each.argmax())}
+        if self.flops is not None:
+            done = rate * self.flops
+            values["model_flops_per_second"] = done
+            if self.peak is not None:
+                values["model_flops_utilisation"] = done / (self.peak * self.runtime.place.world)
+        self.restart()
+        return values
+
+    def restart(self) -> None:
+        """Begin a new window."""
+        self._waited, self._steps, self._begun = 0.0, 0, time.monotonic()
+
+
+def _exposed_communication(network: nn.Module) -> list[float]:
+    """Return for how many seconds DDP's backward pass waited for other ranks, an empty list without DDP.
+
+    That of the last step which DDP has timed: one in 100, and the first few. What it computes while gradients are under
+    way is not counted as waiting. For sharded weights there is no such clock: `engine.profile` measures it.
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return []
+    found = network._get_ddp_logging_data()
+    total, hidden = (found.get(f"backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
+    return [max(total - hidden, 0) / 1e9]
+
+
+class StepProfiler:
+    """Profiles `steps` training steps of this process, after a few that are not; none for 0.
+
+    It writes into `folder` rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
+    that took longest, with how long communication took and how much of that was not hidden behind computing; and on a
+    GPU rank0_memory.pickle, which https://docs.pytorch.org/memory_viz draws.
+    """
+
+    def __init__(self, folder: Path, rank: int, device: torch.device, steps: int) -> None:
+        self.folder, self.rank, self.device, self.steps = folder, rank, device, steps
+        self._done = 0
+        self._profile: profile | None = None
+
+    def step(self) -> Path | None:
+        """Count a step that is over; after the last profiled one, write what was found and return its file."""
+        self._done += 1
+        if self.steps and self._done == WARM_UP:
+            self._start()
+        return self.finish() if self._done == WARM_UP + self.steps else None
+
+    def finish(self) -> Path | None:
+        """Write what was profiled, also if training ended before all steps were; None if there is nothing."""
+        found, self._profile = self._profile, None
+        if found is None:
+            return None
+        found.stop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"rank{self.rank}.json"
+        found.export_chrome_trace(str(path))
+        if self.device.type == "cuda":
+            torch.cuda.memory._dump_snapshot(str(path.with_name(f"rank{self.rank}_memory.pickle")))
+            torch.cuda.memory._record_memory_history(enabled=None)
+        busy, exposed = communication(found)
+        by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        table = found.key_averages().table(sort_by=by, row_limit=30)
+        told = (
+            f"communication: {busy:.6f} s in {self._done - WARM_UP} steps, "
+            f"of which {exposed:.6f} s not hidden by computing"
+        )
+        path.with_suffix(".txt").write_text(f"{told}\n\n{table}\n", encoding="utf-8")
+        return path
+
+    def _start(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+            torch.cuda.memory._record_memory_history()
+        self._profile = profile(activities=activities, profile_memory=True, record_shapes=True, acc_events=True)
+        self._profile.start()
+
+
+def communication(found: profile) -> tuple[float, float]:
+    """Return the seconds in which ranks exchanged data, and those of them in which nothing was computed."""
+    events = found.events() or []
+    on_gpu = any(event.device_type.name == "CUDA" for event in events)
+    exchanged, computing = [], []
+    for event in events:
+        if event.device_type.name == ("CUDA" if on_gpu else "CPU"):
+            span = (event.time_range.start, event.time_range.end)
+            if event.name.startswith(COLLECTIVES):
+                exchanged.append(span)
+            elif on_gpu or event.name.startswith("aten::"):
+                computing.append(span)
+    return covered(exchanged) / 1e6, (covered(exchanged + computing) - covered(computing)) / 1e6
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals (start, end)."""
+    length, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
