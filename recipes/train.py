@@ -2,16 +2,15 @@
 
 In this order, each part in the file named with it:
 
-    claim the run folder, and find the newest checkpoint               training/folder.py, runs/checkpoint.py
-    build the data, hold some out, measure mean and power spectrum     training/setup.py, data/dataset.py
-    build process, network and denoiser, with the checkpoint's weights training/setup.py, runs/assembly.py
-    write down what the run is                                         training/folder.py
-    for every batch: read it ahead of time                             data/order.py, modalities/
-        draw times and noise, add up gradients, step the optimiser,
-        update the averaged weights                                    training/learner.py
-        log, save a checkpoint, report, stop, recover                  training/loop.py
-        validate, and draw a picture of samples                        training/validation.py
-    write the run as one page                                          recipes/report.py
+    claim the run folder, and find the newest checkpoint                  training/folder.py, runs/checkpoint.py
+    build the data, hold some out, measure mean and power spectrum        training/setup.py, data/dataset.py
+    build process, network and denoiser, with the checkpoint's weights    training/setup.py, runs/assembly.py
+    write down what the run is                                            training/folder.py
+    for every batch: read it ahead of time                                data/order.py, modalities/
+        step the optimiser, update the averaged weights                   training/learner.py
+        log, save a checkpoint, stop, recover                             training/loop.py
+        validate, and draw a picture of samples                           training/validation.py
+    write the run as one page                                             recipes/report.py
 
 Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
 a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights, averages,

@@ -13,7 +13,7 @@ from modalities.text import TextEncoder
 from recipes.base.errors import RecipeError
 from recipes.config.build import Builder
 from recipes.data.order import Order
-from recipes.runs.settings import Guidance, Training, TrainSettings
+from recipes.runs.settings import TrainSettings
 from recipes.sampling.condition import never_trained, trained_classes
 
 
@@ -77,44 +77,36 @@ def learned_conditioning(
 
     Raises:
         RecipeError: if a condition is asked for and the data have none, one is switched off and asked for at the same
-            time, or the text encoder cannot be loaded.
+            time, the text encoder cannot be loaded, or samples are to be guided by a condition that is not learned or
+            never left out.
     """
-    text, wanted = settings.text, settings.training.conditional
+    text, wanted, samples = settings.text, settings.training.conditional, settings.training.samples
+    found = Conditioning()
     if text.get("_target_") is not None:
         if wanted is False:
             raise RecipeError(
                 "training.conditional=false and text=encoder contradict each other: leave out one of them"
             )
         node = {**text, "device": text.get("device") or str(device)}
-        return Conditioning(encoder=builder.build(node, TextEncoder, "text"))
-    if wanted and training.classes is None:
+        found = Conditioning(encoder=builder.build(node, TextEncoder, "text"))
+    elif training.classes is not None and wanted is not False:
+        shown: Sequence[int] = range(len(training))
+        whole = -(-samples // settings.training.batch) * settings.training.batch
+        if whole < len(training):  # less than an epoch
+            shown = Order(len(training), settings.seed, training.groups).indices(0, whole)
+        seen = found_classes(training, shown)
+        untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
+        found = Conditioning(training.classes, untrained=untrained)
+    elif wanted:
         raise RecipeError(
             "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "
             "or leave it null"
         )
-    if training.classes is None or wanted is False:
-        return Conditioning()
-    shown: Sequence[int] = range(len(training))
-    samples, batch = settings.training.samples, settings.training.batch
-    if (whole := -(-samples // batch) * batch) < len(training):  # less than an epoch
-        shown = Order(len(training), settings.seed, training.groups).indices(0, whole)
-    seen = found_classes(training, shown)
-    untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
-    return Conditioning(training.classes, untrained=untrained)
-
-
-def check_guidance(guidance: Guidance, training: Training, conditioning: Conditioning) -> None:
-    """Check that the network to be trained can be guided, if its pictures are to be.
-
-    Raises:
-        RecipeError: for guidance without classes or text, or where these are never left out.
-    """
-    if guidance.scale == 1.0:
-        return
-    if not conditioning.learned:
+    if settings.guidance.scale != 1.0 and not found.learned:
         raise RecipeError("guidance.scale needs classes or text, and this run learns none: leave it at 1")
-    if training.condition_dropout == 0:
+    if settings.guidance.scale != 1.0 and settings.training.condition_dropout == 0:
         raise RecipeError(
             "guidance.scale needs a network that also learns to do without a condition: set "
             "training.condition_dropout=0.1, or leave it at 1"
         )
+    return found

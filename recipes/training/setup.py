@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modalities.base import Dataset, Modality
 from modalities.captions import Captioned
 from modalities.wrapped import Restored
-from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration, Process
+from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
 from multisagd.ema import PowerEMA
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
@@ -33,7 +33,7 @@ from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import from_first, wait_patiently
 from recipes.runtime.performance import training_flops
 from recipes.sampling.generate import SamplingRequest
-from recipes.training.conditioning import Conditioning, check_guidance, learned_conditioning
+from recipes.training.conditioning import Conditioning, learned_conditioning
 from recipes.training.learner import Learner
 
 INITIAL = "training.initial"
@@ -114,7 +114,6 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         dataset = Restored(dataset, fitted, settings.seed, options.restored == "sample")
         training, held_out = hold_out(dataset, settings)
     conditioning = learned_conditioning(settings, training, builder, runtime.device)
-    check_guidance(settings.guidance, settings.training, conditioning)
     if begun:
         check_encoder(conditioning.encoder, run.facts, run.folder)
     learned = conditioning.embedded(training)
@@ -150,12 +149,11 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
 class TrainingModel:
     """The model of a run: the `learner` trains its network, `averaged` is the denoiser of the averaged weights.
 
-    `request` is how pictures are drawn while training. `initial` says where the first weights came from, None if they
+    `request` is how samples are drawn while training. `initial` says where the first weights came from, None if they
     are random. `position` is that of the metrics at the state that training continues from. `flops` are the operations
     of a training step per sample, None if they cannot be counted.
     """
 
-    process: Process
     learner: Learner
     averaged: Denoiser
     request: SamplingRequest
@@ -199,7 +197,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     drawn = settings.sampling
     request = SamplingRequest(sampler, drawn.steps, drawn.spacing, guidance=settings.guidance)
     position = learner.restore(state) if state is not None else 0
-    return TrainingModel(process, learner, averaged, request, initial, position, flops)
+    return TrainingModel(learner, averaged, request, initial, position, flops)
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
@@ -214,7 +212,8 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
         f"{again}{len(training):,} examples{told} ({apart}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
-    for note in (*data.notes, *process_notes(model.process, model.learner.denoiser, data.statistics)):
+    denoiser = model.learner.denoiser
+    for note in (*data.notes, *process_notes(denoiser.process, denoiser, data.statistics)):
         yield f"note: {note}"
 
 
