@@ -79,16 +79,7 @@ ALONE = Place()
 
 
 def join(place: Place, device: torch.device, timeout: float) -> None:
-    """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails."""
-    if place.world > 1 and not dist.is_initialized():
-        backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-        patience = timedelta(seconds=timeout)
-        store, rank, world = fresh_store(patience)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
-
-
-def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
-    """Return a store that knows nothing of earlier attempts, this process's rank, and how many there are.
+    """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails.
 
     torchrun shares one store among all its attempts (torch 2.11), which still holds the addresses of dead processes:
     whoever reads them before they are written again waits for a process that is gone. So the first process of an
@@ -98,10 +89,15 @@ def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
     Raises:
         RecipeError: if the others have not come within the timeout.
     """
-    store, rank, world = next(rendezvous("env://", timeout=timeout))
-    deadline = time.monotonic() + timeout.total_seconds()
+    if place.world == 1 or dist.is_initialized():
+        return
+    patience = timedelta(seconds=timeout)
+    store, rank, world = next(rendezvous("env://", timeout=patience))
+    deadline = time.monotonic() + timeout
     name = _name(store, world, deadline) if rank == 0 else _learn_name(store, rank, deadline)
-    return PrefixStore(name, store), rank, world
+    backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+    fresh = PrefixStore(name, store)
+    dist.init_process_group(backend, store=fresh, rank=rank, world_size=world, timeout=patience)
 
 
 def _name(store: Store, world: int, deadline: float) -> str:
