@@ -41,7 +41,7 @@ from recipes.runtime.watchdog import Watchdog
 from recipes.training.folder import claimed, ending, name_unreadable, write_record
 from recipes.training.loop import Loop, Saver
 from recipes.training.setup import Job, introduction, prepare_data, prepare_model
-from recipes.training.tracking import Silence, Tracker
+from recipes.training.tracking import NullTracker, Tracker
 
 
 def train(config: Config) -> None:
@@ -73,7 +73,9 @@ def train(config: Config) -> None:
                 write_record(job, data, model, checkpoints, begun)
             wait_patiently()
             seen = model.learner.samples
-            tracker = Tracker(run_dir, settings.tracking, config, model.position, seen) if runtime.main else Silence()
+            tracker = (
+                Tracker(run_dir, settings.tracking, config, model.position, seen) if runtime.main else NullTracker()
+            )
             at_last.callback(tracker.close)
             display = Display("training", settings.training.samples, seen, quiet=not runtime.main)
             at_last.enter_context(display)

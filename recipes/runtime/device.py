@@ -125,7 +125,7 @@ class Runtime:
             raise RecipeError(f"training.batch={batch} cannot be split over {self.place.world} processes")
         return range(self.place.rank * each, (self.place.rank + 1) * each)
 
-    def spread(self, network: nn.Module) -> nn.Module:
+    def parallelize(self, network: nn.Module) -> nn.Module:
         """Return a network, already on the device, as training calls it: its work or its weights shared by all ranks.
 
         With fsdp the network itself is sharded; with ddp it stays whole beside what is returned.

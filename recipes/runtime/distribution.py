@@ -182,7 +182,7 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
     return any(is_sharded(tensor) for tensor in tensors.values())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor as it is on one process; of a sharded one, every rank must ask for it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 

@@ -23,7 +23,7 @@ from recipes.runs.checkpoint_files import State
 from recipes.runs.settings import TrainSettings
 from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import mean_over_ranks, synchronise, whole
+from recipes.runtime.distribution import full_tensor, mean_over_ranks, synchronise
 
 
 class DivergedError(RecipeError):
@@ -33,17 +33,15 @@ class DivergedError(RecipeError):
 class Learner:
     """The network, its average and its optimiser; `null_label` stands for "no class", None for no classes at all.
 
-    Batches with text embeddings are learned with these, whatever their labels.
-
-    `spread` is the network as all ranks train it (`Runtime.spread`), and `denoiser` may hold a compiled form of that;
-    all share their weights.
+    Batches with text embeddings are learned with these, whatever their labels. `parallel` is the network as all ranks
+    train it (`Runtime.parallelize`), and `denoiser` may hold a compiled form of that; all share their weights.
     """
 
     def __init__(
-        self, denoiser: Denoiser, network: nn.Module, spread: nn.Module, average: PowerEMA, settings: TrainSettings,
+        self, denoiser: Denoiser, network: nn.Module, parallel: nn.Module, average: PowerEMA, settings: TrainSettings,
         runtime: Runtime, null_label: int | None,
     ) -> None:  # fmt: skip
-        self.denoiser, self.network, self.spread, self.ema = denoiser.train(), network, spread, average
+        self.denoiser, self.network, self.parallel, self.ema = denoiser.train(), network, parallel, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
         training = settings.training
         # Fused, it leaves out a step by a flag on the device, which nobody waits for.
@@ -88,7 +86,7 @@ class Learner:
         loss = torch.zeros((), device=self.runtime.device, dtype=self.runtime.dtype)
         first = slots.start
         for part in parts:
-            synchronise(self.spread, part is parts[-1])
+            synchronise(self.parallel, part is parts[-1])
             mine = range(first, first + len(part.x0))
             torch.manual_seed(derive(seed, "network", number, first))
             t = self.runtime.put(times[mine.start - slots.start : mine.stop - slots.start])
@@ -96,7 +94,7 @@ class Learner:
             part_loss.backward()
             loss += part_loss.detach()
             first = mine.stop
-        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.network.parameters(), training.clip))
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -27,7 +27,7 @@ from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
 from recipes.runtime.watchdog import Watchdog
 from recipes.training.learner import DivergedError
 from recipes.training.setup import Job, TrainingData, TrainingModel
-from recipes.training.tracking import Silence, Tracker
+from recipes.training.tracking import NullTracker, Tracker
 from recipes.training.validation import save_samples, validate
 
 LOOK_INTERVAL = 10.0
@@ -96,7 +96,7 @@ class Loop:
 
     def __init__(
         self, job: Job, data: TrainingData, model: TrainingModel, saver: Saver, watchdog: Watchdog,
-        tracker: Tracker | Silence, display: Display,
+        tracker: Tracker | NullTracker, display: Display,
     ) -> None:  # fmt: skip
         self.job, self.data, self.model = job, data, model
         self.saver, self.watchdog, self.tracker, self.display = saver, watchdog, tracker, display
@@ -104,7 +104,7 @@ class Loop:
         runtime, engine = job.runtime, job.settings.engine
         self.alone = runtime.place.world == 1
         peak = engine.peak_flops or peak_flops(runtime.device, runtime.products)
-        self.monitor = Monitor(runtime, self.learner.spread, model.flops, peak)
+        self.monitor = Monitor(runtime, self.learner.parallel, model.flops, peak)
         folder = self.settings.run_dir / "profile"
         self.profiler = StepProfiler(folder, runtime.place.rank, runtime.device, engine.profile)
         self._saved, self._looked, self._due = time.monotonic(), float("-inf"), False

@@ -187,10 +187,10 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     average = PowerEMA(network, sigma_rel=settings.training.ema)
     flops = training_flops(network, data.shape)
     runtime.sharded(average.module)
-    spread = runtime.spread(network)
-    denoiser = assembly.denoiser(runtime.compiled(spread), process)
+    parallel = runtime.parallelize(network)
+    denoiser = assembly.denoiser(runtime.compiled(parallel), process)
     null_label = None if classes is None else len(classes)
-    learner = Learner(denoiser, network, spread, average, settings, runtime, null_label)
+    learner = Learner(denoiser, network, parallel, average, settings, runtime, null_label)
     averaged = assembly.denoiser(average.module, process).eval()
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=data.statistics)  # type: ignore[type-abstract]
     check_sampler(sampler, process)

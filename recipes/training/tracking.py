@@ -127,7 +127,7 @@ class Tracker:
                 self._wandb.finish()
 
 
-class Silence:
+class NullTracker:
     """In place of a `Tracker` on all ranks but the first: records nothing."""
 
     position = 0
