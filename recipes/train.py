@@ -73,9 +73,8 @@ def train(config: Config) -> None:
                 write_record(job, data, model, checkpoints, begun)
             wait_patiently()
             seen = model.learner.samples
-            tracker = (
-                Tracker(run_dir, settings.tracking, config, model.position, seen) if runtime.main else NullTracker()
-            )
+            tracking = (run_dir, settings.tracking, config, model.position, seen)
+            tracker = Tracker(*tracking) if runtime.main else NullTracker()
             at_last.callback(tracker.close)
             display = Display("training", settings.training.samples, seen, quiet=not runtime.main)
             at_last.enter_context(display)
