@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, check_minimum
 from recipes.runtime import distribution
 from recipes.runtime.distribution import ALONE, Distribution, Place
 
@@ -47,11 +47,8 @@ class EngineSettings:
     peak_flops: float | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        for name in ("workers", "hang_report", "profile"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_minimum(self, 1, "threads")
+        check_minimum(self, 0, "workers", "hang_report", "profile")
         if self.peak_flops is not None and self.peak_flops <= 0:
             raise ValueError(f"peak_flops must be above 0, got {self.peak_flops}")
         if self.timeout <= 0 or (self.shard_ranks is not None and self.shard_ranks < 1):
