@@ -43,10 +43,10 @@ from multisagd import (
     sample,
     u_turn,
 )
+from multisagd.metrics.feature_network import read_samples
 from multisagd.sampling import AnyDenoiser
 from multisagd.seeds import derive_many
-from recipes.evaluation.classifier import read_samples
-from recipes.evaluation.real import fixed_order
+from recipes.evaluation.sets import fixed_order
 
 PROBLEMS_EXPERIMENT, TURNS_EXPERIMENT = "inverse problems", "u-turns"
 PROBLEMS = ("deblurring", "inpainting", "super-resolution 2x", "super-resolution 4x")

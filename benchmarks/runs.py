@@ -20,14 +20,15 @@ from modalities.base import Dataset
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.metrics import frechet_distance
+from multisagd.metrics.feature_network import FeatureNetwork, read_samples
 from multisagd.samplers import Sampler
 from multisagd.seeds import derive_many
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.data.dataset import NOTHING_HELD_OUT
-from recipes.evaluation.classifier import FeatureNetwork, cached_network, read_dataset, read_samples
-from recipes.evaluation.real import fixed_order, real_data
+from recipes.evaluation.classifier import cached_network, read_dataset
+from recipes.evaluation.sets import fixed_order, real_data
 from recipes.runs import record
 from recipes.runs.model import open_model, trained_denoiser
 from recipes.runtime.device import EngineSettings, Runtime

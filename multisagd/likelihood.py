@@ -38,6 +38,8 @@ from multisagd.spectrum import Flat
 from multisagd.statistics import DataStatistics
 
 Probes = list[tuple[Tensor, Tensor]]
+LEVEL = 2 / 255
+"""Distance of two levels of 8 bits in the scale of the tensors, [-1, 1]."""
 
 
 def log_likelihood(
@@ -119,6 +121,12 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
     if dimensions < 1:
         raise ValueError(f"a datum has at least one dimension, got {dimensions}")
     return -log_likelihood / (dimensions * math.log(2))
+
+
+def dequantised(x0: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return data of 8 bits `(batch, channels, *grid)` in [-1, 1] with noise uniform within a level, one seed each."""
+    noise = [torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(derive(seed, "level"))) for seed in seeds]
+    return x0 + LEVEL * (torch.stack(noise) - 0.5)
 
 
 def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probes: int | None) -> None:

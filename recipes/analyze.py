@@ -11,8 +11,6 @@ Errors, each in one message: those of the data and the configuration, as in trai
 but what an earlier analysis left, which is replaced.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -23,7 +21,6 @@ from typing import Any, Literal
 import torch
 from matplotlib.figure import Figure
 
-from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import Corruption, DataStatistics, Grid
 from multisagd.analysis.excess import NoExcessError, estimate_corruption
@@ -36,7 +33,7 @@ from recipes.base.quoting import setting
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.dataset import Chunks, as_trained_on, build_data, measure
+from recipes.data.dataset import Chunks, data_as_trained_on, measure
 from recipes.data.order import Order
 from recipes.plotting.figures import COLUMN, draw_power, power_axes, save
 from recipes.runs.run import CORRUPTION, STATISTICS, read_statistics
@@ -56,15 +53,13 @@ def analyze(config: Config) -> Path:
     clean = clean_statistics(config.get("clean"))
     out = settings.run_dir
     check_replaceable(out, REPORT, "analyze")
-    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
-    dataset = as_trained_on(dataset, settings.corruption, settings.seed, builder)
+    dataset = data_as_trained_on(settings, builder)
     statistics = measure(dataset, settings)
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, chosen, settings.seed)
     try:
         profiles = measure_profiles(chunks, statistics)
-        cross = cross_spectrum(chunks, statistics) if modality.channels > 1 else None
+        cross = cross_spectrum(chunks, statistics) if dataset.modality.channels > 1 else None
         fit = fit_power_law(profiles["radius"])
     except (ValueError, UnreadableFilesError) as error:
         raise RecipeError(f"analysing the data: {error}") from error
@@ -77,7 +72,7 @@ def analyze(config: Config) -> Path:
     if corruption is not None:
         corruption.save(out / CORRUPTION)
     dataset.save_unreadable(out / "unreadable.json")
-    grid = modality.grid()
+    grid = statistics.grid
     report: dict[str, Any] = {
         "examples": statistics.count,
         "of": len(dataset),
@@ -101,7 +96,7 @@ def analyze(config: Config) -> Path:
     draw(profiles, fit, grid, out / "spectrum.png")
     print(summary(statistics, fit, report, out))
     if clean is not None:
-        print(verdict(corruption, out))
+        print(verdict(report["corruption"], out))
     return out
 
 
@@ -151,14 +146,14 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
     }
 
 
-def verdict(corruption: Corruption | None, out: Path) -> str:
-    """Say what corruption was found, and how to train on such data."""
-    if corruption is None:
+def verdict(found: Mapping[str, Any] | None, out: Path) -> str:
+    """Say what corruption was found, as `describe_corruption` returns it, and how to train on such data."""
+    if found is None:
         return "no frequency stands out: no corruption to be seen in the spectrum"
-    told = describe_corruption(corruption)
+    low, high = found["radius"]
     return (
-        f"corrupted: {told['frequencies']} of {told['of']} frequencies, radius {told['radius'][0]:.2f} to "
-        f"{told['radius'][1]:.2f} (1 is the corner), by noise of deviation {told['deviation']:.3g}\n"
+        f"corrupted: {found['frequencies']} of {found['of']} frequencies, radius {low:.2f} to {high:.2f} (1 is the "
+        f"corner), by noise of deviation {found['deviation']:.3g}\n"
         f"to leave it out or restore it: multisagd train … corruption=measured "
         f"{setting('corruption.path', out / CORRUPTION)}"
     )

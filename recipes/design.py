@@ -14,10 +14,7 @@ Errors, each in one message: statistics that are missing or of something else, a
 them, ends that do not rise, a sampler that is no such thing.
 """
 
-from __future__ import annotations
-
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spectrum
-from multisagd.analysis.baselines import baselines, trajectory_regular
-from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
+from multisagd.analysis.baselines import baselines, trajectory_regular, transfers
+from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, errors, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
-from multisagd.analysis.recommend import Recommendation, recommend
-from multisagd.analysis.transfer import Transfer, transfer_function
+from multisagd.analysis.recommend import recommend
+from multisagd.analysis.transfer import Transfer
 from multisagd.metrics.spectral import RADIUS
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
@@ -114,7 +111,11 @@ def design(config: Config) -> Path:
         ends = settings.ends or spectral_ends(statistics, process)
         outcome = choose(settings, statistics, process, sampler, given, ends)
         process = Process(schedule, SpectralCovariance(outcome.spectrum, statistics.grid))
-        transfers = compare(settings, statistics, process, sampler, outcome.steps, ends)
+        log_snrs = {"designed": torch.tensor(outcome.steps.log_snrs, dtype=torch.float64)}
+        log_snrs |= baselines(settings.steps, ends)
+        if settings.steps < 200:
+            log_snrs["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
+        compared = transfers(log_snrs, sampler, process, statistics)
     except ValueError as error:
         raise RecipeError(f"design: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
@@ -126,11 +127,11 @@ def design(config: Config) -> Path:
     if settings.noise != "given":
         (out / NOISE).parent.mkdir(exist_ok=True)
         configuration.write(dict(outcome.group), out / NOISE)
-    rows = {name: errors(transfer) for name, transfer in transfers.items()}
-    report: dict[str, Any] = {"settings": config, "errors": rows, "spectrum": outcome.group, "reasons": outcome.reasons}
-    report["candidates"] = outcome.candidates
+    rows = {name: errors(transfer) for name, transfer in compared.items()}
+    report = {"settings": config, "errors": rows, "spectrum": outcome.group, "reasons": outcome.reasons,
+              "candidates": outcome.candidates}  # fmt: skip
     write_text(out / REPORT, json.dumps(report, indent=1, default=str))
-    draw(transfers, statistics, process, out / "transfer.png")
+    draw(compared, statistics, process, out / "transfer.png")
     show(rows, settings)
     for reason in outcome.reasons:
         print(f"- {reason}")
@@ -149,7 +150,11 @@ def choose(
         found = design_schedule(statistics, process, steps, objective, free_ends=settings.free_ends, **shared)
         return Outcome(found, given, settings.spectrum)
     if settings.noise == "recommend":
-        return recommended(recommend(statistics, process.schedule, steps, objective, **shared))
+        advice = recommend(statistics, process.schedule, steps, objective, **shared)
+        best, told = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
+        group = {"_target_": "multisagd.Flat"} if best.exponent == 0 else data_power(best.exponent)
+        table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
+        return Outcome(best.steps, best.spectrum, group, advice.reasons, table)
     joint = design_joint(statistics, process, steps, objective, settings.noise, **shared)
     if settings.noise == "data_power":
         group = data_power(joint.parameters[0])
@@ -159,15 +164,6 @@ def choose(
         factors = {axis.name: axis.spacing for axis in statistics.grid.axes}
         group = {"_target_": "multisagd.PowerLaw", "exponent": joint.parameters[0], "factors": factors}
     return Outcome(joint.steps, joint.spectrum, group)
-
-
-def recommended(advice: Recommendation) -> Outcome:
-    """Turn a recommendation into what a configuration can write."""
-    exponent = advice.chosen.exponent
-    group: Group = {"_target_": "multisagd.Flat"} if exponent == 0 else data_power(exponent)
-    told = ("exponent", "error", "conditioning", "terminal_snr")
-    table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
-    return Outcome(advice.chosen.steps, advice.chosen.spectrum, group, advice.reasons, table)
 
 
 def data_power(exponent: float) -> Group:
@@ -186,34 +182,6 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
     }
 
 
-def compare(
-    settings: DesignSettings, statistics: DataStatistics, process: Process, sampler: Sampler, designed: DesignedSteps,
-    ends: tuple[float, float],
-) -> dict[str, Transfer]:  # fmt: skip
-    """Return the transfer functions of the design and of the baselines that the schedule can follow."""
-    chosen = {"designed": torch.tensor(designed.log_snrs, dtype=torch.float64), **baselines(settings.steps, ends)}
-    if settings.steps < 200:
-        chosen["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
-    reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    transfers = {}
-    for name, log_snrs in chosen.items():
-        if not bool((log_snrs.diff() > 0).all()):
-            continue  # a schedule of 1,000 discrete levels has no more steps than that
-        if bool(log_snrs[0] >= reach[0] - 1e-6) and bool(log_snrs[-1] <= reach[1] + 1e-6):
-            with torch.no_grad():
-                times = process.schedule.time(log_snrs)
-                transfers[name] = transfer_function(sampler, process, times, statistics)
-    return transfers
-
-
-def errors(transfer: Transfer) -> dict[str, float]:
-    """Return every objective of a transfer function, and the distance as a share of the data's deviation."""
-    objectives: tuple[Objective, ...] = ("w2", "kl", "l1")
-    values: dict[str, float] = {each: float(objective_value(transfer, each)) for each in objectives}
-    scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
-    return {**values, "relative": values["w2"] / scale if scale else math.inf}
-
-
 def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
     """Print the errors as a table, last the sampler that has none on Gaussian data."""
     table = Table(
@@ -226,7 +194,7 @@ def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
     Console().print(table)
 
 
-def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
+def draw(compared: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
     """Draw generated power over the data's for each schedule, beside the spectra of data and noise."""
     grid = statistics.grid
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
@@ -238,7 +206,7 @@ def draw(transfers: Mapping[str, Transfer], statistics: DataStatistics, process:
     left.set(xlabel="radius (cycles per sample)", ylabel="power", title="spectra")
     left.legend()
     frequency = on_logarithmic_axis(data.frequency).numpy()
-    for name, transfer in transfers.items():
+    for name, transfer in compared.items():
         power = profile_of(transfer.power, grid, RADIUS).power / data.power.clamp(min=1e-300)
         decibels = 10 * power.clamp(min=1e-30).log10().numpy()
         mine = name == "designed"

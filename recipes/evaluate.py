@@ -16,8 +16,6 @@ Errors, each in one message: no run there, metrics that do not exist or cannot b
 name, samples of another shape, not finite or too few, weights of networks that hold anything but tensors.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import pkgutil
@@ -38,11 +36,9 @@ from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import NOTHING_HELD_OUT
-from recipes.evaluation.drawn import already_drawn, as_files, drawing_keys, load_samples
 from recipes.evaluation.metric_table import METRICS
-from recipes.evaluation.real import real_data
 from recipes.evaluation.rows import Result, as_json, scores, show
-from recipes.evaluation.sets import Sets, gather
+from recipes.evaluation.sets import Sets, already_drawn, as_files, drawing_keys, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.runs.record import versions
 from recipes.runs.settings import SampleSettings
@@ -65,55 +61,40 @@ def evaluate(config: Config) -> dict[str, Any]:
     runtime = Runtime.start(settings.engine)
     train, test = real_data(settings.run_dir, builder, settings.data)
     wanted, unavailable = choose(settings, train)
-    real = reference_data(settings, train, test)
+    real = train if settings.reference_split == "train" else test
+    if real is None:
+        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
 
-    path = drawn_samples(settings, config, builder)
+    # All processes draw a share.
+    path = settings.samples_from or already_drawn(config, builder) or sample(drawing_keys(config))
     leave()  # only the first process goes on
     if not runtime.main:
         return {}
+    path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
         check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
     task = Task(settings, runtime, train, test, compared_sets(settings, path, real), path.parent)
     results = compute(task, wanted, unavailable)
 
-    report = described(task, results, unavailable) | {
+    sets = task.sets
+    report: dict[str, Any] = {
+        "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
+        "counts": {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count,
+                   "real": len(sets.real)},
+        "unavailable": unavailable,
+        "pictures": task.pictures,
+        "results": as_json(results),
         "samples": str(path),
         "settings": shareable({name: config[name] for name in own_settings()}),
         "versions": versions(),
-    }
+    }  # fmt: skip
     kept = path.with_name(EVALUATION)
     write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
-    sets = task.sets
     against = f"{sets.reference_count:,} real examples, and those against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
     print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
     stored: dict[str, Any] = as_stored(report)
     return stored
-
-
-def drawn_samples(settings: EvaluateSettings, config: Config, builder: Builder) -> Path:
-    """Return the file of the samples that are judged; all processes draw a share, unless they have been drawn before.
-
-    Raises:
-        RecipeError: as `multisagd sample`.
-    """
-    path = settings.samples_from or already_drawn(config, builder)
-    if path is None:
-        path = sample(drawing_keys(config))
-    return path / TENSORS if path.is_dir() else path
-
-
-def reference_data(settings: EvaluateSettings, train: Dataset, test: Dataset | None) -> Dataset:
-    """Return the data that samples are compared with.
-
-    Raises:
-        RecipeError: for held-out examples if there are none.
-    """
-    if settings.reference_split == "train":
-        return train
-    if test is None:
-        raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
-    return test
 
 
 def compared_sets(settings: EvaluateSettings, path: Path, real: Dataset) -> Sets:
@@ -150,19 +131,6 @@ def compute(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> d
     return results
 
 
-def described(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was found as JSON holds it."""
-    sets = task.sets
-    counts = {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count, "real": len(sets.real)}
-    return {
-        "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
-        "counts": counts,
-        "unavailable": dict(unavailable),
-        "pictures": task.pictures,
-        "results": as_json(results),
-    }
-
-
 def own_settings() -> list[str]:
     """Return the names of the settings of judging, and of those that say whose weights were judged."""
     drawing = {field.name for field in fields(SampleSettings)} - {"run_dir", "data", "checkpoint", "weights"}
@@ -179,25 +147,26 @@ def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[
     for name in asked:
         if name not in METRICS:
             raise RecipeError(f"metrics: there is no {name!r}{nearest(name, METRICS)}")
-    lacking = {name: METRICS[name].lacking for name in asked if METRICS[name].lacking}
-    reasons = {name: pkgutil.resolve_name(function)(train, settings) for name, function in lacking.items()}
-    unavailable = {name: reason for name, reason in reasons.items() if reason is not None}
+    unavailable = {}
     for name in asked:
-        if name not in unavailable and (library := METRICS[name].library):
+        metric = METRICS[name]
+        reason = pkgutil.resolve_name(metric.lacking)(train, settings) if metric.lacking else None
+        if reason is None and metric.library:
             try:
                 # Checked here, before samples are drawn, which can take hours.
-                check(library, METRICS[name].about)
+                check(metric.library, metric.about)
             except BrokenLibraryError as error:
                 if settings.metrics == "all":
                     log.warning("%s will not be computed: %s", name, error)
-                unavailable[name] = str(error)
+                reason = str(error)
+        if reason is not None:
+            unavailable[name] = reason
     if settings.metrics != "all" and unavailable:
         name, reason = next(iter(unavailable.items()))
         raise RecipeError(f"metrics: {name} cannot be computed: {reason}")
     if not asked:
         raise RecipeError(f"metrics is empty: name some of {', '.join(METRICS)}, or all")
-    wanted = [name for name in asked if name not in unavailable]
-    return wanted, unavailable
+    return [name for name in asked if name not in unavailable], unavailable
 
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:

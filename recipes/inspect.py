@@ -13,12 +13,11 @@ Errors, each in one message: those of the data and the configuration, as in trai
 but what an earlier inspect left, which is replaced.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.data.dataset import as_trained_on, build_data, colour_note, measure
+from recipes.data.dataset import colour_note, data_as_trained_on, measure
 from recipes.data.order import Order
 from recipes.plotting.figures import draw_profiles
 from recipes.runs.assembly import Assembly, process_notes
@@ -58,16 +57,20 @@ def inspect(config: Config) -> Path:
     if not isinstance(count, int) or count < 1:
         raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
     check_replaceable(out, REPORT, "inspect")
-    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
-    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
-    dataset = as_trained_on(dataset, settings.corruption, settings.seed, builder)
+    dataset = data_as_trained_on(settings, builder)
+    modality = dataset.modality
     statistics = measure(dataset, settings)
     assembly = Assembly(ModelSettings.of(config, builder), builder, modality, statistics, dataset.classes)
     process = assembly.process()
     notes = process_notes(process, assembly.denoiser(torch.nn.Identity(), process), statistics)
-    notes += [note for note in [colour_note(dataset)] if note is not None]
+    if (note := colour_note(dataset)) is not None:
+        notes.append(note)
 
-    make_room(out)
+    for folder in FOLDERS:  # of an earlier inspect
+        shutil.rmtree(out / folder, ignore_errors=True)
+    (out / "unreadable.json").unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT, "{}")  # marks the folder as one of inspect's
     report = show_examples(dataset, count, settings.seed, out)
     show_noise(modality, process, statistics, count, settings.seed, out)
     show_forward(dataset, process, settings.seed, out)
@@ -78,10 +81,7 @@ def inspect(config: Config) -> Path:
         "examples": len(dataset),
         "classes": dataset.classes,
         "channels": modality.channels,
-        "axes": [
-            {"name": axis.name, "size": axis.size, "spacing": axis.spacing, "unit": axis.unit, "corner": axis.corner}
-            for axis in modality.grid().axes
-        ],
+        "axes": [asdict(axis) for axis in modality.grid().axes],
         "standard_deviation": statistics.sigma_data,
         "unreadable": len(dataset.unreadable),
         "notes": notes,
@@ -89,15 +89,6 @@ def inspect(config: Config) -> Path:
     write_text(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     print(summary(report, out))
     return out
-
-
-def make_room(out: Path) -> None:
-    """Remove what an earlier inspect left, and mark the folder as one of inspect's."""
-    for folder in FOLDERS:
-        shutil.rmtree(out / folder, ignore_errors=True)
-    (out / "unreadable.json").unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / REPORT, "{}")
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:

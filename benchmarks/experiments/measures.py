@@ -15,7 +15,7 @@ from multisagd import DataStatistics, Grid, Spectrum
 from multisagd.metrics.axes import mean_difference, neighbour_differences
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.evaluation.real import fixed_order
+from recipes.evaluation.sets import fixed_order
 
 RINGS = 8
 LEAST = -40.0

@@ -21,7 +21,7 @@ from multisagd.samplers import Sampler
 from multisagd.sampling import time_steps
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.evaluation.real import fixed_order
+from recipes.evaluation.sets import fixed_order
 
 ALLOW = ("benchmarks",)
 PERMISSION = ("allow_targets=[benchmarks]",)

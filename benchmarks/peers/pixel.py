@@ -11,7 +11,7 @@ from modalities.base import Dataset
 from multisagd import Flat, Grid, Process, Schedule, SpectralCovariance
 from multisagd.covariance import Gain
 from multisagd.process import Modulation
-from recipes.evaluation.real import fixed_order
+from recipes.evaluation.sets import fixed_order
 
 EXPONENTS: dict[Gain, int] = {"color": 1, "whiten": -1, "apply": 2, "solve": -2, "project": 0}
 

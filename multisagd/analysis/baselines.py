@@ -7,12 +7,15 @@ those of Gaussian data), where a design minimises the error at the end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from multisagd.analysis.design import ENDS
-from multisagd.analysis.transfer import Spectra
+from multisagd.analysis.transfer import Spectra, Transfer, transfer_function
 from multisagd.process import Process
+from multisagd.samplers import Sampler
 from multisagd.schedule import CosineSchedule, FlowSchedule, KarrasSchedule, Schedule, SigmoidSchedule
 from multisagd.statistics import DataStatistics
 
@@ -40,6 +43,22 @@ def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]
         "flow, shift 3": between(FlowSchedule(shift=3.0)),
         "log-SNR": torch.linspace(*ends, steps + 1, dtype=torch.float64, device="cpu"),
     }
+
+
+def transfers(
+    log_snrs: Mapping[str, Tensor], sampler: Sampler, process: Process, statistics: DataStatistics
+) -> dict[str, Transfer]:
+    """Return a sampler's transfer function at each of some named log-SNRs `(steps + 1,)` that the schedule can follow.
+
+    Left out are those beyond its ends, and those that do not rise: 1,000 discrete levels have no more steps than that.
+    """
+    low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
+    found = {}
+    for name, each in log_snrs.items():
+        if bool((each.diff() > 0).all() & (each[0] >= low - 1e-6) & (each[-1] <= high + 1e-6)):
+            with torch.no_grad():
+                found[name] = transfer_function(sampler, process, process.schedule.time(each), statistics)
+    return found
 
 
 def _discrete_linear(steps: int) -> Tensor:

@@ -47,6 +47,13 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
     raise ValueError(f"unknown objective {objective!r}; choose {', '.join(get_args(Objective))}")
 
 
+def errors(transfer: Transfer) -> dict[str, float]:
+    """Return every objective of a transfer function, and as `relative` W2 as a share of the data's deviation."""
+    values = {each: float(objective_value(transfer, each)) for each in get_args(Objective)}
+    scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
+    return {**values, "relative": values["w2"] / scale if scale else math.inf}
+
+
 @dataclass(frozen=True)
 class DesignedSteps:
     """Log-SNRs that a sampler visits, rising; `value` is the objective there, in units of the data.

@@ -81,18 +81,20 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
     return dataset if described is None else Corrupted(dataset, described, seed, options.redrawn)
 
 
-def as_trained_on(dataset: Dataset, corruption: Group, seed: int, builder: Builder) -> Dataset:
-    """Return a corrupted dataset as a training on all of it would see it: restored, if the configuration says so.
+def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
+    """Return the data of a configuration as a training on all of it would see them: restored, if it says so.
 
     Raises:
-        RecipeError: if it cannot be restored.
+        RecipeError: if they cannot be built or restored.
     """
-    options = CorruptionOptions.of(corruption, builder)
-    described = build_corruption(corruption, dataset.modality, builder) if options.restored else None
+    modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
+    options = CorruptionOptions.of(settings.corruption, builder)
+    described = build_corruption(settings.corruption, modality, builder) if options.restored else None
     if described is None:
         return dataset
-    fitted = fit_restoration(dataset, described, options, seed)
-    return Restored(dataset, fitted, seed, options.restored == "sample")
+    fitted = fit_restoration(dataset, described, options, settings.seed)
+    return Restored(dataset, fitted, settings.seed, options.restored == "sample")
 
 
 def fit_restoration(

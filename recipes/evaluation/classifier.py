@@ -1,34 +1,32 @@
-"""A small classifier trained on a labelled dataset, whose last hidden layer is where generated samples are compared.
+"""The classifier of a labelled dataset on whose features samples are compared: trained once, and cached.
 
-No pretrained network is needed: the classifier is trained once per dataset (about two minutes on two cores for MNIST at
-32×32), cached, and states its own accuracy on data it has not seen. Distances on its features compare runs on the same
-dataset with the same cached network, and nothing else: they are not the FID of the Inception network.
+Training takes about two minutes on two cores for MNIST at 32×32, and the record states the accuracy on unseen data.
+Distances compare runs on the same dataset with the same cached network only: they are not the FID of Inception.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from modalities.base import Dataset, split
 from multisagd.files import read_json
+from multisagd.metrics.feature_network import FeatureNetwork, Readings, read_samples
 from multisagd.seeds import derive, derive_many
 from recipes.base.files import replace_file
 from recipes.base.untrusted import read_tensors
 
 FORMAT_VERSION = 1
 FINGERPRINT_EXAMPLES = 64
-CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+REPORTS = 4
+"""Lines that are printed during training."""
 
 
 @dataclass(frozen=True)
@@ -46,60 +44,6 @@ class Training:
     widths: tuple[int, ...] = (32, 64, 64)
     shift: int = 2
     seed: int = 0
-
-
-class FeatureNetwork(nn.Module):
-    """Convolutions, a mean over the grid, standardised features, a linear classifier; for 1, 2 or 3 grid dimensions."""
-
-    def __init__(self, channels: int, dimensions: int, classes: int, widths: Sequence[int]) -> None:
-        super().__init__()
-        convolution, norm = CONVOLUTIONS[dimensions], NORMS[dimensions]
-        layers: list[nn.Module] = []
-        for width_in, width in zip((channels, *widths), widths, strict=False):
-            layers += [convolution(width_in, width, 3, stride=2, padding=1, bias=False), norm(width), nn.ReLU()]
-            layers += [convolution(width, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
-        self.stages = nn.Sequential(*layers)
-        # Without scale and shift of its own, this gives every feature zero mean and unit variance on the training data:
-        # distances are then in standard deviations, whatever scale the training happened to end at.
-        self.standardise = nn.BatchNorm1d(widths[-1], affine=False)
-        self.classifier = nn.Linear(widths[-1], classes)
-        # On the CPU the convolutions run 1.5 times faster in this layout.
-        if dimensions == 2:
-            self.to(memory_format=torch.channels_last)
-
-    def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features `(batch, widths[-1])` and logits `(batch, classes)` of data `(batch, channels, *grid)`."""
-        features = self.standardise(self.stages(x0).flatten(2).mean(2))
-        return features, self.classifier(features)
-
-
-class Readings(NamedTuple):
-    """What the classifier sees: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
-
-    features: Tensor
-    predictions: Tensor
-    labels: Tensor | None
-
-    def accuracy(self) -> float:
-        """Return the share of items recognised as what their label says.
-
-        Raises:
-            ValueError: without labels.
-        """
-        if self.labels is None:
-            raise ValueError("these items have no labels, so there is no accuracy")
-        return float((self.predictions == self.labels).double().mean())
-
-
-@torch.no_grad()
-def read_samples(network: FeatureNetwork, x0: Tensor, labels: Tensor | None = None, batch: int = 500) -> Readings:
-    """Run the classifier over data of shape `(count, channels, *grid)`."""
-    outputs = [network.eval()(part) for part in x0.float().split(batch)]
-    return Readings(
-        torch.cat([features for features, _ in outputs]),
-        torch.cat([logits for _, logits in outputs]).argmax(1),
-        labels,
-    )
 
 
 def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> Readings:
@@ -120,9 +64,7 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
     return x0, labels
 
 
-def train_network(
-    train: Dataset, training: Training, log: Callable[[str], None] = print, lines: int = 4
-) -> FeatureNetwork:
+def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
     """Train the classifier from scratch; the result is a function of the dataset and `training` (on one machine).
 
     Raises:
@@ -149,7 +91,7 @@ def train_network(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if lines and (step + 1) % max(1, steps // lines) == 0:
+        if (step + 1) % max(1, steps // REPORTS) == 0:
             log(f"  features: {(step + 1) * training.batch:,} of {steps * training.batch:,} samples, loss {loss:.3f}")
     return network.eval()
 

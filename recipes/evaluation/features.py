@@ -1,44 +1,162 @@
-"""Kinds of metrics that compare feature vectors, or the data themselves along lines."""
+"""Metrics that compare feature vectors, the classes that samples are seen as, or the data themselves along lines."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from modalities.base import Dataset
 from multisagd.metrics import frechet_distance
+from multisagd.metrics.bootstrap import bootstrap_error, mean_error
+from multisagd.metrics.components import components
+from multisagd.metrics.feature_network import read_samples
+from multisagd.metrics.kernel import kernel_distance
+from multisagd.metrics.manifold import manifold
 from multisagd.metrics.sliced import directions, project, sliced_distance
-from recipes.evaluation.components import components
-from recipes.evaluation.distances import feature_rows, spread
-from recipes.evaluation.rows import Result, Row
-from recipes.evaluation.task import Task, flat
+from recipes.evaluation.rows import RECOGNISED, Result, Row, spread
+from recipes.evaluation.task import EvaluateSettings, Task, flat
+from recipes.plotting.figures import REAL, SAMPLES, save
+
+WIDE, WIDE_RESAMPLES = 512, 10
+"""From so many features on the Fréchet distance takes seconds, and its bootstrap no more resamples than this."""
+
+Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
+"""Makes what turns data into features, from the real half that serves as reference."""
+
+
+def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: Fit | None = None) -> tuple[Row, ...]:
+    """Return the rows of features `(count, dimensions)` of samples, and `(reference_count + count, …)` of real ones.
+
+    `fit` makes features out of these from the reference alone, again for every split. KID and the four shares compare
+    equal numbers, the Fréchet distance all that there are.
+    """
+    sets, resamples = task.sets, task.settings.bootstrap
+    sizes, own, theirs = sets.alike()
+
+    def fitted(reference: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        if fit is None:
+            return reference, others
+        features = fit(reference)
+        return features(reference), features(others)
+
+    def compared(reference: Tensor, others: Tensor) -> tuple[float, tuple[float, float | None], dict[str, Tensor]]:
+        kernel = kernel_distance(others[own], reference[theirs], sizes)
+        shares = vars(manifold(reference[theirs], others[own])) if len(own) > 5 else {}
+        return frechet_distance(others, reference), kernel, shares
+
+    floors = [compared(*fitted(real[one], real[other])) for one, other in task.halves]
+    reference, ours = fitted(real[: sets.reference_count], made)
+    distance, (kid, kid_error), shares = compared(reference, ours)
+    error = bootstrap_error(
+        lambda a, b: frechet_distance(ours[a], reference[b]), sets.sizes,
+        min(resamples, WIDE_RESAMPLES) if ours.shape[1] >= WIDE else resamples, sets.references,
+    )  # fmt: skip
+    rows = [
+        Row(f"{prefix}Fréchet distance", distance, error, *spread([frechet for frechet, _, _ in floors])),
+        Row(f"{prefix}KID", kid, kid_error, *spread([kernel for _, (kernel, _), _ in floors])),
+    ]
+    for name, items in shares.items():
+        floor = spread([float(each[name].mean()) for _, _, each in floors])
+        rows.append(Row(f"{prefix}{name}", float(items.mean()), mean_error(items), *floor, ideal=1.0))
+    return tuple(rows)
+
+
+def lacks_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
+    """Return why no classifier can be trained on data, None if one can."""
+    return "the data have no classes to train a classifier on" if train.classes is None else None
 
 
 def classifier_features(task: Task) -> Result:
     """Compare features of the classifier trained on the run's data."""
     made, real = task.readings
-    settings, record = task.settings, task.classifier[1]
-    rows = feature_rows(made.features, real.features, task.sets, settings.splits, settings.bootstrap)
+    network, record = task.classifier
+    rows = feature_rows(task, made.features, real.features)
     details = {"classifier": record, "features": made.features.shape[1]}
-    unseen = None if settings.reference_split == "test" else task.held_out_features()
-    if unseen is None:
+    if task.settings.reference_split == "test" or task.test is None:
         return Result(rows, details)
-    distance = frechet_distance(unseen, real.features[: task.sets.reference_count])
+    held_out = torch.cat(task.read_held_out(task.sets.sizes))
+    if len(held_out) < task.sets.count:
+        return Result(rows, details)
+    reference = real.features[: task.sets.reference_count]
+    distance = frechet_distance(read_samples(network, held_out).features, reference)
     note = f"classifier: as many held-out examples have a Fréchet distance of {distance:.4g}"
     return Result(rows, details | {"held_out": distance}, (note,))
 
 
 def principal_components(task: Task) -> Result:
     """Compare the leading principal components of the data, which need no network."""
-    sets, settings = task.sets, task.settings
+    sets = task.sets
     count = components(flat(sets.real[: sets.reference_count]))(flat(sets.samples[:1])).shape[1]
-    rows = feature_rows(flat(sets.samples), flat(sets.real), sets, settings.splits, settings.bootstrap, fit=components)
+    rows = feature_rows(task, flat(sets.samples), flat(sets.real), fit=components)
     return Result(rows, {"components": count}, (f"components: the first {count}, each of unit variance in real data",))
 
 
 def sliced(task: Task) -> Result:
     """Compare along random lines, in the scale of the data as tensors."""
-    sets, settings = task.sets, task.settings
-    lines = directions(sets.samples[0].numel(), settings.directions)
-    made, real = project(sets.samples, lines), project(sets.real, lines)
-    floors = [sliced_distance(real[other], real[one]) for one, other in task.halves]
-    reference = real[: sets.reference_count]
-    bootstrap = task.bootstrap(lambda a, b: sliced_distance(made[a], reference[b]))
-    row = Row("Wasserstein distance", sliced_distance(made, reference), bootstrap, *spread(floors))
-    return Result((row,), {"directions": settings.directions})
+    samples, count = task.sets.samples, task.settings.directions
+    lines = directions(samples[0].numel(), count)
+    row = task.row("Wasserstein distance", sliced_distance, project(samples, lines), project(task.sets.real, lines))
+    return Result((row,), {"directions": count})
+
+
+def classes(task: Task) -> Result:
+    """Compare the classes that samples are seen as with those asked for, and with the data's proportions."""
+    made, real = task.readings
+    record, names, sets = task.classifier[1], task.train.classes or (), task.sets
+    total = len(names)
+
+    def shares(predictions: Tensor) -> Tensor:
+        return torch.bincount(predictions, minlength=total).double() / len(predictions)
+
+    def apart(a: Tensor, b: Tensor) -> float:
+        return float((shares(a) - shares(b)).abs().sum() / 2)
+
+    rows = [task.row("share in other classes", apart, made.predictions, real.predictions, unit="%")]
+    recognised, notes = None, []
+    if made.labels is None:
+        notes.append("samples were drawn without classes: there is no accuracy")
+    else:
+        right = (made.predictions == made.labels).double()
+        accuracy = record["accuracy"]
+        floor_error = (accuracy * (1 - accuracy) / record["test_count"]) ** 0.5
+        rows.insert(0, Row(RECOGNISED, 100 * float(right.mean()), mean_error(100 * right),
+                           100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
+        recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
+        if accuracy < 0.98:
+            notes.append(
+                f"the classifier itself recognises {accuracy:.1%} of held-out data: read the accuracy of samples so"
+            )
+    seen, usual = shares(made.predictions), shares(real.predictions[: sets.reference_count])
+    draw_classes(names, seen, usual, recognised, task.picture("evaluate_classes.png"))
+    by_class = [
+        {"name": name, "seen": float(seen[n]), "data": float(usual[n]),
+         "recognised": None if recognised is None else recognised[n]}
+        for n, name in enumerate(names)
+    ]  # fmt: skip
+    return Result(tuple(rows), {"classes": by_class}, tuple(notes))
+
+
+def draw_classes(
+    names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float | None] | None, path: Path
+) -> None:
+    """Draw the share of items `(classes,)` that are seen as each class, and of conditional samples those recognised.
+
+    A class that nobody asked for has None, and no bar.
+    """
+    rows = 1 if recognised is None else 2
+    figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
+    plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
+    places = np.arange(len(names))
+    plots[0].bar(places - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
+    plots[0].bar(places + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
+    plots[0].set(ylabel="seen as this, %")
+    figure.legend(fontsize="small", loc="outside upper right", ncols=2)
+    if recognised is not None:
+        plots[1].bar(places, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
+        plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))
+    turned = max(map(len, names)) > 3
+    plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
+    save(figure, path)

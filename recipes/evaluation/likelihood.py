@@ -5,27 +5,22 @@ makes the result an upper bound of what a lossless code based on the model would
 get the negative log density in their own scale, which compares only among models of the same representation.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
-from torch import Tensor
 
 from modalities.base import Dataset
 from modalities.image import Image
-from multisagd.likelihood import bits_per_dimension, log_likelihood
+from multisagd.likelihood import LEVEL, bits_per_dimension, dequantised, log_likelihood
 from multisagd.metrics.bootstrap import mean_error
-from multisagd.seeds import derive, derive_many
+from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.config.build import Builder
-from recipes.evaluation.real import fixed_order
 from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.sets import fixed_order
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.runs.model import open_model, trained_denoiser
 
-LEVEL = 2 / 255
-"""Distance of two grey levels of 8 bits in the scale of the tensors, [-1, 1]."""
 BATCH = 32
 
 
@@ -42,47 +37,39 @@ def likelihood(task: Task) -> Result:
     Raises:
         ValueError: for a run whose noise has no likelihood, or that learned from text, and for padded data.
     """
-    settings = task.settings.likelihood
-    builder = Builder(task.settings.allow_targets)
-    model = open_model(task.settings.run_dir, builder, task.settings.data, task.settings.checkpoint)
+    settings, wanted = task.settings, task.settings.likelihood
+    builder = Builder(settings.allow_targets)
+    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     if model.facts.get("text"):
         raise ValueError("this run learned from text, and held-out texts are not embedded here: leave it out")
     assembly = model.assembly(builder)
-    weights = model.weights(task.settings.weights, assembly.check_outline)
-    denoiser = trained_denoiser(assembly, weights, task.runtime)
-    images = isinstance(task.modality, Image)
-    places = fixed_order(task.held_out, settings.items)
+    weights = model.weights(settings.weights, assembly.check_outline)
+    runtime, images = task.runtime, isinstance(task.modality, Image)
+    denoiser = trained_denoiser(assembly, weights, runtime)
+    held_out = task.held_out
+    places = fixed_order(held_out, wanted.items)
     found = []
     with Display("bits per dimension", len(places)) as display:
         for start in range(0, len(places), BATCH):
             numbers = range(start, min(start + BATCH, len(places)))
-            batch = task.held_out.batch([places[number] for number in numbers])
+            batch = held_out.batch([places[number] for number in numbers])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise ValueError(
                     "held-out data are padded, and padding, which no model learns, would count as data: leave it out"
                 )
             x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
-            condition = None if assembly.classes is None or batch.labels is None else task.runtime.put(batch.labels)
+            condition = None if assembly.classes is None or batch.labels is None else runtime.put(batch.labels)
             nats = log_likelihood(
-                denoiser, task.runtime.put(x0), steps=settings.steps, probes=settings.probes, condition=condition,
+                denoiser, runtime.put(x0), steps=wanted.steps, probes=wanted.probes, condition=condition,
                 seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
             )  # fmt: skip
             found.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
             display.update(numbers.stop)
-    bits = torch.cat(found) + (math.log2(1 / LEVEL) if images else 0.0)
-    what = "bits per dimension, 8 bits a value" if images else "bits per dimension, density in the tensors' scale"
-    notes = [
-        f"bits per dimension are the mean over {len(bits)} held-out examples ± its standard error, "
-        + (
-            "of pixels with noise uniform within a level"
-            if images
-            else "and may be negative, for densities have a scale"
-        )
-    ]
-    return Result((Row(what, float(bits.mean()), mean_error(bits), ideal=None),), {"bits": bits.tolist()}, tuple(notes))
-
-
-def dequantised(x0: Tensor, seeds: list[int]) -> Tensor:
-    """Return images of 8 bits `(batch, channels, height, width)` with noise uniform within a level, one seed each."""
-    noise = [torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(derive(seed, "level"))) for seed in seeds]
-    return x0 + LEVEL * (torch.stack(noise) - 0.5)
+    bits = torch.cat(found)
+    what, kind = "density in the tensors' scale", "and may be negative, for densities have a scale"
+    if images:
+        bits = bits + math.log2(1 / LEVEL)
+        what, kind = "8 bits a value", "of pixels with noise uniform within a level"
+    note = f"bits per dimension are the mean over {len(bits)} held-out examples ± its standard error, {kind}"
+    row = Row(f"bits per dimension, {what}", float(bits.mean()), mean_error(bits), ideal=None)
+    return Result((row,), {"bits": bits.tolist()}, (note,))

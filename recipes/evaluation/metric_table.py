@@ -4,12 +4,10 @@ A leaf: what computes them is named, and imported when it is asked for, so that 
 library that one metric needs is missed by that metric only.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-TASK = "recipes.evaluation.task"
-PRETRAINED = "recipes.evaluation.pretrained_features"
+FEATURES, SPECTRA = "recipes.evaluation.features", "recipes.evaluation.spectra"
+PRETRAINED = "recipes.evaluation.pretrained.features"
 
 
 @dataclass(frozen=True)
@@ -29,33 +27,27 @@ class Metric:
 
 METRICS = {
     "classifier": Metric(
-        "features of a classifier trained on the data", "recipes.evaluation.features:classifier_features",
-        f"{TASK}:lacks_classes",
+        "features of a classifier trained on the data", f"{FEATURES}:classifier_features", f"{FEATURES}:lacks_classes"
     ),
     "inception": Metric(
-        "features of FID's Inception network", f"{PRETRAINED}:inception_features", f"{PRETRAINED}:lacks_inception",
+        "features of FID's Inception network", f"{PRETRAINED}:inception", f"{PRETRAINED}:lacks_inception",
         "torch_fidelity.feature_extractor_inceptionv3",
     ),
     "vggish": Metric(
-        "features of VGGish", f"{PRETRAINED}:vggish_features", f"{PRETRAINED}:lacks_vggish", "torchaudio.functional",
+        "features of VGGish", f"{PRETRAINED}:vggish", f"{PRETRAINED}:lacks_vggish", "torchaudio.functional"
     ),
     "r3d": Metric(
-        "features of the video network R3D-18", f"{PRETRAINED}:r3d_features", f"{PRETRAINED}:lacks_r3d",
+        "features of the video network R3D-18", f"{PRETRAINED}:r3d", f"{PRETRAINED}:lacks_r3d",
         "torchvision.models.video",
     ),
     "components": Metric(
-        "principal components of the data", "recipes.evaluation.features:principal_components",
-        library="sklearn.decomposition",
+        "principal components of the data", f"{FEATURES}:principal_components", library="sklearn.decomposition"
     ),
-    "sliced": Metric("random lines through the data", "recipes.evaluation.features:sliced"),
-    "spectrum": Metric("power spectrum", "recipes.evaluation.spectra:spectrum"),
-    "axes": Metric("neighbours, and power in bands, along every axis", "recipes.evaluation.axes:axes"),
-    "bands": Metric(
-        "samples told from data by one band", "recipes.evaluation.spectra:band_tests", library="sklearn.linear_model",
-    ),
-    "classes": Metric(
-        "classes, by that classifier", "recipes.evaluation.classes:classes", f"{TASK}:lacks_classes",
-    ),
+    "sliced": Metric("random lines through the data", f"{FEATURES}:sliced"),
+    "spectrum": Metric("power spectrum", f"{SPECTRA}:spectrum"),
+    "axes": Metric("neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
+    "bands": Metric("samples told from data by one band", f"{SPECTRA}:band_tests", library="sklearn.linear_model"),
+    "classes": Metric("classes, by that classifier", f"{FEATURES}:classes", f"{FEATURES}:lacks_classes"),
     "neighbours": Metric("nearest training examples", "recipes.evaluation.neighbours:neighbours"),
     "likelihood": Metric(
         "bits per dimension of held-out data", "recipes.evaluation.likelihood:likelihood",

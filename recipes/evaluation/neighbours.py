@@ -1,19 +1,17 @@
 """Samples beside their nearest training examples, and held-out data beside theirs: is anything repeated?"""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from modalities.image import Image
 from multisagd.metrics.bootstrap import bootstrap_error, mean_error
+from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
 from recipes.base.progress import Display
-from recipes.evaluation.drawn import as_files
-from recipes.evaluation.real import BATCH, fixed_order, read_real
 from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.sets import BATCH, as_files, fixed_order
 from recipes.evaluation.task import Task, flat
 
 PAIRS, FEW_PAIRS = 18, 4
@@ -26,7 +24,7 @@ def neighbours(task: Task) -> Result:
     places = sets.scattered(wanted.items, "evaluate/neighbours")
     samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
     alike = [len(places)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
-    groups = read_real(task.held_out, alike, labels is not None, "reading held-out examples")[0]
+    groups = task.read_held_out(alike)
     unseen, looked_up = torch.cat(groups), len(places)
     if labels is not None:
         # Else the two would differ in their classes, and so in their distances, however good the samples are.
@@ -34,17 +32,17 @@ def neighbours(task: Task) -> Result:
         samples = samples[kept]
     if len(unseen) < 2:
         raise ValueError("there are no held-out examples of the samples' classes to compare with: leave it out")
+    views: dict[str, Callable[[Tensor], Tensor]] = {"data": flat}
+    if task.train.classes is not None:
+        views["features"] = lambda x0: read_samples(task.classifier[0], x0).features
     both = torch.cat([samples, unseen])
-    searches = {"data": NearestExamples(flat(both), 2)}
-    if (features := task.read_features(both)) is not None:
-        searches["features"] = NearestExamples(features, 2)
+    searches = {name: NearestExamples(view(both), 2) for name, view in views.items()}
     examples = fixed_order(task.train, wanted.examples)
     with Display("searching training examples", len(examples)) as display:
         for start in range(0, len(examples), BATCH):
             batch = as_files(modality, task.train.batch(examples[start : start + BATCH]).x0)
-            searches["data"].add(flat(batch))
-            if (features := task.read_features(batch)) is not None:
-                searches["features"].add(features)
+            for name, view in views.items():
+                searches[name].add(view(batch))
             display.update(min(start + BATCH, len(examples)))
 
     rows: list[Row] = []

@@ -1,15 +1,16 @@
 """The numbers of an evaluation as rows of a table: each with its uncertainty, and beside it what real data score."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+FRECHET = ("classifier", "inception", "vggish", "r3d", "components")
+"""Metrics that have a Fréchet distance; the first that was computed gives the score of that name."""
 RECOGNISED, RADIAL_ERROR = "recognised as asked for", "rms over the radius"
 """Names of the rows that are scores."""
 WIDTH = 92
@@ -42,16 +43,17 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation, None for a single value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
 def as_json(results: Mapping[str, Result]) -> dict[str, Any]:
     """Return results as JSON holds them."""
     return {
         kind: {"rows": [asdict(row) for row in result.rows], "notes": list(result.notes), **result.details}
         for kind, result in results.items()
     }
-
-
-FRECHET = ("classifier", "inception", "vggish", "r3d", "components")
-"""Metrics that have a Fréchet distance; the first that was computed gives the score of that name."""
 
 
 def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
@@ -61,21 +63,19 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
     classifier recognises, from 0 to 1; `spectrum_error_db`, the root mean square error of power over the radius.
     """
     found: dict[str, float | None] = {}
-    for kind in FRECHET:
-        row = next((row for row in _rows(results, kind) if row.name.endswith("Fréchet distance")), None)
-        if row is not None:
-            found |= {"frechet_distance": row.value, "frechet_distance_floor": row.floor}
-            break
-    for row in (*_rows(results, "classes"), *_rows(results, "spectrum")):
-        if row.name == RECOGNISED:
-            found["recognised"] = row.value / 100
-        elif row.name == RADIAL_ERROR:
-            found["spectrum_error_db"] = row.value
+    distances = [row for row in _rows(results, *FRECHET) if row.name.endswith("Fréchet distance")]
+    if distances:
+        found = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
+    named = {row.name: row.value for row in _rows(results, "classes", "spectrum")}
+    if RECOGNISED in named:
+        found["recognised"] = named[RECOGNISED] / 100
+    if RADIAL_ERROR in named:
+        found["spectrum_error_db"] = named[RADIAL_ERROR]
     return found
 
 
-def _rows(results: Mapping[str, Result], kind: str) -> tuple[Row, ...]:
-    return results[kind].rows if kind in results else ()
+def _rows(results: Mapping[str, Result], *kinds: str) -> list[Row]:
+    return [row for kind in kinds if kind in results for row in results[kind].rows]
 
 
 def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:

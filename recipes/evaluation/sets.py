@@ -1,23 +1,41 @@
-"""The sets that an evaluation compares: samples, real examples as a reference, and other real examples.
+"""What an evaluation compares: samples as they were drawn, a reference of the run's real examples, and other examples.
 
 The samples against the reference are the number; the others, as many as there are samples, against the reference are
 the noise floor, at the same counts and proportions of classes. Where data are padded, each sample takes the padding of
 one of the others of its class, for a model is not asked to generate padding and must not be judged by it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from modalities.base import Dataset
+from modalities.base import Dataset, Modality, stack_masks
+from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.metrics import matched_counts, take
 from multisagd.seeds import derive
+from recipes.base.console import tell
 from recipes.base.errors import RecipeError
-from recipes.evaluation.real import BATCH, read_real
+from recipes.base.files import as_stored
+from recipes.base.progress import Display
+from recipes.base.untrusted import read_tensors
+from recipes.config.addresses import shareable
+from recipes.config.build import Builder
+from recipes.config.compose import Config
+from recipes.data.dataset import build_dataset, hold_out
+from recipes.runs.located import located
+from recipes.runs.model import check_folder, open_model, run_settings
+from recipes.runs.record import data_facts
+from recipes.runs.run import CONFIG, Run
+from recipes.runs.settings import Group, SampleSettings
+from recipes.runtime.distribution import is_first
+from recipes.sampling.condition import chosen_prompts
+from recipes.sampling.sample_files import TENSORS, default_folder, notes
+
+BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +72,20 @@ class Sets:
 
         Number 0 is the division that the samples are compared with the reference of; others are drawn at random.
         """
-        places = torch.arange(len(self.real))
-        reference, others = places[: self.reference_count], places[self.reference_count :]
+        reference, others = torch.arange(len(self.real)).split([self.reference_count, self.count])
         if number:
             generator = torch.Generator().manual_seed(derive(0, "evaluate/halves", number))
-            for own, theirs in zip(_spans(self.references), _spans(self.sizes), strict=True):
-                both = torch.cat([reference[own], others[theirs]])
+            for own, theirs in zip(reference.split(self.references), others.split(self.sizes), strict=True):
+                both = torch.cat([own, theirs])
                 both = both[torch.randperm(len(both), generator=generator)]
-                reference[own], others[theirs] = both[: own.stop - own.start], both[own.stop - own.start :]
+                own[:], theirs[:] = both.split([len(own), len(theirs)])
         return reference, others
 
     def alike(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
         """Return equal numbers of each class, and the places of so many among the samples and in the reference."""
         sizes = tuple(map(min, self.sizes, self.references))
-        return sizes, _first(self.sizes, sizes), _first(self.references, sizes)
+        own, theirs = (take(torch.arange(sum(each)).split(each), sizes) for each in (self.sizes, self.references))
+        return sizes, own, theirs
 
     def batches(self, real: bool) -> list[tuple[Tensor, Tensor | None]]:
         """Return the real examples or the samples in batches, each with its mask or None."""
@@ -79,20 +97,6 @@ class Sets:
         """Return the places of up to `count` samples by chance, of all classes alike."""
         generator = torch.Generator().manual_seed(derive(0, stream))
         return torch.randperm(self.count, generator=generator)[:count].sort().values
-
-
-def _spans(sizes: Sequence[int]) -> Iterator[slice]:
-    """Yield the places of each class in a set that holds so many of each."""
-    start = 0
-    for size in sizes:
-        yield slice(start, start + size)
-        start += size
-
-
-def _first(sizes: Sequence[int], wanted: Sequence[int]) -> Tensor:
-    """Return the places of the first `wanted` of each class in a set that holds `sizes` of each."""
-    spans = zip(_spans(sizes), wanted, strict=True)
-    return torch.cat([torch.arange(span.start, span.start + count) for span, count in spans])
 
 
 def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int | None = None) -> Sets:
@@ -142,3 +146,156 @@ def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) 
         f"{samples} samples, and two sets of the {len(real)} real examples{of}, make {compared} to compare, and at "
         f"least 4 are needed: {remedy}"
     )
+
+
+def fixed_order(dataset: Dataset, count: int) -> list[int]:
+    """Return `count` indices of a dataset in an order that never changes: files may be sorted by class or writer."""
+    generator = torch.Generator().manual_seed(derive(0, "fidelity"))
+    indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    return indices
+
+
+def read_real(
+    dataset: Dataset, wanted: Sequence[int], by_class: bool, title: str = "reading real examples"
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Return up to `wanted` examples of each class, or of all in one group, as files, and their masks if any is padded.
+
+    Examples are taken in an order that never changes, without augmentation, until all are found.
+
+    Raises:
+        RecipeError: if too many cannot be read.
+    """
+    found: list[list[Tensor]] = [[] for _ in wanted]
+    padded: list[list[Tensor | None]] = [[] for _ in wanted]
+    modality = dataset.modality
+    shape = (modality.channels, *modality.grid().shape)
+    order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
+    with Display(title, min(total, len(dataset))) as display:
+        for start in range(0, len(order), BATCH):
+            if count == total:
+                break
+            try:
+                batch = read_batch(dataset, order[start : start + BATCH])
+            except UnreadableFilesError as error:
+                raise RecipeError(str(error)) from error
+            for place, x0 in enumerate(batch.x0):
+                group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
+                if len(found[group]) < wanted[group]:
+                    found[group].append(modality.encode(modality.decode(x0)))
+                    padded[group].append(None if batch.mask is None else batch.mask[place])
+            count = sum(map(len, found))
+            display.update(count)
+    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]
+    masks = stack_masks([mask for group in padded for mask in group], shape)
+    return real, None if masks is None else list(masks.split([len(group) for group in padded]))
+
+
+def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
+    """Return data decoded and encoded again, clipped and rounded as the modality saves them; `report` hears counts."""
+    seen = torch.empty_like(x0, dtype=torch.float32)
+    for number, each in enumerate(x0):
+        seen[number] = modality.encode(modality.decode(each))
+        if report is not None:
+            report(number + 1)
+    return seen
+
+
+def real_data(
+    run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """Return the run's training examples, and its dataset's own test set or else what it held out, if any.
+
+    `given` are keys of its data that the command line gives, such as where they are now. With a `seed`, what is held
+    out is what a run of that seed would have held out.
+
+    Raises:
+        RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
+    """
+    check_folder(run_dir)
+    source, given = Run(run_dir), given or {}
+    if not source.begun:
+        raise RecipeError(
+            f"{run_dir} is an exported model, which does not say what data it learned from: give the run that it was "
+            "exported from"
+        )
+    builder = builder.of_a_run(given)
+    config = located(source.config, source.noted_facts, run_dir, given, builder)
+    run = run_settings(config if seed is None else {**config, "seed": seed}, run_dir / CONFIG, builder)
+    modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
+    dataset = build_dataset(run.data, modality, builder)
+    check_same(dataset, source.noted_facts)
+    train, held_out = hold_out(dataset, run)
+    if run.data.get("train") is not True:
+        return train, held_out
+    return train, build_dataset({**run.data, "train": False}, modality, builder)
+
+
+def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
+    """Check that data are those that a run was trained on, as far as `run.json` tells; say so if they differ.
+
+    Raises:
+        RecipeError: if they have other classes: labels of samples would mean something else.
+    """
+    before, now = facts.get("data"), data_facts(dataset)
+    if before is None:
+        return
+    changed = [key for key in now if before[key] != now[key]]
+    if "classes" in changed:
+        raise RecipeError(
+            f"these data have other classes than those that the run was trained on: {now['classes']!r:.200} in place "
+            f"of {before['classes']!r:.200}. Name those it was trained on: data.root=…, or data.urls=…"
+        )
+    if changed and is_first():
+        tell(
+            "note: these data are not the same files that the run was trained on, so examples that it learned from and "
+            f"examples that it held out may be mixed; {before['examples']:,} examples then, {now['examples']:,} now"
+        )
+
+
+def drawing_keys(config: Config) -> Config:
+    """Return what a configuration of `multisagd evaluate` says about drawing: one of `multisagd sample`."""
+    return {field.name: config[field.name] for field in fields(SampleSettings)}
+
+
+def already_drawn(config: Config, builder: Builder) -> Path | None:
+    """Return the folder in which `multisagd sample` with these settings has left its samples, None if it has not.
+
+    Raises:
+        RecipeError: as that command does, for settings that are wrong.
+    """
+    sampling = drawing_keys(config)
+    settings = builder.settings(SampleSettings, sampling, "")
+    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
+    assembly = model.assembly(builder)
+    seen = model.weights(settings.weights, assembly.check_outline).samples
+    prompts = chosen_prompts(settings, model.facts.get("text") is not None)
+    folder = settings.out or default_folder(sampling, settings, seen, prompts, assembly.process())
+    made = notes(folder)
+    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
+    same = settings.out is None or made.get("settings") == as_stored(shareable(sampling))
+    return folder if same and made.get("samples_seen") == seen and (folder / TENSORS).is_file() else None
+
+
+def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
+    """Read `x0` (count, channels, *grid) and `labels` (count,), None if there are none.
+
+    Raises:
+        RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
+    """
+    try:
+        tensors = read_tensors(path)
+        x0, labels = tensors["x0"], tensors.get("labels")
+        if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
+            raise ValueError("it holds none, or of another kind")
+    except (OSError, KeyError, ValueError) as error:
+        raise RecipeError(f"cannot read samples from {path} ({error}): make them with multisagd sample") from error
+    shape = (dataset.modality.channels, *dataset.modality.grid().shape)
+    if tuple(x0.shape[1:]) != shape:
+        raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
+    if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
+        raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")
+    if labels is not None and (
+        labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
+    ):
+        raise RecipeError(f"the labels in {path} are not those of the run's {len(dataset.classes or ())} classes")
+    return x0, labels

@@ -1,40 +1,53 @@
-"""Kinds of metrics that look at frequencies: errors of power in decibels, and tests of one band at a time."""
+"""Metrics of power over frequency, and of neighbours along the axes of the grid: no network, and no labels.
 
-from __future__ import annotations
+They serve every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean difference
+of frames.
+"""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
-from multisagd.metrics.discriminate import band_powers, discriminability
+from multisagd import Grid
+from multisagd.analysis.profiles import NORMAL_95, Profile
+from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
+from multisagd.metrics.discriminate import BandAccuracy, band_powers, discriminability
 from multisagd.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error
-from recipes.evaluation import plots
-from recipes.evaluation.distances import spread
-from recipes.evaluation.rows import Result, Row
+from recipes.evaluation.rows import Result, Row, spread
 from recipes.evaluation.task import Task
+from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_axis, save, unit_of
 
 
 def spectrum(task: Task) -> Result:
     """Compare power spectra in decibels: over the radius, along every axis, in bands."""
-    grid = task.modality.grid()
     made, real = task.curves
     halves = task.halves
     one, other = halves[0]
-    rows = [_rms(name, made[name].values, real[name].values, task) for name in made if name != BANDS]
+    rows = []
+    for name in made:
+        if name != BANDS:
+            where = "over the radius" if name == RADIUS else f"along {name}"
+            rows.append(task.row(f"rms {where}", error, made[name].values, real[name].values, unit="dB"))
     ours, theirs = made[BANDS].values, real[BANDS].values
-    signed = decibels(ours, theirs[one])
-    signed_error = decibel_errors(ours, theirs[one])
-    floors_by_band = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
+    signed, signed_error = decibels(ours, theirs[one]), decibel_errors(ours, theirs[one])
+    floors = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
     for number, edges in enumerate(made[BANDS].edges):
-        floor = spread(floors_by_band[:, number].tolist())
-        name = f"band {plots.band_name(*edges)}"
+        floor = spread(floors[:, number].tolist())
+        name = f"band {band_name(*edges)}"
         rows.append(Row(name, float(signed[number]), float(signed_error[number]), *floor, unit="dB"))
 
     def half_of(number: Tensor) -> dict[str, Curves]:
         return {name: Curves(each.frequency, each.values[number], each.edges) for name, each in real.items()}
 
-    plots.draw_spectra(made, half_of(one), half_of(other), grid, task.picture("evaluate_spectra.png"))
+    picture = task.picture("evaluate_spectra.png")
+    draw_spectra(made, half_of(one), half_of(other), task.modality.grid(), picture)
     curves = {
         name: {
             "frequency": made[name].frequency.tolist(),
@@ -47,20 +60,67 @@ def spectrum(task: Task) -> Result:
     return Result(tuple(rows), {"curves": curves})
 
 
-def _rms(name: str, ours: Tensor, theirs: Tensor, task: Task) -> Row:
-    """Return the row of one curve's error, from the curves of the samples and of all real examples."""
-    floors = [error(theirs[other], theirs[one]) for one, other in task.halves]
-    reference = theirs[: task.sets.reference_count]
-    bootstrap = task.bootstrap(lambda a, b: error(ours[a], reference[b]))
-    where = f"over the {name}" if name == RADIUS else f"along {name}"
-    return Row(f"rms {where}", error(ours, reference), bootstrap, *spread(floors), unit="dB")
+def draw_spectra(
+    made: Mapping[str, Curves], real: Mapping[str, Curves], other: Mapping[str, Curves], grid: Grid, path: Path
+) -> None:
+    """Draw power over the radius and along every axis, and below it the ratio to the data in dB with 95 % bands.
+
+    `real` and `other` are the curves of two halves of the data: their ratio is what chance does.
+    """
+    names = [RADIUS, *grid.names]
+    figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
+    above, below = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 2))
+    for name, upper, lower in zip(names, above, below, strict=True):
+        for shown, judged, label, colour in (
+            (real[name], other[name], "data (below: one half over the other)", REAL),
+            (made[name], made[name], "samples", SAMPLES),
+        ):
+            draw_power(upper, Profile(shown.frequency, shown.values.mean(0)), label, markersize=4, color=colour)
+            _ratio(lower, judged, real[name], colour)
+        lower.axhline(0, color="black", linewidth=0.8)
+        for axis in (lower.xaxis, upper.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        lower.set(xlabel=unit_of(name, grid))
+        upper.set(title=name)
+    above[0].set_ylabel("power")
+    below[0].set_ylabel("over data, dB (95 %)")
+    figure.legend(*above[0].get_legend_handles_labels(), fontsize="small", loc="outside upper right", ncols=2)
+    save(figure, path)
+
+
+def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
+    frequency = on_logarithmic_axis(real.frequency).numpy()
+    centre = decibels(made.values, real.values)
+    half = NORMAL_95 * decibel_errors(made.values, real.values)
+    plot.fill_between(frequency, (centre - half).numpy(), (centre + half).numpy(), alpha=0.25, color=colour)
+    plot.semilogx(frequency, centre.numpy(), marker=".", markersize=4, color=colour)
+
+
+def axes(task: Task) -> Result:
+    """Compare neighbours, and power in bands of equal width, along every axis: samples over data."""
+    sets, grid = task.sets, task.modality.grid()
+    made, real = task.curves
+    rows: list[Row] = []
+
+    def difference(above: Tensor, below: Tensor) -> float:
+        return float(mean_difference(above) / mean_difference(below))
+
+    def power(above: Tensor, below: Tensor) -> float:
+        return float(above.mean() / below.mean())
+
+    for axis in grid.axes:
+        ours, theirs = (neighbour_differences(sets.batches(real=each), grid, axis.name) for each in (False, True))
+        rows.append(task.row(f"{axis.name}: difference of neighbours", difference, ours, theirs, ideal=1.0))
+        for name, members in bands_along(axis, made[axis.name].frequency, task.settings.bands):
+            ours, theirs = (each[axis.name].values[:, members].mean(1) for each in (made, real))
+            rows.append(task.row(f"{axis.name}: power at {name}", power, ours, theirs, ideal=1.0))
+    return Result(tuple(rows))
 
 
 def band_tests(task: Task) -> Result:
     """Tell samples from data by the magnitudes in one band of frequency at a time."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
-    made = band_powers(sets.batches(real=False), grid, settings.bands)
-    real = band_powers(sets.batches(real=True), grid, settings.bands)
+    made, real = (band_powers(sets.batches(real=each), grid, settings.bands) for each in (False, True))
     edges = [(low, high) for low, high, _ in made]
     # Every class alike in both sets that the test is fitted to and judged on: rows are drawn at random there.
     _, own, theirs = sets.alike()
@@ -68,10 +128,39 @@ def band_tests(task: Task) -> Result:
     halves = [(one[theirs], other[own]) for one, other in task.halves]
     floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
-        Row(f"band {plots.band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
+        Row(f"band {band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
             *spread([100 * value for value in floor]), ideal=50, unit="%")
         for edge, each, floor in zip(edges, found, floors, strict=True)
     )  # fmt: skip
-    plots.draw_bands(edges, found, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
+    draw_bands(edges, found, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
     bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, found, strict=True)]
     return Result(rows, {"bands": bands})
+
+
+def draw_bands(
+    edges: Sequence[tuple[float, float]],
+    made: Sequence[BandAccuracy],
+    floor: Sequence[tuple[float, float | None]],
+    path: Path,
+) -> None:
+    """Draw in each band the accuracy with which samples are told from data, beside that of data from data."""
+    figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
+    plot = figure.subplots()
+    places = np.arange(len(edges))
+    told = [(each.accuracy, each.error) for each in made]
+    for values, shift, label, colour in (
+        (told, -0.2, "samples from data", SAMPLES),
+        (floor, 0.2, "data from data", REAL),
+    ):
+        heights, errors = [100 * value for value, _ in values], [100 * (spread or 0.0) for _, spread in values]
+        plot.bar(places + shift, heights, 0.4, yerr=errors, color=colour, label=label, capsize=2)
+    plot.axhline(50, color="black", linewidth=0.8, linestyle="--")
+    plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
+    plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="told apart, %")
+    figure.legend(fontsize="small", loc="outside upper right", ncols=2)
+    save(figure, path)
+
+
+def band_name(low: float, high: float) -> str:
+    """Name a band by its edges, zero frequency as 0."""
+    return f"{low:.2f}-{high:.2f}" if high else "0"

@@ -1,8 +1,6 @@
 """All that the kinds of metrics take their numbers from: the run's data, the sets, and a classifier if any."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +11,12 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from multisagd.metrics.bootstrap import bootstrap_error
+from multisagd.metrics.feature_network import FeatureNetwork, Readings, read_samples
 from multisagd.metrics.spectral import Curves, item_curves
 from recipes.data.dataset import NOTHING_HELD_OUT
-from recipes.evaluation.classifier import FeatureNetwork, Readings, Training, cached_network, read_samples
-from recipes.evaluation.real import read_real
-from recipes.evaluation.sets import Sets
+from recipes.evaluation.classifier import Training, cached_network
+from recipes.evaluation.rows import Row, spread
+from recipes.evaluation.sets import Sets, read_real
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 
@@ -86,11 +85,6 @@ class EvaluateSettings(SampleSettings):
         if self.reference is not None and self.reference < 4:
             raise ValueError(f"reference is a number of real examples of at least 4, or null, got {self.reference}")
 
-    def network(self, name: str) -> Path | None:
-        """Return the file of weights given for a network, None if none was."""
-        path: Path | None = getattr(self.networks, name)
-        return path
-
 
 @dataclass(eq=False)
 class Task:
@@ -127,22 +121,36 @@ class Task:
         made, real = (item_curves(self.sets.batches(real=each), grid, bands) for each in (False, True))
         return made, real
 
-    def bootstrap(self, statistic: Callable[[Tensor, Tensor], float]) -> float | None:
-        """Return how much `statistic(places of samples, places in the reference)` varies; see `bootstrap_error`."""
-        return bootstrap_error(statistic, self.sets.sizes, self.settings.bootstrap, self.sets.references)
-
     @cached_property
     def halves(self) -> list[tuple[Tensor, Tensor]]:
         """Return divisions of the real examples into (reference, others), as `Sets.halves`."""
         return [self.sets.halves(number) for number in range(self.settings.splits)]
 
-    def held_out_features(self) -> Tensor | None:
-        """Return the classifier's features of as many held-out examples as samples; None if there are not so many."""
-        if self.test is None:
-            return None
-        groups, _ = read_real(self.test, self.sets.sizes, self.sets.labels is not None, "reading held-out examples")
-        enough = all(len(group) >= size for group, size in zip(groups, self.sets.sizes, strict=True))
-        return self.read_features(torch.cat(groups)) if enough else None
+    def row(
+        self, name: str, statistic: Callable[[Tensor, Tensor], float], made: Tensor, real: Tensor,
+        ideal: float | None = 0.0, unit: str = "",
+    ) -> Row:  # fmt: skip
+        """Return the row of `statistic(samples, reference)`, with its bootstrap error and its noise floor.
+
+        `made` has one entry for each sample and `real` one for each real example. In the unit % the statistic is a
+        share from 0 to 1.
+        """
+        sets, scale = self.sets, 100 if unit == "%" else 1
+        floors = [scale * statistic(real[other], real[one]) for one, other in self.halves]
+        reference = real[: sets.reference_count]
+        error = bootstrap_error(
+            lambda a, b: statistic(made[a], reference[b]), sets.sizes, self.settings.bootstrap, sets.references
+        )
+        value = scale * statistic(made, reference)
+        return Row(name, value, None if error is None else scale * error, *spread(floors), ideal, unit)
+
+    def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
+        """Return up to `wanted` held-out examples of each of the samples' classes, as files.
+
+        Raises:
+            ValueError: if nothing was held out.
+        """
+        return read_real(self.held_out, wanted, self.sets.labels is not None, "reading held-out examples")[0]
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
@@ -163,15 +171,6 @@ class Task:
         """Return where to draw a picture, and remember that it was."""
         self.pictures.append(name)
         return self.folder / name
-
-    def read_features(self, x0: Tensor) -> Tensor | None:
-        """Return the classifier's features of data, None for data without classes."""
-        return None if self.train.classes is None else read_samples(self.classifier[0], x0).features
-
-
-def lacks_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
-    """Return why no classifier can be trained on data, None if one can."""
-    return "the data have no classes to train a classifier on" if train.classes is None else None
 
 
 def flat(x0: Tensor) -> Tensor:

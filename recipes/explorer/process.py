@@ -4,7 +4,6 @@ White and shaped noise are coloured from the same draw: what differs between two
 as few frequencies of the data as make them quick.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -110,8 +109,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
     for name, log_snrs in compared.items():
         with torch.no_grad():
             transfer = transfer_function(DDIM(), small, small.schedule.time(log_snrs), statistics)
-            scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
-            errors[name] = float(design.objective_value(transfer, "w2")) / scale
+            errors[name] = design.errors(transfer)["relative"]
     return Designed(found, {name: each.tolist() for name, each in compared.items()}, errors)
 
 

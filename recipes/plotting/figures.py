@@ -13,6 +13,8 @@ from multisagd import Grid
 from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
 from multisagd.metrics.spectral import LEAST, RADIUS
 
+SAMPLES, REAL = "tab:orange", "tab:blue"
+"""Colours of samples and of data."""
 DPI = 110
 COLUMN = 3.8
 """Width of one plot, in inches."""

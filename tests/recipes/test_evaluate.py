@@ -16,11 +16,11 @@ from torchvision.models.video import r3d_18
 
 from modalities.image import Image
 from modalities.image_sets import Digits
+from multisagd.metrics.vggish import VGGish
 from recipes import evaluate as recipe
 from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
-from recipes.evaluation.pretrained.vggish import VGGish
 from recipes.train import train
 
 QUICK = [
@@ -163,7 +163,7 @@ def test_wrong_labels_cost_the_accuracy_and_not_the_distance(folder: Path, real:
 
 def test_copies_of_training_examples_are_found_by_neighbours_alone(folder: Path, real: Found) -> None:
     from recipes.config.build import Builder
-    from recipes.evaluation.real import real_data
+    from recipes.evaluation.sets import real_data
 
     train_set, _ = real_data(folder / "run", Builder())
     x0, labels = train_set.batch(range(COUNT))[:2]

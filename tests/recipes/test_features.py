@@ -9,14 +9,8 @@ import torch
 
 from modalities.image import Image
 from modalities.image_sets import MNIST, Digits, Pixels
-from recipes.evaluation.classifier import (
-    FeatureNetwork,
-    Training,
-    cached_network,
-    read_dataset,
-    read_samples,
-    train_network,
-)
+from multisagd.metrics.feature_network import FeatureNetwork, read_samples
+from recipes.evaluation.classifier import Training, cached_network, read_dataset, train_network
 from recipes.evaluation.classifier import _shifted as shifted
 
 QUICK = Training(samples=6_400, batch=64, widths=(16, 32), shift=1)

@@ -25,10 +25,10 @@ from multisagd import SpectralPenalty, remedies
 from multisagd.grid import Grid
 from multisagd.integrations.networks import DiffusersNetwork
 from multisagd.libraries import BrokenLibraryError, check, failed_import
+from multisagd.metrics.components import components
 from multisagd.remedies import DISTRIBUTIONS, remedy
 from recipes.clusters.slurm import _submitit
 from recipes.diagnosis import environment
-from recipes.evaluation.components import components
 from recipes.runs.settings import TrackingSettings
 from recipes.sharing.hub import local_folder
 from recipes.training.tracking import Tracker

@@ -16,7 +16,7 @@ from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.evaluate import evaluate
-from recipes.evaluation.real import real_data
+from recipes.evaluation.sets import real_data
 from recipes.runs.located import located, starting_folders
 from recipes.sample import sample
 

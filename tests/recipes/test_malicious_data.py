@@ -18,7 +18,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.evaluation.real import real_data
+from recipes.evaluation.sets import real_data
 from recipes.report import ReportSettings, write_report
 from recipes.sample import sample
 

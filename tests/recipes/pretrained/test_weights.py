@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from multisagd.metrics.vggish import VGGish, vggish_features
 from recipes.base.errors import RecipeError
-from recipes.evaluation.pretrained import inception, r3d, vggish
-from recipes.evaluation.pretrained.weights import Published, fill, read_weights
+from recipes.evaluation.pretrained import networks
+from recipes.evaluation.pretrained.networks import Published, fill, read_weights
 
 
 class Touch:
@@ -45,7 +46,7 @@ def test_nothing_that_could_run_is_read(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=f"cannot read weights from {tmp_path / name}"):
             read_weights(tmp_path / name)
         with pytest.raises(RecipeError, match=f"cannot read weights from {tmp_path / name}"):
-            inception.load(tmp_path / name)
+            networks.load_inception(tmp_path / name)
     assert not canary.exists()
     with pytest.raises(RecipeError, match="No such file"):
         read_weights(tmp_path / "nowhere.pth")
@@ -103,7 +104,7 @@ def test_other_networks_weights_are_refused(tmp_path: Path) -> None:
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
-    for load in (inception.load, r3d.load):
+    for load in (networks.load_inception, networks.load_r3d):
         with pytest.raises(RecipeError, match=r"other\.pth are not those of"):
             load(tmp_path / "other.pth")
 
@@ -121,9 +122,9 @@ def test_the_inception_network_reads_images(tmp_path: Path, monkeypatch: pytest.
     weights = tmp_path / "random.safetensors"
     save_file(random.state_dict(), weights)
     torch.save(random.state_dict(), tmp_path / "random.pth")
-    network = inception.load(weights)
+    network = networks.load_inception(weights)
     images = torch.randint(256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    last, earlier = inception.features(network, images)
+    last, earlier = networks.inception_features(network, images).split(networks.BLOCKS, dim=1)
     assert last.shape == (2, 2048)
     assert earlier.shape == (2, 768)
     # torchmetrics wraps the same network for its own metrics.
@@ -137,25 +138,27 @@ def test_the_video_network_reads_clips(tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = r3d_18().eval()
     torch.save(random.state_dict(), tmp_path / "random.pth")
-    network = r3d.load(tmp_path / "random.pth")
+    network = networks.load_r3d(tmp_path / "random.pth")
     clips = torch.randint(256, (2, 3, 5, 16, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = r3d.features(network, clips)
+    found = networks.r3d_features(network, clips)
     assert found.shape == (2, 512)
-    assert r3d.PUBLISHED.url == R3D_18_Weights.KINETICS400_V1.url
+    assert networks.R3D.url == R3D_18_Weights.KINETICS400_V1.url
     # The whole network is the features and its last layer.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
     prepared = usual(clips.transpose(1, 2).contiguous())
     torch.testing.assert_close(random.fc(found), random(prepared))
-    torch.testing.assert_close(r3d.features(network, clips[:1, :1]), r3d.features(network, clips[:1, [0, 0, 0]]))
+    torch.testing.assert_close(
+        networks.r3d_features(network, clips[:1, :1]), networks.r3d_features(network, clips[:1, [0, 0, 0]])
+    )
 
 
 @pytest.mark.slow
 def test_vggish_reads_sounds(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    random = vggish.VGGish()
+    random = VGGish()
     # 72 million weights, as published.
     assert sum(parameter.numel() for parameter in random.parameters()) == 72_141_184
     torch.save(random.state_dict(), tmp_path / "random.pth")
-    network = vggish.load(tmp_path / "random.pth")
+    network = networks.load_vggish(tmp_path / "random.pth")
     sound = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
-    assert vggish.features(network, sound, 8000).shape == (128,)
+    assert vggish_features(network, sound, 8000).shape == (128,)

@@ -6,15 +6,11 @@ activation, and their mean over the pieces of a longer sound.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from multisagd.libraries import importing
-from recipes.evaluation.pretrained.weights import Published, fill, read_weights
 
-PUBLISHED = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
 RATE, WINDOW, HOP, TRANSFORM = 16_000, 400, 160, 512
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7_500.0
 FRAMES = 96
@@ -47,20 +43,9 @@ class VGGish(nn.Module):
         return found
 
 
-def load(path: Path) -> nn.Module:
-    """Return the network with weights from a file, as torchvggish publishes them.
-
-    Raises:
-        RecipeError: if the file holds no weights of it.
-    """
-    network = VGGish()
-    fill(network, read_weights(path, PUBLISHED), path)
-    return network
-
-
 @torch.no_grad()
-def features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
-    """Return the features `(128,)` of one sound `(channels, samples)`, with silence added up to 0.96 s."""
+def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
+    """Return the mean features `(128,)` of pieces of one sound `(channels, samples)`, with silence up to 0.96 s."""
     with importing("torchaudio", "vggish"):
         from torchaudio.functional import resample
     device = next(network.parameters()).device

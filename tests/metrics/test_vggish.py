@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.evaluation.pretrained.vggish import BANDS, FRAMES, OFFSET, RATE, log_mel, mel_bands
+from multisagd.metrics.vggish import BANDS, FRAMES, OFFSET, RATE, log_mel, mel_bands
 
 
 def tone(frequency: float, seconds: float) -> torch.Tensor:

@@ -1,0 +1,182 @@
+"""Networks trained by others: where their weights are, how they are read without running anything, their features.
+
+TorchScript files (the I3D network of FVD is published as one) are programs and are not read at all.
+"""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from multisagd.files import check_file, digest
+from multisagd.libraries import importing
+from multisagd.metrics.vggish import VGGish
+from recipes.base.errors import RecipeError
+from recipes.base.untrusted import read_tensors
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights as their authors publish them: the file's name ends in the first digits of its SHA-256."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def stated_hash(self) -> str | None:
+        """First digits of the SHA-256 of the file, as its name says."""
+        match = re.search(r"-([0-9a-f]{8,64})\.\w+$", self.name)
+        return None if match is None else match[1]
+
+    def kept(self) -> Path:
+        """Return where torch.hub keeps the file once it has been fetched."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.name
+
+    def found(self, given: Path | None) -> Path | None:
+        """Return the file given, or else the one that torch.hub keeps, None if there is neither."""
+        if given is not None:
+            return given
+        return self.kept() if self.kept().is_file() else None
+
+    def fetch(self) -> Path:
+        """Download the file to where torch.hub keeps it.
+
+        Raises:
+            RecipeError: if it cannot be, or is not what it should be.
+        """
+        self.kept().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(self.url, str(self.kept()), hash_prefix=self.stated_hash)
+        except (OSError, RuntimeError) as error:
+            raise RecipeError(
+                f"cannot fetch {self.url} ({error}): put it at {self.kept()} yourself, or leave the metric out"
+            ) from error
+        return self.kept()
+
+
+INCEPTION = Published(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+R3D = Published("https://download.pytorch.org/models/r3d_18-b3b3357e.pth")
+VGGISH = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
+
+BLOCKS = (2048, 768)
+"""Features of Inception: the last, and the averaged ones of an earlier block, which fewer items suffice for."""
+
+
+def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
+    """Read a state dict from .safetensors, or from a file of torch that holds tensors and nothing else.
+
+    A file that has the name of the `published` one must have the hash which that states.
+
+    Raises:
+        RecipeError: if it is missing, unreadable, something else or altered.
+    """
+    try:
+        check_file(path)
+        stated = published.stated_hash if published is not None and path.name == published.name else None
+        if stated is not None and not digest(path).startswith(stated):
+            raise ValueError(f"its SHA-256 does not begin with {stated}, as its name says: fetch it again")
+        if path.suffix == ".safetensors":
+            return read_tensors(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(loaded, dict) or not all(isinstance(each, Tensor) for each in loaded.values()):
+            raise ValueError("it holds something else than named tensors")
+        return {str(name): tensor for name, tensor in loaded.items()}
+    except Exception as error:  # whatever the readers of torch and safetensors make of bytes that mean nothing
+        reason = (str(error).splitlines() or [""])[0] or "it is cut off or no file of weights"
+        raise RecipeError(
+            f"cannot read weights from {path} ({reason}): give a state dict, as .safetensors or saved by torch.save. "
+            "TorchScript and other files that can run code are not read"
+        ) from error
+
+
+def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load weights into a network, for use without training.
+
+    Raises:
+        RecipeError: if they are not this network's.
+    """
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"the weights in {path} are not those of {type(network).__name__}: {reason:.300}") from error
+    network.eval().requires_grad_(False)
+
+
+def load_inception(path: Path) -> nn.Module:
+    """Return the Inception network of FID (1706.08500) as torch-fidelity has it, which torchmetrics uses too.
+
+    Raises:
+        RecipeError: if the file holds no weights of it.
+    """
+    with importing("torch_fidelity", "inception"):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    tensors = read_weights(path, INCEPTION)
+    # Its own loader unpickles whatever a file holds, so that it is given one that was just written from tensors.
+    with tempfile.TemporaryDirectory() as folder:
+        safe = Path(folder) / "weights.pth"
+        torch.save(tensors, safe)
+        try:
+            network: nn.Module = FeatureExtractorInceptionV3("inception", list(map(str, BLOCKS)), str(safe))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise RecipeError(f"the weights in {path} are not those of FID's Inception: {reason:.300}") from error
+    return network
+
+
+@torch.no_grad()
+def inception_features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return features `(batch, 2048 + 768)`, one block of `BLOCKS` after the other, of uint8 images.
+
+    Images are `(batch, 1 or 3, height, width)`.
+    """
+    return torch.cat(network(images.expand(-1, 3, -1, -1)), dim=1).cpu()
+
+
+def load_r3d(path: Path) -> nn.Module:
+    """Return the video network R3D-18 (1711.11248), trained on Kinetics-400, without its last layer: 512 features.
+
+    Published Fréchet video distances (1812.01717) are on an I3D network instead, which is distributed as TorchScript, a
+    program, and is not read here: distances on R3D-18 compare with one another only.
+
+    Raises:
+        RecipeError: if the file holds no weights of it.
+    """
+    with importing("torchvision", "r3d"):
+        from torchvision.models.video import r3d_18
+    network: nn.Module = r3d_18()
+    fill(network, read_weights(path, R3D), path)
+    network.fc = nn.Identity()
+    return network
+
+
+@torch.no_grad()
+def r3d_features(network: nn.Module, clips: Tensor) -> Tensor:
+    """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
+    from torchvision.models.video import R3D_18_Weights
+
+    # The published preparation scales to 128×171 and crops, which would hide a third of a square picture's width.
+    usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
+    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
+    return found.cpu()
+
+
+def load_vggish(path: Path) -> nn.Module:
+    """Return VGGish with weights from a file, as torchvggish publishes them.
+
+    Raises:
+        RecipeError: if the file holds no weights of it.
+    """
+    network = VGGish()
+    fill(network, read_weights(path, VGGISH), path)
+    return network
