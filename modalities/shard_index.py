@@ -74,6 +74,17 @@ class Index:
         """Number of shards when all are finished."""
         return -(-self.examples * self.passes // self.shard_size)
 
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not finished."""
+        finished = {shard.file for shard in self.shards}
+        return [number for number in range(self.count) if shard_name(number) not in finished]
+
+    def rows(self, number: int) -> range:
+        """Return which rows one shard holds."""
+        first = number * self.shard_size
+        return range(first, min(first + self.shard_size, self.examples * self.passes))
+
     @classmethod
     def load(cls, root: Path) -> Index:
         """Read the index of a folder.

@@ -123,9 +123,9 @@ class LatentShards(Dataset):
             raise ValueError(
                 f"the modality does not scale latents by the statistics of {self.root}: set statistics to {self.root}"
             )
-        total, least = index.examples * index.passes, index.channels * math.prod(axis["size"] for axis in index.grid)
+        least = index.channels * math.prod(axis["size"] for axis in index.grid)
         for number, shard in enumerate(index.shards):
-            rows = min(index.shard_size, total - number * index.shard_size)
+            rows = index.rows(number).stop - index.rows(number).start  # `len` fails on absurdly many
             if shard.file != shard_name(number) or shard.rows != rows or rows * least > shard.bytes:
                 raise ValueError(
                     f"{self.root / INDEX} does not describe {shard.file} as it should be: {rows:,} rows of {least:,} "

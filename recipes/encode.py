@@ -22,16 +22,7 @@ from modalities.base import Batch, Dataset
 from modalities.encoding import differences
 from modalities.latent import STATISTICS, Latent
 from modalities.reading import UnreadableFilesError
-from modalities.shard_index import (
-    INDEX,
-    Index,
-    grid_facts,
-    joined,
-    measured_scale,
-    shard_name,
-    write_shard,
-    write_whole,
-)
+from modalities.shard_index import INDEX, Index, grid_facts, joined, measured_scale, write_shard, write_whole
 from multisagd.seeds import derive
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.progress import Display
@@ -166,19 +157,14 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
         UnreadableFilesError: if too many files cannot be read.
         Interrupted: when asked to stop; nothing of the shard at work is kept.
     """
-    run_dir, total = settings.run_dir, index.examples * index.passes
-    there = {shard.file for shard in index.shards}
-    done = sum(shard.rows for shard in index.shards)
-    with Display("encoding", total, done) as display:
+    run_dir, done = settings.run_dir, sum(shard.rows for shard in index.shards)
+    with Display("encoding", index.examples * index.passes, done) as display:
         display.say(introduction(index, latent, done))
         if not done and (note := colour_note(dataset)) is not None:
             display.say(f"note: {note}")
-        for number in range(index.count):
-            if shard_name(number) in there:
-                continue
-            rows = range(number * index.shard_size, min((number + 1) * index.shard_size, total))
+        for number in index.missing:
             parts = []
-            for part in batches(dataset, rows, settings):
+            for part in batches(dataset, index.rows(number), settings):
                 parts.append(compressed(latent, part, settings.dtype))
                 done += len(part.x0)
                 display.update(done)
