@@ -16,7 +16,6 @@ do not fit, a folder that holds something else.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,32 +28,23 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from multisagd.files import read_json
 from multisagd.integrations.architectures import KINDS, defaults
-from recipes.base.errors import RecipeError, nearest
+from multisagd.integrations.training_noise import TrainingNoise
+from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, replace_file, write_text
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.assembly import at_most
 from recipes.runs.state import mismatch, shapes
-from recipes.sharing.diffusers_schedulers import Told, read_scheduler
-from recipes.sharing.diffusers_weights import Stored, stored_weights
+from recipes.sharing.diffusers_model import FILES, Stored, read_network, read_scheduler, stored_weights
 from recipes.sharing.hub import local_folder
 
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
 MISFIT = "the model's weights are not those of its config.json"
-NETWORKS = ("unet", "transformer", ".")
-"""Where a network lies in a saved pipeline; the last is a model saved alone."""
 NAMES_KEPT = ("UNet1DModel",)
 """Classes that still call the parts of attention what others did before 2023."""
-FILES = (
-    "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", "diffusion_pytorch_model*.safetensors",
-    "diffusion_pytorch_model*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
-    "transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json",
-)  # fmt: skip
-"""What is fetched of a model on the hub."""
 
 
 @dataclass(frozen=True)
@@ -81,43 +71,21 @@ def adopt(config: Config) -> Path:
         options = defaults(name) | options  # a model that is older than an option was made with its default
     except ImportError as error:
         raise RecipeError(str(error)) from error
-    told = read_scheduler(folder)
+    noise = read_scheduler(folder)
     extended = extend_classes(name, options, settings.null_class)
-    node = {"_target_": NETWORK, "name": name, "options": options, **told.timesteps}
+    node = {"_target_": NETWORK, "name": name, "options": options, **noise.timesteps}
     tensors = fitting(node, stored_weights(place, former=name not in NAMES_KEPT), extended)
 
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / EXPERIMENT).parent.mkdir(exist_ok=True)
     weights = settings.out / WEIGHTS
     replace_file(weights, lambda path: safetensors.torch.save_file(tensors, path))
-    write_text(settings.out / EXPERIMENT, experiment(settings, node, told, weights))
+    write_text(settings.out / EXPERIMENT, experiment(settings, node, noise, weights))
     count = sum(each.numel() for each in tensors.values())
-    print(f"{name} of {count:,} numbers, trained with {told.scheduler} to predict {told.prediction}, in {settings.out}")
+    trained = f"trained with {noise.scheduler} to predict {noise.prediction}"
+    print(f"{name} of {count:,} numbers, {trained}, in {settings.out}")
     print(f"Train it on: {training(settings.out)} run_dir=…")
     return settings.out
-
-
-def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
-    """Return where the network lies, its class's name, and its options.
-
-    Raises:
-        RecipeError: if there is none, or it is of a class that is not known here.
-    """
-    for place in (folder / name for name in NETWORKS):
-        if not (place / "config.json").exists():
-            continue
-        try:
-            config = read_json(place / "config.json", finite=False)
-            name = config["_class_name"]
-            options = {key: value for key, value in config.items() if not key.startswith("_")}
-            if not plain(options):
-                raise ValueError("it has texts that are no options of a network")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecipeError(f"cannot read {place / 'config.json'} ({error}): is it a model of diffusers?") from error
-        if not isinstance(name, str) or name not in KINDS:
-            raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
-        return place, name, options
-    raise RecipeError(f"{folder} holds no network: neither unet/, transformer/ nor itself has a config.json")
 
 
 def extend_classes(name: str, options: dict[str, Any], null_class: str) -> str | None:
@@ -170,34 +138,25 @@ def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tup
         raise RecipeError(f"the network of its config.json cannot be built: {error!r:.300}") from error
 
 
-def plain(value: Any) -> bool:
-    """Tell whether a value of a configuration means itself in YAML, where some texts refer to something else."""
-    if isinstance(value, dict):
-        return all(plain(each) for pair in value.items() for each in pair)
-    if isinstance(value, list):
-        return all(map(plain, value))
-    return not isinstance(value, str) or re.fullmatch(r"[\w ./+-]{0,200}", value) is not None
-
-
-def experiment(settings: AdoptSettings, node: Mapping[str, Any], told: Told, weights: Path) -> str:
+def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: TrainingNoise, weights: Path) -> str:
     """Return the experiment as YAML."""
     options, name = node["options"], node["name"]
     size = options.get("sample_size")
     keys: dict[str, Any] = {
         "defaults": [
             {f"override /{group}": choice}
-            for group, choice in (("schedule", told.choice), ("denoiser", "adopted"), ("network", "diffusers"))
+            for group, choice in (("schedule", noise.kind), ("denoiser", "adopted"), ("network", "diffusers"))
         ]
     }
     if KINDS[name].dimensions == 2 and options["in_channels"] in (1, 3) and size is not None:
         keys["modality"] = {"size": size, "channels": options["in_channels"]}
-    keys["schedule"] = told.schedule
-    keys["denoiser"] = {"prediction": told.prediction}
+    keys["schedule"] = noise.schedule
+    keys["denoiser"] = {"prediction": noise.prediction}
     keys["network"] = {key: value for key, value in node.items() if key != "_target_"}
     # What is learned already is not to be forgotten in the first steps.
     keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
     lines = [
-        f"{name} of {settings.model}, trained with {told.scheduler}: network, schedule and prediction are its own.",
+        f"{name} of {settings.model}, trained with {noise.scheduler}: network, schedule and prediction are its own.",
         "",
         f"  {training(settings.out)} run_dir=runs/adopted",
     ]

@@ -20,7 +20,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings
-from recipes.sharing.diffusers_schedulers import read_scheduler
+from recipes.sharing.diffusers_model import read_scheduler
 from recipes.train import train
 from recipes.training.setup import load_initial
 
@@ -100,7 +100,7 @@ def test_schedulers_are_adopted_with_their_own_noise_levels_or_not_at_all(tmp_pa
             refused.append(name)
             continue
         taken.append(name)
-        if told.choice == "flow":
+        if told.kind == "flow":
             assert told.prediction == "flow", name
             continue
         schedule = Builder().build(told.timesteps["clock"], ms.Schedule, "clock")

@@ -1,0 +1,160 @@
+"""A saved model of diffusers: its network, its scheduler and its weights, read from JSON and safetensors alone."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from multisagd.files import read_json
+from multisagd.integrations.architectures import KINDS
+from multisagd.integrations.training_noise import TrainingNoise, UnsupportedSchedulerError
+from recipes.base.errors import RecipeError, nearest
+from recipes.base.untrusted import read_header, read_tensors
+
+MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+NETWORKS = ("unet", "transformer", ".")
+"""Where a network lies in a saved pipeline; the last is a model saved alone."""
+STEM = "diffusion_pytorch_model"
+SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")
+"""Names of weights in one file; the first that is there counts."""
+FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called the parts of attention before 2023, as models of that time still do."""
+FILES = (
+    "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", f"{STEM}*.safetensors",
+    f"{STEM}*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
+    "transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json",
+)  # fmt: skip
+"""What is fetched of a model on the hub."""
+
+
+def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
+    """Return where the network lies, its class's name, and its options.
+
+    Raises:
+        RecipeError: if there is none, or it is of a class that is not known here.
+    """
+    for place in (folder / name for name in NETWORKS):
+        if not (place / "config.json").exists():
+            continue
+        try:
+            config = read_json(place / "config.json", finite=False)
+            name = config["_class_name"]
+            options = {key: value for key, value in config.items() if not key.startswith("_")}
+            if not _plain(options):
+                raise ValueError("it has texts that are no options of a network")
+        except MALFORMED as error:
+            raise RecipeError(f"cannot read {place / 'config.json'} ({error}): is it a model of diffusers?") from error
+        if not isinstance(name, str) or name not in KINDS:
+            raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
+        return place, name, options
+    raise RecipeError(f"{folder} holds no network: neither unet/, transformer/ nor itself has a config.json")
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value of a configuration means itself in YAML, where some texts refer to something else."""
+    if isinstance(value, dict):
+        return all(_plain(each) for pair in value.items() for each in pair)
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return not isinstance(value, str) or re.fullmatch(r"[\w ./+-]{0,200}", value) is not None
+
+
+def read_scheduler(folder: Path) -> TrainingNoise:
+    """Read the scheduler of a saved pipeline, or the one next to a model.
+
+    Raises:
+        RecipeError: if there is none, or it is not known here.
+    """
+    paths = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
+    path = next((each for each in paths if each.exists()), None)
+    if path is None:
+        raise RecipeError(
+            f"{folder} has no scheduler, which says at what noise its network was trained: put the pipeline's "
+            "scheduler_config.json into it"
+        )
+    try:
+        return TrainingNoise.of(read_json(path, finite=False))  # diffusers writes -Infinity
+    except UnsupportedSchedulerError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    except MALFORMED as error:
+        raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200})") from error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The weights of a model, still in their files; `shapes` are those in the headers of the files.
+
+    With `former`, names that diffusers no longer uses are translated.
+    """
+
+    files: list[Path]
+    shapes: dict[str, tuple[int, ...]]
+    former: bool
+
+    def read(self) -> dict[str, Tensor]:
+        """Return the tensors by the names that diffusers has for them now, as float32.
+
+        Raises:
+            RecipeError: if they cannot be read.
+        """
+        tensors: dict[str, Tensor] = {}
+        for path in self.files:
+            with _explained(path):
+                stored = read_tensors(path)
+            tensors |= {_name(name, self.former): tensor.float() for name, tensor in stored.items()}
+        return tensors
+
+
+def stored_weights(folder: Path, former: bool) -> Stored:
+    """Find a model's weights and read their shapes; `former` translates names that diffusers no longer uses.
+
+    Raises:
+        RecipeError: if there are none, they are pickles, or not safetensors.
+    """
+    files = _files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with _explained(path):
+            shapes |= {_name(name, former): each.shape for name, each in read_header(path).items()}
+    return Stored(files, shapes, former)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read the weights {path} ({error}): fetch the model again") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    for name in SINGLE:
+        if (folder / name).exists():
+            return [folder / name]
+    index = folder / f"{STEM}.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            if not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) for name in names):
+                raise ValueError("it names files that are no safetensors of its own folder")
+        except MALFORMED as error:
+            raise RecipeError(f"cannot read {index} ({error}): fetch the model again") from error
+        return [folder / name for name in names]
+    pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for path in folder.glob(f"*.{suffix}"))
+    if pickles:
+        raise RecipeError(
+            f"{folder} has its weights as {pickles[0]}, a format that can run code when it is read: have them saved as "
+            "safetensors, or convert them where you trust them (model.save_pretrained(folder))"
+        )
+    raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing")
+
+
+def _name(name: str, former: bool) -> str:
+    parts = name.rsplit(".", 2)
+    if former and len(parts) == 3 and parts[1] in FORMER and "attentions" in name:
+        return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
+    return name
