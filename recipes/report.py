@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from recipes.base.errors import RecipeError
@@ -26,12 +27,15 @@ from recipes.config import compose as configuration
 from recipes.config.addresses import hidden_values
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.reports.blocks import Page
+from recipes.reports.comparison import comparison_blocks
+from recipes.reports.losses import loss_charts
 from recipes.reports.media import Budget
-from recipes.reports.page import HEAD, is_report, render
-from recipes.reports.run import read_run
-from recipes.reports.sections import Shown, sections
-from recipes.reports.summary import told_state
+from recipes.reports.page import Block, Note, Page, Section, check_out, render, unmade
+from recipes.reports.process import forward_blocks
+from recipes.reports.run import MALFORMED, Overview, read_run
+from recipes.reports.samples import evaluation_blocks, sample_blocks
+from recipes.reports.spectra import spectrum_blocks
+from recipes.reports.summary import STATES, configuration_blocks, environment_blocks, summary_blocks
 from recipes.runs.settings import Group
 
 PAGE = "report.html"
@@ -93,10 +97,9 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
-    shown = Shown(settings.examples, settings.pictures, settings.media, settings.sets, settings.data)
     beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
-    about = f"{runs[0].folder}, {told_state(runs[0])}, {runs[0].seen:,} samples seen"
-    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, shown, builder, budget))
+    about = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
+    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, settings, builder, budget))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     hidden = [text for run in runs for text in hidden_values(run.config or {})]
     text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.", hidden)
@@ -106,6 +109,40 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     except OSError as error:
         raise RecipeError(f"cannot write {out} ({error.strerror}): choose another out") from error
     return out, budget.left_out
+
+
+def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builder, budget: Budget) -> list[Section]:
+    """Return the parts of the page. Media are taken in by their order here, until there is no room left."""
+    run = runs[0]
+    sets = [each.sample_sets[: settings.sets] for each in runs]
+    found = [section("summary", "Summary", lambda: summary_blocks(run))]
+    if len(runs) > 1:
+        lead = f"The other sections are about {run.name} alone."
+        compare = partial(comparison_blocks, runs, sets, settings.pictures, budget)
+        found.append(section("comparison", "Comparison", compare, lead))
+    samples = partial(sample_blocks, run, sets[0], settings.pictures, settings.media, budget)
+    forward = partial(forward_blocks, run, sets[0], settings.examples, settings.data, builder, budget)
+    found += [
+        section("losses", "Losses", lambda: loss_charts(run)),
+        section("samples", "Samples", samples),
+        section("spectra", "Spectra", lambda: spectrum_blocks(run, sets[0], builder)),
+        section("process", "Forward process", forward),
+        section("evaluation", "Evaluation", lambda: evaluation_blocks(run, sets[0], budget)),
+        section("configuration", "Configuration", lambda: configuration_blocks(run)),
+        section("environment", "Environment", lambda: environment_blocks(run)),
+    ]
+    if budget.left_out:
+        notes = [Note(f"Not taken into this page: {each}") for each in budget.left_out]
+        found.append(Section("left-out", "Left out", notes, "megabytes=… makes room for more."))
+    return found
+
+
+def section(name: str, title: str, make: Callable[[], list[Block]], lead: str = "") -> Section:
+    """Return a part of the page; one that cannot be made says why, and the others are made all the same."""
+    try:
+        return Section(name, title, make(), lead)
+    except MALFORMED as error:
+        return Section(name, title, [unmade(error)], lead)
 
 
 def draw_samples(settings: ReportSettings) -> None:
@@ -120,23 +157,6 @@ def draw_samples(settings: ReportSettings) -> None:
     config = configuration.load("sample", words)
     own = {"run_dir": str(settings.run_dir), "data": settings.data, "allow_targets": list(settings.allow_targets)}
     sample({**config, **own})
-
-
-def check_out(out: Path) -> None:
-    """Check that a page may be written there.
-
-    Raises:
-        RecipeError: if something lies there that this command did not write.
-    """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
-    for path in (out, out.with_name(f"{out.name}.partial")):
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise RecipeError(f"{path} is a link or no file, and the page would be written there: remove it")
-    if out.exists():
-        with out.open(encoding="utf-8", errors="replace") as file:
-            if not is_report(file.read(HEAD)):
-                raise RecipeError(f"{out} is not a page that this command wrote: remove it, or choose another out")
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:

@@ -1,35 +1,26 @@
 """Several runs side by side: what differs in their settings, their losses, numbers, spectra and samples."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from multisagd import Grid
 from recipes.config.defaults import ABSENT
 from recipes.config.key_table import flatten
 from recipes.plotting.curves import Axis, Series, draw, told
-from recipes.reports.blocks import Block, Frame, Note, Slider, Table
-from recipes.reports.defaults import shown
-from recipes.reports.evaluation import metric_rows, with_error
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.media import Budget, item
-from recipes.reports.run import MALFORMED, Run, own_json
-from recipes.reports.samples import SampleSet, spread, training_pictures
-from recipes.reports.spectra import spectrum_charts
-from recipes.reports.summary import told_state, training_seconds
-from recipes.sampling.sample_files import EVALUATION
+from recipes.reports.page import Block, Frame, Note, Slider, Table
+from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, shown, with_error
+from recipes.reports.samples import spread
+from recipes.reports.spectra import sample_powers, spectrum_charts
+from recipes.reports.summary import STATES, training_seconds
 
 MOST_ROWS = 300
 
 
 def comparison_blocks(
-    runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]], powers: Mapping[str, Tensor], grid: Grid | None,
-    pictures: int, budget: Budget,
-) -> list[Block]:  # fmt: skip
-    """Return the comparison of runs; `powers` are of data and samples, where all runs have one grid."""
+    runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]], pictures: int, budget: Budget
+) -> list[Block]:
+    """Return the comparison of runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
     about = (
         "Losses of runs with different noise, data or weighting are errors in predicting different things: such curves "
@@ -39,21 +30,20 @@ def comparison_blocks(
     blocks.append(_losses("both-validation", "Validation loss", about, runs, lambda run: run.validation))
     blocks.append(_metrics(runs, sets))
     blocks += _pictures(runs, pictures, budget)
-    if grid is not None and len(powers) > 1:
-        blocks += spectrum_charts(powers, grid, "both-spectrum")
+    blocks += _spectra(runs, sets)
     return [block for block in blocks if block is not None]
 
 
-def _facts(runs: Sequence[Run]) -> Table:
+def _facts(runs: Sequence[Overview]) -> Table:
     def last(entries: Sequence[dict[str, Any]]) -> str:
         return told(loss(entries[-1])) if entries else ABSENT
 
-    def row(name: str, of: Callable[[Run], str]) -> tuple[str, ...]:
+    def row(name: str, of: Callable[[Overview], str]) -> tuple[str, ...]:
         return (name, *map(of, runs))
 
     rows = [
         row("folder", lambda run: str(run.folder)),
-        row("state", told_state),
+        row("state", lambda run: STATES[run.state]),
         row("samples seen", lambda run: f"{run.seen:,}"),
         row("minutes in training steps, about", lambda run: f"{training_seconds(run) / 60:.1f}"),
         row("training loss, last entry", lambda run: last(run.train)),
@@ -62,7 +52,7 @@ def _facts(runs: Sequence[Run]) -> Table:
     return Table("The runs", ("", *(run.name for run in runs)), rows)
 
 
-def _differences(runs: Sequence[Run]) -> Block:
+def _differences(runs: Sequence[Overview]) -> Block:
     known = [flatten(run.config or {}) for run in runs]
     keys = dict.fromkeys(key for each in known for key in each)
     rows = []
@@ -76,7 +66,7 @@ def _differences(runs: Sequence[Run]) -> Block:
 
 
 def _losses(
-    name: str, title: str, about: str, runs: Sequence[Run], entries: Callable[[Run], Sequence[dict[str, Any]]]
+    name: str, title: str, about: str, runs: Sequence[Overview], entries: Callable[[Overview], Sequence[dict[str, Any]]]
 ) -> Block | None:
     series: list[Series] = [
         over_samples(run.name, entries(run), loss, f"c{place % 8}", place) for place, run in enumerate(runs)
@@ -84,16 +74,15 @@ def _losses(
     return draw(name, title, about, SEEN, Axis("loss", "log"), series)
 
 
-def _metrics(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]]) -> Block:
+def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Block:
     """Return the numbers of the newest evaluation of each run, side by side."""
     found: list[dict[tuple[str, str], dict[str, Any]]] = []
-    for run, of_run in zip(runs, sets, strict=True):
+    for of_run in sets:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        judged = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
+        judged = next((each for each in of_run if each.judged), None)
         if judged is not None:
             try:
-                report = own_json(judged.folder / EVALUATION, run.folder)
-                rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(report)}
+                rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(judged.evaluation())}
             except MALFORMED:
                 rows = {}
         found.append(rows)
@@ -109,19 +98,26 @@ def _metrics(runs: Sequence[Run], sets: Sequence[Sequence[SampleSet]]) -> Block:
     return Table("Metrics of the newest evaluation; compare those of equal counts only", header, table[:MOST_ROWS])
 
 
-def _pictures(runs: Sequence[Run], most: int, budget: Budget) -> list[Block]:
+def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block]:
     """Return the runs' pictures of training side by side, where they were made after as many samples."""
-    found = [training_pictures(run) for run in runs]
-    shared = sorted(set.intersection(*(set(each) for each in found)))
+    shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
     frames = []
     for seen in spread(shared, most):
-        items = [
-            item(run.name, of_run[seen], run.folder, budget, f"samples of {run.name}")
-            for run, of_run in zip(runs, found, strict=True)
-        ]
+        items = [item(run.name, run.pictures[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
         frames.append(Frame(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:
         seeds = {(run.config or {}).get("seed") for run in runs}
         same = "of the same seeds" if len(seeds) == 1 else "of different seeds"
         return [Slider(f"Samples side by side, {same}", frames)]
     return [Note("The runs have no pictures after equally many samples to show side by side.")]
+
+
+def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> list[Block]:
+    """Return the spectra of the runs' samples, if all runs have one grid and any samples could be measured."""
+    known = [run.statistics for run in runs if run.statistics is not None]
+    if len(known) < len(runs) or any(each.grid != known[0].grid for each in known):
+        return []
+    powers = {"data": known[0].power}
+    for run, data, of_run in zip(runs, known, sets, strict=True):
+        powers |= {f"samples of {run.name}": power for power in sample_powers(data, of_run[:1])[0].values()}
+    return spectrum_charts(powers, known[0].grid, "both-spectrum") if len(powers) > 1 else []

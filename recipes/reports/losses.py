@@ -1,14 +1,12 @@
 """What training wrote about itself, as charts: losses, the same by noise level and by band, gradients and speed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from recipes.plotting.curves import Axis, Chart, Series, draw, ordered
-from recipes.reports.blocks import Block, Note
-from recipes.reports.run import Run
+from recipes.reports.page import Block, Note
+from recipes.reports.run import Overview
 from recipes.reports.samples import spread
 from recipes.runs.metrics import Entry, inner, number
 
@@ -24,7 +22,7 @@ MOST_LEVELS = 24
 """Noise levels or bands that are drawn, at most."""
 
 
-def loss_charts(run: Run) -> list[Block]:
+def loss_charts(run: Overview) -> list[Block]:
     """Return the charts of a run's losses, and what is missing of them."""
     training = over_samples("training", run.train, loss, "c0")
     validation = over_samples("validation", run.validation, loss, "c1", 1)
@@ -84,7 +82,7 @@ def _level(name: str, entry: Entry, what: str = "loss") -> float:
     return number(inner(entry, "level", name).get(what))
 
 
-def _validation_charts(run: Run) -> list[Chart | None]:
+def _validation_charts(run: Overview) -> list[Chart | None]:
     """Return the loss over noise of a few validations, over training by noise level and by band, and the last one's."""
     if not run.validation:
         return []
@@ -128,7 +126,7 @@ def _validation_charts(run: Run) -> list[Chart | None]:
 
 
 def _over_training(
-    run: Run, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
+    run: Overview, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
 ) -> Chart | None:
     """Return a chart of numbers of every validation, of which there must be two."""
     if len(run.validation) < 2:

@@ -1,14 +1,12 @@
 """Media files of a run's folder, taken into a page within a budget of bytes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from multisagd.files import check_file
 from recipes.base.untrusted import inside
 from recipes.plotting.media import address, clip, picture, sound
-from recipes.reports.blocks import Item
+from recipes.reports.page import Item
 from recipes.reports.run import MALFORMED, shortened
 
 LARGEST = 64 << 20

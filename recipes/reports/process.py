@@ -1,10 +1,8 @@
 """The forward process of a run: its schedule, what is left of the data in every band, and data as it noises them."""
 
-from __future__ import annotations
-
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,27 @@ from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
 from recipes.base.errors import RecipeError
+from recipes.base.quoting import setting
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, ordered, told
-from recipes.reports.blocks import Block, Facts, Gallery, Item, Note, Table
-from recipes.reports.defaults import shown
 from recipes.reports.media import Budget, item
-from recipes.reports.run import Run
+from recipes.reports.page import Block, Facts, Gallery, Item, Note, Table
+from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
 from recipes.runs.assembly import Assembly, process_notes
+from recipes.runs.located import located
 from recipes.runs.model import check_config
-from recipes.runs.run import CORRUPTION, read_corruption
-from recipes.runs.settings import ModelSettings, TrainSettings
+from recipes.runs.run import CORRUPTION, Run
+from recipes.runs.settings import Group, ModelSettings, TrainSettings
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 """Log-SNRs at which data are shown, between the data themselves and t = 1."""
+INSTEAD = 2
+"""Samples that are shown at growing noise where there are no data."""
 
 
 def _not_at_hand(*_: Any, **__: Any) -> Any:
@@ -59,7 +60,7 @@ class Measured(Modality):
         return self.statistics.grid
 
 
-def assembly(run: Run, builder: Builder) -> Assembly:
+def assembly(run: Overview, builder: Builder) -> Assembly:
     """Return what builds a run's process; its medium need not be there, nor be allowed.
 
     Raises:
@@ -72,11 +73,41 @@ def assembly(run: Run, builder: Builder) -> Assembly:
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
-        kept = read_corruption(run.folder / CORRUPTION, modality.grid(), config.get("corruption"))
+        kept = Run(run.folder).corruption(modality.grid(), config.get("corruption"))
     return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
 
 
-def process_blocks(parts: Assembly, process: Process) -> list[Block]:
+def forward_blocks(
+    run: Overview, sets: Sequence[SampleSet], count: int, data: Group, builder: Builder, budget: Budget
+) -> list[Block]:
+    """Return the schedule, what it leaves of the data, and `count` data or else a few samples at growing noise.
+
+    `data` are keys of the run's data that the command line gives, such as where they are now.
+    """
+    parts = assembly(run, builder)
+    process = parts.process()
+    blocks = _process_blocks(parts, process)
+    try:
+        config = located(run.config or {}, run.facts, run.folder, data, builder)
+        modality = builder.build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
+        x0, of = None, "Example"
+        if count:
+            try:
+                x0 = _examples(config, modality, builder, count)
+            except MALFORMED as error:
+                blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
+        if x0 is None and sets:
+            x0, of = sets[0].read(parts.statistics, INSTEAD), "Sample"
+        if x0 is not None:
+            return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, of)]
+        command = f"multisagd sample {setting('run_dir', run.folder)}"
+        return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
+    except MALFORMED as error:
+        text = "Nothing can be shown at growing noise. A report fetches nothing, autoencoders of the hub included."
+        return [*blocks, Note(f"{text} {shortened(error)}")]
+
+
+def _process_blocks(parts: Assembly, process: Process) -> list[Block]:
     """Return what there is to say of a process without data: settings, signal and noise over time, doubts."""
     grid, schedule = process.grid, process.schedule
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
@@ -96,7 +127,7 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
-    described = [(group, shown(in_words(getattr(parts.settings, group)))) for group in groups]
+    described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
     rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
     blocks: list[Block] = [Facts(described)]
@@ -108,17 +139,17 @@ def process_blocks(parts: Assembly, process: Process) -> list[Block]:
     return blocks + [Note(each) for each in process_notes(process, denoiser, parts.statistics)]
 
 
-def in_words(node: Any) -> str:
+def _in_words(node: Any) -> str:
     """Return the description of an object as a text: its class, and the settings that are not null."""
     if not isinstance(node, Mapping):
         return shown(node)
     name = str(node.get("_target_", "")).rsplit(".", 1)[-1]
     given = [(key, value) for key, value in node.items() if key != "_target_" and value is not None]
-    settings = ", ".join(f"{key} {in_words(value)}" for key, value in given)
+    settings = ", ".join(f"{key} {_in_words(value)}" for key, value in given)
     return f"{name} ({settings})" if name and settings else name or settings
 
 
-def examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
+def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
     Nothing is fetched: a run may name addresses of anybody.
@@ -134,7 +165,7 @@ def examples(config: Config, modality: Modality, builder: Builder, count: int) -
         raise RecipeError(str(error)) from error
 
 
-def strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
+def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
     """Return data `(count, channels, *grid)` at growing noise, as the run noises them and as white noise does.
 
     Both start from the same random numbers. Raises what decoding and writing them raises.

@@ -1,29 +1,33 @@
-"""A run as its folder tells it, whatever of it is there: it may be training, have crashed, or hold nothing yet.
+"""What is known of a run from its folder, whatever of it is there: it may be training, have crashed, or hold nothing.
 
 A folder may come from someone else. Nothing in it is run, links that lead out of it are not followed, and what cannot
-be read is named among what is missing.
+be read is listed as missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from multisagd import DataStatistics
 from multisagd.files import read_json
 from recipes.base.errors import RecipeError
 from recipes.base.quoting import setting
-from recipes.base.untrusted import inside
+from recipes.base.untrusted import inside, read_header, read_rows
 from recipes.config.compose import Config
-from recipes.reports.blocks import Note
+from recipes.runs.checkpoint import samples_of
 from recipes.runs.lock import is_held
 from recipes.runs.metrics import Entry, Metrics, inner, number
-from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING
-from recipes.runs.run import Run as Stored
+from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING, Run
+from recipes.sampling.sample_files import EVALUATION, NOTES, TENSORS
 
 MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
@@ -31,11 +35,20 @@ MALFORMED = (
 )  # fmt: skip
 """What reading and drawing something that is not what it should be can raise."""
 
+MOST = 1000
+"""Samples of a set whose spectrum is measured."""
+
+MOST_NUMBERS = 1 << 25
+"""Numbers in them all."""
+
+LONGEST = 300
+"""Characters of a value that are shown."""
+
 State = Literal["finished", "in progress", "interrupted", "not begun"]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Overview:
     """What is known of a run. `missing` says what could not be read; `config` and `statistics` are None without."""
 
     folder: Path
@@ -45,44 +58,48 @@ class Run:
     metrics: Metrics = field(default_factory=Metrics)
     timing: Metrics = field(default_factory=Metrics)
     statistics: DataStatistics | None = None
-    missing: tuple[Note, ...] = ()
+    missing: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def train(self) -> list[Entry]:
         """Metrics of training steps."""
         return self.metrics.of("train")
 
-    @property
+    @cached_property
     def validation(self) -> list[Entry]:
         """Metrics of held-out data."""
         return self.metrics.of("validation")
 
-    @property
+    @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The times that training was started."""
         found = self.facts.get("starts")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
-    @property
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes, empty without any."""
+        found = self.facts.get("classes")
+        return [str(each) for each in found] if isinstance(found, list) else []
+
+    @cached_property
     def target(self) -> int | None:
         """Samples that the run is to see."""
         found = number(inner(self.config or {}, "training").get("samples"))
         return int(found) if 0 < found < 1e18 else None
 
-    @property
-    def checkpoints(self) -> list[Path]:
-        """Folders of checkpoints, oldest first."""
-        folder = self.folder / "checkpoints"
-        named = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
-        return sorted((each for each in named if each.is_dir()), key=lambda each: int(each.name))
+    @cached_property
+    def saved(self) -> int | None:
+        """Samples seen at the last checkpoint, None without one."""
+        return next((samples_of(each) for each in reversed(Run(self.folder).checkpoints.folders())), None)
 
-    @property
+    @cached_property
     def seen(self) -> int:
         """Samples seen, by the last entry or checkpoint."""
-        told = [int(number(entry["samples"])) for entry in (*self.train[-1:], *self.validation[-1:])]
-        return max([0, *told, *(int(each.name) for each in self.checkpoints[-1:])])
+        logged = [int(number(entry["samples"])) for entry in (*self.train[-1:], *self.validation[-1:])]
+        return max([self.saved or 0, *logged])
 
-    @property
+    @cached_property
     def state(self) -> State:
         """How far the run is."""
         if self.target is not None and self.seen >= self.target:
@@ -91,23 +108,43 @@ class Run:
             return "in progress"
         return "interrupted" if self.seen or self.starts else "not begun"
 
+    @cached_property
+    def pictures(self) -> dict[int, Path]:
+        """Pictures drawn while training, by the samples seen."""
+        folder = self.folder / "samples"
+        files = folder.glob("*.png") if folder.is_dir() and inside(folder, self.folder) else ()
+        named = {int(path.stem): path for path in files if path.stem.isdecimal() and len(path.stem) < 19}
+        return dict(sorted(named.items()))
 
-FILES = (CONFIG, FACTS, METRICS, TIMING, STATISTICS)
+    @cached_property
+    def sample_sets(self) -> list[SampleSet]:
+        """The sets in its folder `sampled`, the newest first."""
+        root = self.folder / "sampled"
+        found = []
+        for folder in root.iterdir() if root.is_dir() else ():
+            samples = folder / TENSORS
+            if samples.is_file() and inside(samples, self.folder):
+                try:
+                    made = own_json(folder / NOTES, self.folder)
+                except MALFORMED:
+                    made = {}
+                found.append(SampleSet(folder, self.folder, made if isinstance(made, dict) else {}))
+        return sorted(found, key=lambda each: (each.folder / TENSORS).stat().st_mtime, reverse=True)
 
 
-def read_run(folder: Path, name: str | None = None) -> Run:
+def read_run(folder: Path, name: str | None = None) -> Overview:
     """Read whatever of a run is there.
 
     Raises:
-        RecipeError: if the folder is none, or holds nothing of a run at all.
+        RecipeError: if there is no such folder, or it holds nothing of a run at all.
     """
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: name that of a training run")
-    if not any((folder / name).exists() for name in FILES):
+    if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
         command = f"multisagd train … {setting('run_dir', folder)}"
         raise RecipeError(f"{folder} holds nothing of a training run; to make one: {command}")
-    missing: list[Note] = []
-    source = Stored(folder)
+    missing: list[str] = []
+    source = Run(folder)
 
     def attempt(what: str, name: str, read: Callable[[], Any]) -> Any:
         path = folder / name
@@ -118,12 +155,12 @@ def read_run(folder: Path, name: str | None = None) -> Run:
                 raise ValueError("it is a link to somewhere else")
             return read()
         except FileNotFoundError:
-            missing.append(Note(f"{path.name} is not there: {what}."))
+            missing.append(f"{name} is not there: {what}.")
         except MALFORMED as error:
-            missing.append(Note(f"{path.name} could not be read: {what}. {shortened(error)}"))
+            missing.append(f"{name} could not be read: {what}. {shortened(error)}")
         return None
 
-    run = Run(
+    run = Overview(
         folder,
         name or folder.resolve().name,
         config=attempt("without it neither settings nor process are known", CONFIG, lambda: source.config),
@@ -134,19 +171,111 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     )
     for metrics, file in ((run.metrics, METRICS), (run.timing, TIMING)):
         if metrics.broken:
-            missing.append(Note(f"{file}: {metrics.broken:,} lines are no entries, and were passed over."))
+            missing.append(f"{file}: {metrics.broken:,} lines are no entries, and were passed over.")
     return replace(run, missing=tuple(missing))
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A folder of samples in that of a run, `root`; `made` is its record by `multisagd sample`."""
+
+    folder: Path
+    root: Path
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        seen = number(self.made.get("samples_seen"))
+        after = "" if math.isnan(seen) else f"after {seen:,.0f} samples seen, "
+        return f"{after}{self.sampler or self.folder.name}"
+
+    @property
+    def sampler(self) -> str:
+        """The sampler and its steps, an empty text if nothing says which."""
+        settings = inner(self.made, "settings")
+        name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
+        return f"{name} in {settings.get('steps')} steps" if name else ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether `multisagd evaluate` left something next to it."""
+        return (self.folder / EVALUATION).exists()
+
+    def evaluation(self) -> Any:
+        """Return what `multisagd evaluate` left next to it.
+
+        Raises:
+            OSError, ValueError: if it cannot be read, or is a link that leads out of the run's folder.
+        """
+        return own_json(self.folder / EVALUATION, self.root)
+
+    def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
+        """Return its first samples as tensors, `(count, channels, *grid)`.
+
+        Raises:
+            ValueError: if they are not of the data's shape, or not finite.
+        """
+        path = self.folder / TENSORS
+        shape = read_header(path)["x0"].shape
+        if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
+            raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
+        x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
+        if not bool(x0.isfinite().all()):
+            raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
+        return x0
+
+    def names(self, classes: Sequence[str], count: int) -> list[str]:
+        """Return the class or prompt of each of its first samples, an empty list where they are not known."""
+        prompts = self.made.get("prompts")
+        if isinstance(prompts, list):
+            return [str(each) for each in prompts[:count]]
+        try:
+            return [classes[label] for label in read_rows(self.folder / TENSORS, "labels", count).tolist()]
+        except MALFORMED:
+            return []
+
+
+def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the kind and the row of every number in an evaluate.json."""
+    for kind, result in inner(report, "results").items():
+        rows = result.get("rows") if isinstance(result, dict) else None
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict):
+                yield str(kind), row
+
+
+def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what a row of an evaluate.json says of samples and of real data, and the ideal, each as text."""
+    ideal = number(row.get("ideal"))
+    floor = with_error(row, "floor", "floor_error")
+    return with_error(row, "value", "error"), floor, "" if math.isnan(ideal) else f"{ideal:g}"
+
+
+def with_error(row: dict[str, Any], value: str, error: str) -> str:
+    """Return a number of a row with its uncertainty and unit."""
+    found, spread = number(row.get(value)), number(row.get(error))
+    if math.isnan(found):
+        return "-"
+    unit = f" {row['unit']}" if row.get("unit") else ""
+    return f"{found:.4g}{unit}" if math.isnan(spread) else f"{found:.4g} ± {spread:.2g}{unit}"
 
 
 def own_json(path: Path, folder: Path) -> Any:
     """Return the content of a JSON file in a folder.
 
     Raises:
-        OSError, ValueError: if it cannot be read, or is a link to somewhere else.
+        OSError, ValueError: if it cannot be read, or is a link that leads out of the folder.
     """
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)
+
+
+def shown(value: Any) -> str:
+    """Return a value as text, shortened."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def shortened(error: BaseException, most: int = 400) -> str:

@@ -1,18 +1,21 @@
-"""What a run is, in a few lines: what was trained on what, how far it is, its last losses, and where it ran."""
-
-from __future__ import annotations
+"""What a run is: what was trained on what, how far it is, its settings next to the defaults, and where it ran."""
 
 import shlex
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from multisagd.addresses import for_others
 from recipes.base.quoting import setting
+from recipes.config.addresses import mapped, shareable
+from recipes.config.compose import Config
+from recipes.config.defaults import ABSENT, nearest_choice, train_defaults
+from recipes.config.groups import groups
+from recipes.config.key_table import flatten
 from recipes.plotting.curves import told
-from recipes.reports.blocks import Block, Facts, Note, Table
-from recipes.reports.defaults import settings
 from recipes.reports.losses import loss
-from recipes.reports.run import Run
+from recipes.reports.page import Block, Facts, Note, Setting, Settings, Table
+from recipes.reports.run import Overview, shown
 from recipes.runs.metrics import inner, number
 
 MOST_STARTS = 50
@@ -21,22 +24,30 @@ MOST_STARTS = 50
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
 """Groups of the configuration that say most about a run."""
 
+OF_THE_RUN = ("run_dir",)
+"""Keys that have no default to differ from."""
 
-def summary_blocks(run: Run) -> list[Block]:
+STATES = {
+    "finished": "finished",
+    "in progress": "in progress: a process holds the folder",
+    "interrupted": "interrupted: no process on this machine holds the folder",
+    "not begun": "not begun",
+}
+"""The states of a run in words."""
+
+
+def summary_blocks(run: Overview) -> list[Block]:
     """Return what was trained, on what, and how far it is."""
     target = "" if run.target is None else f" of {run.target:,}"
-    rows = [("state", told_state(run)), ("samples seen", f"{run.seen:,}{target}")]
+    rows = [("state", STATES[run.state]), ("samples seen", f"{run.seen:,}{target}")]
     if run.train:
         rows.append(("training loss", f"{told(loss(run.train[-1]))} (last entry)"))
     if run.validation:
         rows.append(("validation loss", f"{told(loss(run.validation[-1]))} (last entry)"))
-    seconds = training_seconds(run)
-    if seconds:
+    if seconds := training_seconds(run):
         rows.append(("time in training steps", f"about {_duration(seconds)}"))
-    data = inner(run.facts, "data")
-    if data:
-        classes = run.facts.get("classes")
-        count = f" in {len(classes)} classes" if isinstance(classes, list) and classes else ""
+    if data := inner(run.facts, "data"):
+        count = f" in {len(run.classes)} classes" if run.classes else ""
         rows.append(("examples", f"{told(number(data.get('examples')))}{count}"))
     if (parameters := number(run.facts.get("parameters"))) > 0:
         rows.append(("parameters of the network", told(parameters)))
@@ -44,8 +55,10 @@ def summary_blocks(run: Run) -> list[Block]:
         axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
         rows.append(("a datum", f"{run.statistics.mean.shape[0]} × ({axes})"))
         rows.append(("standard deviation of the data", f"{run.statistics.sigma_data:.3g} about their mean"))
-    rows += _choices(run)
-    blocks: list[Block] = [Facts(rows), *run.missing]
+    if run.config is not None:
+        chosen = dict(settings(run.config).choices)
+        rows += [(name, chosen[name]) for name in GROUPS if name in chosen]
+    blocks: list[Block] = [Facts(rows), *map(Note, run.missing)]
     if run.state == "interrupted":
         blocks.append(Note(_goes_on(run)))
     if run.state == "not begun":
@@ -53,19 +66,8 @@ def summary_blocks(run: Run) -> list[Block]:
     return blocks
 
 
-def told_state(run: Run) -> str:
-    """Return the state of a run in words."""
-    words = {
-        "finished": "finished",
-        "in progress": "in progress: a process holds the folder",
-        "interrupted": "interrupted: no process on this machine holds the folder",
-        "not begun": "not begun",
-    }
-    return words[run.state]
-
-
-def training_seconds(run: Run) -> float:
-    """Return how long training steps took in all, from the speed between entries; what was done twice counts twice."""
+def training_seconds(run: Overview) -> float:
+    """Return how long training steps took in all, from the speed between entries; repeated work counts twice."""
     entries, total = run.timing.of("timing"), 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):
@@ -74,43 +76,60 @@ def training_seconds(run: Run) -> float:
     return total
 
 
-def environment_blocks(run: Run) -> list[Block]:
+def configuration_blocks(run: Overview) -> list[Block]:
+    """Return the configuration, if it is there."""
+    if run.config is None:
+        return [Note("config.yaml is not there, or could not be read.")]
+    return [settings(run.config)]
+
+
+def settings(config: Config) -> Settings:
+    """Return every key of a configuration, and which choice each of its groups is."""
+    own = train_defaults()
+    expected = flatten(own)
+    choices = []
+    for group in groups():
+        node = config.get(group)
+        if not isinstance(node, Mapping) or group in own:
+            continue
+        name, defaults = nearest_choice(group, node)
+        choices.append((group, name or str(node.get("_target_", ABSENT))))
+        expected |= flatten(defaults, group) if defaults else {}
+    rows = []
+    for key, value in flatten(mapped(shareable(config), for_others)).items():
+        text = shown(value)
+        default = shown(expected.get(key, ABSENT)).replace("???", ABSENT)
+        rows.append(Setting(key, text, default if default != text and key not in OF_THE_RUN else None))
+    return Settings(tuple(choices), tuple(rows))
+
+
+def environment_blocks(run: Overview) -> list[Block]:
     """Return where and with what the run was started, and with which versions."""
     starts = run.starts[-MOST_STARTS:]
     if not starts:
         return [Note("run.json names no start of this run.")]
+    header = ("at", "samples seen", "device", "revision of the source", "command, as it was noted")
     rows = [
         (str(start.get("at")), told(number(start.get("samples"))), str(start.get("device")), str(start.get("revision")),
          _command(start.get("command")))
         for start in starts
     ]  # fmt: skip
-    blocks: list[Block] = [
-        Table("Starts", ("at", "samples seen", "device", "revision of the source", "command, as it was noted"), rows)
-    ]
     versions, before = inner(starts[-1], "versions"), inner(starts[0], "versions")
     changed = {name for name in versions if before.get(name) not in (None, versions[name])}
-    blocks.append(
-        Table(
-            "Versions at the last start", ("package", "version", "at the first start"),
-            [(str(name), str(value), str(before[name]) if name in changed else "") for name, value in versions.items()],
-        )
-    )  # fmt: skip
-    return blocks
+    packages = [
+        (str(name), str(value), str(before[name]) if name in changed else "") for name, value in versions.items()
+    ]
+    return [
+        Table("Starts", header, rows),
+        Table("Versions at the last start", ("package", "version", "at the first start"), packages),
+    ]
 
 
-def _choices(run: Run) -> list[tuple[str, str]]:
-    """Return the choices of the groups that say most."""
-    if run.config is None:
-        return []
-    chosen = dict(settings(run.config).choices)
-    return [(name, chosen[name]) for name in GROUPS if name in chosen]
-
-
-def _goes_on(run: Run) -> str:
+def _goes_on(run: Overview) -> str:
     why = "Why it ended is not noted here: its last message says so, and what to change if it ended by itself."
-    if not run.checkpoints:
+    if run.saved is None:
         return f"It ended before its first checkpoint: the command that started it, given again, begins anew. {why}"
-    saved = f"Its last checkpoint is after {int(run.checkpoints[-1].name):,} samples"
+    saved = f"Its last checkpoint is after {run.saved:,} samples"
     return f"{saved}: the command that started it, given again, continues from there. {why}"
 
 

@@ -11,30 +11,41 @@ All of it is made from the records of a run, which may be someone else's: what i
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from torch import nn
 
 from multisagd import Process
 from multisagd.addresses import for_others
+from multisagd.files import check_file, read_json
 from recipes.base.files import replace_file, write_text
 from recipes.base.quoting import setting
 from recipes.config.addresses import mapped
+from recipes.reports.run import metric_cells, metric_rows
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, Which
-from recipes.sharing.markdown import described, in_words, last_part, listed, one_line, shown, slug
-from recipes.sharing.records import EVALUATION, SAMPLES, evaluated, found_evaluation, last_samples, rows_of
+from recipes.sampling.sample_files import EVALUATION
+from recipes.sharing.markdown import described, in_words, last_part, one_line, shown, slug
 
-CARD, SPECTRUM = "README.md", "spectrum.png"
+CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
 TASKS = {"image": "unconditional-image-generation", "audio": "text-to-audio", "video": "text-to-video"}
 """The hub's words for what models do; it knows none for sounds and videos that are made without a text."""
+
+LARGEST_PICTURE = 32 << 20
+PNG = b"\x89PNG\r\n\x1a\n"
+DRAWN = ("sampler", "steps", "guidance", "seed")
+MOST_ROWS = 100
+"""Numbers of an evaluation that a card repeats."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ def write_card(subject: Subject, out: Path) -> None:
         write_text(out / EVALUATION, json.dumps(mapped(evaluation, for_others), indent=1, ensure_ascii=False))
     name = out.resolve().name
     head = yaml.safe_dump(fields_of_the_hub(subject, name, evaluation), sort_keys=False, allow_unicode=True)
-    parts = sections(subject, name, process, evaluation, picture is not None)
-    write_text(out / CARD, f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n")
+    text = text_of_the_card(subject, name, process, evaluation, picture is not None)
+    write_text(out / CARD, f"---\n{head}---\n\n{text}")
 
 
 def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -114,138 +125,129 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
     return told
 
 
-def sections(
+def text_of_the_card(
     subject: Subject, name: str, process: Process, evaluation: Mapping[str, Any] | None, pictured: bool
-) -> Iterator[str]:
-    """Yield the card's sections as Markdown."""
-    yield f"# {shown(name)}"
-    yield (
-        f"A diffusion model of {_medium(subject)} data, trained with multisagd on noise of the spectrum below. It "
-        f"learned {_condition(subject)}."
-    )
-    if pictured:
-        yield f"![Samples that the training drew last]({SAMPLES})"
-    yield from _usage(name)
-    yield "## What it learned from"
-    yield _data(subject, process)
-    if subject.assembly.corruption() is not None:
-        yield _corruption(subject.model.config)
-    yield "## Noise and schedule"
-    yield f"![Power of data and noise along every axis]({SPECTRUM})"
-    parts = {name: described(subject.model.config[name]) for name in ("spectrum", "schedule", "process", "denoiser")}
-    yield listed(
-        {
-            "spectrum of the noise": parts["spectrum"],
-            "in words": in_words(process),
-            "schedule": parts["schedule"],
-            "process": parts["process"],
-            "prediction": parts["denoiser"],
-        }
-    )
-    yield "## Network and training"
-    yield _training(subject)
-    yield "## Evaluation"
-    yield from evaluated(evaluation)
-    yield "## Limits"
-    yield "\n".join(f"- {each}" for each in _limits(subject, process, evaluation))
-    yield "## Licence"
-    if subject.license is None:
-        yield "None was chosen for this model, so nobody has been given a right to use it: ask who made it."
-    else:
-        yield f"{shown(subject.license)}. The data that it learned from may have terms of their own."
-
-
-def _condition(subject: Subject) -> str:
-    """Return what the model was conditioned on, in words."""
-    text, classes = subject.model.facts.get("text"), subject.model.facts["classes"]
-    if classes:
-        return f"{len(classes)} classes: {', '.join(map(shown, classes[:20]))}{', …' * (len(classes) > 20)}"
-    return f"from texts, read by the encoder {shown(text['name'])}" if text else "neither classes nor texts"
-
-
-def _usage(name: str) -> Iterator[str]:
-    yield "## How to use it"
-    yield f"```bash\nmultisagd sample {setting('run_dir', name)} count=16 steps=20\n```"
-    yield (
-        "```python\nfrom recipes.sharing.pipeline import Pipeline\n\n"
-        f"pipeline = Pipeline.from_pretrained({json.dumps(name)})\n"
-        'pipeline(count=4, steps=20).save("drawn")\n```'
-    )
-    yield (
-        "Both take the folder of this card. Its weights are safetensors and all else is JSON: loading them runs no "
-        "code that comes with the model."
-    )
-
-
-def _data(subject: Subject, process: Process) -> str:
-    """Return what is known of the data; an exported model says nothing of where they came from."""
-    model, statistics = subject.model, subject.model.statistics
-    axes = " × ".join(
-        f"{shown(axis.name)} {axis.size} ({axis.spacing:.4g} {shown(axis.unit)})" for axis in process.grid.axes
-    )
-    examples = shown((model.facts.get("data") or {}).get("examples", "unknown number of"))
-    return listed(
-        {
-            "data": "" if model.exported else f"{examples} examples, read as {described(model.config['data'])}",
-            "one datum, channels × axes": f"{statistics.mean.shape[0]} × {axes}",
-            "medium": described(model.config["modality"]),
-            "statistics": f"of {statistics.count:,} examples; standard deviation {statistics.sigma_data:.4g} about "
-            "their mean",
-        }
-    )
-
-
-def _training(subject: Subject) -> str:
-    """Return how the network was trained; an exported model says nothing of the training's settings."""
-    model, config = subject.model, subject.model.config
+) -> str:
+    """Return the card below its head as Markdown, in which every text of the model's records means itself."""
+    model, weights, grid = subject.model, subject.weights, process.grid
     starts = model.facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], dict) else {}
-    versions, training = inner(last, "versions"), config["training"]
-    named = [f"{shown(key)} {shown(versions[key])}" for key in ("multisagd", "torch", "python") if key in versions]
-    return listed(
-        {
-            "network": described(config["network"]),
-            "parameters": f"{sum(each.numel() for each in subject.weights.tensors.values()):,}",
-            "weights": {"ema": "average over the training", "network": "last ones"}[subject.which],
-            "samples seen": f"{subject.weights.samples:,}",
-            "batch": "" if model.exported else shown(training.get("batch")),
-            "learning rate": "" if model.exported else shown(training.get("learning_rate")),
-            "seed": shown(config["seed"]),
-            "versions": ", ".join(named),
-            "revision": shown(last.get("revision", "")),
-        }
+    packages = inner(last, "versions")
+    denoiser = subject.assembly.denoiser(nn.Identity(), process)
+    cards = Environment(
+        loader=PackageLoader("recipes.sharing"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, finalize=lambda value: value if isinstance(value, Markup) else shown(value),
+    )  # fmt: skip
+    cards.filters |= {"described": lambda node: Markup(described(node)), "shown": shown, "last_part": last_part}
+    return cards.get_template("card.md.j2").render(
+        name=name,
+        medium=_medium(subject),
+        config=model.config,
+        exported=model.exported,
+        statistics=model.statistics,
+        grid=grid,
+        size=" × ".join(str(axis.size) for axis in grid.axes),
+        classes=model.facts["classes"],
+        text=model.facts.get("text"),
+        examples=inner(model.facts, "data").get("examples", "unknown number of"),
+        corrupted=subject.assembly.corruption() is not None,
+        noise=in_words(process),
+        doubts=process_notes(process, denoiser, model.statistics),
+        which=subject.which,
+        samples=weights.samples,
+        parameters=sum(each.numel() for each in weights.tensors.values()),
+        versions={key: packages[key] for key in ("multisagd", "torch", "python") if key in packages},
+        revision=last.get("revision", ""),
+        evaluation=_told(evaluation),
+        copies=any("repetitions" in str(row.get("name")) for _, row in rows_of(evaluation)),
+        pictured=pictured,
+        license=subject.license,
+        run_dir=setting("run_dir", name),
+        quoted=json.dumps(name),
     )
 
 
-def _corruption(config: Mapping[str, Any]) -> str:
-    group, spectrum, denoiser = (config.get(name) or {} for name in ("corruption", "spectrum", "denoiser"))
-    done = "Nothing was done about it: its samples show it too."
-    if group.get("restored"):
-        done = "They were restored there by their own covariance before training."
-    elif last_part(denoiser) == "RestoringDenoiser":
-        done = "It restores that part in its samples, from the rest or through a noise floor."
-    elif last_part(spectrum) == "Omitting":
-        done = "It omits that part: its noise leaves it out, and its samples have no more there than their mean."
-    return f"**Its data were corrupted in a part of their spectrum**: {described(group)}. {done}"
+def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what the card repeats of an evaluation."""
+    if evaluation is None:
+        return None
+    count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
+    notes = [note for kind in inner(evaluation, "results").values() for note in _texts(kind.get("notes"))]  # type: ignore[arg-type]
+    if absent := evaluation.get("unavailable"):
+        notes.append(f"not computed: {', '.join(map(str, absent))}")
+    return {
+        "counted": "Samples" if math.isnan(count) else f"{count:,.0f} samples",
+        "drawn": evaluation["drawn"],
+        "rows": [(f"{kind}: {row.get('name')}", *metric_cells(row)) for kind, row in rows_of(evaluation)][:MOST_ROWS],
+        "notes": notes,
+    }
 
 
-def _limits(subject: Subject, process: Process, evaluation: Mapping[str, Any] | None) -> list[str]:
-    size = " × ".join(str(axis.size) for axis in process.grid.axes)
-    said = [
-        f"It makes data like those it learned from, with their biases, and was trained at {size} alone.",
-        "Diffusion models repeat training examples when these are few: "
-        + (
-            "see the row on repetitions above."
-            if _tells_copies(evaluation)
-            else "whether this one does was not looked at."
-        ),
-    ]
-    denoiser = subject.assembly.denoiser(nn.Identity(), process)
-    return said + [shown(note) + "." for note in process_notes(process, denoiser, subject.model.statistics)]
+def last_samples(source: Path, samples: int, which: Which) -> Path | None:
+    """Return the picture that a run, or an exported model, has of samples of these weights; None if there is none.
+
+    A training draws from averaged weights alone. A link to somewhere else is no picture of theirs, but for those that
+    the hub's cache is made of: from snapshots/COMMIT to blobs beside it.
+    """
+    place = source.resolve()
+    homes = [place, place.parents[1] / "blobs"] if place.parent.name == "snapshots" else [place]
+    drawn = [source / "samples" / f"{samples:012d}.png"] if which == "ema" else []
+    for path in (*drawn, source / SAMPLES):
+        try:
+            check_file(path, LARGEST_PICTURE)
+            with path.open("rb") as file:
+                is_picture = file.read(len(PNG)) == PNG
+        except (OSError, ValueError):
+            continue
+        if is_picture and any(path.resolve().is_relative_to(home) for home in homes):
+            return path
+    return None
 
 
-def _tells_copies(evaluation: Mapping[str, Any] | None) -> bool:
-    return any("repetitions" in str(row.get("name")) for _, row in rows_of(evaluation))
+def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
+    """Return counts, rows and notes of the latest evaluation of samples of these weights; None if there is none.
+
+    With it comes how they were drawn.
+    """
+    found: list[tuple[float, Path, dict[str, Any]]] = []
+    for path in source.glob(f"sampled/*/{EVALUATION}"):
+        try:
+            made = read_json(path.with_name("sample.json"), finite=False)
+            settings = made["settings"]
+            if made["samples_seen"] == samples and settings["weights"] == which:
+                drawn = {"sampler": last_part(settings["sampler"]).lower(), "steps": settings["steps"],
+                         "guidance": settings["guidance"]["scale"], "seed": settings["seed"]}  # fmt: skip
+                found.append((path.stat().st_mtime, path, drawn))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    newest = max(found, key=lambda each: each[0], default=None)
+    path = newest[1] if newest else source / EVALUATION
+    try:
+        report = read_json(path, finite=False)
+    except (OSError, ValueError):
+        return None
+    kinds = {
+        str(kind): {"rows": [row for named, row in metric_rows(report) if named == kind][:MOST_ROWS],
+                    "notes": _texts(inner(report, "results", kind).get("notes"))}
+        for kind in inner(report, "results")
+    }  # fmt: skip
+    drawn = newest[2] if newest else {key: value for key, value in inner(report, "drawn").items() if key in DRAWN}
+    named = {"data": report["data"]} if isinstance(report.get("data"), str) else {}
+    return named | {
+        "counts": inner(report, "counts"),
+        "drawn": drawn,
+        "unavailable": list(inner(report, "unavailable")),
+        "results": kinds,
+    }
+
+
+def rows_of(evaluation: Mapping[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the kinds and rows of an evaluation that hold a number."""
+    return [(kind, row) for kind, row in metric_rows(evaluation or {}) if math.isfinite(number(row.get("value")))]
+
+
+def _texts(values: Any) -> list[str]:
+    return [str(each) for each in values][:MOST_ROWS] if isinstance(values, list) else []
 
 
 def _medium(subject: Subject) -> str:

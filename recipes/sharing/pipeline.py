@@ -42,10 +42,9 @@ from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import chosen_condition, embed
 from recipes.sampling.generate import SamplingRequest, generate
-from recipes.sampling.sample_files import write_set
-from recipes.sharing.card import CARD, SPECTRUM, Subject, check_license, write_card
+from recipes.sampling.sample_files import EVALUATION, write_set
+from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, Subject, check_license, write_card
 from recipes.sharing.hub import local_folder
-from recipes.sharing.records import EVALUATION, SAMPLES
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 """What is fetched of a model on the hub."""

@@ -38,13 +38,11 @@ from recipes.config import compose as configuration
 from recipes.config.key_table import flatten
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
-from recipes.reports.blocks import Item, Note, Page
-from recipes.reports.defaults import settings
 from recipes.reports.media import Budget, item
-from recipes.reports.page import is_report, render
+from recipes.reports.page import Item, Note, Page, is_report, render
 from recipes.reports.run import read_run
 from recipes.reports.samples import spread
-from recipes.reports.summary import summary_blocks
+from recipes.reports.summary import settings, summary_blocks
 from recipes.runs import metrics as reader
 
 POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]
@@ -207,7 +205,7 @@ class TestMissingParts:
         (run_dir / name).unlink()
         run = read_run(run_dir)
         (note,) = run.missing
-        assert note.text.startswith(f"{name} is not there")
+        assert note.startswith(f"{name} is not there")
         assert run.seen == 96
 
     def test_without_configuration_and_pictures(self, run_dir: Path) -> None:
@@ -223,7 +221,7 @@ class TestMissingParts:
         with (run_dir / "metrics.jsonl").open("a") as file:
             file.write('[1]\n{"samples": "many", "kind": "train"}\n{"samples": 128, "kind": "tra')
         run = read_run(run_dir)
-        told = " ".join(note.text for note in run.missing)
+        told = " ".join(run.missing)
         assert "run.json could not be read" in told
         assert "statistics.safetensors could not be read" in told
         assert "3 lines are no entries" in told
