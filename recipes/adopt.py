@@ -13,8 +13,6 @@ Errors, each in one message: no model there, a network or scheduler that is not 
 do not fit, a folder that holds something else.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

@@ -8,8 +8,6 @@ for the Hugging Face hub (`recipes.sharing.card`).
 Errors, each in one message: no run or no checkpoint there, a folder that holds something else.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ Errors, each in one message: folders without a run, as many names as runs wanted
 replace a file of another kind.
 """
 
-from __future__ import annotations
-
 import datetime
 import sys
 from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from recipes.config.key_table import flatten
 from recipes.plotting.curves import Axis, Series, draw, told
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.media import Budget, item
-from recipes.reports.page import Block, Frame, Note, Slider, Table
+from recipes.reports.page import Block, Gallery, Note, Slider, Table
 from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, shown, with_error
 from recipes.reports.samples import spread
 from recipes.reports.spectra import sample_powers, spectrum_charts
@@ -104,7 +104,7 @@ def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block
     frames = []
     for seen in spread(shared, most):
         items = [item(run.name, run.pictures[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
-        frames.append(Frame(f"{seen:,} samples seen", [each for each in items if each is not None]))
+        frames.append(Gallery(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:
         seeds = {(run.config or {}).get("seed") for run in runs}
         same = "of the same seeds" if len(seeds) == 1 else "of different seeds"

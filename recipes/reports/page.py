@@ -5,8 +5,6 @@ Jinja escapes every one; beyond that a content security policy lets the browser 
 the one style whose hashes are given. Nothing is fetched.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence
@@ -98,20 +96,12 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One place of a slider: what it is called there, and what is shown."""
-
-    title: str
-    items: Sequence[Item]
-
-
-@dataclass(frozen=True)
 class Slider:
-    """Frames of which one is shown at a time; without scripts, all are."""
+    """Galleries of which one is shown at a time; without scripts, all are."""
 
     kind: ClassVar[str] = "slider"
     label: str
-    frames: Sequence[Frame]
+    frames: Sequence[Gallery]
 
 
 Block = Note | Facts | Table | Settings | Chart | Gallery | Slider

@@ -4,8 +4,6 @@ A folder may come from someone else. Nothing in it is run, links that lead out o
 be read is listed as missing.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +43,67 @@ LONGEST = 300
 """Characters of a value that are shown."""
 
 State = Literal["finished", "in progress", "interrupted", "not begun"]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A folder of samples in that of a run, `root`; `made` is its record by `multisagd sample`."""
+
+    folder: Path
+    root: Path
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        seen = number(self.made.get("samples_seen"))
+        after = "" if math.isnan(seen) else f"after {seen:,.0f} samples seen, "
+        return f"{after}{self.sampler or self.folder.name}"
+
+    @property
+    def sampler(self) -> str:
+        """The sampler and its steps, an empty text if nothing says which."""
+        settings = inner(self.made, "settings")
+        name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
+        return f"{name} in {settings.get('steps')} steps" if name else ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether `multisagd evaluate` left something next to it."""
+        return (self.folder / EVALUATION).exists()
+
+    def evaluation(self) -> Any:
+        """Return what `multisagd evaluate` left next to it.
+
+        Raises:
+            OSError, ValueError: if it cannot be read, or is a link that leads out of the run's folder.
+        """
+        return own_json(self.folder / EVALUATION, self.root)
+
+    def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
+        """Return its first samples as tensors, `(count, channels, *grid)`.
+
+        Raises:
+            ValueError: if they are not of the data's shape, or not finite.
+        """
+        path = self.folder / TENSORS
+        shape = read_header(path)["x0"].shape
+        if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
+            raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
+        x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
+        if not bool(x0.isfinite().all()):
+            raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
+        return x0
+
+    def names(self, classes: Sequence[str], count: int) -> list[str]:
+        """Return the class or prompt of each of its first samples, an empty list where they are not known."""
+        prompts = self.made.get("prompts")
+        if isinstance(prompts, list):
+            return [str(each) for each in prompts[:count]]
+        try:
+            return [classes[label] for label in read_rows(self.folder / TENSORS, "labels", count).tolist()]
+        except MALFORMED:
+            return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,67 +232,6 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
         if metrics.broken:
             missing.append(f"{file}: {metrics.broken:,} lines are no entries, and were passed over.")
     return replace(run, missing=tuple(missing))
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """A folder of samples in that of a run, `root`; `made` is its record by `multisagd sample`."""
-
-    folder: Path
-    root: Path
-    made: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """What to call it."""
-        seen = number(self.made.get("samples_seen"))
-        after = "" if math.isnan(seen) else f"after {seen:,.0f} samples seen, "
-        return f"{after}{self.sampler or self.folder.name}"
-
-    @property
-    def sampler(self) -> str:
-        """The sampler and its steps, an empty text if nothing says which."""
-        settings = inner(self.made, "settings")
-        name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
-        return f"{name} in {settings.get('steps')} steps" if name else ""
-
-    @property
-    def judged(self) -> bool:
-        """Whether `multisagd evaluate` left something next to it."""
-        return (self.folder / EVALUATION).exists()
-
-    def evaluation(self) -> Any:
-        """Return what `multisagd evaluate` left next to it.
-
-        Raises:
-            OSError, ValueError: if it cannot be read, or is a link that leads out of the run's folder.
-        """
-        return own_json(self.folder / EVALUATION, self.root)
-
-    def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
-        """Return its first samples as tensors, `(count, channels, *grid)`.
-
-        Raises:
-            ValueError: if they are not of the data's shape, or not finite.
-        """
-        path = self.folder / TENSORS
-        shape = read_header(path)["x0"].shape
-        if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
-            raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
-        x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
-        if not bool(x0.isfinite().all()):
-            raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
-        return x0
-
-    def names(self, classes: Sequence[str], count: int) -> list[str]:
-        """Return the class or prompt of each of its first samples, an empty list where they are not known."""
-        prompts = self.made.get("prompts")
-        if isinstance(prompts, list):
-            return [str(each) for each in prompts[:count]]
-        try:
-            return [classes[label] for label in read_rows(self.folder / TENSORS, "labels", count).tolist()]
-        except MALFORMED:
-            return []
 
 
 def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from recipes.base.quoting import setting
 from recipes.plotting.curves import told
 from recipes.reports.media import Budget, item
-from recipes.reports.page import Block, Facts, Frame, Gallery, Note, Slider, Table
+from recipes.reports.page import Block, Facts, Gallery, Note, Slider, Table
 from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_cells, metric_rows, shortened, shown
 from recipes.runs.metrics import inner, number
 from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
@@ -32,7 +32,7 @@ def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media
     for seen in chosen:
         title = f"after {seen:,} samples seen"
         if made := item(title, run.pictures[seen], run.folder, budget, "samples of a training run"):
-            frames.append(Frame(f"{seen:,} samples seen", [made]))
+            frames.append(Gallery(f"{seen:,} samples seen", [made]))
     if frames:
         blocks.append(Slider("Samples over training, always of the same seeds", frames))
     if len(chosen) < (count := len(run.pictures)):

@@ -8,12 +8,11 @@
 All of it is made from the records of a run, which may be someone else's: what is text in them is shown as text.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 import shutil
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,6 @@ from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
 from recipes.runs.model import TrainedModel, TrainedWeights, Which
 from recipes.sampling.sample_files import EVALUATION
-from recipes.sharing.markdown import described, in_words, last_part, one_line, shown, slug
 
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
 TASKS = {"image": "unconditional-image-generation", "audio": "text-to-audio", "video": "text-to-video"}
@@ -46,6 +44,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
 MOST_ROWS = 100
 """Numbers of an evaluation that a card repeats."""
+
+PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
+"""Settings that say where somebody's files are, or what they are called."""
+
+LONGEST = 200
+"""Characters of a name or setting that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -255,3 +259,69 @@ def _medium(subject: Subject) -> str:
     while hasattr(modality, "modality"):  # latents are of something
         modality = modality.modality
     return slug(type(modality).__name__)
+
+
+def in_words(process: Process) -> str:
+    """Say how a noise's power differs from that of white noise, at zero frequency and in three bands of frequency."""
+    grid, power = process.grid, process.covariance.power()
+    radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
+    top, mean = float(radius.max()), float(grid.mean(power))
+
+    def decibels(value: float) -> str:
+        return f"{10 * math.log10(value / mean):+.1f} dB" if value > 1e-12 * mean else "no noise at all"
+
+    said = [f"at zero frequency {decibels(float(power.flatten()[0]))}"]
+    for third, band in enumerate(("lowest", "middle", "highest")):
+        weight = grid.multiplicity * ((radius > third * top / 3) & (radius <= (third + 1.001) * top / 3))
+        if bool(weight.any()):
+            level = float((power * weight).sum() / weight.sum())
+            said.append(f"in the {band} third of frequencies {decibels(level)}")
+    return ", ".join(said) + ", against white noise of the same power"
+
+
+def described(node: Mapping[str, Any]) -> str:
+    """Return a group of a configuration as a name and its settings, without what says where files lie."""
+    kept = {key: value for key, value in node.items() if key != "_target_" and value is not None}
+    settings = ", ".join(f"{shown(key)}={_setting(value)}" for key, value in kept.items() if not _private(key, value))
+    name = shown(last_part(node))
+    return f"{name} ({settings})" if settings else name
+
+
+def last_part(node: Mapping[str, Any]) -> str:
+    """Return the name of the class that a group describes."""
+    return str(node.get("_target_") or "none").rsplit(".", 1)[-1]
+
+
+def shown(value: object) -> str:
+    """Return anything as one short line of Markdown that means itself: nothing in it is a link, markup or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|#~&!$])", r"\\\1", one_line(value))
+
+
+def one_line(value: object) -> str:
+    """Return anything as one short line of printable characters."""
+    text = for_others("".join(each for each in " ".join(str(value).split()) if each.isprintable()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def slug(text: str) -> str:
+    """Return a text as the hub writes identifiers."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "unnamed"
+
+
+def _private(key: Any, value: Any) -> bool:
+    """Whether a setting says where somebody's files are: a path, an address, or a list of them."""
+    if isinstance(value, list | tuple):
+        return any(_private(key, each) for each in value)
+    if not isinstance(value, str):
+        return False
+    if key == "name":
+        return Path(value).is_absolute() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is None
+    return key in PLACES or re.search(r"[\\/:?#@~]", value) is not None
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key}: {_setting(each)}" for key, each in value.items())
+        return described(value) if "_target_" in value else f"{{{inner}}}"
+    return shown(value)

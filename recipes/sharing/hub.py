@@ -3,8 +3,6 @@
 What is fetched is kept in the hub's own cache. Nothing is fetched for a name that is a folder here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

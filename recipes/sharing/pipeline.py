@@ -8,8 +8,6 @@ It is what `multisagd sample` does with an exported model, and draws the same sa
 in the core because it knows media. Loading runs no code of the model's folder: see `recipes.runs.model`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,8 +18,7 @@ from recipes import evaluate, export
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.report import ReportSettings, write_report
-from recipes.sharing.card import last_samples
-from recipes.sharing.markdown import in_words, shown
+from recipes.sharing.card import in_words, last_samples, shown
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
