@@ -26,7 +26,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from multisagd.integrations.architectures import KINDS, defaults
+from multisagd.integrations.architectures import KINDS, add_null_class, defaults
 from multisagd.integrations.training_noise import TrainingNoise
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, replace_file, write_text
@@ -41,8 +41,6 @@ from recipes.sharing.hub import local_folder
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
 MISFIT = "the model's weights are not those of its config.json"
-NAMES_KEPT = ("UNet1DModel",)
-"""Classes that still call the parts of attention what others did before 2023."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,9 @@ def adopt(config: Config) -> Path:
     except ImportError as error:
         raise RecipeError(str(error)) from error
     noise = read_scheduler(folder)
-    extended = extend_classes(name, options, settings.null_class)
+    extended = add_null_class(name, options) if settings.null_class == "added" else None
     node = {"_target_": NETWORK, "name": name, "options": options, **noise.timesteps}
-    tensors = fitting(node, stored_weights(place, former=name not in NAMES_KEPT), extended)
+    tensors = fitting(node, stored_weights(place, name), extended)
 
     settings.out.mkdir(parents=True, exist_ok=True)
     (settings.out / EXPERIMENT).parent.mkdir(exist_ok=True)
@@ -84,17 +82,6 @@ def adopt(config: Config) -> Path:
     print(f"{name} of {count:,} numbers, {trained}, in {settings.out}")
     print(f"Train it on: {training(settings.out)} run_dir=…")
     return settings.out
-
-
-def extend_classes(name: str, options: dict[str, Any], null_class: str) -> str | None:
-    """Count the class of no class among the options' classes, and return the weights that lack it; None if none do."""
-    kind = KINDS[name]
-    if kind.classes is None or not kind.counts_null or not isinstance(options.get(kind.classes), int):
-        return None
-    if null_class == "last":
-        return None
-    options[kind.classes] += 1
-    return "class_embedding.weight"
 
 
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:

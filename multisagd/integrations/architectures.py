@@ -39,6 +39,11 @@ KINDS = {
 }
 """What is supported: classes that are told nothing beyond what a network here is told."""
 
+FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called the parts of attention before 2023, and what it calls them now, except in `NAMES_KEPT`."""
+
+NAMES_KEPT = ("UNet1DModel",)
+
 FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type")
 """Options by which a network of diffusers asks for more than that."""
 
@@ -120,6 +125,26 @@ def count_classes(name: str, kind: Kind, given: dict[str, Any], classes: int | N
             f"{classes}: change the one or the other, or train without classes (training.conditional=false)"
         )
     return int(fixed) - null
+
+
+def add_null_class(name: str, options: dict[str, Any]) -> str | None:
+    """Count "no class" among the classes of the options; return the weight that then needs one row more.
+
+    None, with the options as they were, for a class of diffusers or options without classes.
+    """
+    kind = KINDS[name]
+    if kind.classes is None or not kind.counts_null or not isinstance(options.get(kind.classes), int):
+        return None
+    options[kind.classes] += 1
+    return "class_embedding.weight"
+
+
+def current_name(name: str, weight: str) -> str:
+    """Return what diffusers calls a weight of the class `name` now, where a model was saved with a former name."""
+    parts = weight.rsplit(".", 2)
+    if name not in NAMES_KEPT and len(parts) == 3 and parts[1] in FORMER and "attentions" in weight:
+        return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
+    return weight
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:

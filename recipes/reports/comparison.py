@@ -13,6 +13,7 @@ from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, sho
 from recipes.reports.samples import spread
 from recipes.reports.spectra import sample_powers, spectrum_charts
 from recipes.reports.summary import STATES, training_seconds
+from recipes.runs.metrics import Entry
 
 MOST_ROWS = 300
 
@@ -35,20 +36,18 @@ def comparison_blocks(
 
 
 def _facts(runs: Sequence[Overview]) -> Table:
-    def last(entries: Sequence[dict[str, Any]]) -> str:
+    def last(entries: Sequence[Entry]) -> str:
         return told(loss(entries[-1])) if entries else ABSENT
 
-    def row(name: str, of: Callable[[Overview], str]) -> tuple[str, ...]:
-        return (name, *map(of, runs))
-
-    rows = [
-        row("folder", lambda run: str(run.folder)),
-        row("state", lambda run: STATES[run.state]),
-        row("samples seen", lambda run: f"{run.seen:,}"),
-        row("minutes in training steps, about", lambda run: f"{training_seconds(run) / 60:.1f}"),
-        row("training loss, last entry", lambda run: last(run.train)),
-        row("validation loss, last entry", lambda run: last(run.validation)),
-    ]
+    facts: dict[str, Callable[[Overview], str]] = {
+        "folder": lambda run: str(run.folder),
+        "state": lambda run: STATES[run.state],
+        "samples seen": lambda run: f"{run.seen:,}",
+        "minutes in training steps, about": lambda run: f"{training_seconds(run) / 60:.1f}",
+        "training loss, last entry": lambda run: last(run.train),
+        "validation loss, last entry": lambda run: last(run.validation),
+    }
+    rows = [(name, *map(fact, runs)) for name, fact in facts.items()]
     return Table("The runs", ("", *(run.name for run in runs)), rows)
 
 

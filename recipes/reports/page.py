@@ -9,7 +9,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,14 +130,6 @@ def unmade(error: BaseException) -> Note:
     return Note(f"This could not be shown. {shortened(error)}")
 
 
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("recipes.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-
-
 def render(page: Page, footer: str, hidden: Sequence[str] = ()) -> str:
     """Return a page as HTML, without what others should not read: secrets in addresses, and the texts `hidden`."""
 
@@ -149,8 +140,12 @@ def render(page: Page, footer: str, hidden: Sequence[str] = ()) -> str:
             value = value.replace(text, FROM_ENVIRONMENT)
         return without_secrets(value)
 
+    environment = Environment(
+        loader=PackageLoader("recipes.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, finalize=shared,
+    )  # fmt: skip
     style, script = (_part(name) for name in ("page.css", "page.js"))
-    return _environment().overlay(finalize=shared).get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         page=page, footer=footer, generator=GENERATOR, style=Markup(style), script=Markup(script),
         style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip

@@ -7,7 +7,7 @@ be read is listed as missing.
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class SampleSet:
 
     folder: Path
     root: Path
-    made: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any]
 
     @property
     def title(self) -> str:
@@ -112,12 +112,12 @@ class Overview:
 
     folder: Path
     name: str
-    config: Config | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=Metrics)
-    timing: Metrics = field(default_factory=Metrics)
-    statistics: DataStatistics | None = None
-    missing: tuple[str, ...] = ()
+    config: Config | None
+    facts: dict[str, Any]
+    metrics: Metrics
+    timing: Metrics
+    statistics: DataStatistics | None
+    missing: tuple[str, ...]
 
     @cached_property
     def train(self) -> list[Entry]:
@@ -219,19 +219,15 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
             missing.append(f"{name} could not be read: {what}. {shortened(error)}")
         return None
 
-    run = Overview(
-        folder,
-        name or folder.resolve().name,
-        config=attempt("without it neither settings nor process are known", CONFIG, lambda: source.config),
-        facts=attempt("without it neither versions nor starts are known", FACTS, lambda: source.facts) or {},
-        metrics=attempt("there are no losses to draw", METRICS, source.metrics) or Metrics(),
-        timing=attempt("there is no speed to draw", TIMING, source.timing) or Metrics(),
-        statistics=attempt("the spectrum of the data is not known", STATISTICS, lambda: source.statistics),
-    )
-    for metrics, file in ((run.metrics, METRICS), (run.timing, TIMING)):
-        if metrics.broken:
-            missing.append(f"{file}: {metrics.broken:,} lines are no entries, and were passed over.")
-    return replace(run, missing=tuple(missing))
+    config = attempt("without it neither settings nor process are known", CONFIG, lambda: source.config)
+    facts = attempt("without it neither versions nor starts are known", FACTS, lambda: source.facts) or {}
+    metrics = attempt("there are no losses to draw", METRICS, source.metrics) or Metrics()
+    timing = attempt("there is no speed to draw", TIMING, source.timing) or Metrics()
+    statistics = attempt("the spectrum of the data is not known", STATISTICS, lambda: source.statistics)
+    for entries, file in ((metrics, METRICS), (timing, TIMING)):
+        if entries.broken:
+            missing.append(f"{file}: {entries.broken:,} lines are no entries, and were passed over.")
+    return Overview(folder, name or folder.resolve().name, config, facts, metrics, timing, statistics, tuple(missing))
 
 
 def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from multisagd.files import read_json
-from multisagd.integrations.architectures import KINDS
+from multisagd.integrations.architectures import KINDS, current_name
 from multisagd.integrations.training_noise import TrainingNoise, UnsupportedSchedulerError
 from recipes.base.errors import RecipeError, nearest
 from recipes.base.untrusted import read_header, read_tensors
@@ -21,8 +21,6 @@ NETWORKS = ("unet", "transformer", ".")
 STEM = "diffusion_pytorch_model"
 SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")
 """Names of weights in one file; the first that is there counts."""
-FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the parts of attention before 2023, as models of that time still do."""
 FILES = (
     "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", f"{STEM}*.safetensors",
     f"{STEM}*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
@@ -86,14 +84,11 @@ def read_scheduler(folder: Path) -> TrainingNoise:
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of a model, still in their files; `shapes` are those in the headers of the files.
+    """The weights of a network of a class of diffusers, still in their files, with the shapes in their headers."""
 
-    With `former`, names that diffusers no longer uses are translated.
-    """
-
+    network: str
     files: list[Path]
     shapes: dict[str, tuple[int, ...]]
-    former: bool
 
     def read(self) -> dict[str, Tensor]:
         """Return the tensors by the names that diffusers has for them now, as float32.
@@ -105,12 +100,12 @@ class Stored:
         for path in self.files:
             with _explained(path):
                 stored = read_tensors(path)
-            tensors |= {_name(name, self.former): tensor.float() for name, tensor in stored.items()}
+            tensors |= {current_name(self.network, name): tensor.float() for name, tensor in stored.items()}
         return tensors
 
 
-def stored_weights(folder: Path, former: bool) -> Stored:
-    """Find a model's weights and read their shapes; `former` translates names that diffusers no longer uses.
+def stored_weights(folder: Path, network: str) -> Stored:
+    """Find the weights of a network of a class of diffusers, and read their shapes.
 
     Raises:
         RecipeError: if there are none, they are pickles, or not safetensors.
@@ -119,8 +114,8 @@ def stored_weights(folder: Path, former: bool) -> Stored:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _explained(path):
-            shapes |= {_name(name, former): each.shape for name, each in read_header(path).items()}
-    return Stored(files, shapes, former)
+            shapes |= {current_name(network, name): each.shape for name, each in read_header(path).items()}
+    return Stored(network, files, shapes)
 
 
 @contextmanager
@@ -151,10 +146,3 @@ def _files(folder: Path) -> list[Path]:
             "safetensors, or convert them where you trust them (model.save_pretrained(folder))"
         )
     raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing")
-
-
-def _name(name: str, former: bool) -> str:
-    parts = name.rsplit(".", 2)
-    if former and len(parts) == 3 and parts[1] in FORMER and "attentions" in name:
-        return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
-    return name
