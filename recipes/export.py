@@ -37,8 +37,7 @@ class ExportSettings:
     allow_targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.license is not None:
-            check_license(self.license)
+        check_license(self.license)
 
 
 def export(config: Config) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 from recipes.config.defaults import ABSENT
 from recipes.config.key_table import flatten
-from recipes.plotting.curves import Axis, Series, draw, told
+from recipes.plotting.curves import Axis, draw, told
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.media import Budget, item
 from recipes.reports.page import Block, Gallery, Note, Slider, Table
@@ -27,8 +27,14 @@ def comparison_blocks(
         "Losses of runs with different noise, data or weighting are errors in predicting different things: such curves "
         "show how far each is, not which is better."
     )
-    blocks.append(_losses("both-train", "Training loss", about, runs, lambda run: run.train))
-    blocks.append(_losses("both-validation", "Validation loss", about, runs, lambda run: run.validation))
+    for name, title, entries in (
+        ("both-train", "Training loss", [run.train for run in runs]),
+        ("both-validation", "Validation loss", [run.validation for run in runs]),
+    ):
+        series = [
+            over_samples(run.name, entries[place], loss, f"c{place % 8}", place) for place, run in enumerate(runs)
+        ]
+        blocks.append(draw(name, title, about, SEEN, Axis("loss", "log"), series))
     blocks.append(_metrics(runs, sets))
     blocks += _pictures(runs, pictures, budget)
     blocks += _spectra(runs, sets)
@@ -62,15 +68,6 @@ def _differences(runs: Sequence[Overview]) -> Block:
     if not rows:
         return Note("Their configurations are the same.")
     return Table("What differs in their configurations", ("key", *(run.name for run in runs)), rows[:MOST_ROWS])
-
-
-def _losses(
-    name: str, title: str, about: str, runs: Sequence[Overview], entries: Callable[[Overview], Sequence[dict[str, Any]]]
-) -> Block | None:
-    series: list[Series] = [
-        over_samples(run.name, entries(run), loss, f"c{place % 8}", place) for place, run in enumerate(runs)
-    ]
-    return draw(name, title, about, SEEN, Axis("loss", "log"), series)
 
 
 def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Block:

@@ -185,19 +185,18 @@ def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget:
 
 
 def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budget: Budget) -> list[Item]:
-    schedule, found = process.schedule, []
-    steps: list[tuple[str, Tensor]] = [("as it is", torch.zeros(1, dtype=torch.float64))]
-    levels = schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
-    steps += [(f"log-SNR {log_snr:.0f}", t[None]) for log_snr, t in zip(LOG_SNRS, levels, strict=True)]
-    steps.append(("t = 1", torch.ones(1, dtype=torch.float64)))
-    # That some noise is beyond full scale is no news: it always is.
+    names = ["as it is", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
+    levels = process.schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
+    times = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)])
+    found = []
+    # That some noise is beyond full scale is not worth a warning: it always is.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
-        for place, (name, t) in enumerate(steps):
-            noised = process.in_range(x0, t, noise) if place else x0
+        for place, (name, t) in enumerate(zip(names, times, strict=True)):
+            noised = process.in_range(x0, t[None], noise) if place else x0
             path = Path(folder) / f"{place}.png"
             modality.save_grid([modality.decode(noised[0])], path)
-            shown_as = item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else "")
-            found += [] if shown_as is None else [shown_as]
+            if made := item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else ""):
+                found.append(made)
     return found
 
 

@@ -64,13 +64,13 @@ class Subject:
     license: str | None = None
 
 
-def check_license(name: str) -> None:
-    """Check that a licence is named as the hub does: an SPDX identifier, `other` or `unknown`.
+def check_license(name: str | None) -> None:
+    """Check that a licence, if there is one, is named as the hub does: an SPDX identifier, `other` or `unknown`.
 
     Raises:
         ValueError: if it cannot be one.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
         raise ValueError(f"license={name!r:.80} is no SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
 
 

@@ -137,10 +137,8 @@ class DrawingOptions:
         if self.seeds is not None:
             return [int(each) for each in self.seeds]
         if self.generator is not None:
-            drawn: list[int] = torch.randint(
-                2**32, (count,), generator=self.generator, device=self.generator.device
-            ).tolist()
-            return drawn
+            device = self.generator.device
+            return [int(each) for each in torch.randint(2**32, (count,), generator=self.generator, device=device)]
         return derive_many(self.seed, "sample", 0, range(count))
 
 
@@ -240,8 +238,7 @@ class Pipeline:
             RecipeError: if the folder holds something else, or they are not there any more.
             ValueError: for a license that is no SPDX identifier.
         """
-        if license is not None:
-            check_license(license)
+        check_license(license)
         out = Path(folder)
         check_replaceable(out, NOTES, "multisagd export", key="out")
         assembly = self.model.assembly(self.builder)
