@@ -41,6 +41,20 @@ class Profile:
         half = NORMAL_95 * self.error
         return (self.power - half).clamp(min=0), self.power + half
 
+    def thinned(self, most: int) -> Profile:
+        """Return at most `most` points `(points,)`, without errors: averages over equal shares of an octave.
+
+        Frequencies are to rise from above zero, and the power is to have no leading dimensions.
+        """
+        if len(self.frequency) <= most:
+            return Profile(self.frequency, self.power)
+        low, high = (math.log10(float(self.frequency[end])) for end in (0, -1))
+        edges = torch.logspace(low, high, most, device="cpu").double()
+        place = torch.searchsorted(edges, self.frequency.contiguous(), right=True)
+        _, place = torch.unique(place, return_inverse=True)
+        count = torch.bincount(place).double()
+        return Profile(torch.bincount(place, self.frequency) / count, torch.bincount(place, self.power) / count)
+
 
 def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
     """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.

@@ -7,8 +7,6 @@ rest stays as it was.
 
 import html
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,23 +35,17 @@ BAND = ("band_low", "band_high")
 """The sliders of the band that any kind may have."""
 
 
-@dataclass(frozen=True)
 class Panel:
-    """The answers of one tab, each to the values of its controls in the order of `inputs`."""
+    """The answers of one tab, each to the values of its controls in the order of `inputs`.
 
-    medium: Medium
-    sizes: Sizes
+    `controls` are the names of the sliders that its kinds of spectra have, `inputs` those of all controls.
+    """
 
-    @cached_property
-    def controls(self) -> tuple[str, ...]:
-        """Names of the sliders that its kinds of spectra have."""
-        used = {name for offered in self.medium.kinds for name in kind(offered).controls}
-        return tuple(name for name in CONTROLS if name in used)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of all controls; those of the sliders of a kind are apart from "band_low" and "band_high"."""
-        return (*CHOICES, *self.controls, *NUMBERS)
+    def __init__(self, medium: Medium, sizes: Sizes) -> None:
+        self.medium, self.sizes = medium, sizes
+        used = {name for offered in medium.kinds for name in kind(offered).controls}
+        self.controls = tuple(name for name in CONTROLS if name in used)
+        self.inputs = (*CHOICES, *self.controls, *NUMBERS)
 
     def named(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return the values of the controls by name."""
@@ -224,12 +216,11 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     own = [controls[name] for name in panel.controls]
     ranges = [controls["about"], controls["axes"], *own, *(controls[name] for name in BAND)]
     shown = [pieces[part] for part in (*PIECES, "ending", "config", "command")]
+    designed = [pieces[part] for part in ("design", "download")]
     inputs = [controls[name] for name in panel.inputs]
     shared: dict[str, Any] = {"inputs": inputs, "show_progress": "hidden", "api_visibility": "private"}
     showing: dict[str, Any] = {"outputs": shown, "concurrency_id": "show", **shared}
-    designing: dict[str, Any] = {
-        "outputs": [pieces["design"], pieces["download"]], "concurrency_id": "design", **shared
-    }  # fmt: skip
+    designing: dict[str, Any] = {"outputs": designed, "concurrency_id": "design", **shared}
 
     def answer(event: Any) -> None:
         event.then(panel.show, **showing).then(panel.design, **designing)
@@ -238,11 +229,10 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     sliders = [*own, *(controls[name] for name in (*BAND, "band_weight", "offset", "shift"))]
     dragged = [event for each in sliders for event in (each.input, each.release)]
     dragged += [controls["schedule"].input, controls["seed"].input]
-    time, steps = controls["time"], controls["steps"]
     # While one drags, only the last of the positions that came in meanwhile is answered.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
-    gr.on([*dragged, time.input, time.release], panel.show, **last, **showing)
-    gr.on([*dragged, steps.input, steps.release], panel.design, **last, **designing)
+    gr.on([*dragged, controls["time"].input, controls["time"].release], panel.show, **last, **showing)
+    gr.on([*dragged, controls["steps"].input, controls["steps"].release], panel.design, **last, **designing)
     answer(controls["kind"].input(panel.choose, outputs=ranges, **last, **shared))
     answer(gr.on([controls["axes"].input, controls["written"].input], panel.adapt, outputs=ranges, **last, **shared))
     changed = [controls["upload"].change, controls["example"].input]

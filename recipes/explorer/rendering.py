@@ -1,7 +1,6 @@
 """Pieces of the page as HTML: media in tables, charts, and lists, each with words that say what it is."""
 
 import html
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -38,14 +37,7 @@ def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example)
 
 def thinned(profile: Profile) -> Profile:
     """Return the points of a profile that a logarithmic axis can show, averaged over equal shares of an octave."""
-    frequency = on_logarithmic_axis(profile.frequency)
-    if len(frequency) <= POINTS:
-        return Profile(frequency, profile.power)
-    edges = torch.logspace(math.log10(float(frequency[0])), math.log10(float(frequency[-1])), POINTS).double()
-    place = torch.searchsorted(edges, frequency.contiguous(), right=True)
-    _, place = torch.unique(place, return_inverse=True)
-    count = torch.bincount(place).double()
-    return Profile(torch.bincount(place, frequency) / count, torch.bincount(place, profile.power) / count)
+    return Profile(on_logarithmic_axis(profile.frequency), profile.power).thinned(POINTS)
 
 
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:

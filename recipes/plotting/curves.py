@@ -48,7 +48,10 @@ _STYLED = threading.Lock()
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `x` are numbers or places of an axis's `ticks`, `colour` is of `COLOURS`, `dashes` counts `DASHES`."""
+    """One curve. `x` are numbers or places of an axis's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
+
+    There may be more curves than dashes: these begin again.
+    """
 
     name: str
     x: Sequence[float]
