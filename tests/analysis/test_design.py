@@ -26,7 +26,15 @@ from multisagd import (
     sample,
 )
 from multisagd.analysis.baselines import baselines, trajectory_regular
-from multisagd.analysis.design import ENDS, DesignedSteps, Objective, design_schedule, objective_value, spectral_ends
+from multisagd.analysis.design import (
+    ENDS,
+    DesignedSteps,
+    Objective,
+    design_schedule,
+    objective_value,
+    on_fewer_frequencies,
+    spectral_ends,
+)
 from multisagd.analysis.transfer import transfer_function
 from multisagd.samplers import Sampler
 from multisagd.schedule import Schedule
@@ -233,3 +241,13 @@ def test_dynamic_programming_finds_the_least_sum() -> None:
     sums = [sum(step_error(float(nodes[a]), float(nodes[b])) for a, b in itertools.pairwise(path)) for path in paths]
     best = paths[sums.index(min(sums))]
     torch.testing.assert_close(found, nodes[list(best)])
+
+
+def test_fewer_frequencies_keep_the_power_at_those_that_stay() -> None:
+    grid = Grid.of(height=128, width=96)
+    power = PowerLaw(-1.0, corner=0.05).power(grid)
+    statistics = DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
+    fewer = on_fewer_frequencies(statistics, 4096)
+    assert fewer.grid.shape == (64, 48)
+    torch.testing.assert_close(fewer.power[0, :32, :24], 2 * power[:64:2, :48:2])
+    torch.testing.assert_close(fewer.mean, torch.full((1, 64, 48), 0.3).double())

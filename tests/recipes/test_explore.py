@@ -24,7 +24,7 @@ import multisagd as ms
 from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
 from modalities.sound_pictures import spectrogram_pixels
-from multisagd.analysis.design import DesignedSteps, on_fewer_frequencies
+from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
 from multisagd.multitaper import statistics_of_one
 from recipes.base.errors import RecipeError
@@ -201,16 +201,6 @@ def test_designed_steps_err_less_than_the_cosine_schedule() -> None:
     assert designed.errors["designed"] < 0.97 * designed.errors["cosine"]
     assert all(a < b for each in designed.log_snrs.values() for a, b in pairwise(each))
     assert designed.log_snrs["designed"] == pytest.approx(list(designed.steps.log_snrs))
-
-
-def test_thinning_keeps_the_power_at_the_frequencies_that_it_keeps() -> None:
-    grid = ms.Grid.of(height=128, width=96)
-    power = ms.PowerLaw(-1.0, corner=0.05).power(grid)
-    statistics = ms.DataStatistics(torch.full((2, 128, 96), 0.3).double(), torch.stack([power, 3 * power]), grid, 1)
-    fewer = on_fewer_frequencies(statistics, 4096)
-    assert fewer.grid.shape == (64, 48)
-    torch.testing.assert_close(fewer.power[0, :32, :24], 2 * power[:64:2, :48:2])
-    torch.testing.assert_close(fewer.mean, torch.full((1, 64, 48), 0.3).double())
 
 
 def test_white_noise_is_recommended_for_white_data() -> None:
