@@ -25,6 +25,7 @@ from benchmarks.timing import machine
 from modalities.base import Batch, Modality
 from multisagd import DataStatistics
 from multisagd.ema import PowerEMA
+from multisagd.networks.cost import training_flops
 from multisagd.seeds import derive
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -32,7 +33,7 @@ from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave, wait_for_all
-from recipes.runtime.performance import GIB, peak_flops, peak_memory, training_flops
+from recipes.runtime.performance import GIB, peak_flops, peak_memory
 from recipes.training.learner import Learner
 
 COMMON = ["run_dir=unused", "network=transformer", "modality=image", "modality.channels=3"]

@@ -19,7 +19,7 @@ from recipes.data.order import batches
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.training.conditioning import learned_conditioning
+from recipes.training.conditioning import learned_condition
 from recipes.training.learner import Learner
 
 
@@ -42,7 +42,7 @@ class Setting:
         modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
         dataset = builder.build(settings.data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
         training, _ = hold_out(dataset, settings)
-        condition = learned_conditioning(settings, training, builder, runtime.device)
+        condition = learned_condition(settings, training, builder, runtime.device)
         statistics = measure(training, settings)
         model = ModelSettings.of(config, builder)
         return cls(settings, runtime, training, Assembly(model, builder, modality, statistics, condition.classes))

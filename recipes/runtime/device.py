@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from multisagd.networks.cost import blocks, recompute
 from recipes.base.errors import RecipeError, check_minimum
 from recipes.runtime import distribution
 from recipes.runtime.distribution import ALONE, Distribution, Place
@@ -128,7 +129,7 @@ class Runtime:
         With fsdp the network itself is sharded; with ddp it stays whole beside what is returned.
         """
         if self.settings.recompute:
-            distribution.recompute(network)
+            recompute(network)
         if self.place.world == 1:
             return network
         if self.settings.distribution == "ddp":
@@ -157,7 +158,7 @@ class Runtime:
         half = settings.precision == "bfloat16"
         precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
         policy = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
-        for block in (*distribution.blocks(network), network):
+        for block in (*blocks(network), network):
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=precision, offload_policy=policy)
         return network
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from multisagd.files import parse_json
 from recipes.base.errors import RecipeError
@@ -141,26 +139,6 @@ def leave() -> None:
 def replicate(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with gradients averaged over all ranks; call it in place of the network."""
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-
-
-def recompute(network: nn.Module) -> None:
-    """Let the blocks of a network compute their activations again in the backward pass, to hold few at a time.
-
-    In place, and without a trace in the names of weights; as arXiv 1604.06174 proposes.
-    """
-    for block in blocks(network):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the members of a network's module lists that have weights, inner ones first.
-
-    Before them come the modules that the network says, by `called_apart()`, it calls without the member they lie in.
-    """
-    apart: list[nn.Module] = getattr(network, "called_apart", list)()
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
-    return list(dict.fromkeys(member for member in (*apart, *members) if next(member.parameters(), None) is not None))
 
 
 def synchronise(network: nn.Module, wanted: bool) -> None:

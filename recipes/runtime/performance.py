@@ -1,21 +1,17 @@
-"""How fast training goes: operations of a step, throughput and waiting over all ranks, and a profile of some steps."""
+"""How fast training goes: throughput and waiting over all ranks, and a profile of some steps."""
 
-import copy
-import logging
 import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
@@ -40,34 +36,6 @@ WARM_UP = 3
 """Steps before the profiled ones: the first ones compile, tune and allocate."""
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel")
 T = TypeVar("T")
-log = logging.getLogger("multisagd")
-
-
-def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
-    """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
-
-    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device) and without a condition, so
-    nothing is computed; None for a network that cannot run so.
-    """
-    try:
-        tensors = chain(network.parameters(), network.buffers())
-        twin = copy.deepcopy(network, {id(tensor): _on_meta(tensor) for tensor in tensors})
-        counter = FlopCounterMode(display=False)
-        with counter:
-            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
-            output = predicted if isinstance(predicted, Tensor) else predicted.sample
-            output.sum().backward()
-    except Exception as error:  # a network of the user's own may fail in any way here, and this is only a figure
-        log.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
-        return None
-    return int(counter.get_total_flops())
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same shape without memory, float32 if it is floating point."""
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    empty = torch.empty(tensor.shape, dtype=dtype, device="meta")
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

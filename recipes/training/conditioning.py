@@ -18,7 +18,7 @@ from recipes.sampling.condition import never_trained, trained_classes
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class LearnedCondition:
     """The names of the classes that are learned, or the encoder of the texts; at most one of them.
 
     `untrained` are those of the classes of which the training shows no example.
@@ -70,9 +70,9 @@ class Conditioning:
         return {"classes": None, "text": text}
 
 
-def learned_conditioning(
+def learned_condition(
     settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
-) -> Conditioning:
+) -> LearnedCondition:
     """Return what a run is to learn from its training data; `training.conditional` None takes what there is.
 
     Raises:
@@ -81,14 +81,14 @@ def learned_conditioning(
             never left out.
     """
     text, wanted, samples = settings.text, settings.training.conditional, settings.training.samples
-    found = Conditioning()
+    found = LearnedCondition()
     if text.get("_target_") is not None:
         if wanted is False:
             raise RecipeError(
                 "training.conditional=false and text=encoder contradict each other: leave out one of them"
             )
         node = {**text, "device": text.get("device") or str(device)}
-        found = Conditioning(encoder=builder.build(node, TextEncoder, "text"))
+        found = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and wanted is not False:
         shown: Sequence[int] = range(len(training))
         whole = -(-samples // settings.training.batch) * settings.training.batch
@@ -96,7 +96,7 @@ def learned_conditioning(
             shown = Order(len(training), settings.seed, training.groups).indices(0, whole)
         seen = found_classes(training, shown)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
-        found = Conditioning(training.classes, untrained=untrained)
+        found = LearnedCondition(training.classes, untrained=untrained)
     elif wanted:
         raise RecipeError(
             "training.conditional=true, but the data have no classes: put them into subfolders, set data.labels "

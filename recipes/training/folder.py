@@ -65,7 +65,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    facts = data.conditioning.facts(data.texts)
+    facts = data.condition.facts(data.texts)
     facts |= {"parameters": model.parameters, "data": record.data_facts(data.dataset)}
     facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
     facts |= {} if model.initial is None else {"initial": model.initial}

@@ -209,7 +209,7 @@ class Loop:
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
             values = validate(
                 self.model.averaged, self.data.held_out, self.data.statistics, self.settings, self.job.runtime,
-                self.data.conditioning.learned,
+                self.data.condition.learned,
             )  # fmt: skip
             self.tracker.metrics(now, "validation", values)
             self.display.say(f"{now:,} samples seen: validation loss {values['loss']:.4f}")

@@ -14,6 +14,7 @@ from modalities.captions import Captioned
 from modalities.wrapped import Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
 from multisagd.ema import PowerEMA
+from multisagd.networks.cost import training_flops
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_header, read_tensors
@@ -31,9 +32,8 @@ from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSetting
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import from_first, wait_patiently
-from recipes.runtime.performance import training_flops
 from recipes.sampling.generate import SamplingRequest
-from recipes.training.conditioning import Conditioning, learned_conditioning
+from recipes.training.conditioning import LearnedCondition, learned_condition
 from recipes.training.learner import Learner
 
 INITIAL = "training.initial"
@@ -72,7 +72,7 @@ class TrainingData:
     dataset: Dataset
     training: Dataset
     held_out: Dataset | None
-    conditioning: Conditioning
+    condition: LearnedCondition
     statistics: DataStatistics
     corruption: Corruption | None
     restoration: GaussianRestoration | None
@@ -113,17 +113,17 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         fitted = restoration or run.restoration()
         dataset = Restored(dataset, fitted, settings.seed, options.restored == "sample")
         training, held_out = hold_out(dataset, settings)
-    conditioning = learned_conditioning(settings, training, builder, runtime.device)
+    condition = learned_condition(settings, training, builder, runtime.device)
     if begun:
-        check_encoder(conditioning.encoder, run.facts, run.folder)
-    learned = conditioning.embedded(training)
-    validated = None if held_out is None else conditioning.embedded(held_out)
+        check_encoder(condition.encoder, run.facts, run.folder)
+    learned = condition.embedded(training)
+    validated = None if held_out is None else condition.embedded(held_out)
     statistics = run.statistics if begun else measured(training, settings, runtime)
-    shown, texts = conditioning.shown(training if held_out is None else held_out, settings.sampling.count)
+    shown, texts = condition.shown(training if held_out is None else held_out, settings.sampling.count)
     grey = colour_note(dataset) if runtime.main and not begun else None
-    notes = (changed, held_out_note(training, held_out, settings), grey, conditioning.note)
+    notes = (changed, held_out_note(training, held_out, settings), grey, condition.note)
     return TrainingData(
-        modality, dataset, learned, validated, conditioning, statistics, corruption, restoration, shown, texts,
+        modality, dataset, learned, validated, condition, statistics, corruption, restoration, shown, texts,
         tuple(filter(None, notes)),
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
         RecipeError: for parts that do not fit each other or the data, and weights that do not fit the network.
     """
     settings, builder, runtime = job.settings, job.builder, job.runtime
-    classes, encoder = data.conditioning.classes, data.conditioning.encoder
+    classes, encoder = data.condition.classes, data.condition.encoder
     width = None if encoder is None else encoder.width
     described = ModelSettings.of(job.config, builder)
     assembly = Assembly(described, builder, data.modality, data.statistics, classes, width, data.corruption)

@@ -105,7 +105,7 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
     settings, samples = job.settings, model.learner.samples
     path = settings.run_dir / "samples" / f"{samples:012d}.png"
     seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))
-    classes = data.conditioning.classes
+    classes = data.condition.classes
     try:
         x0 = generate(model.averaged, model.request, data.shape, seeds, data.shown, job.runtime)
         if job.runtime.main:

@@ -26,10 +26,10 @@ from multisagd import (
     Process,
     SpectralCovariance,
 )
+from multisagd.networks.cost import training_flops
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.settings import TrainSettings
-from recipes.runtime.performance import training_flops
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=3, height=4, width=6)]
 TIMES = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)

@@ -18,7 +18,7 @@ from recipes.data.dataset import Chunks, colour_note, held_out_note, hold_out, m
 from recipes.data.order import Order
 from recipes.runs.assembly import process_notes
 from recipes.runs.settings import TrainSettings
-from recipes.training.conditioning import learned_conditioning
+from recipes.training.conditioning import learned_condition
 
 
 def settings(*words: str) -> TrainSettings:
@@ -138,13 +138,13 @@ def test_classes_that_training_never_shows_are_known_and_not_drawn() -> None:
     cpu = torch.device("cpu")
     whole, rest = coloured(40, 4), coloured(40, 4)
     part = rest.subset([index for index in range(40) if index % 4 != 2])
-    assert learned_conditioning(settings(), whole, Builder(), cpu).untrained == ()
-    condition = learned_conditioning(settings(), part, Builder(), cpu)
+    assert learned_condition(settings(), whole, Builder(), cpu).untrained == ()
+    condition = learned_condition(settings(), part, Builder(), cpu)
     assert condition.untrained == ("kind2",)
     assert condition.shown(part, 5)[0].tolist() == [0, 1, 3, 0, 1]  # type: ignore[union-attr]
     assert condition.facts(None)["untrained"] == ("kind2",)
     assert "kind2" in (condition.note or "")
-    short = learned_conditioning(settings("training.samples=2", "training.batch=1"), whole, Builder(), cpu)
+    short = learned_condition(settings("training.samples=2", "training.batch=1"), whole, Builder(), cpu)
     shown = {int(whole.labels[index]) for index in Order(40, 0).indices(0, 2)}  # type: ignore[index]
     assert short.untrained == tuple(f"kind{number}" for number in range(4) if number not in shown)
 

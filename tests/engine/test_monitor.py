@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from multisagd.networks import Transformer, UNet
+from multisagd.networks.cost import training_flops
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.performance import (
     Monitor,
@@ -17,7 +18,6 @@ from recipes.runtime.performance import (
     communication,
     covered,
     peak_memory,
-    training_flops,
 )
 
 CPU = Runtime(torch.device("cpu"), EngineSettings())

@@ -1,0 +1,62 @@
+"""What a training step of a network costs: its operations, and the memory of activations that are computed again."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_logger = logging.getLogger("multisagd")
+
+
+def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
+    """Count the operations of one sample's forward and backward pass: matrix products, convolutions, attention.
+
+    `shape` is (channels, *grid). Counted on a copy without memory (torch's meta device) and without a condition, so
+    nothing is computed; None for a network that cannot run so.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # which takes a second
+
+    try:
+        tensors = chain(network.parameters(), network.buffers())
+        twin = copy.deepcopy(network, {id(tensor): _on_meta(tensor) for tensor in tensors})
+        counter = FlopCounterMode(display=False)
+        with counter:
+            predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
+            output = predicted if isinstance(predicted, Tensor) else predicted.sample
+            output.sum().backward()
+    except Exception as error:  # a network of the user's own may fail in any way here, and this is only a figure
+        _logger.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
+        return None
+    return int(counter.get_total_flops())
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape without memory, float32 if it is floating point."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    empty = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def recompute(network: nn.Module) -> None:
+    """Let the blocks of a network compute their activations again in the backward pass, to hold few at a time.
+
+    In place, and without a trace in the names of weights; as arXiv 1604.06174 proposes.
+    """
+    for block in blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the members of a network's module lists that have weights, inner ones first.
+
+    Before them come the modules that the network says, by `called_apart()`, it calls without the member they lie in.
+    """
+    apart: list[nn.Module] = getattr(network, "called_apart", list)()
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    members = (member for each in reversed(lists) for member in each if not isinstance(member, nn.ModuleList))
+    return list(dict.fromkeys(member for member in (*apart, *members) if next(member.parameters(), None) is not None))
