@@ -1,9 +1,8 @@
-"""Judge a run's samples against its data: `multisagd evaluate …`, the same as `python -m recipes.evaluate …`.
+"""Judge a run's samples against its data: `multisagd evaluate …`.
 
-What it does, in order: draw samples on all processes there are, unless these settings have drawn them before; read
-real examples of the same classes: a reference (as many as samples, or `reference=…`), and as many others as samples;
-compute every kind of metric that can be (or those of `metrics=[…]`), of the samples against the reference and of the
-others against it. Everything is judged as the files that a person would look at. Left next to the samples:
+In order: draw samples on all processes, unless these settings have drawn them before; read real examples of the same
+classes, a reference and as many others as samples; compute every metric that can be (or those of `metrics=[…]`), of the
+samples against the reference and of the others against it. All are judged as files. Left next to the samples:
 
     evaluate.json             `scores`, the few numbers that say most; every number with its uncertainty and its floor,
                               and what could not be computed
@@ -37,7 +36,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.metric_table import METRICS
-from recipes.evaluation.rows import Result, as_json, scores, show
+from recipes.evaluation.rows import Result, scores, show
 from recipes.evaluation.sets import Sets, already_drawn, as_files, drawing_keys, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task
 from recipes.runs.record import versions
@@ -83,7 +82,7 @@ def evaluate(config: Config) -> dict[str, Any]:
                    "real": len(sets.real)},
         "unavailable": unavailable,
         "pictures": task.pictures,
-        "results": as_json(results),
+        "results": {name: result.as_json() for name, result in results.items()},
         "samples": str(path),
         "settings": shareable({name: config[name] for name in own_settings()}),
         "versions": versions(),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from modalities.base import Dataset
@@ -18,7 +17,6 @@ from multisagd.metrics.manifold import manifold
 from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.rows import RECOGNISED, Result, Row, spread
 from recipes.evaluation.task import EvaluateSettings, Task, flat
-from recipes.plotting.figures import REAL, SAMPLES, save
 
 WIDE, WIDE_RESAMPLES = 512, 10
 """From so many features on the Fréchet distance takes seconds, and its bootstrap no more resamples than this."""
@@ -146,6 +144,10 @@ def draw_classes(
 
     A class that nobody asked for has None, and no bar.
     """
+    from matplotlib.figure import Figure  # takes a second, and no other metric here draws
+
+    from recipes.plotting.figures import REAL, SAMPLES, save
+
     rows = 1 if recognised is None else 2
     figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
     plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]

@@ -42,18 +42,14 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes), **self.details}
+
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and standard deviation, None for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
-
-
-def as_json(results: Mapping[str, Result]) -> dict[str, Any]:
-    """Return results as JSON holds them."""
-    return {
-        kind: {"rows": [asdict(row) for row in result.rows], "notes": list(result.notes), **result.details}
-        for kind, result in results.items()
-    }
 
 
 def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
