@@ -27,9 +27,9 @@ from multisagd.analysis.excess import NoExcessError, estimate_corruption
 from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
 from multisagd.metrics.spectral import RADIUS
 from multisagd.seeds import derive
+from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
-from recipes.base.quoting import setting
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config

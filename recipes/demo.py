@@ -27,8 +27,8 @@ from torch import Tensor
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
+from recipes.base.commands import setting, written
 from recipes.base.files import check_replaceable
-from recipes.base.quoting import setting, written
 from recipes.cli.command import run_configured
 from recipes.config import compose as configuration
 from recipes.config.build import Builder

@@ -24,14 +24,14 @@ from modalities.latent import STATISTICS, Latent
 from modalities.reading import UnreadableFilesError
 from modalities.shard_index import INDEX, Index, grid_facts, joined, measured_scale, write_shard, write_whole
 from multisagd.seeds import derive
+from recipes.base.commands import setting
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.progress import Display
-from recipes.base.quoting import setting
 from recipes.base.signals import StopRequest
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
 from recipes.runs.lock import held

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from modalities.base import Modality
 from multisagd import Denoiser
+from recipes.base.commands import setting
 from recipes.base.files import check_replaceable
-from recipes.base.quoting import setting
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config

@@ -27,10 +27,10 @@ from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
+from recipes.base.commands import setting
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.files import write_text
 from recipes.base.progress import Display
-from recipes.base.quoting import setting
 from recipes.base.signals import StopRequest
 from recipes.base.untrusted import read_object
 from recipes.cli.command import run_configured

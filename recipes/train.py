@@ -26,8 +26,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from multisagd.libraries import failed_import
+from recipes.base.commands import setting
 from recipes.base.progress import Display
-from recipes.base.quoting import setting
 from recipes.base.signals import StopRequest
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder

@@ -1,11 +1,13 @@
-"""The commands of `multisagd`, in one table that help, completion, launching and interruption all read.
+"""The commands of `multisagd`, in one table that all others read, and how their words are written.
 
-A leaf: it imports nothing, so that help and completion answer at once.
+Nothing heavy is imported, so that help and completion answer at once.
 """
 
-from __future__ import annotations
-
+import re
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 COMMAND_LINE = "docs/command-line.md"
 """The page about all commands."""
@@ -100,3 +102,31 @@ COMMANDS = {
 """Every command by name. Those with settings have a configuration; the others are about multisagd itself."""
 CONFIGURED = {name: command for name, command in COMMANDS.items() if command.settings}
 TOOLS = {name: command for name, command in COMMANDS.items() if not command.settings}
+
+
+def setting(key: str, value: str | Path) -> str:
+    """Return `key=value` for a text, as it is typed into a shell: a shell and Hydra read back what it stands for."""
+    return shlex.quote(f"{key}={written(str(value))}")
+
+
+def written(text: str) -> str:
+    """Return a text as a value in Hydra's grammar, in quotation marks where it would be read as something else."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        if text and "${" not in text and OverridesParser.create().parse_override(f"key={text}").value() == text:
+            return text
+    except HydraException:
+        pass
+    # Between quotation marks too, ${…} is a reference to another key, unless an odd number of backslashes precedes it.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(literal, Quote.double).with_quotes()
+
+
+def typed(value: Any) -> str:
+    """Return a plain value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")

@@ -33,7 +33,7 @@ NAMES = {
 """Every group of configurations, in the order of training, with its plural and what is chosen by it."""
 
 
-def listed(kind: str, folder: Path | None = None) -> list[dict[str, str]]:
+def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
     """Return what can be chosen of one kind: `choice`, the `override` that chooses it, and `about`, a line."""
     if kind == "commands":
         return [_row(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
@@ -46,7 +46,7 @@ def _row(choice: str, override: str, about: str) -> dict[str, str]:
     return {"choice": choice, "override": override, "about": about}
 
 
-def kinds(folder: Path | None = None) -> dict[str, tuple[str, str]]:
+def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
     """Return every kind with its plural and what is chosen by it; also groups that only a user's folder has."""
     own = {group: (group, "of your own folder") for group in groups(folder) if group not in NAMES}
     ours = {
@@ -56,7 +56,7 @@ def kinds(folder: Path | None = None) -> dict[str, tuple[str, str]]:
     return {**NAMES, **own, **ours}
 
 
-def find(word: str, folder: Path | None = None) -> str:
+def find(word: str, folder: str | Path | None = None) -> str:
     """Return the kind that a word names: a group, its plural, in any case.
 
     Raises:

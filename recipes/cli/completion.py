@@ -1,24 +1,20 @@
-"""What a shell offers for a word half written: `multisagd __complete SHELL …`, called by the script of `completion`.
+"""What a shell offers for a half-written word: `multisagd __complete SHELL …`, called by the script of `completion`.
 
-It answers at every press of a key, so nothing is imported but the standard library and YAML. Each line of the answer is
-a candidate, and behind a tab what it is. No existing library serves: those known complete the options of a parser, or
-of one that Hydra's application layer owns, and here words are `key=value` and the keys depend on the words before.
+It answers at every press of a key, so nothing is imported but the standard library and YAML. No library serves: they
+complete the options of a parser, and here words are `key=value`, with keys that depend on the words before.
 """
-
-from __future__ import annotations
 
 import os
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
+from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS, typed
 from recipes.cli.choices import kinds
-from recipes.config.groups import groups, offered, opened, own_folder, summary
-from recipes.config.key_table import Outline
+from recipes.config.groups import Outline, chosen_words, groups, offered, opened, own_folder, summary
 from recipes.evaluation.metric_table import METRICS
 
 Candidate = tuple[str, str]
@@ -26,121 +22,107 @@ Candidate = tuple[str, str]
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
 """Options of every configured command."""
+TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir=")}
 
 
 def complete(words: Sequence[str]) -> list[Candidate]:
     """Return what the last of the words after `multisagd` may become."""
-    before, word = list(words[:-1]), words[-1] if words else ""
-    abouts = {name: known.summary for name, known in COMMANDS.items()}
+    *before, word = words or [""]
+    return [(each, about) for each, about in _candidates(before, word) if each.startswith(word)]
+
+
+def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
+    """Return what may stand after the words before, whether or not it begins like the word."""
+    abouts = {name: command.summary for name, command in COMMANDS.items()}
     if not before:
-        options = {"help": "what the commands are", "--help": "", "--version": ""}
-        return _beginning(word, {**abouts, **options}.items())
+        return {**abouts, "help": "what the commands are", "--help": "", "--version": ""}.items()
     command, *settings = before
     if command == "help":
-        return _beginning(word, abouts.items())
+        return abouts.items()
     if command in TOOLS:
         return _tool(command, word, settings)
-    return list(_configured(command, word, settings)) if command in CONFIGURED else []
+    return _configured(command, word, settings) if command in CONFIGURED else ()
 
 
-def _tool(command: str, word: str, settings: Sequence[str]) -> list[Candidate]:
+def _tool(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidate]:
     if word.startswith("-"):
-        options = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir=")}.get(command, ())
-        return _beginning(word, [(option, "") for option in (*options, "--help")])
+        return [(option, "") for option in (*TOOL_OPTIONS.get(command, ()), "--help")]
     if command == "doctor":
-        return (
-            list(_files(word)) if word.startswith("run_dir=") else _beginning(word, [("run_dir=", "folder of a run")])
-        )
+        return _files(word) if word.startswith("run_dir=") else [("run_dir=", "folder of a run")]
     if settings:
-        return []
-    if command == "list":
-        return _beginning(word, [*kinds().values(), ("everything", "")])
-    return _beginning(word, [(shell, "") for shell in SHELLS])
+        return ()
+    return [*kinds().values(), ("everything", "")] if command == "list" else [(shell, "") for shell in SHELLS]
 
 
-def _configured(command: str, word: str, settings: Sequence[str]) -> Iterator[Candidate]:
+def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidate]:
     """Return candidates for a setting of a command."""
     if word.startswith("--config-dir="):
-        yield from _files(word)
-    elif word.startswith("-"):
-        yield from _beginning(word, OPTIONS.items())
-    else:
-        bare = word.lstrip("+~")
-        sign = word.removesuffix(bare)
-        folder = own_folder(settings)
-        commands = [command]
-        if command == "launch":  # and the words of what it launches
-            launched = [each.partition("=")[2] for each in settings if each.startswith("command=")]
-            commands.append((launched or ["train"])[-1])
-        outline = Outline(_chosen(settings, groups(folder)), folder)
-        keys = [outline.keys(each) for each in commands]
-        found = _values(bare, commands, keys, outline) if "=" in bare else _keys(bare, commands, keys, folder)
-        yield from ((f"{sign}{each}", about) for each, about in found)
-
-
-def _chosen(settings: Sequence[str], known: Mapping[str, object]) -> dict[str, str]:
-    """Return the choices among the words that were written before."""
-    pairs = (each.lstrip("+").partition("=") for each in settings)
-    return {key: value for key, _, value in pairs if key in known}
+        return _files(word)
+    if word.startswith("-"):
+        return OPTIONS.items()
+    bare, folder = word.lstrip("+~"), own_folder(settings)
+    sign = word.removesuffix(bare)
+    commands = [command]
+    if command == "launch":  # and the words of what it launches
+        commands.append(chosen_words(settings, {"command"}).get("command", "train"))
+    outline = Outline(chosen_words(settings, groups(folder)), folder)
+    keys = [outline.keys(each) for each in commands]
+    found = _values(bare, commands, keys, outline) if "=" in bare else _keys(bare, commands, keys, folder)
+    return [(f"{sign}{each}", about) for each, about in found]
 
 
 def _keys(
-    word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: Path | None
+    word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
     """Return groups and keys, one level deeper than the word is."""
     head, dot, _ = word.rpartition(".")
-    known, described = groups(folder), kinds(folder)
-
-    def about(group: str) -> str:
-        return described[group][1] if group in described else ""
-
+    known = groups(folder)
+    abouts = {group: about for group, (_, about) in kinds(folder).items()}
     for outline in outlines:
-        level: Any = outline
-        for part in filter(None, head.split(".")):
-            level = level.get(part) if isinstance(level, Mapping) else None
+        level = _below(outline, head)
         for key, value in level.items() if isinstance(level, Mapping) else ():
             full = f"{head}{dot}{key}"
             if full in known and not head:
-                yield from _beginning(word, [(f"{full}=", about(full))])
+                yield f"{full}=", abouts[full]
             if isinstance(value, Mapping) and value:
-                yield from _beginning(word, [(f"{full}.", "its settings")])
+                yield f"{full}.", "its settings"
             elif full not in known and key != "_target_":
-                yield from _beginning(word, [(f"{full}=", "" if value == "???" else f"now {_written(value)}")])
+                yield f"{full}=", "" if value == "???" else f"now {typed(value)}"
     for each in {each for command in commands for each in opened(command)}:
-        places = ((f"{each}.{name}=", "where the run's data are now") for name in ("root", "urls"))
-        yield from _beginning(word, places if word.startswith(f"{each}.") else [(f"{each}.", "keys of the run's data")])
+        if word.startswith(f"{each}."):
+            yield from ((f"{each}.{name}=", "where the run's data are now") for name in ("root", "urls"))
+        else:
+            yield f"{each}.", "keys of the run's data"
     if not head:
         # Groups whose default choice leaves no keys behind, such as an experiment.
         left = [group for group in known if "/" not in group and not any(group in outline for outline in outlines)]
         chosen = {group for command in commands for group in offered(command)}
-        yield from _beginning(word, [(f"{group}=", about(group)) for group in left if group in chosen])
+        yield from ((f"{group}=", abouts[group]) for group in left if group in chosen)
 
 
 def _values(
     word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], outline: Outline
-) -> Iterator[Candidate]:
+) -> Iterable[Candidate]:
     """Return values of the key that stands before the equals sign."""
-    (key, _, _), folder = word.partition("="), outline.folder
-    now = next((value for each in keys if (value := _get(each, key)) is not None), None)
+    key, folder = word.partition("=")[0], outline.folder
+    now = next((value for each in keys if (value := _below(each, key)) is not None), None)
+    found: Iterable[Candidate]
     if choices := groups(folder).get(key):
-        found: list[Candidate] = [(choice, summary(key, choice, folder)) for choice in choices]
+        found = [(choice, summary(key, choice, folder)) for choice in choices]
     elif key == "command":
         found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
     elif key == "metrics":
-        found = [
-            ("all", "every one that can be had"),
-            *((f"[{name}]", metric.about) for name, metric in METRICS.items()),
-        ]
+        metrics = [(f"[{name}]", metric.about) for name, metric in METRICS.items()]
+        found = [("all", "every one that can be had"), *metrics]
     elif isinstance(now, bool):
         found = [("true", ""), ("false", "")]
     elif isinstance(now, int | float | list):
-        found = [(_written(now), "as it is now")]
+        found = [(typed(now), "as it is now")]
     elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
-        found = [(value, "") for value in dict.fromkeys(few)]
+        found = dict.fromkeys(few, "").items()
     else:  # a text, and most are names of files
-        yield from _files(word)
-        return
-    yield from _beginning(word, [(f"{key}={value}", about) for value, about in found])
+        return _files(word)
+    return [(f"{key}={value}", about) for value, about in found]
 
 
 def listed_values(comment: str) -> list[str]:
@@ -149,17 +131,11 @@ def listed_values(comment: str) -> list[str]:
     return re.split(", | or ", end) if re.fullmatch(r"\w+(, \w+)* or \w+", end) else []
 
 
-def _written(value: Any) -> str:
-    """Write a value as it is written on the command line."""
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value).replace(" ", "")
-
-
-def _get(outline: Mapping[str, Any], key: str) -> Any:
-    level: Any = outline
-    for part in key.split("."):
-        level = level.get(part) if isinstance(level, Mapping) else None
-    return level
+def _below(keys: Any, path: str) -> Any:
+    """Return what is at a dotted path of nested keys, None if nothing is."""
+    for part in filter(None, path.split(".")):
+        keys = keys.get(part) if isinstance(keys, Mapping) else None
+    return keys
 
 
 def _files(word: str) -> Iterator[Candidate]:
@@ -175,11 +151,7 @@ def _files(word: str) -> Iterator[Candidate]:
         if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", entry.name):
             continue
         if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith(".")):
-            yield f"{key}={os.path.join(folder, entry.name)}{'/' if entry.is_dir() else ''}", ""  # noqa: PTH118
-
-
-def _beginning(word: str, candidates: Any) -> list[Candidate]:
-    return [(each, about) for each, about in candidates if each.startswith(word)]
+            yield f"{key}={begun.removesuffix(name)}{entry.name}{'/' if entry.is_dir() else ''}", ""
 
 
 def words_of(line: str) -> list[str]:
@@ -193,7 +165,7 @@ def words_of(line: str) -> list[str]:
     return []
 
 
-def for_bash(line: str, breaks: str) -> list[str]:
+def for_bash(line: str, breaks: str = "") -> list[str]:
     """Answer bash, which takes a word to begin after any of `breaks`, and inserts what it gets as it is."""
     words = words_of(line)
     found = [each for each, _ in complete(words[1:] or [""])]
@@ -207,20 +179,17 @@ def for_bash(line: str, breaks: str) -> list[str]:
     return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in found]
 
 
-def _described(words: Sequence[str]) -> list[str]:
-    return [f"{each}\t{textwrap.shorten(about, 90, placeholder=' …')}" for each, about in complete(words)]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print candidates for a shell; whatever goes wrong, the person is typing, and does not want to read of it."""
     shell, *words = arguments or [""]
-    answers: dict[str, Callable[[], list[str]]] = {
-        "bash": lambda: for_bash(words[0], words[1] if len(words) > 1 else ""),
-        "zsh": lambda: _described(words),
-        "fish": lambda: _described(words),
-    }
+    if shell not in SHELLS:
+        return 1
     try:
-        print("\n".join(answers[shell]()))
+        if shell == "bash":
+            lines = for_bash(*words[:2])
+        else:
+            lines = [f"{each}\t{textwrap.shorten(about, 90, placeholder=' …')}" for each, about in complete(words)]
+        print("\n".join(lines))
     except Exception:
         return 1
     return 0

@@ -3,28 +3,27 @@
 Nothing heavy is imported here, so that help appears at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recipes.base.commands import COMMAND_LINE, COMMANDS, CONFIGURED
+from recipes.base.commands import COMMAND_LINE, COMMANDS, CONFIGURED, typed
 from recipes.base.console import columns, fold
 from recipes.base.errors import nearest
 from recipes.config.groups import (
     CommandFile,
     Entry,
+    Outline,
+    chosen_words,
     command_file,
     comments,
+    flatten,
     groups,
     offered,
     own_folder,
     summary,
 )
-from recipes.config.key_table import Outline, flatten
 
-NEEDED = "???"
 EXPERIMENT = "experiment"
 
 
@@ -35,8 +34,9 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     """
     file = command_file(name)
     entries, keys = file.entries, file.keys
-    listed, wanted = groups(), _wanted(name, file)
-    required = "".join(f" {key}=…" for key in re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE))
+    needed = re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE)
+    listed, wanted = groups(), _wanted(name, file, needed)
+    required = "".join(f" {key}=…" for key in needed)
     shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
     options = [
         ("--help", "this text"), ("--show", f"print {shown} and stop"),
@@ -44,7 +44,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     ]  # fmt: skip
     sections = [_group(entry, listed.get(entry.group, [])) for entry in entries]
     explained = chosen_sections(name, words)
-    if name == "launch" and (launched := _launched(words)) in CONFIGURED:
+    if name == "launch" and (launched := chosen_words(words, {"command"}).get("command", "train")) in CONFIGURED:
         explained += chosen_sections(launched, words)
     parts = [
         f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
@@ -69,8 +69,7 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     """Return a section for each choice among the words of a command, and for those that a chosen experiment makes."""
     folder = own_folder(words)
     known, mine = groups(folder), offered(command)
-    pairs = [word.lstrip("+").partition("=")[::2] for word in words]
-    chosen = {group: choice for group, choice in pairs if group in known and group in mine}
+    chosen = chosen_words(words, known.keys() & mine)
     sections = [
         f"{group}={choice}: there is no such choice{nearest(choice, known[group])}"
         for group, choice in chosen.items()
@@ -86,14 +85,13 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     return sections + [_settings(outline, group, choice, keys.get(group)) for group, choice in chosen.items()]
 
 
-def _wanted(name: str, file: CommandFile) -> list[tuple[str, str]]:
+def _wanted(name: str, file: CommandFile, needed: Sequence[str]) -> list[tuple[str, str]]:
     """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
     said = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
     examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", file.heading, re.MULTILINE))
     written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
-    required = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
     found: dict[str, str] = {}
-    for key in (*required, *written):
+    for key in (*needed, *written):
         # Of a setting of a group, what the group is for, unless that is said already.
         about = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
         if about and about not in found.values():
@@ -131,20 +129,15 @@ def _folded(keys: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _launched(words: Sequence[str]) -> str:
-    """Return the command that the words of `launch` name."""
-    return next((word.partition("=")[2] for word in words if word.startswith("command=")), "train")
-
-
 def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
     """Return all keys of a choice, with their defaults and what is said of them."""
     said = outline.comments(choice, group, f"{group}.")
     rows = []
     for key, value in flatten(values, group).items() if values else ():
-        if value == NEEDED:
+        if value == "???":
             rows.append((f"{key}=…", " ".join(["needed.", said.get(key, "")]).strip()))
         elif not key.rpartition(".")[2].startswith("_"):
-            rows.append((f"{key}={_typed(value)}", said.get(key, "").rstrip(".")))
+            rows.append((f"{key}={typed(value)}", said.get(key, "").rstrip(".")))
     if not rows:
         return f"{group}={choice} has no settings"
     return "\n".join([f"settings of {group}={choice}, with their defaults:", *columns(rows)])
@@ -154,12 +147,5 @@ def _experiment(outline: Outline, name: str, made: Mapping[str, str]) -> str:
     """Return what an experiment chooses and sets."""
     content = {key: value for key, value in outline.file(name, EXPERIMENT).items() if key != "defaults"}
     words = [f"{group}={choice}" for group, choice in made.items()]
-    words += [f"{key}={_typed(value)}" for key, value in (flatten(content) if content else {}).items()]
+    words += [f"{key}={typed(value)}" for key, value in (flatten(content) if content else {}).items()]
     return "\n".join([f"{EXPERIMENT}={name} stands for:", fold(" ".join(words), "  ")])
-
-
-def _typed(value: Any) -> str:
-    """Write a value as it is typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace(" ", "")

@@ -1,13 +1,11 @@
 """Addresses in a configuration that came with a run or model: refused, unless the command line repeats them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from multisagd.addresses import is_address, without_secrets
 from recipes.base.errors import RecipeError
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 
 FROM_ENVIRONMENT = "(from the environment)"
 

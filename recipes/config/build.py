@@ -2,22 +2,23 @@
 
 A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
 lies under an allowed package AND is of the type expected at that place. The list of packages is extended by the user
-on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint.
+on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
+against the type hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
 """
-
-from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from recipes.base.errors import MissingError, RecipeError, nearest
 from recipes.config.addresses import check_addresses, texts
-from recipes.config.convert import Nested, convert
 
 T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
@@ -31,6 +32,9 @@ DOWNLOAD = "download"
 KEEPING = ("index", "cache")
 """Parameters that name folders in which something is kept."""
 
+Nested = Callable[[Mapping[str, Any], tuple[type, ...], str], Any]
+"""Builds the object that a mapping describes: `(mapping, types expected there, dotted key) -> object`."""
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -42,7 +46,7 @@ class Builder:
     extra: tuple[str, ...] = ()
     repeated: frozenset[str] | None = None
 
-    def of_a_run(self, *given: Any) -> Builder:
+    def of_a_run(self, *given: Any) -> Self:
         """Return what builds from a configuration that came with a run or model: it reads plain paths, and no more.
 
         Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
@@ -67,7 +71,7 @@ class Builder:
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
         """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration; errors as in `build`."""
-        return cast(T, self._construct(cls, node, where, {}, self._nested))
+        return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
         """Check that the class that `node` describes takes these keys, without building it.
@@ -84,20 +88,15 @@ class Builder:
                 raise _no_such_key(f"{where}.{key}", target, key, parameters)
 
     def _nested(
-        self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any] | None = None
+        self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any]
     ) -> Any:
-        context = context or {}
         if not isinstance(node, Mapping):
             raise RecipeError(
                 f"{where}: expected a group of keys that describes a {_names(expected)}, got {node!r:.80}"
             )
-
-        def deeper(node: Mapping[str, Any], expected: tuple[type, ...], where: str) -> Any:
-            return self._nested(node, expected, where, context)
-
         if node.get("_target_") is not None:
             target = self._resolve(node["_target_"], expected, where)
-            built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context, deeper)
+            built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context)
             if not any(_is_subclass(type(built), kind) for kind in expected):
                 raise RecipeError(
                     f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
@@ -105,7 +104,7 @@ class Builder:
             return built
         # A class that others are kinds of is not meant itself.
         if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
-            return self._construct(expected[0], node, where, context, deeper)
+            return self._construct(expected[0], node, where, context)
         raise _no_target(where, expected)
 
     def _resolve(self, path: Any, expected: tuple[type, ...], where: str) -> Callable[..., Any]:
@@ -130,17 +129,12 @@ class Builder:
         return cast(Callable[..., Any], found)
 
     def _construct(
-        self,
-        target: Callable[..., Any],
-        values: Mapping[str, Any],
-        where: str,
-        context: Mapping[str, Any],
-        nested: Nested,
+        self, target: Callable[..., Any], values: Mapping[str, Any], where: str, context: Mapping[str, Any]
     ) -> Any:
         name = getattr(target, "__qualname__", str(target))
         parameters = inspect.signature(target).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        hints = _hints(target)
+        hints, nested = _hints(target), partial(self._nested, context=context)
         arguments = {}
         for key, value in values.items():
             place = f"{where}.{key}" if where else str(key)
@@ -241,8 +235,100 @@ def _names(kinds: Sequence[type]) -> str:
 
 
 def _is_subclass(cls: type, kind: type) -> bool:
-    """Tell whether a class is of a kind; for a protocol, whether it defines the protocol's methods."""
+    """Whether a class is of a kind; for a protocol, whether it defines the protocol's methods."""
     if not getattr(kind, "_is_protocol", False):
         return issubclass(cls, kind)
     methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
     return all(callable(getattr(cls, name, None)) for name in methods)
+
+
+def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
+    """Return `value` as the type `hint` says: lists become tuples, whole floats ints, mappings objects.
+
+    Raises:
+        RecipeError: naming `where`, the type expected and the value, if it does not fit.
+    """
+    if isinstance(value, Mapping):
+        return _mapping(value, hint, where, nested)
+    if hint is Any or hint is object:
+        return value
+    for option in _options(hint):
+        fits, converted = _try(value, option, where, nested)
+        if fits:
+            return converted
+    raise RecipeError(f"{where}: expected {describe(hint)}, got {value!r:.200}")
+
+
+def describe(hint: Any) -> str:
+    """Name a type hint the way a person would."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(hint))
+    options = _options(hint)
+    if len(options) > 1:
+        return " or ".join(describe(option) for option in options)
+    names = {type(None): "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    origin = get_origin(hint)
+    if origin in (tuple, list, Sequence):
+        inner = [describe(part) for part in get_args(hint) if part is not Ellipsis]
+        return f"a list of {' and '.join(dict.fromkeys(inner))}" if inner else "a list"
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
+    """Convert to one hint that is no union: `(whether it fits, the converted value)`."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint), value
+    if hint in (None, type(None)):
+        return value is None, None
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool), value
+    if hint is int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return whole, int(value) if whole else None
+    if hint is float:
+        # Not a number: it passes every check of a range, since no comparison with it holds.
+        number = isinstance(value, float) and not math.isnan(value)
+        number = number or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+        return number, float(value) if number else None
+    if hint is Path:
+        return isinstance(value, str | Path), Path(value) if isinstance(value, str | Path) else None
+    if (origin or hint) in (tuple, list, Sequence):
+        return _sequence(value, hint, where, nested)
+    return isinstance(hint, type) and isinstance(value, hint), value
+
+
+def _sequence(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
+    if not isinstance(value, list | tuple):
+        return False, None
+    inner = get_args(hint)
+    if get_origin(hint) is tuple and inner and inner[-1] is not Ellipsis:
+        if len(inner) != len(value):
+            return False, None
+        hints: Sequence[Any] = inner
+    else:
+        hints = [inner[0] if inner else Any] * len(value)
+    try:
+        parts = [
+            convert(part, h, f"{where}[{i}]", nested) for i, (part, h) in enumerate(zip(value, hints, strict=True))
+        ]
+    except RecipeError:
+        if any(isinstance(part, Mapping) for part in value):
+            raise
+        return False, None
+    return True, parts if (get_origin(hint) or hint) is list else tuple(parts)
+
+
+def _mapping(value: Mapping[str, Any], hint: Any, where: str, nested: Nested) -> Any:
+    options = [get_origin(option) or option for option in _options(hint)]
+    if any(option in (dict, Mapping, Any) for option in options):
+        return dict(value)
+    # A function's type asks for an object that can be called.
+    kinds = tuple(option for option in options if isinstance(option, type) and option.__module__ != "builtins")
+    if not kinds:
+        raise RecipeError(f"{where}: expected {describe(hint)}, got a group of keys ({', '.join(map(str, value))})")
+    return nested(value, kinds, where)

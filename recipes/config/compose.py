@@ -4,8 +4,6 @@ Hydra composes; its application layer is not used, so that nothing changes the w
 or puts a clock into a path. The result is a plain dictionary, resolved, which is also what is saved with a run.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import write_text
 from recipes.config import suggestions as advice
-from recipes.config.groups import CONFIGS, groups, offered, opened, roots
-from recipes.config.key_table import flatten, prefixes, read_file
+from recipes.config.groups import CONFIGS, flatten, groups, offered, opened, prefixes
 
 Config = dict[str, Any]
 
@@ -57,19 +54,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except OmegaConfBaseException as error:
         raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except HydraException as error:
-        try:
-            known = flatten(OmegaConf.to_container(_compose(name, [*extra, *_choices(overrides, known_groups)])))
-        except HydraException:
-            foreign = [each for each in overrides if each.key_or_group in known_groups.keys() - set(offered(name))]
-            told = _unknown(name, foreign[0], {}, folder) if foreign else _refused(error, overrides)
-            raise RecipeError(told) from error
-        # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
-        valid = {*prefixes(known), *offered(name)}
-        for override in overrides:
-            key = override.key_or_group
-            if key not in valid and not key.startswith(below) and not override.is_add():
-                raise RecipeError(_unknown(name, override, known, folder)) from error
-        raise RecipeError(_refused(error, overrides)) from error
+        raise RecipeError(_refusal(error, name, overrides, extra, folder)) from error
     assert isinstance(plain, dict)
     # Read before anything is built, so not left to the checks of the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
@@ -130,33 +115,20 @@ def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Non
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
 
 
-def _choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the arguments that choose from a group, as they were written."""
-    return [override.input_line or "" for override in overrides if override.key_or_group in known]
-
-
-def _unknown(name: str, override: Override, known: Mapping[str, Any], folder: str | Path | None) -> str:
-    key = override.key_or_group
-    group, _, setting = key.rpartition(".")
-    # Most often the key exists, but under another choice of its group than the one made.
-    files = [file for root in roots(folder) for file in sorted((root / group).glob("*.yaml")) if group]
-    having = dict.fromkeys(
-        f"{group}={file.stem}" for file in files if setting in read_file(file) and group in offered(name)
-    )
-    if having:
-        return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
-    own = None if folder is None else Path(folder)
-    return advice.unknown(name, key, override.get_value_element_as_str(), prefixes(known), own)
-
-
-def _refused(error: HydraException, overrides: Sequence[Override]) -> str:
-    """Say what to do about the refusals of Hydra that people meet."""
-    first = " ".join(str(error).splitlines()[0].split())
-    for override in overrides:
-        line = override.input_line or ""
-        if first.startswith("Ambiguous value") and line in first:
-            key, _, value = line.partition("=")
-            return f"{first}: {advice.AMBIGUOUS.format(key=key, value=value.strip())}"
-    if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
-        return f"{first}: leave out the + of {added[0].input_line}"
-    return first
+def _refusal(
+    error: HydraException, name: str, overrides: Sequence[Override], extra: Sequence[str], folder: str | Path | None
+) -> str:
+    """Return the message for what Hydra refuses to compose: a key that does not exist, or something else."""
+    known_groups, mine = groups(folder), offered(name)
+    choices = [override.input_line or "" for override in overrides if override.key_or_group in known_groups]
+    try:
+        known = flatten(OmegaConf.to_container(_compose(name, [*extra, *choices])))
+        # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+        valid = {*prefixes(known), *mine}
+        below = tuple(f"{key}." for key in opened(name))
+        keys = [each for each in overrides if not each.key_or_group.startswith(below) and not each.is_add()]
+        unknown = [each for each in keys if each.key_or_group not in valid]
+    except HydraException:
+        known = {}
+        unknown = [each for each in overrides if each.key_or_group in known_groups.keys() - set(mine)]
+    return advice.unknown(name, unknown[0], known, folder) if unknown else advice.refused(error, overrides)

@@ -1,14 +1,11 @@
 """What a key that a configuration does not have is worth: runs are older than some keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from recipes.config.compose import Config
-from recipes.config.groups import CONFIGS, command_file, groups
-from recipes.config.key_table import flatten, read_file
+from recipes.config.groups import CONFIGS, Outline, command_file, flatten, groups, over, read_file
 
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
@@ -27,7 +24,7 @@ def filled(config: Config) -> Config:
             own[group] = _known(of_choice(group, entry.default))
         elif isinstance(node, Mapping):
             own[group] = _lacking(group, node)
-    return over(own, config)
+    return over(own, config, by_class=True)
 
 
 def train_defaults() -> Config:
@@ -52,27 +49,7 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
 @cache
 def of_choice(group: str, choice: str) -> dict[str, Any]:
     """Return the values of a choice, over those of the choice of its group that it builds on."""
-    values = dict(read_file(CONFIGS / group / f"{choice}.yaml"))
-    for base in values.pop("defaults", []):
-        # Other entries are groups within this one, told apart by a class of their own.
-        name, _, place = base.partition("@") if isinstance(base, str) else ("_self_", "", "")
-        if name != "_self_":
-            below = of_choice(group, name)
-            values = over({place: below} if place else below, values)
-    return values
-
-
-def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values with others laid over them; groups of another class replace what is there."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            here, there = value.get("_target_"), under.get("_target_")
-            result[key] = over(under, value) if None in (here, there) or here == there else value
-        else:
-            result[key] = value
-    return result
+    return Outline({}).keys(choice, group)
 
 
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""The groups of configuration files: which choices there are, and which of them a command takes.
+"""The groups of configuration files: their choices, and the keys, defaults and comments that their files hold.
 
-Read from the files and their comments, without Hydra, so that help and completion answer at once.
+Read without Hydra, which composes far more thoroughly, but takes too long for help and completion. Values are as they
+stand in the files: interpolations are not resolved. A test compares the keys with Hydra's.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,6 +17,8 @@ import configs
 
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
+ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>[\w.]+))?")
+"""A key in a list of defaults, as in `- override /network: unet`."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,16 @@ def roots(folder: str | Path | None = None) -> tuple[Path, ...]:
     return (CONFIGS, *([] if folder is None else [Path(folder)]))
 
 
+def choice_file(group: str, choice: str, folder: str | Path | None = None) -> Path | None:
+    """Return the file of a choice, None if there is none; the project's comes before that of `folder`."""
+    return next((path for root in roots(folder) if (path := root / group / f"{choice}.yaml").is_file()), None)
+
+
 def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
     """Return the first paragraph that heads a choice's file, up to its example; `folder` is as for `groups`."""
-    files = [root / group / f"{choice}.yaml" for root in roots(folder)]
-    about, _, _ = split_file(next(file for file in files if file.exists()).read_text(encoding="utf-8"))
+    path = choice_file(group, choice, folder)
+    assert path is not None
+    about, _, _ = split_file(path.read_text(encoding="utf-8"))
     return " ".join(re.split(r"\s*(?:Example:|\n *\n)", about, maxsplit=1)[0].split())
 
 
@@ -91,6 +99,12 @@ def own_folder(words: Sequence[str]) -> Path | None:
     return None
 
 
+def chosen_words(words: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """Return the choices that words such as `group=choice` make, for the groups that are `known`."""
+    pairs = (word.lstrip("+").partition("=") for word in words)
+    return {group: choice for group, _, choice in pairs if group in known}
+
+
 def split_file(text: str) -> tuple[str, str, str]:
     """Split a configuration file into its heading comment, its defaults list and the rest."""
     lines = text.splitlines()
@@ -118,14 +132,13 @@ def comments(keys: str, indent: str = "") -> dict[str, str]:
 def _entries(text: str) -> tuple[Entry, ...]:
     """Return the groups of a defaults list, each with the comment above it."""
     found, note = [], []
-    for line in (line.strip() for line in text.splitlines()):
+    for line in map(str.strip, text.splitlines()):
         if line.startswith("#"):
             note.append(line.removeprefix("#").strip())
-        elif match := re.fullmatch(r"- (?:override )?/?([\w/]+): *(\S+)", line):
-            found.append(Entry(match.group(1), match.group(2), "\n".join(note)))
-            note = []
-        else:
-            note = []
+            continue
+        if match := re.fullmatch(r"- (?:override )?/?([\w/]+): *(\S+)", line):
+            found.append(Entry(match[1], match[2], "\n".join(note)))
+        note = []
     return tuple(found)
 
 
@@ -157,3 +170,137 @@ def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
             found.append((key, entry + above + line))
             above = ""
     return found
+
+
+@dataclass(frozen=True)
+class Default:
+    """An entry of a file's list of defaults: a choice of `group`, "" for the file's own, with its keys at `package`."""
+
+    choice: str
+    group: str = ""
+    package: str = ""
+    override: bool = False
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Composes by the choices that were made; `folder` holds groups of the user's own."""
+
+    chosen: Mapping[str, str]
+    folder: str | Path | None = None
+
+    def keys(self, name: str, group: str = "") -> dict[str, Any]:
+        """Return the nested keys of a command, or of a choice of a group, with their defaults."""
+        found: dict[str, Any] = {}
+        choices = dict(self.overrides(name, group)) | dict(self.chosen)
+        for package, content in self._parts(name, group, "", choices):
+            for part in reversed(package.split(".") if package else ()):
+                content = {part: content}
+            found = over(found, content)
+        return found
+
+    def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
+        """Return the choices that files make for others, as experiments do; of several the last counts."""
+        for entry in self.defaults(name, group):
+            if entry.override:
+                yield entry.group, entry.choice
+            elif not entry.package and entry.choice != "_self_":
+                inner = entry.group or group
+                yield from self.overrides(self.chosen.get(inner, entry.choice) if entry.group else entry.choice, inner)
+
+    def _parts(
+        self, name: str, group: str, package: str, choices: Mapping[str, str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return the content of a file and of those it is made of, in order, each with the place of its keys."""
+        for entry in self.defaults(name, group):
+            choice, inner, place = entry.choice, entry.group or group, package
+            if choice == "_self_":
+                yield package, {key: value for key, value in self.file(name, group).items() if key != "defaults"}
+            elif not entry.override:
+                if entry.package:
+                    place = f"{package}.{entry.package}".lstrip(".")
+                elif entry.group:
+                    choice = choices.get(inner, choice)
+                    place = "" if is_global(choice_file(inner, choice, self.folder)) else inner.replace("/", ".")
+                yield from self._parts(choice, inner, place, choices)
+
+    def defaults(self, name: str, group: str) -> Iterator[Default]:
+        """Return a file's list of defaults, with the place of the file itself, `_self_`, at the end if it has none."""
+        lines = self.file(name, group).get("defaults") or []
+        for line in lines if "_self_" in lines else [*lines, "_self_"]:
+            # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
+            if not isinstance(line, dict):
+                choice, _, package = str(line).partition("@")
+                yield Default(choice, package=package)
+                continue
+            key, value = next(iter(line.items()))
+            if match := ENTRY.fullmatch(key):
+                yield Default(str(value), match["group"], match["package"] or "", bool(match["override"]))
+
+    def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
+        """Return what comments say of the keys of a choice and of those that it builds on, by dotted names."""
+        found: dict[str, str] = {}
+        for entry in self.defaults(choice, group):
+            if entry.choice != "_self_" and not entry.override:
+                below = f"{place}{entry.package}." if entry.package else place
+                found |= self.comments(entry.choice, entry.group or group, below)
+        if (path := choice_file(group, choice, self.folder)) is None:
+            return found
+        place = "" if is_global(path) else place
+        own = comments(split_file(path.read_text(encoding="utf-8"))[2])
+        return found | {f"{place}{key}": about for key, about in own.items() if about}
+
+    def comment(self, command: str, key: str) -> str:
+        """Return what is said of a key of a command, an empty text if nothing is."""
+        file, group = command_file(command), key.partition(".")[0]
+        default = next((entry.default for entry in file.entries if entry.group == group), None)
+        if default is None:
+            return comments(file.keys).get(key, "")
+        return self.comments(self.chosen.get(group, default), group, f"{group}.").get(key, "")
+
+    def file(self, name: str, group: str) -> dict[str, Any]:
+        """Return what the file of a choice holds, nothing if there is none or it cannot be read."""
+        path = choice_file(group, name, self.folder)
+        return {} if path is None else read_file(path)
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as dotted keys; lists and empty groups are values."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def prefixes(keys: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys and every group of keys above them."""
+    return {key.rsplit(".", depth)[0] for key in keys for depth in range(key.count(".") + 1)}
+
+
+@cache
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what a file of a group holds, nothing if it cannot be read: composing it will say what is wrong."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_global(path: Path | None) -> bool:
+    """Whether the keys of a choice's file are those of the whole configuration."""
+    return path is not None and path.read_text(encoding="utf-8").startswith("# @package _global_")
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = False) -> dict[str, Any]:
+    """Return nested values with others laid over them; `by_class`, a group of another class replaces what is there."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            here, there = value.get("_target_"), under.get("_target_")
+            apart = by_class and None not in (here, there) and here != there
+            result[key] = value if apart else over(under, value, by_class)
+        else:
+            result[key] = value
+    return result

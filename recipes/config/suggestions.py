@@ -1,38 +1,92 @@
-"""What to tell a person whose command cannot be read, or names a key that is not there: the remedy, not the grammar."""
-
-from __future__ import annotations
+"""Messages for commands that cannot be read, or name a key that does not exist: the remedy, not the grammar."""
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from recipes.base.commands import CONFIGURED
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from recipes.base.commands import CONFIGURED, setting
 from recipes.base.errors import nearest
-from recipes.base.quoting import setting
-from recipes.config.groups import groups, offered, opened
-from recipes.config.key_table import Outline
-from recipes.config.synonyms import SYNONYMS
+from recipes.config.groups import Outline, groups, offered, opened, prefixes
 
-PLACE = "data.root"
-"""The key that says where the data of a run are, unless they are shards."""
+MEANINGS: dict[tuple[str, ...], str] = {
+    ("training.learning_rate", "classifier.learning_rate"): "lr learning_rate learningrate base_lr max_lr initial_lr",
+    ("training.batch", "batch"): "batch_size batchsize bs train_batch_size minibatch mini_batch per_device_batch_size "
+    "per_device_train_batch_size eval_batch_size",
+    ("training.accumulation",): "grad_accum accumulate gradient_accumulation gradient_accumulation_steps "
+    "accumulate_grad_batches accum_iter",
+    ("training.samples",): "epoch epochs num_epochs n_epochs max_epochs num_train_epochs max_steps train_steps "
+    "num_train_steps max_train_steps total_steps iters iterations num_iterations max_iters kimg",
+    ("training.warmup",): "warmup_steps lr_warmup_steps num_warmup_steps warmup_iters lr_warmup warmup_epochs",
+    ("training.weight_decay",): "wd decay l2 weightdecay adam_weight_decay",
+    ("training.clip",): "grad_clip clip_grad gradient_clip gradient_clip_val max_grad_norm clip_norm grad_norm",
+    ("training.ema", "weights"): "ema use_ema ema_decay ema_rate ema_beta",
+    ("training.condition_dropout",): "p_uncond uncond_prob cond_drop_prob class_dropout_prob label_dropout",
+    ("training.initial",): "pretrained finetune fine_tune init_from load_from pretrained_model",
+    ("every.checkpoint",): "save_every save_interval save_steps save_freq checkpoint_every checkpointing_steps "
+    "checkpoint_interval ckpt_every",
+    ("every.log",): "log_every log_interval log_freq logging_steps log_steps log_every_n_steps print_freq print_every",
+    ("every.samples",): "sample_every sample_interval sample_steps sample_freq",
+    ("every.validation",): "val_every val_interval val_check_interval eval_every eval_interval eval_steps eval_freq",
+    ("keep",): "save_total_limit save_top_k keep_last keep_checkpoints max_checkpoints checkpoints_total_limit",
+    ("validation.holdout",): "val_split valid_split val_fraction val_size test_size validation_split val_ratio",
+    ("count", "samples", "training.samples"): "n num number n_samples num_samples nsamples num_images n_images images",
+    ("count",): "samples",
+    ("steps", "sampling.steps", "training.samples"): "steps num_steps n_steps nsteps num_inference_steps "
+    "inference_steps sampling_steps sample_steps ddim_steps nfe timesteps num_timesteps",
+    ("sampler", "schedule"): "scheduler solver sampling_method sample_method",
+    ("schedule",): "noise_schedule beta_schedule noise_scheduler",
+    ("guidance.scale",): "cfg cfg_scale cfg_weight guidance_scale guidance_strength classifier_free_guidance",
+    ("labels", "data.labels"): "class class_label class_labels class_id label classes y",
+    ("prompts",): "prompt text_prompt captions",
+    ("weights",): "use_ema_weights which",
+    ("engine.device",): "gpu gpus num_gpus n_gpus ngpu cuda device devices accelerator device_id use_cuda",
+    ("engine.precision",): "fp16 bf16 fp32 float16 bfloat16 half amp use_amp mixed_precision autocast use_fp16",
+    ("engine.workers",): "num_workers n_workers nworkers dataloader_num_workers data_workers loader_workers",
+    ("engine.threads",): "num_threads n_threads cpu_threads",
+    ("engine.compile",): "torch_compile use_compile",
+    ("engine.recompute",): "gradient_checkpointing grad_checkpointing activation_checkpointing use_checkpoint",
+    ("tracking",): "logger log_with report_to use_wandb wandb_project use_tensorboard tb",
+    ("seed",): "random_seed manual_seed rng_seed global_seed",
+    ("network", "run_dir"): "model arch architecture backbone net unet model_type",
+    ("network.width",): "base_channels model_channels ngf hidden_size hidden_dim dim num_channels",
+    ("modality.size",): "image_size img_size imagesize resolution res crop_size",
+    ("spectrum",): "noise noise_type noise_color noise_colour color colour",
+    ("data",): "dataset dataset_name data_set",
+    ("data.root",): "data_dir data_path datadir data_root dataroot dataset_dir dataset_path train_dir train_data_dir "
+    "image_dir image_folder images_dir input input_dir root_dir",
+    ("data.urls",): "shards urls train_shards tars",
+    ("checkpoint", "run_dir"): "checkpoint ckpt checkpoint_path ckpt_path checkpoint_dir ckpt_dir model_path "
+    "resume_from_checkpoint load_checkpoint",
+    ("run_dir",): "resume resume_from resume_training continue run rundir work_dir workdir exp_dir exp_name "
+    "log_dir logdir logging_dir",
+    ("out", "run_dir"): "o output outputs outdir outputdir output_dir output_path out_dir out_path save_dir "
+    "save_path save_to results_dir result_dir",
+    ("license",): "licence",
+}  # fmt: skip
+"""Words that other programs use, without their group, by the keys that mean the same here; a command has some."""
 
-AMBIGUOUS = (
-    "a list is written {key}=[{value}], a text with commas '{key}=\"{value}\"', and a number without commas; "
-    "several values, a run of each, are for `multisagd launch`"
-)
+SYNONYMS: dict[str, tuple[str, ...]] = {}
+"""The keys for a word; one that means several things has all their keys."""
+for _keys, _words in MEANINGS.items():
+    for _word in _words.split():
+        SYNONYMS[_word] = tuple(dict.fromkeys((*SYNONYMS.get(_word, ()), *_keys)))
 
 
 def word(arguments: Sequence[str], place: int) -> str | None:
     """Return what is wrong with a word that is no setting; None for one that may be."""
-    argument = arguments[place]
+    argument, after = arguments[place], "".join(arguments[place + 1 : place + 2])
     before = arguments[place - 1] if place else ""
     dashes = re.match(r"[-–—]+", argument)
     if dashes and not argument[len(dashes[0]) :][:1].isdigit():
         key, _, value = argument[len(dashes[0]) :].replace("-", "_").partition("=")
-        after = arguments[place + 1] if place + 1 < len(arguments) and not value else value
-        return f"unknown option {argument}; settings are written key=value without dashes: {_typed(key, after)}"
+        typed = _typed(key, value or after)
+        return f"unknown option {argument}; settings are written key=value without dashes: {typed}"
     if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
         return f"a blank ended {before!r}: quote a value with blanks, as in '{before} {argument}'"
     if argument == "" or argument.isspace():
@@ -41,11 +95,9 @@ def word(arguments: Sequence[str], place: int) -> str | None:
         return None
     bare = argument.strip("=")
     if argument.endswith("=") and bare:
-        after = arguments[place + 1] if place + 1 < len(arguments) else ""
         if after and "=" not in after:
             return f"a blank ended {argument!r}: write {_typed(bare, after)}, without one"
         return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty text"
-    after = arguments[place + 1] if place + 1 < len(arguments) else ""
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
         return f"no blanks around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
@@ -78,56 +130,67 @@ def unreadable(argument: str, reason: str) -> str:
     return f"{told} ({reason}). Quote the value, and the whole once more for the shell: {quoted}"
 
 
-def unknown(command: str, key: str, value: str, known: Iterable[str], folder: Path | None) -> str:
-    """Return what is said of a key that a command does not have: the nearest that it has."""
-    have, mine, chosen = set(known), groups(folder), set(offered(command))
+def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: str | Path | None) -> str:
+    """Return the message for a key that a command does not have: the nearest that it has, of `keys` and groups."""
+    key = override.key_or_group
+    have, mine, chosen = prefixes(keys), groups(folder), set(offered(command))
+    group, _, name = key.rpartition(".")
+    # Most often the key exists, but under another choice of its group than the one made.
+    if group in chosen and (having := _having(name, group, mine, folder)):
+        return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
     if key in mine and key not in chosen:
         choices = f"its groups are {', '.join(sorted(chosen))}" if chosen else "it has none"
         kept = "What a run was trained with, it keeps"
-        moved = f"; where its data are now is said by {PLACE}=…" if key in opened(command) else ""
+        moved = "; where its data are now is said by data.root=…" if key in opened(command) else ""
         return f"`multisagd {command}` does not choose {key}: {choices}. {kept}{moved}"
-    below = {f"{each}.{name}" for each in opened(command) for name in ("root", "urls")}
-    last = key.rpartition(".")[2].lower().replace("-", "_")
+    below = {f"{each}.{part}" for each in opened(command) for part in ("root", "urls")}
+    last = name.lower().replace("-", "_")
     # A slip in a group's name says what is meant better than what other programs call the key.
-    for other in get_close_matches(key, have, cutoff=0.85) if "." in key else ():
-        if other.rpartition(".")[2] == key.rpartition(".")[2]:
+    for other in get_close_matches(key, have, cutoff=0.85) if group else ():
+        if other.rpartition(".")[2] == name:
             return f"unknown key {key!r}; did you mean {other!r}?"
     meant = [other for other in SYNONYMS.get(last, ()) if other in have | chosen | below and other != key]
-    same = sorted(each for each in have if each.rpartition(".")[2] == key) if "." not in key else []
-    if meant or same:
-        # Keys of that very name come last where the word means something else elsewhere, as steps do.
-        first = meant[0] if meant else same[0]
-        return (
-            f"unknown key {key!r}; did you mean {_listed([*dict.fromkeys([*meant[:2], *same])])}?{_remark(last, first)}"
-        )
+    same = [] if group else sorted(each for each in have if each.rpartition(".")[2] == key)
+    # Keys of that very name come last where the word means something else elsewhere, as steps do.
+    if likely := [*dict.fromkeys([*meant[:2], *same])]:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, likely[:3]))}?{_remark(last, likely[0])}"
     for other in (key, *SYNONYMS.get(last, ())):
         group, _, name = other.rpartition(".")
         if other == key and group:
             continue
-        if having := _having(name, [group] if group else chosen, mine, folder):
-            group = having[0].partition("=")[0]
-            if group in chosen:
-                return f"unknown key {key!r}; it is {group}.{name}={value} with {', '.join(having[:5])}"
+        for each in {group} & chosen if group else sorted(chosen):
+            if having := _having(name, each, mine, folder):
+                value = override.get_value_element_as_str()
+                return f"unknown key {key!r}; it is {each}.{name}={value} with {', '.join(having[:5])}"
     near = nearest(key, [*have, *chosen])
     return f"unknown key {key!r}{near or f'; `multisagd {command} --help` names those that there are'}"
 
 
-def _having(key: str, chosen: Iterable[str], mine: Mapping[str, Sequence[str]], folder: Path | None) -> list[str]:
-    """Return the choices of the first group of which any has a setting of that name."""
-    for group in sorted(chosen):
-        found = [choice for choice in mine.get(group, ()) if key in Outline({}, folder).file(choice, group)]
-        if found:
-            return [f"{group}={choice}" for choice in found]
-    return []
+def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str | Path | None) -> list[str]:
+    """Return the choices of a group that have a setting of that name."""
+    outline = Outline({}, folder)
+    return [f"{group}={choice}" for choice in mine.get(group, ()) if key in outline.file(choice, group)]
+
+
+def refused(error: HydraException, overrides: Sequence[Override]) -> str:
+    """Return what to do about the refusals of Hydra that people meet."""
+    first = " ".join(str(error).splitlines()[0].split())
+    for override in overrides:
+        line = override.input_line or ""
+        if first.startswith("Ambiguous value") and line in first:
+            key, _, value = line.partition("=")
+            return (
+                f"{first}: a list is written {key}=[{value.strip()}], a text with commas '{key}=\"{value.strip()}\"', "
+                "and a number without commas; several values, a run of each, are for `multisagd launch`"
+            )
+    if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
+        return f"{first}: leave out the + of {added[0].input_line}"
+    return first
 
 
 def _typed(key: str, value: str) -> str:
     """Return a setting as it is typed into a shell; its value is the person's, in whatever grammar it is."""
     return shlex.quote(f"{key}={value}") if value else f"{key}=…"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " or ".join(map(repr, names[:3]))
 
 
 def _remark(word: str, other: str) -> str:

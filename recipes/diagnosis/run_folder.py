@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
-from recipes.base.quoting import setting
 from recipes.base.untrusted import check_own
 from recipes.config.build import Builder
 from recipes.diagnosis.check import Finding

@@ -15,7 +15,7 @@ from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
 from recipes.base.errors import RecipeError
-from recipes.base.quoting import setting
+from recipes.base.commands import setting
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config

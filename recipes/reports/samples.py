@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from recipes.base.quoting import setting
+from recipes.base.commands import setting
 from recipes.plotting.curves import told
 from recipes.reports.media import Budget, item
 from recipes.reports.page import Block, Facts, Gallery, Note, Slider, Table

@@ -8,7 +8,7 @@ from torch import Tensor
 from multisagd import DataStatistics, Grid
 from multisagd.analysis.profiles import Profile
 from multisagd.metrics.spectral import LEAST, RADIUS
-from recipes.base.quoting import setting
+from recipes.base.commands import setting
 from recipes.config.build import Builder
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of

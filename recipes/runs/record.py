@@ -19,7 +19,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file, write_text
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 from recipes.runs.run import CONFIG, FACTS, STATISTICS, Run
 
 PACKAGES = (

@@ -8,9 +8,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from modalities.base import Dataset
+from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
-from recipes.base.quoting import setting
 from recipes.base.signals import Ended
 from recipes.data import contents
 from recipes.runs import record

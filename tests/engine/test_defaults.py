@@ -9,7 +9,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.defaults import filled
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 from recipes.runs import record
 from recipes.runs.model import check_parts, run_settings
 from recipes.runs.settings import TrainSettings

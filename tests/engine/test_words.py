@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import recipes
-from recipes.base.quoting import setting
+from recipes.base.commands import setting
 from recipes.config import compose as configuration
 from recipes.config.suggestions import word
 

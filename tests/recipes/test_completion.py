@@ -18,9 +18,8 @@ from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.cli.completion import SHELLS, complete, for_bash, listed_values, words_of
 from recipes.completion import script
 from recipes.config import compose as configuration
-from recipes.config import key_table as outline
-from recipes.config.groups import groups
-from recipes.config.key_table import Outline
+from recipes.config import groups as outline
+from recipes.config.groups import Outline, groups
 from recipes.design import DesignSettings
 from recipes.encode import EncodeSettings
 from recipes.runs.settings import Loss, SampleSettings, Sampling

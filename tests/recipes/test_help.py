@@ -12,8 +12,7 @@ from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.cli.help import command_help
 from recipes.cli.main import main, usage
 from recipes.config import compose as configuration
-from recipes.config.groups import groups, offered
-from recipes.config.key_table import Outline, flatten
+from recipes.config.groups import Outline, flatten, groups, offered
 from recipes.launch import planned
 from recipes.list import main as list_choices
 

@@ -14,7 +14,7 @@ from modalities.image import Image
 from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 from recipes.inspect import inspect
 
 

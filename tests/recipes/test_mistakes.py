@@ -10,9 +10,8 @@ from recipes.base.errors import RecipeError
 from recipes.cli.main import main
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.config.groups import offered
-from recipes.config.key_table import Outline, flatten, prefixes
-from recipes.config.synonyms import MEANINGS
+from recipes.config.groups import Outline, flatten, offered, prefixes
+from recipes.config.suggestions import MEANINGS
 from recipes.runs.lock import held
 from recipes.runs.model import open_model
 from recipes.runtime.device import EngineSettings, Runtime

@@ -35,7 +35,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
-from recipes.config.key_table import flatten
+from recipes.config.groups import flatten
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
 from recipes.reports.media import Budget, item
