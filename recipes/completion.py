@@ -3,8 +3,6 @@
 The scripts are small: they ask `multisagd __complete`, so that they need not change when multisagd does.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ What is listed are the configuration files of the project, and those of your own
 comment is the line. Nothing heavy is imported.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -20,15 +20,14 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 class Command:
     """One command.
 
-    `summary` is its line in the list of all; `module` has its `main(arguments) -> status`; `page` is where to read
-    more. `settings` names the class that checks its configuration, `configs/<name>.yaml`, as `module:class`; a command
-    without one explains itself. `interrupted` says what Ctrl-C leaves behind, where the command itself does not say
-    it. `parallel`: several processes can share its work. `reads_run`: its `run_dir` is a run that it only reads, so
-    that several may work on one.
+    `summary` is its line in the list of all; `page` is where to read more; `settings` names the class that checks its
+    configuration, `configs/<name>.yaml`, as `module:class`. A command without one explains itself. Its module is
+    `recipes.<name>`, with `main(arguments) -> status`. `interrupted` says what Ctrl-C leaves behind, where the command
+    itself does not say it. `parallel`: several processes can share its work. `reads_run`: its `run_dir` is a run that
+    it only reads, so that several may work on one.
     """
 
     summary: str
-    module: str
     page: str = COMMAND_LINE
     settings: str = ""
     interrupted: str = "nothing was written, and the same command starts over:"
@@ -38,66 +37,63 @@ class Command:
 
 COMMANDS = {
     "train": Command(
-        "train a diffusion model, or continue an interrupted run", "recipes.train", "docs/first-model.md", TRAINING,
+        "train a diffusion model, or continue an interrupted run", "docs/first-model.md", TRAINING,
         "nothing was saved yet, and the same command begins anew:", parallel=True,
     ),
     "sample": Command(
-        "draw samples from a trained run", "recipes.sample", "docs/first-model.md",
-        "recipes.runs.settings:SampleSettings",
-        "no sample was written; the same command draws the same samples from the first on:",
-        parallel=True, reads_run=True,
+        "draw samples from a trained run", "docs/first-model.md", "recipes.runs.settings:SampleSettings",
+        "no sample was written; the same command draws the same samples from the first on:", parallel=True,
+        reads_run=True,
     ),
     "adopt": Command(
-        "take over a model of the diffusers library, to train it on with other noise", "recipes.adopt",
-        "docs/tutorials/fine-tuning.md", "recipes.adopt:AdoptSettings",
+        "take over a model of the diffusers library, to train it on with other noise", "docs/tutorials/fine-tuning.md",
+        "recipes.adopt:AdoptSettings",
     ),
     "export": Command(
-        "write a trained model as one safetensors file and one JSON", "recipes.export", "docs/sharing-models.md",
+        "write a trained model as one safetensors file and one JSON", "docs/sharing-models.md",
         "recipes.export:ExportSettings", reads_run=True,
     ),
     "inspect": Command(
-        "show what a model would see: examples, round trips, spectra and noise", "recipes.inspect",
-        "docs/tutorials/your-own-modality.md", TRAINING,
+        "show what a model would see: examples, round trips, spectra and noise", "docs/tutorials/your-own-modality.md",
+        TRAINING,
     ),
     "analyze": Command(
-        "measure a dataset's spectrum: curves, uncertainty, power law", "recipes.analyze",
-        "docs/tutorials/schedule-design.md", TRAINING,
+        "measure a dataset's spectrum: curves, uncertainty, power law", "docs/tutorials/schedule-design.md", TRAINING,
     ),
     "design": Command(
-        "design a sampler's steps, and the noise, from the data's spectrum", "recipes.design",
-        "docs/tutorials/schedule-design.md", "recipes.design:DesignSettings",
+        "design a sampler's steps, and the noise, from the data's spectrum", "docs/tutorials/schedule-design.md",
+        "recipes.design:DesignSettings",
     ),
     "explore": Command(
-        "serve a page to drag a spectrum and see what it does", "recipes.explore", "docs/explore.md",
-        "recipes.explore:ExploreSettings",
+        "serve a page to drag a spectrum and see what it does", "docs/explore.md", "recipes.explore:ExploreSettings",
     ),
     "encode": Command(
-        "encode a dataset into latents once, to train on them", "recipes.encode", "docs/tutorials/latents.md",
+        "encode a dataset into latents once, to train on them", "docs/tutorials/latents.md",
         "recipes.encode:EncodeSettings", SHARDS_KEPT,
     ),
     "pack": Command(
-        "pack a folder of files into tar shards, for storage that likes few large files", "recipes.pack",
+        "pack a folder of files into tar shards, for storage that likes few large files",
         "docs/tutorials/data-at-scale.md", "recipes.pack:PackSettings", SHARDS_KEPT,
     ),
     "evaluate": Command(
-        "judge a run's samples by every metric: distances, spectra, variety, copies", "recipes.evaluate",
-        "docs/evaluation.md", "recipes.evaluation.task:EvaluateSettings", SAMPLES_KEPT, parallel=True, reads_run=True,
+        "judge a run's samples by every metric: distances, spectra, variety, copies", "docs/evaluation.md",
+        "recipes.evaluation.task:EvaluateSettings", SAMPLES_KEPT, parallel=True, reads_run=True,
     ),
     "report": Command(
-        "write one HTML page about a run: losses, samples, spectra, process, evaluations", "recipes.report",
-        "docs/reports.md", "recipes.report:ReportSettings", reads_run=True,
+        "write one HTML page about a run: losses, samples, spectra, process, evaluations", "docs/reports.md",
+        "recipes.report:ReportSettings", reads_run=True,
     ),
     "launch": Command(
-        "run a command on several GPUs or machines, or for several values", "recipes.launch", "docs/clusters.md",
+        "run a command on several GPUs or machines, or for several values", "docs/clusters.md",
         "recipes.launch:LaunchSettings", "nothing was launched:",
     ),
     "demo": Command(
-        "train on small digits with white and with shaped noise, and compare (minutes)", "recipes.demo",
-        "docs/start.md", "recipes.demo:DemoSettings", "what was trained is kept, and the same command continues:",
+        "train on small digits with white and with shaped noise, and compare (minutes)", "docs/start.md",
+        "recipes.demo:DemoSettings", "what was trained is kept, and the same command continues:",
     ),
-    "doctor": Command("tell whether all works on this machine, and what is missing for what", "recipes.doctor"),
-    "list": Command("list what can be chosen: spectra, modalities, samplers, experiments, …", "recipes.list"),
-    "completion": Command("print what lets your shell complete commands, choices and keys", "recipes.completion"),
+    "doctor": Command("tell whether all works on this machine, and what is missing for what"),
+    "list": Command("list what can be chosen: spectra, modalities, samplers, experiments, …"),
+    "completion": Command("print what lets your shell complete commands, choices and keys"),
 }  # fmt: skip
 """Every command by name. Those with settings have a configuration; the others are about multisagd itself."""
 CONFIGURED = {name: command for name, command in COMMANDS.items() if command.settings}

@@ -1,7 +1,5 @@
 """Print texts that may be longer than anyone reads, on terminals that may be narrow, know few letters, or be gone."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,10 +1,12 @@
 """Errors a person can act on."""
 
-from __future__ import annotations
-
 import difflib
+import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that multisagd lies in."""
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
 
@@ -52,3 +54,13 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def foreign_modalities() -> str | None:
+    """Return where a package `modalities` that is not ours lies, "" if there is none at all, None if it is ours.
+
+    One on the package index has the same name.
+    """
+    spec = importlib.util.find_spec("modalities")
+    place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)
+    return None if Path(place).resolve().parent == ROOT / "modalities" else place

@@ -1,7 +1,5 @@
 """Files that another process, or a later one, may look at: they are written whole."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

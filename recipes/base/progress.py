@@ -1,7 +1,5 @@
 """What a person sees while a command runs: a live bar on a terminal, plain lines anywhere else."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -42,13 +40,9 @@ class Display:
         self._console = console or Patient(highlight=False, quiet=quiet)
         self._title, self._total, self._note, self._after = title, total, "", after
         self._live = self._console.is_terminal
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        )
         self._bar = Progress(
-            *columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self._console,
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self._console,
             speed_estimate_period=SPEED_OVER, disable=not self._live,
         )  # fmt: skip
         self._task = self._bar.add_task(title, total=total, completed=start, note="")

@@ -29,6 +29,22 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """While importing, let a signal end the process at once: an exception may get lost within an import, or garbled."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        try:
+            os.write(2, b"interrupted before anything began\n")
+        finally:
+            os._exit(128 + number)
+
+    # And not those that are ignored, as of a process in the background, or under nohup.
+    plain = (signal.default_int_handler, signal.SIG_DFL)
+    with handled(leave, [number for number in STOPS if signal.getsignal(number) in plain]):
+        yield
+
+
+@contextmanager
 def like_ctrl_c() -> Iterator[None]:
     """Within, let signals that would end this process at once end the command as Ctrl-C does: tidily, and in words.
 

@@ -4,8 +4,6 @@ Nothing that is read here can run code, make this process wait, or take more mem
 refused raises OSError or ValueError, so that readers say in their own words which file it was and what to do about it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager

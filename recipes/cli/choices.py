@@ -3,8 +3,6 @@
 Nothing heavy is imported, so that both answer at once.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from recipes.base.commands import COMMANDS

@@ -1,7 +1,5 @@
 """What every configured command does before and after its own work: options, help, configuration, errors."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

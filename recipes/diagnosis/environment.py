@@ -1,6 +1,5 @@
 """What multisagd finds around it: Python, packages against what is required, data, folders, memory, and encodings."""
 
-import importlib.util
 import locale
 import os
 import platform
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from recipes.base.errors import foreign_modalities
 from recipes.diagnosis.check import Finding, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +43,7 @@ def packages(extra: str = "") -> Finding:
 
 def foreign_package() -> Finding:
     """Look for a package `modalities` that is not ours: one on the package index has the same name."""
-    spec = importlib.util.find_spec("modalities")
-    place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)
-    if Path(place).resolve().parent == ROOT / "modalities":
+    if (place := foreign_modalities()) is None:
         return Finding("ok", f"multisagd's own, in {ROOT}")
     remedy = "install multisagd in an environment of its own, or start it in another folder"
     return Finding("broken", f"`modalities` is {place or 'missing'}, not the one in {ROOT}", remedy)

@@ -28,9 +28,9 @@ def test_what_the_table_of_metrics_names_is_there(metric: Metric) -> None:
     assert all(callable(pkgutil.resolve_name(name)) for name in filter(None, [metric.compute, metric.lacking]))
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_what_the_table_of_commands_names_is_there(command: Command) -> None:
-    assert callable(pkgutil.resolve_name(f"{command.module}:main"))
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=COMMANDS)
+def test_what_the_table_of_commands_names_is_there(name: str, command: Command) -> None:
+    assert callable(pkgutil.resolve_name(f"recipes.{name}:main"))
     assert not command.settings or is_dataclass(pkgutil.resolve_name(command.settings))
 
 

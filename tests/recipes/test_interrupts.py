@@ -48,7 +48,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, place: str, call: int = 1, times:
 
 
 def run(command: str, *words: str) -> int:
-    return int(importlib.import_module(COMMANDS[command].module).main(list(words)))
+    return int(importlib.import_module(f"recipes.{command}").main(list(words)))
 
 
 @pytest.fixture(scope="module")

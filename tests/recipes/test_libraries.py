@@ -280,9 +280,9 @@ WITHOUT = """
 import importlib
 from recipes.cli import main as cli
 from recipes.base.commands import COMMANDS
-for command in COMMANDS.values():
-    if command.module != "recipes.explore":  # shows sounds and clips as well
-        importlib.import_module(command.module)
+for command in COMMANDS:
+    if command != "explore":  # shows sounds and clips as well
+        importlib.import_module(f"recipes.{command}")
 for words in (["--help"], ["train", "--help"], TRAIN, ["sample", "run_dir=run", "count=2", "steps=2", "engine=cpu"],
               ["evaluate", "run_dir=run", "samples=8", "metrics=[spectrum,sliced]", "steps=2", "engine=cpu"],
               ["report", "run_dir=run"], ["export", "run_dir=run", "out=model"]):
