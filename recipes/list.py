@@ -24,13 +24,6 @@ HELP = """examples:
 read more: docs/command-line.md"""
 
 
-def overview(folder: Path | None = None) -> str:
-    """Return the kinds, with how many choices each has."""
-    rows = [(plural, f"{about} ({len(listed(kind, folder))})") for kind, (plural, about) in kinds(folder).items()]
-    ending = "`multisagd list spectra` lists those of one kind, with what to write to choose each."
-    return "\n".join(["what can be listed, with how many there are of it:", "", *columns(rows), "", fold(ending)])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
@@ -43,28 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config-dir", type=Path, metavar="DIR", help="also your own choices, laid out like the project's"
     )
     words = parser.parse_args(arguments)
+    folder, every = words.config_dir, words.what in (None, "everything", "all")
     try:
-        if words.config_dir is not None and not words.config_dir.is_dir():
-            raise RecipeError(f"--config-dir: {words.config_dir.absolute()} is not a folder")
-        if words.what is None and not words.json:
-            show(overview(words.config_dir))
-            return 0
-        every = words.what in (None, "everything", "all")
-        chosen = list(kinds(words.config_dir)) if every else [find(words.what, words.config_dir)]
+        if folder is not None and not folder.is_dir():
+            raise RecipeError(f"--config-dir: {folder.absolute()} is not a folder")
+        found = {kind: listed(kind, folder) for kind in (kinds(folder) if every else [find(words.what, folder)])}
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
-    found = {kind: listed(kind, words.config_dir) for kind in chosen}
     if words.json:
-        show(json.dumps(found if every else found[chosen[0]], indent=1))
+        show(json.dumps(found if every else next(iter(found.values())), indent=1))
         return 0
-    parts = []
-    for kind, rows in found.items():
-        plural, about = kinds(words.config_dir)[kind]
-        parts.append(
-            "\n".join([fold(f"{plural}: {about}"), *columns([(row["override"], row["about"]) for row in rows])])
-        )
-    show("\n\n".join(parts))
+    headed = [(*kinds(folder)[kind], rows) for kind, rows in found.items()]
+    if words.what is None:
+        counts = columns([(plural, f"{about} ({len(rows)})") for plural, about, rows in headed])
+        ending = fold("`multisagd list spectra` lists those of one kind, with what to write to choose each.")
+        show("\n".join(["what can be listed, with how many there are of it:", "", *counts, "", ending]))
+        return 0
+    for number, (plural, about, rows) in enumerate(headed):
+        table = columns([(row["override"], row["about"]) for row in rows])
+        show("\n".join([*([""] if number else []), fold(f"{plural}: {about}"), *table]))
     return 0
 
 

@@ -10,21 +10,7 @@ from typing import Any
 from recipes.base.commands import COMMAND_LINE, COMMANDS, CONFIGURED, typed
 from recipes.base.console import columns, fold
 from recipes.base.errors import nearest
-from recipes.config.groups import (
-    CommandFile,
-    Entry,
-    Outline,
-    chosen_words,
-    command_file,
-    comments,
-    flatten,
-    groups,
-    offered,
-    own_folder,
-    summary,
-)
-
-EXPERIMENT = "experiment"
+from recipes.config.groups import Outline, chosen_words, command_file, comments, flatten, groups, own_folder, summary
 
 
 def command_help(name: str, words: Sequence[str] = ()) -> str:
@@ -33,34 +19,33 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     Of the choices among its `words`, every setting is explained; of `launch`, those of the launched command too.
     """
     file = command_file(name)
-    entries, keys = file.entries, file.keys
-    needed = re.findall(r"^(\w+): \?\?\?", keys, re.MULTILINE)
-    listed, wanted = groups(), _wanted(name, file, needed)
-    required = "".join(f" {key}=…" for key in needed)
+    needed = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
+    listed, wanted = groups(), _wanted(name, needed)
     shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
     options = [
         ("--help", "this text"), ("--show", f"print {shown} and stop"),
         ("--config-dir DIR", "also look for groups' choices in DIR, laid out like the project's configs"),
     ]  # fmt: skip
-    sections = [_group(entry, listed.get(entry.group, [])) for entry in entries]
+    sections = [_group(*entry, listed.get(entry.group, [])) for entry in file.entries]
     explained = chosen_sections(name, words)
     if name == "launch" and (launched := chosen_words(words, {"command"}).get("command", "train")) in CONFIGURED:
         explained += chosen_sections(launched, words)
     parts = [
-        f"usage: multisagd {name}{required}{' [group=choice ...]' if entries else ''} [key=value ...]",
-        _paragraphs(file.heading),
+        f"usage: multisagd {name}{''.join(f' {key}=…' for key in needed)}"
+        f"{' [group=choice ...]' if file.entries else ''} [key=value ...]",
+        *(part if part.startswith("  ") else fold(part) for part in file.heading.split("\n\n")),
         fold(f"read more: {', '.join(dict.fromkeys([COMMANDS[name].page, COMMAND_LINE]))}"),
         "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
         "\n".join(["options:", *columns(options)]),
         *explained,
         fold(
             "groups, each with its choices (the default is marked *); with a choice, as in "
-            f"`multisagd {name} {entries[0].group}={entries[0].default} --help`, this text lists its settings too:"
+            f"`multisagd {name} {'='.join(file.entries[0][:2])} --help`, this text lists its settings too:"
         )
         if sections
         else "",
         *sections,
-        f"keys, with their defaults:\n{_folded(keys)}",
+        f"keys, with their defaults:\n{_folded(file.keys)}",
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -68,7 +53,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
 def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     """Return a section for each choice among the words of a command, and for those that a chosen experiment makes."""
     folder = own_folder(words)
-    known, mine = groups(folder), offered(command)
+    known, mine = groups(folder), [entry.group for entry in command_file(command).entries]
     chosen = chosen_words(words, known.keys() & mine)
     sections = [
         f"{group}={choice}: there is no such choice{nearest(choice, known[group])}"
@@ -79,14 +64,15 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     outline = Outline(chosen, folder)
     made = dict(outline.overrides(command))
     keys = outline.keys(command)
-    if (name := chosen.pop(EXPERIMENT, None)) is not None:
+    if (name := chosen.pop("experiment", None)) is not None:
         sections.append(_experiment(outline, name, {group: made[group] for group in made if group in mine}))
         chosen = {group: choice for group, choice in made.items() if group in mine and group in known} | chosen
     return sections + [_settings(outline, group, choice, keys.get(group)) for group, choice in chosen.items()]
 
 
-def _wanted(name: str, file: CommandFile, needed: Sequence[str]) -> list[tuple[str, str]]:
+def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
     """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
+    file = command_file(name)
     said = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
     examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", file.heading, re.MULTILINE))
     written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
@@ -99,18 +85,12 @@ def _wanted(name: str, file: CommandFile, needed: Sequence[str]) -> list[tuple[s
     return [(f"{key}=…", about.strip().rstrip(".")) for key, about in found.items()]
 
 
-def _group(entry: Entry, choices: list[str]) -> str:
+def _group(group: str, default: str, note: str, choices: list[str]) -> str:
     """Return a group with what it is for, an example that may be copied, and its choices."""
-    about, mark, example = entry.note.partition("Example: ")
-    rows = [(f"{'*' if choice == entry.default else ' '} {choice}", summary(entry.group, choice)) for choice in choices]
-    lines = [fold(about, f"  {entry.group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
+    about, mark, example = note.partition("Example: ")
+    rows = [(f"{'*' if choice == default else ' '} {choice}", summary(group, choice)) for choice in choices]
+    lines = [fold(about, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
     return "\n".join([*lines, *columns(rows, "    ")])
-
-
-def _paragraphs(text: str) -> str:
-    """Fold paragraphs; lines that are indented stay as they are."""
-    parts = re.split(r"\n\n", text)
-    return "\n\n".join(part if part.startswith("  ") else fold(part) for part in parts)
 
 
 def _folded(keys: str) -> str:
@@ -145,7 +125,7 @@ def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
 
 def _experiment(outline: Outline, name: str, made: Mapping[str, str]) -> str:
     """Return what an experiment chooses and sets."""
-    content = {key: value for key, value in outline.file(name, EXPERIMENT).items() if key != "defaults"}
+    content = {key: value for key, value in outline.file(name, "experiment").items() if key != "defaults"}
     words = [f"{group}={choice}" for group, choice in made.items()]
     words += [f"{key}={typed(value)}" for key, value in (flatten(content) if content else {}).items()]
-    return "\n".join([f"{EXPERIMENT}={name} stands for:", fold(" ".join(words), "  ")])
+    return "\n".join([f"experiment={name} stands for:", fold(" ".join(words), "  ")])

@@ -160,7 +160,7 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
             continue
         for each in {group} & chosen if group else sorted(chosen):
             if having := _having(name, each, mine, folder):
-                value = override.get_value_element_as_str()
+                value = "…" if override.is_sweep_override() else override.get_value_element_as_str()
                 return f"unknown key {key!r}; it is {each}.{name}={value} with {', '.join(having[:5])}"
     near = nearest(key, [*have, *chosen])
     return f"unknown key {key!r}{near or f'; `multisagd {command} --help` names those that there are'}"

@@ -8,7 +8,7 @@ import pytest
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.config.defaults import filled
+from recipes.config.defaults import filled, of_choice
 from recipes.config.groups import flatten
 from recipes.runs import record
 from recipes.runs.model import check_parts, run_settings
@@ -52,6 +52,10 @@ def test_a_key_that_a_run_lacks_counts_as_its_default(key: str) -> None:
 def test_what_is_there_stays(words: list[str]) -> None:
     config = composed(*words)
     assert filled(config) == config
+
+
+def test_a_choice_has_the_values_of_the_choice_of_another_group_that_it_builds_on() -> None:
+    assert of_choice("modality", "latent")["modality"] == of_choice("modality", "image")
 
 
 @pytest.mark.parametrize("key", ["spectrum", "network", "modality", "data", "loss"])

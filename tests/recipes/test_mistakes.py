@@ -48,6 +48,8 @@ MISTAKES = [
     (["train", "data=photos"], "there is no such choice; known: cifar10, digits"),
     (["train", "data.root=photos"], "it is a key of data=cifar10, data=fashion_mnist, data=folder"),
     (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
+    (["train", "exponent=-1,-2"], "it is spectrum.exponent=… with spectrum=brown"),
+    (["train", "zebra=1,2"], "`multisagd train --help` names those that there are"),
     (["train", "+spectrum=white"], "leave out the + of +spectrum=white"),
     (["train", "learning_rate=1e-3"], "did you mean 'training.learning_rate'?"),
     (["train", "training.batch_size=3"], "did you mean 'training.batch'?"),
