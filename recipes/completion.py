@@ -1,7 +1,4 @@
-"""Print what lets a shell complete commands, choices, keys and files: `multisagd completion bash`.
-
-The scripts are small: they ask `multisagd __complete`, so that they need not change when multisagd does.
-"""
+"""Print the small script that lets a shell complete commands, choices, keys and files: it asks `multisagd __complete`."""
 
 import argparse
 import sys

@@ -1,8 +1,4 @@
-"""List what can be chosen, one line each, with the words that choose it: `multisagd list`, `multisagd list spectra`.
-
-What is listed are the configuration files of the project, and those of your own that `--config-dir` names; their first
-comment is the line. Nothing heavy is imported.
-"""
+"""List what can be chosen, one line each (the first comment of its file), with the words that choose it."""
 
 import argparse
 import json

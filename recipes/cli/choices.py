@@ -1,7 +1,4 @@
-"""Everything that can be chosen, each with a line about it and the words that choose it: for lists and completion.
-
-Nothing heavy is imported, so that both answer at once.
-"""
+"""Everything that can be chosen, each with a line about it and the words that choose it: for lists and completion."""
 
 from pathlib import Path
 
@@ -34,14 +31,13 @@ NAMES = {
 def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
     """Return what can be chosen of one kind: `choice`, the `override` that chooses it, and `about`, a line."""
     if kind == "commands":
-        return [_row(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
-    if kind == "metrics":
-        return [_row(name, f"metrics=[{name}]", metric.about) for name, metric in METRICS.items()]
-    return [_row(choice, f"{kind}={choice}", summary(kind, choice, folder)) for choice in groups(folder).get(kind, [])]
-
-
-def _row(choice: str, override: str, about: str) -> dict[str, str]:
-    return {"choice": choice, "override": override, "about": about}
+        rows = [(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
+    elif kind == "metrics":
+        rows = [(name, f"metrics=[{name}]", metric.about) for name, metric in METRICS.items()]
+    else:
+        choices = groups(folder).get(kind, [])
+        rows = [(choice, f"{kind}={choice}", summary(kind, choice, folder)) for choice in choices]
+    return [{"choice": choice, "override": override, "about": about} for choice, override, about in rows]
 
 
 def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,4 @@
-"""Help texts, made from the comments of the configuration files: what is explained there is explained once.
-
-Nothing heavy is imported here, so that help appears at once.
-"""
+"""Help texts, made from the comments of the configuration files: what is explained there is explained once."""
 
 import re
 from collections.abc import Mapping, Sequence

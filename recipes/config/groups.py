@@ -259,8 +259,7 @@ class Outline:
 
     def file(self, name: str, group: str) -> dict[str, Any]:
         """Return what the file of a choice holds, nothing if there is none or it cannot be read."""
-        path = choice_file(group, name, self.folder)
-        return {} if path is None else read_file(path)
+        return read_file(path) if (path := choice_file(group, name, self.folder)) else {}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
