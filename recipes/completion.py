@@ -1,4 +1,4 @@
-"""Print the small script that lets a shell complete commands, choices, keys and files: it asks `multisagd __complete`."""
+"""Print a script that lets a shell complete commands, choices, keys and files: it asks `multisagd __complete`."""
 
 import argparse
 import sys
