@@ -14,8 +14,8 @@ from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
-from recipes.base.errors import RecipeError
 from recipes.base.commands import setting
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from multisagd import DataStatistics
 from multisagd.files import read_json
-from recipes.base.errors import RecipeError
 from recipes.base.commands import setting
+from recipes.base.errors import RecipeError
 from recipes.base.untrusted import inside, read_header, read_rows
 from recipes.config.compose import Config
 from recipes.runs.checkpoint import samples_of

@@ -26,8 +26,8 @@ from torch import nn
 from multisagd import Process
 from multisagd.addresses import for_others
 from multisagd.files import check_file, read_json
-from recipes.base.files import replace_file, write_text
 from recipes.base.commands import setting
+from recipes.base.files import replace_file, write_text
 from recipes.config.addresses import mapped
 from recipes.reports.run import metric_cells, metric_rows
 from recipes.runs.assembly import Assembly, process_notes
