@@ -110,6 +110,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
             markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
     _dress(plot, x, y)
+    picture = _svg(figure, name)  # drawing also scales the axes, which the places of points depend on
     points = [
         {
             "name": each.name,
@@ -126,7 +127,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
     return Chart(
-        name, title, about, _svg(figure, name), drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
+        name, title, about, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
         rows, _csv([header, *_rows(drawn, x, _exact)]),
     )  # fmt: skip
 

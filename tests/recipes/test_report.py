@@ -494,6 +494,17 @@ def test_charts_show_what_their_scales_can() -> None:
     assert low > high  # on a screen, up is less
 
 
+def test_points_lie_where_the_drawing_shows_them() -> None:
+    series = Series("a", [10, 20, 30], [100.0, 900.0, 500.0], "c0")
+    chart = draw("c", "Chart", "", Axis("x"), Axis("y", level=0.0), [series])
+    assert chart is not None
+    (points,) = chart.points["series"]
+    path = re.search(r'<g id="c-0">\s*<path d="([^"]*)"', str(chart.picture))
+    assert path is not None
+    drawn = [float(number) for number in re.findall(r"-?\d+\.?\d*", path[1])]
+    assert [value for place in points["places"] for value in place] == pytest.approx(drawn, abs=0.1)
+
+
 def test_files_of_numbers_are_exact_and_hold_no_formulas() -> None:
     series = [
         Series("=a", [1200.0, 2400.0], [0.123456789, -1.5], "c0"), Series("-b()", [2400.0], [1e-9], "c1"),
