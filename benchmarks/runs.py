@@ -29,8 +29,8 @@ from recipes.config.build import Builder
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import cached_network, read_dataset
 from recipes.evaluation.sets import fixed_order, real_data
-from recipes.runs import record
 from recipes.runs.model import open_model, trained_denoiser
+from recipes.runs.run import versions
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.train import train
@@ -144,7 +144,7 @@ class Run:
         return {
             "samples_seen": self.samples_seen,
             "reference": None if self.reference is None else len(self.reference),
-            "versions": record.versions(),
+            "versions": versions(),
             "threads": torch.get_num_threads(),
         }
 

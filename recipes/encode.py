@@ -35,7 +35,7 @@ from recipes.config.groups import flatten
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
 from recipes.runs.lock import held
-from recipes.runs.record import data_facts
+from recipes.runs.run import data_facts
 from recipes.runs.settings import Group
 from recipes.runtime.device import EngineSettings, Runtime
 

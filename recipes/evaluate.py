@@ -39,7 +39,7 @@ from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.rows import Result, scores, show
 from recipes.evaluation.sets import Sets, already_drawn, as_files, drawing_keys, gather, load_samples, real_data
 from recipes.evaluation.task import EvaluateSettings, Task
-from recipes.runs.record import versions
+from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import leave

@@ -27,7 +27,7 @@ from recipes.clusters.base import Cluster, Job, check_printable
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.runs import record
+from recipes.runs.run import Run
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import Place
 
@@ -121,7 +121,7 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     if settings.command == "train":
         place = Place(0, settings.cluster.world, 0)
         Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
-        record.check_run(typed.run_dir, config, begun=any((typed.run_dir / "checkpoints").glob("*")))
+        Run(typed.run_dir).check_config(config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 
 

@@ -39,7 +39,7 @@ from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset
 from recipes.data.order import Order
 from recipes.runs.lock import held
-from recipes.runs.record import data_facts
+from recipes.runs.run import data_facts
 from recipes.runs.settings import Group
 
 RECORD = "pack.json"

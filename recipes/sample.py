@@ -24,7 +24,7 @@ from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.model import open_model, trained_denoiser
-from recipes.runs.record import versions
+from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all

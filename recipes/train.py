@@ -32,8 +32,8 @@ from recipes.base.signals import StopRequest
 from recipes.cli.command import run_configured
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.runs import record
 from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import Place, separate_group, wait_for_all, wait_patiently
@@ -63,7 +63,7 @@ def train(config: Config) -> None:
         checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, group)
         state = checkpoints.latest()
         begun = state is not None
-        record.check_run(run_dir, config, begun)
+        Run(run_dir).check_config(config, begun)
         data = prepare_data(job, begun)
         model = prepare_model(job, data, state)
         # From here on files are written, and a signal ends the training in good order.

@@ -53,7 +53,8 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
         ValueError: if it is not a safetensors file, or has no tensor of a name.
     """
     with _opened(path, "pt") as file:
-        return {name: file.get_tensor(name).clone() for name in (file.keys() if names is None else names)}
+        mapped = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    return {name: tensor.clone() for name, tensor in mapped.items()}
 
 
 def read_rows(path: Path, name: str, count: int) -> Tensor:
@@ -64,17 +65,19 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
         ValueError: if it is not a safetensors file, or has no tensor of that name.
     """
     with _opened(path, "pt") as file:
-        rows: Tensor = file.get_slice(name)[:count].clone()
-        return rows
+        rows: Tensor = file.get_slice(name)[:count]
+    return rows.clone()
 
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
+    """Open a safetensors file; what it maps is copied after that, so that a lack of memory is not called damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:
             yield file
-    except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+    # Shapes beyond what torch counts are a TypeError, and with numbers of four bits a RuntimeError.
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
 
 

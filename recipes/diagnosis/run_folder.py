@@ -9,11 +9,10 @@ from recipes.base.untrusted import check_own
 from recipes.config.build import Builder
 from recipes.diagnosis.check import Finding
 from recipes.diagnosis.environment import writable
-from recipes.runs.checkpoint_files import CheckpointError, load
+from recipes.runs.checkpoint import CheckpointError, load
 from recipes.runs.lock import is_held
 from recipes.runs.model import NOTES, check_folder, open_model
-from recipes.runs.record import versions
-from recipes.runs.run import Run
+from recipes.runs.run import Run, versions
 
 
 def run_folder(run_dir: str) -> Finding:

@@ -28,8 +28,7 @@ from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset, hold_out
 from recipes.runs.located import located
 from recipes.runs.model import check_folder, open_model, run_settings
-from recipes.runs.record import data_facts
-from recipes.runs.run import CONFIG, Run
+from recipes.runs.run import CONFIG, Run, data_facts
 from recipes.runs.settings import Group, SampleSettings
 from recipes.runtime.distribution import is_first
 from recipes.sampling.condition import chosen_prompts

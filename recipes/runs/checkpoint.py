@@ -3,48 +3,70 @@
     checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
 
 Sharded tensors are written by all ranks, each its own, into a folder in place of a file: network/shard-…safetensors.
-A checkpoint is written into a temporary folder beside the others, flushed to disk and renamed: it is there completely
+A checkpoint is written into a temporary folder next to the others, flushed to disk and renamed: it is there completely
 or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
-What one holds is read by `checkpoint_files`. Where there are several ranks, every one calls `save` and `latest`; the
-first decides.
-"""
+Where there are several ranks, every one calls `save` and `latest`; the first decides.
 
-from __future__ import annotations
+`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. That finds what was damaged, not
+what was made to harm: whoever wrote the tensors may have written their sums too. So names, kinds and headers of files
+are checked before any of them is read, and who knows the network can look at the shapes before tensors are.
+"""
 
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from multisagd.files import digest, read_json
 from recipes.base.errors import RecipeError
 from recipes.base.files import as_stored
-from recipes.runs.checkpoint_files import (
-    FORMAT_VERSION,
-    INDEX,
-    Check,
-    CheckpointError,
-    State,
-    VersionError,
-    load,
-    looks_whole,
-    part_files,
-    saved_by_clock,
-)
-from recipes.runs.sharded import save_shards
+from recipes.base.untrusted import read_header, read_tensors
+from recipes.runs.sharded import ShardedTensors, save_shards
 from recipes.runtime.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
 
+FORMAT_VERSION = 1
+INDEX = "checkpoint.json"
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
+MOST_SAMPLES = 10**18
+"""Beyond any training, and within what a tensor can count."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by their names."""
+Check = Callable[[Mapping[str, Shapes]], None]
+"""Looks at the shapes of every part before its tensors are read, and raises what speaks against that."""
 log = logging.getLogger("multisagd")
+
+
+@dataclass
+class State:
+    """All that a run needs to continue: named groups of tensors, and a record that JSON can hold.
+
+    `samples` is the number of samples seen in training, the only clock of what is learned; `by_clock` says that this
+    state was saved because of the time that had passed, and not because of its samples.
+    """
+
+    samples: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    record: dict[str, Any] = field(default_factory=dict)
+    by_clock: bool = False
+
+
+class CheckpointError(RecipeError):
+    """A checkpoint that cannot be read; the message names the file and the remedy."""
+
+
+class VersionError(CheckpointError):
+    """A checkpoint of a format this version of the program does not know."""
 
 
 class SaveError(RecipeError):
@@ -103,9 +125,11 @@ class Checkpoints:
         """Give complete tensor files their index and their place."""
         if not is_first():
             return
-        files = {
-            part: {name: _facts(temporary / name) for name in part_files(temporary, part)} for part in state.tensors
-        }
+        files: dict[str, dict[str, Any]] = {part: {} for part in state.tensors}
+        for part, facts in files.items():
+            for name in part_files(temporary, part):
+                path = temporary / name
+                facts[name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
         index = {
             "format_version": FORMAT_VERSION, "samples": state.samples, "by_clock": state.by_clock,
             "files": files, "record": state.record,
@@ -243,17 +267,117 @@ def samples_of(folder: Path) -> int:
     return int(folder.name.removeprefix(REPLACED).removeprefix(ASIDE))
 
 
+def saved_by_clock(folder: Path) -> bool:
+    """Whether a checkpoint was saved because of the time that had passed; False for one that cannot be read."""
+    try:
+        return read_json(folder / INDEX)["by_clock"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def looks_whole(folder: Path) -> bool:
+    """Whether a checkpoint's files are there and as long as they should be; their sums are not compared."""
+    try:
+        files = read_json(folder / INDEX)["files"]
+        facts = [(name, each) for part in files.values() for name, each in part.items()]
+        return all((folder / name).stat().st_size == each["bytes"] for name, each in facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
+    """Load one checkpoint, or only some parts of it, the tensor files verified unless another rank has done so.
+
+    Raises:
+        VersionError: for an unknown format version.
+        CheckpointError: for a missing, truncated or altered file.
+    """
+    path = folder / INDEX
+    with _reading(path):
+        index = read_json(path)
+        version, samples, files = index["format_version"], index["samples"], index["files"]
+        record = index["record"]
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise VersionError(
+            f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
+            "use the version of multisagd that wrote it, or train anew in another run_dir"
+        )
+    with _reading(path):
+        if not isinstance(files, dict) or not isinstance(record, dict):
+            raise ValueError("its entries have the wrong form")
+        if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
+            raise ValueError(f"{samples!r:.80} is no number of samples seen")
+        for part, facts in files.items():
+            _check_names(part, facts)
+    chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
+    shapes = {part: _shapes(folder, part, facts) for part, facts in chosen.items()}
+    if check is not None:
+        check(shapes)
+    tensors = {part: _tensors(folder, part, facts, verify) for part, facts in chosen.items()}
+    return State(samples, tensors, record, index.get("by_clock") is True)
+
+
+def part_files(folder: Path, part: str) -> list[str]:
+    """Return the files of a part, relative to the checkpoint's folder."""
+    shards = sorted(path.relative_to(folder).as_posix() for path in (folder / part).glob("*.safetensors"))
+    return shards or [f"{part}.safetensors"]
+
+
+def _check_names(part: str, files: Mapping[str, Any]) -> None:
+    if Path(part).name != part or not isinstance(files, dict) or not files:
+        raise ValueError(f"{part!r} is not the name of a part")
+    for name in files:
+        if name != f"{part}.safetensors" and Path(name) != Path(part) / Path(name).name:
+            raise ValueError(f"{name!r} is not the name of a file of {part}")
+
+
+def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
+    """Return the file of a part, or its folder of shards."""
+    single = f"{part}.safetensors"
+    return folder / single if single in files else folder / part
+
+
+def _shapes(folder: Path, part: str, files: Mapping[str, Any]) -> Shapes:
+    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
+    path = _place(folder, part, files)
+    with _reading(path):
+        if path.is_dir():
+            if sorted(files) != part_files(folder, part):
+                raise ValueError("its files are not those that the index names")
+            return ShardedTensors(path).shapes
+        return {name: each.shape for name, each in read_header(path).items()}
+
+
+def _tensors(folder: Path, part: str, files: Mapping[str, Any], verify: bool) -> Mapping[str, Tensor]:
+    for name, facts in files.items() if verify else ():
+        with _reading(path := folder / name):
+            if path.stat().st_size != facts["bytes"]:
+                raise ValueError(f"it has {path.stat().st_size} bytes, expected {facts['bytes']}")
+            if digest(path) != facts["sha256"]:
+                raise ValueError("its content was altered")
+    with _reading(path := _place(folder, part, files)):
+        return ShardedTensors(path) if path.is_dir() else read_tensors(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file of a checkpoint it is that cannot be read, and the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
+        raise CheckpointError(
+            f"cannot read {path} ({error}): remove {folder} to go on from an earlier checkpoint"
+        ) from error
+
+
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
-    """Tell whether a folder holds a readable checkpoint with this very index, and so the same content."""
+    """Whether a folder holds a readable checkpoint with this very index, and so the same content."""
     try:
         load(folder)
         return bool(read_json(folder / INDEX) == as_stored(index))
     except CheckpointError:
         return False
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _flush(path: Path) -> None:

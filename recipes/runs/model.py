@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modalities.base import Modality
 from modalities.text import TextEncoder
-from multisagd import Corruption, DataStatistics, Denoiser
+from multisagd import DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
 from recipes.base.errors import RecipeError
@@ -34,11 +34,9 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.defaults import filled
 from recipes.runs.assembly import Assembly
-from recipes.runs.checkpoint import samples_of
-from recipes.runs.checkpoint_files import MOST_SAMPLES, Shapes, State
+from recipes.runs.checkpoint import MOST_SAMPLES, Shapes, samples_of
 from recipes.runs.located import located
-from recipes.runs.record import versions
-from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_corruption, read_statistics
+from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_statistics, versions
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module
 from recipes.runtime.device import Runtime
@@ -54,8 +52,6 @@ WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
 """Groups of a configuration that are built into a model."""
-AVERAGED = "module."
-"""What the names of averaged weights begin with in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,17 @@ class TrainedWeights:
 class TrainedModel:
     """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
 
-    `weights(which, check)` reads the last weights ("network") or their average ("ema"). `corruption` is the file that
-    says what corrupted its data, if anything did. An exported model holds the weights `exported` alone. `located` is
-    the configuration with its paths found from here, which is what parts are built from; `given` are keys of the data
-    that the command line gave.
+    It lies in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An
+    exported model holds the weights `exported` alone. `located` is the configuration with its paths found from here,
+    which is what parts are built from; `given` are keys of the data that the command line gave.
     """
 
+    folder: Path
     config: Config
     located: Config
     facts: dict[str, Any]
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
-    corruption: Path | None = None
     exported: Which | None = None
     given: Group = field(default_factory=dict)
 
@@ -89,26 +84,17 @@ class TrainedModel:
         """Return what builds the model's parts, with its modality.
 
         Raises:
-            RecipeError: if the configuration's modality is wrong, or not that of the statistics.
+            RecipeError: if the configuration's modality is wrong, or not that of the statistics, or if what corrupted
+                the data is unreadable.
         """
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
-        settings = ModelSettings.of(self.located, builder)
         return Assembly(
-            settings, builder, modality, self.statistics, None if classes is None else tuple(classes),
-            None if text is None else text["width"], self.known_corruption(modality),
+            ModelSettings.of(self.located, builder), builder, modality, self.statistics,
+            None if classes is None else tuple(classes), None if text is None else text["width"],
+            Run(self.folder).corruption(modality.grid(), self.config.get("corruption")),
         )  # fmt: skip
-
-    def known_corruption(self, modality: Modality) -> Corruption | None:
-        """Return what corrupted the data, as it was kept with the model; None if nothing was kept.
-
-        Raises:
-            RecipeError: if it is unreadable.
-        """
-        if self.corruption is None:
-            return None
-        return read_corruption(self.corruption, modality.grid(), self.config.get("corruption"))
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
@@ -121,13 +107,13 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
         RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
+    given, run, path = data or {}, Run(folder), folder / CONFIG
     if (folder / NOTES).exists():
-        return _exported(folder, builder, data or {}, checkpoint)
-    run, path = Run(folder), folder / CONFIG
+        return _exported(run, builder, given, checkpoint)
     config = check_parts(check_config(run.config, path, builder), path, builder)
-    here = located(config, run.facts, folder, data or {}, builder)
+    here = located(config, run.facts, folder, given, builder)
     weights = partial(_run_weights, run, chosen_samples(checkpoint, run))
-    return TrainedModel(config, here, run.facts, run.statistics, weights, folder / CORRUPTION, given=data or {})
+    return TrainedModel(folder, config, here, run.facts, run.statistics, weights, given=given)
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
@@ -187,7 +173,7 @@ def check_parts(config: Config, path: Path, builder: Builder) -> Config:
             node = config[name]
             builder.check_keys(node, object, name, [key for key in node if key != "_target_"])
     except RecipeError as error:
-        raise another_version(path, error) from error
+        raise _another_version(path, error) from error
     return config
 
 
@@ -200,16 +186,15 @@ def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
     try:
         return builder.settings(TrainSettings, config, "")
     except RecipeError as error:
-        raise another_version(path, error) from error
+        raise _another_version(path, error) from error
 
 
-def another_version(path: Path, error: RecipeError) -> RecipeError:
-    """Say of what a run's configuration names and is not there why that may be."""
+def _another_version(path: Path, error: RecipeError) -> RecipeError:
     return RecipeError(f"{path}: {error}. The run may be of another version of multisagd, as its run.json tells")
 
 
 def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
-    prefix = AVERAGED if which == "ema" else ""
+    prefix = "module." if which == "ema" else ""  # which names of averaged weights begin with in a checkpoint
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
         if which not in stored:
@@ -217,10 +202,9 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
         check(_named(stored[which], prefix))
 
     checkpoints = run.checkpoints
-    state: State | None = None
-    if samples is None:
+    if samples is None or not checkpoints.folders():
         state = checkpoints.latest([which], check_part)
-    elif checkpoints.folders():
+    else:
         state = checkpoints.chosen(samples, [which], check_part)
     if state is None:
         raise RecipeError(f"{run.folder} has no checkpoint yet: train first")
@@ -265,20 +249,20 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
         "format_version": FORMAT_VERSION,
         "weights": which,
         "samples": weights.samples,
-        "facts": needed_facts(model.facts),
+        "facts": _needed_facts(model.facts),
         "sha256": digest(partial_file),
         "versions": {name: version for name, version in versions().items() if name != "platform"},
-        "config": needed_config(model.config),
+        "config": _needed_config(model.config),
     }
     partial_file.replace(out / WEIGHTS)
-    if model.corruption is not None and model.corruption.exists():
-        replace_file(out / CORRUPTION, lambda path: shutil.copyfile(str(model.corruption), path))
+    if (corruption := model.folder / CORRUPTION).exists():
+        replace_file(out / CORRUPTION, lambda path: shutil.copyfile(corruption, path))
     else:
         (out / CORRUPTION).unlink(missing_ok=True)  # of another model that lay here
     write_text(out / NOTES, json.dumps(notes, indent=1))
 
 
-def needed_config(config: Config) -> Config:
+def _needed_config(config: Config) -> Config:
     """Return what sampling needs of a run's configuration: nothing of where its data lay, nor of how it was trained."""
     needed = {key: config[key] for key in (field.name for field in fields(ModelSettings)) if key in config}
     needed["training"] = {"condition_dropout": config["training"]["condition_dropout"]}
@@ -289,14 +273,15 @@ def needed_config(config: Config) -> Config:
     return dict(mapped(needed, without_secrets))
 
 
-def needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what sampling needs of a run's record: its classes, which of them it never saw, and its text encoder."""
     text = facts.get("text")
     told = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
     return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": told}
 
 
-def _exported(folder: Path, builder: Builder, data: Group, checkpoint: Chosen) -> TrainedModel:
+def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:
+    folder = run.folder
     try:
         notes = read_object(folder / NOTES, finite=False)  # what is built of it looks at its numbers
         if notes["format_version"] != FORMAT_VERSION:
@@ -311,13 +296,12 @@ def _exported(folder: Path, builder: Builder, data: Group, checkpoint: Chosen) -
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder, error) from error
-    if chosen_samples(checkpoint, Run(folder)) not in (None, notes["samples"]):
+    if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
-    config = filled(config)
-    check_parts(check_config(config, folder / NOTES, builder), folder / NOTES, builder)
+    config = check_parts(check_config(filled(config), folder / NOTES, builder), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    here, weights = located(config, facts, folder, data, builder), partial(_exported_weights, folder, notes)
-    return TrainedModel(config, here, facts, statistics, weights, folder / CORRUPTION, notes["weights"], data)
+    here, weights = located(config, facts, folder, given, builder), partial(_exported_weights, folder, notes)
+    return TrainedModel(folder, config, here, facts, statistics, weights, notes["weights"], given)
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

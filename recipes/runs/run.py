@@ -1,4 +1,4 @@
-"""A run by its folder: the one place that knows which files training keeps there, and reads them.
+"""A run by its folder: the one place that knows which files training keeps there, writes and reads them.
 
     config.yaml              the resolved configuration
     run.json                 what the data were, and one entry for each time the command was started
@@ -11,21 +11,31 @@
 Each part is read when it is asked for, through `untrusted`: the folder may come from someone else.
 """
 
-from __future__ import annotations
-
+import datetime
+import json
+import platform
+import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
+from modalities.base import Dataset
 from multisagd import Corruption, DataStatistics, GaussianRestoration, Grid
 from recipes.base.errors import RecipeError
+from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_configuration, read_object
+from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.config.defaults import filled
+from recipes.config.groups import flatten
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
@@ -33,6 +43,18 @@ CONFIG, FACTS, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CORRUPTION, RESTORATION = "corruption.safetensors", "restoration.safetensors"
 RESTORE = "restore it, or train again in another run_dir"
+PACKAGES = (
+    "multisagd", "torchvision", "torchaudio", "av", "soundfile", "soxr", "numpy", "scipy", "safetensors", "hydra-core",
+    "diffusers", "transformers",
+)  # fmt: skip
+FREE = (
+    "run_dir", "data.root", "corruption.path", "data.urls", "data.index", "data.threads", "modality.statistics",
+    "text.name", "text.cache", "text.device", "training.initial", "training.samples", "training.max_skips",
+    "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report", "tracking", "engine", "sampling",
+    "sampler", "guidance", "validation.items", "validation.levels", "validation.bands",
+)  # fmt: skip
+"""Keys, or groups of keys, that may change when a run is continued: none of them alters what is learned, except that
+`engine` may change rounding."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,13 @@ class Run:
         Raises:
             RecipeError: if it cannot be read.
         """
-        return read_corruption(self.folder / CORRUPTION, grid, group)
+        path = self.folder / CORRUPTION
+        if not path.exists():
+            return None
+        try:
+            return Corruption.load(path, grid, bool((group or {}).get("shared")))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 
     def restoration(self) -> GaussianRestoration:
         """Return what restores the data.
@@ -122,6 +150,102 @@ class Run:
         except (OSError, ValueError) as error:
             raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 
+    def check_config(self, config: Config, begun: bool) -> None:
+        """Check that the folder is free for this run, or belongs to it; a run that saved no checkpoint may change.
+
+        Raises:
+            RecipeError: naming the keys that differ, if the folder holds a run of another configuration, or if it holds
+                something else.
+        """
+        if not self.begun:
+            if self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+                raise RecipeError(f"{self.folder} is not empty and holds no run: choose another run_dir")
+            return
+        before, now = (flatten(each) for each in (self.config, config))
+        changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
+        if changed and begun:
+            pairs = {
+                key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed
+            }
+            listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))
+            raise RecipeError(
+                f"{self.folder} holds a run with another configuration; these differ:{listed}\n"
+                "Use the same values to continue it, or another run_dir to begin a new run."
+            )
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Check that the data are those that the run began with, if it says so.
+
+        Raises:
+            RecipeError: naming what differs.
+        """
+        before, now = self.noted_facts.get("data"), data_facts(dataset)
+        key = next((key for key in now if before is not None and before[key] != now[key]), None)
+        if before is not None and key is not None:
+            raise RecipeError(
+                f"the data are not those that {self.folder} began with; {key}: {before[key]!r} -> {now[key]!r}. "
+                "Restore them to continue this run, or use another run_dir to begin a new one"
+            )
+
+    def write(self, config: Config, statistics: DataStatistics) -> None:
+        """Write down what the run is: its configuration, and the statistics of its data."""
+        modality = config["modality"]
+        if modality.get("statistics") is not None:
+            # Sampling reads the scale of latents, and may start in another folder than training did.
+            config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
+        configuration.write(config, self.folder / CONFIG)
+        replace_file(self.folder / STATISTICS, statistics.save)
+
+    def note_start(self, seed: int, samples: int, device: str, facts: Mapping[str, Any]) -> None:
+        """Add this start to `run.json`, with `facts` about the run that sampling needs (such as the classes)."""
+        start = {
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "samples": samples,
+            "command": sys.argv,
+            "folder": str(Path.cwd()),  # which relative paths of the configuration count from
+            "run_dir": str(self.folder.absolute()),
+            "device": device,
+            "revision": revision(),
+            "versions": versions(),
+        }
+        content = {"seed": seed, **facts, "starts": [*self.noted_facts.get("starts", []), start]}
+        write_text(self.folder / FACTS, json.dumps(content, indent=1))
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return what must not change about the data while a run lasts, whatever folder they are moved to."""
+    return {
+        "examples": len(dataset),
+        "classes": None if dataset.classes is None else list(dataset.classes),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the packages that matter."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def revision() -> str | None:
+    """Return the git revision of the source, marked `+changes` if the tree differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return f"{head}+changes" if git("status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
 
 def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
     """Read a file of statistics, which `key` names in a configuration.
@@ -133,20 +257,6 @@ def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
         return DataStatistics.load(path)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RecipeError(f"{key}cannot read {path} ({error}): {remedy}") from error
-
-
-def read_corruption(path: Path, grid: Grid, group: Mapping[str, Any] | None) -> Corruption | None:
-    """Read what corrupted a run's data, None if nothing was kept; `group` is that of its configuration, if any.
-
-    Raises:
-        RecipeError: if it cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        return Corruption.load(path, grid, bool((group or {}).get("shared")))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
@@ -175,3 +285,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 
 def _texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(each, str) for each in values)
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)

@@ -34,8 +34,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import check_sampler
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser, write_model
-from recipes.runs.record import versions
-from recipes.runs.run import CORRUPTION
+from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import chosen_condition, embed

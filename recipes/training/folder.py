@@ -13,10 +13,9 @@ from recipes.base.errors import RecipeError
 from recipes.base.files import replace_file
 from recipes.base.signals import Ended
 from recipes.data import contents
-from recipes.runs import record
 from recipes.runs.checkpoint import Checkpoints, SaveError
 from recipes.runs.lock import Hold, check_shared, held
-from recipes.runs.run import CORRUPTION, RESTORATION
+from recipes.runs.run import CORRUPTION, RESTORATION, Run, data_facts
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all
 from recipes.training.setup import Job, TrainingData, TrainingModel
@@ -58,7 +57,8 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
         log.warning("%s is not continued from: it is set aside, and removed once training has passed it", path)
-    record.write_run(run_dir, job.config, data.statistics)
+    run = Run(run_dir)
+    run.write(job.config, data.statistics)
     if not begun:
         contents.keep(run_dir, data.dataset)
     if data.restoration is not None:
@@ -66,10 +66,10 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
     facts = data.condition.facts(data.texts)
-    facts |= {"parameters": model.parameters, "data": record.data_facts(data.dataset)}
+    facts |= {"parameters": model.parameters, "data": data_facts(data.dataset)}
     facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
     facts |= {} if model.initial is None else {"initial": model.initial}
-    record.note_start(run_dir, job.settings.seed, samples, job.runtime.describe(), facts)
+    run.note_start(job.settings.seed, samples, job.runtime.describe(), facts)
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:

@@ -19,7 +19,7 @@ from multisagd.ema import PowerEMA
 from multisagd.loss import stratified_uniform
 from multisagd.seeds import derive, derive_many
 from recipes.base.errors import RecipeError
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint import State
 from recipes.runs.settings import TrainSettings
 from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import Runtime

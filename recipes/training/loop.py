@@ -20,8 +20,7 @@ from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
 from recipes.base.signals import Ended, StopNow, StopRequest
 from recipes.data.order import batches
-from recipes.runs.checkpoint import Checkpoints, SaveError
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint import Checkpoints, SaveError, State
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
 from recipes.runtime.performance import Monitor, StepProfiler, peak_flops
 from recipes.runtime.watchdog import Watchdog

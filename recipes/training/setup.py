@@ -22,9 +22,8 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data import contents
 from recipes.data.dataset import build_data, colour_note, fit_restoration, held_out_note, hold_out, measure
-from recipes.runs import record
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
-from recipes.runs.checkpoint_files import Shapes, State
+from recipes.runs.checkpoint import Shapes, State
 from recipes.runs.lock import Hold
 from recipes.runs.model import check_encoder, open_model
 from recipes.runs.run import Run
@@ -97,7 +96,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     if begun:
-        record.check_data(run, dataset)
+        run.check_data(dataset)
     changed = contents.changes(run.folder, dataset) if begun and runtime.main else None
     wait_patiently()
     training, held_out = hold_out(dataset, settings)

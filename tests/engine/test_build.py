@@ -57,7 +57,7 @@ def test_context_fills_in_what_is_left_out() -> None:
         "multisagd.networks.unet.torch.load",
         "modalities.files.os.system",
         "modalities.reading.ThreadPoolExecutor",
-        "recipes.runs.record.subprocess.run",
+        "recipes.runs.run.subprocess.run",
         "recipes.train.train",
         "recipes.train.main",
         "multisagd.networks.unet",

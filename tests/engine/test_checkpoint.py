@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.runs.checkpoint import Checkpoints
-from recipes.runs.checkpoint_files import CheckpointError, State, VersionError, load
+from recipes.runs.checkpoint import CheckpointError, Checkpoints, State, VersionError, load
 
 WRITER = """
 import os, signal, sys, torch

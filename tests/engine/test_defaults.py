@@ -10,8 +10,8 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.defaults import filled, of_choice
 from recipes.config.groups import flatten
-from recipes.runs import record
 from recipes.runs.model import check_parts, run_settings
+from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 
 
@@ -69,12 +69,12 @@ def test_an_older_run_is_continued_with_the_defaults_and_refused_with_others(tmp
     config = composed()
     before = flatten(config)[key]
     configuration.write(lacking(config, key), tmp_path / "config.yaml")
-    record.check_run(tmp_path, config, begun=True)
+    Run(tmp_path).check_config(config, begun=True)
     if key != "validation.levels":  # which may change
         group, name = key.split(".")
         other = {**config, group: {**config[group], name: "another"}}
         with pytest.raises(RecipeError, match=rf"{key}: {before!r} -> 'another'"):
-            record.check_run(tmp_path, other, begun=True)
+            Run(tmp_path).check_config(other, begun=True)
 
 
 def test_what_this_version_does_not_know_is_told_with_the_file(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_what_this_version_does_not_know_is_told_with_the_file(tmp_path: Path) -
         run_settings(config, path, Builder())
     configuration.write({**composed(), "old": 1}, path)
     with pytest.raises(RecipeError, match="old: 1 -> not there"):
-        record.check_run(tmp_path, composed(), begun=True)
+        Run(tmp_path).check_config(composed(), begun=True)
     for part in ({"_target_": "multisagd.networks.Gone"}, {**composed()["network"], "gone": 1}):
         with pytest.raises(RecipeError, match=r"config.yaml: .*another version of multisagd"):
             check_parts({**composed(), "network": part}, path, Builder())

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from recipes.cli.command import kept
-from recipes.runs.checkpoint import Checkpoints, SaveError
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint import Checkpoints, SaveError, State
 from recipes.training.loop import Saver, staged
 
 

@@ -30,7 +30,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from recipes.base.errors import RecipeError
-from recipes.base.untrusted import read_configuration
+from recipes.base.untrusted import read_configuration, read_tensors
 from recipes.config import compose as configuration
 from recipes.design import design
 from recipes.encode import encode
@@ -202,6 +202,24 @@ def test_tensor_files_that_are_none(run_dir: Path, canary: Path, how: str) -> No
     alone(run_dir)
     part(HEADERS[how])(run_dir, canary)
     refused(draw, run_dir, canary, match=r"none of the 1 checkpoints in .* can be read: remove that folder")
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F32", [0, 1 << 63]), ("F4", [0, 1 << 62, 4])])
+def test_shapes_beyond_what_torch_counts(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    (tmp_path / "a").write_bytes(header({"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}}))
+    with pytest.raises(ValueError, match=r"failed to unpack|overflowed"):
+        read_tensors(tmp_path / "a")
+
+
+def test_a_lack_of_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "a")
+
+    def clone(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(torch.Tensor, "clone", clone)
+    with pytest.raises(RuntimeError, match="allocate"):
+        read_tensors(tmp_path / "a")
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Poison:

@@ -23,10 +23,9 @@ from recipes.base.signals import StopRequest, heard
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.runs import record
-from recipes.runs.checkpoint import Checkpoints
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint import Checkpoints, State
 from recipes.runs.lock import VanishedError, held
+from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import train
@@ -559,7 +558,7 @@ def test_compiled_training_is_close_to_eager(tmp_path: Path) -> None:
 def test_the_place_of_latents_is_kept_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = {"modality": {"_target_": "m", "statistics": "latents/photos"}}
-    record.write_run(tmp_path, config, ms.DataStatistics.measure([torch.randn(3, 1, 4)], ms.Grid.of(x=4)))
+    Run(tmp_path).write(config, ms.DataStatistics.measure([torch.randn(3, 1, 4)], ms.Grid.of(x=4)))
     written = read_configuration(tmp_path / "config.yaml")
     assert written["modality"]["statistics"] == str(tmp_path / "latents" / "photos")
     assert config["modality"]["statistics"] == "latents/photos"

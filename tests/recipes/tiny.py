@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from recipes.config import compose as configuration
-from recipes.runs.checkpoint import Checkpoints
-from recipes.runs.checkpoint_files import State
+from recipes.runs.checkpoint import Checkpoints, State
 from recipes.train import train
 
 BATCH = 16
