@@ -6,16 +6,12 @@ of their bytes: of all, or of pieces of each where they are more than 1 GiB toge
 changed; where times alone differ, as after every copy, the bytes decide. The record holds neither names nor contents.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import safetensors.numpy
@@ -26,6 +22,7 @@ from modalities.byte_ranges import Source
 from recipes.base.files import replace_file
 from recipes.base.progress import SOON, Display
 from recipes.base.untrusted import Stored, read_header, read_tensors
+from recipes.data.order import prefetch
 
 FILE = "contents.safetensors"
 MOST_READ = 10_000
@@ -35,9 +32,8 @@ MOST_BYTES = 1 << 30
 PIECES = 4
 """Pieces that are hashed of a file too long for its share of these, from its first byte to its last."""
 DIGEST = 16
-THREADS, CHUNK = 16, 256
+THREADS = 16
 NAMED = 3
-T = TypeVar("T")
 log = logging.getLogger("multisagd")
 
 
@@ -55,12 +51,12 @@ class Contents:
     limit: int
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Contents:
+    def of(cls, dataset: Dataset) -> Self:
         """Look at all files of a dataset, and read some."""
-        sizes, states = looked(dataset)
-        places = hashed(len(sizes))
+        sizes, states = _looked_at(dataset)
+        places = _hashed(len(sizes))
         limit = max(1, MOST_BYTES // max(1, len(places)))
-        return cls(sizes, states, digests(dataset, places, sizes, limit), limit)
+        return cls(sizes, states, _digests(dataset, places, sizes, limit), limit)
 
     def save(self, path: Path) -> None:
         """Write the record."""
@@ -69,7 +65,7 @@ class Contents:
         safetensors.numpy.save_file(arrays, path)
 
     @classmethod
-    def load(cls, path: Path) -> Contents:
+    def load(cls, path: Path) -> Self:
         """Read a record, which may come from anyone.
 
         Raises:
@@ -109,17 +105,17 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
         before = Contents.load(path)
     except (OSError, ValueError) as error:
         return f"cannot read {path} ({error}), so whether files have changed since this run began cannot be told"
-    sizes, states = looked(dataset)
+    sizes, states = _looked_at(dataset)
     if len(sizes) != len(before.sizes):
         return f"the data lie in {len(sizes):,} files, and lay in {len(before.sizes):,} when this run began"
     resized, touched = sizes != before.sizes, states != before.states
-    places = hashed(len(sizes))
+    places = _hashed(len(sizes))
     known = before.digests.any(1) & (touched & ~resized)[places]
-    now = digests(dataset, places[known], sizes, before.limit)
+    now = _digests(dataset, places[known], sizes, before.limit)
     other = (now != before.digests[known]).any(1) & now.any(1)
     changed = np.flatnonzero(resized).tolist() + places[known][other].tolist()
     if changed:
-        among = ", ".join(named(dataset, sorted(changed)[:NAMED]))
+        among = ", ".join(source.url for source in _chosen(dataset, sorted(changed)[:NAMED]))
         return (
             f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {among}"
             f"{', …' * (len(changed) > NAMED)}. Its statistics, and what it has learned so far, are of the contents "
@@ -136,12 +132,18 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
     return None
 
 
-def hashed(files: int) -> NDArray[np.int64]:
+def _hashed(files: int) -> NDArray[np.int64]:
     """Return the numbers of the files whose bytes are read."""
     return np.linspace(0, max(0, files - 1), min(files, MOST_READ)).astype(np.int64)
 
 
-def looked(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
+    """Yield the files of these numbers, which rise."""
+    wanted = set(places)
+    return (source for place, source in enumerate(dataset.stored()) if place in wanted)
+
+
+def _looked_at(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return sizes and states of all files; -1 and 0 for one that cannot be looked at."""
 
     def look(source: Source) -> tuple[int, int]:
@@ -152,19 +154,18 @@ def looked(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         found = hashlib.blake2b(state.encode(), digest_size=8).digest()
         return size, int.from_bytes(found, "little", signed=True)
 
-    rows: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        rows.extend(np.array(list(pool.map(look, chunk)), np.int64) for chunk in chunks(dataset.stored()))
-    table = np.concatenate(rows)
-    return table[:, 0].copy(), table[:, 1].copy()
+    pair = np.dtype([("size", np.int64), ("state", np.int64)])
+    table = np.fromiter(prefetch(look, dataset.stored(), THREADS), pair)
+    return table["size"].copy(), table["state"].copy()
 
 
-def digests(
+def _digests(
     dataset: Dataset, places: NDArray[np.int64], sizes: NDArray[np.int64], limit: int
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, all 0 for what cannot be read."""
 
-    def read(source: Source, size: int) -> bytes:
+    def read(each: tuple[Source, int]) -> bytes:
+        source, size = each
         found = hashlib.blake2b(digest_size=DIGEST)
         try:
             for start, stop in pieces(size, limit):
@@ -173,12 +174,13 @@ def digests(
             return bytes(DIGEST)
         return found.digest()
 
-    rows: list[bytes] = []
-    with ThreadPoolExecutor(THREADS) as pool, Display("reading what the data are", len(places), after=SOON) as display:
-        for chunk in chunks(zip(chosen(dataset, places.tolist()), sizes[places].tolist(), strict=True)):
-            rows += pool.map(lambda each: read(*each), chunk)
-            display.update(len(rows))
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIGEST)
+    files = zip(_chosen(dataset, places.tolist()), sizes[places].tolist(), strict=True)
+    found = np.zeros((len(places), DIGEST), np.uint8)
+    with Display("reading what the data are", len(places), after=SOON) as display:
+        for place, digest in enumerate(prefetch(read, files, THREADS)):
+            found[place] = np.frombuffer(digest, np.uint8)
+            display.update(place + 1)
+    return found
 
 
 def pieces(size: int, limit: int) -> list[tuple[int, int]]:
@@ -188,21 +190,3 @@ def pieces(size: int, limit: int) -> list[tuple[int, int]]:
     length = max(1, limit // PIECES)
     starts = [number * (size - length) // (PIECES - 1) for number in range(PIECES)]
     return [(start, start + length) for start in starts]
-
-
-def chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
-    """Yield the files of these numbers, which rise."""
-    wanted = set(places)
-    return (source for place, source in enumerate(dataset.stored()) if place in wanted)
-
-
-def named(dataset: Dataset, places: list[int]) -> list[str]:
-    """Return the names of the files of these numbers, which rise."""
-    return [source.url for source in chosen(dataset, places)]
-
-
-def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield items some hundreds at a time."""
-    rest = iter(items)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk

@@ -3,8 +3,6 @@
 Both are functions of the number of samples seen, the only clock: no sampler or generator has a state to save.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +20,7 @@ from recipes.base.errors import RecipeError
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -76,7 +75,7 @@ class Order:
         return torch.Generator().manual_seed(seeds.derive(self.seed, stream, *indices))
 
 
-def prefetch(fetch: Callable[[int], T], keys: Iterable[int], workers: int) -> Iterator[T]:
+def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     """Yield `fetch(key)` for each key in order, with up to `workers` of them fetched ahead in threads.
 
     Threads and not processes: decoding releases the interpreter's lock, nothing is copied or forked, and memory does
@@ -104,20 +103,18 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
     Raises:
         RecipeError: when too many files cannot be read.
     """
-    wishes = settings.training
-    order, share = Order(len(dataset), settings.seed, dataset.groups), runtime.share(wishes.batch)
-    size = len(share) // wishes.accumulation
+    training, seed = settings.training, settings.seed
+    order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
+    size = len(share) // training.accumulation
+
+    def part(start: int) -> Batch:
+        augmentation = [seeds.derive(seed, "augmentation", number) for number in range(start, start + size)]
+        return read_batch(dataset, order.indices(start, size), augmentation)
 
     def fetch(first: int) -> list[Batch]:
-        parts = []
-        for start in range(first + share.start, first + share.stop, size):
-            augmentation = [
-                seeds.derive(settings.seed, "augmentation", number) for number in range(start, start + size)
-            ]
-            parts.append(read_batch(dataset, order.indices(start, size), augmentation))
-        return parts
+        return [part(start) for start in range(first + share.start, first + share.stop, size)]
 
     try:
-        yield from prefetch(fetch, range(samples, wishes.samples, wishes.batch), settings.engine.workers)
+        yield from prefetch(fetch, range(samples, training.samples, training.batch), settings.engine.workers)
     except UnreadableFilesError as error:
         raise RecipeError(str(error)) from error

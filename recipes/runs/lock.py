@@ -1,7 +1,5 @@
 """A folder that one process at a time works in: held as long as the work lasts, and noticed when it vanishes."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -21,6 +19,17 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
 
 
+class VanishedError(RecipeError):
+    """A run's folder that is no longer there while a command works in it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(
+            f"{run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or its disk "
+            "is gone, and what was saved in it with it. Once the folder is back in its place the same command goes on "
+            "from what was saved last; without it, it begins anew"
+        )
+
+
 class Hold:
     """A run's folder that this process holds, as long as it is there; `new` says that it has made it."""
 
@@ -28,7 +37,7 @@ class Hold:
         self.run_dir, self._lock, self.new = run_dir, lock, new
 
     def lasts(self) -> bool:
-        """Tell whether the folder is still there, and is not another one of the same name."""
+        """Whether the folder is still there, and is not another one of the same name."""
         try:
             return os.path.samestat((self.run_dir / ".lock").stat(), os.fstat(self._lock.fileno()))
         except OSError:
@@ -42,20 +51,7 @@ class Hold:
             VanishedError: if it is not.
         """
         if not self.lasts():
-            raise VanishedError(vanished(self.run_dir))
-
-
-def vanished(run_dir: Path) -> str:
-    """Say that a folder is gone in which a command works."""
-    return (
-        f"{run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or its disk is "
-        "gone, and what was saved in it with it. Once the folder is back in its place the same command goes on from "
-        "what was saved last; without it, it begins anew"
-    )
-
-
-class VanishedError(RecipeError):
-    """A run's folder that is no longer there."""
+            raise VanishedError(self.run_dir)
 
 
 @contextmanager
@@ -97,7 +93,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
 def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
     """Raise in words what an error of the file system says of a folder that is held, if it is of that folder."""
     if not run_dir.exists():
-        raise VanishedError(vanished(run_dir)) from error
+        raise VanishedError(run_dir) from error
     if isinstance(error, OSError):
         number, inside = error.errno, isinstance(error.filename, str) and Path(error.filename).is_relative_to(run_dir)
     else:

@@ -4,8 +4,6 @@ A run may be writing the file at this moment, or its machine may have died doing
 and passed over.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ class Thinned:
     entries: list[Entry] = field(default_factory=list)
     count: int = 0
     stride: int = 1
-    last: Entry | None = None
+    last: Entry = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Take one more; where there are too many, every second is let go."""
@@ -45,8 +43,7 @@ class Thinned:
 
     def all(self) -> list[Entry]:
         """Return what was kept, in the order in which it came."""
-        missing = self.last is not None and (not self.entries or self.entries[-1] is not self.last)
-        return [*self.entries, self.last] if missing and self.last is not None else self.entries
+        return self.entries if self.entries[-1] is self.last else [*self.entries, self.last]
 
 
 @dataclass

@@ -89,7 +89,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         if wrong := sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name)):
             name = wrong[0]
             raise ValueError(f"{name} is {there.get(name, 'missing')} there and {asked.get(name, 'missing')} here")
-        with self._told():
+        with self._explained():
             load(dict(targets), storage_reader=HuggingFaceStorageReader(str(self.folder)))
 
     @cached_property
@@ -98,12 +98,13 @@ class ShardedTensors(Mapping[str, Tensor]):
         from torch.distributed.checkpoint.state_dict_loader import load
 
         tensors = {name: self.empty_like(name, None) for name in self._metadata}
-        with _alone(), self._told():
+        with warnings.catch_warnings(), self._explained():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
             load(tensors, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=True)
         return tensors
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         from torch.distributed.checkpoint.api import CheckpointException
 
         try:
@@ -135,10 +136,3 @@ def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
         if not within or math.prod(each.size) != sum(math.prod(piece.sizes) for piece in each.chunks):
             raise ValueError(f"the pieces of {name} do not make a tensor of shape {tuple(each.size)}")
     return tensors
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
