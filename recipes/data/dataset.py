@@ -1,7 +1,5 @@
 """The data of a run: built, corrupted or restored, split, measured, and what is to be said of them."""
 
-from __future__ import annotations
-
 import copy
 import os
 import warnings
@@ -29,22 +27,16 @@ from recipes.runtime.distribution import from_first, is_first, wait_patiently
 
 PLACES = ("root", "urls")
 """Keys of data that say where they are; each source of data has one of them."""
-
 LEAST_DEVIATION = 1e-6
 """Standard deviation about their mean, in units of the data's range, below which examples are all the same."""
-
 READINGS = 2
 """How often the examples are read to be measured: for their mean, and for their spectrum."""
-
 LOOKED_AT = 16
 """Examples whose colours are looked at, evenly over the data."""
-
 DIFFERENCE = 0.1
 """Difference of red, green and blue, in values from -1 to 1, from which a pixel has a colour; JPEG makes smaller."""
-
 COLOURED = 0.01
 """Share of such pixels from which an example is in colour."""
-
 NOTHING_HELD_OUT = (
     "this run held no example out of its training to compare with: train one with validation.holdout=0.05, say"
 )

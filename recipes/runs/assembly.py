@@ -1,7 +1,5 @@
 """From a run's configuration to its denoiser: the one way by which training and sampling get the same model."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import warnings
@@ -43,17 +41,14 @@ from recipes.runs.state import mismatch, shapes
 T = TypeVar("T")
 MOST_PADDING = 1000
 """Times that a padded grid may be as large as the data's."""
-
 LARGE_SHARE = 0.5
 """Above this share of the power at zero frequency, the noise is mostly a random brightness."""
-
 LARGE_SIGMA = 2.0
 """Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
-
 LOW_LOG_SNR = -12.0
 """Below this, a prediction of the noise says next to nothing about the data."""
-
 RESTORE = "Restore the config.yaml that the run was trained with"
+LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
 
 
 @dataclass(frozen=True)
@@ -83,17 +78,17 @@ class Assembly:
         """Return the forward process: schedule, and spectrum on the modality's grid.
 
         Raises:
-            RecipeError: if the spectrum makes no sense on this grid, or the configuration is wrong.
+            RecipeError: if the spectrum is invalid on this grid, or the configuration is wrong.
         """
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
         return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
 
     def corruption(self) -> Corruption | None:
-        """Return what the run's data suffer from, if its configuration says that they do.
+        """Return the corruption of the run's data, None if there is none.
 
         Raises:
-            RecipeError: if it makes no sense on this grid.
+            RecipeError: if it is invalid on the modality's grid.
         """
         return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
 
@@ -101,7 +96,7 @@ class Assembly:
         """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
 
         Raises:
-            RecipeError: if the spectrum makes no sense on this grid, or the padding none with it or with the loss.
+            RecipeError: if the spectrum is invalid on this grid, or the padding with it or with the loss.
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         try:
@@ -142,13 +137,11 @@ class Assembly:
         return network
 
     def _build(self) -> nn.Module:
-        facts: dict[str, Any] = {
-            "channels": self.modality.channels,
-            "dimensions": self.modality.grid().dimensions,
-            "classes": None if self.classes is None else len(self.classes),
-            "context": self.context,
-        }
-        return self.builder.build(self.settings.network, nn.Module, "network", **facts)
+        classes = None if self.classes is None else len(self.classes)
+        return self.builder.build(
+            self.settings.network, nn.Module, "network", channels=self.modality.channels,
+            dimensions=self.modality.grid().dimensions, classes=classes, context=self.context,
+        )  # fmt: skip
 
     def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights of these names and shapes, before either takes any memory.
@@ -172,20 +165,21 @@ class Assembly:
             raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
-        """Return the denoiser around a network."""
+        """Return the denoiser around a network.
+
+        Raises:
+            RecipeError: if it cannot be trained with this loss or on these data.
+        """
         parts = {"network": network, "process": process, "statistics": self.statistics}
         denoiser = self._build_part("denoiser", Denoiser, **parts)
-        if isinstance(denoiser, RestoringDenoiser):
-            self._check_restoring()
-        return denoiser
-
-    def _check_restoring(self) -> None:
-        """Refuse what a restoring denoiser cannot be trained with."""
-        loss, corruption = self.settings.loss, self.settings.corruption
-        if corruption.get("restored"):
+        if not isinstance(denoiser, RestoringDenoiser):
+            return denoiser
+        loss = self.settings.loss
+        if self.settings.corruption.get("restored"):
             raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave out one of them")
         if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
             raise RecipeError("denoiser=restoring learns corrupted frequencies by loss=euclidean: choose that")
+        return denoiser
 
     def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
         """Build what a group of the configuration describes, from these parts and the corruption, if there is one."""
@@ -214,9 +208,6 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
     return builder.build(described, Corruption, "corruption", grid=modality.grid())
-
-
-LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
 
 
 @contextmanager

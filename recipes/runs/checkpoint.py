@@ -32,7 +32,7 @@ from multisagd.files import digest, read_json
 from recipes.base.errors import RecipeError
 from recipes.base.files import as_stored
 from recipes.base.untrusted import read_header, read_tensors
-from recipes.runs.sharded import ShardedTensors, save_shards
+from recipes.runs.state import ShardedTensors, save_shards
 from recipes.runtime.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
 
 FORMAT_VERSION = 1

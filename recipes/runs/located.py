@@ -5,8 +5,6 @@ started, which `run.json` records; or, where run and data were moved together, f
 else from the present folder. `data.root=…`, and any other key of the data, replaces what the configuration says.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -14,13 +14,10 @@ from multisagd.files import check_file, parse_json
 
 MOST = 400
 """Entries of each kind that are kept, at most."""
-
 KINDS = 8
 """Kinds of entries that are told apart; training writes two."""
-
 LONGEST = 1 << 20
 """Bytes of a line; one of sixty noise levels and sixty bands has a tenth of it."""
-
 Entry = dict[str, Any]
 
 

@@ -8,8 +8,6 @@ An exported model is two files, and nothing in them can execute code:
 and, of a run on corrupted data, corruption.safetensors, the power of what corrupts them.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping

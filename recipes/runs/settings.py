@@ -1,12 +1,10 @@
 """The keys of a training configuration as typed, frozen dataclasses; every value is checked before work begins."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from multisagd.loss import Metric, TimeDistribution, Weighting
 from multisagd.regularisation import SpectralPenalty
@@ -142,7 +140,7 @@ class CorruptionOptions:
             raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
 
     @classmethod
-    def of(cls, group: Group, builder: Builder) -> CorruptionOptions:
+    def of(cls, group: Group, builder: Builder) -> Self:
         """Return those of the group `corruption` of a configuration.
 
         Raises:
@@ -158,7 +156,7 @@ class CorruptionOptions:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """The `tracking` group: which services hear of the metrics beside `metrics.jsonl`."""
+    """The `tracking` group: where metrics are logged in addition to `metrics.jsonl`."""
 
     tensorboard: bool = False
     wandb: bool = False
@@ -228,7 +226,7 @@ class ModelSettings:
             raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], builder: Builder) -> ModelSettings:
+    def of(cls, config: Mapping[str, Any], builder: Builder) -> Self:
         """Return them of a run's whole configuration; the rest may be of another version.
 
         Raises:

@@ -1,23 +1,136 @@
-"""Weights and optimiser state as named tensors, which survive a change of order, or of the number of ranks."""
+"""Weights and optimiser state as named tensors, which survive a change of order, or of the number of ranks.
+
+Sharded tensors lie in safetensors files, written by all ranks together and read by any number of them: by
+torch.distributed.checkpoint with its safetensors storage. Where each piece belongs stands in the files' headers, so
+nothing is pickled, and what eight ranks wrote two can read. Pieces are believed only where they fill a tensor, so that
+none is larger than the files are. It is imported where shards are met: that takes a second, and most runs have none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from multisagd.files import check_file
 from recipes.base.errors import RecipeError
-from recipes.runs.sharded import ShardedTensors
-from recipes.runtime.distribution import are_sharded, sharded_like
+from recipes.runtime.distribution import Group, are_sharded, sharded_like
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 LARGEST_COUNT = 1 << 60
 AWAY = "remove that checkpoint to go on from an earlier one"
 STEP = "step"
 ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 """What AdamW keeps for each parameter; the first is one number, the others are shaped like the parameter."""
+
+
+def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
+    """Write every rank's pieces into a new folder; every rank must call this.
+
+    Raises:
+        OSError: if any rank cannot write its own.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        save(dict(tensors), storage_writer=writer, process_group=group)
+    except CheckpointException as error:
+        reasons = [f"process {rank}: {each[0]}" for rank, each in error.failures.items()]
+        raise OSError("; ".join(reasons)) from error
+
+
+class ShardedTensors(Mapping[str, Tensor]):
+    """Tensors in a folder that `save_shards` wrote: as a mapping whole, or read piece by piece by `fill`.
+
+    Raises:
+        OSError: if a file cannot be read.
+        ValueError: if one is no file, or has no header of shards, or their pieces do not fill their tensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._metadata = _metadata(folder)
+        self.shapes = {name: tuple(each.size) for name, each in self._metadata.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metadata)
+
+    def __len__(self) -> int:
+        return len(self._metadata)
+
+    def empty_like(self, name: str, model: Tensor | None) -> Tensor:
+        """Return a tensor to `fill`: like the model if that has its shape, or else whole."""
+        size, dtype = self._metadata[name].size, self._metadata[name].properties.dtype
+        if model is not None and model.shape == size:
+            return torch.zeros_like(model, dtype=dtype)
+        return torch.zeros(size, dtype=dtype)
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Read into tensors of these names and shapes in place, sharded or not; every rank must call this.
+
+        Raises:
+            RecipeError: if it cannot be read.
+        """
+        self._read(dict(targets), alone=False)
+
+    @cached_property
+    def _whole(self) -> dict[str, Tensor]:
+        tensors = {name: self.empty_like(name, None) for name in self._metadata}
+        self._read(tensors, alone=True)
+        return tensors
+
+    def _read(self, targets: dict[str, Tensor], alone: bool) -> None:
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+                load(targets, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=alone)
+        except CheckpointException as error:  # which is no `Exception`
+            reason = next(iter(error.failures.values()))[0]
+            raise RecipeError(
+                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to go on from an earlier checkpoint"
+            ) from error
+
+
+def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
+    """Return what the headers of all files in a folder say of its tensors; see `ShardedTensors`."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    for path in folder.glob("*.safetensors"):
+        check_file(path)
+    try:
+        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except (KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError, SafetensorError) as error:
+        raise ValueError(f"its headers are not those of shards: {error}") from error
+    tensors = {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
+    for name, each in tensors.items():
+        within = all(
+            len(piece.offsets) == len(piece.sizes) == len(each.size) and min(piece.offsets, default=0) >= 0
+            for piece in each.chunks
+        )
+        if not within or math.prod(each.size) != sum(math.prod(piece.sizes) for piece in each.chunks):
+            raise ValueError(f"the pieces of {name} do not make a tensor of shape {tuple(each.size)}")
+    return tensors
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -38,7 +151,7 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of tensors by their names, without reading shards."""
     if isinstance(tensors, ShardedTensors):
-        return dict(tensors.shapes)
+        return tensors.shapes
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -122,7 +235,7 @@ class Progress:
     rollbacks: int = 0
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Progress:
+    def of(cls, record: Mapping[str, Any]) -> Self:
         """Read a checkpoint's record.
 
         Raises:

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from recipes import analyze
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
-from recipes.runs.sharded import ShardedTensors
+from recipes.runs.state import ShardedTensors
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.distribution import ALONE, Place, replicate, synchronise
 from recipes.sample import sample
