@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import yaml
 
+from modalities.browser_media import written
 from multisagd import Grid, Spectrum
 from multisagd.analysis.design import DesignedSteps
 from recipes.config.build import Builder
 from recipes.config.defaults import of_choice
 from recipes.config.groups import summary
 from recipes.explorer.media import Example
-from recipes.plotting.media import written
 
 ALL = "all, in cycles per sample"
 """The choice of all axes where their units differ."""

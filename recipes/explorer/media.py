@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
+from modalities.browser_media import address, png, written
 from modalities.image import Image
 from modalities.representation import Stft, Waveform
 from modalities.sound_pictures import spectrogram_pixels
@@ -24,7 +25,6 @@ from multisagd.libraries import failed_import
 from multisagd.multitaper import statistics_of_one
 from recipes.config.build import Builder
 from recipes.config.defaults import of_choice
-from recipes.plotting.media import address, png, written
 
 LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000

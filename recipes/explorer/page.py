@@ -13,13 +13,13 @@ from typing import Any
 
 import gradio as gr
 
+from modalities.browser_media import address
 from recipes.base.errors import RecipeError
 from recipes.explorer import configuration
 from recipes.explorer.configuration import CONTROLS, Settings, axes_choices, first_values, kind, slider, spectrum_group
 from recipes.explorer.media import MEDIA, Example, Medium, Sizes, built_in, own_file
 from recipes.explorer.process import SCHEDULES, TIMES, Pair, design_steps, recommend_noise
 from recipes.explorer.rendering import charts_html, ending, listed, media_table, mistake, spectra_charts, steps_chart
-from recipes.plotting.media import address
 
 INTRODUCTION = """# Explore noise shaped in frequency
 Choose a spectrum and drag: the same white noise, drawn once from the seed, is filtered by it. Nothing leaves this

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modalities.browser_media import address, clip, picture, sound
 from multisagd.files import check_file
 from recipes.base.untrusted import inside
-from recipes.plotting.media import address, clip, picture, sound
 from recipes.reports.page import Item
 from recipes.reports.run import MALFORMED, shortened
 

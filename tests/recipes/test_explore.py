@@ -23,6 +23,7 @@ import yaml
 import multisagd as ms
 from modalities.audio import Audio, write_wav
 from modalities.base import Dataset, Modality
+from modalities.browser_media import png, written
 from modalities.sound_pictures import spectrogram_pixels
 from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
@@ -45,7 +46,6 @@ from recipes.explorer.configuration import (
 from recipes.explorer.media import MEDIA, Example, Sizes, built_in, own_file
 from recipes.explorer.process import SCHEDULES, TIMES, Pair, build_process, design_steps, recommend_noise
 from recipes.explorer.rendering import POINTS, charts_html, media_table, spectra_charts, steps_chart, thinned
-from recipes.plotting.media import png, written
 
 SMALL = Sizes(image=32, rate=4000, seconds=0.25, frames=8, clip=16)
 SHOWN = [(name, written_as) for name, medium in MEDIA.items() for written_as in medium.representations]

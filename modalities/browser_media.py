@@ -1,4 +1,4 @@
-"""Media as `data:` addresses, which a page carries in itself, in formats that every browser shows and plays."""
+"""Pictures, sounds and clips in formats that every browser shows and plays, and as `data:` addresses within a page."""
 
 import base64
 import io
