@@ -16,7 +16,7 @@ do not fit, a folder that holds something else.
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from multisagd.integrations.architectures import KINDS, add_null_class, defaults
 from multisagd.integrations.training_noise import TrainingNoise
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, replace_file, write_text
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.assembly import at_most
@@ -154,10 +154,7 @@ def training(out: Path) -> str:
     return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("adopt", arguments, adopt)
-
+main = command("adopt", adopt)
 
 if __name__ == "__main__":
     sys.exit(main())

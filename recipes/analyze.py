@@ -14,7 +14,7 @@ but what an earlier analysis left, which is replaced.
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from multisagd.seeds import derive
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import Chunks, data_as_trained_on, measure
@@ -198,10 +198,7 @@ def _decibels(power: torch.Tensor) -> str:
     return "everything, some are zero" if least <= 0 else f"{10 * float((power.max() / least).log10()):.0f} dB"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("analyze", arguments, analyze)
-
+main = command("analyze", analyze)
 
 if __name__ == "__main__":
     sys.exit(main())

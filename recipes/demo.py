@@ -14,7 +14,7 @@ Losses of the two are not comparable as numbers: each is an error in predicting 
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
 from recipes.base.commands import setting, written
 from recipes.base.files import check_replaceable
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -150,10 +150,7 @@ Your own folder of images, its subfolders being the classes:
   multisagd train experiment=image_folder data.root=FOLDER spectrum=power_law run_dir=runs/mine"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo and return its exit status."""
-    return run_configured("demo", arguments, demo)
-
+main = command("demo", demo)
 
 if __name__ == "__main__":
     sys.exit(main())

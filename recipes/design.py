@@ -16,7 +16,7 @@ them, ends that do not rise, a sampler that is no such thing.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ from multisagd.metrics.spectral import RADIUS
 from multisagd.samplers import Sampler
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -217,10 +217,7 @@ def draw(compared: Mapping[str, Transfer], statistics: DataStatistics, process: 
     save(figure, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("design", arguments, design)
-
+main = command("design", design)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ that the stored precision cannot hold, a folder of another configuration or of o
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from recipes.base.commands import setting
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.groups import flatten
@@ -225,10 +225,7 @@ def ending(index: Index, run_dir: Path) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("encode", arguments, encode)
-
+main = command("encode", encode)
 
 if __name__ == "__main__":
     sys.exit(main())

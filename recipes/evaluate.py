@@ -30,7 +30,7 @@ from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import as_stored, write_text
 from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -191,10 +191,7 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
     return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("evaluate", arguments, evaluate)
-
+main = command("evaluate", evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 from multisagd.libraries import importing
 from recipes.base.errors import RecipeError
 from recipes.base.signals import StopRequest
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.explorer.guard import OwnAddress
@@ -130,10 +130,7 @@ def refused(settings: ExploreSettings) -> Iterator[None]:
         ) from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("explore", arguments, explore)
-
+main = command("explore", explore)
 
 if __name__ == "__main__":
     sys.exit(main())

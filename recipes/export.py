@@ -17,7 +17,7 @@ from modalities.base import Modality
 from multisagd import Denoiser
 from recipes.base.commands import setting
 from recipes.base.files import check_replaceable
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser, write_model
@@ -82,10 +82,7 @@ def load_denoiser(
     return trained_denoiser(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("export", arguments, export)
-
+main = command("export", export)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,7 +29,7 @@ from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
 from recipes.base.errors import RecipeError
 from recipes.base.files import check_replaceable, write_text
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import colour_note, data_as_trained_on, measure
@@ -165,10 +165,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"pictures and media files are in {out}: look at spectrum.png and forward.png first"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("inspect", arguments, inspect)
-
+main = command("inspect", inspect)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,7 +33,7 @@ from recipes.base.files import write_text
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
 from recipes.base.untrusted import read_object
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset
@@ -150,10 +150,7 @@ def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, 
         display.update(places.stop)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("pack", arguments, pack)
-
+main = command("pack", pack)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from recipes.base.errors import RecipeError
 from recipes.base.files import write_text
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config import compose as configuration
 from recipes.config.addresses import hidden_values
 from recipes.config.build import Builder
@@ -167,10 +167,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     raise RecipeError("the same folder is named twice: leave out one of them")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("report", arguments, report)
-
+main = command("report", report)
 
 if __name__ == "__main__":
     sys.exit(main())

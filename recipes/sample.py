@@ -12,14 +12,13 @@ not support the run's process.
 """
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.base.untrusted import check_own
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.addresses import shareable
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -73,10 +72,7 @@ def sample(config: Config) -> Path:
     return out
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("sample", arguments, sample)
-
+main = command("sample", sample)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,6 @@ unreadable data, data or losses that are not finite, a run folder of another con
 """
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from multisagd.libraries import failed_import
 from recipes.base.commands import setting
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
-from recipes.cli.command import run_configured
+from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.checkpoint import Checkpoints
@@ -106,10 +105,7 @@ def train_and_report(config: Config) -> None:
             )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    return run_configured("train", arguments, train_and_report)
-
+main = command("train", train_and_report)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -26,8 +27,13 @@ LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
 """Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
 
 
-def run_configured(name: str, arguments: Sequence[str] | None, action: Callable[[Config], object]) -> int:
-    """Compose `configs/<name>.yaml` with the command line (`sys.argv` by default), act on it, return the status."""
+def command(name: str, action: Callable[[Config], object]) -> partial[int]:
+    """Return the `main` of a command: it takes arguments (`sys.argv` by default) and returns the exit status."""
+    return partial(run_configured, name, action)
+
+
+def run_configured(name: str, action: Callable[[Config], object], arguments: Sequence[str] | None = None) -> int:
+    """Compose `configs/<name>.yaml` with the command line, act on it, and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         steady()
