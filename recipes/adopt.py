@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from multisagd.integrations.architectures import KINDS, add_null_class, defaults
 from multisagd.integrations.training_noise import TrainingNoise
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable, replace_file, write_text
 from recipes.cli.command import command
 from recipes.config.build import Builder
@@ -63,10 +63,8 @@ def adopt(config: Config) -> Path:
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)
     place, name, options = read_network(folder)
-    try:
+    with as_recipe_error(ImportError):
         options = defaults(name) | options  # a model that is older than an option was made with its default
-    except ImportError as error:
-        raise RecipeError(str(error)) from error
     noise = read_scheduler(folder)
     extended = add_null_class(name, options) if settings.null_class == "added" else None
     node = {"_target_": NETWORK, "name": name, "options": options, **noise.timesteps}

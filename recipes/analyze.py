@@ -28,7 +28,7 @@ from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_s
 from multisagd.metrics.spectral import RADIUS
 from multisagd.seeds import derive
 from recipes.base.commands import setting
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
 from recipes.config.build import Builder
@@ -57,12 +57,10 @@ def analyze(config: Config) -> Path:
     statistics = measure(dataset, settings)
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, statistics.count)
     chunks = Chunks(dataset, chosen, settings.seed)
-    try:
+    with as_recipe_error((ValueError, UnreadableFilesError), "analysing the data: "):
         profiles = measure_profiles(chunks, statistics)
         cross = cross_spectrum(chunks, statistics) if dataset.modality.channels > 1 else None
         fit = fit_power_law(profiles["radius"])
-    except (ValueError, UnreadableFilesError) as error:
-        raise RecipeError(f"analysing the data: {error}") from error
 
     corruption = None if clean is None else found_corruption(statistics, clean)
     out.mkdir(parents=True, exist_ok=True)

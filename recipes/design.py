@@ -35,7 +35,7 @@ from multisagd.analysis.recommend import recommend
 from multisagd.analysis.transfer import Transfer
 from multisagd.metrics.spectral import RADIUS
 from multisagd.samplers import Sampler
-from recipes.base.errors import RecipeError
+from recipes.base.errors import as_recipe_error
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
 from recipes.config import compose as configuration
@@ -103,11 +103,9 @@ def design(config: Config) -> Path:
     check_replaceable(out, REPORT, "multisagd design", key="out")
     schedule = builder.build(settings.schedule, Schedule, "schedule")
     given = builder.build(settings.spectrum, Spectrum, "spectrum", statistics=statistics)
-    try:
+    with as_recipe_error(ValueError, "spectrum: "):
         process = Process(schedule, SpectralCovariance(given, statistics.grid))
-    except ValueError as error:
-        raise RecipeError(f"spectrum: {error}") from error
-    try:
+    with as_recipe_error(ValueError, "design: "):
         ends = settings.ends or spectral_ends(statistics, process)
         outcome = choose(settings, statistics, process, sampler, given, ends)
         process = Process(schedule, SpectralCovariance(outcome.spectrum, statistics.grid))
@@ -116,8 +114,6 @@ def design(config: Config) -> Path:
         if settings.steps < 200:
             log_snrs["trajectory-regular"] = trajectory_regular(statistics, process, settings.steps, ends)
         compared = transfers(log_snrs, sampler, process, statistics)
-    except ValueError as error:
-        raise RecipeError(f"design: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")
     (out / NOISE).unlink(missing_ok=True)  # of a former design, which this one may leave as it was given

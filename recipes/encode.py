@@ -25,7 +25,7 @@ from modalities.reading import UnreadableFilesError
 from modalities.shard_index import INDEX, Index, grid_facts, joined, measured_scale, write_shard, write_whole
 from multisagd.seeds import derive
 from recipes.base.commands import setting
-from recipes.base.errors import Interrupted, RecipeError, check_minimum
+from recipes.base.errors import Interrupted, RecipeError, as_recipe_error, check_minimum
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
 from recipes.cli.command import command
@@ -80,12 +80,10 @@ def encode(config: Config) -> None:
         latent = builder.build(settings.modality, Latent, "modality")
         # The data are those of the wrapped modality: every dataset then works, and whole batches are encoded at once.
         dataset = build_dataset(settings.data, latent.modality, builder)
-        try:
+        with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
             with StopRequest() as stop:
                 fill(index, settings, latent, dataset, stop)
-        except (ValueError, UnreadableFilesError) as error:
-            raise RecipeError(str(error)) from error
 
 
 def earlier(run_dir: Path, config: Config) -> Index | None:
@@ -98,10 +96,8 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and holds no latents: choose another run_dir")
         return None
-    try:
+    with as_recipe_error(ValueError, after=", or use another run_dir"):
         index = Index.load(run_dir)
-    except ValueError as error:
-        raise RecipeError(f"{error}, or use another run_dir") from error
     if not index.shards:
         return None
     if different := differences(index.config, fixed(config)):

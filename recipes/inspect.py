@@ -27,7 +27,7 @@ from modalities.base import Dataset, Modality
 from modalities.reading import MediaFiles, UnreadableFilesError
 from modalities.wrapped import untouched
 from multisagd import DataStatistics, Process, seeds
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import check_replaceable, write_text
 from recipes.cli.command import command
 from recipes.config.build import Builder
@@ -96,10 +96,8 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
     modality, order = dataset.modality, Order(len(dataset), seed)
     indices = order.indices(0, min(count, len(dataset)))
     augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
-    try:
+    with as_recipe_error(UnreadableFilesError):
         batch = dataset.batch(indices, augmentation)
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error
     decoded = [modality.decode(x0) for x0 in batch.x0]
     originals = decoded
     files = untouched(dataset)

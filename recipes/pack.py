@@ -28,7 +28,7 @@ from modalities.tar_catalogue import indexed
 from modalities.tar_index import Looked
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
 from recipes.base.commands import setting
-from recipes.base.errors import Interrupted, RecipeError, check_minimum
+from recipes.base.errors import Interrupted, RecipeError, as_recipe_error, check_minimum
 from recipes.base.files import write_text
 from recipes.base.progress import Display
 from recipes.base.signals import StopRequest
@@ -75,7 +75,7 @@ def pack(config: Config) -> None:
     if not isinstance(folder, Folder):
         raise RecipeError(f"data: {type(folder).__name__} is no folder of files: give data=folder data.root=…")
     count, run_dir = len(folder), settings.run_dir
-    try:
+    with as_recipe_error((OSError, ValueError)):
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
         packing = Packing(folder, order, settings.shard_bytes)
         with held(run_dir), StopRequest() as stop, Display("packing", count) as display:
@@ -86,8 +86,6 @@ def pack(config: Config) -> None:
                 f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
                 f"  multisagd train … data=webdataset {setting('data.urls', run_dir)} run_dir=…"
             )
-    except (OSError, ValueError) as error:
-        raise RecipeError(str(error)) from error
 
 
 def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
@@ -114,10 +112,8 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
             raise RecipeError(f"{run_dir} is not empty and holds no shards: choose another run_dir")
         write_text(path, json.dumps(facts, indent=1) + "\n")
         return
-    try:
+    with as_recipe_error((OSError, ValueError), f"cannot read {path} (", "): choose another run_dir"):
         before = read_object(path)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read {path} ({error}): choose another run_dir") from error
     if different := differences(before, facts):
         raise RecipeError(
             f"{run_dir} holds shards of other files or settings; these differ: {different}. "

@@ -2,7 +2,8 @@
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,17 @@ class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.status = 128 + signal_number
+
+
+@contextmanager
+def as_recipe_error(
+    kinds: type[BaseException] | tuple[type[BaseException], ...], before: str = "", after: str = ""
+) -> Iterator[None]:
+    """Raise errors of these kinds as a RecipeError, whose message stands between `before` and `after`."""
+    try:
+        yield
+    except kinds as error:
+        raise RecipeError(f"{before}{error}{after}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from modalities.wrapped import Corrupted, Restored, untouched
 from multisagd import Corruption, DataStatistics, GaussianRestoration
 from multisagd.multitaper import statistics_of_one
 from multisagd.seeds import derive
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import SOON, Display
 from recipes.config.build import Builder
 from recipes.data.order import Order
@@ -103,10 +103,8 @@ def fit_restoration(
     if is_first():
         count = len(training) if options.examples is None else min(options.examples, len(training))
         chosen = Order(len(training), derive(seed, "restoration")).indices(0, count)
-        try:
+        with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
             found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
-        except (ValueError, UnreadableFilesError) as error:
-            raise RecipeError(f"corruption.restored: {error}") from error
         numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
     wait_patiently()
     from_first(numbers)
@@ -162,12 +160,9 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
         RecipeError: if nothing would be left to train on, or classes cannot be read.
     """
     learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
-    try:
+    without = "; validation.holdout=0 trains on all"
+    with as_recipe_error(UnreadableFilesError, "data: "), as_recipe_error(ValueError, "validation.holdout: ", without):
         return split(dataset, settings.validation.holdout, derive(settings.seed, "holdout"), learns_classes)
-    except ValueError as error:
-        raise RecipeError(f"validation.holdout: {error}; validation.holdout=0 trains on all") from error
-    except UnreadableFilesError as error:
-        raise RecipeError(f"data: {error}") from error
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
@@ -197,7 +192,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     grid = dataset.modality.grid()
-    try:
+    with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
         with Display("measuring the data", READINGS * count, after=SOON) as display, warnings.catch_warnings():
             chunks = Chunks(dataset, chosen, settings.seed, display)
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
@@ -206,8 +201,6 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
             return found
         x0, mask = next(iter(chunks))
         return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=found.count)
-    except (ValueError, UnreadableFilesError) as error:
-        raise RecipeError(f"measuring the data: {error}") from error
 
 
 def colour_note(dataset: Dataset) -> str | None:

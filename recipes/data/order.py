@@ -16,7 +16,7 @@ import torch
 from modalities.base import Batch, Dataset, Groups
 from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import seeds
-from recipes.base.errors import RecipeError
+from recipes.base.errors import as_recipe_error
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 
@@ -114,7 +114,5 @@ def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Ru
     def fetch(first: int) -> list[Batch]:
         return [part(start) for start in range(first + share.start, first + share.stop, size)]
 
-    try:
+    with as_recipe_error(UnreadableFilesError):
         yield from prefetch(fetch, range(samples, training.samples, training.batch), settings.engine.workers)
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error

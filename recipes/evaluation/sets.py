@@ -18,7 +18,7 @@ from modalities.reading import UnreadableFilesError, read_batch
 from multisagd.metrics import matched_counts, take
 from multisagd.seeds import derive
 from recipes.base.console import tell
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored
 from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
@@ -173,10 +173,8 @@ def read_real(
         for start in range(0, len(order), BATCH):
             if count == total:
                 break
-            try:
+            with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, order[start : start + BATCH])
-            except UnreadableFilesError as error:
-                raise RecipeError(str(error)) from error
             for place, x0 in enumerate(batch.x0):
                 group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
                 if len(found[group]) < wanted[group]:
@@ -281,13 +279,13 @@ def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
     Raises:
         RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
-    try:
+    with as_recipe_error(
+        (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): make them with multisagd sample"
+    ):
         tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("it holds none, or of another kind")
-    except (OSError, KeyError, ValueError) as error:
-        raise RecipeError(f"cannot read samples from {path} ({error}): make them with multisagd sample") from error
     shape = (dataset.modality.channels, *dataset.modality.grid().shape)
     if tuple(x0.shape[1:]) != shape:
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")

@@ -15,7 +15,7 @@ from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.logs import quiet
 from recipes.base.commands import setting
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import inside
 from recipes.config.build import Builder
 from recipes.config.compose import Config
@@ -159,10 +159,8 @@ def _examples(config: Config, modality: Modality, builder: Builder, count: int) 
     """
     settings = builder.settings(TrainSettings, config, "")
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
-    try:
+    with as_recipe_error(UnreadableFilesError):
         return dataset.batch(Order(len(dataset), settings.seed).indices(0, min(count, len(dataset)))).x0
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error
 
 
 def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:

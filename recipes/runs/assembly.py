@@ -33,7 +33,7 @@ from multisagd import (
 )
 from multisagd.mixing import Refinement, share_of_power
 from multisagd.samplers import Sampler
-from recipes.base.errors import MissingError, RecipeError
+from recipes.base.errors import MissingError, RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
@@ -99,10 +99,8 @@ class Assembly:
             RecipeError: if the spectrum is invalid on this grid, or the padding with it or with the loss.
         """
         grid, padding = self.modality.grid(), self.settings.padding or {}
-        try:
+        with as_recipe_error(ValueError, "spectrum: "):
             covariance = SpectralCovariance(spectrum, grid)
-        except ValueError as error:
-            raise RecipeError(f"spectrum: {error}") from error
         if not any(padding.values()):
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
@@ -115,10 +113,8 @@ class Assembly:
             raise RecipeError(
                 f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: pad less"
             )
-        try:
+        with as_recipe_error(ValueError, "padding: "):
             return PaddedCovariance(spectrum, grid, padding)
-        except ValueError as error:
-            raise RecipeError(f"padding: {error}") from error
 
     def network(self) -> nn.Module:
         """Return the network with its first weights, which follow from the run's seed.
@@ -240,10 +236,8 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
             noise at every frequency where some get none, or UniPC on a noise floor.
     """
     if isinstance(sampler, GaussianIntegrator):
-        try:
+        with as_recipe_error(ValueError, "sampler: "):
             sampler.check(process)
-        except ValueError as error:
-            raise RecipeError(f"sampler: {error}") from error
     if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
         raise RecipeError(
             "sampler=unipc needs noise that falls at every frequency, and process=floored holds it above the "
@@ -292,7 +286,5 @@ def check_refinement(refinement: Refinement, grid: Grid) -> None:
     Raises:
         RecipeError: if it leaves [0, 1], or its axes or factors are not those of the grid.
     """
-    try:
+    with as_recipe_error(ValueError, "refine: "):
         share_of_power(refinement.low_pass, grid)
-    except ValueError as error:
-        raise RecipeError(f"refine: {error}") from error

@@ -24,7 +24,7 @@ from modalities.text import TextEncoder
 from multisagd import DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
 from multisagd.files import digest
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_header, read_object, read_tensors
 from recipes.config.addresses import mapped
@@ -153,10 +153,8 @@ def check_config(config: Config, path: Path, builder: Builder) -> Config:
     Raises:
         RecipeError: naming the file, if a value is missing or of a wrong type.
     """
-    try:
+    with as_recipe_error(RecipeError, f"{path}: ", ". Restore the file that training wrote"):
         ModelSettings.of(config, builder)
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}. Restore the file that training wrote") from error
     return config
 
 

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from modalities.base import Dataset
 from multisagd import Corruption, DataStatistics, GaussianRestoration, Grid
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
@@ -133,10 +133,8 @@ class Run:
         path = self.folder / CORRUPTION
         if not path.exists():
             return None
-        try:
+        with as_recipe_error((OSError, ValueError), f"cannot read {path} (", f"): {RESTORE}"):
             return Corruption.load(path, grid, bool((group or {}).get("shared")))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 
     def restoration(self) -> GaussianRestoration:
         """Return what restores the data.
@@ -145,10 +143,8 @@ class Run:
             RecipeError: if it is missing or cannot be read.
         """
         path = self.folder / RESTORATION
-        try:
+        with as_recipe_error((OSError, ValueError), f"cannot read {path} (", f"): {RESTORE}"):
             return GaussianRestoration.load(path)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"cannot read {path} ({error}): {RESTORE}") from error
 
     def check_config(self, config: Config, begun: bool) -> None:
         """Check that the folder is free for this run, or belongs to it; a run that saved no checkpoint may change.
@@ -253,10 +249,10 @@ def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
     Raises:
         RecipeError: if it is missing or cannot be read, with the remedy.
     """
-    try:
+    with as_recipe_error(
+        (OSError, ValueError, KeyError, SafetensorError), f"{key}cannot read {path} (", f"): {remedy}"
+    ):
         return DataStatistics.load(path)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RecipeError(f"{key}cannot read {path} ({error}): {remedy}") from error
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:

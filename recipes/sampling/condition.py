@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modalities.text import TextEncoder
-from recipes.base.errors import RecipeError, nearest
+from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.config.build import Builder
 from recipes.runs.model import TrainedModel, check_encoder
 from recipes.runs.settings import Guidance, SampleSettings
@@ -86,10 +86,8 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
     if settings.prompts is not None and settings.prompts_file is not None:
         raise RecipeError("prompts and prompts_file are two sources of the same: leave out one")
     if settings.prompts_file is not None:
-        try:
+        with as_recipe_error((OSError, UnicodeDecodeError), f"prompts_file: cannot read {settings.prompts_file}: "):
             lines = settings.prompts_file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"prompts_file: cannot read {settings.prompts_file}: {error}") from error
         prompts = [line.strip() for line in lines if line.strip()]
     else:
         prompts = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())

@@ -16,7 +16,7 @@ from multisagd.mixing import Refinement, sample_refined
 from multisagd.samplers import Sampler
 from multisagd.sampling import AnyDenoiser, Spacing
 from multisagd.seeds import derive
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.compose import Config
 from recipes.data.dataset import NOTHING_HELD_OUT, build_data, hold_out
 from recipes.data.order import Order
@@ -77,11 +77,9 @@ def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
     """
     if path is None:
         return None
-    try:
+    with as_recipe_error((OSError, ValueError), "steps_file: "):
         designed = DesignedSteps.load(path)
         designed.times(process.schedule)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"steps_file: {error}") from error
     return designed
 
 
@@ -115,10 +113,8 @@ def band_residual(
             told = batch.labels if assembly.classes is not None else None
             yield runtime.put(batch.x0), None if told is None else runtime.put(told)
 
-    try:
+    with as_recipe_error(UnreadableFilesError):
         return residual_power(denoiser, batches(), settings.seed)
-    except UnreadableFilesError as error:
-        raise RecipeError(str(error)) from error
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import Tensor
 from modalities.base import Modality
 from multisagd import Process
 from multisagd.files import read_json
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored, replace_file, write_text
 from recipes.config.compose import Config
 from recipes.runs.settings import SampleSettings
@@ -136,10 +136,8 @@ def write_set(
     if labels is not None:
         tensors["labels"] = torch.tensor(labels)
     replace_file(out / TENSORS, lambda path: safetensors.torch.save_file(tensors, path))
-    try:
+    with as_recipe_error(ValueError, after=f". The samples are in {out / TENSORS} as tensors"):
         media = [modality.decode(each) for each in x0]
-    except ValueError as error:
-        raise RecipeError(f"{error}. The samples are in {out / TENSORS} as tensors") from error
     names = None if labels is None or classes is None else [classes[label] for label in labels]
     save_grid(modality, media, out / GRID, names)
     files = [f"{stem}{suffix}" for stem in stems(count)]

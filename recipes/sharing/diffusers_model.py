@@ -12,7 +12,7 @@ from torch import Tensor
 from multisagd.files import read_json
 from multisagd.integrations.architectures import KINDS, current_name
 from multisagd.integrations.training_noise import TrainingNoise, UnsupportedSchedulerError
-from recipes.base.errors import RecipeError, nearest
+from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.base.untrusted import read_header, read_tensors
 
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -38,14 +38,12 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
     for place in (folder / name for name in NETWORKS):
         if not (place / "config.json").exists():
             continue
-        try:
+        with as_recipe_error(MALFORMED, f"cannot read {place / 'config.json'} (", "): is it a model of diffusers?"):
             config = read_json(place / "config.json", finite=False)
             name = config["_class_name"]
             options = {key: value for key, value in config.items() if not key.startswith("_")}
             if not _plain(options):
                 raise ValueError("it has texts that are no options of a network")
-        except MALFORMED as error:
-            raise RecipeError(f"cannot read {place / 'config.json'} ({error}): is it a model of diffusers?") from error
         if not isinstance(name, str) or name not in KINDS:
             raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
         return place, name, options
@@ -75,9 +73,8 @@ def read_scheduler(folder: Path) -> TrainingNoise:
             "scheduler_config.json into it"
         )
     try:
-        return TrainingNoise.of(read_json(path, finite=False))  # diffusers writes -Infinity
-    except UnsupportedSchedulerError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        with as_recipe_error(UnsupportedSchedulerError, f"{path}: "):
+            return TrainingNoise.of(read_json(path, finite=False))  # diffusers writes -Infinity
     except MALFORMED as error:
         raise RecipeError(f"cannot read the scheduler {path} ({error!r:.200})") from error
 
@@ -120,10 +117,8 @@ def stored_weights(folder: Path, network: str) -> Stored:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    try:
+    with as_recipe_error((OSError, ValueError), f"cannot read the weights {path} (", "): fetch the model again"):
         yield
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read the weights {path} ({error}): fetch the model again") from error
 
 
 def _files(folder: Path) -> list[Path]:
@@ -132,12 +127,10 @@ def _files(folder: Path) -> list[Path]:
             return [folder / name]
     index = folder / f"{STEM}.safetensors.index.json"
     if index.exists():
-        try:
+        with as_recipe_error(MALFORMED, f"cannot read {index} (", "): fetch the model again"):
             names = sorted(set(read_json(index)["weight_map"].values()))
             if not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) for name in names):
                 raise ValueError("it names files that are no safetensors of its own folder")
-        except MALFORMED as error:
-            raise RecipeError(f"cannot read {index} ({error}): fetch the model again") from error
         return [folder / name for name in names]
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for path in folder.glob(f"*.{suffix}"))
     if pickles:

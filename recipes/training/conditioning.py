@@ -10,7 +10,7 @@ from torch import Tensor
 from modalities.base import Dataset, found_classes
 from modalities.captions import Captioned
 from modalities.text import TextEncoder
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.config.build import Builder
 from recipes.data.order import Order
 from recipes.runs.settings import TrainSettings
@@ -46,10 +46,8 @@ class LearnedCondition:
         """
         if self.encoder is None:
             return dataset
-        try:
+        with as_recipe_error(ValueError):
             return Captioned(dataset, self.encoder)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
 
     def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
         """Return the condition of `count` samples, and its texts: trained classes in turn, or the first captions."""

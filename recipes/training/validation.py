@@ -10,7 +10,7 @@ from modalities.reading import UnreadableFilesError, read_batch
 from multisagd import DataStatistics, Denoiser, Grid
 from multisagd.masked_power import power_behind
 from multisagd.seeds import derive_many
-from recipes.base.errors import RecipeError
+from recipes.base.errors import as_recipe_error
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import gathered
@@ -51,10 +51,8 @@ def validate(
             # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
             mine = whole_batch[runtime.place.rank :: runtime.place.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
-            try:
+            with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)
-            except UnreadableFilesError as unreadable:
-                raise RecipeError(str(unreadable)) from unreadable
             given = batch.labels if batch.embeddings is None else batch.embeddings
             condition = runtime.put(given) if conditional and given is not None else None
             x0, mask = runtime.put(batch.x0), None if batch.mask is None else runtime.put(batch.mask)
