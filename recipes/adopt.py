@@ -54,11 +54,7 @@ class AdoptSettings:
 
 
 def adopt(config: Config) -> Path:
-    """Adopt as the configuration says and return the folder.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Adopt as the configuration says and return the folder."""
     settings = Builder().settings(AdoptSettings, config, "")
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)

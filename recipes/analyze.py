@@ -24,8 +24,15 @@ from matplotlib.figure import Figure
 from modalities.reading import UnreadableFilesError
 from multisagd import Corruption, DataStatistics, Grid
 from multisagd.analysis.excess import NoExcessError, estimate_corruption
-from multisagd.analysis.profiles import PowerLawFit, Profile, coherence, cross_spectrum, fit_power_law, measure_profiles
-from multisagd.metrics.spectral import RADIUS
+from multisagd.analysis.profiles import (
+    RADIUS,
+    PowerLawFit,
+    Profile,
+    coherence,
+    cross_spectrum,
+    fit_power_law,
+    measure_profiles,
+)
 from multisagd.seeds import derive
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError, as_recipe_error
@@ -43,11 +50,7 @@ REPORT = "analysis.json"
 
 
 def analyze(config: Config) -> Path:
-    """Write the folder described above and return it.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Write the folder described above and return it."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, {key: value for key, value in config.items() if key != "clean"}, "")
     clean = clean_statistics(config.get("clean"))
@@ -99,11 +102,7 @@ def analyze(config: Config) -> Path:
 
 
 def clean_statistics(told: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return what data are to be compared with, as the key `clean` says.
-
-    Raises:
-        RecipeError: if it names no statistics.
-    """
+    """Return what data are to be compared with, as the key `clean` says; RecipeError if it names no statistics."""
     if told is None or told == "fit":
         return "fit" if told else None
     if not isinstance(told, str):

@@ -31,9 +31,9 @@ from multisagd import DataStatistics, Process, Schedule, SpectralCovariance, Spe
 from multisagd.analysis.baselines import baselines, trajectory_regular, transfers
 from multisagd.analysis.design import DesignedSteps, Objective, design_schedule, errors, spectral_ends
 from multisagd.analysis.joint import FLOOR, design_joint
+from multisagd.analysis.profiles import RADIUS, profile_of
 from multisagd.analysis.recommend import recommend
 from multisagd.analysis.transfer import Transfer
-from multisagd.metrics.spectral import RADIUS
 from multisagd.samplers import Sampler
 from recipes.base.errors import as_recipe_error
 from recipes.base.files import check_replaceable, write_text
@@ -41,7 +41,7 @@ from recipes.cli.command import command
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.plotting.figures import draw_power, on_logarithmic_axis, profile_of, save
+from recipes.plotting.figures import draw_power, on_logarithmic_axis, save
 from recipes.runs.run import STATISTICS, read_statistics
 from recipes.runs.settings import Group
 
@@ -88,11 +88,7 @@ class Outcome:
 
 
 def design(config: Config) -> Path:
-    """Design as the configuration says and return the folder of the result.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Design as the configuration says and return the folder of the result."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics

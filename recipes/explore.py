@@ -57,11 +57,7 @@ class ExploreSettings:
 
 
 def explore(config: Config) -> None:
-    """Serve the page until a signal asks to stop.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Serve the page until a signal asks to stop."""
     settings = Builder().settings(ExploreSettings, config, "")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -115,11 +111,7 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
 
 @contextmanager
 def refused(settings: ExploreSettings) -> Iterator[None]:
-    """Within, take what is raised as a refusal of the address.
-
-    Raises:
-        RecipeError: that says so.
-    """
+    """Within, take what is raised as a refusal of the address; RecipeError that says so."""
     try:
         yield
     except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a machine

@@ -44,11 +44,7 @@ TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def inspect(config: Config) -> Path:
-    """Write the folder described above and return it.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Write the folder described above and return it."""
     config = dict(config)
     count = config.pop("count")
     builder = Builder(tuple(config["allow_targets"]))

@@ -18,6 +18,8 @@ from torch import Tensor
 from multisagd.grid import Grid
 from multisagd.statistics import DataStatistics, transforms_about
 
+RADIUS = "radius"
+"""What a profile over the radius is called, beside those along axes by their names."""
 NORMAL_95 = 1.959964
 """Half the width of the central 95 % of a normal law, in standard deviations."""
 
@@ -81,6 +83,21 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
     return Profile(frequency, found.reshape(*power.shape[: -grid.dimensions], -1))
 
 
+def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) -> Profile:
+    """Return the profile of a power `(..., *half_shape)` over the "radius" or along an axis, averaged over the rest.
+
+    Frequencies are in the `unit_of` these; `rings` are those of `radial_profile`.
+    """
+    if along != RADIUS:
+        return axis_profile(power, grid, along)
+    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid, rings)
+
+
+def unit_of(along: str, grid: Grid) -> str:
+    """Return the unit of frequencies over the "radius" or along an axis."""
+    return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
+
+
 def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
     """Return the number of each bin's ring, those without bins left out, and the mean radius of each."""
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
@@ -111,7 +128,7 @@ def measure_profiles(
         ValueError: for fewer than two data.
     """
     grid = statistics.grid
-    items: dict[str, list[Tensor]] = {"radius": [], **{name: [] for name in grid.names}}
+    items: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, *grid.names)}
     frequency: dict[str, Tensor] = {}
     padded = False
     for batch in batches:
@@ -119,10 +136,10 @@ def measure_profiles(
         (transform,) = transforms_about(statistics.mean, [batch], grid)
         for power in transform.abs().square().mean(1):
             for name in items:
-                profile = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
+                profile = profile_of(power, grid, name, rings)
                 items[name].append(profile.power)
                 frequency[name] = profile.frequency
-    count = len(items["radius"])
+    count = len(items[RADIUS])
     if count < 2:
         raise ValueError(f"profiles with errors need at least two data, got {count}")
     # The mean was measured on the same data, so their power about it is too small by 1 - 1/n.
@@ -132,8 +149,7 @@ def measure_profiles(
     for name, each in curves.items():
         mean, error = each.mean(0), each.std(0) / math.sqrt(count)
         if padded:
-            power = statistics.power.mean(0)
-            whole = radial_profile(power, grid, rings) if name == "radius" else axis_profile(power, grid, name)
+            whole = profile_of(statistics.power, grid, name, rings)
             mean, error = whole.power, error * (whole.power / mean.clamp(min=1e-300))
         profiles[name] = Profile(frequency[name], mean, error)
     return profiles

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from multisagd import Grid
-from multisagd.analysis.profiles import axis_profile, radial_profile
+from multisagd.analysis.profiles import RADIUS, axis_profile, radial_profile
 from multisagd.statistics import measure_mean, transforms_about
 
-RADIUS, BANDS = "radius", "bands"
+BANDS = "bands"
 LEAST = 1e-12
 """Power below this share of the largest counts as so much: a ratio needs a floor."""
 

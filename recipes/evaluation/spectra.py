@@ -16,13 +16,13 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from multisagd import Grid
-from multisagd.analysis.profiles import NORMAL_95, Profile
+from multisagd.analysis.profiles import NORMAL_95, RADIUS, Profile, unit_of
 from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from multisagd.metrics.discriminate import BandAccuracy, band_powers, discriminability
-from multisagd.metrics.spectral import BANDS, RADIUS, Curves, decibel_errors, decibels, error
+from multisagd.metrics.spectral import BANDS, Curves, decibel_errors, decibels, error
 from recipes.evaluation.rows import Result, Row, spread
 from recipes.evaluation.task import Task
-from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_axis, save, unit_of
+from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_axis, save
 
 
 def spectrum(task: Task) -> Result:

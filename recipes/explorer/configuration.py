@@ -240,11 +240,7 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
 
 
 def build_spectrum(group: Mapping[str, Any], example: Example) -> Spectrum:
-    """Build the spectrum that a group of the configuration describes.
-
-    Raises:
-        RecipeError: if it makes none.
-    """
+    """Build the spectrum that a group of the configuration describes; RecipeError if it makes none."""
     return Builder().build(group, Spectrum, "spectrum", statistics=example.statistics)
 
 

@@ -178,11 +178,7 @@ def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
 
 @lru_cache(maxsize=16)
 def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Example:
-    """Return a built-in example.
-
-    Raises:
-        ValueError: for an example that the medium does not have.
-    """
+    """Return a built-in example; ValueError for an example that the medium does not have."""
     if name not in medium.examples:
         choices = " or ".join(medium.examples)
         raise ValueError(f"there is no example {name!r} of a {medium.name}: choose {choices}")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from multisagd import Denoiser, terminal_snr
-from multisagd.analysis.profiles import Profile
+from multisagd.analysis.profiles import Profile, profile_of, unit_of
 from recipes.explorer.media import Example
 from recipes.explorer.process import Designed, Pair
 from recipes.plotting.curves import Axis, Chart, Series, draw
-from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
+from recipes.plotting.figures import on_logarithmic_axis
 from recipes.runs.assembly import process_notes
 
 POINTS = 150

@@ -10,8 +10,8 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from multisagd import Grid
-from multisagd.analysis.profiles import Profile, axis_profile, radial_profile
-from multisagd.metrics.spectral import LEAST, RADIUS
+from multisagd.analysis.profiles import Profile, profile_of, unit_of
+from multisagd.metrics.spectral import LEAST
 
 SAMPLES, REAL = "tab:orange", "tab:blue"
 """Colours of samples and of data."""
@@ -25,18 +25,6 @@ def on_logarithmic_axis(frequency: Tensor) -> Tensor:
     moved = frequency.clone()
     moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
     return moved
-
-
-def unit_of(along: str, grid: Grid) -> str:
-    """Return the unit of frequencies over the "radius" or along an axis."""
-    return f"cycles per {'sample' if along == RADIUS else grid.axis(along).unit}"
-
-
-def profile_of(power: Tensor, grid: Grid, along: str) -> Profile:
-    """Return the profile of a power `(..., *half_shape)` over the "radius" or along an axis, averaged over the rest."""
-    if along != RADIUS:
-        return axis_profile(power, grid, along)
-    return radial_profile(power.reshape(-1, *grid.half_shape).mean(0), grid)
 
 
 def power_axes(plot: Axes, along: str, grid: Grid) -> None:

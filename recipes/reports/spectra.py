@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from multisagd import DataStatistics, Grid
-from multisagd.analysis.profiles import Profile
-from multisagd.metrics.spectral import LEAST, RADIUS
+from multisagd.analysis.profiles import RADIUS, Profile, profile_of, unit_of
+from multisagd.metrics.spectral import LEAST
 from recipes.base.commands import setting
 from recipes.config.build import Builder
 from recipes.plotting.curves import Axis, Series, draw
-from recipes.plotting.figures import on_logarithmic_axis, profile_of, unit_of
+from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Note, unmade
 from recipes.reports.process import assembly
 from recipes.reports.run import MALFORMED, Overview, SampleSet
