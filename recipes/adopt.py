@@ -81,10 +81,8 @@ def adopt(config: Config) -> Path:
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
     """Return weights by the names of our network, which they are checked to fit before they are read.
 
-    A class of no class gets the mean of all classes, and a token of no text zeros, which say nothing.
-
-    Raises:
-        RecipeError: if they do not fit, or the network cannot be built.
+    A class of no class gets the mean of all classes, and a token of no text zeros, which say nothing. Raises
+    RecipeError if they do not fit, or the network cannot be built.
     """
     there = dict(stored.shapes)
     if extended in there:
@@ -101,11 +99,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
 
 
 def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights, if it has no more than so many, of so many elements.
-
-    Raises:
-        RecipeError: if it has more, or cannot be built.
-    """
+    """Return the shapes of a network's weights; RecipeError if they exceed `count` or `elements` or cannot be built."""
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:
         raise RecipeError(f"{node['name']}: its config.json says in_channels={channels!r:.80}, no number of channels")
@@ -121,12 +115,8 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
     """Return the experiment as YAML."""
     options, name = node["options"], node["name"]
     size = options.get("sample_size")
-    keys: dict[str, Any] = {
-        "defaults": [
-            {f"override /{group}": choice}
-            for group, choice in (("schedule", noise.kind), ("denoiser", "adopted"), ("network", "diffusers"))
-        ]
-    }
+    choices = {"schedule": noise.kind, "denoiser": "adopted", "network": "diffusers"}
+    keys: dict[str, Any] = {"defaults": [{f"override /{group}": choice} for group, choice in choices.items()]}
     if KINDS[name].dimensions == 2 and options["in_channels"] in (1, 3) and size is not None:
         keys["modality"] = {"size": size, "channels": options["in_channels"]}
     keys["schedule"] = noise.schedule

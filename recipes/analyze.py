@@ -113,16 +113,11 @@ def clean_statistics(told: Any) -> DataStatistics | Literal["fit"] | None:
 
 
 def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
-    """Return the corruption that the spectrum shows, None if it shows none.
-
-    Raises:
-        RecipeError: if the two cannot be compared.
-    """
+    """Return the corruption that the spectrum shows, if any; RecipeError if the two cannot be compared."""
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
-        raise RecipeError(
-            f"clean: those data are on a grid of shape {expected.grid.shape}, not {statistics.grid.shape}"
-        )
+        shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"
+        raise RecipeError(f"clean: those data are on a grid of shape {shapes}")
     try:
         return estimate_corruption(statistics, expected)
     except NoExcessError:

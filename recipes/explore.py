@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from multisagd.libraries import importing
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, check_minimum
 from recipes.base.signals import StopRequest
 from recipes.cli.command import command
 from recipes.config.build import Builder
@@ -52,8 +52,7 @@ class ExploreSettings:
                 raise ValueError(f"names: {name!r:.80} is no name of a machine, such as explore.example.org")
         if self.upload_megabytes < 1:
             raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        check_minimum(self, 1, "threads")
 
 
 def explore(config: Config) -> None:
@@ -73,17 +72,11 @@ def explore(config: Config) -> None:
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     """Start serving in the background, uploads going into `folder`, and return the page and its address.
 
-    Raises:
-        BrokenLibraryError: if gradio cannot be imported.
-        RecipeError: if the address cannot be had.
+    Raises BrokenLibraryError if gradio cannot be imported, RecipeError if the address cannot be had.
     """
     with refused(settings):  # at once, where gradio would try a hundred ports
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            settings.host, settings.port or 0, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(place)
+        family, *_, place = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(place, family=family).close()
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
     # Gradio asks the page itself whether it is there, and a proxy cannot reach this machine.
@@ -111,7 +104,7 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
 
 @contextmanager
 def refused(settings: ExploreSettings) -> Iterator[None]:
-    """Within, take what is raised as a refusal of the address; RecipeError that says so."""
+    """Raise a RecipeError for an address that is refused within."""
     try:
         yield
     except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a machine

@@ -41,11 +41,7 @@ EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "d
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large what is shown is; images and clips are square.
-
-    Raises:
-        ValueError: for sizes that are too small to have a spectrum, or too large to be shown while one drags.
-    """
+    """How large what is shown is, enough to have a spectrum and to follow a slider; images and clips are square."""
 
     image: int = 128
     rate: int = 16000
@@ -197,11 +193,7 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
 
 @lru_cache(maxsize=16)
 def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
-    """Return the datum in a file; of one that is larger or longer than is shown, the middle.
-
-    Raises:
-        ValueError: saying what is wrong with the file.
-    """
+    """Return the datum in a file, its middle where it is larger than what is shown; ValueError says what is wrong."""
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(f"{path.name} is no {medium.name} by its ending; read are {', '.join(modality.suffixes)}")

@@ -30,9 +30,7 @@ MOST_FREQUENCIES = 4096
 def build_process(settings: Settings, example: Example, group: Mapping[str, Any]) -> Process:
     """Build the forward process with noise of the spectrum that `group` describes.
 
-    Raises:
-        RecipeError: if it makes none.
-        ValueError: if the spectrum has no power on the grid.
+    Raises RecipeError if it makes none, ValueError if the spectrum has no power on the grid.
     """
     schedule_group = of_choice("schedule", settings.schedule)
     schedule = Builder().build(schedule_group | {"shift": settings.shift}, Schedule, "schedule")
@@ -49,12 +47,7 @@ class Pair:
 
     @classmethod
     def of(cls, example: Example, settings: Settings, group: Mapping[str, Any]) -> Self:
-        """Build the processes "white" and "shaped", and draw from `settings.seed`.
-
-        Raises:
-            RecipeError: if the settings make no process.
-            ValueError: if the spectrum has no power on the grid.
-        """
+        """Build the processes "white" and "shaped", and draw from `settings.seed`; raises what `build_process` does."""
         shaped = build_process(settings, example, group)
         white = Process(shaped.schedule, SpectralCovariance(Flat(), example.grid))
         processes = {"white": white, "shaped": shaped}
@@ -91,10 +84,8 @@ class Designed:
 def design_steps(example: Example, process: Process, steps: int) -> Designed:
     """Return steps that make DDIM err least on Gaussian data of the example's spectrum, under a process.
 
-    They are compared with equal steps of the process's own schedule and of the cosine schedule.
-
-    Raises:
-        ValueError: if the data have no power where there is noise.
+    They are compared with equal steps of the process's own schedule and of the cosine schedule. Raises ValueError if
+    the data have no power where there is noise.
     """
     statistics, small = _small(example, process)
     found = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)

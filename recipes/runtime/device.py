@@ -68,9 +68,8 @@ class Runtime:
     def start(cls, settings: EngineSettings) -> Self:
         """Choose the device, set what holds for the whole process, and meet the other processes if there are any.
 
-        Raises:
-            RecipeError: for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
-                that says too little.
+        Raises RecipeError for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
+        that says too little.
         """
         place = Place.of_environment()
         if settings.threads is not None:
@@ -84,10 +83,10 @@ class Runtime:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            told = f"engine.device={name} is not usable here ({reason}): try engine.device=cpu"
+            message = f" is not usable here ({reason}): try engine.device=cpu"
             if "device string" in reason:
-                told = f"engine.device={name}: there is no such kind of device; write auto, cpu, cuda or cuda:1"
-            raise RecipeError(told) from error
+                message = ": there is no such kind of device; write auto, cpu, cuda or cuda:1"
+            raise RecipeError(f"engine.device={name}{message}") from error
         if device.type == "cuda":
             # TF32 for float32 products: no visible loss in training, several times the speed.
             torch.set_float32_matmul_precision("high")
@@ -113,11 +112,7 @@ class Runtime:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
     def share(self, batch: int) -> range:
-        """Return the slots of a global batch that belong to this process.
-
-        Raises:
-            RecipeError: if the batch cannot be split into equal shares.
-        """
+        """Return the slots of a global batch that belong to this process; RecipeError if shares would be unequal."""
         each, rest = divmod(batch, self.place.world)
         if rest:
             raise RecipeError(f"training.batch={batch} cannot be split over {self.place.world} processes")
@@ -141,9 +136,7 @@ class Runtime:
 
         Its blocks are sharded one by one, so that few are whole at a time. `reshard` frees the weights of a block after
         its forward pass, and gathers them again for the backward one. In bfloat16, gradients are reduced in float32.
-
-        Raises:
-            RecipeError: if `shard_ranks` would give copies of the weights of unequal numbers of ranks.
+        Raises RecipeError if `shard_ranks` would give copies of the weights of unequal numbers of ranks.
         """
         settings, world = self.settings, self.place.world
         if world == 1 or settings.distribution != "fsdp":

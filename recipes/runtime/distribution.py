@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 import torch
 import torch.distributed as dist
@@ -54,8 +54,7 @@ class Place:
     def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
         """Read torchrun's variables; without them, this process is the only one.
 
-        Raises:
-            RecipeError: if some are missing, no numbers, or contradict one another.
+        Raises RecipeError if some are missing, no numbers, or contradict one another.
         """
         found = os.environ if environment is None else environment
         if found.get("WORLD_SIZE", "1") == "1":
@@ -82,10 +81,7 @@ def join(place: Place, device: torch.device, timeout: float) -> None:
     torchrun shares one store among all its attempts (torch 2.11), which still holds the addresses of dead processes:
     whoever reads them before they are written again waits for a process that is gone. So the first process of an
     attempt makes up a name for it, and all use only what stands under that name. Counting attempts would not do:
-    machines may have seen different numbers of them.
-
-    Raises:
-        RecipeError: if the others have not come within the timeout.
+    machines may have seen different numbers of them. Raises RecipeError if the others have not come in time.
     """
     if place.world == 1 or dist.is_initialized():
         return
@@ -198,20 +194,14 @@ def separate_group(timeout: float) -> Group:
 
     None if this is the only process; every rank must ask for it at the same point.
     """
-    return _all_ranks(timedelta(seconds=timeout)) if dist.is_initialized() else None
-
-
-def _all_ranks(timeout: timedelta) -> dist.ProcessGroup:
-    group = dist.new_group(backend="gloo", timeout=timeout)
-    if not isinstance(group, dist.ProcessGroup):
-        raise TypeError(f"this process belongs to no group of all processes: {group}")
-    return group
+    if not dist.is_initialized():
+        return None
+    return cast(Group, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
 
 
 def wait_patiently() -> None:
     """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
-    if dist.is_initialized():
-        group = _all_ranks(timedelta(days=1))
+    if (group := separate_group(timedelta(days=1).total_seconds())) is not None:
         dist.barrier(group=group)
         dist.destroy_process_group(group)
 
@@ -223,11 +213,7 @@ def wait_for_all() -> None:
 
 
 def raise_together(error: Exception | None, group: Group = None) -> None:
-    """Raise on every rank if any has failed: its own error where it failed, and elsewhere a note that another did.
-
-    Raises:
-        FailedElsewhereError: where no error was given and another rank gave one.
-    """
+    """Raise on every rank if any has failed: its own error where it failed, elsewhere a FailedElsewhereError."""
     failed = torch.tensor(int(error is not None))
     if dist.is_initialized():
         dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)

@@ -147,7 +147,12 @@ class StepProfiler:
         """Count a step that is over; after the last profiled one, write what was found and return its file."""
         self._done += 1
         if self.steps and self._done == WARM_UP:
-            self._start()
+            activities = [ProfilerActivity.CPU]
+            if self.device.type == "cuda":
+                activities.append(ProfilerActivity.CUDA)
+                torch.cuda.memory._record_memory_history()
+            self._profile = profile(activities=activities, profile_memory=True, record_shapes=True, acc_events=True)
+            self._profile.start()
         return self.finish() if self._done == WARM_UP + self.steps else None
 
     def finish(self) -> Path | None:
@@ -165,20 +170,9 @@ class StepProfiler:
         busy, exposed = communication(found)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=30)
-        told = (
-            f"communication: {busy:.6f} s in {self._done - WARM_UP} steps, "
-            f"of which {exposed:.6f} s not hidden by computing"
-        )
-        path.with_suffix(".txt").write_text(f"{told}\n\n{table}\n", encoding="utf-8")
+        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not hidden by computing"
+        path.with_suffix(".txt").write_text(f"communication: {shares}\n\n{table}\n", encoding="utf-8")
         return path
-
-    def _start(self) -> None:
-        activities = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-            torch.cuda.memory._record_memory_history()
-        self._profile = profile(activities=activities, profile_memory=True, record_shapes=True, acc_events=True)
-        self._profile.start()
 
 
 def communication(found: profile) -> tuple[float, float]:
