@@ -45,6 +45,11 @@ class Modality(ABC):
     def grid(self) -> Grid:
         """Return the grid of an encoded datum: axes with their physical spacing, unit and corner."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one datum as a tensor, (channels, *grid)."""
+        return (self.channels, *self.grid().shape)
+
     @abstractmethod
     def load(self, path: Path, seed: int | None = None) -> Any:
         """Read one file, cut to no more than the grid holds.

@@ -203,8 +203,7 @@ def compressed(latent: Latent, batch: Batch, dtype: str) -> Batch:
 def introduction(index: Index, latent: Latent, done: int) -> str:
     """Say what is about to happen."""
     again = f"continuing after {done:,} rows; " if done else ""
-    inner = (latent.modality.channels, *latent.modality.grid().shape)
-    outer = (latent.channels, *latent.grid().shape)
+    inner, outer = latent.modality.shape, latent.shape
     times = "" if index.passes == 1 else f" in {index.passes} passes"
     return f"{again}{index.examples:,} examples{times}, from {inner} to {outer}, as {index.dtype}"
 

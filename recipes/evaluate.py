@@ -21,7 +21,6 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from modalities.base import Dataset
@@ -36,9 +35,8 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.metric_table import METRICS
-from recipes.evaluation.rows import Result, scores, show
-from recipes.evaluation.sets import Sets, already_drawn, as_files, drawing_keys, gather, load_samples, real_data
-from recipes.evaluation.task import EvaluateSettings, Task
+from recipes.evaluation.sets import as_files, gather, load_samples, real_data
+from recipes.evaluation.task import EvaluateSettings, Result, Task, scores, show
 from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
@@ -46,6 +44,8 @@ from recipes.runtime.distribution import leave
 from recipes.sample import sample
 from recipes.sampling.sample_files import EVALUATION, TENSORS
 
+WHOSE = {"run_dir", "data", "checkpoint", "weights"}
+"""Settings of drawing that say whose weights are judged."""
 log = logging.getLogger("multisagd")
 
 
@@ -65,17 +65,22 @@ def evaluate(config: Config) -> dict[str, Any]:
         raise RecipeError(f"reference_split=test: {NOTHING_HELD_OUT}")
 
     # All processes draw a share.
-    path = settings.samples_from or already_drawn(config, builder) or sample(drawing_keys(config))
+    drawing = {field.name: config[field.name] for field in fields(SampleSettings)}
+    judging = [field.name for field in fields(EvaluateSettings) if field.name not in drawing.keys() - WHOSE]
+    path = settings.samples_from or sample(drawing, reuse=True)
     leave()  # only the first process goes on
     if not runtime.main:
         return {}
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
         check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
-    task = Task(settings, runtime, train, test, compared_sets(settings, path, real), path.parent)
+    # Samples are read as a person would see them.
+    x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
+    with Display("reading samples", len(x0)) as display:
+        seen = as_files(real.modality, x0, display.update)
+    sets = gather(real, seen, labels, settings.reference)
+    task = Task(settings, runtime, train, test, sets, path.parent)
     results = compute(task, wanted, unavailable)
-
-    sets = task.sets
     report: dict[str, Any] = {
         "scores": scores(results) | {"count": sets.count, "reference_count": sets.reference_count},
         "counts": {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count,
@@ -84,7 +89,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "pictures": task.pictures,
         "results": {name: result.as_json() for name, result in results.items()},
         "samples": str(path),
-        "settings": shareable({name: config[name] for name in own_settings()}),
+        "settings": shareable({name: config[name] for name in judging}),
         "versions": versions(),
     }  # fmt: skip
     kept = path.with_name(EVALUATION)
@@ -96,26 +101,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     return stored
 
 
-def compared_sets(settings: EvaluateSettings, path: Path, real: Dataset) -> Sets:
-    """Read the samples as a person would see them, and the real examples that they are compared with.
-
-    Raises:
-        RecipeError: for samples that are not of the run's data, or too few of anything.
-    """
-    x0, labels = load_samples(path, real)
-    if settings.samples_from is not None:
-        x0, labels = x0[: settings.samples], None if labels is None else labels[: settings.samples]
-    with Display("reading samples", len(x0)) as display:
-        seen = as_files(real.modality, x0, display.update)
-    return gather(real, seen, labels, settings.reference)
-
-
 def compute(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> dict[str, Result]:
-    """Return what each metric finds; one that cannot be computed after all is noted among the `unavailable`.
-
-    Raises:
-        RecipeError: for one that was asked for by name and cannot be computed.
-    """
+    """Return what each metric finds; one that cannot be computed is `unavailable`, or if it was named a RecipeError."""
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.pictures)
@@ -128,12 +115,6 @@ def compute(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> d
             unavailable[name] = str(error)
             del task.pictures[drawn:]
     return results
-
-
-def own_settings() -> list[str]:
-    """Return the names of the settings of judging, and of those that say whose weights were judged."""
-    drawing = {field.name for field in fields(SampleSettings)} - {"run_dir", "data", "checkpoint", "weights"}
-    return [field.name for field in fields(EvaluateSettings) if field.name not in drawing]
 
 
 def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:

@@ -12,7 +12,6 @@ not support the run's process.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from multisagd.seeds import derive_many
@@ -27,13 +26,15 @@ from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all
-from recipes.sampling.condition import chosen_condition, chosen_prompts, embed
+from recipes.sampling.condition import chosen_condition, chosen_prompts
 from recipes.sampling.generate import generate, sampling_request
-from recipes.sampling.sample_files import FOLDER, GRID, check_free, default_folder, write_set
+from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
 
-def sample(config: Config) -> Path:
+def sample(config: Config, reuse: bool = False) -> Path:
     """Draw samples as the configuration says and return the folder, in which the first process writes them.
+
+    To `reuse` is to draw none if those of the same settings lie there already.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -47,21 +48,21 @@ def sample(config: Config) -> Path:
     assembly = model.assembly(builder)
     modality = assembly.modality
     prompts = chosen_prompts(settings, model.facts.get("text") is not None)
-    encode = partial(
-        embed, model=model, folder=settings.run_dir, text_model=settings.text_model, builder=builder, runtime=runtime
-    )
-    condition = chosen_condition(model, settings.count, settings.labels, prompts, settings.guidance, encode)
     weights = model.weights(settings.weights, assembly.check_outline)
     denoiser = trained_denoiser(assembly, weights, runtime)
+    out = settings.out or default_folder(config, settings, weights.samples, prompts, denoiser.process)
+    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
+    if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
+        return out
+    condition = chosen_condition(
+        model, settings.count, settings.labels, prompts, settings.guidance, settings.text_model, builder, runtime.device
+    )
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-
-    out = settings.out or default_folder(config, settings, weights.samples, condition.prompts, denoiser.process)
     check_own(out, settings.run_dir)
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
-    shape = (modality.channels, *modality.grid().shape)
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
-        x0 = generate(denoiser, request, shape, seeds, condition.tensor, runtime, display.update)
+        x0 = generate(denoiser, request, modality.shape, seeds, condition.tensor, runtime, display.update)
         wait_for_all()  # after this the others may leave: only the first writes
         if not runtime.main:
             return out

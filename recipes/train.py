@@ -2,10 +2,10 @@
 
 In this order, each part in the file named with it:
 
-    claim the run folder, and find the newest checkpoint                  training/folder.py, runs/checkpoint.py
+    claim the run folder, and find the newest checkpoint                  runs/lock.py, runs/checkpoint.py
     build the data, hold some out, measure mean and power spectrum        training/setup.py, data/dataset.py
     build process, network and denoiser, with the checkpoint's weights    training/setup.py, runs/assembly.py
-    write down what the run is                                            training/folder.py
+    write down what the run is                                            training/tracking.py
     for every batch: read it ahead of time                                data/order.py, modalities/
         step the optimiser, update the averaged weights                   training/learner.py
         log, save a checkpoint, stop, recover                             training/loop.py
@@ -32,15 +32,15 @@ from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.lock import claimed
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import Place, separate_group, wait_for_all, wait_patiently
 from recipes.runtime.watchdog import Watchdog
-from recipes.training.folder import claimed, ending, name_unreadable, write_record
 from recipes.training.loop import Loop, Saver
 from recipes.training.setup import Job, introduction, prepare_data, prepare_model
-from recipes.training.tracking import NullTracker, Tracker
+from recipes.training.tracking import NullTracker, Tracker, ending, name_unreadable, write_record
 
 
 def train(config: Config) -> None:

@@ -1,6 +1,7 @@
 """The data of a run: built, corrupted or restored, split, measured, and what is to be said of them."""
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,8 +110,8 @@ def fit_restoration(
     wait_patiently()
     from_first(numbers)
     if found is None:
-        shape = (training.modality.channels, *training.modality.grid().shape)
-        size = torch.Size(shape).numel()
+        shape = training.modality.shape
+        size = math.prod(shape)
         mean, gain = torch.zeros(shape, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
         root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
         found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))

@@ -15,8 +15,7 @@ from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.kernel import kernel_distance
 from multisagd.metrics.manifold import manifold
 from multisagd.metrics.sliced import directions, project, sliced_distance
-from recipes.evaluation.rows import RECOGNISED, Result, Row, spread
-from recipes.evaluation.task import EvaluateSettings, Task, flat
+from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, flat, spread
 
 WIDE, WIDE_RESAMPLES = 512, 10
 """From so many features on the Fréchet distance takes seconds, and its bootstrap no more resamples than this."""

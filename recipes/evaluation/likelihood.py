@@ -16,9 +16,8 @@ from multisagd.metrics.bootstrap import mean_error
 from multisagd.seeds import derive_many
 from recipes.base.progress import Display
 from recipes.config.build import Builder
-from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.sets import fixed_order
-from recipes.evaluation.task import EvaluateSettings, Task
+from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 from recipes.runs.model import open_model, trained_denoiser
 
 BATCH = 32

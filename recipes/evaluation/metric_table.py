@@ -7,7 +7,7 @@ library that one metric needs is missed by that metric only.
 from dataclasses import dataclass
 
 FEATURES, SPECTRA = "recipes.evaluation.features", "recipes.evaluation.spectra"
-PRETRAINED = "recipes.evaluation.pretrained.features"
+PRETRAINED = "recipes.evaluation.pretrained"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from multisagd.metrics.bootstrap import bootstrap_error, mean_error
 from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
 from recipes.base.progress import Display
-from recipes.evaluation.rows import Result, Row
 from recipes.evaluation.sets import BATCH, as_files, fixed_order
-from recipes.evaluation.task import Task, flat
+from recipes.evaluation.task import Result, Row, Task, flat
 
 PAIRS, FEW_PAIRS = 18, 4
 """How many images are shown beside their nearest example, and of other media, whose pictures are larger."""

@@ -6,7 +6,7 @@ one of the others of its class, for a model is not asked to generate padding and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,15 @@ from multisagd.metrics import matched_counts, take
 from multisagd.seeds import derive
 from recipes.base.console import tell
 from recipes.base.errors import RecipeError, as_recipe_error
-from recipes.base.files import as_stored
 from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
-from recipes.config.addresses import shareable
 from recipes.config.build import Builder
-from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset, hold_out
 from recipes.runs.located import located
-from recipes.runs.model import check_folder, open_model, run_settings
+from recipes.runs.model import check_folder, run_settings
 from recipes.runs.run import CONFIG, Run, data_facts
-from recipes.runs.settings import Group, SampleSettings
+from recipes.runs.settings import Group
 from recipes.runtime.distribution import is_first
-from recipes.sampling.condition import chosen_prompts
-from recipes.sampling.sample_files import TENSORS, default_folder, notes
 
 BATCH = 256
 
@@ -112,9 +107,8 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     asked = [len(group) for group in ours]
     # Rounded up: which of them are used is decided below.
     compared = asked if reference is None else [-(-reference * each // max(1, len(samples))) for each in asked]
-    found, masks = read_real(
-        real, [own + other for own, other in zip(asked, compared, strict=True)], labels is not None
-    )
+    wanted = [own + other for own, other in zip(asked, compared, strict=True)]
+    found, masks = read_real(real, wanted, labels is not None)
     if reference is None:
         counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
         before, after = [0] * groups, references
@@ -159,15 +153,12 @@ def read_real(
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return up to `wanted` examples of each class, or of all in one group, as files, and their masks if any is padded.
 
-    Examples are taken in an order that never changes, without augmentation, until all are found.
-
-    Raises:
-        RecipeError: if too many cannot be read.
+    Examples are taken in an order that never changes, without augmentation, until all are found. RecipeError if too
+    many cannot be read.
     """
     found: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
-    modality = dataset.modality
-    shape = (modality.channels, *modality.grid().shape)
+    modality, shape = dataset.modality, dataset.modality.shape
     order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
     with Display(title, min(total, len(dataset))) as display:
         for start in range(0, len(order), BATCH):
@@ -249,32 +240,8 @@ def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
         )
 
 
-def drawing_keys(config: Config) -> Config:
-    """Return what a configuration of `multisagd evaluate` says about drawing: one of `multisagd sample`."""
-    return {field.name: config[field.name] for field in fields(SampleSettings)}
-
-
-def already_drawn(config: Config, builder: Builder) -> Path | None:
-    """Return the folder in which `multisagd sample` with these settings has left its samples, None if it has not.
-
-    Raises:
-        RecipeError: as that command does, for settings that are wrong.
-    """
-    sampling = drawing_keys(config)
-    settings = builder.settings(SampleSettings, sampling, "")
-    model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
-    assembly = model.assembly(builder)
-    seen = model.weights(settings.weights, assembly.check_outline).samples
-    prompts = chosen_prompts(settings, model.facts.get("text") is not None)
-    folder = settings.out or default_folder(sampling, settings, seen, prompts, assembly.process())
-    made = notes(folder)
-    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
-    same = settings.out is None or made.get("settings") == as_stored(shareable(sampling))
-    return folder if same and made.get("samples_seen") == seen and (folder / TENSORS).is_file() else None
-
-
-def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
-    """Read `x0` (count, channels, *grid) and `labels` (count,), None if there are none.
+def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Read `x0` (count, channels, *grid) and `labels` (count,), None if there are none; the first ones, if `most`.
 
     Raises:
         RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
@@ -286,8 +253,7 @@ def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("it holds none, or of another kind")
-    shape = (dataset.modality.channels, *dataset.modality.grid().shape)
-    if tuple(x0.shape[1:]) != shape:
+    if tuple(x0.shape[1:]) != (shape := dataset.modality.shape):
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
         raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")
@@ -295,4 +261,4 @@ def load_samples(path: Path, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
         labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
     ):
         raise RecipeError(f"the labels in {path} are not those of the run's {len(dataset.classes or ())} classes")
-    return x0, labels
+    return x0[:most], None if labels is None else labels[:most]

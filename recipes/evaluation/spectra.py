@@ -20,8 +20,7 @@ from multisagd.analysis.profiles import NORMAL_95, RADIUS, Profile, unit_of
 from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from multisagd.metrics.discriminate import BandAccuracy, band_powers, discriminability
 from multisagd.metrics.spectral import BANDS, Curves, decibel_errors, decibels, error
-from recipes.evaluation.rows import Result, Row, spread
-from recipes.evaluation.task import Task
+from recipes.evaluation.task import Result, Row, Task, spread
 from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_axis, save
 
 

@@ -1,12 +1,16 @@
-"""All that the kinds of metrics take their numbers from: the run's data, the sets, and a classifier if any."""
+"""What the kinds of metrics take their numbers from, and what they give: rows of a table, each with its uncertainty."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from modalities.base import Dataset, Modality
@@ -15,10 +19,15 @@ from multisagd.metrics.feature_network import FeatureNetwork, Readings, read_sam
 from multisagd.metrics.spectral import Curves, item_curves
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import Training, cached_network
-from recipes.evaluation.rows import Row, spread
+from recipes.evaluation.metric_table import METRICS
 from recipes.evaluation.sets import Sets, read_real
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
+
+RECOGNISED, RADIAL_ERROR = "recognised as asked for", "rms over the radius"
+"""Names of the rows that are scores."""
+WIDTH = 92
+"""Columns the table takes, on a narrow terminal too: wrapped names are worse than wrapped lines."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,41 @@ class EvaluateSettings(SampleSettings):
             raise ValueError(f"reference is a number of real examples of at least 4, or null, got {self.reference}")
 
 
+@dataclass(frozen=True)
+class Row:
+    """One number about the samples, and the same about real data against other real data of equal counts, the floor.
+
+    Errors are standard deviations, None where there is none. `ideal` is what equal distributions score at endless
+    counts, and says in which direction better lies.
+    """
+
+    name: str
+    value: float
+    error: float | None = None
+    floor: float | None = None
+    floor_error: float | None = None
+    ideal: float | None = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one kind of metric found: rows, what else goes into the JSON, and what must be said beside the numbers."""
+
+    rows: tuple[Row, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes), **self.details}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation, None for a single value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
 @dataclass(eq=False)
 class Task:
     """What is evaluated. `folder` is that of the samples, where pictures are left; `pictures` names those drawn."""
@@ -100,11 +144,7 @@ class Task:
 
     @property
     def held_out(self) -> Dataset:
-        """Examples that the run was not trained on.
-
-        Raises:
-            ValueError: if there are none.
-        """
+        """Examples that the run was not trained on; ValueError if there are none."""
         if self.test is None:
             raise ValueError(NOTHING_HELD_OUT)
         return self.test
@@ -145,20 +185,12 @@ class Task:
         return Row(name, value, None if error is None else scale * error, *spread(floors), ideal, unit)
 
     def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
-        """Return up to `wanted` held-out examples of each of the samples' classes, as files.
-
-        Raises:
-            ValueError: if nothing was held out.
-        """
+        """Return up to `wanted` held-out examples of each of the samples' classes, as files; ValueError without any."""
         return read_real(self.held_out, wanted, self.sets.labels is not None, "reading held-out examples")[0]
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
-        """The classifier of the data and its record, trained now if it is not in the cache.
-
-        Raises:
-            ValueError: if it cannot be, or not be read.
-        """
+        """The classifier of the data and its record, trained now if it is not in the cache; ValueError if neither."""
         return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property
@@ -176,3 +208,48 @@ class Task:
 def flat(x0: Tensor) -> Tensor:
     """Return data as vectors `(count, channels * samples)`, float32."""
     return x0.flatten(1).to(torch.float32)
+
+
+def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
+    """Return the numbers that say most, of the metrics that were computed.
+
+    `frechet_distance`, of the first metric in `METRICS` that has one, and what real data score,
+    `frechet_distance_floor`; `recognised`, the share of samples that the classifier recognises, from 0 to 1;
+    `spectrum_error_db`, the root mean square error of power over the radius.
+    """
+    rows = [row for kind in METRICS if kind in results for row in results[kind].rows]
+    found: dict[str, float | None] = {}
+    if distances := [row for row in rows if row.name.endswith("Fréchet distance")]:
+        found = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
+    named = {row.name: row.value for row in rows}
+    if RECOGNISED in named:
+        found["recognised"] = named[RECOGNISED] / 100
+    if RADIAL_ERROR in named:
+        found["spectrum_error_db"] = named[RADIAL_ERROR]
+    return found
+
+
+def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:
+    """Print the rows as a table, and below it what must be said."""
+    table = Table("what", "samples", "real against real", "ideal", box=box.SIMPLE, title=title, title_justify="left")
+    for kind, result in results.items():
+        table.add_section()
+        table.add_row(f"[bold]{kind}[/bold]", "", "", "")
+        for row in result.rows:
+            ideal = "" if row.ideal is None else f"{row.ideal:g}"
+            table.add_row(
+                f"  {row.name}", _number(row.value, row.error, row.unit), _number(row.floor, row.floor_error, row.unit),
+                ideal,
+            )  # fmt: skip
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _number(value: float | None, error: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    unit = f" {unit}" if unit else ""
+    return f"{value:.4g}{unit}" if error is None else f"{value:.4g} ± {error:.2g}{unit}"

@@ -4,19 +4,26 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from safetensors import SafetensorError
 
 from recipes.base.errors import RecipeError
+from recipes.base.signals import Ended
 from recipes.base.untrusted import check_own
+from recipes.runs.checkpoint import SaveError
+from recipes.runtime.device import Runtime
+from recipes.runtime.distribution import wait_for_all
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
+LINGERING = 20.0
+"""Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
 
 
 class VanishedError(RecipeError):
@@ -117,6 +124,31 @@ def check_shared(run_dir: Path, patience: float) -> None:
         if time.monotonic() >= deadline:
             raise RecipeError(f"{run_dir} is not the folder of the first process: use one that all machines share")
         time.sleep(0.1)
+
+
+@contextmanager
+def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
+    """Hold a run's folder, in the first of all processes, and say in words what goes wrong with it.
+
+    Raises:
+        RecipeError: if it is in use or not shared by all processes, vanishes, or cannot be written any more.
+    """
+    patience = LINGERING if runtime.place.world > 1 else 0.0
+    with held(run_dir, patience) if runtime.main else nullcontext() as hold:
+        wait_for_all()
+        check_shared(run_dir, patience)
+        try:
+            yield hold
+        except Ended:
+            if hold is not None and hold.new and not (run_dir / "checkpoints").exists():
+                shutil.rmtree(run_dir)  # nothing was learned, and another command may take the name
+            raise
+        except (OSError, SaveError) as error:
+            if hold is not None:
+                hold.check()  # which says so if that is why
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise RecipeError(f"cannot write into {run_dir} ({error}): make room") from error
+            raise
 
 
 def is_held(run_dir: Path) -> bool | None:

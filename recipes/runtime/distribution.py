@@ -170,15 +170,6 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
 
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the mean over all ranks of a tensor of this shape."""
-    if not dist.is_initialized():
-        return tensor
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
-
-
 def gathered(tensor: Tensor) -> list[Tensor]:
     """Return the tensor, equal in shape on all ranks, of every rank in order, on the CPU."""
     if not dist.is_initialized():

@@ -2,9 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from recipes.base.errors import RecipeError, as_recipe_error, nearest
 from recipes.config.build import Builder
 from recipes.runs.model import TrainedModel, check_encoder
 from recipes.runs.settings import Guidance, SampleSettings
-from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import is_first
 
 SHOWN = 10
@@ -34,13 +32,15 @@ class Condition:
 
 def chosen_condition(
     model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance,
-    encode: Callable[[Sequence[str]], Tensor],
+    text_model: str | None, builder: Builder, device: torch.device,
 ) -> Condition:  # fmt: skip
-    """Return what `count` samples are to be: of the labels in turn, or each of its prompt, which `encode` embeds.
+    """Return what `count` samples are to be: of the labels in turn, or each of its prompt.
+
+    Prompts are embedded by the encoder that the model learned from, or by the same at `text_model`.
 
     Raises:
-        RecipeError: for classes that the model has not learned, guidance without a condition, or guidance of a network
-            that was always given one.
+        RecipeError: for classes that the model has not learned, guidance without a condition, guidance of a network
+            that was always given one, or an encoder that cannot be loaded or is another one now.
     """
     facts = model.facts
     numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
@@ -51,26 +51,14 @@ def chosen_condition(
             "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
-    if prompts is not None:
-        return Condition(prompts=prompts, tensor=encode(prompts))
-    return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
-
-
-def embed(
-    prompts: Sequence[str], model: TrainedModel, folder: Path, text_model: str | None, builder: Builder,
-    runtime: Runtime,
-) -> Tensor:  # fmt: skip
-    """Return the embeddings of prompts by the encoder that a model learned from, or by the same at `text_model`.
-
-    Raises:
-        RecipeError: if it cannot be loaded, or is another one now.
-    """
-    node = {**model.located["text"], "device": str(runtime.device)}
+    if prompts is None:
+        return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
+    node = {**model.located["text"], "device": str(device)}
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
     encoder = builder.of_a_run(text_model).build(node, TextEncoder, "text")
-    check_encoder(encoder, model.facts, folder)
-    return encoder(prompts)
+    check_encoder(encoder, facts, model.folder)
+    return Condition(prompts=prompts, tensor=encoder(prompts))
 
 
 def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:

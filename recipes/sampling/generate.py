@@ -70,11 +70,7 @@ def sampling_request(
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
-    """Return designed steps, None without a file.
-
-    Raises:
-        RecipeError: if the file holds none, or the process's schedule does not reach them.
-    """
+    """Return designed steps, None without a file; RecipeError for a file without, or beyond the process's schedule."""
     if path is None:
         return None
     with as_recipe_error((OSError, ValueError), "steps_file: "):

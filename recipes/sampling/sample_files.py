@@ -27,6 +27,7 @@ from multisagd import Process
 from multisagd.files import read_json
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored, replace_file, write_text
+from recipes.config.addresses import shareable
 from recipes.config.compose import Config
 from recipes.runs.settings import SampleSettings
 from recipes.sampling.generate import designed_steps
@@ -62,11 +63,7 @@ def default_folder(
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
-    """Check that `count` samples with an ending can be written without replacing what is not a former set's.
-
-    Raises:
-        RecipeError: naming what is in the way.
-    """
+    """Check that `count` samples with an ending replace only a former set's; RecipeError names what is in the way."""
     if not out.exists():
         return
     own = former(out)
@@ -106,6 +103,13 @@ def notes(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return made if isinstance(made, dict) and "versions" in made else {}
+
+
+def already_drawn(out: Path, seen: int, config: Config | None) -> bool:
+    """Whether a folder holds samples of a model after `seen` samples, drawn by the settings `config` if given."""
+    made = notes(out)
+    same = config is None or made.get("settings") == as_stored(shareable(config))
+    return same and made.get("samples_seen") == seen and (out / TENSORS).is_file()
 
 
 def stems(count: int) -> list[str]:

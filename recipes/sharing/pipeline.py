@@ -11,7 +11,6 @@ in the core because it knows media. Loading runs no code of the model's folder: 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +36,7 @@ from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open
 from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.sampling.condition import chosen_condition, embed
+from recipes.sampling.condition import chosen_condition
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, Subject, check_license, write_card
@@ -208,16 +207,14 @@ class Pipeline:
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        encode = partial(
-            embed, model=self.model, folder=self.folder, text_model=chosen.text_model, builder=self.builder,
-            runtime=self.runtime,
-        )  # fmt: skip
-        condition = chosen_condition(self.model, len(seeds), chosen.labels, texts, guidance, encode)
-        shape = (self.modality.channels, *self.modality.grid().shape)
+        condition = chosen_condition(
+            self.model, len(seeds), chosen.labels, texts, guidance, chosen.text_model, self.builder, self.runtime.device
+        )
         sampler = self._sampler(chosen.sampler)
         request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guidance, batch=chosen.batch)
         with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
-            x0 = generate(self.denoiser, request, shape, seeds, condition.tensor, self.runtime, display.update)
+            drawn = (seeds, condition.tensor, self.runtime, display.update)
+            x0 = generate(self.denoiser, request, self.modality.shape, *drawn)
         classes = self.model.facts["classes"]
         return Drawn(
             x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
@@ -269,4 +266,4 @@ class Pipeline:
 
 
 def _sizes(modality: Modality) -> str:
-    return " × ".join(map(str, (modality.channels, *modality.grid().shape)))
+    return " × ".join(map(str, modality.shape))

@@ -23,7 +23,7 @@ from recipes.runs.checkpoint import State
 from recipes.runs.settings import TrainSettings
 from recipes.runs.state import Progress, load_module, load_optimizer, optimizer_tensors
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import full_tensor, mean_over_ranks, synchronise
+from recipes.runtime.distribution import full_tensor, gathered, synchronise
 
 
 class DivergedError(RecipeError):
@@ -61,11 +61,7 @@ class Learner:
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Return whether the last step was good; every rank must ask.
-
-        Raises:
-            DivergedError: as `step`.
-        """
+        """Return whether the last step was good; every rank must ask. DivergedError as of `step`."""
         self._settle()
         return self._in_a_row == 0
 
@@ -144,7 +140,7 @@ class Learner:
         """Read losses and gradient norms back from the device, and add them to the window's sums."""
         if not self._pending:
             return
-        rows = mean_over_ranks(torch.stack(self._pending)).tolist()
+        rows = torch.stack(gathered(torch.stack(self._pending))).mean(0).tolist()  # over all ranks
         self._pending = []
         for loss, norm in rows:
             if math.isfinite(norm):
@@ -179,11 +175,7 @@ class Learner:
         return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
-        """Take over a checkpoint's state and return the tracker's position.
-
-        Raises:
-            RecipeError: if it does not fit the configured network.
-        """
+        """Take over a checkpoint's state and return the tracker's position; RecipeError if it does not fit."""
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")

@@ -58,11 +58,7 @@ class Saver:
             log.warning("%s", failed)
 
     def save(self, state: State) -> None:
-        """Save a state; what happens to its tensors afterwards does not matter.
-
-        Raises:
-            SaveError: if this one, or the one before in the background, could not be written.
-        """
+        """Save a state; what happens to its tensors afterwards does not matter. SaveError if it cannot be written."""
         self.finish()
         if self.in_background:
             self._pending = self._pool.submit(self.checkpoints.save, staged(state))
@@ -70,11 +66,7 @@ class Saver:
             self.checkpoints.save(state)
 
     def finish(self) -> None:
-        """Wait until what was saved is on disk.
-
-        Raises:
-            SaveError: if it could not be written.
-        """
+        """Wait until what was saved is on disk; SaveError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -174,12 +166,10 @@ class Loop:
     def _late(self) -> bool:
         """Return on the first rank, once each time, that no checkpoint was saved for long."""
         every, now = self.settings.every, time.monotonic()
-        if not (is_first() and every.checkpoint and every.checkpoint_minutes):
-            return False
-        if now - self._saved < 60 * every.checkpoint_minutes:
-            return False
-        self._saved = now
-        return True
+        wanted = is_first() and every.checkpoint and every.checkpoint_minutes
+        if late := bool(wanted and now - self._saved >= 60 * every.checkpoint_minutes):
+            self._saved = now
+        return late
 
     def _log(self) -> str:
         """Record the metrics, and return them in a few words."""
@@ -240,11 +230,7 @@ class Loop:
             self.display.say(f"warning: {error}. Training goes on, and so will the next checkpoint be tried")
 
     def _go_back(self, error: DivergedError) -> None:
-        """Return to the last checkpoint, from where everything random is drawn again.
-
-        Raises:
-            RecipeError: if there is no checkpoint, or this has been tried often enough.
-        """
+        """Return to the last checkpoint, from where everything random is drawn again; RecipeError if it is in vain."""
         learner, limit = self.learner, self.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
         self._or_warn(self.saver.finish)

@@ -1,4 +1,4 @@
-"""What a run tells about itself: `metrics.jsonl` always, TensorBoard and Weights & Biases where asked for.
+"""What a run tells about itself: its record, `metrics.jsonl`, and TensorBoard and Weights & Biases where asked for.
 
 `metrics.jsonl` holds only what is a function of configuration and seed, so that two runs can be compared byte for byte;
 times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its checkpoint and continues both.
@@ -13,13 +13,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modalities.base import Dataset
 from multisagd.libraries import importing
+from recipes.base.commands import setting
 from recipes.base.errors import RecipeError
+from recipes.base.files import replace_file
 from recipes.config.addresses import shareable
-from recipes.runs.run import METRICS, TIMING
+from recipes.data import contents
+from recipes.runs.checkpoint import Checkpoints
+from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_facts
 from recipes.runs.settings import TrackingSettings
+from recipes.training.setup import Job, TrainingData, TrainingModel
+
+UNREADABLE = "unreadable.json"
 
 log = logging.getLogger("multisagd")
+
+
+def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, begun: bool) -> None:
+    """Write down what the run is, what its data are, and that it was started now."""
+    run_dir, samples = job.settings.run_dir, model.learner.samples
+    for path in checkpoints.set_aside(samples):
+        log.warning("%s is not continued from: it is set aside, and removed once training has passed it", path)
+    run = Run(run_dir)
+    run.write(job.config, data.statistics)
+    if not begun:
+        contents.keep(run_dir, data.dataset)
+    if data.restoration is not None:
+        replace_file(run_dir / RESTORATION, data.restoration.save)
+    if data.corruption is not None and not begun:
+        replace_file(run_dir / CORRUPTION, data.corruption.save)
+    facts = data.condition.facts(data.texts)
+    facts |= {"parameters": model.parameters, "data": data_facts(data.dataset)}
+    facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
+    facts |= {} if model.initial is None else {"initial": model.initial}
+    run.note_start(job.settings.seed, samples, job.runtime.describe(), facts)
+
+
+def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
+    """Write down which files could not be read, where there are any, and a folder and room for it."""
+    try:
+        if run_dir.is_dir():
+            dataset.save_unreadable(run_dir / UNREADABLE)
+    except OSError as error:
+        log.warning("cannot write %s: %s", run_dir / UNREADABLE, error)
+
+
+def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
+    """Say where everything is, and how to go on."""
+    lines = [
+        f"done. In {run_dir}:",
+        *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
+        "  metrics      metrics.jsonl",
+        f"  checkpoint   {checkpoint.relative_to(run_dir)}",
+        "  record       config.yaml, run.json, statistics.safetensors",
+    ]
+    if dataset.unreadable:
+        lines.append(f"  unreadable   {len(dataset.unreadable)} files, named in {UNREADABLE}")
+    return "\n".join([*lines, f"More samples: multisagd sample {setting('run_dir', run_dir)}"])
 
 
 class Journal:

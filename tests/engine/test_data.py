@@ -18,7 +18,7 @@ from recipes.data.dataset import Chunks, colour_note, held_out_note, hold_out, m
 from recipes.data.order import Order
 from recipes.runs.assembly import process_notes
 from recipes.runs.settings import TrainSettings
-from recipes.training.conditioning import learned_condition
+from recipes.training.setup import learned_condition
 
 
 def settings(*words: str) -> TrainSettings:

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,8 @@ from modalities.image import Image
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
-from recipes.config.build import Builder
-from recipes.evaluate import already_drawn
 from recipes.export import export
+from recipes.runs.settings import SampleSettings
 from recipes.sample import sample
 from recipes.sampling.condition import chosen_labels
 from recipes.sharing.pipeline import Pipeline
@@ -129,7 +129,7 @@ def test_guidance_and_weights_change_the_samples(run_dir: Path) -> None:
     assert torch.equal(plain, outside)
 
 
-def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last, early = (draw(run_dir, f"checkpoint={name}", "count=1") for name in ("last", "0000048"))
     assert last == draw(run_dir, "count=1")
     assert [path.name[:12] for path in (last, early)] == ["000000000096", "000000000048"]
@@ -148,9 +148,10 @@ def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="holds the one after 48 samples alone"):
         draw(exported, "checkpoint=96")
     words = [f"run_dir={run_dir}", "steps=2", "samples=4", "count=1", "engine.threads=1", "engine.device=cpu"]
+    monkeypatch.setattr("recipes.sample.generate", lambda *_: pytest.fail("they are there"))
     for number, drawn in ((48, early), (96, last)):  # an evaluation finds the samples of the checkpoint that it is of
         config = configuration.load("evaluate", [*words, f"checkpoint={number}"])
-        assert already_drawn(config, Builder()) == drawn
+        assert sample({field.name: config[field.name] for field in fields(SampleSettings)}, reuse=True) == drawn
 
 
 @pytest.mark.parametrize(

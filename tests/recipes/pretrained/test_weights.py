@@ -12,8 +12,8 @@ from torch import nn
 
 from multisagd.metrics.vggish import VGGish, vggish_features
 from recipes.base.errors import RecipeError
-from recipes.evaluation.pretrained import networks
-from recipes.evaluation.pretrained.networks import Published, fill, read_weights
+from recipes.evaluation import pretrained as networks
+from recipes.evaluation.pretrained import Published, fill, read_weights
 
 
 class Touch:

@@ -1,21 +1,32 @@
-"""Networks trained by others: where their weights are, how they are read without running anything, their features.
+"""Metrics on the features of networks trained by others, whose weights are read without running anything.
 
 TorchScript files (the I3D network of FVD is published as one) are programs and are not read at all.
 """
 
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modalities.audio import Audio
+from modalities.base import Dataset, Modality
+from modalities.image import Image
+from modalities.latent import Latent
+from modalities.video import Video
 from multisagd.files import check_file, digest
 from multisagd.libraries import importing
-from multisagd.metrics.vggish import VGGish
+from multisagd.metrics.vggish import VGGish, vggish_features
 from recipes.base.errors import RecipeError
+from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
+from recipes.evaluation.features import feature_rows
+from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,7 @@ class Published:
         return self.kept() if self.kept().is_file() else None
 
     def fetch(self) -> Path:
-        """Download the file to where torch.hub keeps it.
-
-        Raises:
-            RecipeError: if it cannot be, or is not what it should be.
-        """
+        """Download the file to where torch.hub keeps it; RecipeError if it cannot be, or is not what it should be."""
         self.kept().parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(self.url, str(self.kept()), hash_prefix=self.stated_hash)
@@ -99,11 +106,7 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
 
 
 def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network, for use without training.
-
-    Raises:
-        RecipeError: if they are not this network's.
-    """
+    """Load weights into a network, for use without training; RecipeError if they are not this network's."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -113,11 +116,7 @@ def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> No
 
 
 def load_inception(path: Path) -> nn.Module:
-    """Return the Inception network of FID (1706.08500) as torch-fidelity has it, which torchmetrics uses too.
-
-    Raises:
-        RecipeError: if the file holds no weights of it.
-    """
+    """Return the Inception network of FID (1706.08500) as torch-fidelity has it, which torchmetrics uses too."""
     with importing("torch_fidelity", "inception"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -148,9 +147,6 @@ def load_r3d(path: Path) -> nn.Module:
 
     Published Fréchet video distances (1812.01717) are on an I3D network instead, which is distributed as TorchScript, a
     program, and is not read here: distances on R3D-18 compare with one another only.
-
-    Raises:
-        RecipeError: if the file holds no weights of it.
     """
     with importing("torchvision", "r3d"):
         from torchvision.models.video import r3d_18
@@ -172,11 +168,81 @@ def r3d_features(network: nn.Module, clips: Tensor) -> Tensor:
 
 
 def load_vggish(path: Path) -> nn.Module:
-    """Return VGGish with weights from a file, as torchvggish publishes them.
-
-    Raises:
-        RecipeError: if the file holds no weights of it.
-    """
+    """Return VGGish with weights from a file, as torchvggish publishes them."""
     network = VGGish()
     fill(network, read_weights(path, VGGISH), path)
     return network
+
+
+BATCH = 32
+PUBLISHED = {
+    "inception": (INCEPTION, load_inception, Image, "images"),
+    "vggish": (VGGISH, load_vggish, Audio, "sounds"),
+    "r3d": (R3D, load_r3d, Video, "videos"),
+}
+"""Of each network the published weights, what loads them, and the medium that it is for."""
+
+
+def medium(modality: Modality) -> Modality:
+    """Return the modality of the media themselves: of latents, what they are latents of."""
+    return modality.modality if isinstance(modality, Latent) else modality
+
+
+def lacks(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
+    """Return why a network cannot be used here, None if it can."""
+    published, _, kind, media = PUBLISHED[name]
+    if not isinstance(medium(train.modality), kind):
+        return f"it is a network for {media}"
+    if settings.download or published.found(getattr(settings.networks, name)) is not None:
+        return None
+    return f"its weights are not at {published.kept()}: give networks.{name}=FILE, or download=true"
+
+
+lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUBLISHED)
+
+
+def inception(task: Task) -> Result:
+    """Compare features of FID's Inception network, the last ones and those of an earlier block."""
+    device = task.runtime.device
+    made, real = _read(
+        task, "inception", lambda network, media: inception_features(network, torch.stack(media).to(device))
+    )
+    rows: list[Row] = []
+    for block, ours, theirs in zip(BLOCKS, made.split(BLOCKS, 1), real.split(BLOCKS, 1), strict=True):
+        rows += feature_rows(task, ours, theirs, f"{block}: ")
+    return Result(tuple(rows))
+
+
+def r3d(task: Task) -> Result:
+    """Compare features of the video network R3D-18."""
+    device = task.runtime.device
+    features = _read(task, "r3d", lambda network, media: r3d_features(network, torch.stack(media).to(device)))
+    note = "r3d: distances on R3D-18 are not the FVD of the literature, which is on an I3D network"
+    return Result(feature_rows(task, *features), notes=(note,))
+
+
+def vggish(task: Task) -> Result:
+    """Compare features of VGGish, a mean for each sound."""
+    modality = medium(task.modality)
+    assert isinstance(modality, Audio)
+    rate = modality.rate
+
+    def read(network: nn.Module, media: list[Any]) -> Tensor:
+        return torch.stack([vggish_features(network, each, rate) for each in media])
+
+    note = "vggish: one mean for each sound, where the FAD of the literature takes all pieces of 0.96 s"
+    return Result(feature_rows(task, *_read(task, "vggish", read)), notes=(note,))
+
+
+def _read(task: Task, name: str, read: Callable[[nn.Module, list[Any]], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a network's features of the samples and of the real examples, decoded to media."""
+    published, load, *_ = PUBLISHED[name]
+    path = published.found(getattr(task.settings.networks, name)) or published.fetch()
+    network = load(path).to(task.runtime.device)
+    sets, found = task.sets, []
+    with Display(f"{name} features", len(sets.samples) + len(sets.real)) as display:
+        for part in (*sets.samples.split(BATCH), *sets.real.split(BATCH)):
+            found.append(read(network, [task.modality.decode(each) for each in part]))
+            display.update(sum(map(len, found)))
+    features = torch.cat(found)
+    return features[: sets.count], features[sets.count :]

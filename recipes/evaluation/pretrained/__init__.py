@@ -1,1 +1,0 @@
-"""Networks trained by others, on whose features sets are compared; weights are read as tensors and nothing else."""
