@@ -1,12 +1,22 @@
-"""Print a script that lets a shell complete commands, choices, keys and files: it asks `multisagd __complete`."""
+"""Completion of half-written words: a script for a shell, which asks `multisagd __complete SHELL …` for candidates.
 
-import argparse
+That answers at every press of a key, so nothing is imported but the standard library and YAML. No library serves: they
+complete the options of a parser, and here words are `key=value`, with keys that depend on the words before.
+"""
+
+import os
+import re
+import shlex
 import sys
-from collections.abc import Sequence
-from importlib.resources import files
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS, typed
 from recipes.base.console import show
-from recipes.cli.completion import SHELLS
+from recipes.config.groups import Outline, chosen_words, groups, kinds, offered, opened, own_folder, summary
+from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
   eval "$(multisagd completion bash)"         for this shell, in bash or zsh
@@ -14,15 +24,193 @@ HELP = """examples:
 
 The head of what is printed says how to have it in every shell.
 read more: docs/command-line.md"""
+Candidate = tuple[str, str]
+"""A whole word, and what it is."""
+SHELLS = ("bash", "zsh", "fish")
+OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
+"""Options of every configured command."""
+TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir=")}
+
+
+def complete(words: Sequence[str]) -> list[Candidate]:
+    """Return what the last of the words after `multisagd` may become."""
+    *before, word = words or [""]
+    return [(each, about) for each, about in _candidates(before, word) if each.startswith(word)]
+
+
+def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
+    """Return what may stand after the words before, whether or not it begins like the word."""
+    abouts = {name: command.summary for name, command in COMMANDS.items()}
+    if not before:
+        return {**abouts, "help": "what the commands are", "--help": "", "--version": ""}.items()
+    command, *settings = before
+    if command == "help":
+        return abouts.items()
+    if command in TOOLS:
+        return _tool(command, word, settings)
+    return _configured(command, word, settings) if command in CONFIGURED else ()
+
+
+def _tool(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidate]:
+    if word.startswith("-"):
+        return [(option, "") for option in (*TOOL_OPTIONS.get(command, ()), "--help")]
+    if command == "doctor":
+        return _files(word) if word.startswith("run_dir=") else [("run_dir=", "folder of a run")]
+    if settings:
+        return ()
+    return [*kinds().values(), ("everything", "")] if command == "list" else [(shell, "") for shell in SHELLS]
+
+
+def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidate]:
+    """Return candidates for a setting of a command."""
+    if word.startswith("--config-dir="):
+        return _files(word)
+    if word.startswith("-"):
+        return OPTIONS.items()
+    bare, folder = word.lstrip("+~"), own_folder(settings)
+    sign = word.removesuffix(bare)
+    commands = [command]
+    if command == "launch":  # and the words of what it launches
+        commands.append(chosen_words(settings, {"command"}).get("command", "train"))
+    outline = Outline(chosen_words(settings, groups(folder)), folder)
+    keys = [outline.keys(each) for each in commands]
+    found = _values(bare, commands, keys, outline) if "=" in bare else _keys(bare, commands, keys, folder)
+    return [(f"{sign}{each}", about) for each, about in found]
+
+
+def _keys(
+    word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: str | Path | None
+) -> Iterator[Candidate]:
+    """Return groups and keys, one level deeper than the word is."""
+    head, dot, _ = word.rpartition(".")
+    known = groups(folder)
+    abouts = {group: about for group, (_, about) in kinds(folder).items()}
+    for outline in outlines:
+        level = _below(outline, head)
+        for key, value in level.items() if isinstance(level, Mapping) else ():
+            full = f"{head}{dot}{key}"
+            if full in known and not head:
+                yield f"{full}=", abouts[full]
+            if isinstance(value, Mapping) and value:
+                yield f"{full}.", "its settings"
+            elif full not in known and key != "_target_":
+                yield f"{full}=", "" if value == "???" else f"now {typed(value)}"
+    for each in {each for command in commands for each in opened(command)}:
+        if word.startswith(f"{each}."):
+            yield from ((f"{each}.{name}=", "where the run's data are now") for name in ("root", "urls"))
+        else:
+            yield f"{each}.", "keys of the run's data"
+    if not head:
+        # Groups whose default choice leaves no keys behind, such as an experiment.
+        left = [group for group in known if "/" not in group and not any(group in outline for outline in outlines)]
+        chosen = {group for command in commands for group in offered(command)}
+        yield from ((f"{group}=", abouts[group]) for group in left if group in chosen)
+
+
+def _values(
+    word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], outline: Outline
+) -> Iterable[Candidate]:
+    """Return values of the key that stands before the equals sign."""
+    key, folder = word.partition("=")[0], outline.folder
+    now = next((value for each in keys if (value := _below(each, key)) is not None), None)
+    found: Iterable[Candidate]
+    if choices := groups(folder).get(key):
+        found = [(choice, summary(key, choice, folder)) for choice in choices]
+    elif key == "command":
+        found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
+    elif key == "metrics":
+        metrics = [(f"[{name}]", metric.about) for name, metric in METRICS.items()]
+        found = [("all", "every one that can be had"), *metrics]
+    elif isinstance(now, bool):
+        found = [("true", ""), ("false", "")]
+    elif isinstance(now, int | float | list):
+        found = [(typed(now), "as it is now")]
+    elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
+        found = dict.fromkeys(few, "").items()
+    else:  # a text, and most are names of files
+        return _files(word)
+    return [(f"{key}={value}", about) for value, about in found]
+
+
+def listed_values(comment: str) -> list[str]:
+    """Return the values that a comment lists at its end, as `precision: float32 (exact), bfloat16 or float64`."""
+    end = re.sub(r" \([^()]*\)", "", comment.rpartition(": ")[2])
+    return re.split(", | or ", end) if re.fullmatch(r"\w+(, \w+)* or \w+", end) else []
+
+
+def _below(keys: Any, path: str) -> Any:
+    """Return what is at a dotted path of nested keys, None if nothing is."""
+    for part in filter(None, path.split(".")):
+        keys = keys.get(part) if isinstance(keys, Mapping) else None
+    return keys
+
+
+def _files(word: str) -> Iterator[Candidate]:
+    """Return files and folders for what is behind the equals sign."""
+    key, _, begun = word.partition("=")
+    folder, name = os.path.split(begun)
+    try:
+        entries = sorted(os.scandir(Path(folder or ".").expanduser()), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        # A name of several lines would be several candidates, of which a shell runs what follows a blank or semicolon.
+        if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", entry.name):
+            continue
+        if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith(".")):
+            yield f"{key}={begun.removesuffix(name)}{entry.name}{'/' if entry.is_dir() else ''}", ""
+
+
+def words_of(line: str) -> list[str]:
+    """Split a line as a shell does, up to where it ends, within quotation marks maybe; the last word may be empty."""
+    for closing in ("", "'", '"'):
+        try:
+            words = shlex.split(f"{line}{closing}" if closing else f"{line}\0")
+        except ValueError:
+            continue
+        return [word.removesuffix("\0") for word in words]
+    return []
+
+
+def for_bash(line: str, breaks: str = "") -> list[str]:
+    """Answer bash, which takes a word to begin after any of `breaks`, and inserts what it gets as it is."""
+    words = words_of(line)
+    found = [each for each, _ in complete(words[1:] or [""])]
+    try:
+        shlex.split(line)
+    except ValueError:
+        # Within quotation marks, bash takes all since them as one word, unless something in it ends or opens them.
+        return [each for each in found if not set(each) & set("'\"`$\\")]
+    raw = re.split(r"(?<!\\)\s", line)[-1]
+    begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
+    return [re.sub(r"([\s'\"\\$`&|;<>()*?!#\[\]{}])", r"\\\1", each)[begun + 1 :] for each in found]
+
+
+def answer(arguments: Sequence[str]) -> int:
+    """Print candidates for a shell; whatever goes wrong, the person is typing, and does not want to read of it."""
+    shell, *words = arguments or [""]
+    if shell not in SHELLS:
+        return 1
+    try:
+        if shell == "bash":
+            lines = for_bash(*words[:2])
+        else:
+            lines = [f"{each}\t{textwrap.shorten(about, 90, placeholder=' …')}" for each, about in complete(words)]
+        print("\n".join(lines))
+    except Exception:
+        return 1
+    return 0
 
 
 def script(shell: str) -> str:
     """Return the script that lets a shell complete."""
-    return (files("recipes.cli") / "scripts" / f"completion.{shell}").read_text(encoding="utf-8")
+    return (Path(__file__).parent / "cli" / "scripts" / f"completion.{shell}").read_text(encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Print the script for a shell, and return the exit status."""
+    import argparse
+
     parser = argparse.ArgumentParser(
         "multisagd completion", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Prints what lets a shell complete commands, choices, keys and files of multisagd.",

@@ -23,7 +23,7 @@ from recipes.base.console import show
 from recipes.base.errors import RecipeError, nearest
 from recipes.cli.command import run_command, take_option
 from recipes.cli.help import command_help
-from recipes.clusters.base import Cluster, Job, check_printable
+from recipes.clusters.cluster import Cluster, Job, check_printable
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.compose import Config

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.base.commands import COMMANDS
 from recipes.base.console import columns, fold, show
-from recipes.base.errors import USAGE_STATUS, RecipeError
-from recipes.cli.choices import find, kinds, listed
+from recipes.base.errors import USAGE_STATUS, RecipeError, nearest
+from recipes.config.groups import groups, kinds, summary
+from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
   multisagd list                        the kinds of things that can be chosen
@@ -18,6 +20,32 @@ HELP = """examples:
   multisagd list experiments --json
 
 read more: docs/command-line.md"""
+
+
+def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
+    """Return what can be chosen of one kind: `choice`, the `override` that chooses it, and `about`, a line."""
+    if kind == "commands":
+        rows = [(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
+    elif kind == "metrics":
+        rows = [(name, f"metrics=[{name}]", metric.about) for name, metric in METRICS.items()]
+    else:
+        choices = groups(folder).get(kind, [])
+        rows = [(choice, f"{kind}={choice}", summary(kind, choice, folder)) for choice in choices]
+    return [{"choice": choice, "override": override, "about": about} for choice, override, about in rows]
+
+
+def find(word: str, folder: str | Path | None = None) -> str:
+    """Return the kind that a word names: a group, its plural, in any case.
+
+    Raises:
+        RecipeError: if there is none, naming the nearest.
+    """
+    plain = word.lower().rstrip("=").replace("-", "_")
+    known = kinds(folder)
+    for kind, (plural, _) in known.items():
+        if plain in (kind, plural, f"{kind}s", plural.removesuffix("s")):
+            return kind
+    raise RecipeError(f"there is no list of {word!r}{nearest(plain, [plural for plural, _ in known.values()])}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

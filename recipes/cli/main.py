@@ -93,9 +93,7 @@ def run(words: Sequence[str], own: bool) -> int:
     """Run one command, in a process of its `own` or in somebody's, and return its exit status."""
     name, *rest = words
     if name == HIDDEN:
-        from recipes.cli.completion import main as complete
-
-        return complete(rest)
+        return int(importlib.import_module("recipes.completion").answer(rest))
     if name in ("--version", "-V", "version"):
         print(version())
         return 0

@@ -36,7 +36,7 @@ from typing import Any, Self
 from recipes.base.console import tell
 from recipes.base.errors import Interrupted, RecipeError, check_minimum
 from recipes.base.signals import postponed
-from recipes.clusters.base import Cluster, Job
+from recipes.clusters.cluster import Cluster, Job
 
 GRACE = 5.0
 """Seconds that the main thread has to act on a signal by itself."""

@@ -19,6 +19,28 @@ CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>[\w.]+))?")
 """A key in a list of defaults, as in `- override /network: unet`."""
+ABSENT = "-"
+ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
+"""Groups that every run has had from the first version on: without one, a configuration is damaged."""
+NAMES = {
+    "modality": ("modalities", "what a datum is and how it becomes a tensor on a grid"),
+    "data": ("datasets", "where the examples come from"),
+    "corruption": ("corruptions", "what the data are made to suffer from in a part of their spectrum"),
+    "spectrum": ("spectra", "how much noise each frequency gets"),
+    "schedule": ("schedules", "how signal and noise trade over time"),
+    "process": ("processes", "whether that is the same at every frequency"),
+    "denoiser": ("denoisers", "what the network predicts, and its preconditioning"),
+    "network": ("networks", "the network"),
+    "text": ("texts", "whether captions are learned in place of classes"),
+    "loss": ("losses", "metric, weighting and the times that are drawn"),
+    "sampler": ("samplers", "how samples are drawn"),
+    "refine": ("refinements", "whether samples are drawn again from noise that agrees over time"),
+    "engine": ("engines", "device, precision, compilation, loading"),
+    "tracking": ("trackers", "who hears of the metrics"),
+    "cluster": ("clusters", "where `multisagd launch` runs commands"),
+    "experiment": ("experiments", "a whole set of choices for one task"),
+}
+"""Every group of configurations, in the order of training, with its plural and what is chosen by it."""
 
 
 class Entry(NamedTuple):
@@ -46,6 +68,13 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
             if file.parent != root:
                 found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
     return {group: sorted(choices) for group, choices in sorted(found.items())}
+
+
+def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
+    """Return every kind with its plural and what is chosen by it; also groups that only a user's folder has."""
+    own = {group: (group, "of your own folder") for group in groups(folder) if group not in NAMES}
+    commands = ("commands", "what `multisagd` can be asked to do")
+    return {**NAMES, **own, "commands": commands, "metrics": ("metrics", "what `multisagd evaluate` computes")}
 
 
 def roots(folder: str | Path | None = None) -> tuple[Path, ...]:
@@ -266,7 +295,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return a nested configuration as dotted keys; lists and empty groups are values."""
     if not isinstance(node, Mapping) or not node:
         return {prefix: node}
-    parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
+    parts = [flatten(value, f"{prefix}.{key}".removeprefix(".")) for key, value in node.items()]
     return {key: value for part in parts for key, value in part.items()}
 
 
@@ -302,3 +331,73 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
         else:
             result[key] = value
     return result
+
+
+def filled(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a training with every key that it lacks at its default."""
+    own = _known(train_defaults())
+    for entry in command_file("train").entries:
+        group = entry.group
+        node = config.get(group)
+        if group == "experiment":  # choices for other groups, and no keys of its own
+            continue
+        if node is None and group not in config and group not in ALWAYS:
+            own[group] = _known(of_choice(group, entry.default))
+        elif isinstance(node, Mapping):
+            own[group] = _lacking(group, node)
+    return over(own, config, by_class=True)
+
+
+def train_defaults() -> dict[str, Any]:
+    """Return the keys of `configs/train.yaml` that are in no group."""
+    return {key: value for key, value in read_file(CONFIGS / "train.yaml").items() if key != "defaults"}
+
+
+def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the choice of a group whose class this is and that differs least, with its values; None if there is none.
+
+    Choices differ by their class, or as engines do by their values alone.
+    """
+    here = flatten(node)
+    best: tuple[int, str | None, dict[str, Any]] = (len(here) + 1, None, {})
+    for choice, values in _of_class(group, node).items():
+        there = flatten(values)
+        apart = sum(here.get(key, ABSENT) != there.get(key, ABSENT) for key in here.keys() | there.keys())
+        best = min(best, (apart, choice, values), key=lambda each: each[0])
+    return best[1], best[2]
+
+
+@cache
+def of_choice(group: str, choice: str) -> dict[str, Any]:
+    """Return the values of a choice, over those of the choice of its group that it builds on."""
+    return Outline({}).keys(choice, group)
+
+
+def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values for what a group may lack: those in which all choices of its class agree.
+
+    Where they do not, the class itself has a default or needs the value. A group without a class takes the nearest.
+    """
+    if node.get("_target_") is None:
+        return _known(nearest_choice(group, node)[1])
+    first, *others = _of_class(group, node).values() or [{}]
+    return _known(
+        {key: value for key, value in first.items() if all(each.get(key, ABSENT) == value for each in others)}
+    )
+
+
+def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the choices of a group that have the class of this one, with their values."""
+    every = {choice: of_choice(group, choice) for choice in groups()[group]}
+    return {choice: values for choice, values in every.items() if values.get("_target_") == node.get("_target_")}
+
+
+def _known(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values without those that only a command line or another key can give."""
+    known: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            known[key] = _known(value)
+        elif not isinstance(value, str) or not (value == "???" or "${" in value):
+            known[key] = value
+    return known

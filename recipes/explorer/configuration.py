@@ -21,8 +21,7 @@ from modalities.browser_media import written
 from multisagd import Grid, Spectrum
 from multisagd.analysis.design import DesignedSteps
 from recipes.config.build import Builder
-from recipes.config.defaults import of_choice
-from recipes.config.groups import summary
+from recipes.config.groups import of_choice, summary
 from recipes.explorer.media import Example
 
 ALL = "all, in cycles per sample"

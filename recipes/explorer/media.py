@@ -24,7 +24,7 @@ from multisagd import DataStatistics, Grid
 from multisagd.libraries import failed_import
 from multisagd.multitaper import statistics_of_one
 from recipes.config.build import Builder
-from recipes.config.defaults import of_choice
+from recipes.config.groups import of_choice
 
 LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000

@@ -17,7 +17,7 @@ from multisagd.analysis.recommend import Recommendation, recommend
 from multisagd.analysis.transfer import transfer_function
 from multisagd.schedule import CosineSchedule
 from recipes.config.build import Builder
-from recipes.config.defaults import of_choice
+from recipes.config.groups import of_choice
 from recipes.explorer.configuration import Settings, build_spectrum
 from recipes.explorer.media import Example
 

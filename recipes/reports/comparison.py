@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recipes.config.defaults import ABSENT
-from recipes.config.groups import flatten
+from recipes.config.groups import ABSENT, flatten
 from recipes.plotting.curves import Axis, draw, told
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.media import Budget, item

@@ -9,8 +9,7 @@ from multisagd.addresses import for_others
 from recipes.base.commands import setting
 from recipes.config.addresses import mapped, shareable
 from recipes.config.compose import Config
-from recipes.config.defaults import ABSENT, nearest_choice, train_defaults
-from recipes.config.groups import flatten, groups
+from recipes.config.groups import ABSENT, flatten, groups, nearest_choice, train_defaults
 from recipes.plotting.curves import told
 from recipes.reports.losses import loss
 from recipes.reports.page import Block, Facts, Note, Setting, Settings, Table

@@ -30,7 +30,7 @@ from recipes.base.untrusted import read_header, read_object, read_tensors
 from recipes.config.addresses import mapped
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.config.defaults import filled
+from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
 from recipes.runs.checkpoint import MOST_SAMPLES, Shapes, samples_of
 from recipes.runs.located import located

@@ -34,8 +34,7 @@ from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
-from recipes.config.defaults import filled
-from recipes.config.groups import flatten
+from recipes.config.groups import filled, flatten
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 

@@ -8,8 +8,7 @@ import pytest
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.config.defaults import filled, of_choice
-from recipes.config.groups import flatten
+from recipes.config.groups import filled, flatten, of_choice
 from recipes.runs.model import check_parts, run_settings
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings

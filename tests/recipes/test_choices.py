@@ -9,18 +9,16 @@ import pytest
 
 from recipes.base.commands import COMMANDS, Command
 from recipes.base.errors import RecipeError
-from recipes.cli import choices
-from recipes.cli.choices import find, kinds, listed
 from recipes.config import compose as configuration
-from recipes.config.groups import groups
+from recipes.config.groups import NAMES, groups, kinds
 from recipes.evaluation.metric_table import METRICS, Metric
-from recipes.list import main
+from recipes.list import find, listed, main
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_group_is_introduced() -> None:
-    assert choices.NAMES.keys() == groups().keys()
+    assert NAMES.keys() == groups().keys()
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

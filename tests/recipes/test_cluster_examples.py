@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from torch.distributed.run import get_args_parser
 
-from recipes.clusters.local import FORWARDED_SIGNALS
+from recipes.clusters.cluster import FORWARDED_SIGNALS
 from recipes.launch import planned
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 
 from multisagd.networks.attention import BACKENDS
 from recipes.base.commands import COMMANDS, CONFIGURED
-from recipes.cli.completion import SHELLS, complete, for_bash, listed_values, words_of
-from recipes.completion import script
+from recipes.completion import SHELLS, complete, for_bash, listed_values, script, words_of
 from recipes.config import compose as configuration
 from recipes.config import groups as outline
 from recipes.config.groups import Outline, groups

@@ -14,7 +14,7 @@ from tiny import TINY, last_state, tiny_run
 
 from recipes.base.commands import CONFIGURED
 from recipes.base.errors import RecipeError
-from recipes.clusters.base import Job
+from recipes.clusters.cluster import Job
 from recipes.clusters.slurm import Slurm, SlurmJob, job_id, requeue
 from recipes.config import compose as configuration
 from recipes.launch import main, planned
@@ -170,7 +170,7 @@ def test_a_local_job_in_two_processes_stops_saves_and_continues(tmp_path: Path) 
 def test_a_stop_says_that_later_jobs_are_not_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recipes.clusters.local.run", lambda command: (130, signal.SIGINT))
+    monkeypatch.setattr("recipes.clusters.cluster.run", lambda command: (130, signal.SIGINT))
     assert main(["seed=0,1", "run_dir=r/${seed}"]) == 130
     assert capsys.readouterr().err == "stopped in job 1 of 2; the same command continues there\n"
 

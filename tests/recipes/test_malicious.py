@@ -439,7 +439,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "path for a name": (target("multisagd./tmp/evil.Network"), "is no import path"),
     "ours, of another type": (target("multisagd.PowerLaw", exponent=1), "network._target_: .* is not a Module"),
     "ours, that launches": (
-        target("recipes.clusters.local.Local", "spectrum"),
+        target("recipes.clusters.cluster.Local", "spectrum"),
         "spectrum._target_: .* is not a Spectrum",
     ),
     "target that is no text": (
