@@ -8,7 +8,6 @@ from recipes.base.errors import RecipeError
 from recipes.config.groups import flatten
 
 FROM_ENVIRONMENT = "(from the environment)"
-
 PATTERNS = ("match", "pattern")
 """Keys of regular expressions, which may look like anything."""
 
@@ -21,12 +20,9 @@ def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
     """
     for key, text in texts(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
-            shown = without_secrets(text)[:200]
-            remedy = (
-                f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
-                if key.startswith("data.") and key.count(".") == 1
-                else "Name a folder or file of this machine there"
-            )
+            shown, remedy = without_secrets(text)[:200], "Name a folder or file of this machine there"
+            if key.startswith("data.") and key.count(".") == 1:
+                remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
             raise RecipeError(
                 f"{key}={shown}: a configuration that came with a run opens files of this machine by their plain "
                 f"paths, and asks no other address. {remedy}"
@@ -52,8 +48,7 @@ def mapped(node: Any, change: Callable[[str], str], hidden: Collection[str] = ()
     if isinstance(node, str):
         return change(node)
     if isinstance(node, Mapping):
-        inner = {key: f"{where}.{key}" if where else str(key) for key in node}
-        return {key: mapped(each, change, hidden, inner[key]) for key, each in node.items()}
+        return {key: mapped(each, change, hidden, f"{where}.{key}".removeprefix(".")) for key, each in node.items()}
     return [mapped(each, change) for each in node] if isinstance(node, list | tuple) else node
 
 
@@ -68,7 +63,7 @@ def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
         yield where, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            yield from texts(value, f"{where}.{key}" if where else str(key))
+            yield from texts(value, f"{where}.{key}".removeprefix("."))
     elif isinstance(node, list | tuple):
         for value in node:
             yield from texts(value, where)

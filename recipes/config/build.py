@@ -23,15 +23,11 @@ from recipes.config.addresses import check_addresses, texts
 T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
 """Packages whose classes a configuration may always name."""
-
 ADDRESSED = ("urls", "name")
 """Parameters that may be addresses, or names on the hub; a class that has one has `trusted` too."""
-
 DOWNLOAD = "download"
-
 KEEPING = ("index", "cache")
 """Parameters that name folders in which something is kept."""
-
 Nested = Callable[[Mapping[str, Any], tuple[type, ...], str], Any]
 """Builds the object that a mapping describes: `(mapping, types expected there, dotted key) -> object`."""
 
@@ -79,28 +75,20 @@ class Builder:
         Raises:
             RecipeError: naming the first that it does not take, or if the class is not allowed.
         """
-        target = self._resolve(node.get("_target_"), (expected,), where)
-        parameters = inspect.signature(target).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        for key in keys:
-            if key not in parameters:
-                raise _no_such_key(f"{where}.{key}", target, key, parameters)
+        _parameters(self._resolve(node.get("_target_"), (expected,), where), keys, where)
 
     def _nested(
         self, node: Mapping[str, Any], expected: tuple[type, ...], where: str, context: Mapping[str, Any]
     ) -> Any:
         if not isinstance(node, Mapping):
-            raise RecipeError(
-                f"{where}: expected a group of keys that describes a {_names(expected)}, got {node!r:.80}"
-            )
+            needed = f"a group of keys that describes a {_names(expected)}"
+            raise RecipeError(f"{where}: expected {needed}, got {node!r:.80}")
         if node.get("_target_") is not None:
             target = self._resolve(node["_target_"], expected, where)
             built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context)
             if not any(_is_subclass(type(built), kind) for kind in expected):
-                raise RecipeError(
-                    f"{where}: {node['_target_']} made a {type(built).__name__}, expected {_names(expected)}"
-                )
+                made = f"{node['_target_']} made a {type(built).__name__}"
+                raise RecipeError(f"{where}: {made}, expected {_names(expected)}")
             return built
         # A class that others are kinds of is not meant itself.
         if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
@@ -131,28 +119,22 @@ class Builder:
     def _construct(
         self, target: Callable[..., Any], values: Mapping[str, Any], where: str, context: Mapping[str, Any]
     ) -> Any:
-        name = getattr(target, "__qualname__", str(target))
-        parameters = inspect.signature(target).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        parameters = _parameters(target, values, where)
         hints, nested = _hints(target), partial(self._nested, context=context)
-        arguments = {}
-        for key, value in values.items():
-            place = f"{where}.{key}" if where else str(key)
-            if key not in parameters and not open_ended:
-                raise _no_such_key(place, target, str(key), parameters)
-            if value is None and context.get(key) is not None:
-                continue
-            arguments[str(key)] = convert(value, hints.get(key, Any), place, nested)
+        arguments = {
+            str(key): convert(value, hints.get(key, Any), f"{where}.{key}".removeprefix("."), nested)
+            for key, value in values.items()
+            if value is not None or context.get(key) is None
+        }
         arguments |= {k: v for k, v in context.items() if k in parameters and k not in arguments}
         missing = [
             key for key, p in parameters.items()
             if key not in arguments and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]  # fmt: skip
         if missing:
-            example = f"{where}.{missing[0]}" if where else missing[0]
-            raise MissingError(
-                f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…", (*missing,)
-            )
+            name, example = _name(target), f"{where}.{missing[0]}".removeprefix(".")
+            message = f"{where or name}: {name} needs {', '.join(missing)}; for example {example}=…"
+            raise MissingError(message, (*missing,))
         if self.repeated is not None:
             arguments |= {key: value for key, value in self._careful(values).items() if key in parameters}
         try:
@@ -169,9 +151,18 @@ class Builder:
         return careful | {key: None for key in KEEPING if careful["trusted"] and values.get(key) not in repeated}
 
 
-def _no_such_key(place: str, target: Callable[..., Any], key: str, parameters: Iterable[str]) -> RecipeError:
-    name = getattr(target, "__qualname__", str(target))
-    return RecipeError(f"unknown key {place}: {name} has none of that name{nearest(key, parameters)}")
+def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class; every key must be among them, unless it takes any."""
+    parameters = inspect.signature(target).parameters
+    for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:
+        if key not in parameters:
+            place, near = f"{where}.{key}".removeprefix("."), nearest(str(key), parameters)
+            raise RecipeError(f"unknown key {place}: {_name(target)} has none of that name{near}")
+    return parameters
+
+
+def _name(target: Callable[..., Any]) -> str:
+    return getattr(target, "__qualname__", str(target))
 
 
 def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
@@ -306,16 +297,12 @@ def _sequence(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, 
     if not isinstance(value, list | tuple):
         return False, None
     inner = get_args(hint)
-    if get_origin(hint) is tuple and inner and inner[-1] is not Ellipsis:
-        if len(inner) != len(value):
-            return False, None
-        hints: Sequence[Any] = inner
-    else:
-        hints = [inner[0] if inner else Any] * len(value)
+    of_each = get_origin(hint) is tuple and inner and inner[-1] is not Ellipsis
+    hints = inner if of_each else (inner[0] if inner else Any,) * len(value)
+    if len(hints) != len(value):
+        return False, None
     try:
-        parts = [
-            convert(part, h, f"{where}[{i}]", nested) for i, (part, h) in enumerate(zip(value, hints, strict=True))
-        ]
+        parts = [convert(*pair, f"{where}[{i}]", nested) for i, pair in enumerate(zip(value, hints, strict=True))]
     except RecipeError:
         if any(isinstance(part, Mapping) for part in value):
             raise

@@ -21,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import write_text
 from recipes.config import suggestions as advice
-from recipes.config.groups import CONFIGS, flatten, groups, offered, opened, prefixes
+from recipes.config.groups import CONFIGS, Outline, flatten, groups, offered, opened, prefixes
 
 Config = dict[str, Any]
 
@@ -54,7 +54,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except OmegaConfBaseException as error:
         raise RecipeError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except HydraException as error:
-        raise RecipeError(_refusal(error, name, overrides, extra, folder)) from error
+        raise RecipeError(_refusal(error, name, overrides, folder)) from error
     assert isinstance(plain, dict)
     # Read before anything is built, so not left to the checks of the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
@@ -115,20 +115,13 @@ def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Non
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
 
 
-def _refusal(
-    error: HydraException, name: str, overrides: Sequence[Override], extra: Sequence[str], folder: str | Path | None
-) -> str:
+def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
     """Return the message for what Hydra refuses to compose: a key that does not exist, or something else."""
-    known_groups, mine = groups(folder), offered(name)
-    choices = [override.input_line or "" for override in overrides if override.key_or_group in known_groups]
-    try:
-        known = flatten(OmegaConf.to_container(_compose(name, [*extra, *choices])))
-        # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
-        valid = {*prefixes(known), *mine}
-        below = tuple(f"{key}." for key in opened(name))
-        keys = [each for each in overrides if not each.key_or_group.startswith(below) and not each.is_add()]
-        unknown = [each for each in keys if each.key_or_group not in valid]
-    except HydraException:
-        known = {}
-        unknown = [each for each in overrides if each.key_or_group in known_groups.keys() - set(mine)]
-    return advice.unknown(name, unknown[0], known, folder) if unknown else advice.refused(error, overrides)
+    chosen = {each.key_or_group: each.value() for each in overrides if each.key_or_group in groups(folder)}
+    known = flatten(Outline(chosen, folder).keys(name))
+    # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+    valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
+    for each in overrides:
+        if each.key_or_group not in valid and not each.key_or_group.startswith(below) and not each.is_add():
+            return advice.unknown(name, each, known, folder)
+    return advice.refused(error, overrides)
