@@ -10,6 +10,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,18 +165,14 @@ def _files(word: str) -> Iterator[Candidate]:
 def words_of(line: str) -> list[str]:
     """Split a line as a shell does, up to where it ends, within quotation marks maybe; the last word may be empty."""
     for closing in ("", "'", '"'):
-        try:
-            words = shlex.split(f"{line}{closing}" if closing else f"{line}\0")
-        except ValueError:
-            continue
-        return [word.removesuffix("\0") for word in words]
+        with suppress(ValueError):
+            return [word.removesuffix("\0") for word in shlex.split(f"{line}\0{closing}")]
     return []
 
 
 def for_bash(line: str, breaks: str = "") -> list[str]:
     """Answer bash, which takes a word to begin after any of `breaks`, and inserts what it gets as it is."""
-    words = words_of(line)
-    found = [each for each, _ in complete(words[1:] or [""])]
+    found = [each for each, _ in complete(words_of(line)[1:])]
     try:
         shlex.split(line)
     except ValueError:
@@ -189,17 +186,15 @@ def for_bash(line: str, breaks: str = "") -> list[str]:
 def answer(arguments: Sequence[str]) -> int:
     """Print candidates for a shell; whatever goes wrong, the person is typing, and does not want to read of it."""
     shell, *words = arguments or [""]
-    if shell not in SHELLS:
-        return 1
-    try:
+    with suppress(Exception):
         if shell == "bash":
             lines = for_bash(*words[:2])
         else:
             lines = [f"{each}\t{textwrap.shorten(about, 90, placeholder=' …')}" for each, about in complete(words)]
-        print("\n".join(lines))
-    except Exception:
-        return 1
-    return 0
+        if shell in SHELLS:
+            print("\n".join(lines))
+            return 0
+    return 1
 
 
 def script(shell: str) -> str:

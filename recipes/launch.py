@@ -1,9 +1,8 @@
 """Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
 
-The configuration of every job is composed and its values are checked here, before anything runs or is submitted.
-
-Errors, each in one message: those of the command's configuration; a batch that the processes cannot share; several jobs
-in one folder; several processes for a command that uses one; a cluster that cannot be reached from here.
+The configuration of every job is composed and its values are checked here, before anything runs or is submitted. A
+RecipeError is raised for a mistake in it; a batch that the processes cannot share; several jobs in one folder; several
+processes for a command that uses one; a cluster that cannot be reached from here.
 """
 
 import itertools
@@ -47,11 +46,7 @@ class LaunchSettings:
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Launch the jobs that the arguments describe, or show them, and return the exit status.
-
-    Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-    """
+    """Launch the jobs that the arguments describe, or show them, and return the exit status."""
     words = [word for word in arguments if word != "--show"]
     folder = take_option(words, "--config-dir")
     settings, jobs = planned(words, folder)
@@ -62,11 +57,7 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSettings, list[Job]]:
-    """Return the settings and the jobs, all of them checked.
-
-    Raises:
-        RecipeError: as `launch`.
-    """
+    """Return the settings and the jobs, all of them checked."""
     own, others = [], []
     for override in configuration.parse(words):
         if override.key_or_group.split(".")[0] in ("cluster", "command"):
@@ -84,21 +75,15 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
         job = Job(settings.command, (*combination, *options))
         run_dir = checked(settings, combination, folder).get("run_dir")
         if run_dir in folders and not COMMANDS[settings.command].reads_run:
-            raise RecipeError(
-                f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}. Name the folder after what differs: "
-                "'run_dir=runs/sweep/${seed}'"
-            )
+            both = f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}"
+            raise RecipeError(f"{both}. Name the folder after what differs: 'run_dir=runs/sweep/${{seed}}'")
         folders[run_dir] = job
         jobs.append(job)
     return settings, jobs
 
 
 def sweep_values(override: Override) -> list[str]:
-    """Return one word for each value of a sweep; any other word unchanged.
-
-    Raises:
-        RecipeError: for a sweep whose values cannot be listed.
-    """
+    """Return one word for each value of a sweep, if they can be listed; any other word unchanged."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     try:
@@ -108,11 +93,7 @@ def sweep_values(override: Override) -> list[str]:
 
 
 def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
-    """Return the configuration of one job, its values checked as the command will check them, without its data.
-
-    Raises:
-        RecipeError: for what the command would refuse.
-    """
+    """Return the configuration of one job, its values checked as the command will check them, without its data."""
     config = configuration.load(settings.command, words, folder)
     kind = pkgutil.resolve_name(COMMANDS[settings.command].settings)
     builder = Builder(tuple(config.get("allow_targets", ())))
@@ -131,10 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(word in ("-h", "--help") for word in words):
         show(command_help("launch", words))
         return 0
-    statuses: list[int] = []
     again = f"; {COMMANDS['launch'].interrupted}\n  {shlex.join(['multisagd', 'launch', *words])}"
-    failed = run_command(lambda: statuses.append(launch(words)), lambda told: again)
-    return failed or statuses[0]
+    return run_command(lambda: launch(words), lambda told: again)
 
 
 if __name__ == "__main__":

@@ -35,11 +35,7 @@ def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
 
 
 def find(word: str, folder: str | Path | None = None) -> str:
-    """Return the kind that a word names: a group, its plural, in any case.
-
-    Raises:
-        RecipeError: if there is none, naming the nearest.
-    """
+    """Return the kind that a word names: a group, its plural, in any case; a RecipeError names the nearest."""
     plain = word.lower().rstrip("=").replace("-", "_")
     known = kinds(folder)
     for kind, (plural, _) in known.items():
@@ -56,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("what", nargs="?", help="a kind of things, such as spectra, or everything")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="also your own choices, laid out like the project's"
-    )
+    own = "also your own choices, laid out like the project's"
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help=own)
     words = parser.parse_args(arguments)
     folder, every = words.config_dir, words.what in (None, "everything", "all")
     try:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -70,42 +71,34 @@ def lost() -> OSError | None:
     return sys.stdout.lost
 
 
-def show(text: str) -> None:
+def show(text: str, stream: IO[str] | None = None) -> None:
     """Print a text, which may well be piped into something that stops reading, or that knows few letters."""
     escaped()
+    stream = sys.stdout if stream is None else stream
     try:
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
-        silence(sys.stdout)
+        silence(stream)
 
 
 def tell(text: str) -> None:
-    """Print a message to standard error; that nobody can hear it any more changes nothing of what is done."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        silence(sys.stderr)
-    except OSError:
-        pass
+    """Print a message to standard error; that nobody can read it any more changes nothing of what is done."""
+    with suppress(OSError):
+        show(text, sys.stderr)
 
 
 def silence(stream: IO[str]) -> None:
     """Let a stream whose reader is gone lead nowhere; else Python tries to flush it again at exit, and complains."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def fold(text: str, first: str = "", rest: str | None = None) -> str:
     """Break a paragraph into lines as wide as the terminal, `first` before the first and `rest` before the others."""
-    return textwrap.fill(
-        " ".join(text.split()),
-        max(60, min(120, shutil.get_terminal_size().columns)),
-        initial_indent=first,
-        subsequent_indent=first if rest is None else rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    rest = first if rest is None else rest
+    wrapper = textwrap.TextWrapper(width, first, rest, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(" ".join(text.split()))
 
 
 def columns(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:

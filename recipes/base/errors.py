@@ -57,11 +57,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Check numbers among the fields of some settings; None is allowed.
-
-    Raises:
-        ValueError: for one below the minimum.
-    """
+    """Check numbers among the fields of some settings: ValueError for one below the minimum; None is allowed."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value >= minimum:

@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -12,8 +11,7 @@ from recipes.base.console import silence
 
 SOON, PLAIN_INTERVAL, LONG_INTERVAL, LONG_AFTER = 2.0, 10.0, 60.0, 600.0
 """Seconds between the first two plain lines, of which the second knows how fast it goes; between any others; and
-between any after so many seconds, for a log of days should stay readable.
-"""
+between any after so many seconds, for a log of days should stay readable."""
 SPEED_OVER = 3600.0
 """Seconds over which the speed is measured that tells the time left; steps of large models may take minutes."""
 
@@ -50,13 +48,10 @@ class Display:
         self._begun, self._last, self._lines = self._console.get_time(), float("-inf"), 0
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             with suppress(OSError):
                 self._bar.stop()
@@ -70,16 +65,12 @@ class Display:
         if self._live or now - self._begun < self._after:
             return
         interval = PLAIN_INTERVAL if now - self._begun < LONG_AFTER else LONG_INTERVAL
-        if self._lines < 2:
-            interval = min(interval, SOON)
+        interval = SOON if self._lines < 2 else interval
         if now - self._last >= interval or done >= self._total:
             self._last, self._lines = now, self._lines + 1
-            self.say("  ".join(filter(None, [f"{self._title} {done:,}/{self._total:,}", self._note, self._left()])))
-
-    def _left(self) -> str:
-        """Say how long the rest will take, by the speed so far; nothing at the end, or as long as nothing is known."""
-        seconds = self._bar.tasks[0].time_remaining
-        return f"{timedelta(seconds=seconds)} left" if seconds else ""
+            seconds = self._bar.tasks[0].time_remaining  # none at the end, or as long as nothing is known
+            left = f"{timedelta(seconds=seconds)} left" if seconds else ""
+            self.say("  ".join(filter(None, [f"{self._title} {done:,}/{self._total:,}", self._note, left])))
 
     def say(self, text: str) -> None:
         """Print a line that stays."""

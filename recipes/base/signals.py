@@ -11,8 +11,6 @@ from typing import Self
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that ask a process to stop: a person's Ctrl-C, what schedulers send before they take a machine away, and the
 end of a terminal or of the connection to it."""
-
-
 NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
 
 
@@ -46,11 +44,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Within, let signals that would end this process at once end the command as Ctrl-C does: tidily, and in words.
-
-    Raises:
-        Ended: when one comes, and nothing else listens to it.
-    """
+    """Within, let signals that would end this process at once raise `Ended`, which ends the command as Ctrl-C does."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if not postponed(number, frame):

@@ -33,12 +33,7 @@ class Stored:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return what the header of a safetensors file says of its tensors, by name, without reading them.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not a safetensors file.
-    """
+    """Return what the header of a safetensors file says of its tensors, by name, without reading them."""
     # With the framework torch, the file would be mapped as if it were to be written.
     with _opened(path, "np") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
@@ -48,9 +43,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or those of some names, as copies: the file may be replaced later.
 
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not a safetensors file, or has no tensor of a name.
+    ValueError is raised also where it has no tensor of a name.
     """
     with _opened(path, "pt") as file:
         mapped = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -58,12 +51,7 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
 
 
 def read_rows(path: Path, name: str, count: int) -> Tensor:
-    """Return the first `count` rows of a tensor in a safetensors file.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not a safetensors file, or has no tensor of that name.
-    """
+    """Return the first `count` rows of a tensor in a safetensors file; ValueError as in `read_tensors`."""
     with _opened(path, "pt") as file:
         rows: Tensor = file.get_slice(name)[:count]
     return rows.clone()
@@ -84,9 +72,7 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
 def read_object(path: Path, finite: bool = True) -> dict[str, Any]:
     """Return the object that a JSON file holds; `finite` False takes NaN and Infinity too, which Python writes.
 
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is too large, nested too deeply, not JSON or not an object.
+    ValueError is raised where it is too large, nested too deeply, not JSON or not an object.
     """
     found = read_json(path, finite=finite)
     if not isinstance(found, dict):
@@ -106,10 +92,8 @@ def read_configuration(path: Path) -> dict[str, Any]:
         # A safe loader: it makes plain values only.
         config = yaml.load(read_text(path, LARGEST_CONFIGURATION), Loader=_Loader)
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(
-            f"cannot read the run's configuration {path}: {reason}. Restore the file that training wrote"
-        ) from error
+        message = f"cannot read the run's configuration {path}: {' '.join(str(error).split())}"
+        raise RecipeError(f"{message}. Restore the file that training wrote") from error
     if not isinstance(config, dict):
         raise RecipeError(f"{path} does not hold a configuration")
     return config
@@ -122,13 +106,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node, unless it is one that is never written."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "an alias (*): write the values out", self.peek_event().start_mark
-            )
         self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
+        alias = self.check_event(yaml.AliasEvent)
+        if alias or self._depth > DEEPEST:
+            reason = "an alias (*): write the values out" if alias else "it is nested too deeply"
+            raise yaml.composer.ComposerError(None, None, reason, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -183,9 +165,8 @@ def check_own(folder: Path, root: Path) -> None:
 
 def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
-        raise RecipeError(
-            f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write: replace it by "
-            "what it leads to (where space is short, move the whole folder, and link to that)"
-        )
+        leads = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
+        room = "where space is short, move the whole folder, and link to that"
+        raise RecipeError(f"{leads}: replace it by what it leads to ({room})")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")

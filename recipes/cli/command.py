@@ -91,23 +91,22 @@ def take_option(words: list[str], option: str) -> str | None:
     return None
 
 
-def run_command(action: Callable[[], object], again: Callable[[bool], str] | None = None) -> int:
-    """Run a command's body and return its exit status: 0, 2 for a `RecipeError`, 128 + signal when interrupted.
+def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) -> int:
+    """Run a command's body and return its exit status.
 
-    It is 2 as well where a library cannot be imported.
-
+    It is that of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when interrupted.
     `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
     """
     try:
-        action()
+        return action() or 0
     except RecipeError as error:
         tell(f"error: {without_secrets(str(error))}")  # others read logs
         return USAGE_STATUS
     except Interrupted as stop:
-        tell(f"{stop}{'' if again is None else again(True)}")
+        tell(f"{stop}{again(True)}")
         return stop.status
     except KeyboardInterrupt as stop:
-        tell(f"interrupted{'' if again is None else again(False)}")
+        tell(f"interrupted{again(False)}")
         return 128 + (stop.number if isinstance(stop, Ended) else signal.SIGINT)
     except Exception as error:
         if (failure := failed_import(error)) is not None:
@@ -116,21 +115,18 @@ def run_command(action: Callable[[], object], again: Callable[[bool], str] | Non
         if not (isinstance(error, RuntimeError) and _lost_touch(error)):
             raise
         traceback.print_exc()
-        tell(
-            f"error: lost touch with another process, which died or hangs ({str(error).splitlines()[0]}). Its own "
-            "messages say more; the same command continues from the last checkpoint"
-        )
+        lost = f"lost touch with another process, which died or hangs ({str(error).splitlines()[0]})"
+        tell(f"error: {lost}. Its own messages say more; the same command continues from the last checkpoint")
         return 1
-    return 0
 
 
 def _lost_touch(error: RuntimeError) -> bool:
-    """Tell whether an error is that another process could not be reached."""
+    """Whether an error is that another process could not be reached."""
     from torch import distributed
 
     if not distributed.is_available() or not distributed.is_initialized():
         return False
     if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
         return True
-    told = str(error)
-    return told.startswith("Application timeout") or ("/gloo/" in told and any(sign in told for sign in LOST))
+    message = str(error)
+    return message.startswith("Application timeout") or ("/gloo/" in message and any(sign in message for sign in LOST))

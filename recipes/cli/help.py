@@ -52,12 +52,10 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     folder = own_folder(words)
     known, mine = groups(folder), [entry.group for entry in command_file(command).entries]
     chosen = chosen_words(words, known.keys() & mine)
+    wrong = {group: chosen.pop(group) for group in [*chosen] if chosen[group] not in known[group]}
     sections = [
-        f"{group}={choice}: there is no such choice{nearest(choice, known[group])}"
-        for group, choice in chosen.items()
-        if choice not in known[group]
+        f"{group}={choice}: there is no such choice{nearest(choice, known[group])}" for group, choice in wrong.items()
     ]
-    chosen = {group: choice for group, choice in chosen.items() if choice in known[group]}
     outline = Outline(chosen, folder)
     made = dict(outline.overrides(command))
     keys = outline.keys(command)

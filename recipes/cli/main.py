@@ -40,10 +40,8 @@ read more: docs/command-line.md"""
 def usage() -> str:
     """Return the help of the whole command."""
     width = max(map(len, COMMANDS))
-    commands, tools = (
-        "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in some.items())
-        for some in (CONFIGURED, TOOLS)
-    )
+    lines = {name: f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()}
+    commands, tools = ("\n".join(lines[name] for name in some) for some in (CONFIGURED, TOOLS))
     return USAGE.format(commands=commands, tools=tools)
 
 
@@ -114,11 +112,9 @@ def run(words: Sequence[str], own: bool) -> int:
     if name in TOOLS:
         return int(importlib.import_module(f"recipes.{name}").main(rest))
     if (place := foreign_modalities()) is not None:
-        print(
-            f"error: the package `modalities` found at {place or None} is not multisagd's own, which lies in {ROOT}. "
-            "Another distribution has the same name: install multisagd in an environment of its own",
-            file=sys.stderr,
-        )
+        foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which lies in {ROOT}"
+        remedy = "Another distribution has the same name: install multisagd in an environment of its own"
+        print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS
     with interruptible() if own else nullcontext():
         module = importlib.import_module(f"recipes.{name}")

@@ -22,11 +22,7 @@ FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 
 @dataclass(frozen=True)
 class Job:
-    """One command with its words, as `multisagd COMMAND WORDS` would run it.
-
-    Raises:
-        RecipeError: for a word with a control character, because scripts are read line by line.
-    """
+    """One command with its printable words, as `multisagd COMMAND WORDS` would run it."""
 
     command: str
     words: tuple[str, ...]
@@ -54,15 +50,11 @@ class Cluster(ABC):
 
     @abstractmethod
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run or submit the jobs and return the exit status.
-
-        Raises:
-            RecipeError: if they cannot be submitted from here.
-        """
+        """Run or submit the jobs and return the exit status; RecipeError if they cannot be submitted from here."""
 
 
 def check_printable(name: str, value: Any) -> None:
-    """Check that a text is one printable line, and so is every text in a list or a mapping.
+    """Check that a text is one line, as scripts are read line by line, and so is every text in a list or mapping.
 
     Raises:
         RecipeError: with its name and its first control character.
@@ -73,10 +65,8 @@ def check_printable(name: str, value: Any) -> None:
         for each in value:
             check_printable(name, each)
     elif isinstance(value, str | Path) and (found := CONTROL_CHARACTERS.search(str(value))):
-        raise RecipeError(
-            f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}, which could begin a "
-            "line of its own in what is launched: leave it out"
-        )
+        place = f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}"
+        raise RecipeError(f"{place}, which could begin a line of its own in what is launched: leave it out")
 
 
 @dataclass(frozen=True)

@@ -92,17 +92,12 @@ class Slurm(Cluster):
         """Return the script for sbatch, and the commands of its jobs as comments."""
         slurm = _submitit()
         command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(self.logs.absolute()))}"
-        script = slurm._make_sbatch_string(
-            command, self.logs, map_count=len(jobs) if len(jobs) > 1 else None, **self._parameters()
-        )
+        count = len(jobs) if len(jobs) > 1 else None
+        script = slurm._make_sbatch_string(command, self.logs, map_count=count, **self._parameters())
         return "\n".join([script, *(f"# job {number}: {job}" for number, job in enumerate(jobs))])
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Submit the jobs and print how to follow and stop them; the exit status is 0.
-
-        Raises:
-            RecipeError: without `sbatch`, or if Slurm refuses the jobs.
-        """
+        """Submit the jobs and print how to follow and stop them; RecipeError without `sbatch`, or if Slurm refuses."""
         slurm = _submitit()
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise RecipeError("there is no sbatch here: run this on a machine from which jobs are submitted to Slurm")
@@ -117,11 +112,8 @@ class Slurm(Cluster):
         for job, handle in zip(jobs, submitted, strict=True):
             print(f"job {handle.job_id}: {job}\n  log: {handle.paths.stdout}")
         first = submitted[0].job_id.split("_")[0]
-        print(
-            f"state: squeue --job={first}\n"
-            f"stop:  scancel --signal=INT {first} (saves a checkpoint first; the same command continues)",
-            flush=True,
-        )
+        print(f"state: squeue --job={first}")
+        print(f"stop:  scancel --signal=INT {first} (saves a checkpoint first; the same command continues)", flush=True)
         return 0
 
     def _parameters(self) -> dict[str, Any]:
@@ -152,11 +144,7 @@ class Slurm(Cluster):
 
 
 def _submitit() -> Any:
-    """Return submitit's module for Slurm.
-
-    Raises:
-        BrokenLibraryError: if submitit cannot be imported.
-    """
+    """Return submitit's module for Slurm."""
     from multisagd.libraries import importing
 
     with importing("submitit", "cluster=slurm"):
@@ -216,10 +204,8 @@ class SlurmJob(Job):
 class Backstop:
     """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
 
-    Args:
-        handler: the handler of these signals until the training loop installs its own. If that has happened meanwhile,
-            the signal is sent again, and the training saves.
-        stopped: called with the signal before the process ends; returns the exit status.
+    `handler` has these signals until the training loop installs its own: if that has happened meanwhile, the signal is
+    sent again, and the training saves. `stopped` is called with the signal before the process ends, for its status.
     """
 
     def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:
@@ -264,12 +250,7 @@ class Backstop:
 
 
 def requeue(restarts: int, most: int) -> str:
-    """Ask Slurm to run this job again, unless Slurm is ending it; return a message.
-
-    Args:
-        restarts: how often the job has been requeued, by anyone.
-        most: how often it may be.
-    """
+    """Ask Slurm to run this job again, unless Slurm is ending it, or it was requeued `most` times; return a message."""
     job = job_id()
     if restarts >= most:
         return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={most}"

@@ -13,20 +13,14 @@ PATTERNS = ("match", "pattern")
 
 
 def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
-    """Check that every text in a group of a configuration is a plain one, or was repeated.
-
-    Raises:
-        RecipeError: naming the first that is an address, and how to repeat it.
-    """
+    """Refuse the first text in a group of a configuration that is an address, and was not repeated."""
     for key, text in texts(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
             shown, remedy = without_secrets(text)[:200], "Name a folder or file of this machine there"
             if key.startswith("data.") and key.count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
-            raise RecipeError(
-                f"{key}={shown}: a configuration that came with a run opens files of this machine by their plain "
-                f"paths, and asks no other address. {remedy}"
-            )
+            rule = "a configuration that came with a run opens files of this machine by their plain paths"
+            raise RecipeError(f"{key}={shown}: {rule}, and asks no other address. {remedy}")
 
 
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,11 +70,7 @@ class Builder:
         return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
-        """Check that the class that `node` describes takes these keys, without building it.
-
-        Raises:
-            RecipeError: naming the first that it does not take, or if the class is not allowed.
-        """
+        """Check that the class that `node` describes is allowed and takes these keys, without building it."""
         _parameters(self._resolve(node.get("_target_"), (expected,), where), keys, where)
 
     def _nested(
@@ -234,11 +230,7 @@ def _is_subclass(cls: type, kind: type) -> bool:
 
 
 def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
-    """Return `value` as the type `hint` says: lists become tuples, whole floats ints, mappings objects.
-
-    Raises:
-        RecipeError: naming `where`, the type expected and the value, if it does not fit.
-    """
+    """Return `value` as the type `hint` says: lists become tuples, whole floats ints, mappings objects."""
     if isinstance(value, Mapping):
         return _mapping(value, hint, where, nested)
     if hint is Any or hint is object:

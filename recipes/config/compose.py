@@ -44,9 +44,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     # Hydra adds a key that is not there only where it is told to.
     below = tuple(f"{key}." for key in opened(name))
     arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
-    extra = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
+    if folder is not None:
+        arguments = [f"hydra.searchpath=[file://{Path(folder).resolve()}]", *arguments]
     try:
-        composed = _compose(name, [*extra, *arguments])
+        composed = _compose(name, arguments)
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key or ""
@@ -77,11 +78,7 @@ def from_environment(node: Any) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
-    """Read `key=value` and `group=choice` arguments in Hydra's grammar.
-
-    Raises:
-        RecipeError: for an option, a word without a value, and a value that cannot be read.
-    """
+    """Read `key=value` and `group=choice` arguments in Hydra's grammar; RecipeError for what cannot be read."""
     for place in range(len(arguments)):
         if problem := advice.word(arguments, place):
             raise RecipeError(problem)
@@ -107,17 +104,14 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
 
 def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
     """Refuse a choice that its group does not have."""
-    options = known.get(override.key_or_group)
-    choice = override.value()
-    if options is None or override.is_delete() or choice is None:
-        return
-    if not isinstance(choice, str) or choice not in options:
+    options, choice = known.get(override.key_or_group), override.value()
+    if options is not None and choice not in (None, *options) and not override.is_delete():
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
 
 
 def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
     """Return the message for what Hydra refuses to compose: a key that does not exist, or something else."""
-    chosen = {each.key_or_group: each.value() for each in overrides if each.key_or_group in groups(folder)}
+    chosen = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
     known = flatten(Outline(chosen, folder).keys(name))
     # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
     valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))

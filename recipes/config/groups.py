@@ -137,14 +137,12 @@ def split_file(text: str) -> tuple[str, str, str]:
     """Split a configuration file into its heading comment, its defaults list and the rest."""
     lines = text.splitlines()
     heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    about = "\n".join(
-        line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line
-    )
-    body = "\n".join(lines[heading:])
+    said = [line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line]
+    about, body = "\n".join(said).strip(), "\n".join(lines[heading:])
     match = re.search(r"^defaults:\n((?:[ ].*\n|\n(?=[ ]))*)", body + "\n", re.MULTILINE)
     if match is None:
-        return about.strip(), "", body.strip("\n")
-    return about.strip(), match.group(1), (body[: match.start()] + body[match.end() :]).strip("\n")
+        return about, "", body.strip("\n")
+    return about, match[1], (body[: match.start()] + body[match.end() :]).strip("\n")
 
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
@@ -327,24 +325,21 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
         if isinstance(value, Mapping) and isinstance(under, Mapping):
             here, there = value.get("_target_"), under.get("_target_")
             apart = by_class and None not in (here, there) and here != there
-            result[key] = value if apart else over(under, value, by_class)
-        else:
-            result[key] = value
+            value = value if apart else over(under, value, by_class)
+        result[key] = value
     return result
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of a training with every key that it lacks at its default."""
     own = _known(train_defaults())
-    for entry in command_file("train").entries:
-        group = entry.group
-        node = config.get(group)
+    for group, default, _ in command_file("train").entries:
         if group == "experiment":  # choices for other groups, and no keys of its own
             continue
-        if node is None and group not in config and group not in ALWAYS:
-            own[group] = _known(of_choice(group, entry.default))
-        elif isinstance(node, Mapping):
+        if isinstance(node := config.get(group), Mapping):
             own[group] = _lacking(group, node)
+        elif group not in config and group not in ALWAYS:
+            own[group] = _known(of_choice(group, default))
     return over(own, config, by_class=True)
 
 
@@ -381,9 +376,8 @@ def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])
     first, *others = _of_class(group, node).values() or [{}]
-    return _known(
-        {key: value for key, value in first.items() if all(each.get(key, ABSENT) == value for each in others)}
-    )
+    agreed = [key for key, value in first.items() if all(each.get(key, ABSENT) == value for each in others)]
+    return _known({key: first[key] for key in agreed})
 
 
 def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -394,10 +388,5 @@ def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _known(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values without those that only a command line or another key can give."""
-    known: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            known[key] = _known(value)
-        elif not isinstance(value, str) or not (value == "???" or "${" in value):
-            known[key] = value
-    return known
+    inner = {key: _known(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+    return {key: each for key, each in inner.items() if not (isinstance(each, str) and (each == "???" or "${" in each))}
