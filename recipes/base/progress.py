@@ -65,7 +65,7 @@ class Display:
         if self._live or now - self._begun < self._after:
             return
         interval = PLAIN_INTERVAL if now - self._begun < LONG_AFTER else LONG_INTERVAL
-        interval = SOON if self._lines < 2 else interval
+        interval = min(interval, SOON) if self._lines < 2 else interval
         if now - self._last >= interval or done >= self._total:
             self._last, self._lines = now, self._lines + 1
             seconds = self._bar.tasks[0].time_remaining  # none at the end, or as long as nothing is known
