@@ -81,19 +81,15 @@ def analyze(config: Config) -> Path:
         "channel_deviations": grid.mean(statistics.power).sqrt().tolist(),
         "power_law": vars(fit),
         "profiles": {
-            name: {
-                "frequency": each.frequency.tolist(),
-                "power": each.power.tolist(),
-                "standard_error": None if each.error is None else each.error.tolist(),
-            }
+            name: {"frequency": each.frequency, "power": each.power, "standard_error": each.error}
             for name, each in profiles.items()
         },
         "corruption": None if corruption is None else describe_corruption(corruption),
         "coherence": None
         if cross is None
-        else [{"low": low, "high": high, "matrix": matrix.tolist()} for low, high, matrix in coherence(cross, grid)],
+        else [{"low": low, "high": high, "matrix": matrix} for low, high, matrix in coherence(cross, grid)],
     }
-    write_text(out / REPORT, json.dumps(report, indent=1))
+    write_text(out / REPORT, json.dumps(report, indent=1, default=torch.Tensor.tolist))
     draw(profiles, fit, grid, out / "spectrum.png")
     print(summary(statistics, fit, report, out))
     if clean is not None:
@@ -177,7 +173,7 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
         f"the powers span {_decibels(power)}; zero frequency holds {share:.0%} of the variance",
     ]
     if report["coherence"]:
-        matrices = torch.tensor([band["matrix"] for band in report["coherence"]])
+        matrices = torch.stack([band["matrix"] for band in report["coherence"]]).float()
         off = matrices[:, ~torch.eye(matrices.shape[1], dtype=torch.bool)].mean(1)
         lines.append(f"channels share {float(off.max()):.0%} of their variance in the band where they share most")
     return "\n".join(

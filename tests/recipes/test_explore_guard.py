@@ -9,8 +9,7 @@ import pytest
 
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.explore import ExploreSettings, serve
-from recipes.explorer.guard import OwnAddress
+from recipes.explore import ExploreSettings, OwnAddress, serve
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
 PATHS = [("GET", "/"), ("GET", "/config"), ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join")]
