@@ -89,8 +89,7 @@ def encode(config: Config) -> None:
 def earlier(run_dir: Path, config: Config) -> Index | None:
     """Return the index of what the folder already holds, None if that is not a single shard.
 
-    Raises:
-        RecipeError: if it holds latents of another configuration, naming the keys that differ, or something else.
+    A RecipeError says in which keys it holds latents of another configuration, or that it holds something else.
     """
     if not (run_dir / INDEX).exists():
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
@@ -115,12 +114,7 @@ def fixed(config: Config) -> Config:
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the shards of an earlier one that are still whole.
-
-    Raises:
-        ValueError: if the autoencoder cannot take these data.
-        RecipeError: if an earlier index belongs to other data, or the latents have changed under it.
-    """
+    """Return the index to fill, with the whole shards of the one `before`; RecipeError if other data made it."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),
@@ -146,13 +140,7 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
-    """Encode the shards that the index lacks, and measure all.
-
-    Raises:
-        ValueError: if weights cannot be loaded or latents cannot be stored.
-        UnreadableFilesError: if too many files cannot be read.
-        Interrupted: when asked to stop; nothing of the shard at work is kept.
-    """
+    """Encode the shards that the index lacks, and measure all; Interrupted, without the last one, if told to stop."""
     run_dir, done = settings.run_dir, sum(shard.rows for shard in index.shards)
     with Display("encoding", index.examples * index.passes, done) as display:
         display.say(introduction(index, latent, done))

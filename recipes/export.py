@@ -20,9 +20,9 @@ from recipes.base.files import check_replaceable
 from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser, write_model
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, Which, open_model, trained_denoiser
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.sharing.card import CARD, Subject, check_license, write_card
+from recipes.sharing.card import CARD, check_license, write_exported
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ def export(config: Config) -> Path:
     settings = builder.settings(ExportSettings, config, "")
     check_replaceable(settings.out, NOTES, "multisagd export", key="out")
     model = open_model(settings.run_dir, builder, checkpoint=settings.checkpoint)
-    assembly = model.assembly(builder)
-    weights = model.weights(settings.weights, assembly.check_outline)
-    write_model(model, settings.weights, weights, settings.out)
-    write_card(Subject(model, assembly, weights, settings.weights, settings.run_dir, settings.license), settings.out)
+    weights = write_exported(model, builder, settings.weights, settings.out, settings.license)
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:

@@ -101,11 +101,7 @@ def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
 
 
 def begin(run_dir: Path, facts: dict[str, Any]) -> None:
-    """Check that the folder is free, or holds shards of the same files and settings; write down what they are.
-
-    Raises:
-        RecipeError: if not, naming what differs.
-    """
+    """Write down what is packed, unless it is there already; RecipeError if the folder holds anything else."""
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
@@ -122,11 +118,7 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
 
 
 def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, stop: StopRequest) -> None:
-    """Write the shards that are missing or cut off, and the index of each.
-
-    Raises:
-        Interrupted: when asked to stop.
-    """
+    """Write the shards that are missing or cut off, and the index of each; Interrupted when asked to stop."""
 
     def until_stopped(examples: Sequence[Packed], done: int) -> Iterator[Packed]:
         for number, example in enumerate(examples, done):

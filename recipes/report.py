@@ -27,12 +27,10 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.reports.comparison import comparison_blocks
 from recipes.reports.losses import loss_charts
-from recipes.reports.media import Budget
-from recipes.reports.page import Block, Note, Page, Section, check_out, render, unmade
-from recipes.reports.process import forward_blocks
+from recipes.reports.page import Block, Budget, Note, Section, check_out, render, unmade
+from recipes.reports.process import forward_blocks, spectrum_blocks
 from recipes.reports.run import MALFORMED, Overview, read_run
 from recipes.reports.samples import evaluation_blocks, sample_blocks
-from recipes.reports.spectra import spectrum_blocks
 from recipes.reports.summary import STATES, configuration_blocks, environment_blocks, summary_blocks
 from recipes.runs.settings import Group
 
@@ -85,11 +83,7 @@ def report(config: Config) -> Path:
 
 
 def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
-    """Write the page; return where it is, and what was left out of it.
-
-    Raises:
-        RecipeError: for folders without a run, or a page that cannot be written or would replace another file.
-    """
+    """Write the page; return where it is, and what was left out of it. Raises as `report`."""
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
     folders = (settings.run_dir, *settings.others)
@@ -97,10 +91,11 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
     beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     about = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
-    page = Page(f"Run {runs[0].name}{beside}", about, sections(runs, settings, builder, budget))
+    parts = sections(runs, settings, builder, budget)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     hidden = [text for run in runs for text in hidden_values(run.config or {})]
-    text = render(page, f"Written by multisagd report at {now}. This page holds all it shows.", hidden)
+    footer = f"Written by multisagd report at {now}. This page holds all it shows."
+    text = render(f"Run {runs[0].name}{beside}", about, parts, footer, hidden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -144,11 +139,7 @@ def section(name: str, title: str, make: Callable[[], list[Block]], lead: str = 
 
 
 def draw_samples(settings: ReportSettings) -> None:
-    """Draw samples of the run as `multisagd sample` does, into its folder.
-
-    Raises:
-        RecipeError: as that command does.
-    """
+    """Draw samples of the run as `multisagd sample` does, into its folder."""
     from recipes.sample import sample
 
     words = ["run_dir=.", f"count={settings.samples}", f"steps={settings.steps}"]

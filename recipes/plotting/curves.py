@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -85,7 +85,6 @@ class Chart:
     `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the address of a file that has all.
     """
 
-    kind: ClassVar[str] = "chart"
     name: str
     title: str
     about: str

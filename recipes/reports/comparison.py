@@ -6,11 +6,10 @@ from typing import Any
 from recipes.config.groups import ABSENT, flatten
 from recipes.plotting.curves import Axis, draw, told
 from recipes.reports.losses import SEEN, loss, over_samples
-from recipes.reports.media import Budget, item
-from recipes.reports.page import Block, Gallery, Note, Slider, Table
+from recipes.reports.page import Block, Budget, Gallery, Note, Slider, Table, item
+from recipes.reports.process import sample_powers, spectrum_charts
 from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, shown, with_error
 from recipes.reports.samples import spread
-from recipes.reports.spectra import sample_powers, spectrum_charts
 from recipes.reports.summary import STATES, training_seconds
 from recipes.runs.metrics import Entry
 

@@ -17,7 +17,6 @@ BANDS = (
 )
 VALIDATIONS = 4
 """Validations of which the loss is drawn over noise levels."""
-
 MOST_LEVELS = 24
 """Noise levels or bands that are drawn, at most."""
 
@@ -27,9 +26,7 @@ def loss_charts(run: Overview) -> list[Block]:
     training = over_samples("training", run.train, loss, "c0")
     validation = over_samples("validation", run.validation, loss, "c1", 1)
     norm = over_samples("gradient norm", run.train, lambda entry: number(entry.get("gradient_norm")), "c0")
-    speed = over_samples(
-        "samples per second", run.timing.of("timing"), lambda entry: number(entry.get("samples_per_second")), "c0"
-    )
+    speed = over_samples("samples per second", run.timing, lambda entry: number(entry.get("samples_per_second")), "c0")
     blocks: list[Block | None] = [
         draw(
             "loss", "Loss", "Training loss is the average since the entry before; validation is of held-out data, at "
@@ -55,7 +52,7 @@ def loss_charts(run: Overview) -> list[Block]:
         if run.facts.get("held_out") == 0:
             why = f"Nothing was held out of training to validate on, {missing}."
         found.append(Note(why))
-    if run.metrics.thinned or run.timing.thinned:
+    if run.thinned:
         found.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
     return found
 

@@ -1,37 +1,45 @@
-"""The page: blocks of plain data, and one HTML file drawn from them that holds all it needs.
+"""The page: blocks of plain data, media within a budget of bytes, and one HTML file of them that holds all it needs.
 
-Each block is drawn by the macro of the same name in `blocks.html.j2`. Texts may come from a folder of someone else.
-Jinja escapes every one; beyond that a content security policy lets the browser run and apply only the one script and
-the one style whose hashes are given. Nothing is fetched.
+The macro in `blocks.html.j2` that has the name of its class draws a block. Texts may come from a folder of someone
+else. Jinja escapes every one; beyond that a content security policy lets the browser run and apply only the one script
+and the one style whose hashes are given. Nothing is fetched.
 """
 
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from modalities.browser_media import address, clip, picture, sound
 from multisagd.addresses import without_secrets
+from multisagd.files import check_file
 from recipes.base.errors import RecipeError
+from recipes.base.untrusted import inside
 from recipes.config.addresses import FROM_ENVIRONMENT
 from recipes.plotting.curves import Chart
-from recipes.reports.run import shortened
+from recipes.reports.run import MALFORMED, shortened
 
 GENERATOR = "multisagd report"
 HEAD = 400
 """Characters at the beginning of a page among which its generator is named."""
+LARGEST = 64 << 20
+"""Bytes of one file that is looked at."""
+MOST_LEFT_OUT = 20
+"""Files that are named as left out; there may be thousands."""
+DECODERS = ("PIL", "av")
+"""Packages whose errors, of any kind, say that a file is damaged."""
 
 
 @dataclass(frozen=True)
 class Note:
     """A remark, or what is missing, and the command that would make it."""
 
-    kind: ClassVar[str] = "note"
     text: str
     command: str | None = None
 
@@ -40,7 +48,6 @@ class Note:
 class Facts:
     """Names and values, a line each."""
 
-    kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
 
 
@@ -48,7 +55,6 @@ class Facts:
 class Table:
     """A table; its first column heads the rows. A row of a single cell parts groups."""
 
-    kind: ClassVar[str] = "table"
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -67,7 +73,6 @@ class Setting:
 class Settings:
     """A configuration that can be searched; `choices` are those of its groups."""
 
-    kind: ClassVar[str] = "settings"
     choices: Sequence[tuple[str, str]]
     rows: Sequence[Setting]
 
@@ -88,7 +93,6 @@ class Item:
 class Gallery:
     """Items side by side; a `strip` is read from left to right, and is not wrapped."""
 
-    kind: ClassVar[str] = "gallery"
     title: str
     items: Sequence[Item]
     strip: bool = False
@@ -98,7 +102,6 @@ class Gallery:
 class Slider:
     """Galleries of which one is shown at a time; without scripts, all are."""
 
-    kind: ClassVar[str] = "slider"
     label: str
     frames: Sequence[Gallery]
 
@@ -116,13 +119,50 @@ class Section:
     lead: str = ""
 
 
-@dataclass(frozen=True)
-class Page:
-    """The whole page."""
+@dataclass
+class Budget:
+    """How many bytes of media a page may still take in; `left_out` names what it did not."""
 
-    title: str
-    about: str
-    sections: Sequence[Section] = ()
+    left: int
+    left_out: list[str] = field(default_factory=list)
+
+    def take(self, kind: str, data: bytes) -> str:
+        """Return the address of a file's content; ValueError if there is no room for it."""
+        size = -(-len(data) // 3) * 4
+        if size > self.left:
+            raise ValueError("beyond megabytes=…")
+        self.left -= size
+        return address(kind, data)
+
+    def note(self, text: str) -> None:
+        """Remember what was left out."""
+        if len(self.left_out) <= MOST_LEFT_OUT:
+            self.left_out.append(text if len(self.left_out) < MOST_LEFT_OUT else "…")
+
+
+def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") -> Item | None:
+    """Return a file of media and those of the same name beside it: a picture, a sound, a clip; None if there are none.
+
+    Nothing that leads out of the folder `root` is taken.
+    """
+    found: dict[str, str] = {}
+    small = False
+    for suffix, read in ((".png", picture), (".wav", sound), (".mp4", clip)):
+        file = path.with_suffix(suffix)
+        if not file.exists():
+            continue
+        try:
+            if not inside(file, root):
+                raise ValueError("a link to somewhere else")
+            check_file(file, LARGEST)
+            kind, data, shrunk = read(file)
+            small = small or shrunk
+            found[suffix] = budget.take(kind, data)
+        except Exception as error:
+            if not isinstance(error, MALFORMED) and type(error).__module__.partition(".")[0] not in DECODERS:
+                raise
+            budget.note(f"{'/'.join(file.parts[-3:])}: {shortened(error, 200)}")
+    return Item(title, found.get(".png"), found.get(".wav"), found.get(".mp4"), about, small) if found else None
 
 
 def unmade(error: BaseException) -> Note:
@@ -130,7 +170,7 @@ def unmade(error: BaseException) -> Note:
     return Note(f"This could not be shown. {shortened(error)}")
 
 
-def render(page: Page, footer: str, hidden: Sequence[str] = ()) -> str:
+def render(title: str, about: str, sections: Sequence[Section], footer: str, hidden: Sequence[str] = ()) -> str:
     """Return a page as HTML, without what others should not read: secrets in addresses, and the texts `hidden`."""
 
     def shared(value: Any) -> Any:
@@ -144,11 +184,14 @@ def render(page: Page, footer: str, hidden: Sequence[str] = ()) -> str:
         loader=PackageLoader("recipes.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, finalize=shared,
     )  # fmt: skip
-    style, script = (_part(name) for name in ("page.css", "page.js"))
-    return environment.get_template("page.html.j2").render(
-        page=page, footer=footer, generator=GENERATOR, style=Markup(style), script=Markup(script),
-        style_hash=_hash(style), script_hash=_hash(script),
-    )  # fmt: skip
+    environment.filters["macro"] = lambda block: type(block).__name__.lower()
+    parts: dict[str, str] = {}
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        text = (files("recipes.reports") / "templates" / file).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        parts |= {name: Markup(text), f"{name}_hash": f"sha256-{digest}"}
+    page = {"title": title, "about": about, "sections": sections, "footer": footer, "generator": GENERATOR}
+    return environment.get_template("page.html.j2").render(page | parts)
 
 
 def is_report(text: str) -> bool:
@@ -157,11 +200,7 @@ def is_report(text: str) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Check that a page may be written there.
-
-    Raises:
-        RecipeError: if something lies there that this command did not write.
-    """
+    """Check that a page may be written there; RecipeError if something lies there that this command did not write."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
     for path in (out, out.with_name(f"{out.name}.partial")):
@@ -171,11 +210,3 @@ def check_out(out: Path) -> None:
         with out.open(encoding="utf-8", errors="replace") as file:
             if not is_report(file.read(HEAD)):
                 raise RecipeError(f"{out} is not a page that this command wrote: remove it, or choose another out")
-
-
-def _part(name: str) -> str:
-    return (files("recipes.reports") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

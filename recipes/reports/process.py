@@ -1,4 +1,4 @@
-"""The forward process of a run: its schedule, what is left of the data in every band, and data as it noises them."""
+"""The noise of a run: its schedule and what it leaves of the data, data as it noises them, and power over frequency."""
 
 import math
 import tempfile
@@ -13,7 +13,9 @@ from torch import Tensor
 from modalities.base import Modality
 from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
+from multisagd.analysis.profiles import RADIUS, Profile, profile_of, unit_of
 from multisagd.logs import quiet
+from multisagd.metrics.spectral import LEAST
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import inside
@@ -22,8 +24,8 @@ from recipes.config.compose import Config
 from recipes.data.dataset import build_data
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, ordered, told
-from recipes.reports.media import Budget, item
-from recipes.reports.page import Block, Facts, Gallery, Item, Note, Table
+from recipes.plotting.figures import on_logarithmic_axis
+from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, item, unmade
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.located import located
@@ -36,6 +38,11 @@ LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
 """Log-SNRs at which data are shown, between the data themselves and t = 1."""
 INSTEAD = 2
 """Samples that are shown at growing noise where there are no data."""
+BATCH = 32
+ABOUT = (
+    "Zero frequency, the mean of a datum, stands at half the lowest frequency. The noise is scaled to the data's "
+    "variance."
+)
 
 
 def _not_at_hand(*_: Any, **__: Any) -> Any:
@@ -43,8 +50,8 @@ def _not_at_hand(*_: Any, **__: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Measured(Modality):
-    """What is known of a medium from the statistics of its data: enough for a process, without reading any media."""
+class _Measured(Modality):
+    """A medium of which the shape of its data is known alone: enough for a process."""
 
     statistics: DataStatistics
     suffixes = ()
@@ -52,24 +59,18 @@ class Measured(Modality):
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
         return self.statistics.mean.shape[0]
 
     def grid(self) -> Grid:
-        """Return the grid of the statistics."""
         return self.statistics.grid
 
 
-def assembly(run: Overview, builder: Builder) -> Assembly:
-    """Return what builds a run's process; its medium need not be there, nor be allowed.
-
-    Raises:
-        RecipeError: if the configuration or the statistics are missing, or not what they should be.
-    """
+def _assembly(run: Overview, builder: Builder) -> Assembly:
+    """Return what builds a run's process; its medium need not be there, nor be allowed."""
     if run.config is None or run.statistics is None:
         raise RecipeError("config.yaml and statistics.safetensors say what the process is, and are not both there")
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
-    modality, kept = Measured(run.statistics), None
+    modality, kept = _Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
             raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
@@ -84,7 +85,7 @@ def forward_blocks(
 
     `data` are keys of the run's data that the command line gives, such as where they are now.
     """
-    parts = assembly(run, builder)
+    parts = _assembly(run, builder)
     process = parts.process()
     blocks = _process_blocks(parts, process)
     try:
@@ -152,10 +153,7 @@ def _in_words(node: Any) -> str:
 def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
-    Nothing is fetched: a run may name addresses of anybody.
-
-    Raises:
-        RecipeError: if they lie elsewhere than on this machine, or cannot be read.
+    Nothing is fetched: a run may name addresses of anybody. A RecipeError says why they cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
@@ -200,3 +198,66 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
 
 def _decibels(ratio: float) -> float:
     return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
+
+
+def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block]:
+    """Return the power of data, noise and samples, of whichever there are."""
+    if run.statistics is None:
+        return [Note("The spectrum of the data is measured when training begins, and is not there.")]
+    powers: dict[str, Tensor] = {"data": run.statistics.power}
+    notes: list[Block] = []
+    try:
+        powers["noise"] = run.statistics.sigma_data**2 * _assembly(run, builder).process().covariance.power()
+    except MALFORMED as error:
+        notes.append(unmade(error))
+    drawn, problems = sample_powers(run.statistics, sets[:2])
+    if not sets:
+        command = f"multisagd sample {setting('run_dir', run.folder)} count=256"
+        problems.append(Note("There are no samples yet whose spectrum could be shown beside.", command))
+    return [*spectrum_charts(powers | drawn, run.statistics.grid), *notes, *problems]
+
+
+def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor], list[Block]]:
+    """Return the power of sets of samples about their own mean by name, and what could not be measured."""
+    powers: dict[str, Tensor] = {}
+    problems: list[Block] = []
+    for each in sets:
+        try:
+            x0 = each.read(data)
+            if len(x0) < 2:
+                raise ValueError("one sample has no power about the mean: draw more")
+            name = f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"
+            powers[name] = DataStatistics.measure(x0.split(BATCH), data.grid).power
+        except MALFORMED as error:
+            problems.append(unmade(error))
+    return powers, problems
+
+
+def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block]:
+    """Return a chart over the radius and one along every axis, with a curve for each power `(..., *half_shape)`.
+
+    The first power is that of the data; those whose name begins with "samples" are also shown in decibels over it.
+    """
+    blocks: list[Block | None] = []
+    over = "Decibels of the samples' power over the data's: 0 is the data's own."
+    for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
+        where = "over the radius" if along == RADIUS else f"along {along}"
+        x = Axis(unit_of(along, grid), "log")
+        curves, ratios, data = [], [], None
+        for number, (key, power) in enumerate(powers.items()):
+            profile = profile_of(power, grid, along)
+            data = profile.power if data is None else data
+            curves.append(_series(key, number, profile, profile.power, profile.power))
+            if key.startswith("samples"):
+                decibels = 10 * (profile.power / data).log10()
+                ratios.append(_series(key, number, profile, decibels, data))
+        blocks.append(draw(f"{name}-{place}", f"Power {where}", ABOUT, x, Axis("power", "log"), curves))
+        title = f"Samples over data {where}"
+        blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
+    return [block for block in blocks if block is not None]
+
+
+def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
+    """Return values over frequency, without those where a power cannot be told from rounding."""
+    kept = values.where(power > LEAST * power.max(), math.nan)
+    return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

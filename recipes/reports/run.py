@@ -32,13 +32,10 @@ MALFORMED = (
     RuntimeError, MemoryError,
 )  # fmt: skip
 """What reading and drawing something that is not what it should be can raise."""
-
 MOST = 1000
 """Samples of a set whose spectrum is measured."""
-
 MOST_NUMBERS = 1 << 25
 """Numbers in them all."""
-
 LONGEST = 300
 """Characters of a value that are shown."""
 
@@ -73,19 +70,11 @@ class SampleSet:
         return (self.folder / EVALUATION).exists()
 
     def evaluation(self) -> Any:
-        """Return what `multisagd evaluate` left next to it.
-
-        Raises:
-            OSError, ValueError: if it cannot be read, or is a link that leads out of the run's folder.
-        """
+        """Return what `multisagd evaluate` left next to it; raises what `own_json` raises."""
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
-        """Return its first samples as tensors, `(count, channels, *grid)`.
-
-        Raises:
-            ValueError: if they are not of the data's shape, or not finite.
-        """
+        """Return its first samples as tensors, `(count, channels, *grid)`; ValueError for others than the data's."""
         path = self.folder / TENSORS
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
@@ -114,20 +103,13 @@ class Overview:
     name: str
     config: Config | None
     facts: dict[str, Any]
-    metrics: Metrics
-    timing: Metrics
+    train: list[Entry]
+    validation: list[Entry]
+    timing: list[Entry]
+    thinned: bool
+    """Whether there are more entries than these."""
     statistics: DataStatistics | None
     missing: tuple[str, ...]
-
-    @cached_property
-    def train(self) -> list[Entry]:
-        """Metrics of training steps."""
-        return self.metrics.of("train")
-
-    @cached_property
-    def validation(self) -> list[Entry]:
-        """Metrics of held-out data."""
-        return self.metrics.of("validation")
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
@@ -138,8 +120,7 @@ class Overview:
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, empty without any."""
-        found = self.facts.get("classes")
-        return [str(each) for each in found] if isinstance(found, list) else []
+        return self.facts.get("classes") or []
 
     @cached_property
     def target(self) -> int | None:
@@ -192,11 +173,7 @@ class Overview:
 
 
 def read_run(folder: Path, name: str | None = None) -> Overview:
-    """Read whatever of a run is there.
-
-    Raises:
-        RecipeError: if there is no such folder, or it holds nothing of a run at all.
-    """
+    """Read whatever of a run is there; RecipeError for a folder that is not there or holds nothing of a run at all."""
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: name that of a training run")
     if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
@@ -227,7 +204,10 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
     for entries, file in ((metrics, METRICS), (timing, TIMING)):
         if entries.broken:
             missing.append(f"{file}: {entries.broken:,} lines are no entries, and were passed over.")
-    return Overview(folder, name or folder.resolve().name, config, facts, metrics, timing, statistics, tuple(missing))
+    return Overview(
+        folder, name or folder.resolve().name, config, facts, metrics.of("train"), metrics.of("validation"),
+        timing.of("timing"), metrics.thinned or timing.thinned, statistics, tuple(missing),
+    )  # fmt: skip
 
 
 def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -237,6 +217,12 @@ def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, dict):
                 yield str(kind), row
+
+
+def metric_notes(report: Any, kind: str) -> list[str]:
+    """Return the remarks of an evaluate.json on the numbers of a kind."""
+    notes = inner(report, "results", kind).get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -256,11 +242,7 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 
 
 def own_json(path: Path, folder: Path) -> Any:
-    """Return the content of a JSON file in a folder.
-
-    Raises:
-        OSError, ValueError: if it cannot be read, or is a link that leads out of the folder.
-    """
+    """Return the content of a JSON file in a folder; OSError or ValueError if it leads out of it or is unreadable."""
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)

@@ -4,15 +4,22 @@ from collections.abc import Sequence
 
 from recipes.base.commands import setting
 from recipes.plotting.curves import told
-from recipes.reports.media import Budget, item
-from recipes.reports.page import Block, Facts, Gallery, Note, Slider, Table
-from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_cells, metric_rows, shortened, shown
+from recipes.reports.page import Block, Budget, Facts, Gallery, Note, Slider, Table, item
+from recipes.reports.run import (
+    MALFORMED,
+    Overview,
+    SampleSet,
+    metric_cells,
+    metric_notes,
+    metric_rows,
+    shortened,
+    shown,
+)
 from recipes.runs.metrics import inner, number
 from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
 
 MADE_BY = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
 """Settings of sampling that are shown."""
-
 MOST_ROWS = 400
 """Rows of a table."""
 
@@ -99,17 +106,14 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
     count = told(number(inner(report, "counts").get("compared")))
     caption = f"Evaluation of {count} samples {each.title}, each number beside its noise floor"
     blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MOST_ROWS])]
-    for result in inner(report, "results").values():
-        notes = result.get("notes") if isinstance(result, dict) else None
-        blocks += [Note(str(note)) for note in (notes if isinstance(notes, list) else ())]
+    blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]
     blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]
     names = report.get("pictures")
-    pictures = [
-        made
-        for name in (names if isinstance(names, list) else ())
-        if isinstance(name, str)
-        and "/" not in name
-        and name.endswith(".png")
-        and (made := item(name, each.folder / name, each.root, budget, f"picture of the evaluation: {name}"))
+    named = [name for name in names if isinstance(name, str) and "/" not in name] if isinstance(names, list) else []
+    found = [
+        item(name, each.folder / name, each.root, budget, f"picture of the evaluation: {name}")
+        for name in named
+        if name.endswith(".png")
     ]
+    pictures = [made for made in found if made is not None]
     return [*blocks, Gallery(f"Pictures of the evaluation {each.title}", pictures)] if pictures else blocks

@@ -18,13 +18,10 @@ from recipes.runs.metrics import inner, number
 
 MOST_STARTS = 50
 """Starts of a run that are listed, the last ones."""
-
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
 """Groups of the configuration that say most about a run."""
-
 OF_THE_RUN = ("run_dir",)
 """Keys that have no default to differ from."""
-
 STATES = {
     "finished": "finished",
     "in progress": "in progress: a process holds the folder",
@@ -66,7 +63,7 @@ def summary_blocks(run: Overview) -> list[Block]:
 
 def training_seconds(run: Overview) -> float:
     """Return how long training steps took in all, from the speed between entries; repeated work counts twice."""
-    entries, total = run.timing.of("timing"), 0.0
+    entries, total = run.timing, 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):
         rate, more = number(now.get("samples_per_second")), number(now.get("samples")) - number(before.get("samples"))
@@ -114,9 +111,7 @@ def environment_blocks(run: Overview) -> list[Block]:
     ]  # fmt: skip
     versions, before = inner(starts[-1], "versions"), inner(starts[0], "versions")
     changed = {name for name in versions if before.get(name) not in (None, versions[name])}
-    packages = [
-        (str(name), str(value), str(before[name]) if name in changed else "") for name, value in versions.items()
-    ]
+    packages = [(str(n), str(value), str(before[n]) if n in changed else "") for n, value in versions.items()]
     return [
         Table("Starts", header, rows),
         Table("Versions at the last start", ("package", "version", "at the first start"), packages),

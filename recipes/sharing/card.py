@@ -23,70 +23,80 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import nn
 
+from modalities.base import Modality
 from multisagd import Process
 from multisagd.addresses import for_others
 from multisagd.files import check_file, read_json
 from recipes.base.commands import setting
 from recipes.base.files import replace_file, write_text
 from recipes.config.addresses import mapped
-from recipes.reports.run import metric_cells, metric_rows
+from recipes.config.build import Builder
+from recipes.reports.run import metric_cells, metric_notes, metric_rows
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.metrics import inner, number
-from recipes.runs.model import TrainedModel, TrainedWeights, Which
+from recipes.runs.model import TrainedModel, TrainedWeights, Which, write_model
 from recipes.sampling.sample_files import EVALUATION
 
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
-TASKS = {"image": "unconditional-image-generation", "audio": "text-to-audio", "video": "text-to-video"}
+TASKS = {"image": "text-to-image", "audio": "text-to-audio", "video": "text-to-video"}
+WITHOUT_TEXT = {"image": "unconditional-image-generation"}
 """The hub's words for what models do; it knows none for sounds and videos that are made without a text."""
-
 LARGEST_PICTURE = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
 MOST_ROWS = 100
 """Numbers of an evaluation that a card repeats."""
-
 PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
 """Settings that say where somebody's files are, or what they are called."""
-
 LONGEST = 200
 """Characters of a name or setting that are repeated."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card tells of: a model with its parts and weights, and the folder that it comes from."""
+    """What a card tells of: a model with its parts and weights."""
 
     model: TrainedModel
     assembly: Assembly
     weights: TrainedWeights
     which: Which
-    source: Path
     license: str | None = None
 
 
 def check_license(name: str | None) -> None:
-    """Check that a licence, if there is one, is named as the hub does: an SPDX identifier, `other` or `unknown`.
-
-    Raises:
-        ValueError: if it cannot be one.
-    """
+    """Check that a licence is named as the hub does: an SPDX identifier, `other` or `unknown`. ValueError if not."""
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
         raise ValueError(f"license={name!r:.80} is no SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
+
+
+def write_exported(
+    model: TrainedModel, builder: Builder, which: Which, out: Path, license: str | None = None
+) -> TrainedWeights:
+    """Write a model and its card as `multisagd export` does, and return its weights.
+
+    Raises:
+        RecipeError: if the weights cannot be read or do not fit.
+    """
+    assembly = model.assembly(builder)
+    weights = model.weights(which, assembly.check_outline)
+    write_model(model, which, weights, out)
+    write_card(Subject(model, assembly, weights, which, license), out)
+    return weights
 
 
 def write_card(subject: Subject, out: Path) -> None:
     """Write the card, and what it shows, into the folder of the exported model."""
     from recipes.plotting.figures import draw_profiles  # matplotlib takes half a second, which a pipeline need not wait
 
-    process = subject.assembly.process()
+    process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)
-    picture = last_samples(subject.source, subject.weights.samples, subject.which)
+    picture = last_samples(source, subject.weights.samples, subject.which)
     if picture is None:
         (out / SAMPLES).unlink(missing_ok=True)  # of what lay here before
     elif picture.resolve() != (out / SAMPLES).resolve():
         replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(picture), path))
-    evaluation = found_evaluation(subject.source, subject.weights.samples, subject.which)
+    evaluation = found_evaluation(source, subject.weights.samples, subject.which)
     if evaluation is not None and not subject.model.exported:
         evaluation["data"] = last_part(subject.model.config["data"])
     if evaluation is None:
@@ -101,11 +111,10 @@ def write_card(subject: Subject, out: Path) -> None:
 
 def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what stands at the head of a card: https://huggingface.co/docs/hub/model-cards."""
-    medium = _medium(subject)
+    medium = slug(type(innermost(subject.assembly.modality)).__name__)
     told: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
-    task = TASKS.get(medium)
-    if task is not None and (medium == "image" or subject.model.facts.get("text")):
-        task = "text-to-image" if medium == "image" and subject.model.facts.get("text") else task
+    task = (TASKS if subject.model.facts.get("text") else WITHOUT_TEXT).get(medium)
+    if task is not None:
         told["pipeline_tag"] = task
     if subject.license is not None:
         told["license"] = subject.license.lower()
@@ -120,11 +129,8 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
     ]
     if metrics:
         data = one_line((evaluation or {}).get("data", "unknown"))
-        result = {
-            "task": {"type": task or "other"},
-            "dataset": {"name": data, "type": slug(data)},
-            "metrics": metrics,
-        }
+        dataset = {"name": data, "type": slug(data)}
+        result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": metrics}
         told["model-index"] = [{"name": one_line(name), "results": [result]}]
     return told
 
@@ -133,7 +139,7 @@ def text_of_the_card(
     subject: Subject, name: str, process: Process, evaluation: Mapping[str, Any] | None, pictured: bool
 ) -> str:
     """Return the card below its head as Markdown, in which every text of the model's records means itself."""
-    model, weights, grid = subject.model, subject.weights, process.grid
+    model, grid = subject.model, process.grid
     starts = model.facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], dict) else {}
     packages = inner(last, "versions")
@@ -145,27 +151,21 @@ def text_of_the_card(
     cards.filters |= {"described": lambda node: Markup(described(node)), "shown": shown, "last_part": last_part}
     return cards.get_template("card.md.j2").render(
         name=name,
-        medium=_medium(subject),
-        config=model.config,
-        exported=model.exported,
-        statistics=model.statistics,
+        subject=subject,
+        medium=slug(type(innermost(subject.assembly.modality)).__name__),
         grid=grid,
         size=" × ".join(str(axis.size) for axis in grid.axes),
-        classes=model.facts["classes"],
         text=model.facts.get("text"),
         examples=inner(model.facts, "data").get("examples", "unknown number of"),
         corrupted=subject.assembly.corruption() is not None,
         noise=in_words(process),
         doubts=process_notes(process, denoiser, model.statistics),
-        which=subject.which,
-        samples=weights.samples,
-        parameters=sum(each.numel() for each in weights.tensors.values()),
+        parameters=sum(each.numel() for each in subject.weights.tensors.values()),
         versions={key: packages[key] for key in ("multisagd", "torch", "python") if key in packages},
         revision=last.get("revision", ""),
         evaluation=_told(evaluation),
         copies=any("repetitions" in str(row.get("name")) for _, row in rows_of(evaluation)),
         pictured=pictured,
-        license=subject.license,
         run_dir=setting("run_dir", name),
         quoted=json.dumps(name),
     )
@@ -176,7 +176,7 @@ def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
     count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
-    notes = [note for kind in inner(evaluation, "results").values() for note in _texts(kind.get("notes"))]  # type: ignore[arg-type]
+    notes = [note for kind in inner(evaluation, "results") for note in metric_notes(evaluation, kind)]  # type: ignore[arg-type]
     if absent := evaluation.get("unavailable"):
         notes.append(f"not computed: {', '.join(map(str, absent))}")
     return {
@@ -232,7 +232,7 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
         return None
     kinds = {
         str(kind): {"rows": [row for named, row in metric_rows(report) if named == kind][:MOST_ROWS],
-                    "notes": _texts(inner(report, "results", kind).get("notes"))}
+                    "notes": metric_notes(report, kind)[:MOST_ROWS]}
         for kind in inner(report, "results")
     }  # fmt: skip
     drawn = newest[2] if newest else {key: value for key, value in inner(report, "drawn").items() if key in DRAWN}
@@ -250,15 +250,9 @@ def rows_of(evaluation: Mapping[str, Any] | None) -> list[tuple[str, dict[str, A
     return [(kind, row) for kind, row in metric_rows(evaluation or {}) if math.isfinite(number(row.get("value")))]
 
 
-def _texts(values: Any) -> list[str]:
-    return [str(each) for each in values][:MOST_ROWS] if isinstance(values, list) else []
-
-
-def _medium(subject: Subject) -> str:
-    modality: Any = subject.assembly.modality
-    while hasattr(modality, "modality"):  # latents are of something
-        modality = modality.modality
-    return slug(type(modality).__name__)
+def innermost(modality: Any) -> Modality:
+    """Return what latents are of, and every other modality as it is."""
+    return innermost(modality.modality) if hasattr(modality, "modality") else modality
 
 
 def in_words(process: Process) -> str:

@@ -30,11 +30,7 @@ FILES = (
 
 
 def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
-    """Return where the network lies, its class's name, and its options.
-
-    Raises:
-        RecipeError: if there is none, or it is of a class that is not known here.
-    """
+    """Return where the network lies, its class's name, and its options; RecipeError if it is none that is known."""
     for place in (folder / name for name in NETWORKS):
         if not (place / "config.json").exists():
             continue
@@ -60,11 +56,7 @@ def _plain(value: Any) -> bool:
 
 
 def read_scheduler(folder: Path) -> TrainingNoise:
-    """Read the scheduler of a saved pipeline, or the one next to a model.
-
-    Raises:
-        RecipeError: if there is none, or it is not known here.
-    """
+    """Read the scheduler of a saved pipeline, or the one next to a model; RecipeError if it is none that is known."""
     paths = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     path = next((each for each in paths if each.exists()), None)
     if path is None:
@@ -88,11 +80,7 @@ class Stored:
     shapes: dict[str, tuple[int, ...]]
 
     def read(self) -> dict[str, Tensor]:
-        """Return the tensors by the names that diffusers has for them now, as float32.
-
-        Raises:
-            RecipeError: if they cannot be read.
-        """
+        """Return the tensors by the names that diffusers has for them now, as float32."""
         tensors: dict[str, Tensor] = {}
         for path in self.files:
             with _explained(path):
@@ -102,11 +90,7 @@ class Stored:
 
 
 def stored_weights(folder: Path, network: str) -> Stored:
-    """Find the weights of a network of a class of diffusers, and read their shapes.
-
-    Raises:
-        RecipeError: if there are none, they are pickles, or not safetensors.
-    """
+    """Find the weights of a class of diffusers, and read their shapes; RecipeError if there are none but pickles."""
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:

@@ -32,14 +32,14 @@ from recipes.base.progress import Display
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.assembly import check_sampler
-from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser, write_model
+from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open_model, trained_denoiser
 from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.sampling.condition import chosen_condition
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.sampling.sample_files import EVALUATION, write_set
-from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, Subject, check_license, write_card
+from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
 from recipes.sharing.hub import local_folder
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
@@ -98,11 +98,8 @@ class Drawn:
         write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, made)
 
     def _of(self, kind: type[Modality], name: str) -> list[Any]:
-        shown: Any = self.modality
-        while not isinstance(shown, kind):
-            if not hasattr(shown, "modality"):  # that of what latents are decoded to
-                raise AttributeError(f"these samples are no {name}, but of {type(self.modality).__name__}: use .media")
-            shown = shown.modality
+        if not isinstance(innermost(self.modality), kind):
+            raise AttributeError(f"these samples are no {name}, but of {type(self.modality).__name__}: use .media")
         return self.media
 
 
@@ -237,10 +234,7 @@ class Pipeline:
         check_license(license)
         out = Path(folder)
         check_replaceable(out, NOTES, "multisagd export", key="out")
-        assembly = self.model.assembly(self.builder)
-        weights = self.model.weights(self.which, assembly.check_outline)
-        write_model(self.model, self.which, weights, out)
-        write_card(Subject(self.model, assembly, weights, self.which, self.folder, license), out)
+        write_exported(self.model, self.builder, self.which, out, license)
 
     def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
         """Upload the model and its card as `owner/name`, made if need be, by `options` of `HfApi.create_repo`.

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ import yaml
 from PIL import Image as PILImage
 
 import multisagd as ms
+from modalities.audio import Audio
+from modalities.base import Modality
+from modalities.image import Image
 from recipes import evaluate, export
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.report import ReportSettings, write_report
-from recipes.sharing.card import in_words, last_samples, shown
+from recipes.sharing.card import fields_of_the_hub, in_words, last_samples, shown
 
 sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
@@ -67,6 +71,25 @@ def test_the_hub_can_read_its_head(run_dir: Path, tmp_path: Path) -> None:
     card = hub.ModelCard.load(tmp_path / "digits" / "README.md")
     assert card.data.model_name == "digits"
     assert {result.metric_name for result in card.data.eval_results} >= {"sliced: Wasserstein distance"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "text", "task"),
+    [
+        (Image(size=8), None, "unconditional-image-generation"),
+        (Image(size=8), {}, "unconditional-image-generation"),
+        (Image(size=8), {"name": "encoder"}, "text-to-image"),
+        (Audio(), None, None),
+        (Audio(), {"name": "encoder"}, "text-to-audio"),
+    ],
+)
+def test_its_task_is_one_that_the_model_does(modality: Modality, text: dict[str, str] | None, task: str | None) -> None:
+    model: Any = SimpleNamespace(facts={"text": text})
+    subject: Any = SimpleNamespace(model=model, assembly=SimpleNamespace(modality=modality), license=None)
+    rows = {"sliced": {"rows": [{"name": "distance", "value": 1.0}]}}
+    fields = fields_of_the_hub(subject, "name", {"data": "Own", "results": rows})
+    assert fields.get("pipeline_tag") == task
+    assert fields["model-index"][0]["results"][0]["task"] == {"type": task or "other"}
 
 
 def test_its_numbers_are_those_of_the_records(run_dir: Path, tmp_path: Path) -> None:

@@ -38,8 +38,7 @@ from recipes.config import compose as configuration
 from recipes.config.groups import flatten
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
-from recipes.reports.media import Budget, item
-from recipes.reports.page import Item, Note, Page, is_report, render
+from recipes.reports.page import Budget, Item, Note, is_report, item, render
 from recipes.reports.run import read_run
 from recipes.reports.samples import spread
 from recipes.reports.summary import settings, summary_blocks
@@ -361,7 +360,7 @@ def test_an_autoencoder_of_the_hub_is_not_fetched(run_dir: Path, monkeypatch: py
 
 class TestOut:
     def test_it_replaces_its_own_page_alone(self, run_dir: Path, tmp_path: Path) -> None:
-        (run_dir / "report.html").write_text(render(Page("older", ""), ""))
+        (run_dir / "report.html").write_text(render("older", "", [], ""))
         page_of(run_dir)
         mine = tmp_path / "mine.html"
         mine.write_text("<p>mine")
