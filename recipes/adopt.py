@@ -81,8 +81,7 @@ def adopt(config: Config) -> Path:
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
     """Return weights by the names of our network, which they are checked to fit before they are read.
 
-    A class of no class gets the mean of all classes, and a token of no text zeros, which say nothing. Raises
-    RecipeError if they do not fit, or the network cannot be built.
+    A class of no class gets the mean of all classes, and a token of no text zeros. RecipeError if they do not fit.
     """
     there = dict(stored.shapes)
     if extended in there:

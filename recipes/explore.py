@@ -77,10 +77,7 @@ def explore(config: Config) -> None:
 
 
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
-    """Start serving in the background, uploads going into `folder`, and return the page and its address.
-
-    Raises BrokenLibraryError if gradio cannot be imported, RecipeError if the address cannot be had.
-    """
+    """Start serving in the background, uploads going into `folder`, and return the page and its address."""
     with refused(settings):  # at once, where gradio would try a hundred ports
         family, *_, place = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(place, family=family).close()

@@ -212,10 +212,7 @@ class Settings:
 
 
 def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
-    """Return the spectrum as a group of the configuration.
-
-    Raises RecipeError for numbers that make no spectrum, ValueError if the grid has no frequency in the band.
-    """
+    """Return the spectrum as a group of the configuration; RecipeError, or ValueError for a band that is empty."""
     chosen, grid = kind(settings.kind), example.grid
     group: dict[str, Any] = copy.deepcopy(dict(chosen.template))
     for control, keys in chosen.controls.items():

@@ -28,10 +28,7 @@ MOST_FREQUENCIES = 4096
 
 
 def build_process(settings: Settings, example: Example, group: Mapping[str, Any]) -> Process:
-    """Build the forward process with noise of the spectrum that `group` describes.
-
-    Raises RecipeError if it makes none, ValueError if the spectrum has no power on the grid.
-    """
+    """Build the process with noise of the spectrum `group`; RecipeError, or ValueError without power on the grid."""
     schedule_group = of_choice("schedule", settings.schedule)
     schedule = Builder().build(schedule_group | {"shift": settings.shift}, Schedule, "schedule")
     return Process(schedule, SpectralCovariance(build_spectrum(group, example), example.grid))
@@ -84,8 +81,7 @@ class Designed:
 def design_steps(example: Example, process: Process, steps: int) -> Designed:
     """Return steps that make DDIM err least on Gaussian data of the example's spectrum, under a process.
 
-    They are compared with equal steps of the process's own schedule and of the cosine schedule. Raises ValueError if
-    the data have no power where there is noise.
+    They are compared with equal steps of its own and the cosine schedule. ValueError if data lack power where noise is.
     """
     statistics, small = _small(example, process)
     found = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)

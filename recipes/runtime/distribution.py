@@ -52,10 +52,7 @@ class Place:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
-        """Read torchrun's variables; without them, this process is the only one.
-
-        Raises RecipeError if some are missing, no numbers, or contradict one another.
-        """
+        """Read torchrun's variables, if there are any; RecipeError if some are missing or contradict one another."""
         found = os.environ if environment is None else environment
         if found.get("WORLD_SIZE", "1") == "1":
             return ALONE
