@@ -120,8 +120,7 @@ def compute(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> d
 def choose(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:
     """Return the kinds of metrics to compute, and those that cannot be with the reason.
 
-    Raises:
-        RecipeError: for one that does not exist, or that was asked for by name and cannot be computed.
+    RecipeError for one that does not exist, or that was asked for by name and cannot be computed.
     """
     asked = list(METRICS) if settings.metrics == "all" else list(dict.fromkeys(settings.metrics))
     for name in asked:

@@ -65,11 +65,7 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
 
 
 def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
-    """Train the classifier from scratch; the result is a function of the dataset and `training` (on one machine).
-
-    Raises:
-        ValueError: if the dataset has no labels.
-    """
+    """Train the classifier from scratch, as a function of the dataset, which must have labels, and `training` alone."""
     x0, _ = _labelled(train, [0])
     classes = len(train.classes or ())
     # The global generator feeds the initial weights and nothing else, and is put back.
@@ -132,12 +128,9 @@ def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
 
 
 def cached_network(
-    train: Dataset,
-    test: Dataset | None,
-    folder: Path | str = ".cache/features",
-    training: Training | None = None,
+    train: Dataset, test: Dataset | None, folder: Path | str = ".cache/features", training: Training | None = None,
     log: Callable[[str], None] = print,
-) -> tuple[FeatureNetwork, dict[str, Any]]:
+) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
     """Return the classifier of a dataset and its record, from `folder` or trained now and kept there.
 
     The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings.

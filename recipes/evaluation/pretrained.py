@@ -22,7 +22,7 @@ from modalities.video import Video
 from multisagd.files import check_file, digest
 from multisagd.libraries import importing
 from multisagd.metrics.vggish import VGGish, vggish_features
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.evaluation.features import feature_rows
@@ -59,12 +59,9 @@ class Published:
     def fetch(self) -> Path:
         """Download the file to where torch.hub keeps it; RecipeError if it cannot be, or is not what it should be."""
         self.kept().parent.mkdir(parents=True, exist_ok=True)
-        try:
+        remedy = f"put it at {self.kept()} yourself, or leave the metric out"
+        with as_recipe_error((OSError, RuntimeError), f"cannot fetch {self.url} (", f"): {remedy}"):
             torch.hub.download_url_to_file(self.url, str(self.kept()), hash_prefix=self.stated_hash)
-        except (OSError, RuntimeError) as error:
-            raise RecipeError(
-                f"cannot fetch {self.url} ({error}): put it at {self.kept()} yourself, or leave the metric out"
-            ) from error
         return self.kept()
 
 
@@ -81,10 +78,8 @@ BLOCKS = (2048, 768)
 def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from a file of torch that holds tensors and nothing else.
 
-    A file that has the name of the `published` one must have the hash which that states.
-
-    Raises:
-        RecipeError: if it is missing, unreadable, something else or altered.
+    A file that has the name of the `published` one must have the hash which that states. RecipeError if it is missing,
+    unreadable, something else or altered.
     """
     try:
         check_file(path)
@@ -204,10 +199,12 @@ lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUB
 def inception(task: Task) -> Result:
     """Compare features of FID's Inception network, the last ones and those of an earlier block."""
     device = task.runtime.device
-    made, real = _read(
-        task, "inception", lambda network, media: inception_features(network, torch.stack(media).to(device))
-    )
     rows: list[Row] = []
+
+    def read(network: nn.Module, media: list[Any]) -> Tensor:
+        return inception_features(network, torch.stack(media).to(device))
+
+    made, real = _read(task, "inception", read)
     for block, ours, theirs in zip(BLOCKS, made.split(BLOCKS, 1), real.split(BLOCKS, 1), strict=True):
         rows += feature_rows(task, ours, theirs, f"{block}: ")
     return Result(tuple(rows))
