@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 USAGE_STATUS = 2
 """Exit status of a command that was asked for something it cannot do."""
 
+Kinds = type[BaseException] | tuple[type[BaseException], ...]
+
 
 class RecipeError(Exception):
     """A mistake in what was asked for, told in one message without a traceback."""
@@ -34,13 +36,13 @@ class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no
 
 @contextmanager
 def as_recipe_error(
-    kinds: type[BaseException] | tuple[type[BaseException], ...], before: str = "", after: str = ""
+    kinds: Kinds, before: str = "", after: str = "", to: type[RecipeError] = RecipeError
 ) -> Iterator[None]:
-    """Raise errors of these kinds as a RecipeError, whose message stands between `before` and `after`."""
+    """Raise errors of these kinds as a RecipeError, or one like it, with their message between `before` and `after`."""
     try:
         yield
     except kinds as error:
-        raise RecipeError(f"{before}{error}{after}") from error
+        raise to(f"{before}{error}{after}") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -53,21 +53,15 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
         return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     except RecipeError as error:
         key = next((key for key in PLACES if isinstance(data, Mapping) and key in data), None)
-        if key is not None and (isinstance(error.__cause__, OSError) or _missing(data[key])):
+        place = None if key is None else data[key]
+        missing = isinstance(place, str) and "://" not in place and not os.path.exists(place)  # noqa: PTH110 - no error
+        if key is not None and (isinstance(error.__cause__, OSError) or missing):
             raise RecipeError(f"{error}. If the data are somewhere else, add data.{key}=… to the command") from error
         raise
 
 
-def _missing(value: object) -> bool:
-    return isinstance(value, str) and "://" not in value and not os.path.exists(value)  # noqa: PTH110 - no error
-
-
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset that a configuration describes, corrupted if it says so.
-
-    Raises:
-        RecipeError: if either cannot be built.
-    """
+    """Return the dataset that a configuration describes, corrupted if it says so; RecipeError if it cannot be built."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -75,7 +69,7 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
 
 
 def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return the data of a configuration as a training on all of it would see them: restored, if it says so.
+    """Return the data of a configuration as a training on all of them would see them: restored, if it says so.
 
     Raises:
         RecipeError: if they cannot be built or restored.

@@ -23,8 +23,7 @@ from recipes.base.progress import Display
 from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset, hold_out
-from recipes.runs.located import located
-from recipes.runs.model import check_folder, run_settings
+from recipes.runs.model import check_folder, located, run_settings
 from recipes.runs.run import CONFIG, Run, data_facts
 from recipes.runs.settings import Group
 from recipes.runtime.distribution import is_first

@@ -28,8 +28,7 @@ from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, item, unmade
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
 from recipes.runs.assembly import Assembly, process_notes
-from recipes.runs.located import located
-from recipes.runs.model import check_config
+from recipes.runs.model import check_config, located
 from recipes.runs.run import CORRUPTION, Run
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
 

@@ -75,29 +75,17 @@ class Assembly:
             )
 
     def process(self) -> Process:
-        """Return the forward process: schedule, and spectrum on the modality's grid.
-
-        Raises:
-            RecipeError: if the spectrum is invalid on this grid, or the configuration is wrong.
-        """
+        """Return the forward process; RecipeError if the spectrum is invalid on the modality's grid, or a key wrong."""
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
         return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
 
     def corruption(self) -> Corruption | None:
-        """Return the corruption of the run's data, None if there is none.
-
-        Raises:
-            RecipeError: if it is invalid on the modality's grid.
-        """
+        """Return the corruption of the run's data, None if there is none; see `build_corruption`."""
         return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
-        """Return the covariance of a spectrum on the modality's grid, padded where the configuration says so.
-
-        Raises:
-            RecipeError: if the spectrum is invalid on this grid, or the padding with it or with the loss.
-        """
+        """Return the covariance of a spectrum on the modality's grid, padded as configured; RecipeError if invalid."""
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
             covariance = SpectralCovariance(spectrum, grid)
@@ -124,8 +112,7 @@ class Assembly:
         """
         torch.manual_seed(seeds.derive(self.settings.seed, "initialisation"))
         network = self._build()
-        parameters = inspect.signature(type(network)).parameters
-        if self.context is not None and "context" not in parameters:
+        if self.context is not None and "context" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
                 f"network: {type(network).__name__} reads no texts: it needs a parameter `context`, the width of their "
                 "embeddings; or train without text=encoder"
@@ -161,11 +148,7 @@ class Assembly:
             raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
-        """Return the denoiser around a network.
-
-        Raises:
-            RecipeError: if it cannot be trained with this loss or on these data.
-        """
+        """Return the denoiser around a network; RecipeError if it cannot be trained with this loss or on these data."""
         parts = {"network": network, "process": process, "statistics": self.statistics}
         denoiser = self._build_part("denoiser", Denoiser, **parts)
         if not isinstance(denoiser, RestoringDenoiser):
@@ -195,11 +178,7 @@ class Assembly:
 
 
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
-    """Return the corruption that a configuration describes on a modality's grid, None if it describes none.
-
-    Raises:
-        RecipeError: if it is invalid there.
-    """
+    """Return the corruption that a configuration describes, None if none; RecipeError if invalid on this grid."""
     if group.get("_target_") is None:
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
@@ -208,11 +187,7 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
 
 @contextmanager
 def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
-    """Refuse networks of more than so many parameters, or elements in all of them, and say `otherwise` of them.
-
-    Raises:
-        RecipeError: from the constructor that exceeds them.
-    """
+    """Raise a RecipeError, `otherwise`, where networks of more parameters, or elements in all of them, are built."""
     left = [count, elements]
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -281,10 +256,6 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Check that a refinement's low-pass is a share of power on this grid.
-
-    Raises:
-        RecipeError: if it leaves [0, 1], or its axes or factors are not those of the grid.
-    """
+    """Raise RecipeError if a refinement's low-pass leaves [0, 1], or has axes or factors that the grid has not."""
     with as_recipe_error(ValueError, "refine: "):
         share_of_power(refinement.low_pass, grid)

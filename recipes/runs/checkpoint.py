@@ -17,8 +17,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from multisagd.files import digest, read_json
-from recipes.base.errors import RecipeError
+from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.runs.state import ShardedTensors, save_shards
@@ -128,8 +128,7 @@ class Checkpoints:
         files: dict[str, dict[str, Any]] = {part: {} for part in state.tensors}
         for part, facts in files.items():
             for name in part_files(temporary, part):
-                path = temporary / name
-                facts[name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+                facts[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
         index = {
             "format_version": FORMAT_VERSION, "samples": state.samples, "by_clock": state.by_clock,
             "files": files, "record": state.record,
@@ -295,8 +294,7 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
     path = folder / INDEX
     with _reading(path):
         index = read_json(path)
-        version, samples, files = index["format_version"], index["samples"], index["files"]
-        record = index["record"]
+        version, samples, files, record = (index[key] for key in ("format_version", "samples", "files", "record"))
     if type(version) is not int or version != FORMAT_VERSION:
         raise VersionError(
             f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
@@ -359,25 +357,19 @@ def _tensors(folder: Path, part: str, files: Mapping[str, Any], verify: bool) ->
         return ShardedTensors(path) if path.is_dir() else read_tensors(path)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> AbstractContextManager[None]:
     """Say which file of a checkpoint it is that cannot be read, and the remedy."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
-        raise CheckpointError(
-            f"cannot read {path} ({error}): remove {folder} to go on from an earlier checkpoint"
-        ) from error
+    folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
+    remedy = f"): remove {folder} to go on from an earlier checkpoint"
+    return as_recipe_error((OSError, ValueError, KeyError, TypeError), f"cannot read {path} (", remedy, CheckpointError)
 
 
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
     """Whether a folder holds a readable checkpoint with this very index, and so the same content."""
-    try:
+    with suppress(CheckpointError):
         load(folder)
         return bool(read_json(folder / INDEX) == as_stored(index))
-    except CheckpointError:
-        return False
+    return False
 
 
 def _flush(path: Path) -> None:

@@ -52,11 +52,7 @@ class Hold:
             return (self.run_dir / "config.yaml").exists()
 
     def check(self) -> None:
-        """Check that the folder is there.
-
-        Raises:
-            VanishedError: if it is not.
-        """
+        """Raise VanishedError if the folder is not there."""
         if not self.lasts():
             raise VanishedError(self.run_dir)
 
@@ -79,7 +75,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
         raise RecipeError(f"cannot make the folder {run_dir} ({error.strerror}): choose another run_dir") from error
     with path.open("w") as lock:
         deadline = time.monotonic() + patience
-        while not _locked(lock):
+        while _locked(lock, fcntl.LOCK_EX) is False:
             if time.monotonic() >= deadline:
                 raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir")
             time.sleep(0.1)
@@ -157,21 +153,19 @@ def is_held(run_dir: Path) -> bool | None:
     if not lock.is_file():  # a pipe would be waited for
         return False
     try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with lock.open() as file:
+            locked = _locked(file, fcntl.LOCK_SH)
     except OSError:
         return None
-    return False
+    return None if locked is None else not locked
 
 
-def _locked(lock: IO[str]) -> bool:
-    """Lock a file unless another process has; true too where that cannot be told."""
+def _locked(lock: IO[str], kind: int) -> bool | None:
+    """Lock a file unless another process has; None where there are no locks, as on some network file systems."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # some network file systems have no locks; there it is up to the user, as it would be without this
+        return None
     return True

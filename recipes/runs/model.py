@@ -6,11 +6,18 @@ An exported model is two files, and nothing in them can execute code:
     model.json          configuration, classes, samples seen, versions, and the SHA-256 of the former
 
 and, of a run on corrupted data, corruption.safetensors, the power of what corrupts them.
+
+Paths are found again from any folder. A configuration keeps them as they were typed. One that is relative counts from
+the folder in which training was started, which `run.json` records; or, where run and data were moved together, from the
+same place next to the run; or else from the present folder.
 """
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +26,7 @@ from typing import Any, Literal, TypeVar, get_args
 import safetensors.torch
 from torch import Tensor
 
-from modalities.base import Modality
+from modalities.base import Dataset, Modality
 from modalities.text import TextEncoder
 from multisagd import DataStatistics, Denoiser
 from multisagd.addresses import without_secrets
@@ -33,7 +40,6 @@ from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
 from recipes.runs.checkpoint import MOST_SAMPLES, Shapes, samples_of
-from recipes.runs.located import located
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_statistics, versions
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module
@@ -50,6 +56,12 @@ WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
 """Groups of a configuration that are built into a model."""
+PATHS = (
+    "data.root", "data.urls", "data.index", "corruption.path", "modality.statistics", "modality.autoencoder.name",
+    "text.name", "text.cache",
+)  # fmt: skip
+"""Keys of a run that name files or folders after training; a name on a hub is none, unless such a folder is there."""
+OTHER_VERSION = ". The run may be of another version of multisagd, as its run.json tells"
 
 
 @dataclass(frozen=True)
@@ -132,11 +144,7 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder holds a run or an exported model.
-
-    Raises:
-        RecipeError: if not, naming runs that are near.
-    """
+    """Raise RecipeError, naming runs that are near, unless a folder holds a run or an exported model."""
     marks = (CONFIG, NOTES)
     if any((folder / mark).exists() for mark in marks):
         return
@@ -147,46 +155,81 @@ def check_folder(folder: Path) -> None:
     raise RecipeError(f"no run or exported model is in {folder}, which {problem}{hint}")
 
 
-def check_config(config: Config, path: Path, builder: Builder) -> Config:
-    """Check what sampling needs of a run's configuration; the rest may be of another version.
+def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
+    """Return a run's configuration with the keys of its data that the command line gives, and its paths found.
+
+    `facts` are the content of `run.json` in its `folder`, and `given` the keys below `data` of the command line.
 
     Raises:
-        RecipeError: naming the file, if a value is missing or of a wrong type.
+        RecipeError: for a key that the run's data do not have.
     """
+    data = config.get("data")
+    if given and isinstance(data, Mapping):
+        builder.check_keys(data, Dataset, "data", given)
+    homes = starting_folders(facts, folder)
+    found: Config = config
+    for key in PATHS:
+        found = _replaced(found, key.split("."), homes)
+    if not given:
+        return found
+    found = {**found, "data": {**found.get("data", {}), **given}}
+    modality = found["modality"]
+    if "root" in given and isinstance(modality, Mapping) and modality.get("statistics") is not None:
+        # Latents are scaled by the statistics in their own folder.
+        found["modality"] = {**modality, "statistics": given["root"]}
+    return found
+
+
+def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return where the relative paths of a run in `folder` may count from, the likeliest first."""
+    starts = facts.get("starts") or [{}]
+    last = starts[-1] if isinstance(starts[-1], Mapping) else {}
+    home, run_dir = last.get("folder"), last.get("run_dir")
+    if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
+        return []  # an exported model has no starts, and a record may have been changed
+    return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
+
+
+def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
+    """Return nested values with the one at a dotted place found; the original is left as it is."""
+    name, *deeper = parts
+    value = node.get(name)
+    if deeper:
+        return {**node, name: _replaced(dict(value), deeper, homes)} if isinstance(value, Mapping) else node
+    if isinstance(value, list | tuple):
+        return {**node, name: [_found(each, homes) for each in value]}
+    return {**node, name: _found(value, homes)} if isinstance(value, str) else node
+
+
+def _found(value: Any, homes: Sequence[Path]) -> Any:
+    """Return a relative path below the first of the folders in which it exists, and everything else as it is."""
+    if not isinstance(value, str) or "://" in value or "::" in value or os.path.isabs(value):  # noqa: PTH117
+        return value
+    fixed = re.split(r"[*?\[{]", value)[0]  # what stands before a pattern or a range
+    if fixed != value:
+        fixed = os.path.dirname(fixed)  # noqa: PTH120
+    return next((str(home / value) for home in homes if os.path.exists(home / fixed)), value)  # noqa: PTH110 - no error
+
+
+def check_config(config: Config, path: Path, builder: Builder) -> Config:
+    """Check what sampling needs of a run's configuration; a RecipeError names the file and a value that is wrong."""
     with as_recipe_error(RecipeError, f"{path}: ", ". Restore the file that training wrote"):
         ModelSettings.of(config, builder)
     return config
 
 
 def check_parts(config: Config, path: Path, builder: Builder) -> Config:
-    """Check that the classes of a model's parts are there, and take the keys that its configuration has.
-
-    Raises:
-        RecipeError: naming the file, and the first class or key of which that is not so.
-    """
-    try:
+    """Check that the classes of a model's parts are there and take its keys; a RecipeError names the file if not."""
+    with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         for name in PARTS:
-            node = config[name]
-            builder.check_keys(node, object, name, [key for key in node if key != "_target_"])
-    except RecipeError as error:
-        raise _another_version(path, error) from error
+            builder.check_keys(config[name], object, name, [key for key in config[name] if key != "_target_"])
     return config
 
 
 def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
-    """Return the settings of a run's training.
-
-    Raises:
-        RecipeError: naming the file, for values that are missing or of a wrong type, and keys that are unknown.
-    """
-    try:
+    """Return the settings of a run's training; a RecipeError names the file, and the first key that is wrong."""
+    with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         return builder.settings(TrainSettings, config, "")
-    except RecipeError as error:
-        raise _another_version(path, error) from error
-
-
-def _another_version(path: Path, error: RecipeError) -> RecipeError:
-    return RecipeError(f"{path}: {error}. The run may be of another version of multisagd, as its run.json tells")
 
 
 def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
@@ -208,11 +251,7 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
 
 
 def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:
-    """Return the denoiser of a run with trained weights, on the device, for sampling.
-
-    Raises:
-        RecipeError: if the weights do not fit the configured network.
-    """
+    """Return the denoiser of a run on the device, for sampling; RecipeError if the weights do not fit its network."""
     network = assembly.network()
     load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)
@@ -220,11 +259,7 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
 
 
 def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
-    """Check that an encoder is the one that a run learned from, by the run's own `facts`.
-
-    Raises:
-        RecipeError: if its weights are others.
-    """
+    """Raise RecipeError if an encoder is not the one that a run learned from, by the run's own `facts`."""
     told = facts.get("text")
     if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
         raise RecipeError(
@@ -278,7 +313,7 @@ def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:
     folder = run.folder
-    try:
+    with _reading(folder):
         notes = read_object(folder / NOTES, finite=False)  # what is built of it looks at its numbers
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
@@ -290,8 +325,6 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError(f"{notes['weights']!r:.80} are no weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(folder, error) from error
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
     config = check_parts(check_config(filled(config), folder / NOTES, builder), folder / NOTES, builder)
@@ -303,15 +336,13 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:
     if which != notes.get("weights"):
         raise RecipeError(f"{folder} holds the weights {notes.get('weights')!r:.80} alone, and {which} are asked for")
-    try:
+    with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
         check(_named(shapes, NETWORK))
         if digest(folder / WEIGHTS) != notes.get("sha256"):
             raise ValueError("its content was altered")
         tensors = read_tensors(folder / WEIGHTS, [name for name in shapes if name.startswith(NETWORK)])
         return TrainedWeights(notes["samples"], _named(tensors, NETWORK))
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
 
 
 def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
@@ -319,5 +350,6 @@ def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {name.removeprefix(prefix): each for name, each in stored.items() if name.startswith(prefix)}
 
 
-def _unreadable(folder: Path, error: Exception) -> RecipeError:
-    return RecipeError(f"cannot read the exported model {folder} ({error}): export it again")
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    before, after = f"cannot read the exported model {folder} (", "): export it again"
+    return as_recipe_error((OSError, ValueError, KeyError, TypeError), before, after)

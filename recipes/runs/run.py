@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -69,45 +69,25 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The resolved configuration, with every key that it lacks at its default.
-
-        Raises:
-            RecipeError: if it is missing or cannot be read.
-        """
+        """The resolved configuration, every key that it lacks at its default; RecipeError if it cannot be read."""
         return filled(read_configuration(self.folder / CONFIG))
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What `run.json` holds.
-
-        Raises:
-            RecipeError: if it is missing or cannot be read, or an entry is not what training writes there.
-        """
-        path = self.folder / FACTS
-        try:
-            found = read_object(path)
+        """What `run.json` holds; RecipeError if it cannot be read, or an entry is not what training writes there."""
+        with unreadable(self.folder / FACTS, f"is {self.folder} the folder of a training run?"):
+            found = read_object(self.folder / FACTS)
             check_facts(found)
-        except (OSError, ValueError) as error:
-            message = f"cannot read {path} ({error}): is {self.folder} the folder of a training run?"
-            raise RecipeError(message) from error
         return found
 
     @property
     def noted_facts(self) -> dict[str, Any]:
-        """What `run.json` holds, empty where a run was stopped before it was written.
-
-        Raises:
-            RecipeError: as `facts`.
-        """
+        """The `facts`, empty where a run was stopped before they were written."""
         return self.facts if (self.folder / FACTS).exists() else {}
 
     @cached_property
     def statistics(self) -> DataStatistics:
-        """Statistics of the training data.
-
-        Raises:
-            RecipeError: if they are missing or cannot be read.
-        """
+        """Statistics of the training data; RecipeError if they are missing or cannot be read."""
         return read_statistics(self.folder / STATISTICS, RESTORE)
 
     @property
@@ -132,18 +112,13 @@ class Run:
         path = self.folder / CORRUPTION
         if not path.exists():
             return None
-        with as_recipe_error((OSError, ValueError), f"cannot read {path} (", f"): {RESTORE}"):
+        with unreadable(path, RESTORE):
             return Corruption.load(path, grid, bool((group or {}).get("shared")))
 
     def restoration(self) -> GaussianRestoration:
-        """Return what restores the data.
-
-        Raises:
-            RecipeError: if it is missing or cannot be read.
-        """
-        path = self.folder / RESTORATION
-        with as_recipe_error((OSError, ValueError), f"cannot read {path} (", f"): {RESTORE}"):
-            return GaussianRestoration.load(path)
+        """Return what restores the data; RecipeError if it is missing or cannot be read."""
+        with unreadable(self.folder / RESTORATION, RESTORE):
+            return GaussianRestoration.load(self.folder / RESTORATION)
 
     def check_config(self, config: Config, begun: bool) -> None:
         """Check that the folder is free for this run, or belongs to it; a run that saved no checkpoint may change.
@@ -156,7 +131,7 @@ class Run:
             if self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
                 raise RecipeError(f"{self.folder} is not empty and holds no run: choose another run_dir")
             return
-        before, now = (flatten(each) for each in (self.config, config))
+        before, now = flatten(self.config), flatten(config)
         changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
         if changed and begun:
             pairs = {
@@ -169,11 +144,7 @@ class Run:
             )
 
     def check_data(self, dataset: Dataset) -> None:
-        """Check that the data are those that the run began with, if it says so.
-
-        Raises:
-            RecipeError: naming what differs.
-        """
+        """Check that the data are those that the run began with, if it says so; a RecipeError names what differs."""
         before, now = self.noted_facts.get("data"), data_facts(dataset)
         key = next((key for key in now if before is not None and before[key] != now[key]), None)
         if before is not None and key is not None:
@@ -243,15 +214,15 @@ def revision() -> str | None:
 
 
 def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
-    """Read a file of statistics, which `key` names in a configuration.
-
-    Raises:
-        RecipeError: if it is missing or cannot be read, with the remedy.
-    """
-    with as_recipe_error(
-        (OSError, ValueError, KeyError, SafetensorError), f"{key}cannot read {path} (", f"): {remedy}"
-    ):
+    """Read a file of statistics, which `key` names in a configuration; RecipeError with the remedy if it cannot be."""
+    with unreadable(path, remedy, key):
         return DataStatistics.load(path)
+
+
+def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager[None]:
+    """Say of a file that cannot be read which it is, and the remedy."""
+    kinds = (OSError, ValueError, KeyError, SafetensorError)
+    return as_recipe_error(kinds, f"{key}cannot read {path} (", f"): {remedy}")
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:

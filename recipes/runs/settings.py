@@ -141,11 +141,7 @@ class CorruptionOptions:
 
     @classmethod
     def of(cls, group: Group, builder: Builder) -> Self:
-        """Return those of the group `corruption` of a configuration.
-
-        Raises:
-            RecipeError: for a value of a wrong type.
-        """
+        """Return those of the group `corruption` of a configuration; a RecipeError names a value of a wrong type."""
         return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
 
     @classmethod
@@ -164,12 +160,28 @@ class TrackingSettings:
     name: str | None = None
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """All keys of `configs/train.yaml`; groups that describe objects stay as they are until they are built."""
+@dataclass(frozen=True, kw_only=True)
+class ModelParts:
+    """The keys that a run's model is built from; groups that describe objects stay as they are until they are built."""
+
+    seed: int
+    modality: Group
+    spectrum: Group
+    schedule: Group
+    process: Group
+    denoiser: Group
+    network: Group
+    # What a configuration lacks counts as this.
+    text: Group = field(default_factory=dict)
+    corruption: Group = field(default_factory=dict)
+    padding: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(ModelParts):
+    """All keys of `configs/train.yaml`."""
 
     run_dir: Path
-    seed: int
     allow_targets: tuple[str, ...]
     training: Training
     every: Every
@@ -180,18 +192,8 @@ class TrainSettings:
     loss: Loss
     engine: EngineSettings
     tracking: TrackingSettings
-    modality: Group
     data: Group
-    spectrum: Group
-    schedule: Group
-    process: Group
-    denoiser: Group
-    network: Group
     sampler: Group
-    # What a configuration lacks counts as this.
-    text: Group = field(default_factory=dict)
-    corruption: Group = field(default_factory=dict)
-    padding: Mapping[str, int] | None = None
     keep_every: int = 0
     report: bool = False
     environment: tuple[str, ...] = ()
@@ -203,22 +205,12 @@ class TrainSettings:
         _folder("run_dir", self.run_dir)
 
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """The keys of a run's configuration that its model is built from; groups stay as they are until they are built."""
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(ModelParts):
+    """What sampling needs of a run's configuration; the rest may be of another version."""
 
-    seed: int
-    modality: Group
-    spectrum: Group
-    schedule: Group
-    process: Group
-    denoiser: Group
-    network: Group
     training: Group
     loss: Group
-    text: Group = field(default_factory=dict)
-    corruption: Group = field(default_factory=dict)
-    padding: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         dropout = self.training.get("condition_dropout")
@@ -227,11 +219,7 @@ class ModelSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], builder: Builder) -> Self:
-        """Return them of a run's whole configuration; the rest may be of another version.
-
-        Raises:
-            RecipeError: naming a value that is missing or of a wrong type.
-        """
+        """Return them of a run's whole configuration; a RecipeError names a value that is missing or wrong."""
         own = {field.name for field in fields(cls)}
         return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 

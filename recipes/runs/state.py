@@ -35,11 +35,7 @@ ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces into a new folder; every rank must call this.
-
-    Raises:
-        OSError: if any rank cannot write its own.
-    """
+    """Write every rank's pieces into a new folder; every rank must call this. OSError if any cannot write its own."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -124,21 +120,15 @@ def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
         raise ValueError(f"its headers are not those of shards: {error}") from error
     tensors = {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
     for name, each in tensors.items():
-        within = all(
-            len(piece.offsets) == len(piece.sizes) == len(each.size) and min(piece.offsets, default=0) >= 0
-            for piece in each.chunks
-        )
-        if not within or math.prod(each.size) != sum(math.prod(piece.sizes) for piece in each.chunks):
+        spans = [(piece.offsets, piece.sizes) for piece in each.chunks]
+        within = all(len(start) == len(size) == len(each.size) and min(start, default=0) >= 0 for start, size in spans)
+        if not within or math.prod(each.size) != sum(math.prod(size) for _, size in spans):
             raise ValueError(f"the pieces of {name} do not make a tensor of shape {tuple(each.size)}")
     return tensors
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as `<parameter name>/<entry>`, for example `head.weight/exp_avg`.
-
-    Raises:
-        TypeError: if the optimiser keeps state that is no tensor.
-    """
+    """Return an optimiser's state as `<parameter name>/<entry>`; TypeError if it keeps any that is not a tensor."""
     tensors = {}
     for name, parameter in network.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -205,11 +195,7 @@ def _check_entries(
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        RecipeError: naming the first names or shapes that differ.
-    """
+    """Load weights strictly; a RecipeError names the first names or shapes that differ."""
     try:
         now = module.state_dict()
         if different := mismatch(shapes(tensors), shapes(now)):  # before a tensor is read, of whatever size
@@ -236,11 +222,7 @@ class Progress:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read a checkpoint's record.
-
-        Raises:
-            RecipeError: naming an entry that is missing, or not what training writes there.
-        """
+        """Read a checkpoint's record; a RecipeError names an entry that is missing, or not what training writes."""
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():

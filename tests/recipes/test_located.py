@@ -17,7 +17,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
-from recipes.runs.located import located, starting_folders
+from recipes.runs.model import located, starting_folders
 from recipes.sample import sample
 
 sys.path.append(str(Path(__file__).parent))
