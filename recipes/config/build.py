@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from recipes.base.errors import MissingError, RecipeError, nearest
+from recipes.base.errors import MissingError, RecipeError, as_recipe_error, nearest
 from recipes.config.addresses import check_addresses, texts
 
 T = TypeVar("T")
@@ -133,11 +133,10 @@ class Builder:
             raise MissingError(message, (*missing,))
         if self.repeated is not None:
             arguments |= {key: value for key, value in self._careful(values).items() if key in parameters}
-        try:
-            return target(**arguments)
         # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
-        except (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
-            raise RecipeError(f"{where}: {error}" if where else str(error)) from error
+        kinds = (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError)
+        with as_recipe_error(kinds, f"{where}: " if where else ""):
+            return target(**arguments)
 
     def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
         """Return the settings by which classes read somebody else's configuration, whatever that says of them."""

@@ -1,9 +1,9 @@
 """Whether the files that a run learns from are still what they were when it began.
 
-Which files there are is the dataset's fingerprint to tell. Their contents would take too long to read each time, so the
-run's folder keeps of every file its size and a hash of the time of its last change, and of up to 10,000 of them a hash
-of their bytes: of all, or of pieces of each where they are more than 1 GiB together. Where sizes differ a file has
-changed; where times alone differ, as after every copy, the bytes decide. The record holds neither names nor contents.
+Which files there are, the dataset's fingerprint says. The run's folder keeps of every file its size and a hash of the
+time of its last change, and of up to 10,000 of them a hash of their bytes: of all, or of pieces of each where they are
+more than 1 GiB together. Where sizes differ a file has changed; where times alone differ, as after every copy, the
+bytes decide. The record holds neither names nor contents.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import safetensors.numpy
@@ -34,6 +34,7 @@ PIECES = 4
 DIGEST = 16
 THREADS = 16
 NAMED = 3
+Integers = NDArray[np.int64]
 log = logging.getLogger("multisagd")
 
 
@@ -45,33 +46,18 @@ class Contents:
     one that could not be read.
     """
 
-    sizes: NDArray[np.int64]
-    states: NDArray[np.int64]
+    sizes: Integers
+    states: Integers
     digests: NDArray[np.uint8]
     limit: int
 
-    @classmethod
-    def of(cls, dataset: Dataset) -> Self:
-        """Look at all files of a dataset, and read some."""
-        sizes, states = _looked_at(dataset)
-        places = _hashed(len(sizes))
-        limit = max(1, MOST_BYTES // max(1, len(places)))
-        return cls(sizes, states, _digests(dataset, places, sizes, limit), limit)
-
     def save(self, path: Path) -> None:
         """Write the record."""
-        arrays: dict[str, NDArray[Any]] = {"sizes": self.sizes, "states": self.states, "digests": self.digests}
-        arrays["limit"] = np.array([self.limit], np.int64)
-        safetensors.numpy.save_file(arrays, path)
+        safetensors.numpy.save_file({**vars(self), "limit": np.array([self.limit], np.int64)}, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a record, which may come from anyone.
-
-        Raises:
-            OSError: if it cannot be read.
-            ValueError: if it is none.
-        """
+        """Read a record, which may come from anyone; OSError if it cannot be read, ValueError if it is not a record."""
         found = read_header(path)
         files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
         each = Stored("I64", (files,))
@@ -87,10 +73,13 @@ class Contents:
 
 def keep(run_dir: Path, dataset: Dataset) -> None:
     """Write down what the files of a dataset are now, if it has any; that there is no room is a warning."""
-    contents = Contents.of(dataset)
+    sizes, states = _looked_at(dataset)
+    places = _hashed(len(sizes))
+    limit = max(1, MOST_BYTES // max(1, len(places)))
+    digests = _digests(dataset, places, sizes, limit)
     try:
-        if len(contents.sizes):
-            replace_file(run_dir / FILE, contents.save)
+        if len(sizes):
+            replace_file(run_dir / FILE, Contents(sizes, states, digests, limit).save)
     except OSError as error:
         log.warning("cannot write %s (%s): whether files change will not be noticed", run_dir / FILE, error)
 
@@ -132,7 +121,7 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
     return None
 
 
-def _hashed(files: int) -> NDArray[np.int64]:
+def _hashed(files: int) -> Integers:
     """Return the numbers of the files whose bytes are read."""
     return np.linspace(0, max(0, files - 1), min(files, MOST_READ)).astype(np.int64)
 
@@ -143,7 +132,7 @@ def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
     return (source for place, source in enumerate(dataset.stored()) if place in wanted)
 
 
-def _looked_at(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _looked_at(dataset: Dataset) -> tuple[Integers, Integers]:
     """Return sizes and states of all files; -1 and 0 for one that cannot be looked at."""
 
     def look(source: Source) -> tuple[int, int]:
@@ -151,17 +140,14 @@ def _looked_at(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             size, state = source.state()
         except OSError:
             return -1, 0
-        found = hashlib.blake2b(state.encode(), digest_size=8).digest()
-        return size, int.from_bytes(found, "little", signed=True)
+        return size, int.from_bytes(hashlib.blake2b(state.encode(), digest_size=8).digest(), "little", signed=True)
 
     pair = np.dtype([("size", np.int64), ("state", np.int64)])
     table = np.fromiter(prefetch(look, dataset.stored(), THREADS), pair)
     return table["size"].copy(), table["state"].copy()
 
 
-def _digests(
-    dataset: Dataset, places: NDArray[np.int64], sizes: NDArray[np.int64], limit: int
-) -> NDArray[np.uint8]:  # fmt: skip
+def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
     """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, all 0 for what cannot be read."""
 
     def read(each: tuple[Source, int]) -> bytes:

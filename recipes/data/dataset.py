@@ -69,11 +69,7 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
 
 
 def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return the data of a configuration as a training on all of them would see them: restored, if it says so.
-
-    Raises:
-        RecipeError: if they cannot be built or restored.
-    """
+    """Return the data of a configuration as a training on all of them would see them: restored, if it says so."""
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     options = CorruptionOptions.of(settings.corruption, builder)

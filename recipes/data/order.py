@@ -98,11 +98,7 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 
 
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
-    """Yield the parts of every batch from `samples` seen up to the end of training.
-
-    Raises:
-        RecipeError: when too many files cannot be read.
-    """
+    """Yield the parts of every batch from `samples` seen on; RecipeError when too many files cannot be read."""
     training, seed = settings.training, settings.seed
     order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
     size = len(share) // training.accumulation

@@ -295,12 +295,11 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
     with _reading(path):
         index = read_json(path)
         version, samples, files, record = (index[key] for key in ("format_version", "samples", "files", "record"))
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise VersionError(
-            f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
-            "use the version of multisagd that wrote it, or train anew in another run_dir"
-        )
-    with _reading(path):
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise VersionError(
+                f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
+                "use the version of multisagd that wrote it, or train anew in another run_dir"
+            )
         if not isinstance(files, dict) or not isinstance(record, dict):
             raise ValueError("its entries have the wrong form")
         if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:

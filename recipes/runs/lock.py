@@ -110,11 +110,7 @@ def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
 
 
 def check_shared(run_dir: Path, patience: float) -> None:
-    """Check that this process sees the folder that the first one holds, which a network may take a while to show.
-
-    Raises:
-        RecipeError: if it does not.
-    """
+    """Raise RecipeError if this process does not see the folder of the first one, which may take a network a while."""
     deadline = time.monotonic() + patience
     while not (run_dir / ".lock").exists():
         if time.monotonic() >= deadline:

@@ -6,6 +6,7 @@ and passed over.
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,7 @@ class Metrics:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Metrics:
-    """Read a file of JSON lines, `kind` standing for that of entries that name none.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no file.
-    """
+    """Read a file of JSON lines, `kind` standing for that of entries without one; OSError or ValueError if not."""
     check_file(path)
     metrics = Metrics()
     for line in _lines(path):
@@ -96,11 +92,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def number(value: Any) -> float:
     """Return a number as float, and NaN for whatever is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.nan
+    with suppress(OverflowError):
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     return math.nan
 
 

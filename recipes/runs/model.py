@@ -91,12 +91,7 @@ class TrainedModel:
     given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
-        """Return what builds the model's parts, with its modality.
-
-        Raises:
-            RecipeError: if the configuration's modality is wrong, or not that of the statistics, or if what corrupted
-                the data is unreadable.
-        """
+        """Return what builds the model's parts; RecipeError if its modality is wrong, or its corruption unreadable."""
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
@@ -120,18 +115,14 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
     given, run, path = data or {}, Run(folder), folder / CONFIG
     if (folder / NOTES).exists():
         return _exported(run, builder, given, checkpoint)
-    config = check_parts(check_config(run.config, path, builder), path, builder)
+    config = check_parts(run.config, path, builder)
     here = located(config, run.facts, folder, given, builder)
     weights = partial(_run_weights, run, chosen_samples(checkpoint, run))
     return TrainedModel(folder, config, here, run.facts, run.statistics, weights, given=given)
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return after how many samples a chosen checkpoint was saved: its number, or its folder's name; None for the last.
-
-    Raises:
-        RecipeError: for what is neither, naming the checkpoints that there are.
-    """
+    """Return after how many samples a chosen checkpoint was saved, by its number or its folder; None for the last."""
     if checkpoint in (None, "last"):
         return None
     name = Path(str(checkpoint)).name
@@ -219,7 +210,8 @@ def check_config(config: Config, path: Path, builder: Builder) -> Config:
 
 
 def check_parts(config: Config, path: Path, builder: Builder) -> Config:
-    """Check that the classes of a model's parts are there and take its keys; a RecipeError names the file if not."""
+    """Check a run's configuration, and that the classes of a model's parts are there and take its keys."""
+    check_config(config, path, builder)
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         for name in PARTS:
             builder.check_keys(config[name], object, name, [key for key in config[name] if key != "_target_"])
@@ -327,7 +319,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
-    config = check_parts(check_config(filled(config), folder / NOTES, builder), folder / NOTES, builder)
+    config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, facts, folder, given, builder), partial(_exported_weights, folder, notes)
     return TrainedModel(folder, config, here, facts, statistics, weights, notes["weights"], given)

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from modalities.base import Dataset
 from multisagd import Corruption, DataStatistics, GaussianRestoration, Grid
-from recipes.base.errors import RecipeError, as_recipe_error
+from recipes.base.errors import ROOT, RecipeError, as_recipe_error
 from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
@@ -109,11 +109,9 @@ class Run:
         Raises:
             RecipeError: if it cannot be read.
         """
-        path = self.folder / CORRUPTION
-        if not path.exists():
-            return None
+        path, shared = self.folder / CORRUPTION, bool((group or {}).get("shared"))
         with unreadable(path, RESTORE):
-            return Corruption.load(path, grid, bool((group or {}).get("shared")))
+            return Corruption.load(path, grid, shared) if path.exists() else None
 
     def restoration(self) -> GaussianRestoration:
         """Return what restores the data; RecipeError if it is missing or cannot be read."""
@@ -198,12 +196,11 @@ def versions() -> dict[str, str]:
 
 def revision() -> str | None:
     """Return the git revision of the source, marked `+changes` if the tree differs from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
+        command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
@@ -226,11 +223,7 @@ def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
-    """Check the entries of `run.json` that are read; those with a default may be missing.
-
-    Raises:
-        ValueError: naming the first that is not what it should be.
-    """
+    """Check the entries of `run.json` that are read; a ValueError names the first that is not what it should be."""
 
     def require(holds: bool, name: str) -> None:
         if not holds:

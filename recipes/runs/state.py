@@ -78,11 +78,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         return torch.zeros(size, dtype=dtype)
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
-        """Read into tensors of these names and shapes in place, sharded or not; every rank must call this.
-
-        Raises:
-            RecipeError: if it cannot be read.
-        """
+        """Read into tensors of these names and shapes in place, sharded or not; every rank must call this."""
         self._read(dict(targets), alone=False)
 
     @cached_property
