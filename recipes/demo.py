@@ -27,7 +27,7 @@ from torch import Tensor
 from modalities.image import Image
 from modalities.image_sets import Digits
 from multisagd import CosineSchedule, Flat, PowerLaw, Process, SpectralCovariance, Spectrum
-from recipes.base.commands import setting, written
+from recipes.base.commands import setting, typed, written
 from recipes.base.files import check_replaceable
 from recipes.cli.command import command
 from recipes.config import compose as configuration
@@ -53,11 +53,7 @@ class DemoSettings:
 
 
 def demo(config: Config) -> None:
-    """Train both models and draw the pictures.
-
-    Raises:
-        RecipeError: as `recipes.train.train`.
-    """
+    """Train both models and draw the pictures; raises what `recipes.train.train` raises."""
     start = time.monotonic()
     settings = Builder().settings(DemoSettings, config, "")
     out, exponent, corner = settings.run_dir, settings.exponent, settings.corner
@@ -71,17 +67,13 @@ def demo(config: Config) -> None:
     print(f"the two forward processes are in {out / 'forward.png'}")
     for name, choice in choices.items():
         print(f"\n{name} noise:", flush=True)
-        common = [
-            "experiment=image_demo",
-            f"seed={settings.seed}",
-            f"training.samples={settings.samples}",
-            f"every.log={settings.log}",
-            f"engine.threads={'null' if settings.threads is None else settings.threads}",
-            f"run_dir={written(str(out / name))}",
-        ]
-        train(configuration.load("train", [*common, *choice]))
-        newest = max((out / name / "samples").glob("*.png"))
-        shutil.copyfile(newest, out / f"samples_{name}.png")
+        numbers = {
+            "seed": settings.seed, "training.samples": settings.samples, "every.log": settings.log,
+            "engine.threads": settings.threads,
+        }  # fmt: skip
+        common = ["experiment=image_demo", *(f"{key}={typed(value)}" for key, value in numbers.items())]
+        train(configuration.load("train", [*common, f"run_dir={written(str(out / name))}", *choice]))
+        shutil.copyfile(max((out / name / "samples").glob("*.png")), out / f"samples_{name}.png")
     draw_losses(out)
     print(f"\n{ending(out)}\nThe demo took {(time.monotonic() - start) / 60:.1f} minutes.")
 

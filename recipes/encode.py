@@ -31,7 +31,7 @@ from recipes.base.signals import StopRequest
 from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
-from recipes.config.groups import flatten
+from recipes.config.groups import flatten, under
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
 from recipes.runs.lock import held
@@ -109,8 +109,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
 
 def fixed(config: Config) -> Config:
     """Return the keys of a configuration that all shards of a folder share."""
-    flat = flatten(config)
-    return {key: value for key, value in flat.items() if not any(key == f or key.startswith(f"{f}.") for f in FREE)}
+    return {key: value for key, value in flatten(config).items() if not under(key, FREE)}
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
@@ -149,7 +148,8 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
         for number in index.missing:
             parts = []
             for part in batches(dataset, index.rows(number), settings):
-                parts.append(compressed(latent, part, settings.dtype))
+                x0 = latent.compress(part.x0).to(getattr(torch, settings.dtype))
+                parts.append(part._replace(x0=x0, mask=None if part.mask is None else latent.coarser_mask(part.mask)))
                 done += len(part.x0)
                 display.update(done)
                 if stop.signal_number is not None:
@@ -180,12 +180,6 @@ def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator
         return dataset.batch(indices, seeds if turn else None)
 
     return prefetch(read, range(len(pieces)), settings.engine.workers)
-
-
-def compressed(latent: Latent, batch: Batch, dtype: str) -> Batch:
-    """Return a batch on the latent grid, not scaled."""
-    mask = None if batch.mask is None else latent.coarser_mask(batch.mask)
-    return batch._replace(x0=latent.compress(batch.x0).to(getattr(torch, dtype)), mask=mask)
 
 
 def introduction(index: Index, latent: Latent, done: int) -> str:

@@ -130,10 +130,10 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
     return found
 
 
-def section(name: str, title: str, make: Callable[[], list[Block]], lead: str = "") -> Section:
+def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:
     """Return a part of the page; one that cannot be made says why, and the others are made all the same."""
     try:
-        return Section(name, title, make(), lead)
+        return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:
         return Section(name, title, [unmade(error)], lead)
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, TypeVar, Union, cast, get_args, get_origi
 
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error, nearest
 from recipes.config.addresses import check_addresses, texts
+from recipes.config.groups import under
 
 T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
@@ -98,7 +99,7 @@ class Builder:
         allowed = (*PACKAGES, *self.extra)
         # The path is judged before anything is imported, and the object again after: a module of ours also holds names
         # that it imported from elsewhere.
-        if not isinstance(path, str) or not _under(path, allowed):
+        if not isinstance(path, str) or not under(path, allowed):
             raise RecipeError(_refusal(where, str(path), str(path), allowed))
         if not all(part.isidentifier() for part in path.split(".")):
             raise RecipeError(f"{where}: {path!r} is no import path of a {_names(expected)}")
@@ -106,7 +107,7 @@ class Builder:
         owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
         if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
             raise RecipeError(f"{where}: {path} is not a class; expected {_names(expected)}")
-        if not _under(owner.__module__, allowed):
+        if not under(owner.__module__, allowed):
             raise RecipeError(_refusal(where, path, f"{owner.__module__}.{owner.__qualname__}", allowed))
         if not any(_is_subclass(owner, kind) for kind in expected):
             raise RecipeError(f"{where}: {path} is not a {_names(expected)}")
@@ -179,7 +180,7 @@ def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -
                 continue
             raise RecipeError(f"{where}: importing {module_name} failed: {error}") from error
         for part in parts[cut:]:
-            if inspect.ismodule(found) and not _under(found.__name__, allowed):
+            if inspect.ismodule(found) and not under(found.__name__, allowed):
                 raise RecipeError(_refusal(where, path, found.__name__, allowed))
             if part.startswith("_"):
                 raise RecipeError(f"{where}: {path} is private: {part} begins with _")
@@ -189,10 +190,6 @@ def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -
             found = getattr(found, part)
         return found
     raise RecipeError(f"{where}: {path} does not exist: there is no module {parts[0]!r}")
-
-
-def _under(path: str, packages: Sequence[str]) -> bool:
-    return any(path == package or path.startswith(f"{package}.") for package in packages)
 
 
 def _refusal(where: str, path: str, real: str, allowed: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ stand in the files: interpolations are not resolved. A test compares the keys wi
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -295,6 +295,11 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: node}
     parts = [flatten(value, f"{prefix}.{key}".removeprefix(".")) for key, value in node.items()]
     return {key: value for part in parts for key, value in part.items()}
+
+
+def under(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted name is one of these, or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def prefixes(keys: Mapping[str, Any]) -> set[str]:

@@ -12,13 +12,14 @@ from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, sho
 from recipes.reports.samples import spread
 from recipes.reports.summary import STATES, training_seconds
 from recipes.runs.metrics import Entry
+from recipes.sampling.sample_files import EVALUATION
 
 MOST_ROWS = 300
 
 
 def comparison_blocks(
     runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]], pictures: int, budget: Budget
-) -> list[Block]:
+) -> list[Block | None]:
     """Return the comparison of runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
     about = (
@@ -35,8 +36,7 @@ def comparison_blocks(
         blocks.append(draw(name, title, about, SEEN, Axis("loss", "log"), series))
     blocks.append(_metrics(runs, sets))
     blocks += _pictures(runs, pictures, budget)
-    blocks += _spectra(runs, sets)
-    return [block for block in blocks if block is not None]
+    return [*blocks, *_spectra(runs, sets)]
 
 
 def _facts(runs: Sequence[Overview]) -> Table:
@@ -73,7 +73,7 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
     found: list[dict[tuple[str, str], dict[str, Any]]] = []
     for of_run in sets:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        judged = next((each for each in of_run if each.judged), None)
+        judged = next((each for each in of_run if (each.folder / EVALUATION).exists()), None)
         if judged is not None:
             try:
                 rows = {(kind, str(row.get("name"))): row for kind, row in metric_rows(judged.evaluation())}
@@ -106,7 +106,7 @@ def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block
     return [Note("The runs have no pictures after equally many samples to show side by side.")]
 
 
-def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> list[Block]:
+def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Sequence[Block | None]:
     """Return the spectra of the runs' samples, if all runs have one grid and any samples could be measured."""
     known = [run.statistics for run in runs if run.statistics is not None]
     if len(known) < len(runs) or any(each.grid != known[0].grid for each in known):

@@ -21,7 +21,7 @@ MOST_LEVELS = 24
 """Noise levels or bands that are drawn, at most."""
 
 
-def loss_charts(run: Overview) -> list[Block]:
+def loss_charts(run: Overview) -> list[Block | None]:
     """Return the charts of a run's losses, and what is missing of them."""
     training = over_samples("training", run.train, loss, "c0")
     validation = over_samples("validation", run.validation, loss, "c1", 1)
@@ -43,18 +43,17 @@ def loss_charts(run: Overview) -> list[Block]:
             SEEN, Axis("samples per second"), [speed],
         ),
     ]  # fmt: skip
-    found: list[Block] = [block for block in blocks if block is not None]
     if not run.train:
-        found.insert(0, Note("No training step has been logged yet: the first comes after every.log samples."))
+        blocks.insert(0, Note("No training step has been logged yet: the first comes after every.log samples."))
     elif not run.validation:
         missing = "so there are no losses by noise level and band"
         why = f"No validation yet, {missing}: it comes every every.validation samples, and once at the end."
         if run.facts.get("held_out") == 0:
             why = f"Nothing was held out of training to validate on, {missing}."
-        found.append(Note(why))
+        blocks.append(Note(why))
     if run.thinned:
-        found.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
-    return found
+        blocks.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
+    return blocks
 
 
 def over_samples(

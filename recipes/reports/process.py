@@ -79,7 +79,7 @@ def _assembly(run: Overview, builder: Builder) -> Assembly:
 
 def forward_blocks(
     run: Overview, sets: Sequence[SampleSet], count: int, data: Group, builder: Builder, budget: Budget
-) -> list[Block]:
+) -> list[Block | None]:
     """Return the schedule, what it leaves of the data, and `count` data or else a few samples at growing noise.
 
     `data` are keys of the run's data that the command line gives, such as where they are now.
@@ -107,7 +107,7 @@ def forward_blocks(
         return [*blocks, Note(f"{text} {shortened(error)}")]
 
 
-def _process_blocks(parts: Assembly, process: Process) -> list[Block]:
+def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     """Return what there is to say of a process without data: settings, signal and noise over time, doubts."""
     grid, schedule = process.grid, process.schedule
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
@@ -130,13 +130,10 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block]:
     described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
     rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
-    blocks: list[Block] = [Facts(described)]
-    blocks += [chart] if chart is not None else []
-    blocks.append(
-        Table("Signal left at t = 1, where sampling starts", ("band (cycles per sample)", "power ratio", "dB"), rows)
-    )
+    header = ("band (cycles per sample)", "power ratio", "dB")
+    table = Table("Signal left at t = 1, where sampling starts", header, rows)
     denoiser = parts.denoiser(torch.nn.Identity(), process)
-    return blocks + [Note(each) for each in process_notes(process, denoiser, parts.statistics)]
+    return [Facts(described), chart, table, *map(Note, process_notes(process, denoiser, parts.statistics))]
 
 
 def _in_words(node: Any) -> str:
@@ -199,7 +196,7 @@ def _decibels(ratio: float) -> float:
     return 10 * math.log10(ratio) if 0 < ratio < math.inf else math.nan
 
 
-def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block]:
+def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block | None]:
     """Return the power of data, noise and samples, of whichever there are."""
     if run.statistics is None:
         return [Note("The spectrum of the data is measured when training begins, and is not there.")]
@@ -232,7 +229,7 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
     return powers, problems
 
 
-def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block]:
+def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block | None]:
     """Return a chart over the radius and one along every axis, with a curve for each power `(..., *half_shape)`.
 
     The first power is that of the data; those whose name begins with "samples" are also shown in decibels over it.
@@ -253,7 +250,7 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
         blocks.append(draw(f"{name}-{place}", f"Power {where}", ABOUT, x, Axis("power", "log"), curves))
         title = f"Samples over data {where}"
         blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
-    return [block for block in blocks if block is not None]
+    return blocks
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:

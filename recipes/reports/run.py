@@ -64,11 +64,6 @@ class SampleSet:
         name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
         return f"{name} in {settings.get('steps')} steps" if name else ""
 
-    @property
-    def judged(self) -> bool:
-        """Whether `multisagd evaluate` left something next to it."""
-        return (self.folder / EVALUATION).exists()
-
     def evaluation(self) -> Any:
         """Return what `multisagd evaluate` left next to it; raises what `own_json` raises."""
         return own_json(self.folder / EVALUATION, self.root)

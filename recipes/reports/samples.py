@@ -83,7 +83,7 @@ def evaluation_blocks(run: Overview, sets: Sequence[SampleSet], budget: Budget) 
     """Return the tables of every set of samples, or how to make one."""
     blocks: list[Block] = []
     for each in sets:
-        if each.judged:
+        if (each.folder / EVALUATION).exists():
             try:
                 blocks += _evaluation(each, budget)
             except MALFORMED as error:

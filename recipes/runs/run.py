@@ -34,7 +34,7 @@ from recipes.base.files import replace_file, write_text
 from recipes.base.untrusted import read_configuration, read_object
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
-from recipes.config.groups import filled, flatten
+from recipes.config.groups import filled, flatten, under
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
@@ -130,7 +130,8 @@ class Run:
                 raise RecipeError(f"{self.folder} is not empty and holds no run: choose another run_dir")
             return
         before, now = flatten(self.config), flatten(config)
-        changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and not _free(key)}
+        different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+        changed = {key for key in different if not under(key, FREE)}
         if changed and begun:
             pairs = {
                 key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed
@@ -244,7 +245,3 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 
 def _texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(each, str) for each in values)
-
-
-def _free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
