@@ -1,10 +1,19 @@
 """Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
 
-The run's own configuration says what the model is; the command says how to sample it. Every sample follows from the
-seed and its number alone, so the first 10 of count=100 are those of count=10. They lie in one
-folder, each as a file and all in one picture, and as tensors (`recipes.sampling.sample_files`).
+In this order, each part in the file named with it (below recipes/):
 
-A run that learned from text takes prompts, embedded by the text encoder that its configuration names.
+    open the run or exported model: configuration, facts, statistics      runs/model.py
+    build its parts; load the weights of a checkpoint, or their average   runs/assembly.py, runs/model.py
+    choose the folder; with `reuse` stop if it holds these samples        sampling/sample_files.py
+    labels, or prompts through the run's text encoder, as one tensor      sampling/condition.py
+    sampler, steps, guidance and refinement                               sampling/generate.py
+    in batches, shared among the processes: draw noise of the run's
+    spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
+    decode x0 and write one file a sample, all of them as one picture,
+    the tensors, and sample.json with settings and versions               sampling/sample_files.py
+
+The run's configuration says what the model is, and the command how it is sampled. Every sample follows from the seed
+and its own number alone, so the first 10 of count=100 are those of count=10.
 
 Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text, an encoder
 other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
@@ -34,7 +43,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 def sample(config: Config, reuse: bool = False) -> Path:
     """Draw samples as the configuration says and return the folder, in which the first process writes them.
 
-    To `reuse` is to draw none if those of the same settings lie there already.
+    With `reuse`, the folder is returned as it is if it holds samples of the same settings.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -43,7 +52,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     settings = builder.settings(SampleSettings, config, "")
     runtime = Runtime.start(settings.engine)
 
-    # A run may come from someone else: its configuration says what to build, and the user alone what may be imported.
+    # A run may come from a stranger: its configuration says what to build, but only what allow_targets permits is
+    # imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality
@@ -58,7 +68,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
         model, settings.count, settings.labels, prompts, settings.guidance, settings.text_model, builder, runtime.device
     )
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-    check_own(out, settings.run_dir)
+    check_own(out, settings.run_dir)  # no link leads out of the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:

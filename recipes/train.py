@@ -1,20 +1,27 @@
 """Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
-In this order, each part in the file named with it:
+In this order, each part in the file named with it (below recipes/):
 
-    claim the run folder, and find the newest checkpoint                  runs/lock.py, runs/checkpoint.py
-    build the data, hold some out, measure mean and power spectrum        training/setup.py, data/dataset.py
-    build process, network and denoiser, with the checkpoint's weights    training/setup.py, runs/assembly.py
-    write down what the run is                                            training/tracking.py
-    for every batch: read it ahead of time                                data/order.py, modalities/
-        step the optimiser, update the averaged weights                   training/learner.py
-        log, save a checkpoint, stop, recover                             training/loop.py
-        validate, and draw a picture of samples                           training/validation.py
-    write the run as one page                                             recipes/report.py
+    lock the run folder, and find the newest checkpoint                   runs/lock.py, runs/checkpoint.py
+    build the dataset, hold some of it out, measure mean and spectrum     training/setup.py, data/dataset.py
+    build diffusion process, network and denoiser, load the checkpoint    training/setup.py, runs/assembly.py
+    write config.yaml, run.json and statistics.safetensors                training/tracking.py
+    for every batch                                                       training/loop.py
+        load its examples, ahead of time and in the seed's order          data/order.py
+        draw diffusion times and noise; the denoiser's loss; gradients    training/learner.py
+        optimiser step, unless not finite; update the averaged weights    training/learner.py
+        at the intervals of `every`:
+            append to metrics.jsonl, TensorBoard, Weights & Biases        training/tracking.py
+            save weights, average, optimiser and samples seen             runs/checkpoint.py
+            validate on the held-out data, draw a picture of samples      training/validation.py
+        after a signal, save and stop; after many steps that are not
+        finite, return to the last checkpoint
+    write the run as one HTML page                                        report.py
 
-Training time is counted in samples seen. Data order, times, noise and dropout are functions of (seed, samples seen), so
-a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights, averages,
-optimiser and metrics. Under torchrun several processes share every batch; only the first writes files and prints.
+Progress is counted in samples seen. Data order, diffusion times, noise and dropout are functions of (seed, samples
+seen), so a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights,
+averages, optimiser and metrics. Under torchrun several processes share every batch; only the first writes files and
+prints.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
 unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
@@ -61,26 +68,27 @@ def train(config: Config) -> None:
         group = separate_group(settings.engine.timeout)
         checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, group)
         state = checkpoints.latest()
-        begun = state is not None
-        Run(run_dir).check_config(config, begun)
-        data = prepare_data(job, begun)
+        resuming = state is not None
+        Run(run_dir).check_config(config, resuming)
+        data = prepare_data(job, resuming)
         model = prepare_model(job, data, state)
-        # From here on files are written, and a signal ends the training in good order.
-        with StopRequest() as stop, ExitStack() as at_last:
+        # From here on the run's files are written, and a signal ends the training with a last checkpoint.
+        with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
-                at_last.callback(name_unreadable, data.dataset, run_dir)
-                write_record(job, data, model, checkpoints, begun)
+                cleanup.callback(name_unreadable, data.dataset, run_dir)
+                write_record(job, data, model, checkpoints, resuming)
             wait_patiently()
             seen = model.learner.samples
             tracking = (run_dir, settings.tracking, config, model.position, seen)
             tracker = Tracker(*tracking) if runtime.main else NullTracker()
-            at_last.callback(tracker.close)
+            cleanup.callback(tracker.close)
             display = Display("training", settings.training.samples, seen, quiet=not runtime.main)
-            at_last.enter_context(display)
-            saver = at_last.enter_context(Saver(checkpoints, settings.engine.save_in_background))
-            watchdog = at_last.enter_context(Watchdog(runtime, seen))
+            cleanup.enter_context(display)
+            saver = cleanup.enter_context(Saver(checkpoints, settings.engine.save_in_background))
+            watchdog = cleanup.enter_context(Watchdog(runtime, seen))
             for line in introduction(job, data, model):
                 display.say(line)
+            # Every batch: load, step, log, save, validate.
             Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
             wait_for_all()  # a process that leaves early can break the connections of the others
             job.check_folder()
@@ -89,7 +97,7 @@ def train(config: Config) -> None:
 
 
 def train_and_report(config: Config) -> None:
-    """Train, and then write the run as one page, if the configuration says so; training has not failed if that does."""
+    """Train, and write the report of the run if `report` is set; a failing report does not make training fail."""
     train(config)
     if config["report"] and Place.of_environment().rank == 0:
         run_dir = Path(config["run_dir"])

@@ -229,6 +229,29 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
     return found
 
 
+def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
+    """Return what must be said next to the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
+    sets, settings = task.sets, task.settings
+    unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
+    lines = [
+        f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
+        f"real data is over {settings.splits} divisions into halves.",
+        "Bias: at finite counts Fréchet and sliced distances and root mean square errors are too large, and precision, "
+        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; shares in other "
+        "classes are too large. KID and errors of one band have none. Compare only numbers of equal counts.",
+    ]
+    if sets.count < sets.asked:
+        lines.append(
+            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: there are too few real "
+            "examples of their classes for more"
+        )
+    lines += [f"note: {note}" for result in results.values() for note in result.notes]
+    if unreadable:
+        named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
+        lines.append(f"note: {len(unreadable)} files could not be read, and others took their places: {named}")
+    return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
+
+
 def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:
     """Print the rows as a table, and below it what must be said."""
     table = Table("what", "samples", "real against real", "ideal", box=box.SIMPLE, title=title, title_justify="left")
