@@ -46,8 +46,8 @@ class Modality(ABC):
         """Return the grid of an encoded datum: axes with their physical spacing, unit and corner."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one datum as a tensor, (channels, *grid)."""
+    def tensor_shape(self) -> tuple[int, ...]:
+        """Shape of one encoded datum as a tensor, (channels, *grid)."""
         return (self.channels, *self.grid().shape)
 
     @abstractmethod

@@ -185,7 +185,7 @@ def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator
 def introduction(index: Index, latent: Latent, done: int) -> str:
     """Say what is about to happen."""
     again = f"continuing after {done:,} rows; " if done else ""
-    inner, outer = latent.modality.shape, latent.shape
+    inner, outer = latent.modality.tensor_shape, latent.tensor_shape
     times = "" if index.passes == 1 else f" in {index.passes} passes"
     return f"{again}{index.examples:,} examples{times}, from {inner} to {outer}, as {index.dtype}"
 

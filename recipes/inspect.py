@@ -118,7 +118,7 @@ def show_noise(
 ) -> None:
     """Write draws of the noise as media, with the mean and the standard deviation of the data."""
     drawn = seeds.derive_many(seed, "inspect", 0, range(count))
-    noise = process.noise((count, *modality.shape), drawn)
+    noise = process.noise((count, *modality.tensor_shape), drawn)
     x0 = statistics.mean.float() + statistics.sigma_data * noise
     save_all(modality, [modality.decode(each) for each in x0], out / "noise")
 

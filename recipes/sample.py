@@ -3,9 +3,11 @@
 In this order, each part in the file named with it (below recipes/):
 
     open the run or exported model: configuration, facts, statistics      runs/model.py
-    build its parts; load the weights of a checkpoint, or their average   runs/assembly.py, runs/model.py
+    check labels and guidance                                             sampling/condition.py
+    read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; with `reuse` stop if it holds these samples        sampling/sample_files.py
     labels, or prompts through the run's text encoder, as one tensor      sampling/condition.py
+    build the denoiser: network, diffusion process and statistics         runs/assembly.py
     sampler, steps, guidance and refinement                               sampling/generate.py
     in batches, shared among the processes: draw noise of the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
@@ -35,7 +37,7 @@ from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 from recipes.runtime.distribution import wait_for_all
-from recipes.sampling.condition import chosen_condition, chosen_prompts
+from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
 from recipes.sampling.generate import generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
@@ -58,21 +60,20 @@ def sample(config: Config, reuse: bool = False) -> Path:
     assembly = model.assembly(builder)
     modality = assembly.modality
     prompts = chosen_prompts(settings, model.facts.get("text") is not None)
+    labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.weights, assembly.check_outline)
-    denoiser = trained_denoiser(assembly, weights, runtime)
-    out = settings.out or default_folder(config, settings, weights.samples, prompts, denoiser.process)
+    out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
     # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
-    condition = chosen_condition(
-        model, settings.count, settings.labels, prompts, settings.guidance, settings.text_model, builder, runtime.device
-    )
+    condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
+    denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
     check_own(out, settings.run_dir)  # no link leads out of the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
-        x0 = generate(denoiser, request, modality.shape, seeds, condition.tensor, runtime, display.update)
+        x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.tensor, runtime, display.update)
         wait_for_all()  # after this the others may leave: only the first writes
         if not runtime.main:
             return out

@@ -7,6 +7,7 @@ name and the keys of a scheduler are read; its class is not needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,6 +44,8 @@ class TrainingNoise:
             ValueError, KeyError, TypeError, AttributeError: if it is not the configuration of a scheduler.
         """
         name = str(config["_class_name"])
+        if not re.fullmatch(r"[\w.]{1,80}", name):
+            raise ValueError(f"_class_name={name!r:.80} is not the name of a class")
         if name.startswith("CogVideoX"):
             config = {"snr_shift_scale": 3.0, **config}  # the default of diffusers
         for key, usual in USUAL.items():

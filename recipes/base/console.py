@@ -73,8 +73,9 @@ def lost() -> OSError | None:
 
 def show(text: str, stream: IO[str] | None = None) -> None:
     """Print a text, which may well be piped into something that stops reading, or that knows few letters."""
-    escaped()
-    stream = sys.stdout if stream is None else stream
+    if stream is None:
+        escaped()
+        stream = sys.stdout
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:

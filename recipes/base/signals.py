@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,9 +46,10 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
     """Within, let signals that would end this process at once raise `Ended`, which ends the command as Ctrl-C does."""
+    outer = imports_under_way(sys._getframe())
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not postponed(number, frame):
+        if not postponed(number, frame, outer):
             raise Ended(number)
 
     with handled(end, [number for number in heard() if signal.getsignal(number) is signal.SIG_DFL]):
@@ -66,18 +68,25 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
             signal.signal(number, previous)
 
 
-def postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether a signal came during an import; it is then sent again shortly.
+def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
+    """Whether a signal came during an import; it is then sent again shortly. `outer` imports enclose the command.
 
     An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
     end the process with a segmentation fault.
     """
+    if imports_under_way(frame) <= outer:
+        return False
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    return True
+
+
+def imports_under_way(frame: FrameType | None) -> int:
+    """Return how many calls of the import system a frame runs in."""
+    count = 0
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-            return True
+        count += frame.f_code.co_filename.startswith("<frozen importlib")
         frame = frame.f_back
-    return False
+    return count
 
 
 def heard() -> tuple[signal.Signals, ...]:

@@ -65,7 +65,7 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         with safe_open(str(path), framework=framework) as file:
             yield file
     # Shapes beyond what torch counts are a TypeError, and with numbers of four bits a RuntimeError.
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -149,7 +149,8 @@ class Builder:
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a class; every key must be among them, unless it takes any."""
-    parameters = inspect.signature(target).parameters
+    with as_recipe_error((TypeError, ValueError), f"{where}: {_name(target)} cannot be built from keys (", ")"):
+        parameters = inspect.signature(target).parameters
     for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:
         if key not in parameters:
             place, near = f"{where}.{key}".removeprefix("."), nearest(str(key), parameters)

@@ -100,7 +100,7 @@ def fit_restoration(
     wait_patiently()
     from_first(numbers)
     if found is None:
-        shape = training.modality.shape
+        shape = training.modality.tensor_shape
         size = math.prod(shape)
         mean, gain = torch.zeros(shape, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
         root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)

@@ -157,7 +157,7 @@ def read_real(
     """
     found: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
-    modality, shape = dataset.modality, dataset.modality.shape
+    modality, shape = dataset.modality, dataset.modality.tensor_shape
     order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
     with Display(title, min(total, len(dataset))) as display:
         for start in range(0, len(order), BATCH):
@@ -252,7 +252,7 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
             raise ValueError("it holds none, or of another kind")
-    if tuple(x0.shape[1:]) != (shape := dataset.modality.shape):
+    if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
         raise RecipeError(f"{broken} of {len(x0)} samples in {path} are not finite: sample again with more steps")

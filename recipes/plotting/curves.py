@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import quote
 from xml.etree import ElementTree
 
 import matplotlib
@@ -20,6 +19,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
+
+from multisagd.addresses import without_secrets
 
 SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
@@ -82,7 +83,7 @@ class Axis:
 class Chart:
     """A drawn chart: `picture` is SVG without any style of its own, `points` what the page says under the pointer.
 
-    `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the address of a file that has all.
+    `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the text of a file that has all.
     """
 
     name: str
@@ -191,7 +192,8 @@ def _plain(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a text of a run without its middle, if it is long."""
+    """Return a text of a run without secrets in its addresses, and without its middle if it is long."""
+    text = without_secrets(text)  # first: what is left of an address would not be known for one
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
@@ -227,11 +229,11 @@ def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> li
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as the address of a file; a text never begins as a formula does in a spreadsheet."""
+    """Return rows as the text of a CSV file; a text never begins as a formula does in a spreadsheet."""
     safe = [[f"'{text}" if FORMULA.match(text) else text for text in row] for row in rows]
     file = io.StringIO()
     csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(safe)
-    return "data:text/csv;charset=utf-8," + quote(file.getvalue().removesuffix("\n"))
+    return file.getvalue().removesuffix("\n")
 
 
 def _exact(value: float) -> str:

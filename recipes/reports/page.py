@@ -7,7 +7,7 @@ and the one style whose hashes are given. Nothing is fetched.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -174,6 +174,10 @@ def render(title: str, about: str, sections: Sequence[Section], footer: str, hid
     """Return a page as HTML, without what others should not read: secrets in addresses, and the texts `hidden`."""
 
     def shared(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: shared(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [shared(each) for each in value]
         if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
             return value
         for text in hidden:
@@ -184,6 +188,7 @@ def render(title: str, about: str, sections: Sequence[Section], footer: str, hid
         loader=PackageLoader("recipes.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, finalize=shared,
     )  # fmt: skip
+    environment.filters["shared"] = shared
     environment.filters["macro"] = lambda block: type(block).__name__.lower()
     parts: dict[str, str] = {}
     for name, file in (("style", "page.css"), ("script", "page.js")):

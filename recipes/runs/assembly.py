@@ -67,7 +67,7 @@ class Assembly:
     kept: Corruption | None = None
 
     def __post_init__(self) -> None:
-        measured, wanted = tuple(self.statistics.mean.shape), self.modality.shape
+        measured, wanted = tuple(self.statistics.mean.shape), self.modality.tensor_shape
         if measured != wanted:
             raise RecipeError(
                 f"the statistics are those of data of shape {measured}, and the modality's have {wanted}: "

@@ -321,7 +321,7 @@ def part_files(folder: Path, part: str) -> list[str]:
 
 
 def _check_names(part: str, files: Mapping[str, Any]) -> None:
-    if Path(part).name != part or not isinstance(files, dict) or not files:
+    if not re.fullmatch(r"[\w-]+", part) or not isinstance(files, dict) or not files:
         raise ValueError(f"{part!r} is not the name of a part")
     for name in files:
         if name != f"{part}.safetensors" and Path(name) != Path(part) / Path(name).name:

@@ -310,9 +310,9 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         facts, config = notes["facts"], notes["config"]
+        if not isinstance(facts, dict) or not isinstance(config, dict):
+            raise ValueError("it holds no facts or no configuration")
         check_facts(facts)
-        if not isinstance(config, dict):
-            raise ValueError("it holds no configuration")
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} are no weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:

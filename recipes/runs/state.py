@@ -78,7 +78,13 @@ class ShardedTensors(Mapping[str, Tensor]):
         return torch.zeros(size, dtype=dtype)
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
-        """Read into tensors of these names and shapes in place, sharded or not; every rank must call this."""
+        """Read into tensors in place, sharded or not; every rank must call this.
+
+        Raises:
+            ValueError: if their names or shapes are not those in the files.
+        """
+        if different := mismatch(self.shapes, {name: tuple(each.shape) for name, each in targets.items()}):
+            raise ValueError(different)
         self._read(dict(targets), alone=False)
 
     @cached_property

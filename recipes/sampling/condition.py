@@ -30,17 +30,14 @@ class Condition:
     tensor: Tensor | None = None
 
 
-def chosen_condition(
-    model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance,
-    text_model: str | None, builder: Builder, device: torch.device,
-) -> Condition:  # fmt: skip
-    """Return what `count` samples are to be: of the labels in turn, or each of its prompt.
-
-    Prompts are embedded by the encoder that the model learned from, or by the same at `text_model`.
+def checked_labels(
+    model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
+) -> list[int] | None:
+    """Return the class of each of `count` samples, the labels in turn; None without classes.
 
     Raises:
-        RecipeError: for classes that the model has not learned, guidance without a condition, guidance of a network
-            that was always given one, or an encoder that cannot be loaded or is another one now.
+        RecipeError: for classes that the model has not learned, guidance without a condition, or guidance of a network
+            that was always given one.
     """
     facts = model.facts
     numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
@@ -51,13 +48,27 @@ def chosen_condition(
             "guidance.scale needs a network that also knows no condition, and this run was trained with "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
+    return numbers
+
+
+def chosen_condition(
+    model: TrainedModel, numbers: list[int] | None, prompts: list[str] | None, text_model: str | None,
+    builder: Builder, device: torch.device,
+) -> Condition:  # fmt: skip
+    """Return the condition of samples of these classes, or of these prompts.
+
+    Prompts are embedded by the encoder that the model learned from, or by the same at `text_model`.
+
+    Raises:
+        RecipeError: for an encoder that cannot be loaded, or that is not the one that the model learned from.
+    """
     if prompts is None:
         return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
     node = {**model.located["text"], "device": str(device)}
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
     encoder = builder.of_a_run(text_model).build(node, TextEncoder, "text")
-    check_encoder(encoder, facts, model.folder)
+    check_encoder(encoder, model.facts, model.folder)
     return Condition(prompts=prompts, tensor=encoder(prompts))
 
 

@@ -36,7 +36,7 @@ from recipes.runs.model import NOTES, WEIGHTS, Chosen, TrainedModel, Which, open
 from recipes.runs.run import CORRUPTION, versions
 from recipes.runs.settings import Guidance
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.sampling.condition import chosen_condition
+from recipes.sampling.condition import checked_labels, chosen_condition
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.sampling.sample_files import EVALUATION, write_set
 from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermost, write_exported
@@ -204,14 +204,13 @@ class Pipeline:
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
         guidance = self.builder.settings(Guidance, scale, "guidance")
-        condition = chosen_condition(
-            self.model, len(seeds), chosen.labels, texts, guidance, chosen.text_model, self.builder, self.runtime.device
-        )
+        labels = checked_labels(self.model, len(seeds), chosen.labels, texts, guidance)
+        condition = chosen_condition(self.model, labels, texts, chosen.text_model, self.builder, self.runtime.device)
         sampler = self._sampler(chosen.sampler)
         request = SamplingRequest(sampler, steps, chosen.spacing, guidance=guidance, batch=chosen.batch)
         with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
             drawn = (seeds, condition.tensor, self.runtime, display.update)
-            x0 = generate(self.denoiser, request, self.modality.shape, *drawn)
+            x0 = generate(self.denoiser, request, self.modality.tensor_shape, *drawn)
         classes = self.model.facts["classes"]
         return Drawn(
             x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
@@ -260,4 +259,4 @@ class Pipeline:
 
 
 def _sizes(modality: Modality) -> str:
-    return " × ".join(map(str, modality.shape))
+    return " × ".join(map(str, modality.tensor_shape))

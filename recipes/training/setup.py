@@ -266,7 +266,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
         initial = load_initial(network, settings.training.initial, builder)
     network.to(runtime.device, runtime.dtype)
     average = PowerEMA(network, sigma_rel=settings.training.ema)
-    flops = training_flops(network, data.modality.shape)
+    flops = training_flops(network, data.modality.tensor_shape)
     runtime.sharded(average.module)
     parallel = runtime.parallelize(network)
     denoiser = assembly.denoiser(runtime.compiled(parallel), process)

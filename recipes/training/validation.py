@@ -105,7 +105,7 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
     seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))
     classes = data.condition.classes
     try:
-        x0 = generate(model.averaged, model.request, data.modality.shape, seeds, data.shown, job.runtime)
+        x0 = generate(model.averaged, model.request, data.modality.tensor_shape, seeds, data.shown, job.runtime)
         if job.runtime.main:
             media = [data.modality.decode(each) for each in x0]
             shown = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]

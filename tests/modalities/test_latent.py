@@ -472,3 +472,7 @@ def test_a_latent_needs_all_channels() -> None:
     expected = torch.ones(5, 1, 4, dtype=torch.bool)
     expected[0, 0, 1], expected[1, 0, 3] = False, False
     assert torch.equal(latent.coarser_mask(mask), expected)
+
+
+def test_modality_with_a_field_named_shape_has_its_tensor_shape() -> None:
+    assert Tensors((8, 6, 5), channels=2).tensor_shape == (2, 8, 6, 5)

@@ -272,6 +272,8 @@ INDICES: dict[str, Poison] = {
     "names twice": written('{"format_version": 1, "samples": 96, "samples": 1, "files": {}, "record": {}}'),
     "number of a million digits": written('{"format_version": 1, "samples": ' + "9" * 1_000_000 + "}"),
     "NaN samples": written('{"format_version": 1, "samples": NaN, "files": {}, "record": {}}'),
+    "a part without a name": edited(lambda index: index["files"].update({"": {"x": {}}})),
+    "a part that leads above": edited(lambda index: index["files"].update({"..": {"x": {}}})),
     "negative samples": edited(lambda index: index.update(samples=-1)),
     "huge samples": edited(lambda index: index.update(samples=10**30)),
     "samples as text": edited(lambda index: index.update(samples="96")),

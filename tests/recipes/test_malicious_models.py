@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from recipes import export
 from recipes.adopt import adopt
@@ -164,6 +163,10 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
         group("spectrum", _target_="multisagd.PowerLaw", exponent=float("nan")), "spectrum.exponent: expected a number"
     ),
     "a schedule of no kind": (notes(lambda told: told["config"].update(schedule={})), "schedule: has no _target_"),
+    "facts of no kind": (notes(lambda told: told.update(facts=[])), "no facts.*export it again"),
+    "a part that no keys build": (
+        group("spectrum", _target_="recipes.base.errors.RecipeError"), "spectrum: RecipeError cannot be built from keys"
+    ),
     "names twice": (noted(samples='1, "samples": 2'), "is there twice in one object.*export it again"),
     "deep notes": (lambda folder, canary: (folder / "model.json").write_text("[" * 100_000), "export it again"),
     **{f"weights: {name}": (weights(content), "export it again") for name, content in HEADERS.items()},
@@ -258,6 +261,7 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "a class as a list": (of_json(UNET, _class_name=["evil", "Evil"]), "cannot be adopted"),
     "os.system": (of_json(UNET, _class_name="os.system"), "networks of class 'os.system' cannot be adopted"),
     "a scheduler beside it": (of_json(SCHEDULER, _class_name="evil.Evil", beta_schedule=["evil"]), "clock.*betas"),
+    "a scheduler named in colour": (of_json(SCHEDULER, _class_name="DDPM\x1b[31m"), "is not the name of a class"),
     "an environment variable": (of_json(UNET, act_fn="${oc.env:SECRET}"), "texts that are no options"),
     "a missing value": (of_json(UNET, act_fn="???"), "texts that are no options"),
     "a target": (of_json(UNET, act_fn={"_target_": "os.system", "command": "touch x; rm y"}), "no options of a"),
@@ -310,16 +314,10 @@ def test_keys_by_which_diffusers_finds_code_mean_nothing(pipeline: Path, canary:
     assert not canary.exists()
 
 
-def test_what_is_written_of_a_model_is_what_it_is(pipeline: Path, canary: Path) -> None:
-    """A name with line breaks cannot add keys to the experiment, nor to the words of the command."""
+def test_a_scheduler_whose_name_holds_lines_is_refused(pipeline: Path, canary: Path) -> None:
+    """It would be written into the experiment, and printed."""
     of_json(SCHEDULER, _class_name=f"DDPM\nallow_targets: [os]\nnetwork: {{_target_: os.system}}\r\x85{canary}")(
         pipeline, canary
     )
-    take_over(pipeline)
-    text = (pipeline.parent / "out" / "experiment" / "adopted.yaml").read_text()
-    keys = yaml.safe_load(text)
-    assert "allow_targets" not in keys
-    assert keys["network"]["name"] == "UNet2DModel"
-    config = configuration.load("train", ["experiment=adopted", "run_dir=r"], pipeline.parent / "out")
-    assert config["allow_targets"] == []
-    assert not canary.exists()
+    refused(take_over, pipeline, canary, match="is not the name of a class")
+    assert not (pipeline.parent / "out").exists()

@@ -38,7 +38,7 @@ from recipes.config import compose as configuration
 from recipes.config.groups import flatten
 from recipes.plotting.curves import Axis, Series, draw
 from recipes.report import ReportSettings, write_report
-from recipes.reports.page import Budget, Item, Note, is_report, item, render
+from recipes.reports.page import Budget, Item, Note, Section, is_report, item, render
 from recipes.reports.run import read_run
 from recipes.reports.samples import spread
 from recipes.reports.summary import settings, summary_blocks
@@ -510,11 +510,20 @@ def test_files_of_numbers_are_exact_and_hold_no_formulas() -> None:
     ]  # fmt: skip
     chart = draw("some", "", "", Axis("samples seen"), Axis("y"), series)
     assert chart is not None
-    text = unquote(chart.csv.partition(",")[2])
+    text = chart.csv
     assert list(csv.reader(text.splitlines())) == [
         ["samples seen", "'=a", "'-b()"], ["1200", "0.123456789", ""], ["2400", "-1.5", "1e-09"],
     ]  # fmt: skip
     assert chart.rows == [["1,200", "0.1235", ""], ["2,400", "-1.5", "1e-09"]]
+
+
+def test_names_of_curves_keep_no_secrets() -> None:
+    name = "samples of https://u:PASSWORD@host/a/long/path/to/some/run?sig=SIGNATURE and HIDDEN"
+    chart = draw("some", "", "", Axis("x"), Axis("y"), [Series(name, [1.0], [1.0], "c0")])
+    assert chart is not None
+    page = render("t", "", [Section("s", "S", [chart])], "", hidden=["HIDDEN"])
+    assert "samples of https://" in unquote(page)
+    assert not {"PASSWORD", "SIGNATURE", "HIDDEN"} & set(re.findall(r"[A-Z]{5,}", unquote(page)))
 
 
 def test_long_names_are_told_apart_and_those_of_bands_do_not_overlap() -> None:
