@@ -70,7 +70,7 @@ class Training:
         self.flops = training_flops(network, self.shape)
         average = PowerEMA(network)
         self.runtime.sharded(average.module)
-        spread = self.runtime.spread(network)
+        spread = self.runtime.parallelize(network)
         denoiser = assembly.denoiser(self.runtime.compiled(spread), process)
         self.learner = Learner(denoiser, network, spread, average, self.settings, self.runtime, None)
         self.parts = [Batch(x0)] * self.settings.training.accumulation

@@ -15,12 +15,12 @@ def test_errors_of_one_process_are_its_own(message: str) -> None:
         raise RuntimeError(message)
 
     with pytest.raises(RuntimeError, match=message):
-        run_command(fail)
+        run_command(fail, lambda told: "")
 
 
 def test_mistakes_are_told_in_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise RecipeError("there is no such thing")
 
-    assert run_command(fail) == 2
+    assert run_command(fail, lambda told: "") == 2
     assert capsys.readouterr().err == "error: there is no such thing\n"
