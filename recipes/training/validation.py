@@ -27,6 +27,7 @@ def validate(
     """Measure a denoiser on the first `validation.items` of a dataset, every rank on a share of each batch.
 
     Times, noise and examples are the same at every call, so that two validations differ by the model alone.
+    RecipeError if too many files cannot be read.
 
     Returns:
         `loss`: the training loss, averaged over all levels.
@@ -34,9 +35,6 @@ def validate(
         `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
             1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency. Of
             padded data, the power is that of their valid part, as it is of the error.
-
-    Raises:
-        RecipeError: when too many files cannot be read.
     """
     grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, wanted.bands)
