@@ -122,7 +122,7 @@ class Denoiser(nn.Module):
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
         """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
 
-        They multiply what `to_steps` returns.
+        They multiply what `to_basis` returns.
         """
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
@@ -150,16 +150,16 @@ class Denoiser(nn.Module):
         """Whether the network is given `x_t - a μ` as it is, so that `into` is one."""
         return self.preconditioning == "none"
 
-    def to_steps(self, x: Tensor) -> Tensor:
+    def to_basis(self, x: Tensor) -> Tensor:
         """Return x where the weights act by multiplication: x itself, or its half spectrum."""
         if not self.per_frequency:
-            return self.process.to_steps(x)
+            return self.process.to_basis(x)
         return to_half_spectrum(x, self.process.grid.dimensions)
 
-    def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_steps` for a tensor of this shape."""
+    def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `to_basis` for a tensor of this shape."""
         if not self.per_frequency:
-            return self.process.from_steps(x, shape)
+            return self.process.from_basis(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
@@ -169,8 +169,8 @@ class Denoiser(nn.Module):
         weights, mean = self.weights(at, x_t), self.mean_like(x_t)
         y = x_t if not self.centred else x_t - self.process.scale(mean.expand_as(x_t), at.a)
         output = self._output(y, weights, t, condition)
-        moved = weights.skip * self.to_steps(y) + weights.out * self.to_steps(output)
-        return mean + self.from_steps(moved, x_t.shape).to(x_t.dtype)
+        moved = weights.skip * self.to_basis(y) + weights.out * self.to_basis(output)
+        return mean + self.from_basis(moved, x_t.shape).to(x_t.dtype)
 
     def _output(self, y: Tensor, weights: Weights, t: Tensor | float, condition: Tensor | None) -> Tensor:
         times = as_times(t).double().reshape(-1).expand(len(y))
@@ -180,7 +180,7 @@ class Denoiser(nn.Module):
         return (output if isinstance(output, Tensor) else output.sample).to(y.dtype)
 
     def _scale(self, x: Tensor, factor: Tensor) -> Tensor:
-        return self.from_steps(self.to_steps(x) * factor, x.shape).to(x.dtype)
+        return self.from_basis(self.to_basis(x) * factor, x.shape).to(x.dtype)
 
     def loss(
         self,
@@ -210,10 +210,10 @@ class Denoiser(nn.Module):
         """Return the network's output minus its target for this noise, shaped like x0."""
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
-        weights, signal, noise = self.weights(at, x0), self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
+        weights, signal, noise = self.weights(at, x0), self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
         # The target from x0 and noise, not from x_t: the quotient (x0 - skip·y)/out loses its digits at low noise.
-        y = self.from_steps(at.a * signal + at.b * noise, shape).to(x0.dtype)
-        target = self.from_steps(weights.signal * signal + weights.noise * noise, shape).to(x0.dtype)
+        y = self.from_basis(at.a * signal + at.b * noise, shape).to(x0.dtype)
+        target = self.from_basis(weights.signal * signal + weights.noise * noise, shape).to(x0.dtype)
         return self._output(y, weights, t, condition) - target
 
     def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:

@@ -31,7 +31,7 @@ Modulation = Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Factors of signal and noise at some times, shaped to multiply what `Process.to_steps` returns."""
+    """Factors of signal and noise at some times, shaped to multiply what `Process.to_basis` returns."""
 
     a: Tensor
     b: Tensor
@@ -76,17 +76,17 @@ class Process(nn.Module):
             alpha, sigma = alpha * signal, sigma * noise
         return Coefficients(alpha.to(dtype), sigma.to(dtype))
 
-    def to_steps(self, x: Tensor) -> Tensor:
+    def to_basis(self, x: Tensor) -> Tensor:
         """Return x where coefficients act by multiplication: x itself, or its half spectrum under a modulation."""
         return x if self.modulation is None else to_half_spectrum(x, self.grid.dimensions)
 
-    def from_steps(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_steps` for a tensor of this shape."""
+    def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Undo `to_basis` for a tensor of this shape."""
         return x if self.modulation is None else from_half_spectrum(x, shape[-self.grid.dimensions :])
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
         """Multiply x by a coefficient, in frequency where the coefficient is a function of frequency."""
-        return self.from_steps(self.to_steps(x) * factor, x.shape)
+        return self.from_basis(self.to_basis(x) * factor, x.shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Draw noise of the covariance for a batch of this shape, one seed per item.
@@ -103,7 +103,7 @@ class Process(nn.Module):
     def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """Return `x_t = a_t x0 + b_t noise`."""
         at = self.coefficients(t, x0)
-        return self.from_steps(at.a * self.to_steps(x0) + at.b * self.to_steps(noise), x0.shape)
+        return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
     def in_range(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return `x_t / √(α_t² + σ_t²)`, so that variance-exploding paths can be seen too; t is one time, `(1,)`."""
@@ -125,7 +125,7 @@ class Process(nn.Module):
         """
         now, then = self.coefficients(t, x0), self.coefficients(s, x0)
         of_x0, of_x_t, factor = posterior_step(now, then)
-        return self.from_steps(of_x0 * self.to_steps(x0) + of_x_t * self.to_steps(x_t), x0.shape), factor
+        return self.from_basis(of_x0 * self.to_basis(x0) + of_x_t * self.to_basis(x_t), x0.shape), factor
 
     def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
         """Return the clean datum that a value of `quantity` at x_t stands for; inverse of `from_x0`.
@@ -139,7 +139,7 @@ class Process(nn.Module):
             return self.to_x0(noise, x_t, t, "noise")
         at = self.coefficients(t, x_t)
         skip, out = x0_weights(at, self.schedule, quantity)
-        return self.from_steps(skip * self.to_steps(x_t) + out * self.to_steps(value), x_t.shape)
+        return self.from_basis(skip * self.to_basis(x_t) + out * self.to_basis(value), x_t.shape)
 
     def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
         """Return the noise, v, flow or score that x0 implies at x_t.
@@ -155,7 +155,7 @@ class Process(nn.Module):
             noise = self.from_x0(x0, x_t, t, "noise")
             return -self.covariance.solve(self.scale(noise, 1 / at.b))
         skip, out = x0_weights(at, self.schedule, quantity)
-        return self.from_steps((self.to_steps(x0) - skip * self.to_steps(x_t)) / out, x_t.shape)
+        return self.from_basis((self.to_basis(x0) - skip * self.to_basis(x_t)) / out, x_t.shape)
 
 
 def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:

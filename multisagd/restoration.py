@@ -151,9 +151,9 @@ class RestoringDenoiser(Denoiser):
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         band, weights = self.band(at, x0), self.weights(at, x0)
-        signal, white = self.to_steps(x0 - self.mean_like(x0)), self.to_steps(noise)
-        y = self.from_steps(at.a * signal + at.b * band.left.sqrt() * white, shape).to(x0.dtype)
-        target = self.from_steps(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
+        signal, white = self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
+        y = self.from_basis(at.a * signal + at.b * band.left.sqrt() * white, shape).to(x0.dtype)
+        target = self.from_basis(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
         error = self._output(y, weights, t, condition) - target
         return self._scale(error, (band.clean / (band.clean + band.target_noise)).sqrt())
 
@@ -196,9 +196,9 @@ class RestoringDenoiser(Denoiser):
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         band = self.band(at, x0)
-        datum, added = self.to_steps(x0), at.b * band.left.sqrt() * self.to_steps(noise)
+        datum, added = self.to_basis(x0), at.b * band.left.sqrt() * self.to_basis(noise)
         x_t, target = at.a * datum + added, datum - band.share(at.a) * added
-        return self.from_steps(x_t, shape).to(x0.dtype), self.from_steps(target, shape).to(x0.dtype)
+        return self.from_basis(x_t, shape).to(x0.dtype), self.from_basis(target, shape).to(x0.dtype)
 
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:

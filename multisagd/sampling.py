@@ -99,17 +99,17 @@ def sample(
         return Point(t, process.coefficients(t, reference), last)
 
     def estimate(state: Tensor, at: Point) -> Tensor:
-        return process.to_steps(denoiser(process.from_steps(state, shape), at.t.expand(shape[0]), condition))
+        return process.to_basis(denoiser(process.from_basis(state, shape), at.t.expand(shape[0]), condition))
 
     model = Model(estimate, point, process, len(times) - 1)
-    state = State(process.to_steps(x), point(times[0]))
+    state = State(process.to_basis(x), point(times[0]))
     for i, t in enumerate(times[1:]):
         then = point(t, last=i + 2 == len(times))
         noise = None
         if sampler.stochastic:
-            noise = process.to_steps(process.noise(shape, [derive(seed, "step", i) for seed in seeds]).to(x))
+            noise = process.to_basis(process.noise(shape, [derive(seed, "step", i) for seed in seeds]).to(x))
         state = sampler.step(state, then, model, noise)
         if callback is not None:
-            x0 = process.from_steps(state.estimates[-1][1], shape)
-            callback(i + 1, model.steps, process.from_steps(state.x, shape), x0)
-    return process.from_steps(state.x, shape)
+            x0 = process.from_basis(state.estimates[-1][1], shape)
+            callback(i + 1, model.steps, process.from_basis(state.x, shape), x0)
+    return process.from_basis(state.x, shape)

@@ -57,7 +57,7 @@ def build(kind: str, p: ms.Process, network: nn.Module, statistics: ms.DataStati
 def target(kind: str, p: ms.Process, signal: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, sigma_data: float):
     """What the network should say, from the definitions, in frequency; the signal is about the mean."""
     at = p.coefficients(t, signal)
-    s, e = p.to_steps(signal), p.to_steps(noise)
+    s, e = p.to_basis(signal), p.to_basis(noise)
     if kind == "karras":
         # 2206.00364, Eq. 8 solved for F, with a in front of the data.
         y = at.a * s + at.b * e
@@ -67,7 +67,7 @@ def target(kind: str, p: ms.Process, signal: torch.Tensor, noise: torch.Tensor, 
     else:
         a_dot, b_dot = p.schedule.tangent(at.a, at.b)
         value = {"x0": s, "noise": e, "v": at.a * e - at.b * s, "flow": a_dot * s + b_dot * e}[kind]
-    return p.from_steps(value + torch.zeros_like(s), signal.shape)
+    return p.from_basis(value + torch.zeros_like(s), signal.shape)
 
 
 @pytest.mark.parametrize("kind", KINDS)
