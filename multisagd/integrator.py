@@ -20,7 +20,7 @@ from torch import Tensor
 from multisagd.covariance import from_half_spectrum, to_half_spectrum
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
-from multisagd.samplers import Model, Point, State
+from multisagd.samplers import Model, Point, SamplerState
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-12
@@ -39,7 +39,7 @@ class GaussianIntegrator:
     statistics: DataStatistics
     stochastic = False
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multisagd.samplers import Model, Point, State, combine, required
+from multisagd.samplers import Model, Point, SamplerState, combine, required
 
 STILL = 1e-12
 """Steps in λ below this are none: what is left of them is rounding."""
@@ -44,7 +44,7 @@ class DPMSolver:
         """Whether steps need noise."""
         return self.sde
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
@@ -80,7 +80,7 @@ class UniPC:
 
     stochastic = False
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         x, now = state.x, state.point
         if not state.estimates:

@@ -37,14 +37,14 @@ class Point:
 
 
 @dataclass(frozen=True)
-class State:
+class SamplerState:
     """Where a run stands: x at a point, and the estimates of x0 made so far, the latest last (two are kept)."""
 
     x: Tensor
     point: Point
     estimates: tuple[tuple[Point, Tensor], ...] = ()
 
-    def moved(self, x: Tensor, point: Point, *estimates: tuple[Point, Tensor]) -> State:
+    def moved(self, x: Tensor, point: Point, *estimates: tuple[Point, Tensor]) -> SamplerState:
         """Return the state at the next point, these estimates added."""
         return replace(self, x=x, point=point, estimates=(*self.estimates, *estimates)[-2:])
 
@@ -66,7 +66,7 @@ class Sampler(Protocol):
     def stochastic(self) -> bool:
         """Whether steps need noise."""
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Return the state at `then`; raise ValueError if noise is needed and missing."""
 
 
@@ -103,7 +103,7 @@ class DDIM:
         """Whether steps need noise."""
         return self.eta > 0
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
@@ -127,7 +127,7 @@ class Ancestral:
     variance: Literal["posterior", "forward"] = "posterior"
     stochastic = True
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
@@ -164,11 +164,11 @@ class Euler:
         """Whether steps need noise."""
         return self.churn > 0
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         return self._integrate(self._churned(state, model, noise), then, model, corrected=False)
 
-    def _integrate(self, state: State, then: Point, model: Model, *, corrected: bool) -> State:
+    def _integrate(self, state: SamplerState, then: Point, model: Model, *, corrected: bool) -> SamplerState:
         x, now, schedule = state.x, state.point, model.process.schedule
         if model.process.modulation is not None:
             raise ValueError(f"{type(self).__name__} needs scalar coefficients; use DDIM, DPMSolver or UniPC instead")
@@ -187,7 +187,7 @@ class Euler:
         skip, out = x0_weights(point.at, model.process.schedule, "flow")
         return combine((1 / out, x0), (-skip / out, x))
 
-    def _churned(self, state: State, model: Model, noise: Tensor | None) -> State:
+    def _churned(self, state: SamplerState, model: Model, noise: Tensor | None) -> SamplerState:
         now = state.point
         ratio = float((-now.half_log_snr.detach()).exp().max())
         if self.churn == 0 or not self.churn_range[0] <= ratio <= self.churn_range[1]:
@@ -209,6 +209,6 @@ class Heun(Euler):
     Two estimates a step, except for the last, which is an Euler step.
     """
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step."""
         return self._integrate(self._churned(state, model, noise), then, model, corrected=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multisagd.inputs import as_data, as_times
 from multisagd.process import Process
-from multisagd.samplers import Model, Point, Sampler, State
+from multisagd.samplers import Model, Point, Sampler, SamplerState
 from multisagd.schedule import Schedule
 from multisagd.seeds import derive, one_each
 
@@ -102,7 +102,7 @@ def sample(
         return process.to_basis(denoiser(process.from_basis(state, shape), at.t.expand(shape[0]), condition))
 
     model = Model(estimate, point, process, len(times) - 1)
-    state = State(process.to_basis(x), point(times[0]))
+    state = SamplerState(process.to_basis(x), point(times[0]))
     for i, t in enumerate(times[1:]):
         then = point(t, last=i + 2 == len(times))
         noise = None

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from multisagd import DPMSolver, Grid, Process, sample, time_steps
 from multisagd.covariance import filter_grid, to_half_spectrum
-from multisagd.samplers import Model, Point, Sampler, State, required
+from multisagd.samplers import Model, Point, Sampler, SamplerState, required
 from multisagd.sampling import AnyDenoiser
 
 LEAST = 0.01
@@ -107,7 +107,7 @@ class ColouredSteps:
         if self.strength < 0 or self.divider < 1:
             raise ValueError(f"need strength >= 0 and divider >= 1, got {self.strength} and {self.divider}")
 
-    def step(self, state: State, then: Point, model: Model, noise: Tensor | None) -> State:
+    def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
         """Take one step of the base with coloured noise."""
         noise = required(noise, self)
         if self.strength > 0:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from multisagd.analysis.transfer import check_sampler
 from multisagd.process import Process
-from multisagd.samplers import Model, Point, Sampler, State
+from multisagd.samplers import Model, Point, Sampler, SamplerState
 
 LIMIT = 1024
 """Most samples of a grid: its matrices have the square of that."""
@@ -76,7 +76,7 @@ def dense_transfer(sampler: Sampler, process: Process, times: Tensor, data: Dens
     first = point(times[0])
     x = torch.zeros(rows, n, dtype=torch.float64, device="cpu")
     x[:n] = first.at.b * color
-    state = State(x, first)
+    state = SamplerState(x, first)
     model = Model(estimate, point, process, steps)
     for i, t in enumerate(times[1:]):
         injected = None

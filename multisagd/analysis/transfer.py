@@ -19,7 +19,7 @@ from multisagd.grid import Grid
 from multisagd.integrator import GaussianIntegrator
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process
-from multisagd.samplers import Model, Point, Sampler, State
+from multisagd.samplers import Model, Point, Sampler, SamplerState
 from multisagd.statistics import DataStatistics
 
 
@@ -161,7 +161,7 @@ def follow(
     model = Model(estimate, point, process, steps)
     first = point(times[0])
     x = responses[0].expand(len(responses), *shape)
-    state = State(x + first.at.a * of_mean if start_at_mean else x, first)
+    state = SamplerState(x + first.at.a * of_mean if start_at_mean else x, first)
     for i, t in enumerate(times[1:]):
         then = point(t, last=i + 1 == steps)
         state = sampler.step(state, then, model, responses[2 + i] if sampler.stochastic else None)
