@@ -32,7 +32,7 @@ AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class MaskGroup:
     """Items seen at the same places of the grid.
 
     `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a
@@ -65,7 +65,7 @@ class Fit:
     converged: bool
 
 
-def fit_power(groups: Sequence[Group], start: Tensor, weight: Tensor) -> Fit:
+def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit:
     """Return the power under which what the groups show is most likely, from a positive start `(blocks, *shape)`.
 
     Blocks are independent, each with a power of its own on a full grid of `shape`; `weight` (blocks,) is 1 for real
@@ -101,9 +101,9 @@ def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | N
     return Estimate(_positive(power), mean) if bool(power.isfinite().all()) else None
 
 
-def _stacked(groups: Sequence[Group], size: int) -> list[Stack]:
+def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
     """Return groups stacked by the number of places that they see."""
-    sorted_groups: dict[int, list[Group]] = {}
+    sorted_groups: dict[int, list[MaskGroup]] = {}
     for group in groups:
         sorted_groups.setdefault(len(group.places), []).append(group)
     stacks = []

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multisagd.circulant_em import MOST_ROUNDS, Group, fit_power
+from multisagd.circulant_em import MOST_ROUNDS, MaskGroup, fit_power
 from multisagd.grid import Grid
 from multisagd.lag_window import PairAverages, pair_counts
 
@@ -237,7 +237,7 @@ class _Channel:
         if self.averages is not None:
             return self.layout.half_spectrum(self.averages.power())
         groups = [
-            Group(self.masks[number].nonzero()[:, 0], rows, self.counts[number])
+            MaskGroup(self.masks[number].nonzero()[:, 0], rows, self.counts[number])
             for number, rows in sorted(self.rows.items())
         ]
         start = _periodogram(groups, self.layout)
@@ -256,7 +256,7 @@ def _compressed(rows: Tensor) -> Tensor:
     return torch.linalg.qr(rows, mode="r").R
 
 
-def _periodogram(groups: Sequence[Group], layout: Layout) -> Tensor | None:
+def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
     """Return the mean |F x|² with zeros for what is missing, over the share that is valid; None where it is zero.
 
     Strong frequencies leak into weak ones, so EM has to find the power only where it is below this.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import multisagd as ms
 from multisagd import circulant_em
-from multisagd.circulant_em import Estimate, Group, fit_power, step
+from multisagd.circulant_em import Estimate, MaskGroup, fit_power, step
 
 SHAPES = [(7,), (6,), (3, 4), (2, 3, 2)]
 
@@ -23,7 +23,7 @@ def transform(shape: tuple[int, ...]) -> Tensor:
     return torch.fft.fftn(eye, dim=tuple(range(1, 1 + len(shape))), norm="ortho").reshape(size, size).T
 
 
-def made(shape: tuple[int, ...], complex_valued: bool, seen: list[int]) -> tuple[list[Group], Tensor, list[Tensor]]:
+def made(shape: tuple[int, ...], complex_valued: bool, seen: list[int]) -> tuple[list[MaskGroup], Tensor, list[Tensor]]:
     """Return groups of 3, 4, … items with random masks, a random power, and the items of each group."""
     generator = torch.Generator().manual_seed(0)
     size, blocks = math.prod(shape), 2 if complex_valued else 1
@@ -35,12 +35,14 @@ def made(shape: tuple[int, ...], complex_valued: bool, seen: list[int]) -> tuple
     for number, places_seen in enumerate(seen):
         places = torch.randperm(size, generator=generator)[:places_seen].sort().values
         x = torch.randn(blocks, 3 + number, places_seen, generator=generator, dtype=dtype)
-        groups.append(Group(places, torch.cat([torch.ones_like(x[..., :1]), x], 2), 3 + number))
+        groups.append(MaskGroup(places, torch.cat([torch.ones_like(x[..., :1]), x], 2), 3 + number))
         items.append(x)
     return groups, power, items
 
 
-def dense_step(groups: list[Group], items: list[Tensor], power: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dense_step(
+    groups: list[MaskGroup], items: list[Tensor], power: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return power, mean, and log-likelihood per block of the estimate before it, item by item with dense matrices."""
     shape = tuple(power.shape[1:])
     F, size = transform(shape), math.prod(shape)
@@ -108,7 +110,7 @@ def test_the_end_is_the_maximum_of_the_likelihood(monkeypatch):
         x = torch.randn(40, 5, generator=generator, dtype=torch.float64) @ root.T
         x = torch.cat([x, -x])[:, :seen]  # the mean of what is seen is zero, and its most likely value
         rows.append(x)
-        groups.append(Group(torch.arange(seen), torch.cat([torch.ones(1, 80, 1).double(), x[None]], 2), 80))
+        groups.append(MaskGroup(torch.arange(seen), torch.cat([torch.ones(1, 80, 1).double(), x[None]], 2), 80))
 
     def negative(logs: np.ndarray) -> float:
         power = grid.full(torch.from_numpy(np.exp(logs)))
