@@ -17,7 +17,7 @@ from multisagd.covariance import to_half_spectrum
 from multisagd.grid import Grid
 from multisagd.libraries import check
 
-Kind = Literal["amplitude", "amplitude_phase", "wavelet"]
+PenaltyKind = Literal["amplitude", "amplitude_phase", "wavelet"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class SpectralPenalty:
         BrokenLibraryError: for `wavelet` where ptwt cannot be imported.
     """
 
-    kind: Kind = "amplitude"
+    kind: PenaltyKind = "amplitude"
     weight: float = 1.0
     wavelet: str = "haar"
     levels: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"unknown penalty {self.kind!r}; choose {', '.join(get_args(Kind))}")
+        if self.kind not in get_args(PenaltyKind):
+            raise ValueError(f"unknown penalty {self.kind!r}; choose {', '.join(get_args(PenaltyKind))}")
         if not self.weight > 0 or self.levels < 1:
             raise ValueError(f"a penalty needs weight > 0 and levels >= 1, got {self.weight} and {self.levels}")
         if self.kind == "wavelet":

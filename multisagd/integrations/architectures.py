@@ -17,7 +17,7 @@ from multisagd.libraries import importing
 
 
 @dataclass(frozen=True)
-class Kind:
+class Architecture:
     """A class of diffusers: grid dimensions, the option that counts its classes, whether that counts "no class" too.
 
     `tokens` tells whether it attends to tokens, and `text` whether these may be a text's: that needs a mask.
@@ -31,11 +31,11 @@ class Kind:
 
 
 KINDS = {
-    "UNet1DModel": Kind(1),
-    "UNet2DModel": Kind(2, "num_class_embeds"),
-    "UNet2DConditionModel": Kind(2, "num_class_embeds", tokens=True, text=True),
-    "UNet3DConditionModel": Kind(3, tokens=True),
-    "DiTTransformer2DModel": Kind(2, "num_embeds_ada_norm", counts_null=False),
+    "UNet1DModel": Architecture(1),
+    "UNet2DModel": Architecture(2, "num_class_embeds"),
+    "UNet2DConditionModel": Architecture(2, "num_class_embeds", tokens=True, text=True),
+    "UNet3DConditionModel": Architecture(3, tokens=True),
+    "DiTTransformer2DModel": Architecture(2, "num_embeds_ada_norm", counts_null=False),
 }
 """What is supported: classes that are told nothing beyond what a network here is told."""
 
@@ -109,7 +109,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def count_classes(name: str, kind: Kind, given: dict[str, Any], classes: int | None) -> int | None:
+def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes: int | None) -> int | None:
     """Return how many classes the network knows, and let the options say so; None if it knows none."""
     assert kind.classes is not None
     null = 1 if kind.counts_null else 0
