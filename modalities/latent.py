@@ -31,7 +31,7 @@ STATISTICS = "statistics.json"
 
 
 @dataclass(frozen=True)
-class Scale:
+class LatentScale:
     """Mean and standard deviation of each latent channel, and the `encoding` (see `Latent.encoding`) they belong to.
 
     Raises:
@@ -48,7 +48,7 @@ class Scale:
             raise ValueError("a scale needs one finite mean and one positive deviation for each latent channel")
 
     @classmethod
-    def load(cls, path: Path) -> Scale:
+    def load(cls, path: Path) -> LatentScale:
         """Read a scale; `path` is the file, or the folder of encoded data that holds it.
 
         Raises:
@@ -103,9 +103,9 @@ class Latent(Modality):
                 )
 
     @cached_property
-    def scale(self) -> Scale | None:
+    def scale(self) -> LatentScale | None:
         """Mean and deviation by which latents are scaled, if any."""
-        return None if self.statistics is None else Scale.load(self.statistics)
+        return None if self.statistics is None else LatentScale.load(self.statistics)
 
     @cached_property
     def layout(self) -> Layout:

@@ -1,7 +1,7 @@
 """Encoded data on disk: numbered safetensors files of latents, labels, masks and texts, and the index that lists them.
 
     index.json            what the latents are, and each finished shard with its size and SHA-256
-    statistics.json       their mean and deviation, once all are there (see `modalities.latent.Scale`)
+    statistics.json       their mean and deviation, once all are there (see `modalities.latent.LatentScale`)
     000000.safetensors    `x0` (rows, channels, *grid) not scaled, `labels`, `mask`; texts in its metadata
 
 Rows are all examples of the first pass in their order, then all of the next one. A file is written beside its place,
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from modalities.base import Batch, Modality
-from modalities.latent import Scale
+from modalities.latent import LatentScale
 from multisagd.files import digest, read_json
 
 FORMAT_VERSION = 1
@@ -200,7 +200,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
     )
 
 
-def measured_scale(index: Index) -> Scale:
+def measured_scale(index: Index) -> LatentScale:
     """Return mean and deviation of all shards from those of each (Chan, Golub, LeVeque, 1983); constants keep 1.
 
     Raises:
@@ -214,7 +214,7 @@ def measured_scale(index: Index) -> Scale:
     squares = torch.tensor([shard.squares for shard in index.shards], dtype=torch.float64)
     mean = weights @ means
     std = (squares.sum(0) / samples + weights @ (means - mean).square()).sqrt()
-    return Scale(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()), index.encoding)
+    return LatentScale(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()), index.encoding)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from modalities.base import Dataset, Example, Modality
 from modalities.byte_ranges import Source, local
 from modalities.encoding import differences
-from modalities.latent import Latent, Scale
+from modalities.latent import Latent, LatentScale
 from modalities.reading import UnreadableFilesError
 from modalities.shard_index import INDEX, Index, grid_facts, shard_name
 from multisagd.files import digest, parse_json
@@ -119,7 +119,7 @@ class LatentShards(Dataset):
                 f"{self.root} has {len(index.shards)} of {index.count} shards: "
                 "give the same `multisagd encode` command again to finish it"
             )
-        if self.modality.scale != Scale.load(self.root):
+        if self.modality.scale != LatentScale.load(self.root):
             raise ValueError(
                 f"the modality does not scale latents by the statistics of {self.root}: set statistics to {self.root}"
             )

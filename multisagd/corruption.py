@@ -26,7 +26,7 @@ from multisagd.statistics import describe_axes, read_axes
 from multisagd.table import Table
 
 FORMAT_VERSION = 1
-Scale = Literal["deviation", "bins"]
+LevelScale = Literal["deviation", "bins"]
 
 
 class Corruption:
@@ -42,7 +42,7 @@ class Corruption:
     """
 
     def __init__(
-        self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: Scale = "deviation", shared: bool = False
+        self, spectrum: Spectrum, grid: Grid, level: float = 1.0, scale: LevelScale = "deviation", shared: bool = False
     ) -> None:
         if not 0 < level < math.inf:
             raise ValueError(f"the level of a corruption must be positive and finite, got {level}")
@@ -50,7 +50,7 @@ class Corruption:
             raise ValueError(f"unknown scale {scale!r}; choose deviation or bins")
         self.covariance = SpectralCovariance(spectrum, grid)
         self.level = level
-        self.scale: Scale = scale
+        self.scale: LevelScale = scale
         self.shared = shared
 
     @classmethod

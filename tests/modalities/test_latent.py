@@ -20,7 +20,7 @@ from torch import Tensor
 from modalities.autoencoders import DiffusersAutoencoder
 from modalities.base import Modality
 from modalities.image import Image
-from modalities.latent import Latent, Scale
+from modalities.latent import Latent, LatentScale
 from multisagd.grid import Axis, Grid
 from multisagd.libraries import BrokenLibraryError
 from multisagd.testing import check_modality
@@ -152,7 +152,7 @@ def test_values_are_those_of_diffusers(saved: Any) -> None:
 def test_the_scale_is_undone_in_decoding(saved: Any, tmp_path: Path) -> None:
     plain, x = Latent(Tensors(), saved()), noise(3, 16, 16)
     mean, std = (1.0, -2.0, 0.5, 0.0), (0.5, 1.0, 2.0, 4.0)
-    (tmp_path / "statistics.json").write_text(Scale(mean, std, plain.encoding()).text())
+    (tmp_path / "statistics.json").write_text(LatentScale(mean, std, plain.encoding()).text())
     for place in (tmp_path, tmp_path / "statistics.json"):
         latent = Latent(Tensors(), saved(), place)
         z, scaled = plain.encode(x), latent.encode(x)
@@ -164,16 +164,16 @@ def test_the_scale_is_undone_in_decoding(saved: Any, tmp_path: Path) -> None:
 
 def test_statistics_of_another_encoding_are_refused(saved: Any, tmp_path: Path) -> None:
     encoding = Latent(Image(size=16), saved()).encoding()
-    (tmp_path / "statistics.json").write_text(Scale((0.0,) * 4, (1.0,) * 4, encoding).text())
+    (tmp_path / "statistics.json").write_text(LatentScale((0.0,) * 4, (1.0,) * 4, encoding).text())
     assert Latent(Image(size=16), saved(), tmp_path).scale is not None
     with pytest.raises(ValueError, match=r"another encoding; modality.size: \[16, 16\] -> \[8, 8\]"):
         Latent(Image(size=8), saved(), tmp_path)
     with pytest.raises(ValueError, match=r"autoencoder.kind.*AutoencoderKL.*VQModel"):
         Latent(Image(size=16), saved("VQModel"), tmp_path)
-    (tmp_path / "statistics.json").write_text(Scale((0.0,) * 3, (1.0,) * 3, encoding).text())
+    (tmp_path / "statistics.json").write_text(LatentScale((0.0,) * 3, (1.0,) * 3, encoding).text())
     with pytest.raises(ValueError, match="are of 3 channels, and the autoencoder gives 4"):
         Latent(Image(size=16), saved(), tmp_path)
-    (tmp_path / "statistics.json").write_text(Scale((0.0,) * 4, (1.0,) * 4, encoding).text())
+    (tmp_path / "statistics.json").write_text(LatentScale((0.0,) * 4, (1.0,) * 4, encoding).text())
     # Where it runs is no part of the encoding.
     Latent(Image(size=16), dataclasses.replace(saved(), device="cpu", dtype="bfloat16"), tmp_path)
 
@@ -343,7 +343,7 @@ def test_other_weights_in_the_same_folder_are_another_encoding(tmp_path: Path) -
     save_tiny("AutoencoderKL", vae)
     encoding = Latent(Image(size=16), DiffusersAutoencoder(str(vae))).encoding()
     root.mkdir()
-    (root / "statistics.json").write_text(Scale((0.0,) * 4, (1.0,) * 4, encoding).text())
+    (root / "statistics.json").write_text(LatentScale((0.0,) * 4, (1.0,) * 4, encoding).text())
     # A variant that is not loaded, and what else lies there, are no weights.
     (vae / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another")
     Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
