@@ -35,7 +35,7 @@ QUIET = 1e-3
 
 
 @dataclass(frozen=True)
-class Band:
+class BandPowers:
     """What is known of every frequency at some times: powers that broadcast over `(batch, channels, *half_shape)`.
 
     `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
@@ -118,12 +118,12 @@ class RestoringDenoiser(Denoiser):
 
         return self._known.get((shape, x.device, dtype), make)
 
-    def band(self, at: Coefficients, like: Tensor) -> Band:
+    def band(self, at: Coefficients, like: Tensor) -> BandPowers:
         """Return what is known of every frequency at these coefficients, for a batch like `like`."""
         clean, corruption, white = self._known_powers(like)
         noise, seen = at.b**2 * white, white > 0
         left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
-        return Band(clean, corruption, noise, seen, left)
+        return BandPowers(clean, corruption, noise, seen, left)
 
     def weights(self, at: Coefficients, like: Tensor) -> Weights:
         """Return the factors of the base class outside the band, and those of restoration inside.
