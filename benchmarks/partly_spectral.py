@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from multisagd import DataStatistics, Denoiser, Process
-from multisagd.denoiser import Weights
+from multisagd.denoiser import Preconditioning
 from multisagd.process import Coefficients
 
 Part = Literal["scalar", "spectral"]
@@ -42,8 +42,8 @@ class PartlySpectral(Denoiser):
         self.sigma_data = sigma_data or self.sigma_data
         self.parts = {"into": into, "skip": skip, "out": out}
 
-    def weights(self, at: Coefficients, like: Tensor) -> Weights:
-        """Return the factors of the formula and of its training target; see `Denoiser.weights`."""
+    def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
+        """Return the factors of the formula and of its training target; see `Denoiser.preconditioning_at`."""
         power, noise_power = self.powers_like(like)
         signal, noise = {}, {}
         for name, part in self.parts.items():
@@ -60,4 +60,4 @@ class PartlySpectral(Denoiser):
             mean = grid.mean(left).mean(1).reshape(-1, *(1,) * (left.dim() - 1))
             left = mean.expand_as(left)
         out = left.sqrt()
-        return Weights(into, skip, out, rest / out, -at.b * skip / out)
+        return Preconditioning(into, skip, out, rest / out, -at.b * skip / out)

@@ -2,11 +2,11 @@
 
 Every parametrisation is one formula about the mean μ of the data, with `y = x_t - a μ`:
 
-    D(x_t) = μ + skip · y + out · F(into · y, log-SNR, condition)
+    D(x_t) = μ + c_skip · y + c_out · F(c_in · y, log-SNR, condition)
 
-`prediction` x0, noise, v or flow says what the network's output F stands for (`into = 1`). Karras preconditioning
+`prediction` x0, noise, v or flow says what the network's output F stands for (`c_in = 1`). Karras preconditioning
 (arXiv 2206.00364, here for any path) keeps the input and the target of the network at unit variance instead:
-`into = (a²C + b²)^{-1/2}`, `skip = aC/(a²C + b²)`, `out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
+`c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
 Spectral preconditioning does so at every frequency: C is the data's power there, and the noise's power `V = b²W` stands
 in place of b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
@@ -30,21 +30,24 @@ from multisagd.recent import Recent
 from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
-Preconditioning = Literal["none", "karras", "spectral"]
+PreconditioningKind = Literal["none", "karras", "spectral"]
 
 QUIET = 1e-6
 """Share of the power at the loudest frequency that spectral preconditioning takes every frequency to have at least."""
 
 
 @dataclass(frozen=True)
-class Weights:
-    """`D = μ + skip·y + out·F(into·y)`, and F's target `signal·(x0 - μ) + noise·ε`."""
+class Preconditioning:
+    """`D = μ + c_skip·y + c_out·F(c_in·y)`, and F's target `target_signal·(x0 - μ) + target_noise·ε`.
 
-    into: Tensor
-    skip: Tensor
-    out: Tensor
-    signal: Tensor
-    noise: Tensor
+    Each is `(batch or 1, 1, ..., 1)`, or `(batch or 1, channels or 1, *half_shape)` if it depends on frequency.
+    """
+
+    c_in: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+    target_signal: Tensor
+    target_noise: Tensor
 
 
 class Denoiser(nn.Module):
@@ -67,7 +70,7 @@ class Denoiser(nn.Module):
         network: nn.Module,
         process: Process,
         prediction: Quantity | None = None,
-        preconditioning: Preconditioning = "none",
+        preconditioning: PreconditioningKind = "none",
         statistics: DataStatistics | None = None,
         centred: bool = True,
     ) -> None:
@@ -119,7 +122,7 @@ class Denoiser(nn.Module):
 
         return self._powers.get((shape, x.device, dtype), make)
 
-    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+    def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
         """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
 
         They multiply what `to_basis` returns.
@@ -127,18 +130,19 @@ class Denoiser(nn.Module):
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
             skip, out = x0_weights(at, schedule, self.prediction)
-            return Weights(one, skip, out, *target_weights(at, schedule, self.prediction))
+            return Preconditioning(one, skip, out, *target_weights(at, schedule, self.prediction))
         if self.preconditioning == "karras":
             sigma, scale = self.sigma_data, (at.a**2 * self.sigma_data**2 + at.b**2).rsqrt()
             skip, out = at.a * sigma**2 * scale**2, at.b * sigma * scale
-            return Weights(scale, skip, out, at.b * scale / sigma, -at.a * sigma * scale)
+            return Preconditioning(scale, skip, out, at.b * scale / sigma, -at.a * sigma * scale)
         power, noise_power = self.powers_like(like)
         deviation, amplitude = power.sqrt(), noise_power.sqrt()
         scale = (at.a**2 * power + at.b**2 * noise_power).rsqrt()
         # Noise that is nowhere needs no factor: where W = 0 the datum is known, and F's target is zero.
         inverse = torch.where(amplitude > 0, 1 / torch.where(amplitude > 0, amplitude, 1.0), 0.0)
         skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
-        return Weights(scale, skip, out, at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse)
+        signal, noise = at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse
+        return Preconditioning(scale, skip, out, signal, noise)
 
     @property
     def per_frequency(self) -> bool:
@@ -147,7 +151,7 @@ class Denoiser(nn.Module):
 
     @property
     def plain_input(self) -> bool:
-        """Whether the network is given `x_t - a μ` as it is, so that `into` is one."""
+        """Whether the network is given `x_t - a μ` as it is, so that `c_in` is one."""
         return self.preconditioning == "none"
 
     def to_basis(self, x: Tensor) -> Tensor:
@@ -166,16 +170,16 @@ class Denoiser(nn.Module):
         """Return `E[x0 | x_t]`, shaped like x_t."""
         x_t = as_data(x_t)
         at = self.process.coefficients(t, x_t)
-        weights, mean = self.weights(at, x_t), self.mean_like(x_t)
+        factors, mean = self.preconditioning_at(at, x_t), self.mean_like(x_t)
         y = x_t if not self.centred else x_t - self.process.scale(mean.expand_as(x_t), at.a)
-        output = self._output(y, weights, t, condition)
-        moved = weights.skip * self.to_basis(y) + weights.out * self.to_basis(output)
+        output = self._output(y, factors, t, condition)
+        moved = factors.c_skip * self.to_basis(y) + factors.c_out * self.to_basis(output)
         return mean + self.from_basis(moved, x_t.shape).to(x_t.dtype)
 
-    def _output(self, y: Tensor, weights: Weights, t: Tensor | float, condition: Tensor | None) -> Tensor:
+    def _output(self, y: Tensor, factors: Preconditioning, t: Tensor | float, condition: Tensor | None) -> Tensor:
         times = as_times(t).double().reshape(-1).expand(len(y))
         log_snr = self.process.schedule.log_snr(times).to(y.device, y.dtype)
-        into = y if self.plain_input else self._scale(y, weights.into)
+        into = y if self.plain_input else self._scale(y, factors.c_in)
         output = self.network(into, log_snr, condition)
         return (output if isinstance(output, Tensor) else output.sample).to(y.dtype)
 
@@ -210,15 +214,16 @@ class Denoiser(nn.Module):
         """Return the network's output minus its target for this noise, shaped like x0."""
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
-        weights, signal, noise = self.weights(at, x0), self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
-        # The target from x0 and noise, not from x_t: the quotient (x0 - skip·y)/out loses its digits at low noise.
+        factors = self.preconditioning_at(at, x0)
+        signal, noise = self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
+        # The target from x0 and noise, not from x_t: the quotient (x0 - c_skip·y)/c_out loses its digits at low noise.
         y = self.from_basis(at.a * signal + at.b * noise, shape).to(x0.dtype)
-        target = self.from_basis(weights.signal * signal + weights.noise * noise, shape).to(x0.dtype)
-        return self._output(y, weights, t, condition) - target
+        target = self.from_basis(factors.target_signal * signal + factors.target_noise * noise, shape).to(x0.dtype)
+        return self._output(y, factors, t, condition) - target
 
     def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:
         """Turn errors of the network's output into those of the estimate of x0, shaped like them."""
-        return self._scale(error, self.weights(self.process.coefficients(t, error), error).out)
+        return self._scale(error, self.preconditioning_at(self.process.coefficients(t, error), error).c_out)
 
     def weigh(
         self,
@@ -241,7 +246,7 @@ class Denoiser(nn.Module):
             error = self.x0_error(error, t) * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1))
         elif self.preconditioning == "spectral" and metric != "whitened":
             # The output weighs every frequency alike; this gives each its size in x0 back, the whole staying as large.
-            out = self.weights(self.process.coefficients(t, error), error).out
+            out = self.preconditioning_at(self.process.coefficients(t, error), error).c_out
             size = self.process.grid.resize(error.shape[2:]).mean(out.square()).mean(1).sqrt()
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
         plain = "euclidean" if metric == "whitened" else metric

@@ -36,7 +36,7 @@ def residual_power(
         error = (target - denoiser(x_t, t, condition)).double().cpu()
         dims = tuple(range(-denoiser.process.grid.dimensions, 0))
         total = total + torch.fft.rfftn(error, dim=dims, norm="ortho").abs().square().sum(0)
-        noise_power = denoiser.band(denoiser.process.coefficients(t[:1], x0), x0).target_noise.double().cpu()
+        noise_power = denoiser.band(denoiser.process.coefficients(t[:1], x0), x0).target_variance.double().cpu()
         count += len(x0)
     if not count:
         raise ValueError("there are no data to measure the residual on")

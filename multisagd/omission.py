@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from multisagd.denoiser import Denoiser, Preconditioning, Weights
+from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Coefficients, Process, Quantity
 from multisagd.statistics import DataStatistics
@@ -43,7 +43,7 @@ class ProjectedDenoiser(Denoiser):
         network: nn.Module,
         process: Process,
         prediction: Quantity | None = None,
-        preconditioning: Preconditioning = "none",
+        preconditioning: PreconditioningKind = "none",
         statistics: DataStatistics | None = None,
         blind: bool = True,
     ) -> None:
@@ -52,17 +52,17 @@ class ProjectedDenoiser(Denoiser):
             raise ValueError("noise drawn on a padded grid leaves no frequency out: leave out the padding")
         self.blind = blind
 
-    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+    def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
         """Return the factors of the base class where there is noise, and those that predict nothing elsewhere."""
         inside = self.support_like(like)
-        plain = super().weights(at, like)
-        into, skip, out, signal, noise = (
-            inside * each for each in (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
+        plain = super().preconditioning_at(at, like)
+        c_in, c_skip, c_out, signal, noise = (
+            inside * each for each in (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
         )
         if not self.blind:
             # Where there is no noise x_t is the datum times a.
-            into, skip = plain.into.expand_as(into), skip + (1 - inside) / at.a
-        return Weights(into, skip, out, signal, noise)
+            c_in, c_skip = plain.c_in.expand_as(c_in), c_skip + (1 - inside) / at.a
+        return Preconditioning(c_in, c_skip, c_out, signal, noise)
 
     def support_like(self, x: Tensor) -> Tensor:
         """Return 1 at frequencies that carry noise and 0 elsewhere, `half_shape`, for a batch like x."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from multisagd.corruption import Corruption
-from multisagd.denoiser import Denoiser, Preconditioning, Weights
+from multisagd.denoiser import Denoiser, Preconditioning, PreconditioningKind
 from multisagd.inputs import as_data
 from multisagd.loss import Metric, Weighting
 from multisagd.padding import PaddedCovariance
@@ -49,7 +49,7 @@ class BandPowers:
     left: Tensor
 
     @property
-    def target_noise(self) -> Tensor:
+    def target_variance(self) -> Tensor:
         """Variance of the target about the clean datum, `c² V/A`."""
         return self.corruption / self.left
 
@@ -84,7 +84,7 @@ class RestoringDenoiser(Denoiser):
         corruption: Corruption,
         statistics: DataStatistics,
         prediction: Quantity | None = None,
-        preconditioning: Preconditioning = "none",
+        preconditioning: PreconditioningKind = "none",
     ) -> None:
         super().__init__(network, process, prediction, preconditioning, statistics)
         if preconditioning == "spectral":
@@ -125,23 +125,23 @@ class RestoringDenoiser(Denoiser):
         left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
         return BandPowers(clean, corruption, noise, seen, left)
 
-    def weights(self, at: Coefficients, like: Tensor) -> Weights:
+    def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
         """Return the factors of the base class outside the band, and those of restoration inside.
 
         Those of the target belong to the datum and to noise at its full power V.
         """
-        band, plain = self.band(at, like), super().weights(at, like)
+        band, plain = self.band(at, like), super().preconditioning_at(at, like)
         total = at.a**2 * band.clean + band.noise
-        into = torch.where(band.seen, total.rsqrt(), 0.0)
-        skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
+        c_in = torch.where(band.seen, total.rsqrt(), 0.0)
+        c_skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
         # What the Wiener filter leaves, and all of the datum where the frequency is not seen.
-        out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
-        # The target without bias is x' - (a c²/A) e, and the network is to say (target - skip·x_t)/out.
-        signal = (1 - skip * at.a) / out
-        noise = -(band.share(at.a) + skip) * at.b * band.left.sqrt() / out
-        inside = (into, skip, out, signal, noise)
-        outside = (plain.into, plain.skip, plain.out, plain.signal, plain.noise)
-        return Weights(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
+        c_out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
+        # The target without bias is x' - (a c²/A) e, and the network is to say (target - c_skip·x_t)/c_out.
+        signal = (1 - c_skip * at.a) / c_out
+        noise = -(band.share(at.a) + c_skip) * at.b * band.left.sqrt() / c_out
+        inside = (c_in, c_skip, c_out, signal, noise)
+        outside = (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
+        return Preconditioning(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output minus its target; in the band weighted by the inverse deviation of the target.
@@ -150,12 +150,12 @@ class RestoringDenoiser(Denoiser):
         """
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
-        band, weights = self.band(at, x0), self.weights(at, x0)
+        band, factors = self.band(at, x0), self.preconditioning_at(at, x0)
         signal, white = self.to_basis(x0 - self.mean_like(x0)), self.to_basis(noise)
         y = self.from_basis(at.a * signal + at.b * band.left.sqrt() * white, shape).to(x0.dtype)
-        target = self.from_basis(weights.signal * signal + weights.noise * white, shape).to(x0.dtype)
-        error = self._output(y, weights, t, condition) - target
-        return self._scale(error, (band.clean / (band.clean + band.target_noise)).sqrt())
+        target = self.from_basis(factors.target_signal * signal + factors.target_noise * white, shape).to(x0.dtype)
+        error = self._output(y, factors, t, condition) - target
+        return self._scale(error, (band.clean / (band.clean + band.target_variance)).sqrt())
 
     def loss(
         self,

@@ -231,7 +231,7 @@ def test_the_target_has_no_bias(grid: Grid, schedule: Schedule, way) -> None:  #
         assert float(error[:, inside].abs().max()) < 5
         # Its size is what the weights of the loss take it to be.
         size = beyond.abs().square().mean((0, 1)) / grid.numel
-        expected = known.target_noise.expand(1, 1, *grid.half_shape)[0, 0]
+        expected = known.target_variance.expand(1, 1, *grid.half_shape)[0, 0]
         # 16,000 numbers per frequency: a relative standard error of at most 1.1 %; 5 of them and the correlation.
         torch.testing.assert_close(size[inside], expected[inside], rtol=0.1, atol=0)
 
@@ -247,8 +247,8 @@ def test_errors_are_those_of_the_estimate_from_the_target(grid: Grid, way, preco
     x0, noise = random(3, 2, *grid.shape), denoiser.process.noise((3, 2, *grid.shape), [1, 2, 3]).double()
     x_t, target = denoiser.noised(x0, TIMES, noise)
     at = denoiser.process.coefficients(TIMES, x0)
-    known, out = denoiser.band(at, x0), denoiser.weights(at, x0).out
-    weight = (known.clean / (known.clean + known.target_noise)).sqrt()
+    known, out = denoiser.band(at, x0), denoiser.preconditioning_at(at, x0).c_out
+    weight = (known.clean / (known.clean + known.target_variance)).sqrt()
     error = to_half_spectrum(denoiser(x_t, TIMES) - target, grid.dimensions) * weight / out
     found = to_half_spectrum(denoiser.error(x0, TIMES, noise), grid.dimensions)
     # Outside the band of an unseen corruption the target is the datum, from which the error follows for any noise.
@@ -298,7 +298,7 @@ def test_the_residual_is_what_the_conditional_mean_lacks(grid: Grid) -> None:
     noise = (at.b**2 * denoiser.process.covariance.power())[0, 0]
     inside = denoiser.corruption.power() > 0
     expected = torch.where(inside, clean * noise / (at.a.flatten()[0] ** 2 * clean + noise), 0.0)
-    total = expected + denoiser.band(at, corrupted[:1]).target_noise[0, 0]
+    total = expected + denoiser.band(at, corrupted[:1]).target_variance[0, 0]
     # Mean squares of 8,000: a standard error of at most 1.6 % of the target's own noise with the residual; 5 of them.
     assert float(((residual - expected).abs() / total.clamp(min=1e-9))[:, inside].max()) < 0.08
     assert float(residual[:, ~inside].abs().max()) == 0
