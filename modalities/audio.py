@@ -1,8 +1,8 @@
 """Sounds: files to spectrograms or samples on a grid and back, at one rate and of one length.
 
 In memory a sound is a float32 tensor (sound channels, samples), full scale at ±1, at `Audio.rate`, and no longer than
-`Audio.seconds`; it keeps its REAL length. What becomes of the rest of the grid is said by `Audio.short`. What the axes
-of the grids and the spectra on them mean is said in `modalities.representation`.
+`Audio.seconds`; it keeps its REAL length. `Audio.short` says how the rest of the grid is filled.
+`modalities.representation` explains the axes of the grids and the spectra on them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PEAK = 10 ** (-1 / 20)
 RMS = 10 ** (-20 / 20)
 """Where `loudness="rms"` puts the root mean square: 20 dB below full scale."""
 MAX_GAIN = 10 ** (40 / 20)
-"""No more than 40 dB are added, so that the noise of a silent recording is not turned into a sound."""
+"""Largest gain, 40 dB, so that the noise of a silent recording is not amplified into a sound."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
-"""Where excerpts are taken one after another while they are silent, as fractions of the file, round its end."""
+"""Starts tried one after another while excerpts are silent, as fractions of the file, wrapping round its end."""
 SEARCHED = 10
 """Seconds that are read at a time to find a sound anywhere in a file."""
 
 HEARD_CLIPPING = 0.01
-"""Share of samples beyond full scale above which writing a sound says so: a few peaks of each sample are no news."""
+"""Share of samples beyond full scale above which writing a sound logs a warning; a few clipped peaks are normal."""
 
 log = logging.getLogger("multisagd")
 
@@ -49,14 +49,13 @@ class Audio(Modality):
 
     Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
     the channel of a mono file. From longer ones an excerpt is cut, its start drawn from the seed (without one, the
-    middle); where that is silent, others of the same file are tried, and at last the first that is not. `short` says
-    what becomes of shorter ones: "mask" pads them with silence that losses and statistics leave out (a frame counts as
-    sound if its centre lies in it); "silence" pads them with silence that is learned, as belongs to single words;
-    "repeat" plays them again and again; "skip" refuses them, so that they are reported.
-    `loudness` sets the gain of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale;
-    "rms" brings the root mean square to -20 dB, or as near as the peak can come to -1 dB. It adds 40 dB at most.
-    A file that stays below `silence_db` (of full scale) throughout is refused as silent, whatever the seed; `None`
-    accepts silence.
+    middle). If it is silent, other excerpts of the same file are tried, and finally the first one that is not silent.
+    `short` says how shorter files are handled: "mask" pads them with silence that losses and statistics leave out (a
+    frame counts as sound if its centre lies in it); "silence" pads them with silence that is learned, as for single
+    words; "repeat" plays them again and again; "skip" refuses them, so that they are reported. `loudness` sets the gain
+    of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale; "rms" brings the root
+    mean square to -20 dB, or as near as the peak can come to -1 dB. It adds 40 dB at most. A file that stays below
+    `silence_db` (re full scale) throughout is refused as silent, for every seed; `None` accepts silence.
 
     Raises:
         BrokenLibraryError: if soundfile cannot be imported.
@@ -108,7 +107,7 @@ class Audio(Modality):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files that are read."""
+        """File suffixes that are read."""
         return (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
 
     def grid(self) -> Grid:
@@ -119,13 +118,13 @@ class Audio(Modality):
         """Read one excerpt of a sound file: float32, shape (sound channels, at most `samples`).
 
         Raises:
-            ValueError: if the file is empty, no sound, truncated, silent or too short (`short="skip"`), has samples
+            ValueError: if the file is empty, not a sound, truncated, silent or too short (`short="skip"`), has samples
                 that are not finite or far beyond full scale, or more channels than can be mixed to stereo.
         """
         with open_excerpts(path, self.rate) as file:
             length = min(self.samples, file.samples)
             if self.short == "skip" and length < self.samples:
-                raise ValueError(f"it lasts {length / self.rate:.3g} s and short=skip wants {self.seconds:g} s")
+                raise ValueError(f"it lasts {length / self.rate:.3g} s and short=skip needs {self.seconds:g} s")
             for start in self._starts(file, length, seed):
                 sound = self.remix(file.read(start, length))
                 if self._heard(sound).any():
@@ -133,12 +132,12 @@ class Audio(Modality):
         raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
     def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
-        """Yield where excerpts begin, in the order to be tried; the last holds a sound, if there is any in the file."""
+        """Yield the starts of excerpts in the order to try; the last one contains a sound if the file contains any."""
         spare = file.samples - length
         first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
         for shift in SHIFTS if spare else SHIFTS[:1]:
             yield round((first + shift) % 1 * spare)
-        # Chance must not decide whether a file is used: datasets leave out for good what was refused once.
+        # Whether a file is used must not depend on chance: datasets leave out refused files permanently.
         block = max(length, SEARCHED * self.rate)
         for start in range(0, file.samples if spare else 0, block):
             heard = self._heard(self.remix(file.read(start, min(block, file.samples - start))))
@@ -151,7 +150,7 @@ class Audio(Modality):
         return sound.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
     def remix(self, sound: Tensor) -> Tensor:
-        """Return a sound of any number of channels (channels, samples) in those of this modality.
+        """Return a sound (channels, samples) of any number of channels as (sound channels, samples).
 
         Raises:
             ValueError: for more than two channels if this modality is stereo.
@@ -163,7 +162,7 @@ class Audio(Modality):
         return sound.expand(2, -1).contiguous()
 
     def level(self, sound: Tensor) -> Tensor:
-        """Return a sound with the gain that `loudness` asks for."""
+        """Return a sound (channels, samples) with the gain set by `loudness`."""
         peak = float(sound.abs().max())
         if self.loudness == "keep" or peak == 0:
             return sound
@@ -173,10 +172,10 @@ class Audio(Modality):
         return sound * min(gain, MAX_GAIN)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return a sound (sound channels, at most `samples`) as a tensor, what it lacks filled as `short` says.
+        """Return a sound (sound channels, at most `samples`) as a tensor (channels, *grid), filled up as `short` says.
 
         Raises:
-            ValueError: for other shapes, or no samples.
+            ValueError: for another shape, or no samples.
         """
         channels, length = media.shape if media.ndim == 2 else (0, 0)
         if channels != self.sound_channels or not 1 <= length <= self.samples:
@@ -197,7 +196,7 @@ class Audio(Modality):
         return (torch.arange(shape[-1]) < self.representation.covered(length)).expand(1, *shape).contiguous()
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return a tensor as a sound of the full length, float32 on the CPU; nothing is clipped before it is written.
+        """Return a tensor (channels, *grid) as a sound (sound channels, samples), float32 on the CPU, not clipped.
 
         Raises:
             ValueError: if a value is not finite.
@@ -207,9 +206,9 @@ class Audio(Modality):
         return self.representation.decode(x0.detach().to("cpu", torch.float32), self.samples, self.rate)
 
     def save(self, media: Tensor, path: Path) -> None:
-        """Write a sound as WAV of 16 bits, and beside it, ending in .png, a picture of its spectrogram.
+        """Write a sound as 16-bit WAV, and next to it a picture of its spectrogram (.png).
 
-        What lies beyond full scale is clipped; where that is more than 1 %, a line in the log says how much.
+        Samples beyond full scale are clipped; a warning is logged if more than 1 % are.
 
         Raises:
             ValueError: if the path does not end in .wav, or a sample is not finite.
@@ -220,7 +219,7 @@ class Audio(Modality):
         plot_spectrograms([media], self.rate, path.with_suffix(".png"))
 
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write one picture of the spectrograms of several sounds, and beside it (.wav) all, a quarter second between.
+        """Write one picture of the spectrograms of several sounds, and one .wav of all of them, 0.25 s apart.
 
         Raises:
             ValueError: for no sounds, or a path that does not end in .png.
@@ -235,7 +234,7 @@ class Audio(Modality):
 
 
 def write_wav(sound: Tensor, rate: int, path: Path) -> None:
-    """Write a sound (channels, samples) as WAV of 16 bits, creating its folder; reading it is exact to 1/32768.
+    """Write a sound (channels, samples) as 16-bit WAV, exact to 1/32768, and create its folder.
 
     Raises:
         ValueError: if the path does not end in .wav, or a sample is not finite.

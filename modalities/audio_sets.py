@@ -1,4 +1,4 @@
-"""Sounds that need no download: plucked strings, synthesised when they are asked for."""
+"""Sounds that need no download: plucked strings, synthesised on demand."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LATEST = 0.1
 class PluckedStrings(Dataset):
     """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness; 12 pitch classes.
 
-    Each is a function of (`seed`, its index) alone. It is plucked at time 0, or with an augmentation seed up to a tenth
-    of its length later; all of it is data, the silence before too.
+    Each depends on (`seed`, its index) only. It is plucked at time 0, or with an augmentation seed up to a tenth
+    of its length later; all of it is data, including the silence before the pluck.
 
     Raises:
         ValueError: for a modality other than `Audio`, a rate below 4 kHz (strings need some samples per period), or a
@@ -64,7 +64,7 @@ class PluckedStrings(Dataset):
             LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, draw
         )
         sound = np.zeros(self.modality.samples, np.float32)
-        # A sound of a few samples may hold nothing of the string.
+        # A sound of a few samples may end before the string is plucked.
         sound[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(sound) - onset]
         media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
         return Example(self.modality.encode(media), note % 12)
@@ -99,11 +99,12 @@ def pluck(
     samples: int,
     draw: np.random.Generator,
 ) -> np.ndarray:
-    """Synthesise a plucked string: float64, shape (samples,), of no particular loudness.
+    """Synthesise a plucked string: float64, shape (samples,), of arbitrary loudness.
 
     A burst of noise runs round a loop of one period that averages neighbouring samples (Karplus and Strong, Computer
     Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its decay, a
-    comb in the burst says where the string is plucked, and a low-pass how softly (Jaffe and Smith, same issue).
+    comb filter on the burst sets where the string is plucked, and a low-pass filter how softly (Jaffe and Smith, same
+    issue).
 
     Args:
         frequency: pitch in Hz.
@@ -115,7 +116,7 @@ def pluck(
         draw: source of the burst.
     """
     period = rate / frequency
-    # The average delays by half a sample; the all-pass takes from 0.1 to 1.1, where it is well behaved.
+    # The average delays by half a sample; the all-pass filter delays by 0.1 to 1.1 samples, where it is well behaved.
     delay = math.floor(period - 0.6)
     rest, angle = period - 0.5 - delay, math.pi / period
     tune = math.sin(angle * (1 - rest)) / math.sin(angle * (1 + rest))

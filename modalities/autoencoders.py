@@ -1,7 +1,7 @@
-"""Autoencoders: data on a grid to smaller latents on a coarser one and back, whichever library they come from.
+"""Autoencoders: they map data on a grid to smaller latents on a coarser grid and back, whatever their library.
 
-`Autoencoder` is two methods. `DiffusersAutoencoder` gives them to every autoencoder of the diffusers library, for
-images, videos and waveforms alike; any class of your own that has them will do as well.
+`Autoencoder` is a protocol of two methods. `DiffusersAutoencoder` implements it for every autoencoder of the
+diffusers library (images, videos, waveforms); any other class with these methods works too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from multisagd.libraries import importing
 from multisagd.logs import quiet
 
 PER_FRAME = ("AutoencoderKLTemporalDecoder",)
-"""Classes that encode frame by frame, but decode the frames of a clip together."""
+"""Classes that encode frame by frame but decode all frames of a clip together."""
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")
 """Names of the files that diffusers loads weights from."""
@@ -36,11 +36,11 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 class Autoencoder(Protocol):
     """Encodes batches of data, about [-1, 1], and decodes them; both float32, and both without randomness or gradient.
 
-    Its settings are written down beside the latents, and compared before these are used: so it should be a frozen
-    dataclass. If it has a `fingerprint`, a text, that is compared too; it can stand for weights that may change.
+    Its settings are stored next to the latents and compared before the latents are used, so it should be a frozen
+    dataclass. If it has a `fingerprint`, a text, it is compared too; it can identify weights that may change.
 
-    It may be called by several threads. Where it can, it answers a tensor on torch's `meta` device with one: that tells
-    shapes before any weights are loaded. If it cannot, zeros are encoded to find out.
+    It must be thread-safe. If it accepts tensors on torch's `meta` device, shapes are known before weights are
+    loaded; otherwise zeros are encoded to find the shapes.
     """
 
     def encode(self, x: Tensor) -> Tensor:
@@ -56,14 +56,14 @@ class Autoencoder(Protocol):
 class DiffusersAutoencoder(Autoencoder):
     """A pretrained autoencoder of diffusers: `name` is a hub id or a local folder, `kind` its class.
 
-    Any class whose name begins with "Autoencoder", and VQModel. Latents are the mode of the posterior where there is
-    one, and are not quantised where there is a codebook: decoding does that. Weights are read from safetensors only,
-    when first needed; `dtype` and `device` (auto: a GPU if there is one) are how they are run. An autoencoder of images
-    is applied to each frame of a video, and one of videos takes an image for a single frame. One that is not `trusted`,
-    because its name came with somebody's model, is looked for on this machine alone.
+    Any class whose name begins with "Autoencoder", and VQModel. Latents are the mode of the posterior if there is
+    one. They are not quantised if there is a codebook; decoding quantises. Weights are read from safetensors only,
+    when first needed; `dtype` and `device` (auto: a GPU if there is one) say how the model runs. An autoencoder of
+    images is applied to each frame of a video, and one of videos takes an image as a single frame. If not `trusted`,
+    because the name came with another person's model, it is only looked up on this machine.
 
     Raises:
-        ValueError: for a class that diffusers does not have, a folder that is not there, or without diffusers.
+        ValueError: for a class that diffusers does not have, a missing folder, or if diffusers is missing.
     """
 
     name: str
@@ -112,7 +112,7 @@ class DiffusersAutoencoder(Autoencoder):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """A hash of the weights in a local folder; None of those of the hub, which `name` and `revision` identify."""
+        """Hash of the weights in a local folder; None for a hub model, which `name` and `revision` identify."""
         folder = Path(self._path, self.subfolder or "")
         files = sorted(path for path in folder.glob("*.safetensors") if WEIGHTS.fullmatch(path.name))
         digest = hashlib.sha256()
@@ -122,7 +122,7 @@ class DiffusersAutoencoder(Autoencoder):
         return digest.hexdigest() if files else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and other processes load weights for themselves; a lock can go to neither.
+        # Copies and other processes load their own weights; a lock can be neither copied nor pickled.
         return {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(self) if setting.init}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,14 +130,14 @@ class DiffusersAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def _call(self, method: str, x: Tensor, **options: Any) -> Any:
-        # Causal autoencoders keep the features of earlier frames in themselves while they work through a clip.
+        # Causal autoencoders store features of earlier frames while they process a clip.
         with self._lock:
             if x.is_meta:
                 return getattr(self._outline, method)(x, **options)
             return getattr(self._model, method)(x.to(self._model.device, getattr(torch, self.dtype)), **options)
 
     def _fit(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return a batch in the dimensions of the model, and what brings its answer back into those of the batch."""
+        """Return a batch in the model's dimensions, and a function that converts the output back to the batch's."""
         own = next(CONVOLUTIONS[k] for m in self._outline.modules() for k in CONVOLUTIONS if isinstance(m, k))
         dimensions = x.ndim - 2
         if dimensions == own:
@@ -147,7 +147,7 @@ class DiffusersAutoencoder(Autoencoder):
             return x.transpose(1, 2).flatten(0, 1), lambda answer: answer.unflatten(0, (-1, frames)).transpose(1, 2)
         if (dimensions, own) == (2, 3):
             return x.unsqueeze(2), lambda answer: answer.squeeze(2)
-        raise ValueError(f"{self.kind} works on grids of {own} dimensions, and this one has {dimensions}")
+        raise ValueError(f"{self.kind} works on grids of {own} dimensions, but this one has {dimensions}")
 
     @cached_property
     def _outline(self) -> nn.Module:
@@ -157,16 +157,16 @@ class DiffusersAutoencoder(Autoencoder):
             with fetching_no_models(not self.trusted):
                 config = kind.load_config(self._path, subfolder=self.subfolder, revision=self.revision)
         except (OSError, ValueError) as error:
-            fetched = f"; a run's own configuration fetches nothing, so fetch it yourself: {self._download}"
+            fetched = f"; a run's configuration downloads nothing, so download it yourself: {self._download}"
             raise ValueError(
                 f"cannot read the configuration of the autoencoder {self._place} ({_first_line(error)}): "
                 f"check name, subfolder and revision{'' if self.trusted else fetched}"
             ) from error
         if (written := config.get("_class_name", self.kind)) != self.kind:
             raise ValueError(f"{self._place} holds an {written}: set kind={written}")
-        # Weights are drawn before they are loaded, and nobody else's random numbers should move by that.
+        # Weights are initialised before they are loaded; this must not change the global random state.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            # Some constructors put a tensor on the CPU whatever the context says.
+            # Some constructors put a tensor on the CPU regardless of the context.
             return kind.from_config(config).eval().to("meta")
 
     @cached_property
@@ -210,13 +210,13 @@ class DiffusersAutoencoder(Autoencoder):
 
 
 def _diffusers_class(kind: str) -> Any:
-    """Return an autoencoder class of diffusers by its name, which never runs anything else of that library."""
-    # Importing it takes seconds, and prints what xformers lacks on this machine.
+    """Return an autoencoder class of diffusers by its name; runs nothing else of that library."""
+    # Importing it takes seconds and prints warnings about xformers.
     named = kind.startswith("Autoencoder") or kind == "VQModel"
     with importing("diffusers", "autoencoders"), quiet("xformers"):
         import diffusers
 
-        # Its classes are imported when they are first looked at.
+        # Its classes are imported on first access.
         found = getattr(diffusers, kind, None) if named else None
     if isinstance(found, type) and issubclass(found, diffusers.ModelMixin):
         return found
@@ -231,12 +231,12 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Identity(Autoencoder):
-    """Leaves data as they are: `multisagd encode` then keeps what was decoded and cut, so that training need not."""
+    """Identity: `multisagd encode` then stores data already decoded and cropped, which makes training faster."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the data."""
+        """Return the tensor unchanged."""
         return x
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the data."""
+        """Return the tensor unchanged."""
         return z

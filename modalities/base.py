@@ -39,7 +39,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files it reads, lower case with the dot; files are written with the first of them."""
+        """File suffixes it reads, lower case with the dot; files are written with the first one."""
 
     @abstractmethod
     def grid(self) -> Grid:
@@ -54,8 +54,8 @@ class Modality(ABC):
     def load(self, path: Path, seed: int | None = None) -> Any:
         """Read one file, cut to no more than the grid holds.
 
-        What is random in that (crop, flip, start of the excerpt) is a function of `seed` alone; `None` takes the
-        middle and changes nothing else, as validation wants it.
+        Random choices (crop, flip, start of the excerpt) depend on `seed` only. With `None`, the middle is taken and
+        nothing else is changed; validation uses this.
 
         Raises:
             Exception: any, with a message that says what is wrong with this file; datasets report it and move on.
@@ -77,14 +77,14 @@ class Modality(ABC):
         """Return where `encode(media)` is data and not padding, bool; None: everywhere.
 
         Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land under the temperature of the
-        sea. What it hides is left out of losses and statistics, and has to be finite all the same.
+        sea. Masked values are left out of losses and statistics, but must be finite.
         """
         return None
 
     def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write several media as one picture (.png) to look at, each with its name if given, creating its folder.
+        """Write several media as one PNG picture, each with its name if given, and create its folder.
 
-        Unless a modality knows better, that is a plot of the encoded tensors.
+        The default is a plot of the encoded tensors.
         """
         from modalities.pictures import plot_tensors  # importing matplotlib takes a second
 
@@ -96,7 +96,7 @@ class Example(NamedTuple):
 
     `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics leave out); None: all
     is data.
-    An empty text says nothing, and a model takes it as no text.
+    An empty text counts as no text.
     """
 
     x0: Tensor
@@ -109,8 +109,8 @@ class Batch(NamedTuple):
     """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64.
 
     `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None: all are.
-    `texts` are the examples' own, and `embeddings` what a text encoder made of them: (batch, tokens, width) float32, in
-    which a row of zeros is no token.
+    `texts` are the examples' texts; `embeddings` is the output of a text encoder, (batch, tokens, width) float32. A
+    row of zeros is not a token.
     """
 
     x0: Tensor
@@ -123,7 +123,7 @@ class Batch(NamedTuple):
 class Groups(NamedTuple):
     """Which examples are stored together: the first `lengths[0]` of a dataset, the next `lengths[1]`, and so on.
 
-    Reading is fastest while it stays in few groups: in `window` of them at a time.
+    Reading is fastest from few groups: from `window` groups at a time.
     """
 
     lengths: Sequence[int]
@@ -133,7 +133,7 @@ class Groups(NamedTuple):
 class Dataset(ABC):
     """A list of examples on one grid, in an order that never changes, with randomness only through the seeds passed in.
 
-    `batch(indices, seeds)` is what training calls; a subclass overrides it where it can beat the loop written here.
+    `batch(indices, seeds)` is what training calls; a subclass may override it with something faster.
     `classes` names the labels 0, 1, ..., and is None for a set without labels.
     """
 
@@ -145,7 +145,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example; its augmentation is a function of `seed` alone, and None means none.
+        """Return one example; its augmentation depends on `seed` only; None means no augmentation.
 
         Raises:
             IndexError: for an index outside `[0, len(self))`.
@@ -168,7 +168,7 @@ class Dataset(ABC):
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
     def label(self, index: int) -> int | None:
-        """Return the class of one example, None in a set without classes; override it where that takes no reading."""
+        """Return the class of one example, None in a set without classes; override it if that needs no reading."""
         return self.example(index).label
 
     def caption(self, index: int) -> str | None:
@@ -182,11 +182,11 @@ class Dataset(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes when examples come, go, change places, class or text; cheap, so it reads no media."""
+        """A text that changes when examples are added, removed, reordered, or change class or text; reads no media."""
         return ""
 
     def stored(self) -> Iterable[Source]:
-        """Return the files whose contents no fingerprint tells, always in the same order; none for a set in memory."""
+        """Return the files whose contents the fingerprint does not cover, in fixed order; empty for data in memory."""
         return ()
 
     @property
@@ -195,11 +195,11 @@ class Dataset(ABC):
         return {}
 
     def save_unreadable(self, path: Path) -> None:  # noqa: B027 - not abstract: most sets have nothing to write
-        """Write the files that could not be read so far as JSON; nothing if there are none."""
+        """Write the files that could not be read so far as JSON; write nothing if every file could be read."""
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch; a missing mask counts as all data, labels and texts are kept if all have one.
+    """Stack examples into a batch; no mask means all data; labels and texts are kept if every example has one.
 
     Raises:
         ValueError: for a mask of another shape than `Example` says.
@@ -217,7 +217,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:
     """Return the masks of data of a shape `(channels, *grid)` as one tensor `(count, 1 or channels, *grid)`.
 
-    A missing one counts as all data, and None is returned where all are missing. If only some differ among channels,
+    A missing mask counts as all data; if all are missing, None is returned. If only some masks differ among channels,
     the others are repeated.
 
     Raises:
@@ -255,9 +255,9 @@ def split(
 ) -> tuple[DatasetT, DatasetT | None]:
     """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
 
-    `validation` below 1 is a share of the examples, rounded so that either part has one if there are two; otherwise it
-    is a number of examples. With `keep_classes` every class keeps an example for training, so fewer may be held out.
-    The validation part is None if nothing is held out.
+    `validation` below 1 is a share of the examples, rounded so that each part has at least one if there are two;
+    otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer may be
+    held out. The validation part is None if nothing is held out.
 
     Raises:
         ValueError: for a negative number, or if nothing would be left to train on.
@@ -276,7 +276,7 @@ def split(
 
 
 def found_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
-    """Return the classes of these examples, of which no more are looked at once every class is found."""
+    """Return the classes of these examples; stop as soon as every class has been found."""
     found: set[int] = set()
     for index in indices:
         if (label := dataset.label(index)) is not None:
@@ -287,7 +287,7 @@ def found_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
 
 
 def _keeping_classes(dataset: Dataset, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """Return up to `count` indices to hold out, the first in order, and the rest, which has every class."""
+    """Return up to `count` indices to hold out, the first in order, and the rest, which contains every class."""
     labels = [dataset.label(index) for index in order]
     left = Counter(labels)
     held: list[int] = []

@@ -1,4 +1,4 @@
-"""Pictures, sounds and clips in formats that every browser shows and plays, and as `data:` addresses within a page."""
+"""Pictures, sounds and clips in formats that every browser supports, and as `data:` URLs within a page."""
 
 import base64
 import io
@@ -16,22 +16,22 @@ from modalities.video_writing import write_video
 from multisagd.libraries import importing
 
 EXACT = 256 << 10
-"""Bytes of a picture or sound that is kept as it is; larger ones are compressed."""
+"""Maximum bytes of a picture or sound that is kept unchanged; larger ones are compressed."""
 MOST_PIXELS = 64_000_000
-"""Of a picture, and of all frames of a clip that is written again."""
+"""Maximum pixels of a picture, and of all frames of a clip that is re-encoded."""
 SMALL = 96
-"""Pixels of a side below which a picture or clip is enlarged in sharp squares."""
+"""Side in pixels below which a picture or clip is enlarged with nearest-neighbour scaling."""
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-"""Samples per second that MP3 knows."""
+"""Sample rates that MP3 supports, in Hz."""
 
 
 def address(kind: str, data: bytes) -> str:
-    """Return an address that holds bytes of a media type."""
+    """Return a `data:` URL of bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def written(name: str, write: Callable[[Path], None]) -> bytes:
-    """Return the content of a file of this name that `write` writes."""
+    """Return the content of the file that `write` writes under this name."""
     with TemporaryDirectory() as folder:
         write(path := Path(folder) / name)
         return path.read_bytes()
@@ -51,7 +51,7 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
     """Return a picture's type and content, and whether it is small; a large one becomes WebP.
 
     Raises:
-        ValueError: if it is no PNG, or has more pixels than any picture of a run.
+        ValueError: if it is not a PNG, or has more pixels than any picture of a run.
         OSError: if it is damaged.
     """
     with importing("PIL", "pictures"):
@@ -74,14 +74,14 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
 
     Raises:
         av.error.FFmpegError: if it is damaged.
-        ValueError: if it holds no sound.
+        ValueError: if it contains no sound.
     """
     with importing("av", "sounds in a report"):
         import av
     data = path.read_bytes()
     with av.open(io.BytesIO(data), "r", format="wav") as source:
         if not source.streams.audio:
-            raise ValueError("it holds no sound")
+            raise ValueError("it contains no sound")
         stream = source.streams.audio[0]
         if len(data) <= EXACT:
             return "audio/wav", data, False
@@ -96,11 +96,11 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
 
 
 def clip(path: Path) -> tuple[str, bytes, bool]:
-    """Return a clip's type and content, and whether it is small; one that only some browsers play is written anew.
+    """Return a clip's type and content, and whether it is small; formats that only some browsers play are re-encoded.
 
     Raises:
         av.error.FFmpegError: if it is damaged.
-        ValueError: if it holds no clip, or has more pixels than any clip of a run.
+        ValueError: if it contains no clip, or has more pixels than any clip of a run.
     """
     with importing("av", "clips in a report"):
         import av
@@ -113,7 +113,7 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
         small = max(stream.width, stream.height) < SMALL
         if stream.pix_fmt == "yuv420p":
             return "video/mp4", path.read_bytes(), small
-        # Odd sides: twice as large they are even.
+        # H.264 needs even sides; twice an odd side is even.
         sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
         most = MOST_PIXELS // (stream.width * stream.height)
         frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), most + 1)]

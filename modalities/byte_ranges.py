@@ -1,6 +1,6 @@
-"""Parts of files, read at their place: local files, and whatever fsspec reads (s3://, gs://, https://, filecache::…).
+"""Byte ranges of files: local files, and whatever fsspec reads (s3://, gs://, https://, filecache::…).
 
-Reading is tried again when it fails, with growing pauses, since storage that many machines share fails now and then.
+A failed read is retried with growing pauses, since shared storage fails occasionally.
 """
 
 from __future__ import annotations
@@ -31,53 +31,53 @@ T = TypeVar("T")
 
 ATTEMPTS = 7
 PAUSE = 0.5
-"""Seconds before the second attempt, about; each further pause is twice the one before, so half a minute in all."""
+"""Approximate seconds before the second attempt; each pause doubles, half a minute in total."""
 
 OPEN_FILES = 64
 """Local files kept open at a time."""
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotImplementedError, ImportError)
-"""Errors that another attempt does not mend."""
+"""Errors that a retry cannot fix."""
 
 IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-"""Where file systems say what changes with a file's content, the best first."""
+"""Keys of file system metadata that change with a file's content, the best first."""
 
 
 class PartsError(OSError):
-    """A server that sends no parts of files."""
+    """The server does not support byte ranges."""
 
 
 class Source:
-    """One file that is read in parts; `url` names it in messages, and `local` tells a file of this machine."""
+    """One file that is read in parts; `url` names it in messages; `local` is true for a file on this machine."""
 
     def __init__(self, url: str, system: Any, path: str) -> None:
         self.url, self.system, self.path = url, system, path
         self.local = isinstance(system, LocalFileSystem)
-        # fsspec's caches take a file that another thread still downloads for whole.
+        # fsspec's caches treat a file that another thread is still downloading as complete.
         self._turn = threading.Lock() if isinstance(system, CachingFileSystem) else nullcontext()
 
     def state(self) -> tuple[int, str]:
-        """Return the size in bytes, and a text that changes when the file does, as far as its storage tells.
+        """Return the size in bytes, and a text that changes with the file, as far as its storage reports it.
 
         Raises:
-            OSError: if it is not there or cannot be reached.
+            OSError: if it does not exist or cannot be reached.
         """
         if self.local:
             status = patiently(self.url, lambda: Path(self.path).stat())
             return status.st_size, str(status.st_mtime_ns)
-        # fsspec's caches would look a file up in the list of its folder, which web servers mostly have none of.
+        # fsspec's caches would look the file up in a folder listing, which most web servers do not provide.
         origin = self.system.fs if isinstance(self.system, CachingFileSystem) else self.system
         facts = patiently(self.url, lambda: origin.info(self.path))
         if not isinstance(facts.get("size"), int):
-            raise OSError(f"{self.url}: its server does not tell its size, so it cannot be read in parts")
+            raise OSError(f"{self.url}: its server does not report its size, so it cannot be read in parts")
         return facts["size"], next((str(facts[key]) for key in IDENTITY if facts.get(key)), "")
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` up to `stop`.
 
         Raises:
-            PartsError: if the server sends no parts of files.
-            OSError: if they are not there or cannot be reached.
+            PartsError: if the server does not support byte ranges.
+            OSError: if they do not exist or cannot be reached.
         """
 
         def attempt() -> bytes:
@@ -88,11 +88,11 @@ class Source:
                     data = bytes(self.system.cat_file(self.path, start=start, end=stop))
             if not self.local and len(data) > stop - start:
                 raise PartsError(
-                    f"{self.url}: its server sends whole files, whatever part is asked for: put simplecache:: in front "
+                    f"{self.url}: its server sends whole files, whatever part is requested: put simplecache:: in front "
                     "of the address, and each file is fetched once and kept on this machine's disk"
                 )
             if len(data) != stop - start:
-                raise EOFError(f"{len(data)} bytes came where {stop - start} were asked for, from {start} on")
+                raise EOFError(f"{len(data)} bytes received where {stop - start} were requested, from {start} on")
             return data
 
         return patiently(self.url, attempt) if stop > start else b""
@@ -104,28 +104,28 @@ def _local() -> LocalFileSystem:
 
 
 def local(path: Path) -> Source:
-    """Return a file of this machine."""
+    """Return a source for a local file."""
     return Source(str(path), _local(), str(path))
 
 
 class OpenFiles:
-    """The local files read last, kept open; for any number of threads."""
+    """The most recently read local files, kept open; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[Source, _Descriptor] = OrderedDict()
 
     def read(self, source: Source, start: int, count: int) -> bytes:
-        """Return up to `count` bytes; a file that fails is opened anew the next time."""
+        """Return up to `count` bytes; a file that fails is reopened next time."""
         with self._lock:
-            # By source and not by path: another source of the same path was made later, and may be another file.
+            # Keyed by source, not by path: a later source of the same path may be another file.
             file = self._files.pop(source, None) or _Descriptor(source.path)
             self._files[source] = file
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
         try:
             parts = []
-            # One call reads no more than 2 GiB, and may be interrupted.
+            # One call reads at most 2 GiB, and may be interrupted.
             while count and (part := os.pread(file.number, count, start)):
                 parts.append(part)
                 start, count = start + len(part), count - len(part)
@@ -137,7 +137,7 @@ class OpenFiles:
 
 
 class _Descriptor:
-    """A file open for reading, closed when nobody holds it any more: a thread may still read what others gave up."""
+    """An open file, closed when its last reference goes: a thread may still read a file that was evicted."""
 
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -148,16 +148,16 @@ OPENED = OpenFiles()
 
 
 def patiently(url: str, action: Callable[[], T]) -> T:
-    """Return what an action on a file returns, trying again when it fails.
+    """Run an action on a file, with retries, and return its result.
 
     Raises:
         BrokenLibraryError: if a library of the storage cannot be imported.
-        OSError: naming the file, when it failed `ATTEMPTS` times, or once in a way that lasts.
+        OSError: naming the file, after `ATTEMPTS` failures, or one permanent failure.
     """
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except Exception as error:  # every storage has errors of its own
+        except Exception as error:  # every storage has its own errors
             if (library := failed_import(error)) is not None:
                 raise library from error
             if isinstance(error, PartsError):
@@ -166,20 +166,20 @@ def patiently(url: str, action: Callable[[], T]) -> T:
                 raise OSError(f"{url}: {type(error).__name__}: {error}") from error
             failure = error
         if attempt + 1 < ATTEMPTS:
-            # Drawn anew, so that many processes do not all come back at the same moment.
+            # Random jitter, so that many processes do not all retry at the same moment.
             time.sleep(PAUSE * 2**attempt * random.SystemRandom().uniform(0.5, 1.0))
     raise OSError(f"{url}: {type(failure).__name__}: {failure}, in {ATTEMPTS} attempts") from failure
 
 
 def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[Source]:
-    """Return the files that addresses name, in their order: a list of addresses, or one.
+    """Return the files named by one address or a list of addresses, in order.
 
     An address may hold ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
     stands for its files with the `ending`. With `local` every address is the plain path of a file of this machine.
 
     Raises:
         OSError: for a pattern or folder without files, or storage that cannot be reached.
-        ValueError: for no address, a file that is named twice, or an address that fsspec cannot take.
+        ValueError: for no address, a file named twice, or an address that fsspec cannot take.
     """
     addresses = [urls] if isinstance(urls, str) else urls
     found = [source for given in addresses for url in expanded(given) for source in _files(url, ending, local)]
@@ -212,21 +212,21 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
 
 
 def _plain(path: str) -> str:
-    """Return a path as it is, absolute, without asking what protocol it could begin with."""
+    """Return a path as a local source, absolute, without parsing a protocol."""
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - it may be a pattern
 
 
 def expanded(url: str) -> list[str]:
-    """Return the addresses that one with ranges of numbers stands for: `{08..10}` is 08, 09 and 10.
+    """Return the addresses of a pattern with ranges of numbers: `{08..10}` is 08, 09 and 10.
 
     Raises:
-        ValueError: for a range that falls.
+        ValueError: for a descending range.
     """
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", url)
     ranges = []
     for first, last in zip(parts[1::3], parts[2::3], strict=True):
         if int(first) > int(last):
-            raise ValueError(f"{url}: the range from {first} to {last} falls")
+            raise ValueError(f"{url}: the range from {first} to {last} is descending")
         ranges.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
     return ["".join(_woven(parts[0::3], numbers)) for numbers in product(*ranges)]
 

@@ -10,9 +10,9 @@ from modalities.wrapped import Wrapped
 
 
 class Captioned(Wrapped):
-    """The examples of a dataset with captions, and in every batch what a text encoder makes of them.
+    """The examples of a dataset with captions; each batch has the embeddings of its captions.
 
-    Its classes are None: a model learns classes or text.
+    Its `classes` attribute is None: a model learns either classes or text.
 
     Raises:
         ValueError: if the dataset has no captions.
@@ -31,7 +31,7 @@ class Captioned(Wrapped):
         """Return a batch with `embeddings`.
 
         Raises:
-            ValueError: if an example has no caption; one that says nothing is an empty text.
+            ValueError: if an example has no caption; an empty text is a valid caption.
         """
         batch = super().batch(indices, seeds)
         if batch.texts is None:

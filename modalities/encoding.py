@@ -1,4 +1,4 @@
-"""What encoded data depend on: the settings of the parts that made them, in a form that can be kept and compared."""
+"""What encoded data depend on: the settings of the parts that made them, in a form that can be stored and compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def describe(part: object, name: str) -> dict[str, Any]:
-    """Return the class and the settings of a part as dotted names, to values that JSON can hold.
+    """Return the class and settings of a part as a mapping of dotted names to JSON values.
 
     Settings of a dataclass are the fields that its equality depends on; of any other object, its attributes with public
-    names. A `fingerprint`, if it has one, belongs to them.
+    names. A `fingerprint` is included if it exists.
 
     Raises:
         ValueError: for a setting that JSON cannot hold, naming it.
@@ -26,7 +26,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
             setting.name: getattr(part, setting.name) for setting in dataclasses.fields(part) if setting.compare
         }
     else:
-        # What is computed when it is first asked for is there or not as it happens.
+        # Cached properties are excluded: they exist only after first use.
         settings = {
             key: value
             for key, value in getattr(part, "__dict__", {}).items()
@@ -43,7 +43,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str, owner: str) -> Any:
-    """Return a setting as JSON gives it back."""
+    """Return a setting as it comes back from JSON."""
 
     def other(inner: Any) -> Any:
         if isinstance(inner, Path):
@@ -57,14 +57,14 @@ def _plain(value: Any, name: str, owner: str) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} cannot be compared with that of latents encoded before ({error}): make {owner} a frozen dataclass "
-            "with plain settings (numbers, texts, lists), and give what is no setting a name that begins with _"
+            "with plain settings (numbers, texts, lists), and let names of other attributes begin with _"
         ) from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the keys in which two mappings differ, with both values; empty if they do not.
+    """Return the keys in which two mappings differ, with both values; empty if they are equal.
 
-    The `name` of a part is only where it lies, if both have one `fingerprint` for it.
+    The `name` of a part is only its location, and is ignored if both have the same `fingerprint` for it.
     """
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     keys = [key for key in keys if not (key.endswith(".name") and _known(before, now, f"{key[:-5]}.fingerprint"))]

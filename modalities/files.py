@@ -23,34 +23,34 @@ from modalities.reading import FileReport, MediaFiles
 class Folder(MediaFiles):
     """The media files under `root`, at any depth, sorted by path, with the classes and captions that come with them.
 
-    Hidden files, what systems keep for themselves (@eaDir, __MACOSX, Thumbs.db) and files with other endings than the
-    modality's are passed over. Files are found now and read when
-    asked for, by `threads` threads per batch. A file that cannot be read is reported and another of this dataset,
-    chosen by index and seed, takes its place. Classes are sorted by name, numbers in names by their value.
+    Hidden files, system files (@eaDir, __MACOSX, Thumbs.db) and files without one of the modality's suffixes are
+    ignored. Files are listed now and read on demand, by `threads` threads per batch. An unreadable file is reported and
+    replaced by another of this dataset, chosen by index and seed. Classes are sorted by name, numbers in names by their
+    value (9 before 10).
 
     Args:
-        modality: what reads the files.
+        modality: reads the files.
         root: the folder.
         labels: where classes come from. "folder": the folder on the way to a file, at the first level where these
             differ among the files used (root/train/cat/a.png is of class cat if all lie in train). "name": its name, by
-            `pattern`. "manifest": the column `label`. "none": nowhere. "auto": the manifest, if it has that column, or
-            else the folders, if all files lie in two or more of them.
+            `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it has that column,
+            or else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
         manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
             the files that it lists are used.
-        match: a regular expression, searched for in the path under the root, that a file needs to be used; it serves
-            sets whose parts are told apart by their names.
+        match: a regular expression; only files whose path under the root contains a match are used, for example to
+        select one part of a dataset.
         captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt beside
-            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": nowhere.
+            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
         max_unreadable: share of the files that may be unreadable.
         threads: threads that read a batch.
 
     Raises:
-        FileNotFoundError: if `root` is no folder, holds no file that the modality reads and `match` lets pass, or a
-            listed file or caption is missing.
-        ValueError: for settings that do not go together, a wrong regular expression or manifest, or a file without
-            the class that is asked for.
+        FileNotFoundError: if `root` is not a folder, contains no file that the modality reads and `match` selects, or a
+        listed file or caption is missing.
+        ValueError: for incompatible settings, a wrong regular expression or manifest, or a file without
+            the requested class.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Folder(MediaFiles):
                 f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
             )
         if pattern is not None and labels != "name":
-            raise ValueError(f"pattern={pattern!r} serves labels=name alone, and labels is {labels}")
+            raise ValueError(f"pattern={pattern!r} is only for labels=name, but labels is {labels}")
         self.modality = modality
         self.root = Path(root)
         self.threads = threads
@@ -84,7 +84,7 @@ class Folder(MediaFiles):
             check_listed(self.root / manifest, self.root, entries, modality.suffixes)
             self.files = [entry.file for entry in entries]
         if not self.files:
-            raise FileNotFoundError(f"match={match!r} lets no file under {self.root.absolute()} pass")
+            raise FileNotFoundError(f"match={match!r} selects no file under {self.root.absolute()}")
         self.report = FileReport(len(self.files), max_unreadable)
         names = sources.class_names(labels, self.root, self.files, entries, pattern)
         self.texts = sources.captions(captions, self.root, self.files, entries, names)
@@ -101,7 +101,7 @@ class Folder(MediaFiles):
         return self.files[index]
 
     def load(self, index: int, seed: int | None) -> Any:
-        """Return what the modality makes of one file."""
+        """Read one file with the modality."""
         return self.modality.load(self.root / self.files[index], seed)
 
     def label(self, index: int) -> int | None:
@@ -109,7 +109,7 @@ class Folder(MediaFiles):
         return self.labels[index]
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these files only; it shares the report, so the limit counts files of the whole."""
+        """Return the dataset of these files only; it shares the report, so the limit applies to the whole dataset."""
         part = copy.copy(self)
         part.files = [self.files[index] for index in indices]
         part.labels = [self.labels[index] for index in indices]
@@ -132,14 +132,14 @@ class Folder(MediaFiles):
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the paths, relative to `root` and sorted, of the regular files with these endings, links followed once.
+    """Return the paths, relative to `root` and sorted, of the regular files with these suffixes, links followed once.
 
     Raises:
-        FileNotFoundError: if `root` is no folder, or holds no such file.
+        FileNotFoundError: if `root` is not a folder, or contains no such file.
         PermissionError: if a folder cannot be listed.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that holds the files")
+        raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that contains the files")
     found: list[str] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
@@ -160,7 +160,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
                 others[path.suffix.lower() or "(none)"] += 1
     if not found:
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "nothing"
-        raise FileNotFoundError(f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it holds {seen}")
+        raise FileNotFoundError(f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {seen}")
     return sorted(found)
 
 

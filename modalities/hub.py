@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, found in its cache alone: a name that came with somebody's run fetches nothing."""
+"""Models of the Hugging Face hub, from the local cache only: names in another person's run download nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from multisagd.libraries import BrokenLibraryError, check
 
 @contextmanager
 def fetching_no_models(wanted: bool = True) -> Iterator[None]:
-    """Find models of the hub in its cache alone, whoever loads them: what is not there counts as missing."""
+    """Restrict the hub to its local cache; models that are not cached count as missing."""
     try:
         check("huggingface_hub.constants", "models of the hub")
-    except BrokenLibraryError:  # then nothing fetches them
+    except BrokenLibraryError:  # then nothing can download them
         yield
         return
     from huggingface_hub import constants

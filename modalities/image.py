@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     import PIL.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is recognised by content; not EPS and the like, which run an interpreter on the file."""
+"""Formats recognised by content; EPS and similar are excluded, since they run an interpreter on the file."""
 
 
 @dataclass(frozen=True)
 class Image(Modality):
     """Images of one `size`, a side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
 
-    `resize` says how other sizes come to this one, always with antialiasing (bicubic):
+    `resize` says how other sizes are converted, always with antialiasing (bicubic):
     "crop" cuts out the largest window of the right aspect ratio, at random (the middle without a seed), and scales it;
-    "center" does so in the middle always; "stretch" scales the whole and may change its aspect ratio;
+    "center" always takes the middle; "stretch" scales the whole and may change its aspect ratio;
     "pad" scales down what is too large, never up, and centres it on black: 28×28 on 32×32 keeps its pixels exactly.
     `flip` mirrors left and right, with probability one half when there is a seed.
     Transparent pixels are laid on white. Files of more than `max_pixels` are refused before they are decoded.
@@ -65,7 +65,7 @@ class Image(Modality):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files that are read."""
+        """File suffixes that are read."""
         return (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
     @property
@@ -84,7 +84,7 @@ class Image(Modality):
 
         Raises:
             ValueError: if it is empty, has more than `max_pixels`, or values without a declared white level.
-            Exception: whatever the decoder raises on a damaged file.
+            Exception: raised by the decoder on a damaged file.
         """
         return self.mirror(self.fit(self.read(path), seed), seed)
 
@@ -98,13 +98,14 @@ class Image(Modality):
         with PIL.Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > self.max_pixels:
                 raise ValueError(f"{image.width}×{image.height} pixels exceed max_pixels={self.max_pixels}")
-            # A JPEG can be decoded at a fraction of its size, much faster; twice the target leaves filtering to `fit`.
+            # A JPEG can be decoded at a fraction of its size, much faster; at twice the target size, `fit` still does
+            # the filtering.
             image.draft(None, (2 * max(self.sides), 2 * max(self.sides)))
             pixels = np.array(_flatten(PIL.ImageOps.exif_transpose(image), "L" if self.channels == 1 else "RGB"))
         return torch.from_numpy(pixels).reshape(*pixels.shape[:2], self.channels).permute(2, 0, 1).contiguous()
 
     def fit(self, pixels: Tensor, seed: int | None = None) -> Tensor:
-        """Bring uint8 pixels (..., channels, any height, any width) to this size by the `resize` rule."""
+        """Resize uint8 pixels (..., channels, any height, any width) to this size by the `resize` rule."""
         from torchvision.transforms.v2.functional import center_crop
 
         height, width = self.sides
@@ -161,7 +162,7 @@ class Image(Modality):
     ) -> None:
         """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
 
-        Images of fewer than 64 pixels are enlarged by a whole factor, every pixel a square, so that they can be seen.
+        Images with a side below 64 pixels are enlarged by a whole factor with nearest-neighbour scaling.
         `names` are written below them, cut to their width.
 
         Raises:
@@ -176,7 +177,7 @@ class Image(Modality):
         factor = max(1, 64 // max(images.shape[-2:]))
         images = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
         if names is not None:
-            from modalities.pictures import name_strip  # its font comes with matplotlib
+            from modalities.pictures import name_strip  # the font comes with matplotlib
 
             lines = torch.stack([name_strip(name, images.shape[-1]) for name in names])
             images = torch.cat([images, lines.expand(-1, images.shape[1], -1, -1)], dim=-2)

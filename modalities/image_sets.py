@@ -1,7 +1,7 @@
 """Well-known image datasets held in memory: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10.
 
-They take the `Image` modality that says size and channels; pixels stay uint8 at their own size until a batch is asked
-for. Cropping, where it applies, is in the middle; flipping follows the seeds.
+The `Image` modality sets size and channels; pixels stay uint8 at their original size until a batch is requested.
+Crops are taken from the middle; flips follow the seeds.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Pixels(Dataset):
 class Digits(Pixels):
     """Scikit-learn's 1,797 handwritten digits, grey 8×8, embedded in the package: no download.
 
-    They are stretched (bicubic) to the modality's size whatever its `resize` says: 8×8 in a black frame is no use.
+    They are stretched (bicubic) to the modality's size regardless of its `resize`: 8×8 in a black frame is useless.
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
@@ -114,12 +114,12 @@ class Digits(Pixels):
 class MNIST(Pixels):
     """MNIST's 60,000 training (or 10,000 test) digits, grey 28×28; `resize="pad"` puts them on 32×32 unaltered.
 
-    `root` holds the four idx files, packed (.gz) or not, directly or as torchvision lays them out (`MNIST/raw`); it is
-    only read unless `download=True` has to fetch them into it.
-    Source: Y. LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998.
+    `root` holds the four idx files, compressed (.gz) or not, directly or in torchvision's layout (`MNIST/raw`); nothing
+    is written there unless `download=True` downloads them. Source: Y. LeCun et al., Gradient-based learning applied to
+    document recognition, Proc. IEEE 86, 1998.
 
     Raises:
-        FileNotFoundError: if the files are not there and `download` is off, or cannot be downloaded.
+        FileNotFoundError: if the files are missing and `download` is off, or cannot be downloaded.
         ValueError: if a file is damaged.
     """
 
@@ -139,7 +139,7 @@ class MNIST(Pixels):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 training (or 10,000 test) pictures of clothes, grey 28×28; otherwise as `MNIST`.
+    """Fashion-MNIST: 60,000 training (or 10,000 test) pictures of clothes, grey 28×28; otherwise like `MNIST`.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
     """
@@ -153,11 +153,11 @@ class FashionMNIST(MNIST):
 class CIFAR10(Pixels):
     """CIFAR-10: 50,000 training (or 10,000 test) photographs in 10 classes, RGB 32×32.
 
-    `root` holds `cifar-10-batches-py` as torchvision lays it out; torchvision verifies its checksums before it reads.
+    `root` holds `cifar-10-batches-py` in torchvision's layout; torchvision verifies checksums before reading.
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
     Raises:
-        FileNotFoundError: if the files are not there or damaged and `download` is off, or cannot be downloaded.
+        FileNotFoundError: if the files are missing or damaged and `download` is off, or cannot be downloaded.
     """
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
@@ -174,20 +174,20 @@ class CIFAR10(Pixels):
 
 
 def read_idx(path: Path) -> Tensor:
-    """Read an idx file of bytes, packed (.gz) or not, as a uint8 tensor of the shape in its header.
+    """Read an idx file of bytes, compressed (.gz) or not, as a uint8 tensor of the shape in its header.
 
     Raises:
-        ValueError: if it is no such file, or shorter or longer than its header says.
+        ValueError: if it is not such a file, or its length contradicts its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         kind, dimensions = struct.unpack(">HBB", data[:4])[1:]
         shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
     except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+        raise ValueError(f"{path} is damaged ({error}): download it again") from error
     body = data[4 + 4 * dimensions :]
     if data[:2] != b"\0\0" or kind != 0x08 or not shape or math.prod(shape) != len(body):
-        raise ValueError(f"{path} is damaged, or no idx file of bytes ({shape=}, {len(body)} bytes): fetch it again")
+        raise ValueError(f"{path} is damaged or no idx file ({shape=}, {len(body)} bytes): download it again")
     return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
 
 

@@ -21,10 +21,10 @@ log = logging.getLogger("multisagd")
 def class_names(
     source: LabelSource, root: Path, files: Sequence[str], entries: Sequence[Entry], pattern: str | None
 ) -> list[str] | None:
-    """Return the name of each file's class, None for no classes; `entries` are the files' lines in a manifest, if any.
+    """Return the class name of each file, or None without classes; `entries` are the files' manifest lines, if any.
 
     Raises:
-        ValueError: if a file has no class where `source` says that it has one, or for a wrong `pattern`.
+        ValueError: if a file has no class although `source` requires one, or for an invalid `pattern`.
     """
     listed = [entry.label for entry in entries if entry.label is not None]
     if source == "manifest" and not listed:
@@ -41,11 +41,11 @@ def class_names(
 def captions(
     source: CaptionSource, root: Path, files: Sequence[str], entries: Sequence[Entry], names: Sequence[str] | None
 ) -> list[str] | None:
-    """Return the text of each file, None for no texts; `names` are those of the classes.
+    """Return the text of each file, or None without texts; `names` are the class names.
 
     Raises:
         FileNotFoundError: if a caption is missing.
-        ValueError: if one is no text, or is to come from classes that there are not.
+        ValueError: if a caption is not text, or captions should come from classes that do not exist.
     """
     if source == "sidecar":
         return sidecars(root, files)
@@ -57,7 +57,7 @@ def captions(
 
 
 def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the classes among the names of all files, and the number of each file's class.
+    """Return the sorted classes, and the class number of each file; `names` has the class name of each file.
 
     Classes are sorted by name, numbers in names by their value: 9 comes before 10.
     """
@@ -67,26 +67,26 @@ def number(names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
 
 
 def compiled(key: str, expression: str) -> re.Pattern[str]:
-    """Return a regular expression that the setting `key` gives.
+    """Compile the regular expression of the setting `key`.
 
     Raises:
-        ValueError: naming the key and the position, if it is none.
+        ValueError: naming the key and the position, if it is not a regular expression.
     """
     try:
         return re.compile(expression)
     except re.error as error:
         raise ValueError(
-            f"{key}={expression!r} is no regular expression: {error.msg} at position {error.pos}"
+            f"{key}={expression!r} is not a regular expression: {error.msg} at position {error.pos}"
         ) from error
 
 
 def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
-    """Return a folder on the way to each file: that at the first level where these differ among the files.
+    """Return one folder on each file's path: the folder at the first level where folders differ among the files.
 
-    None where that makes no classes and none are `required`; if they are, the folder that all files lie in is one.
+    None if that gives no classes and classes are not `required`; if they are, the folder of all files is one class.
 
     Raises:
-        ValueError: if `required` and a file lies in no folder of that level.
+        ValueError: if `required` and a file is not in a folder of that level.
     """
     parents = [PurePosixPath(file).parent.parts for file in files]
     common = _common_start(parents)
@@ -98,7 +98,7 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
         if not required:
             return None
         raise ValueError(
-            f"{root / files[tops.index(None)]} lies in no subfolder, so it has no class: "
+            f"{root / files[tops.index(None)]} is not in a subfolder, so it has no class: "
             "move it into one, or set labels=none"
         )
     names = sorted(set(found))
@@ -112,24 +112,22 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the parts that all paths begin with: those that the first and the last in order share."""
+    """Return the parts that all paths begin with: the parts that the first and the last in order share."""
     shared = zip(min(paths), max(paths), strict=False)
     return tuple(part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))
 
 
 def from_names(files: Sequence[str], expression: str) -> list[str]:
-    """Return what the group `label` of a regular expression, or else its first group, finds in each file's name.
+    """Return the match of the group `label` of a regular expression, or else of its first group, in each file's name.
 
-    The expression is searched for in the name without its folders; ^ and $ anchor it.
+    The expression is searched for in the name without folders; ^ and $ anchor it.
 
     Raises:
-        ValueError: for a wrong expression, one without a group, or a name in which it finds nothing.
+        ValueError: for an invalid expression, an expression without a group, or a name without a match.
     """
     pattern = compiled("pattern", expression)
     if not pattern.groups:
-        raise ValueError(
-            f"pattern={expression!r} has no group to say which part of a name is the class: write (?P<label>…)"
-        )
+        raise ValueError(f"pattern={expression!r} has no group that marks the class: write (?P<label>…)")
     group: str | int = "label" if "label" in pattern.groupindex else 1
     labels = []
     for file in files:
@@ -144,11 +142,11 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
 
 
 def sidecars(root: Path, files: Sequence[str]) -> list[str]:
-    """Return the captions in the text files beside the media: photo.txt for photo.jpg, UTF-8.
+    """Return the captions in the text files next to the media: photo.txt for photo.jpg, UTF-8.
 
     Raises:
         FileNotFoundError: if one is missing.
-        ValueError: if one is no UTF-8 text.
+        ValueError: if one is not UTF-8 text.
     """
     texts = []
     for file in files:
@@ -157,17 +155,17 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
             texts.append(path.read_text(encoding="utf-8-sig").strip())
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{root / file} has no caption: write it to {path.name} beside it (an empty file is no caption), "
+                f"{root / file} has no caption: write it to {path.name} next to it (an empty file means no text), "
                 "or leave the file out by match"
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+                f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
             ) from error
     return texts
 
 
 def _natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
-    # Compared by length and then as texts, since Python reads no number of thousands of digits.
+    # Compared by length and then as text, since Python does not parse numbers of thousands of digits.
     parts = [part.lstrip("0") if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
     return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name

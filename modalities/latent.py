@@ -1,7 +1,7 @@
-"""Latents: any other modality seen through an autoencoder, on a coarser grid, scaled to mean 0 and deviation 1.
+"""Latents: another modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
 
-The grid keeps the physical units of what it wraps: its axes have the same names, units and corners, and their spacing
-grows by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its meaning.
+The grid keeps the physical units of the wrapped modality: names, units and corners of the axes stay, and their
+spacing grows by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its meaning.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ STATISTICS = "statistics.json"
 
 @dataclass(frozen=True)
 class LatentScale:
-    """Mean and standard deviation of each latent channel, and the `encoding` (see `Latent.encoding`) they belong to.
+    """Mean and standard deviation of each latent channel, and their `encoding` (see `Latent.encoding`).
 
     Raises:
-        ValueError: unless there are as many of one as of the other, all finite and the deviations positive.
+        ValueError: unless both have the same length, all values are finite and the deviations are positive.
     """
 
     mean: tuple[float, ...]
@@ -49,7 +49,7 @@ class LatentScale:
 
     @classmethod
     def load(cls, path: Path) -> LatentScale:
-        """Read a scale; `path` is the file, or the folder of encoded data that holds it.
+        """Read a scale; `path` is the file, or the folder of encoded data that contains it.
 
         Raises:
             ValueError: if it is missing, unreadable or of another format version.
@@ -58,12 +58,12 @@ class LatentScale:
         try:
             record = read_json(path)
             if record["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format version {record['format_version']}, this program reads {FORMAT_VERSION}")
+                raise ValueError(f"format version {record['format_version']}, this version reads {FORMAT_VERSION}")
             return cls(tuple(map(float, record["mean"])), tuple(map(float, record["std"])), dict(record["encoding"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"cannot read the scale of the latents in {path.absolute()} ({error}): "
-                "set statistics (with data=latents: data.root) to a folder that `multisagd encode` has finished; if a "
+                "set statistics (with data=latents: data.root) to a folder that `multisagd encode` completed; if a "
                 "run's latents were moved, add data.root=… to the command"
             ) from error
 
@@ -74,14 +74,14 @@ class LatentScale:
 
 @dataclass(frozen=True)
 class Latent(Modality):
-    """Another `modality` through an `autoencoder`; `decode(encode(media))` loses what the autoencoder loses.
+    """Another `modality` through an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
 
     `statistics` is the folder that `multisagd encode` has written, or its statistics.json: latents are then shifted and
-    scaled to mean 0 and deviation 1 per channel. None leaves them as they are, which fits the noise levels of no
-    schedule: it is meant for encoding itself.
+    scaled to mean 0 and standard deviation 1 per channel. None leaves latents unscaled; it is meant for encoding only,
+    since unscaled latents do not fit the noise levels of a schedule.
 
-    Where the autoencoder cannot return the exact size, data are extended by repeating their last samples, and cut back
-    after decoding. One channel is repeated for an autoencoder of colour or stereo, and averaged after decoding.
+    If the autoencoder cannot return the exact size, data are padded by repeating their last samples and cropped
+    after decoding. A single channel is repeated for an autoencoder of colour or stereo, and averaged after decoding.
 
     Raises:
         ValueError: for statistics that cannot be read, or belong to another encoding (naming what differs).
@@ -95,11 +95,11 @@ class Latent(Modality):
         if self.statistics is not None:
             object.__setattr__(self, "statistics", Path(self.statistics))
             if different := differences(self.scale.encoding if self.scale else {}, self.encoding()):
-                raise ValueError(f"the statistics in {self.statistics} are those of another encoding; {different}")
+                raise ValueError(f"the statistics in {self.statistics} belong to another encoding; {different}")
             if self.scale and len(self.scale.mean) != self.channels:
                 raise ValueError(
-                    f"the statistics in {self.statistics} are of {len(self.scale.mean)} channels, and the autoencoder "
-                    f"gives {self.channels}: encode again"
+                    f"the statistics in {self.statistics} have {len(self.scale.mean)} channels, but the autoencoder "
+                    f"produces {self.channels}: encode again"
                 )
 
     @cached_property
@@ -109,7 +109,7 @@ class Latent(Modality):
 
     @cached_property
     def layout(self) -> Layout:
-        """The shapes before and after the autoencoder, as it says itself.
+        """The shapes before and after the autoencoder, asked from the autoencoder.
 
         Raises:
             ValueError: if it cannot take data of this shape, or does not return at least as much.
@@ -123,21 +123,21 @@ class Latent(Modality):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the wrapped modality's files."""
+        """File suffixes of the wrapped modality."""
         return self.modality.suffixes
 
     def grid(self) -> Grid:
-        """Return the wrapped grid made coarser; the first frame of causal video autoencoders stands alone."""
+        """Return the wrapped grid made coarser; causal video autoencoders encode the first frame by itself."""
 
         def coarser(axis: Axis, size: int, stride: float) -> Axis:
-            # Written out, since an axis without a corner takes it from its spacing.
+            # Explicit, since an axis without a corner derives it from its spacing.
             return dataclasses.replace(axis, size=size, spacing=axis.spacing * stride, corner=axis.corner_frequency)
 
         sizes, strides = self.layout.latents[1:], self.layout.strides
         return Grid(tuple(map(coarser, self.modality.grid().axes, sizes, strides)))
 
     def encoding(self) -> dict[str, Any]:
-        """Return what the latents depend on: dotted names of the parts' settings, to values that JSON can hold.
+        """Return what the latents depend on: a mapping of dotted names of the parts' settings to JSON values.
 
         Raises:
             ValueError: for a setting that JSON cannot hold, naming it.
@@ -153,7 +153,7 @@ class Latent(Modality):
         return self.scaled(self.compress(self.modality.encode(media).unsqueeze(0)))[0]
 
     def decode(self, x0: Tensor) -> Any:
-        """Return the media of scaled latents.
+        """Return the media of scaled latents `(latent channels, *latent grid)`.
 
         Raises:
             ValueError: if a value is not finite.
@@ -166,7 +166,7 @@ class Latent(Modality):
         return self.modality.decode(self.expand(z)[0])
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return where all samples that a latent stands for are data, in all channels: what saw padding is padding."""
+        """Return which latents depend on data only, bool `(1, *latent grid)`; a latent of any padding is padding."""
         mask = self.modality.mask(media)
         return None if mask is None else self.coarser_mask(mask)
 
@@ -198,18 +198,19 @@ class Latent(Modality):
         return x
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Return latents `(batch, latent channels, *latent grid)` as float32 of mean 0 and deviation 1."""
+        """Return latents `(batch, latent channels, *latent grid)` as float32 of mean 0 and standard deviation 1."""
         z = z.to(torch.float32)
         return z if self.scale is None else (z - _beside(z, self.scale.mean)) / _beside(z, self.scale.std)
 
     def coarser_mask(self, mask: Tensor) -> Tensor:
         """Return a mask `(..., 1 or channels, *grid)` of the wrapped grid on the latent grid, `(..., 1, *grid)`."""
-        # An autoencoder mixes channels, so that a latent is padding where any of them is.
+        # An autoencoder mixes channels, so a latent is padding where any channel is.
         mask = mask.all(-1 - len(self.layout.strides), keepdim=True)
         lead = mask.shape[: -len(self.layout.strides)]
         hidden = extended((~mask).float().reshape(-1, 1, *mask.shape[len(lead) :]), self.layout.inputs[1:])
         for axis, (size, stride) in enumerate(zip(self.layout.latents[1:], self.layout.strides, strict=True), 2):
-            # A causal first latent stands for one sample; the copies before it make it as wide as the others.
+            # The first latent of a causal autoencoder covers one sample; copies before it make it as wide as the
+            # others.
             before = round(size * stride) - hidden.shape[axis]
             first = hidden.narrow(axis, 0, 1).expand(*[max(0, before) if i == axis else -1 for i in range(hidden.ndim)])
             hidden = pooled(torch.cat([first, hidden], axis), axis, size)

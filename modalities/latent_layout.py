@@ -1,4 +1,4 @@
-"""What becomes of the size of data in an autoencoder: asked of itself, without data where it can say that."""
+"""The sizes of an autoencoder's inputs, latents and outputs, found without data if the autoencoder allows it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from modalities.autoencoders import Autoencoder
 
 REPEATED = (3, 2)
-"""Channels that one channel is repeated to if the autoencoder does not take it alone: colour, stereo."""
+"""Numbers of channels to which a single channel is repeated if the autoencoder does not accept one: colour, stereo."""
 
 
 class Layout(NamedTuple):
-    """Shapes: `inputs` (channels, *grid) as the autoencoder gets them, `latents` (channels, *grid), grid `strides`."""
+    """Shapes: `inputs` (channels, *grid) of the autoencoder, `latents` (channels, *grid), and the grid's `strides`."""
 
     inputs: tuple[int, ...]
     latents: tuple[int, ...]
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> Layout:
-    """Find the layout for data of a size, extended so that no less comes back.
+    """Find the layout for data of a size, padded so that the output is at least as large.
 
     Raises:
         ValueError: if the autoencoder cannot take such data, or does not return at least as much.
@@ -35,7 +35,7 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
     for _ in range(8):
         latents, decoded = probe.decoded(inputs)
         if all(back >= wanted for back, wanted in zip(decoded, size, strict=True)):
-            # What comes back exactly is the smallest size that fills the last latent.
+            # The smallest size that fills the last latent is returned exactly.
             if decoded != inputs and probe.decoded(decoded)[1] == decoded:
                 inputs, latents = decoded, probe.decoded(decoded)[0]
             return Layout((probe.channels, *inputs), latents, _strides(probe, inputs, latents[1:]))
@@ -46,7 +46,7 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
 
 
 class _Probe:
-    """Asks an autoencoder what becomes of a size, without data where it can say that."""
+    """Finds the latent and output sizes of an autoencoder, without data if it allows that."""
 
     def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
         self.autoencoder = autoencoder
@@ -60,13 +60,13 @@ class _Probe:
                     return
                 except (RuntimeError, TypeError, ValueError) as error:
                     if isinstance(error, ValueError) and channels > 1:
-                        raise  # no other number of channels is left, and it says itself what is wrong
+                        raise  # no other number of channels is left; the autoencoder's own error is the best message
                     reason = error
         if isinstance(reason, ValueError):
             raise reason
         raise ValueError(
             f"{_name(autoencoder)} cannot encode data of {channels} channels and size {size} ({reason}): "
-            "choose channels and a size that it takes"
+            "choose channels and a size that it accepts"
         )
 
     def encoded(self, size: tuple[int, ...]) -> Tensor:
@@ -74,7 +74,7 @@ class _Probe:
         return self.autoencoder.encode(torch.zeros(1, self.channels, *size, device=self.device))
 
     def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shape of the latents, without the batch, and the size of what they decode to."""
+        """Return the shape of the latents, without the batch, and the size of the decoded data."""
         if size in self._answers:
             return self._answers[size]
         z = self.encoded(size)
@@ -89,12 +89,12 @@ class _Probe:
 
 
 def _strides(probe: _Probe, inputs: tuple[int, ...], latents: tuple[int, ...]) -> tuple[float, ...]:
-    """Return how many samples of each axis one latent stands for."""
+    """Return how many samples of each axis one latent covers."""
     pairs = list(zip(inputs, latents, strict=True))
     even = [n / m for n, m in pairs]
     causal = [(n - 1) / (m - 1) if m > 1 else math.inf for n, m in pairs]
     strides = [c if c.is_integer() else e for e, c in zip(even, causal, strict=True)]
-    # 9 frames in 3 latents are 3 times 3, or 1 + 2 times 4; more frames tell which.
+    # 9 frames in 3 latents are either 3×3 or 1 + 2×4; more frames decide which.
     more = [
         math.lcm(int(e), int(c)) if e.is_integer() and c.is_integer() and e != c else 0
         for e, c in zip(even, causal, strict=True)

@@ -19,7 +19,7 @@ COLUMNS = ("file", "label", "text")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a manifest; `label` and `text` are None where the manifest has no such column."""
+    """One line of a manifest; `label` and `text` are None if the manifest has no such column."""
 
     file: str
     label: str | None
@@ -31,9 +31,9 @@ def read_manifest(path: Path) -> list[Entry]:
     """Read a manifest, its entries sorted by file.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: naming the line, for text that is no UTF-8, CSV or JSON, a missing column or value, a file twice,
-            and a path that is absolute or leads out of the root.
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming the line, for text that is not UTF-8, CSV or JSON, a missing column or value, a repeated
+        file, or a path that is absolute or outside the root.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path.absolute()}: set manifest to a .csv or .jsonl file")
@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> list[Entry]:
                 )
             entries[entry.file] = entry
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8") from error
     if all(entry.label is None and entry.text is None for entry in entries.values()):
         raise ValueError(f"{path} lists no file with a label or text: name its columns file, and label or text")
     lines = sorted(entries.values(), key=lambda entry: entry.line)
@@ -58,16 +58,16 @@ def read_manifest(path: Path) -> list[Entry]:
         given = [getattr(entry, column) is not None for entry in lines]
         if any(given) and not all(given):
             first = lines[given.index(False)]
-            raise ValueError(f"{path}:{first.line}: {column} is missing here, and other lines have one")
+            raise ValueError(f"{path}:{first.line}: {column} is missing here, but other lines have one")
     return sorted(lines, key=lambda entry: entry.file)
 
 
 def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tuple[str, ...]) -> None:
-    """Check that the files of a manifest exist under the root and have an ending that is read.
+    """Check that the files of a manifest exist under the root and have a suffix that is read.
 
     Raises:
         FileNotFoundError: naming the first that is missing and its line.
-        ValueError: for another ending.
+        ValueError: for another suffix.
     """
     for entry in entries:
         if not (root / entry.file).is_file():
@@ -104,7 +104,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise ValueError(f"{path}:{reader.line_num}: more values than columns; quote values with commas")
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{path}:{reader.reader.line_num}: no valid CSV: {error}") from error
+            raise ValueError(f"{path}:{reader.reader.line_num}: invalid CSV: {error}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -115,7 +115,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = parse_json(text, finite=False)  # in columns that are ignored
             except ValueError as error:
-                raise ValueError(f"{path}:{line}: no valid JSON: {error}") from error
+                raise ValueError(f"{path}:{line}: invalid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{line}: each line should be one JSON object, got {text.strip()[:40]}")
             yield line, row
@@ -123,6 +123,6 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if len(set(columns)) < len(columns):
-        raise ValueError(f"{path}:1: a column is there twice among {', '.join(columns)}")
+        raise ValueError(f"{path}:1: a column is repeated among {', '.join(columns)}")
     if "file" not in columns:
         raise ValueError(f"{path}:1: no column file among {', '.join(columns) or 'none'}: a manifest needs one")

@@ -1,6 +1,6 @@
-"""Mel bands: where they lie, their triangular filters, and the estimate of a sound from what they hold.
+"""Mel bands: their positions, their triangular filters, and the estimate of a sound from its power in the bands.
 
-The mel is that of O'Shaughnessy (Speech Communication, 1987), 2595·log10(1 + f/700).
+The mel scale is by O'Shaughnessy (Speech Communication, 1987): 2595·log10(1 + f/700).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ USE = "log-mel spectrograms"
 def centres(bands: int, low: float, high: float, window: int, rate: int) -> list[float]:
     """Return, in mel and equally spaced, the lowest edge, the centre of each band and the highest edge.
 
-    A band reaches from the centre before its own to the one after it; `low` and `high` are in Hz.
+    A band reaches from the previous centre to the next centre; `low` and `high` are in Hz.
 
     Raises:
-        ValueError: if the bands reach above half the rate, or one holds no frequency of windows of `window` samples.
+        ValueError: if the bands reach above half the rate, or a band contains no frequency of windows of `window`
+            samples.
     """
     if not low < high <= rate / 2:
         raise ValueError(f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz")
@@ -32,7 +33,7 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
     for band in range(bands):
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
             raise ValueError(
-                f"{bands} bands are too narrow for a window of {window} samples: band {band} holds no frequency; "
+                f"{bands} bands are too narrow for a window of {window} samples: band {band} contains no frequency; "
                 "take fewer bands, a longer window, or a higher low"
             )
     return found
@@ -48,14 +49,14 @@ def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tens
 
 
 def spread(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
-    """Return power (..., frequencies, frames), nowhere negative, of which the bands hold `power` (..., bands, frames).
+    """Return non-negative power (..., frequencies, frames) whose power in the bands is `power` (..., bands, frames).
 
     Least squares by multiplicative updates: Lee and Seung, Algorithms for non-negative matrix factorization, NIPS 2000.
     """
     estimate = target = triangles.T @ power
     overlap = triangles.T @ triangles
     for _ in range(steps):
-        # A frequency outside all bands has 0 here over 0; the floor is below any power that a float32 sound has.
+        # A frequency outside all bands is 0/0 here; the floor is below any power of a float32 sound.
         estimate = estimate * target / (overlap @ estimate).clamp(min=1e-20)
     return estimate
 
@@ -63,7 +64,7 @@ def spread(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
 def invert_magnitude(magnitude: Tensor, window: int, hop: int, length: int, steps: int = 32) -> Tensor:
     """Return a waveform (..., length) whose Hann-windowed transform has about this magnitude (..., bins, frames).
 
-    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so nothing is drawn at random.
+    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so the result is deterministic.
     """
     with importing("torchaudio", USE):
         from torchaudio.functional import griffinlim

@@ -1,4 +1,4 @@
-"""Plots of encoded tensors: what can be drawn of any modality, knowing nothing but its grid."""
+"""Plots of encoded tensors of any modality, from its grid only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def plot_tensors(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Draw tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as a picture in two.
+    """Draw tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as an image in two.
 
-    In three and more dimensions it is the middle slice of all axes but the last two. Axes carry their units.
+    In three and more dimensions, the middle slice of all axes but the last two is drawn. Axes are labelled with units.
 
     Raises:
         ValueError: for no tensors, or a path that does not end in .png.
@@ -60,14 +60,14 @@ def plot_tensors(
 
 
 def name_strip(name: str, width: int, height: int = 14) -> Tensor:
-    """Return a name as a picture `(1, height, width)`, uint8, white on black, cut where it is longer."""
+    """Return a name as a picture `(1, height, width)`, uint8, white on black, cropped to the width."""
     import matplotlib
     import PIL.Image
     import PIL.ImageDraw
     import PIL.ImageFont
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    # This font has the letters of many scripts, which the one of Pillow has not.
+    # This font covers many scripts; Pillow's font does not.
     font = PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height - 4)
     shown = " ".join(name.split())
     while len(shown) > 1 and font.getlength(shown) > width - 2:

@@ -1,7 +1,7 @@
-"""Media that are read when they are asked for, and what becomes of those that cannot be read.
+"""Media that are read on demand, and the handling of unreadable files.
 
-One broken file must not end a night of training, and a thousand must not pass unseen. So an unreadable file is named in
-a report and replaced by another of the same dataset; when more than a stated share is unreadable, one error names some.
+One broken file must not stop a training run, and a thousand must not go unnoticed. An unreadable file is therefore
+named in a report and replaced by another of the same dataset; above a set share, an error names some of the files.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from multisagd.seeds import derive
 
 
 class UnreadableFilesError(RuntimeError):
-    """More files are unreadable than the limit allows."""
+    """More files are unreadable than allowed."""
 
 
 class FileReport:
     """The unreadable files among `total`, each with its reason, up to a limit.
 
     `max_unreadable` is a fraction in [0, 1] of `total`; the number it allows is rounded up, so 0 allows none and
-    anything above 0 allows one. Parts of one dataset share one report, and so do threads; processes do not.
+    any larger value at least one. Parts of one dataset and threads share one report; processes do not.
 
     Raises:
         ValueError: for a fraction outside [0, 1].
@@ -50,10 +50,10 @@ class FileReport:
         return math.ceil(self.max_unreadable * self.total)
 
     def add(self, path: str, error: Exception) -> None:
-        """Name a file as unreadable.
+        """Record a file as unreadable.
 
         Raises:
-            UnreadableFilesError: if that makes more than the limit, or all of them.
+            UnreadableFilesError: if that exceeds the limit, or no file is readable.
         """
         self.reasons[path] = f"{type(error).__name__}: {error}"
         if len(self.reasons) > self.allowed or len(self.reasons) >= self.total:
@@ -64,7 +64,7 @@ class FileReport:
         some = "; ".join(f"{path} ({reason})" for path, reason in sorted(self.reasons.items())[:shown])
         rest = len(self.reasons) - shown
         return (
-            f"{len(self.reasons)} of {self.total} files could not be read, and max_unreadable={self.max_unreadable:g} "
+            f"{len(self.reasons)} of {self.total} files could not be read, but max_unreadable={self.max_unreadable:g} "
             f"allows {self.allowed}: {some}{f'; and {rest} more' if rest > 0 else ''}. "
             "Repair or remove them, or raise max_unreadable"
         )
@@ -72,7 +72,7 @@ class FileReport:
     def save(self, path: Path) -> None:
         """Write the report as JSON: the number of files, the limit, and each unreadable file with its reason.
 
-        In ASCII: names of files need not be valid UTF-8, and Python holds the rest in a form that UTF-8 refuses.
+        ASCII only: file names need not be valid UTF-8, and Python's surrogate escapes cannot be encoded in UTF-8.
         """
         unreadable = [{"path": name, "reason": reason} for name, reason in sorted(self.reasons.items())]
         record = {"files": self.total, "allowed": self.allowed, "unreadable": unreadable}
@@ -81,16 +81,16 @@ class FileReport:
 
 
 def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
-    """Return data, with zeros where a mask `(1 or channels, *grid)` leaves out what is not finite.
+    """Return data `(channels, *grid)` with zeros where values are not finite and a mask, if given, excludes them.
 
     Raises:
-        ValueError: if data hold NaN or infinity elsewhere.
+        ValueError: if data contain NaN or infinity elsewhere.
     """
     broken = ~torch.isfinite(x0)
     if not bool(broken.any()):
         return x0
     if bool((broken if mask is None else broken & mask).any()):
-        raise ValueError("it holds NaN or infinity")
+        raise ValueError("it contains NaN or infinity")
     return x0.masked_fill(broken, 0.0)
 
 
@@ -98,22 +98,21 @@ def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | 
     """Return a batch of any dataset, checked to be finite where it is valid.
 
     Raises:
-        UnreadableFilesError: if too many files cannot be read, or naming the first example with NaN or infinity.
+        UnreadableFilesError: if too many files cannot be read; or for NaN or infinity, naming the first example.
     """
     batch = dataset.batch(indices, seeds)
     broken = ~torch.isfinite(batch.x0)
     if bool(broken.any()):
         wrong = (broken if batch.mask is None else broken & batch.mask).flatten(1).any(1).nonzero()
         if len(wrong):
-            raise UnreadableFilesError(f"example {indices[int(wrong[0])]} of the data holds NaN or infinity")
+            raise UnreadableFilesError(f"example {indices[int(wrong[0])]} of the data contains NaN or infinity")
     return batch
 
 
 class MediaFiles(Dataset):
-    """Examples that are one media file each, wherever it lies, read by `threads` threads per batch.
+    """Examples of one media file each, read by `threads` threads per batch.
 
-    A file that cannot be read is named in `report`, and another of this dataset, chosen by index and seed, takes its
-    place.
+    A file that cannot be read is named in `report` and replaced by another of this dataset, chosen by index and seed.
     """
 
     report: FileReport
@@ -121,15 +120,15 @@ class MediaFiles(Dataset):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what names the file in the report, and no other."""
+        """Return the unique name of the file in the report."""
 
     @abstractmethod
     def load(self, index: int, seed: int | None) -> Any:
-        """Return what the modality makes of this very file.
+        """Read this file with the modality.
 
         Raises:
-            UnreadableFilesError: if the fault is not this file's own, so that no other could take its place.
-            Exception: any other, for a file that cannot be read.
+            UnreadableFilesError: if the fault is not in this file, so that no other file can replace it.
+            Exception: any other, if the file cannot be read.
         """
 
     @abstractmethod
@@ -137,12 +136,12 @@ class MediaFiles(Dataset):
         """Return the class of one file, None in a set without classes."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example, or another in its place if its file cannot be read.
+        """Return one example, or a replacement if its file cannot be read.
 
         Raises:
             IndexError: for an index outside `[0, len(self))`.
             UnreadableFilesError: if more files are unreadable than the limit allows.
-            BrokenLibraryError: if it is a library that fails, of which no file is guilty.
+            BrokenLibraryError: if a library fails; no file is at fault.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} files")
@@ -152,10 +151,10 @@ class MediaFiles(Dataset):
             example = self.read(place, seed)
             if example is not None:
                 return example
-        raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")
+        raise UnreadableFilesError(f"no file of the {len(self)} of this part can be read. {self.report.message()}")
 
     def read(self, index: int, seed: int | None) -> Example | None:
-        """Return the example of this very file, or None after reporting that it cannot be read."""
+        """Return the example of this file, or None after reporting that it cannot be read."""
         name = self.name(index)
         if name in self.report.reasons:
             return None
@@ -165,7 +164,7 @@ class MediaFiles(Dataset):
             x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
             raise
-        except Exception as error:  # decoders raise nearly every kind on damaged files, and users' adapters any other
+        except Exception as error:  # decoders raise many kinds of errors on damaged files, and users' modalities any
             if (failure := failed_import(error)) is not None:
                 raise failure from error
             if isinstance(error, ImportError):

@@ -1,15 +1,16 @@
-"""Ways to write a sound as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or its very samples.
+"""Representations of a sound as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
 
 The grid of a spectrogram is a time-frequency plane, and noise is shaped on the Fourier transform OF that plane. So a
 spectrum written on its axes is over temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
-in cycles per Hz, or axis `mel`, in cycles per mel); it is not over the frequencies that one hears. Only on the grid of
+in cycles per Hz, or axis `mel`, in cycles per mel); it is not over audible frequencies. Only on the grid of
 a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corners, physical constants that depend
 neither on the length of a clip nor on rate, window or hop:
 
 - `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than words and notes follow one another;
-- `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel, which is 4000 Hz too: one period over the band of
-  telephone speech, the narrowest in common use;
-- `time` of a waveform, 20 Hz: what is below is not heard.
+- `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel (also 4000 Hz): one period over the band of
+  telephone
+speech, the narrowest in common use;
+- `time` of a waveform, 20 Hz: lower frequencies are inaudible.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ class Representation(ABC):
 
     @abstractmethod
     def channels(self, sound_channels: int) -> int:
-        """Return the number of channels of the tensor of a sound with so many."""
+        """Return the number of tensor channels for a number of sound channels."""
 
     @abstractmethod
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid of `samples` samples at `rate` samples per second.
 
         Raises:
-            ValueError: if such sounds cannot be written this way.
+            ValueError: if such sounds cannot be represented this way.
         """
 
     @abstractmethod
@@ -66,7 +67,7 @@ class Representation(ABC):
 class Waveform(Representation):
     """The samples times `scale`: shape (sound channels, samples).
 
-    Noise has standard deviation 1 at first, so quiet recordings want a scale above 1.
+    Noise has standard deviation 1 at first, so quiet recordings need a scale above 1.
 
     Raises:
         ValueError: for a scale that is not positive.
@@ -100,13 +101,13 @@ class Waveform(Representation):
 
 @dataclass(frozen=True)
 class Spectrogram(Representation):
-    """What the two spectrograms share: Hann windows of `window` samples, `hop` samples apart, centred on their time.
+    """Base of the two spectrograms: Hann windows of `window` samples, `hop` samples apart, centred on their time.
 
-    Frame i stands for sample i·hop, and there is one frame for every hop begun and one more, so the last frames reach
+    Frame i stands for sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
     into the silence after the sound.
 
     Raises:
-        ValueError: for an odd window or one below 4, or a hop of more than half a window (which would lose samples).
+        ValueError: for an odd window or one below 4, or a hop of more than half a window (samples would be lost).
     """
 
     window: int = 512
@@ -127,13 +128,13 @@ class Spectrogram(Representation):
         return Axis("time", self.covered(samples) + 1, self.hop / rate, "s", MODULATION_CORNER)
 
     def padded(self, samples: int) -> int:
-        """Return the length, a multiple of the hop, that the frames of so many samples span."""
+        """Return the length in samples, a multiple of the hop, that the frames of a sound span."""
         return self.covered(samples) * self.hop
 
     def transform(self, waveform: Tensor) -> Tensor:
         """Return the complex spectrogram (sound channels, frequencies, frames); a tone at full scale has magnitude 1.
 
-        The frames are those of the sound with silence before and after.
+        The sound is padded with silence before and after.
         """
         padded = torch.nn.functional.pad(waveform, (0, self.padded(waveform.shape[-1]) - waveform.shape[-1]))
         hann = torch.hann_window(self.window)
@@ -157,7 +158,7 @@ class Stft(Spectrogram):
 
     Shape (2 × sound channels, window/2 + 1, frames): real parts of all sound channels, then imaginary parts. A tone at
     full scale has |X| = 1. The inverse is exact, up to rounding: `decode(encode(w)) = w` within 1e-5. Speech and music
-    span some 60 dB, of which a power of 0.5 makes 30 (as in arXiv:2208.05830); with the default scale,
+    span some 60 dB, which a power of 0.5 halves to 30 dB (as in arXiv:2208.05830); with the default scale,
     99.9 % of the values of common recordings lie in [-1, 1].
 
     Raises:
@@ -189,10 +190,11 @@ class Stft(Spectrogram):
         return torch.cat([compressed.real, compressed.imag])
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform; of a tensor that is no spectrogram, one whose spectrogram is near."""
+        """Return the waveform; if the tensor is not a spectrogram, a waveform whose spectrogram is near."""
         real, imaginary = (x0 / self.scale).chunk(2)
         compressed = torch.complex(real, imaginary)
-        # A sound within LOUDEST has no magnitude above twice that; without a limit the power of a wild one overflows.
+        # A sound within LOUDEST has magnitudes of at most twice LOUDEST; without a limit the power of others may
+        # overflow.
         magnitude = compressed.abs().clamp(max=(2 * LOUDEST) ** self.power) ** (1 / self.power)
         return self.inverse(torch.polar(magnitude, compressed.angle()), samples)
 
@@ -201,15 +203,16 @@ class Stft(Spectrogram):
 class LogMel(Spectrogram):
     """Log power in `bands` triangular bands, equally spaced in mel from `low` to `high` Hz (`None`: half the rate).
 
-    Shape (sound channels, bands, frames): 0 dB, a tone at full scale, is 1, and `floor_db` and all below it is -1.
+    Shape (sound channels, bands, frames): 0 dB (a tone at full scale) maps to 1; `floor_db` and anything below maps to
+    -1.
 
     There is no phase, so the inverse is a LOSSY estimate: the power of each frequency by non-negative least squares,
-    then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It depends on nothing but its input.
+    then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It is deterministic.
 
     Raises:
         BrokenLibraryError: if torchaudio cannot be imported.
         ValueError: for no bands, 0 <= low < high not holding, or a floor that is not negative; in `grid`, for a `high`
-            above half the rate, bands so narrow that they hold no frequency, or sounds shorter than a window.
+            above half the rate, bands so narrow that they contain no frequency, or sounds shorter than a window.
     """
 
     bands: int = 64
@@ -240,7 +243,7 @@ class LogMel(Spectrogram):
         return Grid((axis, self.time_axis(samples, rate)))
 
     def settings(self, rate: int) -> tuple[int, float, float, int, int]:
-        """Return what the functions of `modalities.mel` take: bands, low, high, window, rate."""
+        """Return the arguments of the functions of `modalities.mel`: bands, low, high, window, rate."""
         return (self.bands, self.low, rate / 2 if self.high is None else self.high, self.window, rate)
 
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
@@ -250,7 +253,7 @@ class LogMel(Spectrogram):
         return 1 - 2 * decibels / self.floor_db
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return a waveform with about this log-mel spectrogram; above +10 dB it is limited, the floor is silence."""
+        """Return a waveform with about this log-mel spectrogram; limited above +10 dB; the floor becomes silence."""
         decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
         bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
         power = mel.spread(bands.clamp(min=0), mel.filters(*self.settings(rate)))

@@ -4,8 +4,8 @@
     statistics.json       their mean and deviation, once all are there (see `modalities.latent.LatentScale`)
     000000.safetensors    `x0` (rows, channels, *grid) not scaled, `labels`, `mask`; texts in its metadata
 
-Rows are all examples of the first pass in their order, then all of the next one. A file is written beside its place,
-flushed to disk and renamed, and the index names it afterwards: what the index names is whole.
+Rows are all examples of the first pass in order, then all of the next pass. A file is written under a temporary name,
+flushed to disk and renamed, and only then listed in the index: every listed file is complete.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from multisagd.files import digest, read_json
 FORMAT_VERSION = 1
 INDEX = "index.json"
 LARGEST_INDEX = 1 << 28
-"""Bytes of an index; a shard takes some hundreds."""
+"""Maximum size of an index, in bytes; a shard takes a few hundred."""
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` each."""
+    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` values."""
 
     file: str
     rows: int
@@ -44,16 +44,16 @@ class ShardFacts:
     squares: list[float]
 
     def is_intact(self, root: Path) -> bool:
-        """Whether the file is in the folder `root`, with the content it was written with."""
+        """Whether the file is in the folder `root`, with its original content."""
         path = root / self.file
         return path.is_file() and path.stat().st_size == self.bytes and digest(path) == self.sha256
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a folder of shards holds. `source` identifies the data, `config` the command that encoded them.
+    """Contents of a folder of shards. `source` identifies the data, `config` the command that encoded them.
 
-    `unreadable` are the files of the source in whose places others stand, with the reason.
+    `unreadable` maps each source file that was replaced by another to the reason.
     """
 
     encoding: dict[str, Any]
@@ -71,7 +71,7 @@ class Index:
 
     @property
     def count(self) -> int:
-        """Number of shards when all are finished."""
+        """Number of shards in total."""
         return -(-self.examples * self.passes // self.shard_size)
 
     @property
@@ -81,7 +81,7 @@ class Index:
         return [number for number in range(self.count) if shard_name(number) not in finished]
 
     def rows(self, number: int) -> range:
-        """Return which rows one shard holds."""
+        """Return the rows of one shard."""
         first = number * self.shard_size
         return range(first, min(first + self.shard_size, self.examples * self.passes))
 
@@ -90,17 +90,17 @@ class Index:
         """Read the index of a folder.
 
         Raises:
-            ValueError: if there is none, or it cannot be read, or is of another format version.
+            ValueError: if it does not exist, cannot be read, or has another format version.
         """
         path = root / INDEX
         try:
             record = dict(read_json(path, LARGEST_INDEX))
             if (version := record.pop("format_version")) != FORMAT_VERSION:
-                raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+                raise ValueError(f"format version {version}, this version reads {FORMAT_VERSION}")
             _check_types(record)
             shards = [ShardFacts(**facts) for facts in record["shards"]]
             if [shard.file for shard in shards] != sorted({Path(shard.file).name for shard in shards}):
-                raise ValueError("its shards are not named as they should be")
+                raise ValueError("its shards have unexpected names")
             return cls(**{**record, "shards": shards})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -108,14 +108,14 @@ class Index:
             ) from error
 
     def save(self, root: Path) -> None:
-        """Write the index in one go."""
-        # In ASCII, since names of files and folders need not be valid UTF-8.
+        """Write the index atomically."""
+        # ASCII only, since names of files and folders need not be valid UTF-8.
         text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
         write_whole(root / INDEX, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
 
 
 def _check_types(record: Mapping[str, Any]) -> None:
-    """Check that the entries of an index are what this program writes.
+    """Check that the entries of an index are valid.
 
     Raises:
         ValueError: naming the first that is not.
@@ -123,7 +123,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
 
     def require(holds: bool, name: str) -> None:
         if not holds:
-            raise ValueError(f"its {name} is not what it should be")
+            raise ValueError(f"its {name} is invalid")
 
     for name in ("channels", "examples", "passes", "shard_size"):
         require(type(record[name]) is int and record[name] >= 1, name)
@@ -153,14 +153,14 @@ def shard_name(number: int) -> str:
 
 
 def grid_facts(modality: Modality) -> list[dict[str, Any]]:
-    """Return the axes of a modality's grid as JSON can hold them."""
+    """Return the axes of a modality's grid as JSON values."""
     return [asdict(axis) for axis in modality.grid().axes]
 
 
 def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Return what a shard keeps of batches, whose `x0` are latents `(rows, channels, *grid)`: named tensors, and texts.
+    """Return the named tensors and the texts of a shard; `x0` of the batches are latents `(rows, channels, *grid)`.
 
-    Labels, and texts, are kept if all rows have them; a mask if any has one.
+    Labels and texts are kept if every row has them; a mask is kept if any row has one.
     """
     tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
     if all(part.labels is not None for part in parts):
@@ -173,7 +173,7 @@ def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
-    """Write one shard and measure it, padding left out.
+    """Write one shard and measure its mean and variance, without padding.
 
     Raises:
         ValueError: if a latent is not finite in the dtype it is stored in.
@@ -190,7 +190,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
     def write(partial: Path) -> None:
         safetensors.torch.save_file(tensors, partial, metadata)
-        # It is written for its owner alone, and encoded data are often shared.
+        # The file is created for its owner only, but encoded data are often shared.
         partial.chmod(root.stat().st_mode & 0o666)
 
     write_whole(path, write)
@@ -201,10 +201,10 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
 
 def measured_scale(index: Index) -> LatentScale:
-    """Return mean and deviation of all shards from those of each (Chan, Golub, LeVeque, 1983); constants keep 1.
+    """Return mean and deviation over all shards (Chan, Golub, LeVeque, 1983); constant channels get deviation 1.
 
     Raises:
-        ValueError: if all is padding.
+        ValueError: if everything is padding.
     """
     samples = sum(shard.samples for shard in index.shards)
     if samples == 0:
@@ -218,7 +218,7 @@ def measured_scale(index: Index) -> LatentScale:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place, flush it to disk and rename it, so that it is there whole or not at all."""
+    """Write a file atomically: under a temporary name, flushed to disk and renamed."""
     partial = path.with_name(f"{path.name}.partial")
     write(partial)
     with partial.open("rb") as file:

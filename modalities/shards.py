@@ -1,4 +1,4 @@
-"""Latents encoded before, as a dataset: rows of safetensors files, read through memory maps when they are asked for."""
+"""Previously encoded latents as a dataset: rows of safetensors files, read on demand through memory maps."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from multisagd.files import digest, parse_json
 from multisagd.seeds import derive
 
 OPEN_SHARDS = 64
-"""Shards kept open at a time; an open one costs address space, and memory only for its labels and texts."""
+"""Shards kept open at a time; an open shard uses address space, and memory only for its labels and texts."""
 
 
 class LatentShards(Dataset):
-    """The data that `multisagd encode` left in `root`, scaled as `modality` says.
+    """The data that `multisagd encode` wrote to `root`, scaled as `modality` says.
 
     The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed chooses
-    one of them, and no seed means the first, which is not augmented. Rows are read when asked for, through a memory
-    map; `verify` reads everything once at the start and compares it with its SHA-256.
+    a pass; without a seed it is the first, which is not augmented. Rows are read on demand through a memory map;
+    `verify` reads everything once at the start and compares it with its SHA-256.
 
     Raises:
-        ValueError: if the modality is no `Latent`, encodes differently (naming what differs) or is not scaled by the
+        ValueError: if the modality is not a `Latent`, encodes differently (naming what differs) or is not scaled by the
             statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
     """
 
@@ -47,7 +47,7 @@ class LatentShards(Dataset):
         self.index = Index.load(self.root)
         if not isinstance(modality, Latent):
             raise ValueError(
-                f"{self.root} holds latents, and the modality is {type(modality).__name__}: give the modality that "
+                f"{self.root} contains latents, but the modality is {type(modality).__name__}: give the modality that "
                 "encoded them, such as modality=latent_image"
             )
         self.modality = modality
@@ -60,11 +60,11 @@ class LatentShards(Dataset):
         return len(self._indices)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example; see the class for what the seed does.
+        """Return one example; see the class for the meaning of the seed.
 
         Raises:
             IndexError: for an index outside `[0, len(self))`.
-            UnreadableFilesError: if its shard was damaged or removed in the meantime.
+            UnreadableFilesError: if its shard has been damaged or removed.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} examples")
@@ -108,16 +108,16 @@ class LatentShards(Dataset):
     def _check(self, verify: bool) -> None:
         index = self.index
         if different := differences(index.encoding, self.modality.encoding()):
-            raise ValueError(f"{self.root} was encoded with other settings than the modality's; {different}")
+            raise ValueError(f"{self.root} was encoded with settings different from the modality's; {different}")
         if index.channels != self.modality.channels or index.grid != grid_facts(self.modality):
             raise ValueError(
-                f"{self.root} holds latents of {index.channels} channels on the grid {index.grid}, and the modality "
-                f"gives {self.modality.channels} on {grid_facts(self.modality)}: encode again"
+                f"{self.root} contains latents of {index.channels} channels on the grid {index.grid}, but the modality "
+                f"produces {self.modality.channels} on {grid_facts(self.modality)}: encode again"
             )
         if len(index.shards) < index.count:
             raise ValueError(
                 f"{self.root} has {len(index.shards)} of {index.count} shards: "
-                "give the same `multisagd encode` command again to finish it"
+                "run the same `multisagd encode` command again to finish it"
             )
         if self.modality.scale != LatentScale.load(self.root):
             raise ValueError(
@@ -125,18 +125,18 @@ class LatentShards(Dataset):
             )
         least = index.channels * math.prod(axis["size"] for axis in index.grid)
         for number, shard in enumerate(index.shards):
-            rows = index.rows(number).stop - index.rows(number).start  # `len` fails on absurdly many
+            rows = index.rows(number).stop - index.rows(number).start  # `len` fails on huge numbers
             if shard.file != shard_name(number) or shard.rows != rows or rows * least > shard.bytes:
                 raise ValueError(
-                    f"{self.root / INDEX} does not describe {shard.file} as it should be: {rows:,} rows of {least:,} "
+                    f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {least:,} "
                     "numbers; encode again into another folder"
                 )
             path = self.root / shard.file
-            # A pipe or a device is none, and would be read for ever.
+            # A pipe or a device is not a file, and would be read for ever.
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes or (verify and digest(path) != shard.sha256):
                 reason = "is missing" if size is None else "is damaged"
-                raise ValueError(f"{path} {reason}: give the same `multisagd encode` command again to restore it")
+                raise ValueError(f"{path} {reason}: run the same `multisagd encode` command again to restore it")
 
 
 class _Shard:
@@ -152,14 +152,14 @@ class _Shard:
             shapes = {name: self._file.get_slice(name).get_shape() for name in self._names}
             wanted = {"x0": [rows, *shape], "mask": [rows, 1, *shape[1:]], "labels": [rows]}
             if shapes != {name: wanted.get(name) for name in ("x0", *self._names)}:
-                raise ValueError(f"it holds tensors of shapes {shapes}, and should hold {rows} rows of shape {shape}")
+                raise ValueError(f"it has tensors of shapes {shapes}, but should have {rows} rows of shape {shape}")
             if self.texts is not None and not (
                 isinstance(self.texts, list) and [type(text) for text in self.texts] == [str] * rows
             ):
-                raise ValueError(f"it does not hold {rows} texts")
+                raise ValueError(f"it does not have {rows} texts")
             self.labels = self._file.get_tensor("labels").clone() if "labels" in self._names else None
             if classes and (self.labels is None or not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes):
-                raise ValueError(f"it does not hold labels of {classes} classes")
+                raise ValueError(f"it does not have labels of {classes} classes")
         except (OSError, ValueError, SafetensorError) as error:
             raise self._damaged(error) from error
 
@@ -175,12 +175,12 @@ class _Shard:
 
     def _damaged(self, error: Exception) -> UnreadableFilesError:
         return UnreadableFilesError(
-            f"{self.path} cannot be read ({error}): give the same `multisagd encode` command again to restore it"
+            f"{self.path} cannot be read ({error}): run the same `multisagd encode` command again to restore it"
         )
 
 
 class _OpenShards:
-    """The shards opened last, for any number of threads."""
+    """The most recently opened shards; thread-safe."""
 
     def __init__(self, root: Path, index: Index) -> None:
         self.root, self.index = root, index
@@ -190,7 +190,7 @@ class _OpenShards:
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     def find(self, row: int) -> tuple[_Shard, int]:
-        """Return the shard that holds a row, and the row's place in it."""
+        """Return the shard that contains a row, and the row's position in it."""
         number, place = divmod(row, self.index.shard_size)
         with self._lock:
             if number not in self._shards:

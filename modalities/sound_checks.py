@@ -1,9 +1,8 @@
-"""What the bytes of a sound file say before any decoder sees them: which format it is, and whether its end is missing.
+"""Checks of the bytes of a sound file before decoding: its format, and whether its end is missing.
 
-Decoders read a file that was cut off as if it had been shorter, so its length is compared here with what it declares.
-FLAC and MP3 declare a number of samples, and are compared with it when they are read. Only an MP3 without that number
-(no Xing or Info frame) cannot tell: its length is estimated from its size, well at a constant bit rate and badly at a
-variable one.
+Decoders read a truncated file as if it were shorter, so its length is compared here with the declared length.
+FLAC and MP3 declare a number of samples, which is checked when they are read. Only for an MP3 without that number
+(no Xing or Info frame) the length is estimated from the size: well at a constant bit rate, badly at a variable one.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ KINDS = {
     "MP3": rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]",
     "MP4": rb"....ftyp",
 }
-"""How the files that are read begin."""
+"""First bytes of the formats that are read."""
 MAX_PARTS = 10_000
-"""Chunks or boxes looked at: enough for every real file, and an end for those made to have millions."""
+"""Maximum number of chunks or boxes read: enough for every real file, and a limit for malicious ones."""
 MAX_PAGE = 65_307
-"""Bytes of the longest page of an Ogg stream (RFC 3533, Sec. 6)."""
+"""Maximum bytes of a page of an Ogg stream (RFC 3533, Sec. 6)."""
 
 
 def recognise(path: Path) -> str:
-    """Return the format of a sound file, one of `KINDS`, by its first bytes and not by its name.
+    """Return the format of a sound file, one of `KINDS`, from its first bytes, not from its name.
 
     Raises:
-        ValueError: if it is empty, or none of them.
+        ValueError: if it is empty or of another format.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -40,11 +39,11 @@ def recognise(path: Path) -> str:
     for kind, start in KINDS.items():
         if re.match(start, head, re.DOTALL):
             return kind
-    raise ValueError(f"its content is not {', '.join(KINDS)}, whatever its name says")
+    raise ValueError(f"its content is not {', '.join(KINDS)}, regardless of its name")
 
 
 def check_complete(path: Path, kind: str) -> None:
-    """Check that a file of this kind is as long as it says, as far as its container tells.
+    """Check that a file of this kind is as long as its container declares, if it declares a length.
 
     Raises:
         ValueError: if it is truncated, or was written without its length (to a pipe).
@@ -69,7 +68,7 @@ def check_complete(path: Path, kind: str) -> None:
 def last_page_samples(path: Path) -> int:
     """Return how many samples the last page of a complete Ogg stream holds, by the positions that its pages state.
 
-    Positions of Opus count samples at 48 kHz, whatever the rate it is decoded at; so that may be too many.
+    Positions of Opus count samples at 48 kHz, for any decoding rate, so the result may be too large.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 3 * MAX_PAGE))
@@ -89,7 +88,7 @@ def _position(tail: bytes, place: int) -> int:
 
 
 def _samples_end(file: BinaryIO) -> int:
-    """Return where the chunk of samples ends in a RIFF, RF64 or AIFF file, by its own account."""
+    """Return where the chunk of samples ends in a RIFF, RF64 or AIFF file, as it declares."""
     order = file.read(12)[:4]
     wide = None
     for _ in range(MAX_PARTS):
@@ -110,7 +109,7 @@ def _samples_end(file: BinaryIO) -> int:
 
 
 def _last_box_end(file: BinaryIO, size: int) -> int:
-    """Return where the outermost boxes of an MP4 file end, by their own account."""
+    """Return where the outermost boxes of an MP4 file end, as they declare."""
     end = 0
     for _ in range(MAX_PARTS):
         file.seek(end)
@@ -120,7 +119,7 @@ def _last_box_end(file: BinaryIO, size: int) -> int:
         length = int.from_bytes(header[:4], "big")
         if length == 1:
             length = int.from_bytes(header[8:], "big")
-        # A length of 0 means: to the end of the file. Less than a header is padding or damage, and ends the walk.
+        # A length of 0 means up to the end of the file. Less than a header is padding or damage and ends the loop.
         if length < 8:
             break
         end += length

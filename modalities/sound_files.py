@@ -1,8 +1,8 @@
-"""Excerpts of sound files, at any rate asked for: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
+"""Excerpts of sound files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
 
-Only the excerpt is decoded: every format is sought in, so memory depends on the excerpt and not on the file, and there
-is no limit to a file's length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. MP3, AAC and Opus
-come as near as their decoders can: a codec that fills noise in at random decodes differently each time.
+Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
+length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. MP3, AAC and Opus are as exact as their
+decoders: a codec that fills in random noise decodes differently each time.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from modalities.sound_checks import check_complete, last_page_samples, recognise
 from multisagd.libraries import importing
 
 RATES = (1_000, 768_000)
-"""Lowest and highest number of samples per second: those of all hardware, and no more than memory stands."""
+"""Lowest and highest sample rate, in Hz: all hardware rates, bounded by memory."""
 MAX_CHANNELS = 32
 TOLERANCE = 0.1
 """Seconds by which MP3 and MP4 files may end early: their lengths are rounded to frames, and some are estimates."""
 PREROLL = 8192
-"""Frames decoded before an excerpt of an MP3, MP4 or Ogg, whose frames build on those before: the first are wrong."""
+"""Frames decoded before an excerpt of MP3, MP4 or Ogg: frames depend on earlier frames, so the first are wrong."""
 UNKNOWN_LENGTH = 2**63 - 1
-"""What libsndfile gives for the number of frames where a header states none."""
+"""Number of frames that libsndfile returns if a header states none."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """An open sound file: `read(start, count)` gives float32 of shape (count, or fewer at its end, channels).
+    """An open sound file: `read(start, count)` returns float32 of shape (count, or fewer at its end, channels).
 
     It may end up to `spare` frames before the `frames` that it declares.
     """
@@ -48,9 +48,9 @@ class Sound:
 
 @dataclass(frozen=True)
 class Excerpts:
-    """An open sound file at some rate: `read(start, count)` gives float32 of shape (channels of the file, count).
+    """An open sound file at some rate: `read(start, count)` returns float32 of shape (channels of the file, count).
 
-    There are `samples` in all. An excerpt is the same, to rounding, as that part of the whole file resampled.
+    It has `samples` in total. An excerpt equals, up to rounding, the same part of the whole resampled file.
     """
 
     samples: int
@@ -60,8 +60,7 @@ class Excerpts:
 def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
     """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
 
-    `place`, from 0 to 1, says where in a longer file: 0 is its beginning, 1 its end. Errors are those of
-    `open_excerpts`.
+    `place`, from 0 to 1, is the position in a longer file: 0 is its beginning, 1 its end. Raises as `open_excerpts`.
     """
     with open_excerpts(path, rate) as file:
         count = min(samples, file.samples)
@@ -73,18 +72,18 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
     """Open a sound file to be read at `rate`, and close it at the end of the `with`.
 
     Raises:
-        ValueError: if the file is empty, no sound, truncated, without samples, of an absurd rate or number of channels,
-            or what is read has samples that are not finite or far beyond full scale.
+        ValueError: if the file is empty, not a sound, truncated, without samples, of an unsupported rate or number of
+        channels, or if samples read are not finite or far beyond full scale.
     """
     with open_sound(path) as sound:
         if not RATES[0] <= sound.rate <= RATES[1]:
             raise ValueError(
-                f"its header declares {sound.rate} samples per second: from {RATES[0]} to {RATES[1]} are read"
+                f"its header declares {sound.rate} samples per second: supported are {RATES[0]} to {RATES[1]}"
             )
         if not 1 <= sound.channels <= MAX_CHANNELS:
-            raise ValueError(f"its header declares {sound.channels} channels: from 1 to {MAX_CHANNELS} are read")
+            raise ValueError(f"its header declares {sound.channels} channels: supported are 1 to {MAX_CHANNELS}")
         if sound.frames <= 0:
-            raise ValueError("it holds no samples")
+            raise ValueError("it contains no samples")
 
         def read(start: int, count: int) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(_resampled(sound, rate, start, count).T))
@@ -97,7 +96,7 @@ def open_sound(path: Path) -> Iterator[Sound]:
     """Open a sound file, and close it at the end of the `with`; errors of its decoder become ValueError there.
 
     Raises:
-        ValueError: if the file is empty, no sound, damaged or truncated.
+        ValueError: if the file is empty, not a sound, damaged or truncated.
     """
     kind = recognise(path)
     check_complete(path, kind)
@@ -112,7 +111,7 @@ def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
         return _checked(sound, start, count)
     with importing("soxr", f"sounds of {sound.rate} samples per second at {rate}"):
         import soxr
-    # Every `down` frames become `up` samples exactly, so from a whole number of them on, phases are those of the file.
+    # `down` frames become exactly `up` samples, so phases match the file from a multiple of `down` on.
     up, down = rate // math.gcd(rate, sound.rate), sound.rate // math.gcd(rate, sound.rate)
     margin = 200 * math.ceil(sound.rate / rate)  # more than the resampling filter reaches
     block = max(0, start * down // up - margin) // down
@@ -122,10 +121,10 @@ def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
 
 
 def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
-    """Return `count` frames, with silence for what a file may lack at its end.
+    """Return `count` frames, with silence for frames that a file may lack at its end.
 
     Raises:
-        ValueError: if there are fewer, or samples that no sound has.
+        ValueError: if there are fewer frames, or samples out of range.
     """
     frames = sound.read(start, count)
     if len(frames) < count - sound.spare or not len(frames):
@@ -136,7 +135,7 @@ def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
     if not np.isfinite(peak):
         raise ValueError("it has samples that are not finite (NaN or infinity)")
     if peak > LOUDEST:
-        raise ValueError(f"its samples reach {peak:g}, and full scale is 1: divide them by their full scale")
+        raise ValueError(f"its samples reach {peak:g}, but full scale is 1: divide them by their full scale")
     return _fill(frames, count)
 
 
@@ -152,7 +151,7 @@ def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
         with soundfile.SoundFile(path) as file:
             if file.frames == UNKNOWN_LENGTH:
                 raise ValueError("its header does not say how long it is, as of a recorded stream: encode it again")
-            # libsndfile 1.2.2 may seek to a wrong place in Ogg: within the last page, and forwards from where it is.
+            # libsndfile 1.2.2 may seek wrongly in Ogg: within the last page, and forwards from the current position.
             latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
             preroll = PREROLL if kind in ("MP3", "Ogg") else 0
 
@@ -193,14 +192,14 @@ def _open_mp4(path: Path) -> Iterator[Sound]:
     with importing("av", "sounds in MP4"):
         import av
     try:
-        # The demuxer is fixed, and the file is handed over open: no playlist or link inside can name another.
+        # The demuxer is fixed and gets an open file, so no playlist or link inside can refer to another file.
         with path.open("rb") as file, av.open(file, "r", format="mov", metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError("it has no audio stream")
             stream = container.streams.audio[0]
             rate, channels, base = stream.rate, stream.channels, stream.time_base
             if stream.duration is None or not rate or base is None:
-                raise ValueError("it declares neither length nor rate: write it anew, not in fragments")
+                raise ValueError("it declares neither length nor rate: rewrite it without fragments")
 
             def read(start: int, count: int) -> np.ndarray:
                 frames, reached = np.zeros((count, channels), np.float32), 0

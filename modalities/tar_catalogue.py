@@ -1,4 +1,4 @@
-"""The indices of all shards of a dataset: found where they were left, or made, by any number of processes at once."""
+"""The indices of all shards of a dataset: loaded, or made by any number of concurrent processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from modalities.tar_members import BLOCK
 
 THREADS = 8
 LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
-"""Bytes read at a time while an index is made: local files skip media, and remote ones answer too slowly for that."""
+"""Bytes per read while indexing: small for local files, which skip media; large for remote files, which are slow."""
 
 REPORTED = 3
-"""Shards that may fail before the others are not even tried, and that are named."""
+"""Number of failed shards after which indexing stops, and that are named."""
 
 EVERY = 30.0
-"""Seconds between two lines about how far indexing is."""
+"""Seconds between two progress messages of indexing."""
 
 log = logging.getLogger("multisagd")
 
@@ -32,8 +32,8 @@ log = logging.getLogger("multisagd")
 def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, keep: bool = True) -> list[ShardIndex]:
     """Return the index of each shard.
 
-    Shards are taken in an order of this process's own, so that processes that start together share the work: each
-    finds most indices made by others.
+    Each process takes shards in its own order, so that processes that start together share the work: each finds most
+    indices already made.
 
     Raises:
         ValueError: naming the shards that are damaged or cannot be read.
@@ -60,21 +60,21 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, ke
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     if failed:
-        told = "; ".join(str(failed[place]) for place in sorted(failed)[:REPORTED])
-        raise ValueError(f"{told}. Restore what is damaged or missing, or leave it out of urls")
+        failures = "; ".join(str(failed[place]) for place in sorted(failed)[:REPORTED])
+        raise ValueError(f"{failures}. Restore the damaged or missing shards, or leave them out of urls")
     return [done[place] for place in range(len(sources))]
 
 
 def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = True) -> ShardIndex:
-    """Return the index of a shard: one that was left for it and still fits, or a new one, left there if `keep` is True.
+    """Return the index of a shard: a stored index that still fits, or a new one, which is stored if `keep` is True.
 
-    It is looked for beside a local shard and in `folder`, by default one of the user's own for what cannot be written
-    beside the shard. Beside a remote shard it is only read: one uploaded with the shard belongs to it if size and last
-    header agree.
+    It is looked up next to a local shard and in `folder`, by default a folder of the user for indices that cannot be
+    written next to the shard. Next to a remote shard it is only read: an uploaded index belongs to the shard if size
+    and last header agree.
 
     Raises:
         OSError: if the shard cannot be read.
-        ValueError: naming the shard and what is wrong in it.
+        ValueError: naming the shard and the fault.
     """
     size, state = source.state()
     places = index_places(source, looked, folder)
@@ -95,16 +95,16 @@ def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = Tr
             write_index(place, index.pack())
             break
         except OSError:
-            continue  # read-only: the next place, or else it is made again the next time
+            continue  # read-only: try the next place; without any, the index is made again next time
     else:
-        log.warning("the index of %s could be kept nowhere: set data.index to a folder that can be written", source.url)
+        log.warning("the index of %s could not be stored: set data.index to a writable folder", source.url)
     return index
 
 
 def index_places(source: Source, looked: Looked, folder: Path | None) -> list[Path]:
-    """Return the files that may hold the index of a shard, the first choice first."""
+    """Return the possible index files of a shard, preferred first."""
     name = posixpath.basename(source.path)
-    # Shards of one name may lie in many places.
+    # Shards in different places may share a name.
     where = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     kept = (folder or _cache()) / f"{name[:150]}.{where}.{looked.key}.index"
     return [Path(f"{source.path}.{looked.key}.index"), kept] if source.local and folder is None else [kept]
@@ -124,7 +124,7 @@ def _unpacked(path: Path) -> ShardIndex | None:
 def _uploaded(source: Source, looked: Looked, size: int) -> ShardIndex | None:
     try:
         index = ShardIndex.unpack(bytes(source.system.cat_file(f"{source.path}.{looked.key}.index")))
-    except Exception:  # most have none, and every storage says so in its own way
+    except Exception:  # most have no index, and every storage raises its own error
         return None
     if index.length != size:
         return None

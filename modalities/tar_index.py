@@ -1,8 +1,8 @@
-"""The index of a tar shard: where each example's media lie, its class and its text, so that any can be read by itself.
+"""The index of a tar shard: position of each example's media, its class and its text, for random access.
 
 It is made in one pass over the shard's headers and kept in a file of its own, safetensors and no pickle:
-`000000.tar.KEY.index` beside the shard, where KEY stands for what was looked for in it. An index that does not belong
-to the shard as it is now, or is damaged, counts as none.
+`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and keys that were looked for. An index that
+is damaged, or does not belong to the current shard, counts as missing.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from multisagd.files import parse_json
 
 FORMAT_VERSION = 2
 LARGEST_SIDECAR = 1 << 20
-"""Bytes of a class, a caption or a JSON file; beyond that it is none."""
+"""Maximum size of a class, caption or JSON file, in bytes."""
 
 SIDECARS = ("cls", "txt", "json")
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What is looked for in a shard: endings of media, lower case without the dot, and keys of the JSON files."""
+    """What to look for in a shard: suffixes of media, lower case without the dot, and keys of the JSON files."""
 
     media: tuple[str, ...]
     label_key: str = "label"
@@ -43,13 +43,13 @@ class Looked:
 
     @property
     def key(self) -> str:
-        """A name for indices made with these."""
+        """A short hash of these, for the names of indices."""
         facts = [FORMAT_VERSION, sorted(self.media), self.label_key, self.text_key]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 class Texts:
-    """A sequence of texts in two arrays, which takes their bytes and eight more for each."""
+    """A sequence of texts stored in two arrays, with eight bytes of overhead per text."""
 
     def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.data, self.ends = data, ends
@@ -73,9 +73,9 @@ class Texts:
 class ShardIndex:
     """The examples of one shard in the order of their media, one entry of each array per example.
 
-    `header` is the position of the media's header block and `crc` the CRC-32 of it, `size` that of the media; `label`
-    is a place in `classes`, -1 without a class; `text` is empty where `captioned` is False. `length`
-    (in bytes) and `state` are of the shard, and `names` are of the media.
+    `header` is the position of the media's header block, `crc` its CRC-32 and `size` the size of the media; `label`
+    is an index into `classes`, -1 without a class; `text` is empty where `captioned` is False. `length`
+    (in bytes) and `state` describe the shard, `names` the media.
     """
 
     length: int
@@ -97,7 +97,7 @@ class ShardIndex:
         """Make the index of a shard, reading `block` bytes at a time.
 
         Raises:
-            ValueError: naming the member or place, for a shard that is damaged or ambiguous, or a class or text that
+            ValueError: naming the member or position, for a shard that is damaged or ambiguous, or a class or text that
                 cannot be read.
         """
         media, labels, texts = _examples(Ahead(read, size, block), size, looked)
@@ -135,7 +135,7 @@ class ShardIndex:
         """Read the content of an index file.
 
         Raises:
-            ValueError: if it is damaged, or gives places that its shard does not have.
+            ValueError: if it is damaged, or has positions outside its shard.
         """
         try:
             arrays = safetensors.numpy.load(content)
@@ -144,7 +144,7 @@ class ShardIndex:
             parts += [Texts(arrays[f"{name}.data"], arrays[f"{name}.ends"]) for name in ("names", "texts")]
             index = cls(int(facts["length"]), str(facts["state"]), tuple(map(str, facts["classes"])), *parts)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"it is no index: {error}") from error
+            raise ValueError(f"it is not an index: {error}") from error
         index._check()
         return index
 
@@ -172,14 +172,14 @@ class ShardIndex:
             right = right and bool((np.diff(ends, prepend=0) >= 0).all())
             right = right and (ends[-1] if count else 0) == len(packed.data)
         if not right:
-            raise ValueError("its entries are not what they should be")
+            raise ValueError("its entries are invalid")
 
 
 def write_index(path: Path, content: bytes) -> None:
-    """Write an index in one go, however many processes write the same one.
+    """Write an index atomically; several processes may write the same one.
 
     Raises:
-        OSError: if it cannot be written there.
+        OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -194,7 +194,7 @@ def write_index(path: Path, content: bytes) -> None:
 
 
 def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
-    """Return the media, class and text of each example, by the name that its files share."""
+    """Return the media, class and text of each example, by the name shared by its files."""
     media: dict[str, Member] = {}
     labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
     texts: dict[str, dict[str, str]] = {"txt": {}, "json": {}}
@@ -209,16 +209,16 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
             continue
         if ending not in looked.media and ending not in SIDECARS:
             continue
-        # It is never unpacked here, but names may be by whoever sees them in a report.
+        # Nothing is unpacked here, but a reader of a report may unpack a member by its name.
         if posixpath.isabs(member.name) or ".." in member.name.split("/"):
-            raise ValueError(f"{member.name!r} leads out of the archive: pack it anew, with names relative to its root")
+            raise ValueError(f"{member.name!r} leads out of the archive: pack it again with relative names")
         if (key, ending) in seen:
-            raise ValueError(f"{member.name!r} is there twice")
+            raise ValueError(f"{member.name!r} is in the archive twice")
         seen.add((key, ending))
         if ending in looked.media:
             if key in media:
                 raise ValueError(
-                    f"{media[key].name!r} and {member.name!r} are media of one example: choose by data.media={ending}"
+                    f"{media[key].name!r} and {member.name!r} are media of one example: choose with data.media={ending}"
                 )
             media[key] = member
         elif ending == "json":
@@ -238,19 +238,19 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
 
 def _content(read: Read, member: Member) -> str:
     if member.size > LARGEST_SIDECAR:
-        raise ValueError(f"{member.name!r} has {member.size} bytes, more than a class or text of {LARGEST_SIDECAR}")
+        raise ValueError(f"{member.name!r} has {member.size} bytes, but a class or text has at most {LARGEST_SIDECAR}")
     try:
         return read(member.start, member.start + member.size).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{member.name!r} is no UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise ValueError(f"{member.name!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _json(read: Read, member: Member) -> dict[str, Any]:
     text = _content(read, member)
     try:
-        values = parse_json(text, finite=False)  # a NaN beside label and text harms nobody
+        values = parse_json(text, finite=False)  # a NaN next to label and text is harmless
     except ValueError as error:
-        raise ValueError(f"{member.name!r} is no valid JSON: {error}") from error
+        raise ValueError(f"{member.name!r} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{member.name!r} should hold one JSON object, got {text[:40]!r}")
+        raise ValueError(f"{member.name!r} should be one JSON object, got {text[:40]!r}")
     return values

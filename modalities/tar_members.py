@@ -1,8 +1,8 @@
-"""The members of an uncompressed tar archive, from one pass over its headers, as POSIX (ustar, pax) and GNU write them.
+"""The members of an uncompressed tar archive (POSIX ustar, pax, GNU), from one pass over its headers.
 
-Python's `tarfile` takes a damaged header for the end of the archive, and extended headers of any size into memory. Here
-what is not understood is an error that says so, because an archive that ends early unseen is data lost unseen; and
-since archives come from anywhere, nothing in one is believed that its own size contradicts. Nothing is ever unpacked.
+Python's `tarfile` treats a damaged header as the end of the archive, and loads extended headers of any size. Here,
+anything unknown is an error, because an archive that ends early unnoticed loses data. Archives may come from anyone:
+values that contradict the archive's size are errors. Nothing is ever unpacked.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 BLOCK = 512
 LARGEST_EXTENSION = 1 << 20
-"""Bytes of a header that gives a long name; beyond that it is no name."""
+"""Maximum size of a header that contains a long name, in bytes."""
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-"""First bytes of what a tar archive is often compressed with."""
+"""First bytes of common compression formats of tar archives."""
 
 KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "link", b"2": "link", b"3": "device", b"4": "device",
          b"5": "folder", b"6": "pipe"}  # fmt: skip
 EXTENSIONS = (b"x", b"X", b"g", b"L", b"K")
-"""Flags of headers that tell about the next member, or about all: pax and GNU."""
+"""Flags of headers that describe the next member, or all members: pax and GNU."""
 
 EMPTY = ("link", "device", "folder", "pipe")
-"""Kinds without content, whatever size their header gives."""
+"""Kinds without content, regardless of the size in their header."""
 
 Read = Callable[[int, int], bytes]
 """Reads the bytes from one position up to another."""
@@ -48,7 +48,7 @@ class Member(NamedTuple):
 
 
 class Ahead:
-    """A reader of small pieces, in ascending places, that asks `read` for `block` bytes at a time."""
+    """Reads small pieces at ascending positions; calls `read` for `block` bytes at a time."""
 
     def __init__(self, read: Read, size: int, block: int) -> None:
         self.read, self.size, self.block = read, size, block
@@ -63,10 +63,10 @@ class Ahead:
 
 
 def members(read: Read, size: int) -> Iterator[Member]:
-    """Yield the members of an archive of `size` bytes, whatever their kind.
+    """Yield the members of all kinds of an archive of `size` bytes.
 
     Raises:
-        ValueError: if it is compressed, damaged, cut off, or holds what is not supported, naming the member or place.
+        ValueError: if it is compressed, damaged, truncated or unsupported, naming the member or position.
     """
     _check_plain(read(0, min(BLOCK, size)))
     place, said = 0, _Said()
@@ -79,13 +79,13 @@ def members(read: Read, size: int) -> Iterator[Member]:
         extension, name = header.flag in EXTENSIONS, said.name or header.name
         length = header.size if extension or said.size is None else said.size
         if extension and length > LARGEST_EXTENSION:
-            raise ValueError(f"an extended header of {length} bytes at {place}: this is no archive of examples")
-        # Before there was a flag for them, folders were told by their names.
+            raise ValueError(f"an extended header of {length} bytes at {place}: this is not an archive of examples")
+        # Old archives have no flag for folders; their names end in a slash.
         kind = "folder" if header.flag == b"\0" and name.endswith("/") else KINDS.get(header.flag, "unknown")
         length = 0 if kind in EMPTY else length
         if place + BLOCK + length > size:
             raise ValueError(
-                f"it is cut off: {name!r} ends at {place + BLOCK + length}, and the archive has {size} bytes"
+                f"it is truncated: {name!r} ends at {place + BLOCK + length}, but the archive has {size} bytes"
             )
         if extension:
             said = _extended(said, header.flag, read(place + BLOCK, place + BLOCK + length))
@@ -97,7 +97,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
 
 @dataclass(frozen=True)
 class _Said:
-    """What extended headers said of the next member, where its own header has no room for it."""
+    """Values from extended headers for the next member, whose own header has no room for them."""
 
     name: str = ""
     size: int | None = None
@@ -113,7 +113,7 @@ def _check_plain(start: bytes) -> None:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic) and not _sums_up(start):
             raise ValueError(
-                f"it is compressed with {program}, so no example can be read at its place: decompress it (media files "
+                f"it is compressed with {program}, so no single example can be read: decompress it (media files "
                 "are compressed already, so little is lost)"
             )
 
@@ -121,17 +121,17 @@ def _check_plain(start: bytes) -> None:
 def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
     if place + count > size:
         after = f", after the name of {name!r}" if name else ""
-        raise ValueError(f"it is cut off: it has {size} bytes and no mark of its end{after}")
+        raise ValueError(f"it is truncated: it has {size} bytes and no end marker{after}")
     return read(place, place + count)
 
 
 def _header(block: bytes, place: int) -> _Header:
     if not _sums_up(block):
-        raise ValueError(f"the header at {place} is damaged" if place else "it is no tar archive")
+        raise ValueError(f"the header at {place} is damaged" if place else "it is not a tar archive")
     try:
         size = _number(block[124:136])
     except ValueError as error:
-        raise ValueError(f"the header at {place} gives no size: {error}") from error
+        raise ValueError(f"the header at {place} has no valid size: {error}") from error
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
@@ -142,18 +142,18 @@ def _header(block: bytes, place: int) -> _Header:
 
 
 def _sums_up(block: bytes) -> bool:
-    """Tell whether a header block has the sum that it gives."""
+    """Whether the checksum of a header block is correct."""
     try:
-        told = _number(block[148:156])
+        checksum = _number(block[148:156])
     except (ValueError, IndexError):
         return False
-    # The sum takes its own field for spaces.
+    # The checksum counts its own field as spaces.
     rest = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(rest)
-    if told == unsigned:
+    if checksum == unsigned:
         return True
     # Some old writers summed signed bytes.
-    return told == unsigned - 256 * sum(byte > 127 for byte in rest)
+    return checksum == unsigned - 256 * sum(byte > 127 for byte in rest)
 
 
 def _number(field: bytes) -> int:
@@ -162,7 +162,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0", 1)[0].strip(b" ")
     if not re.fullmatch(rb"[0-7]*", text):
-        raise ValueError(f"{field!r} is no positive number")
+        raise ValueError(f"{field!r} is not a positive number")
     return int(text or b"0", 8)
 
 
@@ -172,7 +172,7 @@ def _text(field: bytes) -> str:
 
 def _extended(said: _Said, flag: bytes, data: bytes) -> _Said:
     if flag == b"K":
-        return said  # the target of a link, and links are passed over
+        return said  # the target of a link; links are ignored
     if flag == b"L":
         return _Said(_text(data), said.size)
     records = dict(_records(data))
@@ -180,7 +180,7 @@ def _extended(said: _Said, flag: bytes, data: bytes) -> _Said:
         raise ValueError(f"a sparse member ({sparse}): pack it whole")
     if flag == b"g":
         if {"path", "size"} & records.keys():
-            raise ValueError("a global header names all members alike: this is no archive of examples")
+            raise ValueError("a global header gives all members the same name: this is not an archive of examples")
         return said
     size = said.size
     if "size" in records:
@@ -191,7 +191,7 @@ def _extended(said: _Said, flag: bytes, data: bytes) -> _Said:
 
 
 def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Split a pax header: each record is `LENGTH KEY=VALUE`, the length its own and that of the line's end included."""
+    """Split a pax header: each record is `LENGTH KEY=VALUE`, the length includes itself and the end of line."""
     while data.strip(b"\0"):
         match = re.match(rb"([0-9]{1,7}) ([^=]+)=", data)
         if match is None or not match.end() < (length := int(match[1])) <= len(data) or data[length - 1] != 10:
@@ -201,6 +201,6 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(read: Read, place: int, size: int) -> None:
-    """Check that nothing follows the mark of the end: tools read no further, so it would be lost unseen."""
+    """Check that nothing follows the end marker: other tools stop there, so it would be lost unnoticed."""
     if any(read(place, min(size, place + 20 * BLOCK))):
-        raise ValueError(f"it goes on after its end at {place}, like archives joined by cat: unpack and pack it anew")
+        raise ValueError(f"it continues after its end at {place}, like archives joined by cat: unpack and repack it")

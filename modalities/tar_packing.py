@@ -1,4 +1,4 @@
-"""Writing files as tar shards in WebDataset's layout: the same bytes from the same files, whoever packs them."""
+"""Writing files as tar shards in WebDataset's layout: deterministic, byte for byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modalities.tar_members import BLOCK
 
 
 class Packed(NamedTuple):
-    """One example: its name in the shard, the file of `size` bytes that holds its media, and its JSON."""
+    """One example: its name in the shard, its media file of `size` bytes, and its JSON."""
 
     key: str
     path: Path
@@ -24,24 +24,24 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, key: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
-        """Take an example; of the facts, those that are None are left out."""
-        # In ASCII, since names of files need not be valid UTF-8.
-        told = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
-        return cls(key, path, size, told.encode())
+        """Make an example; facts that are None are left out."""
+        # ASCII only, since names of files need not be valid UTF-8.
+        record = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
+        return cls(key, path, size, record.encode())
 
     @property
     def room(self) -> int:
-        """Bytes that it takes in a shard."""
+        """Bytes that it uses in a shard."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, len(self.facts)))
 
 
 class Packing:
-    """Which file of a folder goes into which shard: a function of the files, their sizes, their order and the limit.
+    """Assignment of a folder's files to shards: a function of the files, their sizes, their order and the limit.
 
     Args:
         folder: the files.
-        order: their numbers, in the order in which they are packed.
-        shard_bytes: about how many bytes a shard may have.
+        order: indices of the files, in packing order.
+        shard_bytes: approximate maximum bytes of a shard.
 
     Raises:
         OSError: if a file is missing.
@@ -53,7 +53,7 @@ class Packing:
         self.shards = list(divided([self.example(number).room for number in range(len(order))], shard_bytes))
 
     def example(self, number: int) -> Packed:
-        """Return the example at one place of the order."""
+        """Return the example at one position of the order."""
         place, folder = self.order[number], self.folder
         label, file = folder.labels[place], folder.files[place]
         named = None if label is None or folder.classes is None else folder.classes[label]
@@ -67,29 +67,29 @@ def shard_size(examples: Iterable[Packed]) -> int:
     return -(-content // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
-def divided(rooms: Sequence[int], shard_bytes: int) -> Iterator[range]:
-    """Yield which of a row of examples, of this room each, go into each shard of up to about `shard_bytes`."""
+def divided(sizes: Sequence[int], shard_bytes: int) -> Iterator[range]:
+    """Yield the range of examples of each shard, up to about `shard_bytes`; `sizes` are the examples' bytes."""
     start = taken = 0
-    for place, room in enumerate(rooms):
-        if place > start and taken + room > shard_bytes:
+    for place, size in enumerate(sizes):
+        if place > start and taken + size > shard_bytes:
             yield range(start, place)
             start, taken = place, 0
-        taken += room
-    yield range(start, len(rooms))
+        taken += size
+    yield range(start, len(sizes))
 
 
 def write_tar(path: Path, examples: Iterable[Packed]) -> None:
-    """Write one shard: of each example its media, named by key and ending, and its JSON.
+    """Write one shard: the media of each example, named by key and suffix, and its JSON.
 
     Raises:
-        OSError: if a file cannot be read or the shard not be written.
-        ValueError: if a file has not the size that it had.
+        OSError: if a file cannot be read, or the shard cannot be written.
+        ValueError: if the size of a file has changed.
     """
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for example in examples:
             with example.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size != example.size:
-                    raise ValueError(f"{example.path} has changed since this command began: start it again")
+                    raise ValueError(f"{example.path} has changed since this command started: run it again")
                 archive.addfile(_header(example.key + example.path.suffix.lower(), example.size), file)
             archive.addfile(_header(f"{example.key}.json", len(example.facts)), io.BytesIO(example.facts))
 

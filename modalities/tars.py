@@ -1,8 +1,8 @@
-"""Shards in the layout of WebDataset, as a dataset: uncompressed tar archives, local or wherever fsspec reads.
+"""Shards in the layout of WebDataset as a dataset: uncompressed tar archives, local or read through fsspec.
 
-The files of one example stand in one archive and share their name up to the first dot of its last part; what follows
-the dot says what each is: `0017.jpg` the media, `0017.cls` its class, `0017.txt` its caption, `0017.json` either.
-Examples are read one by one at their place, so that every order is possible and nothing is unpacked.
+The files of one example are in one archive and share their name up to the first dot of its last part. The suffix
+after the dot gives the kind: `0017.jpg` the media, `0017.cls` its class, `0017.txt` its caption, `0017.json` either.
+Examples are read one by one at their positions, so any order is possible and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from modalities.tar_index import Looked
 from modalities.tar_members import BLOCK
 
 MEMORY = Path("/dev/shm")
-"""A folder that is kept in memory, on Linux."""
+"""A folder in memory, on Linux."""
 
 
 class TarShards(MediaFiles):
-    """The examples of tar shards, shard by shard, with the classes and captions that stand in them.
+    """The examples of tar shards, shard by shard, with their classes and captions.
 
-    At first each shard's headers are read once for an index, kept in a file (see `modalities.tar_catalogue`). Then
-    every example is read at its place, by `threads` threads per batch: its media go to the modality as a file in
-    memory. Media that cannot be read are reported and replaced as in a folder; storage that fails for good is an error.
-    Examples without media, hidden files and what systems keep for themselves are passed over. Classes are sorted by
-    name, numbers in names by their value.
+    First, each shard's headers are read once to make an index, stored in a file (see `modalities.tar_catalogue`). Then
+    every example is read at its position, by `threads` threads per batch; the modality gets its media as a file in
+    memory. Unreadable media are reported and replaced as in `Folder`; a permanent storage failure is an error.
+    Examples without media, hidden files and system files are ignored. Classes are sorted by name, numbers in names by
+    their value.
 
     Args:
-        modality: what reads the media.
+        modality: reads the media.
         urls: addresses of shards, or one: a path or any address that fsspec reads. It may hold ranges
             (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
-        index: the folder for indices; None: beside local shards, or else a folder of the user's own.
-        media: ending of the media, for examples with several (`seg.png`); None: those that the modality reads.
+        index: the folder for indices; None: next to local shards, or else a folder of the user.
+        media: suffix of the media, for examples with several (`seg.png`); None: the suffixes that the modality reads.
         labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
-            if that makes classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
+        if that gives classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
         captions: "auto": the text in `.txt`, or under `text_key` in `.json`, if examples have one. "labels": the names
             of the classes, underscores as spaces. "none": none.
         label_key: key of the class in JSON files.
         text_key: key of the caption in JSON files.
         window: shards that training draws from at a time; more mix better, fewer suit caches.
-        max_member_bytes: media of more bytes are not read, but reported.
+        max_member_bytes: larger media are not read, but reported as unreadable.
         max_unreadable: share of the examples whose media may be unreadable.
         threads: threads that read a batch.
-        trusted: False where the settings came with somebody's run: shards are read by plain paths of this machine,
-            whatever fsspec would make of them, and no new index is kept.
+        trusted: False if the settings came with another person's run: shards are then read from plain local paths only,
+        without fsspec, and no new index is stored.
 
     Raises:
-        OSError: if there are no shards, or they cannot be reached.
+        OSError: if there are no shards, or if they cannot be reached.
         ValueError: for settings out of range; for shards that are damaged, compressed or ambiguous, naming shard and
-            member; for a class or caption that some examples have and others have not.
+            member; for a class or caption that only some examples have.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TarShards(MediaFiles):
         self._starts = np.cumsum([0, *map(len, self.indices)], dtype=np.int64)
         self._places: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
         if not len(self):
-            raise ValueError(f"the {len(self.sources)} shards hold no file that ends in .{', .'.join(endings)}")
+            raise ValueError(f"the {len(self.sources)} shards contain no file that ends in .{', .'.join(endings)}")
         self.report = FileReport(len(self), max_unreadable)
         self._set_classes(labels)
         self._set_captions(captions)
@@ -109,26 +109,26 @@ class TarShards(MediaFiles):
         return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
 
     def load(self, index: int, seed: int | None) -> Any:
-        """Return what the modality makes of one example's media.
+        """Read one example's media with the modality.
 
         Raises:
-            UnreadableFilesError: if the shard cannot be read, or is not the one that was indexed.
-            Exception: any other, for media that cannot be read.
+            UnreadableFilesError: if the shard cannot be read, or has changed since it was indexed.
+            Exception: any other, if the media cannot be read.
         """
         shard, row = self._find(index)
         source, listed = self.sources[shard], self.indices[shard]
         start, size = int(listed.header[row]), int(listed.size[row])
         if size > self.max_member_bytes:
-            raise ValueError(f"it has {size} bytes, and max_member_bytes={self.max_member_bytes}")
+            raise ValueError(f"it has {size} bytes, but max_member_bytes={self.max_member_bytes}")
         try:
             content = memoryview(source.read(start, start + BLOCK + size))
         except PartsError as error:
             raise UnreadableFilesError(str(error)) from error
         except OSError as error:
-            raise UnreadableFilesError(f"{error}. Once it can be reached, the same command continues") from error
+            raise UnreadableFilesError(f"{error}. The same command continues once the shard can be reached") from error
         if zlib.crc32(content[:BLOCK]) != listed.crc[row]:
-            raise UnreadableFilesError(f"{source.url} has changed since this command began: start it again")
-        # Only the ending comes from the archive's name, and only one that the modality reads.
+            raise UnreadableFilesError(f"{source.url} has changed since this command started: run it again")
+        # Only the suffix comes from the name in the archive, and only a suffix that the modality reads.
         ending = Path(listed.names[row]).suffix.lower()
         with in_memory(content[BLOCK:], ending if ending in self.modality.suffixes else "") as path:
             return self.modality.load(path, seed)
@@ -148,14 +148,15 @@ class TarShards(MediaFiles):
         return self.indices[shard].texts[row]
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only; it shares the report, so the limit counts those of the whole."""
+        """Return the dataset of these examples only; it shares the report, so the limit applies to the whole
+        dataset."""
         part = copy.copy(self)
         part._places = self._places[np.asarray(indices, np.int64)]
         return part
 
     @property
     def groups(self) -> Groups:
-        """The shards, as far as they follow one another."""
+        """The shards as groups, if examples are in shard order."""
         shards = np.searchsorted(self._starts, self._places, side="right")
         ends = np.flatnonzero(np.diff(shards, append=-1)) + 1
         return Groups(np.diff(ends, prepend=0).tolist(), self.window)
@@ -166,7 +167,7 @@ class TarShards(MediaFiles):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the examples' names, sizes, classes and captions, wherever the shards lie."""
+        """A hash of the examples' names, sizes, classes and captions, independent of the shards' location."""
         facts = [[index.digest for index in self.indices], self.classes, self._captions]
         found = hashlib.sha256(json.dumps(facts).encode())
         found.update(self._places.tobytes())
@@ -208,7 +209,7 @@ class TarShards(MediaFiles):
         if captions not in ("auto", "labels", "none"):
             raise ValueError(f"captions is auto, labels or none, got {captions!r}")
         if captions == "labels" and self.classes is None:
-            raise ValueError("captions=labels needs classes, and these shards have none, or labels=none")
+            raise ValueError("captions=labels needs classes, and these shards have none, or labels=none is set")
         given = [index.captioned for index in self.indices]
         if captions == "auto" and any(each.any() for each in given):
             self._check_all("caption (.txt, or the text_key of .json)", given, "captions")
@@ -220,12 +221,12 @@ class TarShards(MediaFiles):
         for shard, having in enumerate(given):
             if not having.all():
                 name = self.name(int(self._starts[shard]) + int(np.argmin(having)))
-                raise ValueError(f"{name} has no {what}, and other examples have one: add it, or set {setting}=none")
+                raise ValueError(f"{name} has no {what}, but other examples have one: add it, or set {setting}=none")
 
 
 @contextmanager
 def in_memory(content: bytes | memoryview, suffix: str) -> Iterator[Path]:
-    """Give a file with this content while the context lasts: in memory where the system offers that and it fits."""
+    """Provide a temporary file with this content: in memory if the system supports it and the file fits."""
     path = None
     if os.access(MEMORY, os.W_OK):
         try:

@@ -1,6 +1,6 @@
-"""Texts to embeddings, by any text encoder of the transformers library, kept on disk so that each is computed once.
+"""Text embeddings by any text encoder of the transformers library, cached on disk so that each is computed once.
 
-Models are loaded from safetensors files only, and no code that comes with a model is run.
+Models are loaded from safetensors files only, and no code of a model is run.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from multisagd.libraries import failed_import, importing
 from multisagd.logs import quiet
 
 REMEMBERED = 512
-"""Texts whose embeddings stay in memory: some 600 MB of the largest encoders' output, and next to nothing otherwise."""
+"""Texts whose embeddings stay in memory: about 600 MB for the largest encoders, very little otherwise."""
 
 
 class TextEncoder:
-    """A text encoder: `encoder(texts)` is (batch, tokens, width) float32, in which a row of zeros is no token.
+    """A text encoder: `encoder(texts)` is (batch, tokens, width) float32; a row of zeros is not a token.
 
-    It gives the last hidden states of its tokens, those included that the tokenizer puts before and after a text. Of
-    encoder-decoders (T5) it takes the encoder, and of pairs (CLIP) the side that reads text. Texts are encoded one by
-    one, so that an embedding does not depend on what else is in a batch. An empty text has no token.
+    It returns the last hidden states of its tokens, including special tokens before and after the text. It uses the
+    encoder of encoder-decoders (T5), and the text side of pairs (CLIP). Texts are encoded one by
+    one, so that an embedding does not depend on the rest of the batch. An empty text has no tokens.
 
-    `name` is a hub id or a local folder. `cache` is a folder that keeps embeddings, one safetensors file per text,
-    named by a hash of the model's weights and the text's tokens and spread over 256 folders; a damaged file is made
-    anew. Texts are cut to `max_tokens`. Several threads may call it. One that is not `trusted`, because its settings
-    came with somebody's run, is looked for on this machine alone, and keeps nothing.
+    `name` is a hub id or a local folder. `cache` is a folder of embeddings, one safetensors file per text,
+    named by a hash of the model's weights and the text's tokens, in 256 subfolders; a damaged file is written again.
+    Texts are cut to `max_tokens`. It is thread-safe. If not `trusted`, because the settings came with another person's
+    run, the model is looked up on this machine only, and nothing is cached.
 
     Raises:
         ValueError: if transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is
-            below 1 or beyond what the model was made for.
+            below 1 or above the model's maximum.
         OSError: if the cache folder cannot be created.
     """
 
@@ -56,7 +56,7 @@ class TextEncoder:
     ) -> None:
         self.name, self.max_tokens = name, max_tokens
         self._tokenizer, self._model = _load(name, revision, trusted)
-        # Relative positions, as T5 has, know no end; of a table of positions, some models reserve a few.
+        # Relative positions (T5) have no limit; some models reserve a few entries of a table of positions.
         positions = getattr(self._model.config, "max_position_embeddings", None)
         longest = max_tokens if positions is None else min(positions, self._tokenizer.model_max_length)
         if not 1 <= max_tokens <= longest:
@@ -71,11 +71,11 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Features of an embedding."""
+        """Width of an embedding: its number of features."""
         return int(self._model.config.hidden_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of several texts, padded with zeros to the longest, on the CPU."""
+        """Return the embeddings `(batch, tokens, width)` of several texts, zero-padded to the longest, on the CPU."""
         found = [self._embedding(text.strip()) for text in texts]
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
@@ -86,7 +86,7 @@ class TextEncoder:
             tokens: list[int] = self._tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
         if self.cache is None:
             return self._compute(tokens)
-        # Named by tokens, not by the text: so it holds whatever tokenizer and max_tokens made them.
+        # Named by tokens, not by the text, so that tokenizer and max_tokens are part of the name.
         name = hashlib.sha256(repr(tokens).encode()).hexdigest()
         path = self.cache / name[:2] / f"{name}.safetensors"
         embedding = _read(path, (len(tokens), self.width))
@@ -109,14 +109,18 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         import transformers  # takes seconds
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        # Whatever the library asks for beside: it also looks up models by their names.
+        # Also for other requests of the library: it looks up models by their names, too.
         with fetching_no_models(not fetch):
             return _loaded(transformers, name, {**options, "local_files_only": not fetch})
     except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
         if (failure := failed_import(error)) is not None:
             raise failure from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fetched = f"; a run's own configuration fetches nothing: repeat it, text_model={name}" if not fetch else ""
+        fetched = (
+            f"; a run's configuration downloads nothing: repeat text_model={name} on the command line"
+            if not fetch
+            else ""
+        )
         raise ValueError(
             f"cannot load the text encoder {name!r} ({reason}): name a model of the Hugging Face hub, or a local "
             f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
@@ -129,15 +133,17 @@ def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any,
     config = getattr(config, "text_config", config)
     known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     kind = transformers.AutoModelForTextEncoding if known else transformers.AutoModel
-    # What a file holds beyond the encoder's weights is no fault, and torch's generator draws those that it lacks.
+    # Extra weights in a file are not an error; missing weights are initialised with torch's generator.
     with quiet("transformers"), torch.random.fork_rng(devices=()):
         model, facts = kind.from_pretrained(
             name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    # A pooler makes one vector of a text, which is not used here and which many files leave out.
+    # A pooler maps a text to one vector; it is not used here, and many files leave it out.
     missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
     if missing:
-        raise ValueError(f"the weights of the text encoder {name!r} are not all there: {', '.join(missing[:3])}, …")
+        raise ValueError(
+            f"the weights of the text encoder {name!r} are incomplete; missing: {', '.join(missing[:3])}, …"
+        )
     encoder = model.get_encoder() if model.config.is_encoder_decoder and not known else model
     return tokenizer, encoder.eval().requires_grad_(False)
 
@@ -153,7 +159,7 @@ def _fingerprint(model: torch.nn.Module) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Return a kept embedding, None if there is none or it is damaged."""
+    """Return a cached embedding, or None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             embedding: Tensor = file.get_tensor("embedding")
@@ -164,13 +170,13 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def _write(path: Path, embedding: Tensor) -> None:
-    """Keep an embedding, renamed into place: other threads and runs may read the same folder."""
+    """Cache an embedding with an atomic rename: other threads and runs may read the same folder."""
     path.parent.mkdir(exist_ok=True)
     data = save({"embedding": embedding.contiguous()}, {"sha256": _checksum(embedding)})
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-    # It is made for its owner alone, and caches are often shared.
+    # The file is created for its owner only, but caches are often shared.
     Path(partial).chmod(path.parent.stat().st_mode & 0o666)
     Path(partial).replace(path)
 
