@@ -158,7 +158,7 @@ class Stft(Spectrogram):
 
     Shape (2 × sound channels, window/2 + 1, frames): real parts of all sound channels, then imaginary parts. A tone at
     full scale has |X| = 1. The inverse is exact, up to rounding: `decode(encode(w)) = w` within 1e-5. Speech and music
-    span some 60 dB, which a power of 0.5 halves to 30 dB (as in arXiv:2208.05830); with the default scale,
+    span some 60 dB, which a power of 0.5 reduces to 30 dB (as in arXiv:2208.05830); with the default scale,
     99.9 % of the values of common recordings lie in [-1, 1].
 
     Raises:

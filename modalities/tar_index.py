@@ -203,8 +203,8 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
         folder, base = posixpath.split(member.name)
         stem, _, ending = base.partition(".")
         key, ending = posixpath.join(folder, stem), ending.lower()
-        # Hidden files, the system's own and what WebDataset keeps for itself are no examples; links and devices are
-        # never followed.
+        # Hidden files, system files and WebDataset's own files are not examples; links and devices are never
+        # followed.
         if member.kind != "file" or not stem or base.startswith("__") or any_hidden(member.name):
             continue
         if ending not in looked.media and ending not in SIDECARS:

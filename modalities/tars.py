@@ -148,8 +148,7 @@ class TarShards(MediaFiles):
         return self.indices[shard].texts[row]
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only; it shares the report, so the limit applies to the whole
-        dataset."""
+        """Return the dataset of these examples only; it shares the report, so the limit covers the whole dataset."""
         part = copy.copy(self)
         part._places = self._places[np.asarray(indices, np.int64)]
         return part

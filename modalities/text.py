@@ -116,11 +116,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         if (failure := failed_import(error)) is not None:
             raise failure from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fetched = (
-            f"; a run's configuration downloads nothing: repeat text_model={name} on the command line"
-            if not fetch
-            else ""
-        )
+        fetched = f"; a run's configuration downloads nothing: add text_model={name}" if not fetch else ""
         raise ValueError(
             f"cannot load the text encoder {name!r} ({reason}): name a model of the Hugging Face hub, or a local "
             f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
@@ -141,9 +137,7 @@ def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any,
     # A pooler maps a text to one vector; it is not used here, and many files leave it out.
     missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
     if missing:
-        raise ValueError(
-            f"the weights of the text encoder {name!r} are incomplete; missing: {', '.join(missing[:3])}, …"
-        )
+        raise ValueError(f"the weights of the text encoder {name!r} are incomplete: {', '.join(missing[:3])}, …")
     encoder = model.get_encoder() if model.config.is_encoder_decoder and not known else model
     return tokenizer, encoder.eval().requires_grad_(False)
 

@@ -2,7 +2,7 @@
 
 The grid is in seconds along time and in pixels along the others, so a spectrum along `frame` is written in Hz. Power
 laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory a clip is a uint8 tensor of shape (channels, frames,
-height, width), with fewer frames if its file was shorter; sound is passed over.
+height, width), with fewer frames if its file was shorter; sound is ignored.
 """
 
 from __future__ import annotations
@@ -29,36 +29,37 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 FRAME_CORNER = 0.25
-"""Hz; about one over the length of a shot in films: what is slower tells shots apart rather than moves within one."""
+"""Hz; about the inverse length of a shot in films: slower changes are between shots rather than within one."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey (ITU-R BT.601), as for images; torchvision's own add up to less than 1."""
 
 WINDOWS = 32
-"""How many windows of a file the motion filter looks at before it gives the file up."""
+"""Maximum number of windows of a file that the motion filter tries."""
 
 SHOWN = 16
-"""How many frames of a clip a contact sheet shows at most."""
+"""Maximum number of frames of a clip on a contact sheet."""
 
 
 @dataclass(frozen=True)
 class Video(Modality):
     """Clips of `frames` frames at `fps` frames per second and one `size`, a side or (height, width).
 
-    Files of any frame rate are sampled at `fps`: each time takes the frame that is then shown. Longer files give a
-    window at random, the middle one without a seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame) are
-    those of `Image`, the same for all frames of a clip.
-    `short` says what becomes of files that are too short: "mask" repeats the last frame and marks the repetition as
+    Files of any frame rate are sampled at `fps`: each time takes the frame shown at that time. From longer files a
+    random window is taken, the middle one without a seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame)
+    are as in `Image`, the same for all frames of a clip.
+    `short` says how files that are too short are handled: "mask" repeats the last frame and marks the repetition as
     padding, so that losses and statistics leave it out; "skip" refuses the file.
-    `motion` refuses windows that hardly move: it is the least mean absolute difference between consecutive frames, of
-    the clip as it is loaded and of pixels in [0, 1]; None takes all. At 8 fps and 32×32 an empty scene before a fixed
-    camera has 0.001, a person signing 0.004 to 0.02, a view from a driving car 0.007 to 0.011. With it, windows are
-    taken from up to 32 places spread evenly over the file, the first that moves enough in an order by the seed, and
-    whether a file is refused does not depend on the seed.
+    `motion` refuses windows with little motion: it is the minimum mean absolute difference between consecutive frames
+    of the loaded clip, pixels in [0, 1]; None accepts all. At 8 fps and 32×32 an empty scene before a fixed camera has
+    0.001, a person signing 0.004 to 0.02, a view from a driving car 0.007 to 0.011. Up to 32 windows spread evenly over
+    the file are tried in an order by the seed, and the first with enough motion is taken; whether a file is refused
+    does not depend on the seed.
 
     Raises:
-        BrokenLibraryError: if PyAV cannot be imported, or what `Image` needs.
-        ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or what `Image` refuses.
+        BrokenLibraryError: if PyAV, or a library that `Image` needs, cannot be imported.
+        ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or settings that `Image`
+            refuses.
     """
 
     frames: int = 16
@@ -90,7 +91,7 @@ class Video(Modality):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files that are read."""
+        """File suffixes that are read."""
         ours = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif")
         return (*ours, ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp")
 
@@ -108,25 +109,25 @@ class Video(Modality):
         """Read a window of one file: uint8, shape (channels, frames, height, width), fewer frames if it is shorter.
 
         Raises:
-            ValueError: if it is no video, damaged, truncated or too large, or `short` or `motion` refuses it.
+            ValueError: if it is not a video, damaged, truncated or too large, or `short` or `motion` refuses it.
         """
         with open_video(path, self.max_pixels) as file:
             clip = None
             if file.promised is not None and self._available(file.promised) >= self.frames:
                 clip = self._window(file, file.promised, seed)
             if clip is None:
-                # Too short, or shorter than the header says: only the packets know where it ends.
+                # Too short, or shorter than the header says: only the packets give the end.
                 clip = self._window(file, file.measure(), seed)
             if clip is None:
                 raise ValueError("the file is damaged: frames that it lists cannot be decoded")
         return self.image.mirror(clip, seed)
 
     def _available(self, duration: float) -> int:
-        """How many frames at `fps` a video of this duration in seconds shows, no more than `frames`."""
+        """Number of frames at `fps` in a video of this duration in seconds, at most `frames`."""
         return max(1, math.ceil(min(self.frames, (duration - 1e-3) * self.fps)))
 
     def _window(self, file: VideoFile, duration: float, seed: int | None) -> Tensor | None:
-        """Return a window that moves enough, or None if the file ends before the `duration` it should have."""
+        """Return a window with enough motion, or None if the file ends before its `duration`."""
         count = self._available(duration)
         if count < self.frames and self.short == "skip":
             raise ValueError(f"the file has {count} frames at {self.fps:g} per second, short=skip needs {self.frames}")
@@ -140,12 +141,12 @@ class Video(Modality):
             if self.motion is None or (moved := _motion(clip)) >= self.motion:
                 return clip
             most = max(most, moved)
-        raise ValueError(f"no window moves by motion={self.motion:g} a frame, the liveliest by {most:.2g}")
+        raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {most:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
-        """Return the times at which windows may start, in the order to be tried: one only without a motion filter.
+        """Return the times at which windows may start, in the order to try: only one without a motion filter.
 
-        They are whole numbers of the file's frames, so that windows at its own frame rate hold each frame once.
+        They are multiples of the file's frame time, so that windows at its own frame rate contain each frame once.
         """
         spare = duration - (self.frames - 1) / self.fps - 1e-3
         last = max(0, math.ceil(spare / step) - 1)
@@ -169,7 +170,7 @@ class Video(Modality):
         """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`.
 
         Raises:
-            ValueError: for more than `frames` frames, or none.
+            ValueError: for no frames, or more than `frames`.
         """
         if not 1 <= media.shape[1] <= self.frames:
             raise ValueError(f"expected a clip of 1 to {self.frames} frames, got {media.shape[1]}")
@@ -178,7 +179,7 @@ class Video(Modality):
         return self.image.encode(padded)
 
     def mask(self, media: Tensor) -> Tensor | None:
-        """Return where `encode(media)` is data, bool (1, frames, height, width), or None if all is."""
+        """Return where `encode(media)` is data, bool (1, frames, height, width), or None if everywhere."""
         if media.shape[1] >= self.frames:
             return None
         data = torch.arange(self.frames) < media.shape[1]
@@ -193,7 +194,7 @@ class Video(Modality):
         return self.image.decode(x0)
 
     def save(self, media: Tensor, path: Path) -> None:
-        """Write a clip as MP4 (H.264) at `fps`, and its frames as a picture beside it, of the same name with .png.
+        """Write a clip as MP4 (H.264) at `fps`, and next to it a picture of its frames (.png).
 
         Raises:
             ValueError: if the path does not end in .mp4.
@@ -205,10 +206,10 @@ class Video(Modality):
         self.image.save_grid(frames, path.with_suffix(".png"), columns=min(len(frames), 8))
 
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write clips as one picture, a row each, and playing side by side as a video of the same name with .mp4.
+        """Write clips as one picture, a row each, and as a tiled video of the same name (.mp4).
 
-        A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; clips that are
-        shorter than others rest on their last frame.
+        A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; shorter clips
+        stay on their last frame.
 
         Raises:
             ValueError: for no clips, or a path that does not end in .png.
@@ -231,6 +232,6 @@ def _motion(clip: Tensor) -> float:
 
 
 def _spread(clip: Tensor) -> Tensor:
-    """Return the frames of a clip that a contact sheet shows: all, or `SHOWN` evenly spread with the first and last."""
+    """Return the frames of a clip for a contact sheet: all, or `SHOWN` evenly spread ones including first and last."""
     count = clip.shape[1]
     return clip[:, torch.linspace(0, count - 1, SHOWN).round().long()] if count > SHOWN else clip

@@ -1,9 +1,9 @@
-"""Reading windows of video files: the frame that is shown at each of some times, found by seeking near the first.
+"""Reading windows of video files: the frame shown at each given time, found by seeking near the first time.
 
 Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
-later, so that any frame rate, a variable one too, is brought to any other: frames are left out or repeated.
-Files are recognised by content and limited to formats that hold their pictures themselves: playlists and the like, by
-which a file makes its reader open other files and addresses, are refused.
+later, so any frame rate, even a variable one, is converted to any other: frames are left out or repeated.
+Files are recognised by content and limited to formats that contain their pictures: playlists and similar formats,
+which make a reader open other files and addresses, are refused.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 FORMATS = ("mov", "matroska", "avi", "gif", "mpegts", "mpeg", "asf", "flv", "ogg")
-"""FFmpeg's names of the containers that are read; mov includes mp4 and 3gp, matroska webm, asf wmv."""
+"""FFmpeg's names of supported containers; mov includes mp4 and 3gp, matroska webm, asf wmv."""
 
 ROUNDING = 1e-3
-"""Seconds by which a timestamp may lie beyond a time and still count: Matroska rounds timestamps to milliseconds."""
+"""Tolerance of timestamps, in seconds: Matroska rounds timestamps to milliseconds."""
 
 BACK = (0.0, 1.0, 4.0, 16.0)
-"""Seconds before a time at which a keyframe is looked for, in turn, until one shows that time's frame undamaged."""
+"""Seconds before a time at which keyframes are tried in turn, until one gives that time's frame undamaged."""
 
 MISSING = 0.1
-"""Share of the promised duration that may be missing: headers are rounded, and sound may be longer than the picture."""
+"""Share of the declared duration that may be missing: headers are rounded, and sound may be longer than video."""
 
 
 @dataclass(frozen=True)
 class VideoFile:
     """An open video file; made by `open_video`.
 
-    `counted` is True where timestamps do not say when a frame is shown, so that frames are counted; `seekable` is False
-    where they cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
-    pixel over its height, `step` the nominal time between frames and `promised` the duration that the header declares,
-    both in seconds; None if it declares none.
+    `counted` is True if timestamps do not give display times, so that frames are counted; `seekable` is False if
+    timestamps cannot be trusted after a seek. `origin` is the timestamp of the first frame, `aspect` the width of a
+    pixel over its height, `step` the nominal time between frames and `promised` the duration declared by the
+    header, both in seconds; None if it declares no duration.
     """
 
     path: Path
@@ -64,12 +64,12 @@ class VideoFile:
     def pictures(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` of the frame shown at each of the ascending `times`; fewer if the video ends before.
 
-        A frame is converted once however often it is shown, and others not at all. Before the first frame that one
-        counts as shown, and the last one for as long as its duration says.
+        Each shown frame is converted once, other frames never. Times before the first frame show the first frame; the
+        last frame is shown for its duration.
 
         Raises:
-            ValueError: if a picture on the way is damaged or too large.
-            av.FFmpegError: whatever the decoder raises on a damaged file.
+            ValueError: if a decoded picture is damaged or too large.
+            av.FFmpegError: raised by the decoder on a damaged file.
         """
         pictures: list[Tensor] = []
         shown: VideoFrame | None = None
@@ -94,7 +94,7 @@ class VideoFile:
     def frames(self, time: float) -> Generator[VideoFrame, None, None]:
         """Decode from the frame shown at `time`, or some frames earlier, to the end.
 
-        Where no keyframe in front of it can be found or verified, decoding begins at the start of the file.
+        If no earlier keyframe can be found or verified, decoding begins at the start of the file.
         """
         import av
 
@@ -103,7 +103,7 @@ class VideoFile:
                 frames = self._seek(max(0.0, time - back), time)
                 first = next(frames, None)
             except (av.FFmpegError, ValueError):
-                continue  # the seek may be at fault: decoding from the start will tell
+                continue  # the seek may be at fault: decode from the start instead
             if first is not None and self.time(first.pts) <= time + ROUNDING:
                 yield from chain([first], frames)
                 return
@@ -120,7 +120,7 @@ class VideoFile:
         """Return the duration in seconds by reading all packets, without decoding them.
 
         Raises:
-            ValueError: if there are none, or they end clearly before the header says.
+            ValueError: if there are no packets, or they end clearly before the declared duration.
         """
         count, end = 0, 0.0
         with _open(self.path, self.max_pixels) as container:
@@ -133,18 +133,18 @@ class VideoFile:
             raise ValueError("the video has no frames")
         if self.promised is not None and end < (1 - MISSING) * self.promised - self.step:
             raise ValueError(
-                f"the file is truncated: its header promises {self.promised:.2f} s of video, it has {end:.2f}"
+                f"the file is truncated: its header declares {self.promised:.2f} s of video, but it has {end:.2f}"
             )
         return end
 
     def time(self, timestamp: int | None) -> float:
         """Return seconds since the first frame; raise ValueError for a frame without a timestamp."""
         if timestamp is None:
-            raise ValueError("the video has frames without a time to be shown at")
+            raise ValueError("the video has frames without a presentation time")
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
 
     def _seek(self, place: float, time: float) -> Iterator[VideoFrame]:
-        """Decode from the last keyframe at or before `place`; nothing if what is found begins after `time`."""
+        """Decode from the last keyframe at or before `place`; nothing if the result begins after `time`."""
         assert self.stream.time_base is not None
         offset = self.origin + int((place + ROUNDING) / self.stream.time_base)
         self.container.seek(offset, stream=self.stream)
@@ -154,7 +154,7 @@ class VideoFile:
             yield from self._decode(chain([key], packets), key.pts)
 
     def _decode(self, packets: Iterable[Packet[VideoStream]], key: int) -> Iterator[VideoFrame]:
-        """Decode packets from a keyframe shown at `key`, and check what comes."""
+        """Decode packets from a keyframe shown at `key`, and check the frames."""
         for frame in chain.from_iterable(packet.decode() for packet in packets):
             # Frames shown before a keyframe but coded after it may need frames from before it (an open group).
             if self.counted or (frame.pts is not None and frame.pts >= key):
@@ -166,11 +166,11 @@ class VideoFile:
 
 @contextmanager
 def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
-    """Open a video file for reading; its first video stream that is no cover picture.
+    """Open a video file for reading: its first video stream that is not a cover picture.
 
     Raises:
-        ValueError: if it is empty, no video of the `FORMATS`, or of more than `max_pixels` a frame; within the context
-            also instead of any error of the decoder.
+        ValueError: if it is empty, not a video of the `FORMATS`, or has more than `max_pixels` per frame; within the
+        context, decoder errors become ValueError too.
     """
     with importing("av", "videos"):
         import av
@@ -188,23 +188,25 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
                 promised = float(stream.duration * stream.time_base)
             elif container.duration:
                 promised = container.duration / av.time_base
-            # AVI numbers frames in coding order, which is not theirs with B-frames; MPEG-PS times only some frames.
+            # AVI numbers frames in coding order, which differs from display order with B-frames; MPEG-PS times only
+            # some.
             counted = container.format.name == "avi" and context.has_b_frames
             seekable = container.format.name != "mpeg" and not counted
-            # The declared start may precede the first frame (AVI), or the first keyframe it (a film that was cut).
+            # The declared start may precede the first frame (AVI); in a cut film the first keyframe may precede the
+            # start.
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
             aspect = float(stream.sample_aspect_ratio or 1)
             yield VideoFile(path, max_pixels, container, stream, counted, seekable, origin, aspect, step, promised)
     except av.FFmpegError as error:
-        raise ValueError(f"the file is damaged or no video ({error.strerror})") from error
+        raise ValueError(f"the file is damaged or not a video ({error.strerror})") from error
 
 
 def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Tensor:
     """Return a frame as RGB, uint8 of shape (3, height, width), upright, transparency on white.
 
-    Pixels of another `aspect` (width over height) are made square by scaling the width, unless it is absurd.
-    A frame of more than twice `least` (height, width) is reduced by a whole factor to no less than twice that.
+    Non-square pixels (`aspect` is width over height) are made square by scaling the width, unless out of range.
+    A frame larger than twice `least` (height, width) is reduced by a whole factor, to at least twice that.
     """
     from av.video.reformatter import Interpolation
 
@@ -217,7 +219,7 @@ def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Te
         width=max(1, round(width / factor)),
         height=max(1, round(height / factor)),
         format="rgba" if transparent else "rgb24",
-        # Without the two flags colour is taken from the nearest of its samples, 1 to 3 dB worse.
+        # Without the two flags, colour uses the nearest sample, which is 1 to 3 dB worse.
         interpolation=(Interpolation.AREA if factor > 1 else Interpolation.BILINEAR)
         | Interpolation.FULL_CHR_H_INT
         | Interpolation.ACCURATE_RND,
@@ -233,7 +235,7 @@ def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Te
 def _open(path: Path, max_pixels: int) -> InputContainer:
     import av
 
-    # "file:" keeps a name with a colon from being read as an address.
+    # "file:" prevents a name with a colon from being parsed as an address.
     return av.open(
         f"file:{path}",
         options={"max_pixels": str(max_pixels)},
@@ -251,7 +253,7 @@ def _video_stream(container: InputContainer, max_pixels: int) -> VideoStream:
                 raise ValueError("there is no decoder for the video in this file")
             # One thread: files are read by several threads already, and one per core for each would be too many.
             stream.codec_context.thread_count = 1
-            # Of the decoder itself, for a stream whose frames grow on the way.
+            # The decoder's own limit, for a stream whose frames grow later.
             stream.codec_context.options = {"max_pixels": str(max_pixels)}
             return stream
     raise ValueError("the file has no video stream")
@@ -259,4 +261,4 @@ def _video_stream(container: InputContainer, max_pixels: int) -> VideoStream:
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ValueError(f"{width}×{height} pixels a frame exceed max_pixels={max_pixels}")
+        raise ValueError(f"{width}×{height} pixels per frame exceed max_pixels={max_pixels}")

@@ -1,4 +1,4 @@
-"""Video sets made in memory: scikit-learn's handwritten digits in uniform motion, with no file and no download."""
+"""Video sets made in memory: scikit-learn's handwritten digits in uniform motion, without files or downloads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from multisagd.seeds import derive
 class Tracks(NamedTuple):
     """How digits move: `glyphs` (digits,) index pictures; `start` in pixels and `velocity` in pixels per second.
 
-    Both are float64 of shape (digits, 2), down and right, and say where the upper left corner would be without walls.
+    Both are float64 of shape (digits, 2), (down, right), and describe the upper left corner as if there were no walls.
     """
 
     glyphs: Tensor
@@ -34,16 +34,16 @@ class Tracks(NamedTuple):
 class MovingDigits(Dataset):
     """`count` clips of `digits` handwritten digits, half as high as the shorter side, that bounce off the walls.
 
-    Each moves at a constant velocity of random direction, its speed in pixels per second even in the range `speed`, and
-    is mirrored by the walls; where digits overlap the brighter pixel shows. Positions are not rounded to pixels. A clip
-    is a function of `seed` and its index only, of time in seconds, not frames: at another `fps` it shows the same
-    motion. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes, more none.
-    Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681, section 4.1, with MNIST's
-    digits; here they are those of `modalities.image_sets.Digits`.
+    Each moves at a constant velocity in a random direction, its speed in pixels per second uniform in `speed`, and is
+    reflected by the walls; where digits overlap, the brighter pixel is shown. Positions are not rounded to pixels. A
+    clip depends on `seed` and its index only, and on time in seconds, not frames: at another `fps` it shows the same
+    motion. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes; more digits
+    give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681, section 4.1,
+    with MNIST's digits; here `modalities.image_sets.Digits` are used.
 
     Raises:
         ValueError: for a modality other than `Video`, a count or digits below 1, sides below 8 pixels, or a speed that
-            is no range from 0 up.
+        is not a non-negative range.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class MovingDigits(Dataset):
         return int(self.names[self.tracks(index).glyphs[0]]) if self.classes else None
 
     def tracks(self, index: int) -> Tracks:
-        """Return which digits the clip at `index` shows, and how they move."""
+        """Return the digits of the clip at `index` and their motion."""
         draw = random.Random(derive(self.seed, "moving digits", self.indices[index]))
         glyphs, start, velocity = [], [], []
         for _ in range(self.digits):
@@ -118,7 +118,7 @@ class MovingDigits(Dataset):
     def corners(self, start: Tensor, velocity: Tensor) -> Tensor:
         """Return the upper left corners in pixels at each frame, `(..., digits, 2) -> (..., digits, frames, 2)`.
 
-        Reflection at both walls makes of the straight line a triangle wave between 0 and the room that is left.
+        Reflection at both walls turns the straight line into a triangle wave between 0 and the free space.
         """
         seconds = torch.arange(self.modality.frames, dtype=torch.float64) / self.modality.fps
         line = start.unsqueeze(-2) + velocity.unsqueeze(-2) * seconds.unsqueeze(-1)
@@ -129,19 +129,19 @@ class MovingDigits(Dataset):
         """Draw digits (batch, digits) at corners (batch, digits, frames, 2) as (batch, frames, height, width)."""
         height, width = self.modality.image.sides
         batch, digits, frames, _ = corners.shape
-        # Where each pixel's centre lies in the digit, from -1 at its upper left edge to 1 at its lower right one.
+        # Position of each pixel's centre in the digit, from -1 at its upper left edge to 1 at its lower right edge.
         rows = (torch.arange(height) + 0.5 - corners[..., :1]) * (2 / self.side) - 1
         columns = (torch.arange(width) + 0.5 - corners[..., 1:]) * (2 / self.side) - 1
         shape = (batch, digits, frames, height, width)
         grid = torch.stack([columns.unsqueeze(-2).expand(shape), rows.unsqueeze(-1).expand(shape)], dim=-1).float()
-        # A digit's frames are laid one below another, so that it is read once for all of them.
+        # A digit's frames are stacked vertically, so that one call samples all of them.
         laid = grid.reshape(batch * digits, frames * height, width, 2)
         drawn = F.grid_sample(self.glyphs[glyphs.flatten()], laid, align_corners=False)
         return drawn.reshape(shape).amax(dim=1)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what makes the clips: seed, digits, speed and indices."""
+        """A hash of the parameters of the clips: seed, digits, speed and indices."""
         record = [self.seed, self.digits, self.speed, list(self.indices)]
         return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 

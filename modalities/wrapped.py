@@ -1,4 +1,4 @@
-"""Datasets around another dataset: `Wrapped` passes everything on, and others change the tensor of every example."""
+"""Datasets around another dataset: `Wrapped` forwards everything; the others change the tensor of every example."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from multisagd.seeds import derive
 
 
 class Wrapped(Dataset):
-    """The examples of another dataset, `inner`, as they are; a subclass overrides what it changes."""
+    """The unchanged examples of another dataset, `inner`; a subclass overrides what it changes."""
 
     def __init__(self, inner: Dataset) -> None:
         self.inner = inner
@@ -55,7 +55,7 @@ class Wrapped(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """That of the inner dataset: what a wrapper does follows from the configuration."""
+        """The fingerprint of the inner dataset; a wrapper's effect follows from the configuration."""
         return self.inner.fingerprint
 
     def stored(self) -> Iterable[Source]:
@@ -73,7 +73,7 @@ class Wrapped(Dataset):
 
 
 class Altered(Wrapped):
-    """A dataset with the tensor of every example altered: `places` are their numbers in the whole set."""
+    """A dataset with the tensor of every example transformed; `places` are the examples' indices in the whole set."""
 
     def __init__(self, inner: Dataset) -> None:
         super().__init__(inner)
@@ -81,22 +81,22 @@ class Altered(Wrapped):
 
     @abstractmethod
     def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return data `(batch, channels, *grid)` altered; each has its number and the seed of its augmentation."""
+        """Return transformed data `(batch, channels, *grid)`, given each example's index and augmentation seed."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example, altered."""
+        """Return one transformed example."""
         example = self.inner.example(index, seed)
         return example._replace(x0=self.alter(example.x0[None], [self.places[index]], [seed])[0])
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return the examples at `indices`, altered."""
+        """Return the transformed examples at `indices`."""
         batch = self.inner.batch(indices, seeds)
         chosen = pair(indices, seeds)
         places = [self.places[index] for index, _ in chosen]
         return batch._replace(x0=self.alter(batch.x0, places, [seed for _, seed in chosen]))
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """Return the dataset of these examples only, each altered as it was."""
+        """Return the dataset of these examples only, each transformed as before."""
         part = super().subset(indices)
         part.places = [self.places[index] for index in indices]
         return part
@@ -105,8 +105,8 @@ class Altered(Wrapped):
 class Corrupted(Altered):
     """A dataset with Gaussian noise of a corruption added to every example.
 
-    Example number i keeps its corruption for good, whatever is cropped or flipped around it; or, if it is `redrawn`,
-    the corruption follows from the seed of the augmentation, and is another one each time.
+    The corruption of example i is fixed, independent of crops and flips. If `redrawn`, the corruption follows from the
+    augmentation seed instead, so it differs each time.
     """
 
     def __init__(self, inner: Dataset, corruption: Corruption, seed: int, redrawn: bool) -> None:
@@ -123,7 +123,7 @@ class Corrupted(Altered):
 
 
 class Restored(Altered):
-    """A dataset of corrupted examples, each restored to the conditional mean, or to one sample that it keeps."""
+    """A dataset of corrupted examples, each restored to the conditional mean, or to one fixed sample."""
 
     def __init__(self, inner: Dataset, restoration: GaussianRestoration, seed: int, drawn: bool) -> None:
         super().__init__(inner)
@@ -136,5 +136,5 @@ class Restored(Altered):
 
 
 def untouched(dataset: Dataset) -> Dataset:
-    """Return a dataset as it was before anything was added to it or restored."""
+    """Return the underlying dataset, without corruption or restoration."""
     return untouched(dataset.inner) if isinstance(dataset, Altered) else dataset
