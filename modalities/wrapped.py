@@ -72,7 +72,7 @@ class Wrapped(Dataset):
         self.inner.save_unreadable(path)
 
 
-class Altered(Wrapped):
+class Transformed(Wrapped):
     """A dataset with the tensor of every example transformed; `places` are the examples' indices in the whole set."""
 
     def __init__(self, inner: Dataset) -> None:
@@ -80,20 +80,20 @@ class Altered(Wrapped):
         self.places: Sequence[int] = range(len(inner))
 
     @abstractmethod
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return transformed data `(batch, channels, *grid)`, given each example's index and augmentation seed."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one transformed example."""
         example = self.inner.example(index, seed)
-        return example._replace(x0=self.alter(example.x0[None], [self.places[index]], [seed])[0])
+        return example._replace(x0=self.transform(example.x0[None], [self.places[index]], [seed])[0])
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """Return the transformed examples at `indices`."""
         batch = self.inner.batch(indices, seeds)
         chosen = pair(indices, seeds)
         places = [self.places[index] for index, _ in chosen]
-        return batch._replace(x0=self.alter(batch.x0, places, [seed for _, seed in chosen]))
+        return batch._replace(x0=self.transform(batch.x0, places, [seed for _, seed in chosen]))
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Return the dataset of these examples only, each transformed as before."""
@@ -102,7 +102,7 @@ class Altered(Wrapped):
         return part
 
 
-class Corrupted(Altered):
+class Corrupted(Transformed):
     """A dataset with Gaussian noise of a corruption added to every example.
 
     The corruption of example i is fixed, independent of crops and flips. If `redrawn`, the corruption follows from the
@@ -113,7 +113,7 @@ class Corrupted(Altered):
         super().__init__(inner)
         self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
 
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return the data corrupted."""
         drawn = [
             derive(self.seed, "corruption", place) if seed is None or not self.redrawn else derive(seed, "corruption")
@@ -122,14 +122,14 @@ class Corrupted(Altered):
         return self.corruption.corrupt(x0, drawn)
 
 
-class Restored(Altered):
+class Restored(Transformed):
     """A dataset of corrupted examples, each restored to the conditional mean, or to one fixed sample."""
 
     def __init__(self, inner: Dataset, restoration: GaussianRestoration, seed: int, drawn: bool) -> None:
         super().__init__(inner)
         self.restoration, self.seed, self.drawn = restoration, seed, drawn
 
-    def alter(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
+    def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
         """Return the data restored."""
         own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
         return self.restoration.restore(x0, own)
@@ -137,4 +137,4 @@ class Restored(Altered):
 
 def untouched(dataset: Dataset) -> Dataset:
     """Return the underlying dataset, without corruption or restoration."""
-    return untouched(dataset.inner) if isinstance(dataset, Altered) else dataset
+    return untouched(dataset.inner) if isinstance(dataset, Transformed) else dataset
