@@ -1,6 +1,6 @@
-"""Addresses in texts: whether a text is one, and what of it others may read.
+"""Addresses (URLs) in texts: detection, and removal of secrets.
 
-An address may hold what only its owner should have: user and password, or a signature behind the question mark.
+An address may contain secrets: user and password, or a signature after the question mark.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ HOME = re.compile(
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is more than a plain path: an address, a chain of them, or a share of another machine."""
+    """Whether a text is more than a plain path: an address, a chain of addresses, or a network share."""
     return "://" in text or "::" in text or text.lstrip().lower().startswith(("data:", "pipe:", "//", "\\\\"))
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have neither user and password nor query and fragment.
+    """Return a text without user, password, query and fragment in its addresses.
 
-    Where there were any, `…` stands in their place.
+    Each removed part is replaced by `…`.
     """
     return QUERY.sub("?…", USER.sub("…@", ADDRESS.sub(_plain, text)))
 
 
 def for_others(text: str) -> str:
-    """Return a text as `without_secrets` does, in which home folders, which name a person, are `~`."""
+    """Return a text as `without_secrets` does, with home folders, which contain a person's name, replaced by `~`."""
     return HOME.sub("~", without_secrets(text))
 
 
 def _plain(found: re.Match[str]) -> str:
     rest, mark, _ = (*re.split(r"([?#])", found["rest"], maxsplit=1), "", "")[:3]
-    # A password may hold any character that it should not, so the last @ counts.
+    # A password may contain unescaped characters, so the last @ counts.
     _, at, place = rest.rpartition("@")
     return f"{found['scheme']}{'…@' if at else ''}{place}{f'{mark}…' if mark else ''}"

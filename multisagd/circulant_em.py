@@ -1,16 +1,16 @@
-"""Mean and power of a stationary Gaussian of which only some samples are seen, by expectation-maximisation.
+"""Mean and power of a partly observed stationary Gaussian, by expectation-maximisation.
 
 The model is that of the noise: a circulant covariance, which the Fourier transform makes diagonal, with power C(k),
-about a mean that is free at every place. The E step takes the mean and covariance of the missing samples given those
-seen; the M step averages over items:
+about a mean that is free at every place. The E step computes the mean and covariance of the missing samples given the
+observed ones; the M step averages over items:
 
     mean ← average of E[x | seen]
     C(k) ← average of |F (E[x | seen] - mean)|²(k) + (F Cov[x | seen] F*)(k, k)
 
-Every step raises the likelihood of what is seen, and the power stays positive (Dempster, Laird and Rubin, Journal of
-the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated as long as that raises the likelihood
-(SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean takes part because the average of
-what is seen at a place, with items that differ from place to place, has errors that a steep spectrum would drown in.
+Every step raises the likelihood of the observed samples, and the power stays positive (Dempster, Laird and Rubin,
+Journal of the Royal Statistical Society B 39, 1977). Pairs of steps are extrapolated while that raises the likelihood
+(SQUAREM: Varadhan and Roland, Scandinavian Journal of Statistics 35, 2008). The mean is estimated too, because plain
+averages over different items at each place have errors larger than the weak part of a steep spectrum.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-5
-"""A round that gains less log-likelihood than this, in nats per frequency, is the last: far below sampling errors."""
+"""Minimum gain of log-likelihood per round, in nats per frequency: far below sampling errors."""
 MOST_ROUNDS = 200
 LEAST = 1e-10
-"""Smallest power, as a share of the largest: beyond it float64 cannot solve for the missing samples."""
+"""Smallest power, as a share of the largest: below it float64 cannot solve for the missing samples."""
 AT_ONCE = 1 << 22
-"""Numbers in the largest tensor of a step."""
+"""Maximum number of elements in a tensor of a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class MaskGroup:
     """Items seen at the same places of the grid.
 
     `places` (places,) are indices into the flattened grid. `rows` (blocks, rows, 1 + places), real or complex, are a
-    one and the samples seen of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
+    one and the observed samples of each item, or fewer rows with the same `rowsᴴ rows`; `count` is the number of items.
     """
 
     places: Tensor
@@ -45,7 +45,7 @@ class MaskGroup:
 
 
 Stack = tuple[Tensor, Tensor, Tensor]
-"""Places, rows and counts of groups that see equally many places, each with a leading dimension of groups."""
+"""Places, rows and counts of groups with equally many observed places, each with a leading dimension of groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +66,12 @@ class Fit:
 
 
 def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit:
-    """Return the power under which what the groups show is most likely, from a positive start `(blocks, *shape)`.
+    """Return the maximum-likelihood power of the groups' samples, from a positive start `(blocks, *shape)`.
 
-    Blocks are independent, each with a power of its own on a full grid of `shape`; `weight` (blocks,) is 1 for real
-    ones and 2 for complex ones, which stand for their conjugates too. It ends when a round gains less than `TOLERANCE`
-    nats per frequency. What the data do not determine, for example where no item shows both ends of some distance,
-    stays as near the start as the likelihood lets it.
+    Blocks are independent, each with its own power on a full grid of `shape`; `weight` (blocks,) is 1 for real
+    blocks and 2 for complex blocks, which also represent their conjugates. It stops when a round gains less than
+    `TOLERANCE` nats per frequency. Power that the data do not determine, for example if no item has both samples of a
+    pair at some distance, stays near the start.
     """
     size = start[0].numel()
     stacks = _stacked(groups, size)
@@ -92,7 +92,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
 
 
 def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | None:
-    """Return where two steps lead if they go on so, None if that is too far to be a number."""
+    """Return the extrapolation of two steps, or None if it overflows."""
     logs = [each.power.log() for each in (start, one, two)]
     first, change = logs[1] - logs[0], logs[2] - 2 * logs[1] + logs[0]
     length = max(1.0, float(first.norm() / change.norm().clamp(min=1e-300)))
@@ -102,7 +102,7 @@ def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | N
 
 
 def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
-    """Return groups stacked by the number of places that they see."""
+    """Return groups stacked by their number of observed places."""
     sorted_groups: dict[int, list[MaskGroup]] = {}
     for group in groups:
         sorted_groups.setdefault(len(group.places), []).append(group)
@@ -138,10 +138,10 @@ def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estima
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What the E step expects of the whole of some items about the mean, given what is seen of them.
+    """Expectations of the E step over some whole items about the mean, given the observed samples.
 
     `energy` (blocks, *shape): the sum of E|F x|²; `shift` (blocks, *shape): the sum of F E[x]; `log_det` (groups,
-    blocks): of the covariance of what is seen; `square` (blocks,): the summed squared Mahalanobis norms of it.
+    blocks): of the covariance of the observed samples; `square` (blocks,): their summed squared Mahalanobis norms.
     """
 
     energy: Tensor
@@ -151,12 +151,12 @@ class Expected:
 
 
 def _positive(power: Tensor) -> Tensor:
-    """Return the power, nowhere below the smallest share of the largest."""
+    """Return the power, clamped to the smallest share of the largest."""
     return power.clamp(min=LEAST * float(power.max()))
 
 
 def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
-    """Return what is expected, by the covariance of the samples seen, K⁻¹.
+    """Return the expectations, from the covariance of the observed samples, K⁻¹.
 
     E[x | seen] is Σ K x, and its covariance Σ - Σ K Σ.
     """
@@ -170,7 +170,7 @@ def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts
 
 
 def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:
-    """Return what is expected, by the precision of the missing samples, whose inverse is their covariance."""
+    """Return the expectations, from the precision of the missing samples, whose inverse is their covariance."""
     shape, dims = power.shape[1:], tuple(range(-power.dim() + 1, 0))
     unseen = torch.ones(len(places), power[0].numel(), dtype=torch.bool, device="cpu").scatter_(1, places, False)
     missing = unseen.nonzero()[:, 1].view(len(places), -1)
@@ -188,7 +188,7 @@ def _from_missing(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, cou
 
 
 def _inverse_root(power: Tensor, places: Tensor, complex_valued: bool) -> tuple[Tensor, Tensor]:
-    """Return W with `Wᴴ W` the inverse of the circulant matrix of a power, cut to places, and log-determinants of it.
+    """Return W with `Wᴴ W` the inverse of a power's circulant matrix restricted to places, and its log-determinants.
 
     W is (groups, blocks, places, places).
     """
@@ -213,7 +213,7 @@ def _energy(rows: Tensor, places: Tensor, power: Tensor) -> Tensor:
 
 
 def _square(x: Tensor) -> Tensor:
-    """Return |x|²; of complex numbers without the square root that `abs` takes."""
+    """Return |x|²; for complex numbers without the square root of `abs`."""
     return x.real.square() + x.imag.square() if x.is_complex() else x.square()
 
 

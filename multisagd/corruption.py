@@ -1,7 +1,7 @@
 """Corruption that is confined to a part of the spectrum; `multisagd.analysis.excess` finds it in data.
 
-`x' = x + n` with Gaussian n of power `b²(k)` at frequency k, zero outside some band. What a band noise, rain, a moiré
-pattern, the hum of the mains or a flicker is follows from the spectrum alone (arXiv 2510.09660, selective omission).
+`x' = x + n` with Gaussian n of power `b²(k)` at frequency k, zero outside some band. The spectrum alone
+distinguishes band noise, rain, a moiré pattern, mains hum and flicker (arXiv 2510.09660, selective omission).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ LevelScale = Literal["deviation", "bins"]
 
 
 class Corruption:
-    """Gaussian noise of a spectrum, at a level, on a grid; what can be omitted or restored is where others are clean.
+    """Gaussian noise with a spectrum and a level on a grid, as corruption of data.
 
-    `scale` says what `level` is. With `deviation` it is the standard deviation of the corruption, in units of the data:
-    the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the amplitude
-    in the loudest bin, so that a level of 1 is as loud there as white noise of unit variance, however narrow the band.
-    It is independent from channel to channel, or `shared` by all, as rain is in the colours of a picture.
+    `scale` says what `level` means. With `deviation` it is the standard deviation of the corruption, in units of the
+    data: the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the
+    amplitude in the loudest bin, so that a level of 1 is as loud there as white noise of unit variance, for any width
+    of the band. It is independent from channel to channel, or `shared` by all, like rain in the colours of a picture.
 
     Raises:
         ValueError: for a level that is not positive and finite, an unknown scale, or a spectrum without power.
@@ -58,7 +58,7 @@ class Corruption:
         """Return the corruption of this power on the half spectrum of a grid.
 
         Raises:
-            ValueError: if it has another shape, is negative or not finite somewhere, or zero everywhere.
+            ValueError: if it has another shape, is negative or not finite anywhere, or zero everywhere.
         """
         deviation = math.sqrt(max(0.0, float(grid.mean(power.double()))))
         return cls(Table(power, grid), grid, deviation, shared=shared)
@@ -70,27 +70,27 @@ class Corruption:
 
     @classmethod
     def load(cls, path: Path, grid: Grid, shared: bool = False) -> Corruption:
-        """Read what `save` wrote, and interpolate it in frequency where the grid is another one.
+        """Read a file written by `save`, interpolated in frequency if the grid differs.
 
-        Its spectrum is there; whether it is `shared` by the channels is for the caller to say.
+        The file has the spectrum only; the caller says whether channels share the corruption (`shared`).
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if it is something else or of another version, or has other axes.
+            ValueError: if it is another kind of file, of another version, or has other axes.
         """
         check_file(path)
         try:
             with safe_open(str(path), framework="pt") as file:
                 described: Any = parse_json((file.metadata() or {}).get("corruption", "{}"))
                 if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                    raise ValueError(f"{path} holds no corruption of format {FORMAT_VERSION}")
+                    raise ValueError(f"{path} is not a corruption of format {FORMAT_VERSION}")
                 measured = read_axes(described["axes"])
-                # Before it is read: a header may give any shape.
+                # Before reading: a header may declare any shape.
                 if tuple(file.get_slice("power").get_shape()) != measured.half_shape:
-                    raise ValueError(f"the power in {path} does not fit its grid of shape {measured.shape}")
+                    raise ValueError(f"the power in {path} does not match its grid of shape {measured.shape}")
                 power = file.get_tensor("power").to(torch.float64, copy=True)
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} holds no corruption: {error}") from error
+            raise ValueError(f"{path} is not a corruption: {error}") from error
         return cls.of_power(Table(power, measured).power(grid), grid, shared)
 
     @property
@@ -112,13 +112,13 @@ class Corruption:
         return self._deviation(shape) ** 2 * self.covariance.power(shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-        """Draw the corruption of a batch `(batch, channels, *grid)`, one seed per item."""
+        """Draw the corruption of a batch of shape `(batch, channels, *grid)`, one seed per item."""
         split = len(shape) - self.grid.dimensions
         channels = (1,) * (split - 1) if self.shared else tuple(shape[1:split])
         drawn = self.covariance.sample(seeds, channels, tuple(shape[split:]))
         return self._deviation(tuple(shape[split:])) * drawn.expand(*shape)
 
     def corrupt(self, x0: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return `x0 + n`, shaped like x0, one seed per item."""
+        """Return `x0 + n` for x0 `(batch, channels, *grid)`, shaped like x0, one seed per item."""
         x0 = as_data(x0)
         return x0 + self.noise(x0.shape, seeds).to(x0)

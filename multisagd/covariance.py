@@ -25,11 +25,11 @@ _EXPONENTS: dict[Gain, float] = {"color": 0.5, "whiten": -0.5, "apply": 1.0, "so
 
 
 class SpectralCovariance(nn.Module):
-    """Covariance of noise with power `spectrum` on `grid`; tensors are `(..., *grid)`, every channel alike.
+    """Covariance of noise with power `spectrum` on `grid`; tensors are `(..., *grid)`, all channels alike.
 
-    Tensors with other grid sizes than `grid` are served too: the spectrum is evaluated again for their size, and
-    kept for the last few sizes. Computations run in float32 or wider, outside autocast; results come back in the dtype
-    of the input (float32 for integers).
+    Tensors of other grid sizes are accepted: the spectrum is evaluated for their size and cached for the last few
+    sizes. Computations run in float32 or wider, outside autocast; results have the dtype of the input (float32 for
+    integers).
 
     Raises:
         ValueError: if the spectrum has no power on the grid, or power that is negative or not finite.
@@ -43,10 +43,10 @@ class SpectralCovariance(nn.Module):
         self._gains: Recent[Tensor | None] = Recent()
         self.register_buffer("_like", torch.empty(0), persistent=False)  # carries .to(), .double() and .cuda()
         self._like: Tensor
-        self.power()  # an impossible spectrum is refused here, not at the first draw
+        self.power()  # an invalid spectrum is refused here, not at the first draw
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return the normalised power W on the half spectrum of a grid shape (the own one by default), CPU float64."""
+        """Return the normalised power W on the half spectrum of a grid shape (`grid.shape` by default), CPU float64."""
         key = self.grid.shape if shape is None else tuple(int(size) for size in shape)
         return self._powers.get(key, lambda: self._normalised_power(self.grid.resize(key)))
 
@@ -62,7 +62,7 @@ class SpectralCovariance(nn.Module):
         return power / grid.mean(power)
 
     def support(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return which bins of the half spectrum carry noise, boolean."""
+        """Return which bins of the half spectrum carry noise, bool `(*half_shape,)`."""
         return self.power(shape) > 0
 
     @uncompiled  # a graph cannot hold generators
@@ -76,7 +76,7 @@ class SpectralCovariance(nn.Module):
         those from 2^32 on are hashed to the 32 bits that generators keep.
 
         Raises:
-            ValueError: without seeds, or for one that is no integer in that range.
+            ValueError: without seeds, or for a seed that is not an integer in that range.
         """
         seeds = [generator_seed(seed) for seed in one_each(seeds)]
         if not seeds:
@@ -91,23 +91,23 @@ class SpectralCovariance(nn.Module):
         return self.color(noise)
 
     def color(self, x: Tensor) -> Tensor:
-        """Return `Σ^{1/2} x`."""
+        """Return `Σ^{1/2} x` for x `(..., *grid)`, shaped like x."""
         return self._filter(x, "color")
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return `Σ^{-1/2} x`, zero where the spectrum is empty (pseudo-inverse)."""
+        """Return `Σ^{-1/2} x` for x `(..., *grid)`, shaped like x; zero where the spectrum is empty."""
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:
-        """Return `Σ x`; given a function instead, do what `nn.Module.apply` does, which visits every submodule."""
+        """Return `Σ x` for x `(..., *grid)`, shaped like x; given a function, act as `nn.Module.apply`."""
         return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
 
     def solve(self, x: Tensor) -> Tensor:
-        """Return `Σ⁺ x`, the pseudo-inverse applied."""
+        """Return `Σ⁺ x` (pseudo-inverse) for x `(..., *grid)`, shaped like x."""
         return self._filter(x, "solve")
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the part of x at frequencies that carry noise: the orthogonal projection on the range of Σ."""
+        """Return x `(..., *grid)` projected on the range of Σ: its part at frequencies that carry noise."""
         return self._filter(x, "project")
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
@@ -118,7 +118,8 @@ class SpectralCovariance(nn.Module):
         return grid.mean(logs) * grid.numel
 
     def mahalanobis(self, x: Tensor) -> Tensor:
-        """Return the squared Mahalanobis norm `xᵀ Σ⁺ x` of each item, all channels, `(batch,)`, at least float32."""
+        """Return `xᵀ Σ⁺ x`, the squared Mahalanobis norm, of each item of x `(batch, ..., *grid)`: `(batch,)`, float32
+        or wider."""
         return self.whiten(x.to(torch.promote_types(x.dtype, torch.float32))).square().flatten(1).sum(1)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:
@@ -130,7 +131,7 @@ class SpectralCovariance(nn.Module):
         return x if factor is None else filter_grid(x, factor, self.grid.dimensions).to(x.dtype)
 
     def _gain(self, gain: Gain, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Return the factor per frequency, or None for white noise, where all five are the identity."""
+        """Return the factor per frequency, or None for white noise, for which all five operations are the identity."""
 
         def make() -> Tensor | None:
             power = self.power(shape)
@@ -147,14 +148,14 @@ class SpectralCovariance(nn.Module):
 
 @uncompiled
 def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
-    """Return `rfftn` over the last `dimensions` of a real tensor, in float32 or wider.
+    """Return `rfftn` over the last `dimensions` axes of a real tensor, complex `(..., *half_shape)`.
 
-    Whatever is filtered in training and sampling goes through this pair. Both are kept out of compiled graphs and of
+    All filtering in training and sampling uses this pair. Both run outside compiled graphs and
     autocast: half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if wide.numel() == 0:  # a batch of none, for which the libraries have no transform
+        if wide.numel() == 0:  # an empty batch, for which the libraries have no transform
             wide = wide.reshape(*x.shape[:-1], x.shape[-1] // 2 + 1)
             return torch.complex(wide, wide)
         return torch.fft.rfftn(wide, dim=tuple(range(-dimensions, 0)))
@@ -162,17 +163,17 @@ def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
 
 @uncompiled
 def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `to_half_spectrum` for a grid of this shape."""
+    """Undo `to_half_spectrum` for a grid of this shape: `(..., *half_shape)` to real `(..., *shape)`."""
     dims = tuple(range(-len(shape), 0))
     with torch.autocast(spectrum.device.type, enabled=False):
         if spectrum.numel() == 0:
             return spectrum.real.reshape(*spectrum.shape[: -len(shape)], *shape)
         if spectrum.device.type == "cpu" and len(dims) > 1:
-            # The same in two steps: the CPU library's real inverse over several axes takes half as long again.
+            # In two steps: the CPU library's real inverse over several axes takes 1.5 times as long.
             spectrum, dims = torch.fft.ifftn(spectrum, dim=dims[:-1]), dims[-1:]
         return torch.fft.irfftn(spectrum, s=tuple(shape[-len(dims) :]), dim=dims)
 
 
 def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
-    """Multiply a real tensor `(..., *grid)` by `gain` in frequency; `gain` broadcasts over the half spectrum."""
+    """Multiply a real tensor `(..., *grid)` by `gain` in frequency, which broadcasts over the half spectrum."""
     return from_half_spectrum(to_half_spectrum(x, dimensions).mul_(gain), x.shape[-dimensions:])

@@ -1,4 +1,4 @@
-"""Spectra that a run's own data decide: their measured power, and white noise that omits what corrupts them."""
+"""Spectra that depend on a run's data: their measured power, and white noise that omits their corruption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multisagd.statistics import DataStatistics
 class DataPower(Spectrum):
     """The measured power of the training data, averaged over channels and raised to `exponent`: `W = C^p`.
 
-    With a `floor`, in decibels below the largest, frequencies that the data leave empty get noise all the same.
+    With a `floor`, in decibels below the largest, frequencies without data power also get noise.
     """
 
     statistics: DataStatistics

@@ -1,15 +1,15 @@
-"""Denoisers: `denoiser(x_t, t, condition)` is always the estimate of `E[x0 | x_t]`, whatever the network predicts.
+"""Denoisers: `denoiser(x_t, t, condition)` always estimates `E[x0 | x_t]`, whatever the network predicts.
 
 Every parametrisation is one formula about the mean μ of the data, with `y = x_t - a μ`:
 
     D(x_t) = μ + c_skip · y + c_out · F(c_in · y, log-SNR, condition)
 
-`prediction` x0, noise, v or flow says what the network's output F stands for (`c_in = 1`). Karras preconditioning
+`prediction` x0, noise, v or flow says what the network's output F means (`c_in = 1`). Karras preconditioning
 (arXiv 2206.00364, here for any path) keeps the input and the target of the network at unit variance instead:
 `c_in = (a²C + b²)^{-1/2}`, `c_skip = aC/(a²C + b²)`, `c_out = (C b²/(a²C + b²))^{1/2}` with `C = σ_data²`.
 
-Spectral preconditioning does so at every frequency: C is the data's power there, and the noise's power `V = b²W` stands
-in place of b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
+Spectral preconditioning does this at every frequency: C is the data's power there, and the noise's power `V = b²W`
+replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from multisagd.statistics import DataStatistics
 PreconditioningKind = Literal["none", "karras", "spectral"]
 
 QUIET = 1e-6
-"""Share of the power at the loudest frequency that spectral preconditioning takes every frequency to have at least."""
+"""Minimum power per frequency assumed by spectral preconditioning, as a share of the largest power."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,16 @@ class Denoiser(nn.Module):
     """A network as an estimator of the clean datum.
 
     The network is any module called as `network(x, log_snr, condition)` with x `(batch, channels, *grid)` and log_snr
-    `(batch,)`, returning a tensor like x or an object that holds one as `.sample` (as diffusers' models do).
+    `(batch,)`, returning a tensor like x or an object with such a tensor as `.sample` (as diffusers' models do).
 
-    With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is taken
-    as zero, and Karras preconditioning takes σ_data = 0.5. Spectral preconditioning needs them. The default prediction
-    is v. `centred=False` takes the mean as zero in any case, as networks that were trained elsewhere do.
+    With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is
+    zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The default
+    prediction is v. `centred=False` always uses a zero mean, as networks trained elsewhere do.
 
     Raises:
-        ValueError: if a prediction is named together with a preconditioning, which fixes its own, either is unknown,
-            the statistics hold no variation, or spectral preconditioning has none or noise drawn on a padded grid.
+        ValueError: if a prediction is given together with a preconditioning, which fixes it; if either is unknown; if
+            the statistics have no variation; for spectral preconditioning without statistics or with noise on a padded
+            grid.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Denoiser(nn.Module):
         self.centred = centred and statistics is not None
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
         if not self.sigma_data > 0:
-            raise ValueError("the statistics hold no variation: measure them on more than one datum")
+            raise ValueError("the statistics have no variation: measure them on more than one datum")
         self._means: Recent[Tensor] = Recent()
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
@@ -125,7 +126,7 @@ class Denoiser(nn.Module):
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
         """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
 
-        They multiply what `to_basis` returns.
+        They multiply the result of `to_basis`.
         """
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
@@ -138,7 +139,7 @@ class Denoiser(nn.Module):
         power, noise_power = self.powers_like(like)
         deviation, amplitude = power.sqrt(), noise_power.sqrt()
         scale = (at.a**2 * power + at.b**2 * noise_power).rsqrt()
-        # Noise that is nowhere needs no factor: where W = 0 the datum is known, and F's target is zero.
+        # Where W = 0 there is no noise: the datum is known, and F's target is zero.
         inverse = torch.where(amplitude > 0, 1 / torch.where(amplitude > 0, amplitude, 1.0), 0.0)
         skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
         signal, noise = at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse
@@ -146,28 +147,28 @@ class Denoiser(nn.Module):
 
     @property
     def per_frequency(self) -> bool:
-        """Whether the weights are functions of frequency even where the process's coefficients are not."""
+        """Whether the factors depend on frequency even if the process's coefficients do not."""
         return self.preconditioning == "spectral"
 
     @property
     def plain_input(self) -> bool:
-        """Whether the network is given `x_t - a μ` as it is, so that `c_in` is one."""
+        """Whether the network's input is `x_t - a μ` unchanged, that is, `c_in` is one."""
         return self.preconditioning == "none"
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x where the weights act by multiplication: x itself, or its half spectrum."""
+        """Return x in the basis in which the factors multiply: x itself, or its half spectrum."""
         if not self.per_frequency:
             return self.process.to_basis(x)
         return to_half_spectrum(x, self.process.grid.dimensions)
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_basis` for a tensor of this shape."""
+        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`."""
         if not self.per_frequency:
             return self.process.from_basis(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
-        """Return `E[x0 | x_t]`, shaped like x_t."""
+        """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`, for times t `(batch,)`."""
         x_t = as_data(x_t)
         at = self.process.coefficients(t, x_t)
         factors, mean = self.preconditioning_at(at, x_t), self.mean_like(x_t)
@@ -200,7 +201,7 @@ class Denoiser(nn.Module):
         """Return the loss of each item, shape `(batch,)`, with noise drawn from `seeds`, one per item.
 
         It is the mean square of `error` in the metric, weighted by noise level, plus the penalty if there is one. A
-        mask, true where data are valid, keeps padding out of the mean.
+        mask, true where data are valid, excludes padding from the mean.
         """
         x0 = as_data(x0)
         noise = self.process.noise(x0.shape, seeds).to(x0)
@@ -222,7 +223,7 @@ class Denoiser(nn.Module):
         return self._output(y, factors, t, condition) - target
 
     def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:
-        """Turn errors of the network's output into those of the estimate of x0, shaped like them."""
+        """Convert errors of the network's output to errors of the estimate of x0, `(batch, channels, *grid)`."""
         return self._scale(error, self.preconditioning_at(self.process.coefficients(t, error), error).c_out)
 
     def weigh(
@@ -233,7 +234,7 @@ class Denoiser(nn.Module):
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
     ) -> Tensor:
-        """Turn errors of the network's output into the loss of each item, shape `(batch,)`; see `loss`.
+        """Convert errors of the network's output to the loss of each item, shape `(batch,)`; see `loss`.
 
         Raises:
             ValueError: for the metric `whitened` without spectral preconditioning, or with a weighting.
@@ -241,11 +242,12 @@ class Denoiser(nn.Module):
         log_snr = self.process.schedule.log_snr(as_times(t).double()).to(error)
         weight = x0_weight(weighting, log_snr, self.sigma_data)
         if metric == "whitened" and (weight is not None or self.preconditioning != "spectral"):
-            raise ValueError("the whitened metric is that of spectral preconditioning, weighted uniformly")
+            raise ValueError("the whitened metric needs spectral preconditioning and uniform weighting")
         if weight is not None:
             error = self.x0_error(error, t) * weight.sqrt().reshape(-1, *(1,) * (error.dim() - 1))
         elif self.preconditioning == "spectral" and metric != "whitened":
-            # The output weighs every frequency alike; this gives each its size in x0 back, the whole staying as large.
+            # The output weighs every frequency alike; this restores each frequency's size in x0, at the same overall
+            # size.
             out = self.preconditioning_at(self.process.coefficients(t, error), error).c_out
             size = self.process.grid.resize(error.shape[2:]).mean(out.square()).mean(1).sqrt()
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))

@@ -1,8 +1,8 @@
-"""Spectra as plain data: what YAML and Python's `json` can hold, in the notation of this project's configurations.
+"""Spectra as plain data for YAML and JSON, in the notation of this project's configurations.
 
-`describe(PowerLaw(-0.5))` is `{"_target_": "multisagd.PowerLaw", "exponent": -0.5}`, and `spectrum_of` reads it again.
-A description may come from someone else: it names one of the classes below or is refused, so that reading one imports
-nothing and runs nothing but the checks of these classes.
+`describe(PowerLaw(-0.5))` is `{"_target_": "multisagd.PowerLaw", "exponent": -0.5}`, and `spectrum_of` reads it back.
+A description may come from another person: it must name one of the classes below, so that reading it imports nothing
+and runs only the checks of these classes.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ _ALL: tuple[type[Spectrum], ...] = tuple(
     if isinstance(cls, type) and issubclass(cls, Spectrum) and cls not in (Spectrum, radial.Radial)
     if cls.__module__ == module.__name__
 )
-"""The spectra of this project that are a function of their parameters alone."""
+"""The spectra of this project that depend on their parameters only."""
 _TARGETS = {f"multisagd.{cls.__name__}": cls for cls in _ALL if cls not in (Power, Product, Sum)} | {
     f"{cls.__module__}.{cls.__name__}": cls for cls in _ALL
 }
 _NAMES = {cls: name for name, cls in reversed(_TARGETS.items())}
 
 LARGEST_TABLE = 1 << 16
-"""Numbers that a description of a table holds at most: beyond that it is no text any more."""
+"""Maximum number of values in the description of a table."""
 DEEPEST = 64
-"""Spectra within spectra that are read at most; a description that nests deeper was not written by `describe`."""
+"""Maximum nesting of spectra that is read; deeper descriptions were not written by `describe`."""
 
 
 def describe(spectrum: Spectrum) -> dict[str, Any]:
-    """Return a spectrum as a dictionary of numbers, texts, lists and dictionaries; `spectrum_of` reads it again.
+    """Return a spectrum as a dictionary of numbers, texts, lists and dictionaries; `spectrum_of` reads it back.
 
     Parameters that are None are left out. A `Table` is described by its numbers and the axes of its grid.
 
     Raises:
-        ValueError: for a spectrum of a class that is not this project's, a parameter that is a tensor (of a spectrum
-            that is learned), a table of more than 65,536 numbers, or more than 64 spectra within one another.
+        ValueError: for a spectrum of another project's class, a tensor parameter (of a learned spectrum), a table
+        of more than 65,536 values, or more than 64 nested spectra.
     """
     return _describe(spectrum, 0)
 
 
 def describe_axis(axis: Axis) -> dict[str, Any]:
-    """Return an axis as a dictionary of numbers and texts, its arguments; those that are None are left out."""
+    """Return an axis as a dictionary of its arguments; arguments that are None are left out."""
     return {name: _plain(value, f"Axis.{name}", 0) for name, value in asdict(axis).items() if value is not None}
 
 
 def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
-    """Return the spectrum that a description stands for; inverse of `describe`.
+    """Return the spectrum of a description; inverse of `describe`.
 
     Raises:
         ValueError: naming the place, for a class that is not a spectrum of multisagd, a parameter that is unknown,
@@ -70,17 +70,16 @@ def spectrum_of(description: Mapping[str, Any]) -> Spectrum:
 def _describe(spectrum: Spectrum, depth: int) -> dict[str, Any]:
     cls = type(spectrum)
     if depth > DEEPEST:
-        raise ValueError(
-            f"more than {DEEPEST} spectra within one another are no description: make it a multisagd.Table"
-        )
+        raise ValueError(f"more than {DEEPEST} nested spectra cannot be described: make it a multisagd.Table")
     if cls not in _NAMES:
         raise ValueError(
-            f"{cls.__module__}.{cls.__qualname__} is not a spectrum of multisagd, so nothing could read its "
-            "description: write it as a sum, product or power of the project's own, or as a multisagd.Table"
+            f"{cls.__module__}.{cls.__qualname__} is not a spectrum of multisagd, so its "
+            "description could not be read: write it "
+            "as a sum, product or power of the project's spectra, or as a multisagd.Table"
         )
     if isinstance(spectrum, Table):
         return {"_target_": _NAMES[cls], **_describe_table(spectrum)}
-    # With the class they are this spectrum: dataclasses hold nothing else.
+    # Class and fields determine the spectrum: dataclasses have nothing else.
     values = {field.name: getattr(spectrum, field.name) for field in fields(spectrum)}  # type: ignore[arg-type]
     return {"_target_": _NAMES[cls]} | {
         name: _plain(value, f"{cls.__name__}.{name}", depth) for name, value in values.items() if value is not None
@@ -91,7 +90,7 @@ def _describe_table(table: Table) -> dict[str, Any]:
     if table.values.numel() > LARGEST_TABLE:
         raise ValueError(
             f"a table of {table.values.numel():,} numbers is too large to be described (at most {LARGEST_TABLE:,}): "
-            "tabulate it on a coarser grid, from which it is interpolated"
+            "tabulate it on a coarser grid; it is interpolated"
         )
     return {"values": table.values.flatten().tolist(), "axes": [describe_axis(axis) for axis in table.grid.axes]}
 
@@ -105,19 +104,19 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         return [_plain(part, where, depth) for part in value]
     if isinstance(value, str | bool):
         return value
-    if isinstance(value, Real):  # NumPy's numbers too, which JSON does not know
+    if isinstance(value, Real):  # NumPy's numbers too, which JSON does not support
         return int(value) if isinstance(value, Integral) else float(value)
     raise ValueError(f"{where} is a {type(value).__name__}, which has no plain form: give a number instead")
 
 
 def _read(node: Any, where: str, depth: int) -> Spectrum:
     if depth > DEEPEST:
-        raise ValueError(f"{where}: nested too deeply, more than {DEEPEST} spectra within one another")
+        raise ValueError(f"{where}: nested too deeply, more than {DEEPEST} spectra")
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         raise ValueError(f"{where}: expected a spectrum, as {{'_target_': 'multisagd.Flat'}}, got {node!r:.80}")
     cls = _TARGETS.get(node["_target_"])
     if cls is None:
-        raise ValueError(f"{where}: {node['_target_']!r:.80} is no spectrum{_nearest(node['_target_'], _TARGETS)}")
+        raise ValueError(f"{where}: {node['_target_']!r:.80} is not a spectrum{_nearest(node['_target_'], _TARGETS)}")
     values = {key: value for key, value in node.items() if key != "_target_"}
     if cls is Table:
         return _read_table(values, where)
@@ -138,7 +137,7 @@ def _read(node: Any, where: str, depth: int) -> Spectrum:
 
 def _read_table(values: Mapping[str, Any], where: str) -> Table:
     if set(values) != {"values", "axes"} or not all(isinstance(value, list) for value in values.values()):
-        raise ValueError(f"{where}: a table is described by two lists, values and axes")
+        raise ValueError(f"{where}: a table needs two lists, values and axes")
     names = {field.name for field in fields(Axis)}
     if not all(isinstance(axis, Mapping) and set(axis) <= names for axis in values["axes"]):
         raise ValueError(f"{where}.axes: each axis of a table has {', '.join(sorted(names))}")
@@ -155,7 +154,7 @@ def _read_table(values: Mapping[str, Any], where: str) -> Table:
 
 
 def _value(value: Any, hint: Any, where: str, depth: int) -> Any:
-    """Return a value as its parameter's type hint wants it: lists as tuples, descriptions as spectra."""
+    """Convert a value to its parameter's type hint: lists to tuples, descriptions to spectra."""
     options = [option for option in get_args(hint) if option is not type(None)]
     if value is None and type(None) in get_args(hint):
         return None
@@ -183,7 +182,7 @@ def _float(value: int | float, where: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{where}: a number beyond all measure") from error
+        raise ValueError(f"{where}: a number out of range") from error
 
 
 def _nearest(word: str, known: Mapping[str, Any]) -> str:

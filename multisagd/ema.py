@@ -10,12 +10,12 @@ from torch import nn
 
 
 def power_exponent(sigma_rel: float) -> float:
-    """Return the exponent γ of a profile whose standard deviation is `sigma_rel` of the training so far.
+    """Return the exponent γ of a profile with standard deviation `sigma_rel`, relative to the training so far.
 
     The positive root of `σ_rel² = (γ+1) / ((γ+2)² (γ+3))`.
 
     Raises:
-        ValueError: unless 0 < sigma_rel < 0.28, beyond which there is no such profile.
+        ValueError: unless 0 < sigma_rel < 0.28, outside which no such profile exists.
     """
     if not 0 < sigma_rel < 0.28:
         raise ValueError(f"sigma_rel must lie between 0 and 0.28, got {sigma_rel}")
@@ -24,9 +24,9 @@ def power_exponent(sigma_rel: float) -> float:
 
 
 class PowerEMA(nn.Module):
-    """Averaged copy of a network: after n updates the weights of update i count in proportion to `i^γ`.
+    """Averaged copy of a network: after n updates, the weights of update i contribute in proportion to `i^γ`.
 
-    Early weights are forgotten in proportion to the training done, so one setting suits short and long runs. The first
+    The averaging window grows with training, so one setting suits short and long runs. The first
     update copies the weights. Buffers are copied at every update.
     """
 
@@ -38,7 +38,7 @@ class PowerEMA(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the network's weights after an optimiser step."""
+        """Update the average with the network's weights after an optimiser step."""
         self.updates += 1
         share = 1 - (1 - 1 / self.updates) ** (self.exponent + 1)
         torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), share)
@@ -46,7 +46,7 @@ class PowerEMA(nn.Module):
             mine.copy_(theirs)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return the number of updates, kept with the weights in `state_dict`."""
+        """Return the number of updates, stored with the weights in `state_dict`."""
         return torch.tensor(self.updates)
 
     def set_extra_state(self, state: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Files that may come from someone else: refused before they are read, unless they are files of a sensible size.
+"""Reading files from untrusted sources: anything but a regular file of limited size is refused before reading.
 
-A pipe would be waited for and a device read for ever, and a little JSON nests deeper than Python's stack. Links are
-followed: shared folders of files are often made of them, and reading does no harm.
+Reading a pipe or a device may never end, and small JSON may nest deeper than Python's stack. Links are followed: shared
+folders often consist of links, and reading them is harmless.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_TEXT = 16 << 20
-"""Bytes of a text that is read as a whole: far more than any record of a run."""
+"""Maximum size of a text file, in bytes: far more than any record of a run."""
 
 DEEPEST = 50
-"""How deep lists and objects of a JSON text may nest."""
+"""Maximum nesting of lists and objects in JSON."""
 
 DIGITS = 300
-"""Digits of a whole number; one of 309 is beyond all floats, and one of 4,300 beyond what Python reads."""
+"""Maximum digits of an integer; 309 digits exceed all floats, and 4,300 Python's limit."""
 
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
@@ -30,17 +30,17 @@ KINDS = {
 
 
 def check_file(path: str | Path, largest: int | None = None) -> None:
-    """Check that a path leads to a file, of at most `largest` bytes.
+    """Check that a path is a regular file of at most `largest` bytes.
 
     Raises:
-        OSError: if there is nothing, or it may not be looked at.
-        ValueError: if it is something else, or larger.
+        OSError: if it does not exist, or access is denied.
+        ValueError: if it is not a regular file, or larger.
     """
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"it is {KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and not a file")
     if largest is not None and found.st_size > largest:
-        raise ValueError(f"it has {found.st_size:,} bytes, and at most {largest:,} make sense")
+        raise ValueError(f"it has {found.st_size:,} bytes, more than the limit of {largest:,}")
 
 
 def digest(path: str | Path) -> str:
@@ -50,18 +50,18 @@ def digest(path: str | Path) -> str:
 
 
 def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
-    """Return the content of a file in UTF-8.
+    """Return the text of a UTF-8 file.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no file, larger than `largest` bytes, or no UTF-8.
+        ValueError: if it is not a regular file, larger than `largest` bytes, or not UTF-8.
     """
     check_file(path, largest)
     return Path(path).read_text(encoding="utf-8")
 
 
 def read_json(path: str | Path, largest: int = LARGEST_TEXT, finite: bool = True) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         OSError: if it cannot be read.
@@ -71,12 +71,12 @@ def read_json(path: str | Path, largest: int = LARGEST_TEXT, finite: bool = True
 
 
 def parse_json(text: str | bytes, finite: bool = True) -> Any:
-    """Return what a JSON text holds: mappings, lists, texts, and numbers that fit into a float.
+    """Parse JSON into mappings, lists, texts, and numbers that fit into a float.
 
-    `finite` False takes NaN and Infinity too, which are no JSON, but which Python writes and reads.
+    With `finite=False`, NaN and Infinity are accepted too; they are not JSON, but Python writes and reads them.
 
     Raises:
-        ValueError: if it is no JSON, nested too deeply, has a name twice in one object, or a number that is none.
+        ValueError: if it is not JSON, nested too deeply, has a repeated name in an object, or an invalid number.
     """
     try:
         found = json.loads(
@@ -85,7 +85,7 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         )  # fmt: skip
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    # Level by level, not by a function that calls itself: what walks through it later may be one.
+    # Level by level, not recursively: code that walks through it later may be recursive.
     level = [found]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _containers(outer)]
@@ -101,14 +101,14 @@ def _containers(value: Any) -> list[Any]:
 
 def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits makes no sense")
+        raise ValueError(f"a number of {len(digits):,} digits is too long")
     return int(digits)
 
 
 def _finite(number: str) -> float:
     found = float(number)
     if not math.isfinite(found):
-        raise ValueError(f"{number:.40} is no finite number")
+        raise ValueError(f"{number:.40} is not a finite number")
     return found
 
 
@@ -116,6 +116,6 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        # Programs differ in which of them they take, so what one has checked another may not have seen.
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
+        # Programs differ in which value they use, so a checked value may not be the one used elsewhere.
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in one object")
     return found

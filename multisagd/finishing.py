@@ -1,4 +1,4 @@
-"""The end of sampling in a restored band: the conditional mean, or a sample that has the power which the mean lacks."""
+"""The end of sampling in a restored band: the conditional mean, or a sample with the power that the mean lacks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def residual_power(
     """Return the power in the band that `E[x0 | x_t]` lacks at t = 0, `(channels, *half_shape)`, float64.
 
     Measured on corrupted data, given as batches of (x0, condition): the mean squared distance of the estimate from the
-    target without bias, less the target's own noise, and at least zero. By so much are samples finished by the
-    conditional mean too quiet; `finish` gives it back.
+    unbiased target, minus the target's noise variance, at least zero. Samples finished by the conditional mean lack
+    this power; `finish` restores it.
 
     Raises:
         ValueError: without data.
@@ -54,9 +54,9 @@ def finish(
 ) -> Tensor:
     """Return samples `x` at t = 0 with the corrupted band finished, shaped like x.
 
-    Sampling ends there at the noise floor, or, where the band is not seen, at an estimate. It is replaced by the
-    conditional mean given all that was generated, which lacks power; with a `residual` (`residual_power`) and one seed
-    per item, Gaussian noise of that power makes it a sample of the band.
+    In the band, sampling ends at the noise floor, or at an estimate if the band is unseen. It is replaced by the
+    conditional mean given everything generated, which lacks power; with a `residual` `(channels, *half_shape)` (see
+    `residual_power`) and one seed per item, Gaussian noise of that power turns it into a sample of the band.
 
     Raises:
         ValueError: for a residual without one seed per item.

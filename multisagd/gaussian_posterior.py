@@ -1,11 +1,11 @@
-"""The posterior of stationary Gaussian data given a measurement, known exactly: what guidance is tested with.
+"""The exact posterior of stationary Gaussian data given a measurement; guidance is tested with it.
 
 For `x0 ~ N(μ, C)` and `y = H x0 + s n`, with `K = C Hᵀ (H C Hᵀ + s²)⁻¹`:
 
     E[x0 | y] = μ + K (y - H μ),      x0 | y ~ x + K (y - H x - s n)   for x ~ N(μ, C) and n ~ N(0, 1)
 
-The second is Matheron's rule: a draw of the prior, corrected as if it had been measured. For a filter H it is, at each
-frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
+The second is Matheron's rule: a sample of the prior, corrected as if it had been measured. For a filter H it is, at
+each frequency, `N(μ + C h*/(C|h|² + s²) (y - hμ), C s²/(C|h|² + s²))`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from multisagd.statistics import DataStatistics
 
 @dataclass(frozen=True, eq=False)
 class GaussianPosterior:
-    """The law of Gaussian data of these statistics after a measurement with noise of standard deviation `noise`.
+    """The posterior of Gaussian data with these statistics, given a measurement with noise of standard deviation
+    `noise`.
 
     Raises:
         ValueError: for negative noise.
@@ -41,13 +42,13 @@ class GaussianPosterior:
             raise ValueError(f"the noise of a measurement is at least 0, got {self.noise}")
 
     def mean(self, y: Tensor) -> Tensor:
-        """Return `E[x0 | y]`, `(batch, channels, *grid)`: the best estimate from the spectrum alone (Wiener)."""
+        """Return `E[x0 | y]`, `(batch, channels, *grid)`, for y shaped like the measurement: the Wiener estimate."""
         y = as_data(y)
         mean = self.statistics.mean_on(self.measurement.grid.shape).to(y)[None]
         return mean + self._gain(self.measurement.restrict(y) - self.measurement.apply(mean))
 
     def sample(self, y: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Draw from the posterior, one seed per item of y.
+        """Draw samples `(batch, channels, *grid)` of the posterior, one seed per item of y.
 
         Raises:
             ValueError: unless there is one seed per item.
@@ -62,19 +63,19 @@ class GaussianPosterior:
         return x + self._gain(self.measurement.restrict(y) - self.measurement.observe(x, self.noise, again))
 
     def power(self) -> Tensor:
-        """Return the power about the mean that a filtered measurement leaves, `(channels, *half_shape)`, float64.
+        """Return the posterior power about the mean, `(channels, *half_shape)`, float64.
 
         Raises:
             ValueError: for a measurement that is not a filter, whose posterior is not stationary.
         """
         if not isinstance(self.measurement, Filtered):
-            raise ValueError("only what a filter leaves unknown is stationary: draw samples instead")
+            raise ValueError("only the posterior of a filter is stationary: draw samples instead")
         data = self.statistics.power_on(self.measurement.grid.shape)
         total = data * self.measurement.transfer.abs().square() + self.noise**2
         return torch.where(total > 0, data * self.noise**2 / torch.where(total > 0, total, 1.0), data)
 
     def _gain(self, residual: Tensor) -> Tensor:
-        """Return `K` times the residual."""
+        """Return `K` times the residual, `(batch, channels, *grid)`."""
         power = self.statistics.power_on(self.measurement.grid.shape).to(residual)[None]
         moved = self.measurement.adjoint(self.measurement.solve(residual, power, self.noise**2))
         return filter_grid(moved, power, self.measurement.grid.dimensions).to(residual.dtype)

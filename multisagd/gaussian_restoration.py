@@ -1,14 +1,14 @@
-"""Clean data from corrupted ones by their covariance: the Gaussian estimate, with every correlation there is.
+"""Clean data from corrupted data by their full covariance: the Gaussian estimate.
 
-Data of which a band is corrupted by Gaussian noise of known power, `x' = x0 + n`, `n ~ N(0, Σ_n)`, tell the covariance
-S of x' and with it, by Tweedie's formula for Gaussian data, everything that is linear about x0:
+If a band of the data is corrupted by Gaussian noise of known power, `x' = x0 + n`, `n ~ N(0, Σ_n)`, the covariance S
+of x' can be measured. It determines, by Tweedie's formula for Gaussian data, the linear estimate of x0:
 
     E[x0 | x'] = x' - Σ_n S⁻¹ (x' - μ),    Cov[x0 | x'] = Σ_n - Σ_n S⁻¹ Σ_n
 
-S is the full covariance of all pairs of samples, not one that is diagonal in frequency: data that are not stationary,
-such as objects before a background that never changes, tell a band from all other frequencies, which the Wiener filter
-cannot. A network that is trained on what is restored does the rest. It is the first step of learning a prior from
-corrupted data by expectation and maximisation (arXiv 2405.13712), in which the prior is Gaussian.
+S is the full covariance of all pairs of samples, not diagonal in frequency: for data that are not stationary, such as
+objects in front of a fixed background, a band can be predicted from all other frequencies, which the Wiener filter
+cannot do. A network trained on the restored data does the rest. This is the first step of learning a prior from
+corrupted data by expectation-maximisation (arXiv 2405.13712) with a Gaussian prior.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from multisagd.statistics import describe_axes, read_axes
 FORMAT_VERSION = 1
 
 MOST_NUMBERS = 8192
-"""Numbers in a datum, channels and all: the covariance of more would not fit into memory."""
+"""Maximum number of values in a datum, over all channels: larger covariances do not fit into memory."""
 
 QUIET = 1e-9
-"""Share of the loudest frequency's power that every frequency is taken to have at least."""
+"""Minimum power assumed at every frequency, as a share of the largest."""
 
 IMPOSSIBLE = -0.1
-"""A risk below this is no chance: the noise is not what it is said to be."""
+"""A risk below this is not chance: the noise differs from its description."""
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Candidates of what is added to the diagonal of S, as shares of the variance that data have beside the corruption."""
+"""Candidates for the ridge on the diagonal of S, as shares of the variance of the data without the corruption."""
 
 SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
-"""Candidates of how far S is drawn towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
+"""Candidates for the shrinkage of S towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianRestoration:
-    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their numbers.
+    """The Gaussian estimate of clean data `(channels, *grid)` from corrupted ones, as matrices over all their values.
 
     `gain` is `Σ_n S⁻¹` and `root` a factor R of the conditional covariance, `R Rᵀ`, both float64 `(n, n)` and `(n, k)`.
-    `risk` is an estimate of the mean squared error in the band, over the power of the corruption there; by chance it
-    may be below zero where that error is small.
+    `risk` is an estimate of the mean squared error in the band, over the power of the corruption there; by chance
+    it may be negative if that error is small.
     """
 
     mean: Tensor
@@ -68,15 +68,15 @@ class GaussianRestoration:
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], corruption: Corruption) -> GaussianRestoration:
-        """Fit to corrupted data, batches of `(batch, channels, *grid)`, which are read twice.
+        """Fit to corrupted data: batches `(batch, channels, *grid)`, which are read twice.
 
-        S gets a ridge on its diagonal, and is drawn towards the covariance of stationary data of the same spectrum, as
-        far as Stein's unbiased estimate of the squared error says: S from every other datum, judged on the rest. That
-        needs no clean data, and where data are few it ends near the Wiener filter.
+        S gets a ridge on its diagonal and is shrunk towards the covariance of stationary data of the same spectrum.
+        Both amounts minimise Stein's unbiased estimate of the squared error, with S from every other datum, evaluated
+        on the rest. This needs no clean data; with few data the result is near the Wiener filter.
 
         Raises:
-            ValueError: for fewer than four data, data that do not fit the corruption's grid or are not finite, that
-                hold more than `MOST_NUMBERS` numbers each, or whose covariance contradicts the corruption.
+            ValueError: for fewer than four data, data that do not fit the corruption's grid, are not finite, have more
+            than `MOST_NUMBERS` values each, or whose covariance contradicts the corruption.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
@@ -84,7 +84,7 @@ class GaussianRestoration:
         noise = _dense(corruption, shape[0])
 
         whole = (halves[0] + halves[1]) / (sum(counts) - 1)
-        # Data are quieter than what corrupts them: the ridge is measured by them alone.
+        # The data may be weaker than the corruption: the ridge is relative to the data only.
         variance = float((whole - noise).diagonal().mean().clamp(min=1e-3 * float(whole.diagonal().mean())))
         identity = torch.eye(len(noise), dtype=torch.float64, device="cpu")
 
@@ -107,14 +107,14 @@ class GaussianRestoration:
         share = min(shares, key=shares.__getitem__)
         if shares[share] < IMPOSSIBLE and sum(counts) > len(noise):
             raise ValueError(
-                "the data are quieter in the band than this corruption, or go together there in ways that it does not: "
+                "the data have less power in the band than this corruption, or correlations that it does not have: "
                 "give its level, and say whether it is shared by the channels"
             )
         gain = gain_of(whole, ridge, share)
         left = noise - gain @ noise
         values, vectors = torch.linalg.eigh((left + left.T) / 2)
         kept = values > 1e-9 * float(noise.diagonal().max())
-        # Chance makes some eigenvalues negative and others too large; their sum has no such bias, and is kept.
+        # Chance makes some eigenvalues negative and others too large; their sum is unbiased and is kept.
         scale = (values.sum() / values[kept].sum()).clamp(min=0) if bool(kept.any()) else torch.ones((), device="cpu")
         root = vectors[:, kept] * (scale * values[kept]).sqrt()
         return cls(mean.reshape(shape), gain, root, corruption.grid, shares[share])
@@ -128,16 +128,16 @@ class GaussianRestoration:
 
     @classmethod
     def load(cls, path: str | Path) -> GaussianRestoration:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             OSError: if it cannot be read.
-            ValueError: if the file is something else or of another version.
+            ValueError: if it is another kind of file or of another version.
         """
         try:
             return cls._read(path)
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} holds no restoration: {error}") from error
+            raise ValueError(f"{path} is not a restoration: {error}") from error
 
     @classmethod
     def _read(cls, path: str | Path) -> GaussianRestoration:
@@ -145,28 +145,28 @@ class GaussianRestoration:
         with safe_open(str(path), framework="pt") as file:
             described: Any = parse_json((file.metadata() or {}).get("restoration", "{}"))
             if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"{path} holds no restoration of format {FORMAT_VERSION}")
+                raise ValueError(f"{path} is not a restoration of format {FORMAT_VERSION}")
             grid, risk = read_axes(described["axes"]), described["risk"]
             if not isinstance(risk, float):
-                raise ValueError(f"its risk is no number, but {risk!r:.80}")
-            # Before they are read: a header may give any shape.
+                raise ValueError(f"its risk should be a number, got {risk!r:.80}")
+            # Before reading: a header may declare any shape.
             mean, gain, root = (tuple(file.get_slice(name).get_shape()) for name in ("mean", "gain", "root"))
             numbers = math.prod(mean)
             if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
                 raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
             if numbers > MOST_NUMBERS:
-                raise ValueError(f"it is for data of {numbers:,} numbers, and at most {MOST_NUMBERS:,} make sense")
-            # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
+                raise ValueError(f"it is for data of {numbers:,} values, more than the limit of {MOST_NUMBERS:,}")
+            # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
             if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
-                raise ValueError(f"{path} holds numbers that are not finite")
+                raise ValueError(f"{path} contains values that are not finite")
             return cls(kept["mean"], kept["gain"], kept["root"], grid, risk)
 
     def restore(self, x: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """Return the conditional mean of clean data given x `(batch, channels, *grid)`, or a sample with seeds.
 
-        The mean has less power in the band than the data, by what the other frequencies do not tell; a sample, one seed
-        per item, has as much. Outside the band x stays as it is.
+        The mean has less power in the band than the data, by the part that other frequencies do not determine; a
+        sample, one seed per item, has the same power. Outside the band x is unchanged. The result is shaped like x.
 
         Raises:
             ValueError: for data of another shape.
@@ -178,13 +178,13 @@ class GaussianRestoration:
         restored = away - away @ self.gain.T
         if seeds is not None:
             white = SpectralCovariance(Flat(), self.grid).sample(seeds, x.shape[1]).double().flatten(1)
-            # The root's columns are fewer than the numbers of a datum, and any orthogonal mixture of them will do.
+            # The root has fewer columns than a datum has values, and any orthogonal mixture of them is equivalent.
             restored = restored + white[:, : self.root.shape[1]] @ self.root.T
         return (restored.reshape(x.shape) + self.mean).to(x)
 
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return the shape and the mean of a datum, and the scatter about the mean of either half of the data."""
+    """Return the shape and the mean of a datum, and the scatter about the mean of each half of the data."""
     total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:
@@ -193,7 +193,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
         shape = x.shape[1:]
         if shape.numel() > MOST_NUMBERS:
             raise ValueError(
-                f"a datum holds {shape.numel():,} numbers, and the covariance of more than {MOST_NUMBERS:,} would not "
+                f"a datum has {shape.numel():,} values, but the covariance of more than {MOST_NUMBERS:,} would not "
                 "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
@@ -213,14 +213,14 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
 
 
 def _dense(corruption: Corruption, channels: int) -> Tensor:
-    """Return the covariance matrix of a corruption over all numbers of a datum."""
+    """Return the covariance matrix `(n, n)` of a corruption over all n values of a datum."""
     one = _circulant(corruption.power(), corruption.grid)
     between = torch.ones(channels, channels, device="cpu") if corruption.shared else torch.eye(channels, device="cpu")
     return torch.kron(between.double(), one)
 
 
 def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
-    """Return the covariance of data that are stationary and of the same spectrum, channel by channel."""
+    """Return the covariance `(n, n)` of stationary data of the same spectrum, channel by channel."""
     dims, size = tuple(range(1, 1 + grid.dimensions)), grid.numel
     unit = torch.eye(size, dtype=torch.float64, device="cpu").reshape(size, *grid.shape)
     transform = torch.fft.fftn(unit, dim=dims, norm="ortho").reshape(size, size)
@@ -228,14 +228,14 @@ def _stationary(covariance: Tensor, channels: int, grid: Grid) -> Tensor:
     for channel in range(channels):
         own = slice(channel * size, (channel + 1) * size)
         power = ((covariance[own, own].to(transform.dtype) @ transform.conj()) * transform).sum(0).real
-        # Frequencies that the data leave empty must not make it singular.
+        # Frequencies without data power must not make it singular.
         power = power.reshape(grid.shape).clamp(min=QUIET * float(power.max()))
         blocks.append(_circulant(power[..., : grid.half_shape[-1]], grid))
     return torch.block_diag(*blocks)
 
 
 def _circulant(power: Tensor, grid: Grid) -> Tensor:
-    """Return the matrix that is diagonal in frequency with this power on the half spectrum."""
+    """Return the matrix `(n, n)` that is diagonal in frequency with this power on the half spectrum."""
     unit = torch.eye(grid.numel, dtype=torch.float64, device="cpu").reshape(grid.numel, *grid.shape)
     matrix = filter_grid(unit, grid.even(power), grid.dimensions).reshape(grid.numel, grid.numel)
     return (matrix + matrix.T) / 2

@@ -1,7 +1,7 @@
 """The grid a datum lives on: named axes with physical spacing, and the frequencies of its discrete Fourier transform.
 
-Everything here is float64 and on the half spectrum of `torch.fft.rfftn`, the last axis halved. Real data need no more:
-the other half holds complex conjugates, so its bins are counted by `Grid.multiplicity` instead of being stored.
+Everything here is float64 and on the half spectrum of `torch.fft.rfftn`, with the last axis halved. For real data the
+other half contains complex conjugates, so its bins are counted by `Grid.multiplicity` instead of being stored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Axis:
 
     @property
     def nyquist(self) -> float:
-        """Highest frequency the axis can hold, in cycles per unit."""
+        """Highest frequency of the axis, in cycles per unit."""
         return 0.5 / self.spacing
 
     @property
@@ -165,13 +165,14 @@ class Grid:
         return {axis.name: float(given.get(axis.name, 1.0)) for axis in axes}
 
     def corner(self, names: Sequence[str] | None = None, factors: Mapping[str, float] | None = None) -> float:
-        """Radius below which a power law over these axes is flat: the largest of their scaled corners."""
+        """Radius below which a power law over these axes is flat: the largest scaled corner."""
         scale = self.factors(names, factors)
         return max(scale[axis.name] * axis.corner_frequency for axis in self.select(names))
 
     @property
     def multiplicity(self) -> Tensor:
-        """How many bins of the full spectrum each bin of the half spectrum stands for (1 or 2), shape `half_shape`."""
+        """Number of bins of the full spectrum (1 or 2) that each bin of the half spectrum represents, shape
+        `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:
@@ -181,8 +182,8 @@ class Grid:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the FULL spectrum of values on the half spectrum, shape `(..., *half_shape) -> (...)`.
 
-        The plain mean of the half spectrum counts the self-conjugate planes twice too often: a white field normalised
-        by it has variance other than one.
+        The plain mean of the half spectrum overweights the self-conjugate planes by a factor of two: a white field
+        normalised by it does not have unit variance.
 
         Raises:
             ValueError: if the last dimensions are not `half_shape`.
@@ -195,8 +196,8 @@ class Grid:
     def even(self, values: Tensor) -> Tensor:
         """Average values on the half spectrum with those at -k where both bins are stored, shape `(*half_shape)`.
 
-        The power of a real field is even. What is written with signed frequencies need not be at Nyquist, where +1/2
-        and -1/2 share a bin: see `multisagd.spectrum.even_power`, which has the signs of all axes.
+        The power of a real field is even. A spectrum of signed frequencies need not be even at Nyquist, where +1/2 and
+        -1/2 share a bin: see `multisagd.spectrum.even_power`, which handles the signs of all axes.
         """
         result, dims = values.clone(), tuple(range(self.dimensions - 1))
         own = (0, self.shape[-1] // 2) if self.shape[-1] % 2 == 0 else (0,)
@@ -208,13 +209,13 @@ class Grid:
     def bands(self, count: int) -> list[tuple[float, float, Tensor]]:
         """Split the half spectrum into zero frequency and `count` rings of equal width.
 
-        Returns (low, high, weight) of each ring that holds a frequency: its edges in cycles per SAMPLE of every axis,
+        Return (low, high, weight) of each ring that contains a frequency: its edges in cycles per SAMPLE of every axis,
         so that axes of different units compare, and the multiplicity of its bins, 0 elsewhere, shape `half_shape`.
         """
         radius = self.radius(factors={axis.name: axis.spacing for axis in self.axes})
         top = 0.5 * math.sqrt(self.dimensions)
         edges = [0.0, *(top * (ring + 1) / count for ring in range(count))]
-        # Rounding must not decide where a frequency on an edge belongs: it is in the ring above, the last one apart.
+        # Rounding must not decide the ring of a frequency on an edge: it is in the upper ring, except for the last.
         limits = [1e-9, *(edge - 1e-9 for edge in edges[1:-1]), top + 1e-9]
         rings = [(0.0, 0.0, radius < 1e-9)]
         for (low, high), (first, end) in zip(pairwise(edges), pairwise(limits), strict=True):
@@ -232,13 +233,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Turned(Grid):
-    """A grid of which the Nyquist frequency of one axis has the other sign."""
+    """A grid in which the Nyquist frequency of one axis has the opposite sign."""
 
     inner: Grid
     name: str
 
     def frequencies(self, name: str) -> Tensor:
-        """Return those of the inner grid, and -f in place of f at the axis's Nyquist frequency."""
+        """Return the frequencies of the inner grid, with -f in place of f at the axis's Nyquist frequency."""
         values, axis = self.inner.frequencies(name), self.axis(name)
         if name != self.name or axis.size % 2:
             return values

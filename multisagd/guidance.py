@@ -28,11 +28,11 @@ class _Guided(nn.Module):
         return self.denoiser.process
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate to move away from."""
+        """Return the estimate to move away from, shaped like x_t."""
         raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
-        """Return the guided estimate of x0, shaped like x_t."""
+        """Return the guided estimate of x0, shaped like x_t `(batch, channels, *grid)`."""
         t = as_times(t)
         strong = self.denoiser(x_t, t, condition)
         log_snr = self.process.schedule.log_snr(t.to(x_t.device))
@@ -48,7 +48,7 @@ class _Guided(nn.Module):
 class ClassifierFree(_Guided):
     """Classifier-free guidance (arXiv 2207.12598), in an interval of log-SNR if given (arXiv 2404.07724).
 
-    `scale` 1 is no guidance. The weak estimate is the denoiser's own without condition.
+    `scale` 1 means no guidance. The weak estimate is the denoiser's estimate without condition.
 
     Raises:
         ValueError: for an interval that does not rise; in use, without a condition.
@@ -58,14 +58,14 @@ class ClassifierFree(_Guided):
         super().__init__(denoiser, scale, interval)
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate without condition."""
+        """Return the estimate without condition, shaped like x_t."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
         return self.denoiser(x_t, t, None)
 
 
 class Autoguidance(_Guided):
-    """Guidance by a worse version of the same model, smaller or less trained (arXiv 2406.02507).
+    """Guidance by a weaker version of the same model, smaller or less trained (arXiv 2406.02507).
 
     Raises:
         ValueError: for an interval that does not rise.
@@ -78,5 +78,5 @@ class Autoguidance(_Guided):
         self.weak = weak
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the weaker model's estimate under the same condition."""
+        """Return the weaker model's estimate under the same condition, shaped like x_t."""
         return self.weak(x_t, t, condition)

@@ -1,4 +1,4 @@
-"""What a caller hands over, looked at where it arrives: times in [0, 1], and data of real numbers."""
+"""Checks of arguments at the public functions: times in [0, 1], and real data."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HINT = "diffusers' timestep i of 1,000 is the time (i + 1) / 1000 here (Discret
 def as_times(t: Tensor | float) -> Tensor:
     """Return times from 0 (the data) to 1 (the noise) as a floating-point tensor, one for all items or one for each.
 
-    Numbers become float64 on the CPU; 0 and 1 may be written as integers there. A tensor stays as it is. One of
-    integers is refused whatever it holds, since it can be nothing but timesteps. Values are looked at on the CPU only,
-    and outside of compiled graphs and of `torch.func.vmap`: reading them back from an accelerator would stall it.
+    Numbers become float64 on the CPU; the integers 0 and 1 are accepted as numbers. A tensor is returned unchanged. An
+    integer tensor is refused, since it must contain timesteps. Values are checked on the CPU only, outside of compiled
+    graphs and of `torch.func.vmap`: reading values from an accelerator would stall it.
 
     Raises:
-        ValueError: for integers, and for times outside of [0, 1] or that are not numbers (NaN).
+        ValueError: for integers, and for times outside of [0, 1] or NaN.
     """
     if not isinstance(t, Tensor):
         t = _from_numbers(t)
@@ -47,7 +47,7 @@ def _from_numbers(t: Any) -> Tensor:
 
 
 def as_data(x: Tensor) -> Tensor:
-    """Return x as it is, or as float32 if it holds integers, which nothing could be added to.
+    """Return x, of any shape, unchanged, or as float32 if it has integers.
 
     Raises:
         ValueError: for complex numbers.

@@ -1,13 +1,13 @@
 """A sampler that is exact for Gaussian data in any number of steps, even one.
 
-Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split in
-the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r that the network adds. The first part is
-integrated exactly (arXiv 2502.00180 has the transfer functions it comes from), r is held over a step:
+Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split into
+the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is integrated
+exactly (its transfer functions are in arXiv 2502.00180), and r is constant over a step:
 
     y_s = √(q_s/q_t) y_t + r √q_s (asinh(τ_s√(C/W)) - asinh(τ_t√(C/W)))/√C,   q = τ²C + W
 
-For C = 0 this is DDIM. A linear part that is solved exactly, in log-SNR alone, is the idea of DPM-Solver (2206.00927);
-here it also knows the data's spectrum.
+For C = 0 this is DDIM. An exactly solved linear part, in log-SNR only, is the idea of DPM-Solver (2206.00927); here
+it also uses the data's spectrum.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from multisagd.samplers import Model, Point, SamplerState
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-12
-"""Least share of the loudest frequency's power that C is taken to have: what is below is noise of the arithmetic."""
+"""Minimum power of C, as a share of the largest: smaller values are rounding errors."""
 
 
 @dataclass(frozen=True)
 class GaussianIntegrator:
-    """First-order exponential steps about the Gaussian law that `statistics` describe; deterministic.
+    """First-order exponential steps about the Gaussian distribution of `statistics`; deterministic.
 
     Raises:
         ValueError: in `step`, for a process with coefficients per frequency, noise that is empty somewhere or drawn on
@@ -50,7 +50,7 @@ class GaussianIntegrator:
         t, s = a / b, a_s / b_s
         q_t, q_s, ratio = t**2 * data + white, s**2 * data + white, (data / white).sqrt()
         stride = (torch.asinh(s * ratio) - torch.asinh(t * ratio)) / data.sqrt()
-        # Every term that moves is a gain per frequency on a deviation from the mean.
+        # Every term is a gain per frequency on a deviation from the mean.
         keep, push = b_s / b * (q_s / q_t).sqrt(), b_s * q_s.sqrt() * stride
         wiener = a * data / (a**2 * data + b**2 * white)
         mean = self.statistics.mean_on(shape).to(x)
@@ -71,7 +71,9 @@ class GaussianIntegrator:
         self.check(process)
         shape = tuple(x.shape[-process.grid.dimensions :])
         if x.shape[1] != len(self.statistics.mean):
-            raise ValueError(f"the statistics are of {len(self.statistics.mean)} channels, the samples of {x.shape[1]}")
+            raise ValueError(
+                f"the statistics have {len(self.statistics.mean)} channels, but the samples have {x.shape[1]}"
+            )
         data = self.statistics.power_on(shape)
         noise = process.covariance.power(shape)
         return data.clamp(min=QUIET * float(data.max())).to(x.device), noise.to(x.device)

@@ -1,17 +1,17 @@
-"""Guidance by a measurement `y = H x0 + s n`: wrappers of a denoiser that are denoisers again, for any colour of noise.
+"""Guidance by a measurement `y = H x0 + s n`: wrappers of a denoiser that are denoisers, for any colour of noise.
 
-Tweedie's formula for what is known after the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and
+Tweedie's formula given the measurement, `E[x0 | x_t, y] = (x_t + b² Σ ∇ log p(x_t | y))/a`, and
 Bayes' rule make guidance a correction of the estimate of x0:
 
     E[x0 | x_t, y] = D + (b²/a) Σ ∇ log p(y | x_t),     D = E[x0 | x_t]
 
 With `p(y | x_t) ≈ N(H D, S)`, S taken not to depend on x_t, the correction is `(b²/a) Σ Jᵀ Hᵀ S⁻¹ (y - H D)`, where J
-is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so that it is a Kalman update of D, in which guidances
-differ by what they take for S:
+is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The guidances differ in
+their choice of S:
 
 - `DPS` (arXiv 2209.14687): a multiple of one;
-- `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²` with R a model of `Cov[x0 | x_t]`, of one variance, as in the
-  paper, or with one per frequency, `C V/(a²C + V)` with `V = b²W`. For Gaussian data that is no model, but exact.
+- `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²` with R a model of `Cov[x0 | x_t]`: one variance, as in the
+  paper, or one per frequency, `C V/(a²C + V)` with `V = b²W`, which is exact for Gaussian data.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from multisagd.sampling import AnyDenoiser
 from multisagd.statistics import DataStatistics
 
 TRUSTED: Interval = (-6.0, float("inf"))
-"""Log-SNRs at which a network's Jacobian is asked. It is multiplied by b²/a, which is 20 at -6 and 20,000 at -20, while
-the network is nearly blind there, and its errors would be all that is seen."""
+"""Log-SNRs at which a network's Jacobian is used. It is multiplied by b²/a, which is 20 at -6 and 20,000 at -20, where
+the network sees almost no signal and its errors would dominate."""
 
 
 class _Measured(nn.Module):
-    """A denoiser told of a measurement, in an interval of log-SNR if given, with the correction times `scale`."""
+    """A denoiser guided by a measurement, in an interval of log-SNR if given, with the correction multiplied by
+    `scale`."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class _Measured(nn.Module):
         return self.denoiser.process
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
-        """Return the estimate of x0 given x_t and the measurement, shaped like x_t."""
+        """Return the estimate of x0 given x_t and the measurement, shaped like x_t `(batch, channels, *grid)`."""
         t = as_times(t)
         inside = self.inside(self.interval, t, x_t)
         if not bool(inside.any()):
@@ -78,30 +79,30 @@ class _Measured(nn.Module):
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and what the measurement adds to it."""
+        """Return the estimate without the measurement, and the correction by the measurement, both shaped like x_t."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
         gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
         return x0, self.process.scale(self.process.covariance.apply(gradient), at.b**2 / at.a)
 
     def residual(self, x0: Tensor) -> Tensor:
-        """Return what the measurement has that the estimate would not have given."""
+        """Return the residual of the measurement, `y - H D`, shaped like y."""
         return self.measurement.restrict(self.y.to(x0)) - self.measurement.apply(x0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Return `S⁻¹ (y - H D)`."""
+        """Return `S⁻¹ (y - H D)`, shaped like y."""
         raise NotImplementedError
 
 
 class DPS(_Measured):
-    """Guidance by the error of the measurement alone (arXiv 2209.14687), with S a multiple of one.
+    """Guidance by the error of the measurement only (arXiv 2209.14687), with S a multiple of the identity.
 
     The paper divides the gradient of the squared error by the error's norm and tunes a step size. Here S is the mean
-    square of the error itself, at least `noise²`: the estimate of the variance of y given x_t that one measurement
-    allows. So `scale` 1 stands for Bayes' rule, and has the same meaning in all steps, samplers and schedules.
+    square of the error itself, at least `noise²`: an estimate of the variance of y given x_t from one measurement. So
+    `scale` 1 means Bayes' rule, in all steps, samplers and schedules.
 
     `y` is `(batch or 1, channels, *measured)`, `noise` the standard deviation of its noise. Outside of an `interval` of
-    log-SNR there is no guidance: `TRUSTED` by default, everywhere for None.
+    log-SNR there is no guidance: `TRUSTED` by default; None means everywhere.
 
     Raises:
         ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that does not rise.
@@ -119,7 +120,7 @@ class DPS(_Measured):
         super().__init__(denoiser, measurement, y, noise, scale, interval)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Divide by the mean square error."""
+        """Divide by the mean square error, shaped like y."""
         count = self.measurement.restrict(torch.ones_like(residual)).flatten(1).sum(1).clamp(min=1)
         variance = (residual.square().flatten(1).sum(1) / count).clamp(min=max(self.noise**2, 1e-12))
         return residual / variance.reshape(-1, *(1,) * (residual.dim() - 1))
@@ -128,13 +129,14 @@ class DPS(_Measured):
 class PiGDM(_Measured):
     """Guidance with the uncertainty of x0 passed through the measurement (ΠGDM; Song et al., ICLR 2023).
 
-    `prior` is what the data vary by. A number is their standard deviation σ, and gives the paper's `r² = σ²b²/(a²σ² +
-    b²)`; statistics give each frequency its own, which makes the guided estimate exact for Gaussian data.
+    `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's `r² = σ²b²/(a²σ² +
+    b²)`; statistics give one variance per frequency, which makes the guided estimate exact for Gaussian data.
 
-    `gradient` is the interval of log-SNR in which the network is differentiated. Outside of it R stands for its
-    equivalent `(b²/a) Σ Jᵀ` as well, which is exact for Gaussian data, too, and half as expensive; None is never.
+    `gradient` is the interval of log-SNR in which the network is differentiated. Outside of it, R also replaces
+    `(b²/a) Σ Jᵀ`, which is also exact for Gaussian data and half as expensive; with None the network is never
+    differentiated.
 
-    See `DPS` for the other arguments; there is guidance at every log-SNR, unless an `interval` is given.
+    See `DPS` for the other arguments; guidance acts at every log-SNR, unless an `interval` is given.
 
     Raises:
         ValueError: as `DPS` does, and for a standard deviation that is not positive.
@@ -159,7 +161,7 @@ class PiGDM(_Measured):
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and what the measurement adds to it."""
+        """Return the estimate without the measurement, and the correction by the measurement, both shaped like x_t."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)
@@ -180,11 +182,11 @@ class PiGDM(_Measured):
         else:
             data, noise = self.prior**2 * like, like
         total = at.a**2 * data + at.b**2 * noise
-        # Where neither varies, nothing is left to be known.
+        # Where neither varies, R is zero.
         return torch.where(total > 0, at.b**2 * noise * data / torch.where(total > 0, total, 1.0), 0.0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Solve with `S = H R Hᵀ + noise²`."""
+        """Solve with `S = H R Hᵀ + noise²`; the result is shaped like y."""
         return self.measurement.solve(residual, self.power(at), self.noise**2)
 
 

@@ -1,9 +1,9 @@
-"""Power of data with gaps from averages over pairs of valid samples: where EM is too large (`masked_power`).
+"""Power of data with gaps from averages over pairs of valid samples, for data too large for EM (`masked_power`).
 
-The autocovariance at a lag is the mean product of all pairs of valid samples so far apart: the autocovariance of the
-data over that of their masks. That is unbiased, and noisy where pairs are few. Hann's lag window damps the far lags, at
-the price of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor
-keeps the power positive. Zero frequency, which differs most from its neighbours, is taken without the window.
+The autocovariance at a lag is the mean product of all pairs of valid samples at that lag: the autocovariance of the
+data over that of their masks. It is unbiased, and noisy where pairs are few. Hann's lag window damps large lags, at the
+cost of a resolution of two frequencies (Blackman and Tukey, The Measurement of Power Spectra, 1958), and a floor keeps
+the power positive. Zero frequency, which differs most from its neighbours, is computed without the window.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 FLOOR = 0.01
-"""Smallest power as a share of the periodogram, which leakage makes too large where power is weak."""
+"""Smallest power as a share of the periodogram, which is too large at weak frequencies because of leakage."""
 
 
 class PairAverages:
-    """Sums over items, in blocks of power `(blocks, *shape)`, and the power that follows from them.
+    """Sums over items, in blocks of power `(blocks, *shape)`, and the resulting power.
 
-    `names` are those of the axes, for messages.
+    `names` are the names of the axes, for messages.
     """
 
     def __init__(self, shape: Sequence[int], names: Sequence[str], blocks: int) -> None:
@@ -44,7 +44,7 @@ class PairAverages:
         """Return the power `(blocks, *shape)`.
 
         Raises:
-            ValueError: if no item shows both samples of any pair at some lag, naming the lag.
+            ValueError: if at some lag no item has a pair of valid samples, naming the lag.
         """
         if self._items == 0:
             return self._periodogram
@@ -55,10 +55,10 @@ class PairAverages:
             apart = ", ".join(f"{min(samples, size - samples):,} along {name}" for samples, size, name in axes)
             raise ValueError(
                 f"no item has two valid samples that are {apart} apart, so that the power spectrum cannot be measured: "
-                "choose a smaller grid (shorter items), or leave out items of which little is valid"
+                "choose a smaller grid (shorter items), or leave out items with few valid samples"
             )
         covariance = torch.fft.ifftn(self._energy, dim=dims) / self._pairs
-        # Zero frequency, a constant in the covariance, would leak by the window: it is taken out and put in again.
+        # Zero frequency, a constant in the covariance, would leak through the window: it is removed and added again.
         level = covariance.mean(dims, keepdim=True)
         power = torch.fft.fftn((covariance - level) * _window(self.shape), dim=dims).real
         power.flatten(1)[:, 0] = level.flatten().real * power[0].numel()

@@ -1,8 +1,8 @@
-"""Libraries that only some work needs: imported when it is asked for, and named with a command where that fails.
+"""Optional libraries: imported on demand; if the import fails, the error names the library and a command to fix it.
 
-A library that was built for another PyTorch, or lacks a part of the system, raises anything when it is imported:
-ImportError, OSError for an undefined symbol, RuntimeError for an operator that does not exist. None of these is the
-fault of a file that is being read, so all of them become one error that no reader of files takes for its own.
+A library built for another PyTorch, or without a system library, may raise any error on import: ImportError, OSError
+for an undefined symbol, RuntimeError for a missing operator. All of them become one error, so that readers of files do
+not mistake it for a damaged file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import FrameType
 from multisagd.remedies import DISTRIBUTIONS, installed, remedy, version
 
 OURS = ("multisagd", "modalities", "recipes", "configs", "__main__")
-"""Packages whose own mistakes are none of a library."""
+"""Packages of this project, whose errors are not errors of a library."""
 
 
 class BrokenLibraryError(ImportError):
-    """A library that is missing or cannot be imported: the message names it, what failed, and the command to mend it.
+    """A library that is missing or cannot be imported: the message names it, the failure, and the command to fix it.
 
     `name` is the library as Python imports it.
     """
@@ -30,7 +30,7 @@ def importing(library: str, use: str) -> Iterator[None]:
     """Import a library within the `with`, for a `use` that the message names.
 
     Raises:
-        BrokenLibraryError: for whatever is raised there.
+        BrokenLibraryError: for any error raised there.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def importing(library: str, use: str) -> Iterator[None]:
 
 
 def check(module: str, use: str) -> None:
-    """Import a module of a library only to see that it can be.
+    """Check that a module of a library can be imported.
 
     Raises:
         BrokenLibraryError: if it cannot.
@@ -51,7 +51,7 @@ def check(module: str, use: str) -> None:
 
 
 def failed_import(error: BaseException) -> BrokenLibraryError | None:
-    """Return an error, or a cause of it, as that of a library if it was raised by importing one, else None."""
+    """Return a BrokenLibraryError if an error, or its cause, was raised by importing a library, else None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BrokenLibraryError):
@@ -63,17 +63,17 @@ def failed_import(error: BaseException) -> BrokenLibraryError | None:
 
 
 def _at_fault(error: BaseException) -> str | None:
-    """Return the library that our code wanted when an error was raised by importing it, None for any other error."""
+    """Return the library that our code imported when an error was raised, None for any other error."""
     asked = [_package(frame) for frame in _imports(error) if _package(frame) not in OURS]
     if isinstance(error, ImportError) and not asked:
         missing = (error.name or "").partition(".")[0]
         return missing if missing and missing not in OURS else None
-    # Modules of a user's own, which come with no distribution, are no libraries: whoever writes them wants a traceback.
+    # A user's own modules, without a distribution, are not libraries: their author needs the traceback.
     return next((name for name in asked if name in DISTRIBUTIONS or installed(name)), None)
 
 
 def _imports(error: BaseException) -> list[FrameType]:
-    """Return the frames of modules that were being executed, the one imported first in front."""
+    """Return the frames of modules being executed, the first import first."""
     frames, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "<module>":
@@ -91,17 +91,17 @@ def _error(library: str, error: BaseException, use: str = "") -> BrokenLibraryEr
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library:
         return BrokenLibraryError(f"{use}{name} is not installed. To install it: {remedy(library)}", name=library)
     first: BaseException = error
-    while first.__cause__ is not None:  # PyTorch names the symbol that is missing in the first error alone
+    while first.__cause__ is not None:  # PyTorch names the missing symbol in the first error only
         first = first.__cause__
     frames = _imports(error)
     place = f", in {frames[-1].f_code.co_filename}" if frames else ""
     reason = f"{type(first).__name__}: {' '.join(str(first).split()):.300}{place}"
-    # What a library lacks is installed with it; of anything else pip would say that it is there already.
+    # Missing dependencies are installed with the library; pip would report others as already installed.
     broken = () if isinstance(error, ModuleNotFoundError) else (library, *map(_package, frames[-1:]))
     inner = installed(broken[-1]) if broken else name
     because = f", for {_found(inner)} fails" if inner not in ("", name) else ""
     return BrokenLibraryError(
-        f"{use}{_found(name)} cannot be imported{because} ({reason}). To mend it: {remedy(library, broken)}",
+        f"{use}{_found(name)} cannot be imported{because} ({reason}). To fix it: {remedy(library, broken)}",
         name=library,
     )
 
