@@ -118,8 +118,7 @@ class SpectralCovariance(nn.Module):
         return grid.mean(logs) * grid.numel
 
     def mahalanobis(self, x: Tensor) -> Tensor:
-        """Return `xᵀ Σ⁺ x`, the squared Mahalanobis norm, of each item of x `(batch, ..., *grid)`: `(batch,)`, float32
-        or wider."""
+        """Return `xᵀ Σ⁺ x`, the squared Mahalanobis norm, of each item of x `(batch, ..., *grid)`, `(batch,)`."""
         return self.whiten(x.to(torch.promote_types(x.dtype, torch.float32))).square().flatten(1).sum(1)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:

@@ -26,8 +26,7 @@ from multisagd.statistics import DataStatistics
 
 @dataclass(frozen=True, eq=False)
 class GaussianPosterior:
-    """The posterior of Gaussian data with these statistics, given a measurement with noise of standard deviation
-    `noise`.
+    """The posterior of Gaussian data with these statistics; `noise` is the measurement's standard deviation.
 
     Raises:
         ValueError: for negative noise.

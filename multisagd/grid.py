@@ -171,8 +171,7 @@ class Grid:
 
     @property
     def multiplicity(self) -> Tensor:
-        """Number of bins of the full spectrum (1 or 2) that each bin of the half spectrum represents, shape
-        `half_shape`."""
+        """Number of bins of the full spectrum (1 or 2) per bin of the half spectrum, shape `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:

@@ -1,8 +1,8 @@
 """A sampler that is exact for Gaussian data in any number of steps, even one.
 
-Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split into
-the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is integrated
-exactly (its transfer functions are in arXiv 2502.00180), and r is constant over a step:
+Per frequency the probability-flow ODE is `dy/dτ = x0 - μ` with `y = (x - aμ)/b` and `τ = a/b`. The estimate is split
+into the Wiener filter of Gaussian data, `τC/(τ²C + W)·y`, and a residual r from the network. The first part is
+integrated exactly (its transfer functions are in arXiv 2502.00180), and r is constant over a step:
 
     y_s = √(q_s/q_t) y_t + r √q_s (asinh(τ_s√(C/W)) - asinh(τ_t√(C/W)))/√C,   q = τ²C + W
 
@@ -71,9 +71,7 @@ class GaussianIntegrator:
         self.check(process)
         shape = tuple(x.shape[-process.grid.dimensions :])
         if x.shape[1] != len(self.statistics.mean):
-            raise ValueError(
-                f"the statistics have {len(self.statistics.mean)} channels, but the samples have {x.shape[1]}"
-            )
+            raise ValueError(f"statistics have {len(self.statistics.mean)} channels, but the samples have {x.shape[1]}")
         data = self.statistics.power_on(shape)
         noise = process.covariance.power(shape)
         return data.clamp(min=QUIET * float(data.max())).to(x.device), noise.to(x.device)

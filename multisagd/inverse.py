@@ -9,7 +9,7 @@ With `p(y | x_t) ≈ N(H D, S)`, S taken not to depend on x_t, the correction is
 is the Jacobian of D. Now `(b²/a) Σ Jᵀ = Cov[x0 | x_t]` exactly, so it is a Kalman update of D. The guidances differ in
 their choice of S:
 
-- `DPS` (arXiv 2209.14687): a multiple of one;
+- `DPS` (arXiv 2209.14687): a multiple of the identity;
 - `PiGDM` (ΠGDM, Song et al., ICLR 2023): `H R Hᵀ + s²` with R a model of `Cov[x0 | x_t]`: one variance, as in the
   paper, or one per frequency, `C V/(a²C + V)` with `V = b²W`, which is exact for Gaussian data.
 """
@@ -35,8 +35,7 @@ the network sees almost no signal and its errors would dominate."""
 
 
 class _Measured(nn.Module):
-    """A denoiser guided by a measurement, in an interval of log-SNR if given, with the correction multiplied by
-    `scale`."""
+    """A denoiser guided by a measurement, in an interval of log-SNR if given; `scale` multiplies the correction."""
 
     def __init__(
         self,
@@ -129,8 +128,8 @@ class DPS(_Measured):
 class PiGDM(_Measured):
     """Guidance with the uncertainty of x0 passed through the measurement (ΠGDM; Song et al., ICLR 2023).
 
-    `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's `r² = σ²b²/(a²σ² +
-    b²)`; statistics give one variance per frequency, which makes the guided estimate exact for Gaussian data.
+    `prior` is the variation of the data. A number is their standard deviation σ, and gives the paper's
+    `r² = σ²b²/(a²σ² + b²)`; statistics give one variance per frequency: exact for Gaussian data.
 
     `gradient` is the interval of log-SNR in which the network is differentiated. Outside of it, R also replaces
     `(b²/a) Σ Jᵀ`, which is also exact for Gaussian data and half as expensive; with None the network is never

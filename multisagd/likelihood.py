@@ -1,19 +1,19 @@
 """Log-likelihood of data under a denoiser and its process, by the probability-flow ODE (arXiv 2011.13456, §4.3).
 
-In `y = x_t/α` the flow is simple in the log-SNR λ, whatever the path of the schedule and the colour of the noise:
+In `y = x_t/α` the flow is simple in the log-SNR λ, for any path of the schedule and any colour of the noise:
 
     dy/dλ = (E[x0 | x_t] - y)/2,        d log|∂y/∂y_0|/dλ = (tr J - n)/2,   J = ∂E[x0 | x_t]/∂y
 
-because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is followed from the
-datum to t = 1, where the law is that of the prior, `N(0, σ² Σ)`: Σ enters there alone, by its determinant and norm.
-What is integrated is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows as r at high noise, and would
-take most of the steps there; z moves only where data and noise mix.
+because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is integrated
+from the datum to t = 1, where the distribution is the prior `N(0, σ² Σ)`: only there Σ enters, by its determinant and
+norm. The integrated variable is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows as r at high noise
+and would need most of the steps there; z changes only where data and noise mix.
 
 The trace is exact, or estimated by random probes (Hutchinson). `J = Cov[x0 | x_t] Σ⁻¹/r²` is not symmetric under
 coloured noise, but similar to the symmetric `S = Σ^{-1/2} J Σ^{1/2}`, and of all matrices similar to it S has the
-smallest symmetric part, which is what the variance of a probe comes from. So probes are coloured by Σ on one side of J
-and whitened on the other. With the statistics of the data the Jacobian of the Wiener filter, whose trace is known, is
-taken out too, and only what the network adds to it is estimated.
+smallest symmetric part, which determines the variance of a probe. So probes are coloured by Σ on one side of J and
+whitened on the other. With the statistics of the data, the Jacobian of the Wiener filter, whose trace is known, is
+subtracted, and only the network's difference from it is estimated.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from multisagd.statistics import DataStatistics
 
 Probes = list[tuple[Tensor, Tensor]]
 LEVEL = 2 / 255
-"""Distance of two levels of 8 bits in the scale of the tensors, [-1, 1]."""
+"""Distance of two 8-bit levels in the scale of the tensors, [-1, 1]."""
 
 
 def log_likelihood(
@@ -55,18 +55,18 @@ def log_likelihood(
 ) -> Tensor:
     """Return the log-likelihood of each item of x0 `(batch, channels, *grid)` in nats, float64 `(batch,)`.
 
-    It is the log-density, at x0, of what the flow makes of `process.prior`, centred on `mean` `(channels, *grid)` if
-    given: the law that deterministic samplers draw from in infinitely many steps. It comes closest to that of the data
-    with their mean, which matters where the noise at t = 1 does not drown it. It is the law of x at t = 0, which still
-    has the noise the schedule leaves there: next to none, except with a `log_snr_range` that is cut short, or Karras'
-    σ_min, and then the density is that of data with so much noise.
+    It is the log-density at x0 of the distribution that the flow generates from `process.prior`, centred on `mean`
+    `(channels, *grid)` if given: the distribution of deterministic samplers in the limit of infinitely many steps. It
+    is closest to the data's with their mean, which matters if the noise at t = 1 does not hide the mean. It is the
+    density of x at t = 0, with the noise that the schedule leaves there: negligible, except for a narrow
+    `log_snr_range` or Karras' σ_min.
 
-    Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of the denoiser each and as many
-    gradients as there are probes.
+    Steps are equal in log-SNR and of fourth order (Runge-Kutta), with four calls of the denoiser each, and one
+    gradient per call and probe.
 
     `probes` is the number of random vectors per item, from its own seed; they give the estimate a variance, but no
-    bias. None takes the trace exactly, without seeds: as many gradients as there are numbers in a datum. `statistics`
-    of the data make the variance smaller the closer the denoiser is to a Wiener filter, and change nothing else.
+    bias. With None the trace is exact, without seeds, with one gradient per value of a datum. `statistics` of the data
+    reduce the variance, the more the closer the denoiser is to a Wiener filter, and change nothing else.
 
     The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities are those of the
     scale of x0: for a datum multiplied by c subtract `n log c`.
@@ -99,7 +99,7 @@ def log_likelihood(
     first, last = (tuple(factor.to(x0.device) for factor in process.schedule.from_log_snr(end)) for end in ends)
     shrink = torch.sigmoid(ends).sqrt()
     z, determinant = _follow(slope, x0.detach().double() / first[0] * shrink[0], ends, steps)
-    # Of x rather than y: at the one end the density is asked for, at the other the prior is known.
+    # For x rather than y: the density is needed at one end, and the prior is known at the other.
     determinant = determinant + n * (last[0].log() - first[0].log())
     x = last[0] / shrink[1] * z
     center = torch.zeros_like(x) if mean is None else last[0] * mean.to(x)
@@ -112,7 +112,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
     """Return the negative log-likelihood, given in nats, in bits per dimension.
 
     Data of 256 levels from -1 to 1, which are 2/255 apart, need `log2(127.5) = 6.994` bits more, and noise uniform
-    within a level added to them first: only then is it the usual number of the literature, an upper bound on their code
+    within a level added to them first: only then it is comparable with the literature: an upper bound on the code
     length.
 
     Raises:
@@ -124,7 +124,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
 
 
 def dequantised(x0: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Return data of 8 bits `(batch, channels, *grid)` in [-1, 1] with noise uniform within a level, one seed each."""
+    """Return 8-bit data `(batch, channels, *grid)` in [-1, 1] plus noise uniform within a level, one seed per item."""
     noise = [torch.rand(x0.shape[1:], generator=torch.Generator().manual_seed(derive(seed, "level"))) for seed in seeds]
     return x0 + LEVEL * (torch.stack(noise) - 0.5)
 
@@ -140,7 +140,7 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
         raise ValueError("likelihoods need scalar coefficients: leave out the modulation")
     if not bool(process.covariance.support(x0.shape[2:]).all()):
         raise ValueError(
-            "the noise is empty at some frequencies, where everything generated is zero: such a law has no density. "
+            "the noise is empty at some frequencies, where everything generated is zero: so there is no density. "
             "Take a spectrum that is positive everywhere"
         )
 
@@ -162,7 +162,7 @@ def _follow(
 
 
 def _exact(x0: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every basis vector, which on both sides of a matrix picks one entry of its diagonal."""
+    """Yield every basis vector; on both sides of a matrix it selects one entry of the diagonal."""
     for place in range(x0[0].numel()):
         basis = torch.zeros(x0[0].numel(), dtype=torch.float64, device=x0.device)
         basis[place] = 1.0
@@ -176,14 +176,14 @@ def _random(process: Process, x0: Tensor, seeds: Sequence[int], probes: int) -> 
     white = SpectralCovariance(Flat(), process.grid).to(x0.device)
     for probe in range(probes):
         chosen = [derive(int(seed), "likelihood", probe) for seed in seeds]
-        # The signs of white Gaussian noise are fair and independent: the one source of noise serves these too.
+        # The signs of white Gaussian noise are fair and independent, so the usual noise generator is used.
         signs = white.sample(chosen, tuple(x0.shape[1:split]), x0.shape[split:]).sign().double()
         yield process.covariance.whiten(signs), process.covariance.color(signs)
 
 
 @dataclass(frozen=True)
 class _Wiener:
-    """What the probes miss of the trace of the Wiener filter's Jacobian, which is known."""
+    """The error of the probes on the trace of the Wiener filter's Jacobian, which is known."""
 
     schedule: Schedule
     grid: Grid
@@ -196,8 +196,8 @@ class _Wiener:
         like = vectors[0][0]
         shape, dimensions = tuple(like.shape[2:]), process.grid.dimensions
         if like.shape[1] != len(statistics.mean):
-            raise ValueError(f"the statistics are of {len(statistics.mean)} channels, the data of {like.shape[1]}")
-        # Filters commute, so that colour cancels: of the two sides only the power of the probe is left.
+            raise ValueError(f"statistics of {len(statistics.mean)} channels do not fit data of {like.shape[1]}")
+        # Filters commute, so that colour cancels: only the power of the probe remains.
         halves = [[to_half_spectrum(side, dimensions) for side in pair] for pair in vectors]
         power = sum(((left.conj() * right).real for left, right in halves), torch.zeros((), device="cpu")) / len(
             vectors
@@ -207,7 +207,7 @@ class _Wiener:
         return cls(process.schedule, grid, data, noise, grid.numel - power)
 
     def correction(self, log_snr: Tensor) -> Tensor:
-        """Return the trace minus the probes' estimate of it for the Jacobian `a²C/(a²C + b²W)` by y, `(batch,)`."""
+        """Return trace minus the probes' estimate for the Jacobian `a²C/(a²C + b²W)` with respect to y, `(batch,)`."""
         a, b = self.schedule.from_log_snr(log_snr)
         gain = a**2 * self.data / (a**2 * self.data + b**2 * self.noise)
         return self.grid.mean(gain * self.missed).sum(1)

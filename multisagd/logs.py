@@ -1,4 +1,4 @@
-"""What libraries say through `logging`, kept down where it is no news."""
+"""Silencing messages that libraries log and that are irrelevant here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Hear nothing but errors of the logger of that name, and restore its level afterwards."""
+    """Show only errors of the logger of that name; restore its level afterwards."""
     speaker = logging.getLogger(name)
     level = speaker.level
     speaker.setLevel(logging.ERROR)

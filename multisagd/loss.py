@@ -23,14 +23,14 @@ def squared_error(
     """Mean square of an error `(batch, channels, *grid)` over each item, shape `(batch,)`.
 
     `euclidean` is the loss of arXiv 2510.09660; `mahalanobis` measures `Σ^{-1/2} error` (arXiv 2106.06406), which
-    weighs every frequency of the noise alike. A mask, true where data are valid, keeps padding out of the mean; in the
-    Mahalanobis metric the masked error is whitened as a whole, so its valid part still feels the gap's edge.
+    weighs every frequency of the noise alike. A mask, true where data are valid, excludes padding from the mean; in the
+    Mahalanobis metric the masked error is whitened as a whole, so its valid part still depends on the gap's edge.
 
     Raises:
-        ValueError: for an unknown metric, and for items without any number, which have no mean.
+        ValueError: for an unknown metric, and for empty items, which have no mean.
     """
     if error.dim() == 0 or error.shape[1:].numel() == 0:
-        raise ValueError(f"errors are (batch, channels, *grid), got items without any number: {tuple(error.shape)}")
+        raise ValueError(f"errors are (batch, channels, *grid), got empty items: {tuple(error.shape)}")
     error = error.to(torch.promote_types(error.dtype, torch.float32))
     valid = None if mask is None else mask.to(error.dtype).expand_as(error)
     if valid is not None:
@@ -48,7 +48,7 @@ def squared_error(
 def x0_weight(
     weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
 ) -> Tensor | None:
-    """Weight of the squared error of x0 at each log-SNR, or None for `uniform`, the plain error of what is predicted.
+    """Weight of the squared error of x0 at each log-SNR, or None for `uniform`, the unweighted error of the prediction.
 
     - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
     - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;
@@ -72,8 +72,8 @@ def x0_weight(
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
     """Uniform numbers for slots `start … start + count` of a global batch, one in each of its `batch` equal strata.
 
-    They depend on (seed, step, slot) only, so ranks that share a batch draw what one rank would have drawn. Strata are
-    shuffled at each step, so that no part of the batch, a rank's say, keeps to one range of noise levels.
+    They depend on (seed, step, slot) only, so ranks that share a batch draw the same numbers as a single rank. Strata
+    are shuffled at each step, so that no part of the batch (of a rank, for example) stays in one range of noise levels.
     """
     shuffle = torch.Generator().manual_seed(derive(seed, "strata", step))
     strata = torch.randperm(batch, generator=shuffle, device="cpu")
@@ -88,7 +88,7 @@ TimeDistribution = Callable[[Tensor, Schedule], Tensor]
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform in t."""
+    """Times uniform in t, from 0 to 1."""
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Return the uniform numbers themselves."""
@@ -109,7 +109,7 @@ class LogitNormalTimes:
 
 @dataclass(frozen=True)
 class LogNormalTimes:
-    """Noise-to-signal ratio σ/α log-normal, whatever the schedule (arXiv 2206.00364: mean -1.2, std 1.2)."""
+    """Noise-to-signal ratio σ/α log-normal, for any schedule (arXiv 2206.00364: mean -1.2, std 1.2)."""
 
     mean: float = -1.2
     std: float = 1.2

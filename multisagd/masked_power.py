@@ -1,13 +1,13 @@
-"""The power spectrum of data of which only a part is valid: padded recordings, fields with land, lost frames.
+"""The power spectrum of partly valid data: padded recordings, fields with land, lost frames.
 
 Padding leaks: the transform of a record with gaps spreads strong frequencies over weak ones. So the power is estimated
-from what is valid, by EM of the circulant model (`multisagd.circulant_em`), for every channel by itself.
+from the valid samples, by EM of the circulant model (`multisagd.circulant_em`), for every channel separately.
 
 Along axes on which no mask changes (the frequencies of a spectrogram cut in time) a transform makes the data
-independent, so that only places along the other axes count. Items with the same mask share their second moments and one
-factorisation. Where masks are too many or too large for that, items keep the places that one of fewer masks shows,
-which are chosen to lose little. Where even that leaves few items, or more than `LARGEST` places to solve for, the power
-comes from averages over pairs of valid samples instead (`multisagd.lag_window`).
+independent, so that only places along the other axes matter. Items with the same mask share their second moments and
+one factorisation. If masks are too many or too large, items are restricted to a smaller set of masks, chosen to lose
+few samples. If that leaves too few items, or more than `LARGEST` places to solve for, the power comes from averages
+over pairs of valid samples instead (`multisagd.lag_window`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from multisagd.grid import Grid
 from multisagd.lag_window import PairAverages, pair_counts
 
 MOST_MASKS = 1024
-"""Masks that are told apart; items with others are left out of the power, and count in the mean only."""
+"""Maximum number of distinct masks; items with further masks contribute to the mean, but not to the power."""
 LARGEST = 2048
-"""Valid or missing places, whichever are fewer, that EM solves for: all masks of a grid of 4,096 points."""
+"""Maximum number of valid or missing places, whichever are fewer, that EM solves for: any mask of 4,096 points."""
 WORK = 1 << 29
-"""Operations in a step of EM, about a second on one core; one mask may take more."""
+"""Maximum operations in a step of EM, about a second on one core; a single mask may need more."""
 FEWEST_ITEMS = 64
-"""Items, if there are as many, that EM needs."""
+"""Minimum number of items for EM, if there are as many."""
 MOST_NUMBERS = 1 << 25
-"""Numbers kept of all items together where their second moments would be more: 256 MiB."""
+"""Maximum number of values stored of all items together if their second moments are larger: 256 MiB."""
 
 
 class MaskCount:
-    """Which masks occur, how often in each channel, and along which axes they change; fed with a first pass."""
+    """The masks that occur, their counts per channel, and the axes along which they change; filled in a first pass."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -48,7 +48,7 @@ class MaskCount:
 
     @property
     def partial(self) -> bool:
-        """Whether any mask hides anything."""
+        """Whether any mask excludes samples."""
         return any(key != self._full for key in self.items)
 
     def add(self, mask: Tensor, channels: int) -> None:
@@ -79,7 +79,7 @@ def keys(mask: Tensor) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a grid is taken apart: axes along which masks change, kept, and the others, transformed into blocks."""
+    """Split of a grid: axes along which masks change are kept, and the others are transformed into blocks."""
 
     grid: Grid
     varying: tuple[int, ...]
@@ -105,13 +105,13 @@ class Layout:
 
     @property
     def weight(self) -> Tensor:
-        """How many blocks of the full spectrum each block stands for, `(blocks,)`."""
+        """Number of blocks of the full spectrum that each block represents, `(blocks,)`."""
         if not self.constant:
             return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Return data `(items, *grid)` as `(items, blocks, places)`, complex where there is more than one block."""
+        """Return data `(items, *grid)` as `(items, blocks, places)`, complex if there is more than one block."""
         turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
         if not self.constant:
             return turned.flatten(1).unsqueeze(1)
@@ -126,7 +126,7 @@ class Layout:
         return mask.flatten(1)
 
     def half_spectrum(self, power: Tensor) -> Tensor:
-        """Return the power `(blocks, *shape)` of the blocks as that on the half spectrum of the grid."""
+        """Return the power `(blocks, *shape)` of the blocks as power on the half spectrum of the grid."""
         turned = self._turned
         if self.constant:
             power = turned.full(power.flatten(1).mT.reshape(turned.half_shape))
@@ -138,15 +138,15 @@ class Layout:
 def masked_power(
     batches: Iterable[tuple[Tensor, Tensor]], mean: Tensor, valid: Tensor, masks: MaskCount, count: int
 ) -> tuple[Tensor, int]:
-    """Return the power about a mean of data of which a part is valid, `(channels, *half_shape)`, and their number.
+    """Return the power about a mean of partly valid data, `(channels, *half_shape)`, and the number of items.
 
     `batches` are float64 with a bool mask `(batch, 1 or channels, *grid)`. `mean` and `valid`, the number of items
-    valid at each place, are `(channels, *grid)`; they, `masks` and `count` are those of the same data.
+    valid at each place, are `(channels, *grid)`; they, `masks` and `count` belong to the same data.
 
     Raises:
-        ValueError: where EM is too large and no item shows both ends of some distance.
+        ValueError: if EM is too large and no item has a pair of valid samples at some distance.
     """
-    usable = valid >= 2  # a place that one item alone shows is its own mean: it says nothing of the power
+    usable = valid >= 2  # a place valid in one item only is its own mean: it has no information about the power
     layout = Layout(masks.grid, tuple(axis for axis, varies in enumerate(masks.varying) if varies))
     parts = [_Channel(masks, layout, channel, usable[channel], count) for channel in range(len(mean))]
     seen = 0
@@ -157,29 +157,29 @@ def masked_power(
             shared = mask.shape[1] == 1
             part.add(residual[:, channel], by_channel if shared else by_channel[channel :: len(parts)], seen)
         seen += len(x)
-    # Every place costs a degree of freedom, its mean; without padding that is the usual count - 1 in place of count.
+    # Every place uses one degree of freedom, its mean; without padding this is the usual count - 1.
     total = (valid * usable).flatten(1).sum(1)
     freedom = total / (total - usable.flatten(1).sum(1)).clamp(min=1)
     power = torch.stack([part.power() for part in parts])
     if unpaired := sum(not part.determined for part in parts):
         warnings.warn(
             f"at some distances no item has two valid samples (in {unpaired} of {len(parts)} channels): the data do "
-            "not determine the whole power spectrum, and what they leave open stays near that of the data with gaps",
+            "not determine the whole power spectrum; the rest stays near the spectrum of the data with gaps",
             stacklevel=3,
         )
     if not all(part.converged for part in parts):
         warnings.warn(
-            f"the power spectrum of padded data did not converge in {MOST_ROUNDS} rounds of EM: the last one counts",
+            f"the power spectrum of padded data did not converge in {MOST_ROUNDS} rounds of EM: the last round is used",
             stacklevel=3,
         )
     return power * freedom.view(-1, *(1,) * masks.grid.dimensions), seen
 
 
 def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
-    """Return the power `(channels, *half_shape)` that data of this power keep when what masks hide is set to zero.
+    """Return the power `(channels, *half_shape)` of data of this power after masked samples are set to zero.
 
-    It is the mean over the masks `(items, 1 or channels, *grid)` of E|F (mask · x)|², leakage included: what to measure
-    errors by that are known on the same masks only.
+    It is the mean over the masks `(items, 1 or channels, *grid)` of E|F (mask · x)|², leakage included: the reference
+    for errors that are known on the same masks only.
     """
     dims = tuple(range(-grid.dimensions, 0))
     covariance = torch.fft.irfftn(power, s=grid.shape, dim=dims)
@@ -189,7 +189,7 @@ def power_behind(masks: Tensor, power: Tensor, grid: Grid) -> Tensor:
 
 
 class _Channel:
-    """What is gathered of one channel in the second pass, and its power."""
+    """The sums of one channel in the second pass, and its power."""
 
     def __init__(self, masks: MaskCount, layout: Layout, channel: int, usable: Tensor, count: int) -> None:
         self.layout = layout
@@ -250,16 +250,16 @@ class _Channel:
 
 
 def _compressed(rows: Tensor) -> Tensor:
-    """Return rows `(blocks, rows, places)` as fewer with the same second moments, where they are many."""
+    """Return rows `(blocks, rows, places)`, reduced to fewer rows with the same second moments if they are many."""
     if rows.shape[1] <= 2 * rows.shape[2]:
         return rows
     return torch.linalg.qr(rows, mode="r").R
 
 
 def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
-    """Return the mean |F x|² with zeros for what is missing, over the share that is valid; None where it is zero.
+    """Return the mean |F x|² with zeros for missing samples, over the valid share; None if it is zero.
 
-    Strong frequencies leak into weak ones, so EM has to find the power only where it is below this.
+    Strong frequencies leak into weak ones, so EM only has to correct frequencies where the power is below this.
     """
     shape, size = layout.shape, math.prod(layout.shape)
     total = torch.zeros(len(layout.weight), *shape, dtype=torch.float64, device="cpu")
@@ -274,10 +274,10 @@ def _periodogram(groups: Sequence[MaskGroup], layout: Layout) -> Tensor | None:
 
 
 def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
-    """Return for every mask `(masks, places)` the one, of those that EM can afford, whose places its items keep.
+    """Return for every mask `(masks, places)` the index of the mask to which its items are restricted.
 
-    It is the mask itself where all can be afforded; -1 leaves its items out. Otherwise masks are chosen one by one,
-    each time the one that keeps most samples. None where too few items would be left.
+    It is the mask itself if EM can afford all masks; -1 leaves its items out. Otherwise masks are chosen one by one,
+    each time the mask that keeps most samples. None if too few items would be left.
     """
     seen = shown.sum(1).double()
     solved = torch.minimum(seen, shown.shape[1] - seen)

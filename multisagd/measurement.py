@@ -1,11 +1,11 @@
-"""What is measured of a datum: linear operators H of `y = H x0 + s n`, with white noise n.
+"""Measurements of a datum: linear operators H of `y = H x0 + s n`, with white noise n.
 
-Each knows its transpose, and how to solve `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal
-in frequency, which is what both Gaussian posteriors and guidance need of it:
+Each has its transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal in
+frequency, as Gaussian posteriors and guidance require:
 
-- `Filtered`: H is diagonal in frequency as R is, so one division does it;
-- `Pooled`: means over blocks are a circulant blur, thinned out. A thinned circulant matrix is circulant on the coarse
-  grid, its first column being the thinned first column: a transform and a division;
+- `Filtered`: H is diagonal in frequency like R, so one division suffices;
+- `Pooled`: means over blocks are a subsampled circulant blur. A subsampled circulant matrix is circulant on the coarse
+  grid, with the subsampled first column: a transform and a division;
 - `Masked`: no closed form, so conjugate gradients, each step two transforms.
 """
 
@@ -28,7 +28,7 @@ from multisagd.spectrum import Flat, Spectrum, even_power
 
 
 class Measurement:
-    """A linear operator on tensors `(batch, channels, *grid)`, every channel alike unless it says otherwise."""
+    """A linear operator on tensors `(batch, channels, *grid)`, all channels alike unless stated otherwise."""
 
     grid: Grid
 
@@ -37,15 +37,15 @@ class Measurement:
         raise NotImplementedError
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Return `Hᵀ y`, shaped like what was measured."""
+        """Return `Hᵀ y`, `(batch, channels, *grid)`."""
         raise NotImplementedError
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Return `(H R Hᵀ + variance)⁻¹ y`; `power` of R is `(batch or 1, channels or 1, *grid.half_shape)`."""
+        """Return `(H R Hᵀ + variance)⁻¹ y`, shaped like y; R has `power` `(batch or 1, channels or 1, *half_shape)`."""
         raise NotImplementedError
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y with zero wherever nothing was measured."""
+        """Return y, zero wherever nothing was measured."""
         return y
 
     def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
@@ -90,7 +90,7 @@ class Filtered(Measurement):
 
     @classmethod
     def of_kernel(cls, kernel: Tensor, grid: Grid) -> Filtered:
-        """Convolve, periodically, with a kernel `(*sizes)` whose middle is at `size // 2` of each axis.
+        """Convolve periodically with a kernel `(*sizes)` whose centre is at `size // 2` of each axis.
 
         Raises:
             ValueError: if the kernel is larger than the grid, or has another number of axes.
@@ -108,11 +108,11 @@ class Filtered(Measurement):
         return self._filter(x, self.transfer)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Return `Hᵀ y`: the conjugate filter."""
+        """Return `Hᵀ y`: the conjugate filter, shaped like y."""
         return self._filter(y, self.transfer.conj())
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Divide by `|h|² P + variance` at every frequency; where that is zero, the result is."""
+        """Divide by `|h|² P + variance` at every frequency; where it is zero, the result is zero."""
         total = self.transfer.abs().square().to(power) * power + variance
         return self._filter(y, _inverse(total))
 
@@ -125,7 +125,7 @@ class Filtered(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Pooled(Measurement):
-    """Means over blocks of `factors` samples per axis (1 for axes not named): what super-resolution starts from.
+    """Means over blocks of `factors` samples per axis (1 for axes not named), as for super-resolution.
 
     Raises:
         ValueError: for an unknown axis, or a factor that does not divide its size.
@@ -152,13 +152,13 @@ class Pooled(Measurement):
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Spread every value over its block, divided by the size of the block."""
+        """Spread every value over its block, divided by the size of the block: `(batch, channels, *grid)`."""
         for place, block in enumerate(self.blocks, start=2):
             y = y.repeat_interleave(block, place) / block
         return y
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Divide by the power that is left on the coarse grid, aliases included, plus `variance`."""
+        """Divide by the power on the coarse grid, aliases included, plus `variance`; shaped like y."""
         block = torch.zeros(self.grid.shape, dtype=power.dtype, device=power.device)
         block[tuple(slice(0, size) for size in self.blocks)] = 1 / math.prod(self.blocks)
         window = to_half_spectrum(block, self.grid.dimensions).abs().square()
@@ -170,7 +170,7 @@ class Pooled(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Masked(Measurement):
-    """Some samples, the others missing: `mask` is true where x0 was measured, and broadcasts against it (inpainting).
+    """A subset of samples (inpainting): `mask` is true where x0 was measured, and broadcasts against it.
 
     Measurements keep the shape of the data, with zero where nothing was measured.
     """
@@ -181,7 +181,7 @@ class Masked(Measurement):
     iterations: int = 500
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return x with zero where nothing was measured."""
+        """Return x, zero where nothing was measured."""
         x = as_data(x)
         return x * self.mask.to(x)
 
@@ -190,11 +190,11 @@ class Masked(Measurement):
         return self.apply(y)
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y with zero where nothing was measured."""
+        """Return y, zero where nothing was measured."""
         return self.apply(y)
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
-        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y; warn if `iterations` do not do."""
+        """Solve by conjugate gradients in float64, to `tolerance` of the norm of y; warn without convergence."""
         mask, gain = self.mask.to(y.device, torch.float64), power.double()
 
         def matrix(z: Tensor) -> Tensor:
@@ -207,10 +207,10 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
     """Return z of `matrix(z) = y` for each item of a batch; the matrix is symmetric and positive.
 
     Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops when the residual
-    of every item is below `tolerance` times its y.
+    of every item is below `tolerance` times the norm of its y.
 
     Warns:
-        RuntimeWarning: if that is not so after `iterations`; z is the last one then.
+        RuntimeWarning: if it has not converged after `iterations`; z is then the last iterate.
     """
 
     def dot(left: Tensor, right: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
         if bool((size <= goal).all()):
             break
         moved = matrix(direction)
-        # An item that is solved already keeps still: its direction is as good as zero.
+        # A converged item no longer changes: its direction is practically zero.
         rate = torch.where(size > goal, size / dot(direction, moved).clamp(min=torch.finfo(y.dtype).tiny), 0.0)
         z, residual = z + rate * direction, residual - rate * moved
         before, size = size, dot(residual, residual)
@@ -232,7 +232,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance
         worst = float((size / y.square().flatten(1).sum(1).reshape(size.shape)).nan_to_num(math.inf).max()) ** 0.5
         warnings.warn(
             f"conjugate gradients have not converged in {iterations} iterations: a residual is {worst:.1e} of y, "
-            f"where {tolerance:.1e} was asked for. Raise the noise, the iterations or the tolerance",
+            f"but {tolerance:.1e} was requested. Raise the noise, the iterations or the tolerance",
             RuntimeWarning,
             stacklevel=3,
         )

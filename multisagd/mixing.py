@@ -1,12 +1,12 @@
-"""Sampling again from noise that agrees over time: low frequencies from a sample noised again, the rest new.
+"""Repeated sampling from temporally consistent noise: low frequencies from a re-noised sample, the rest new.
 
-A video sampled from independent noise may flicker, because clips noised in training keep a trace of themselves in their
-lowest frequencies, and pure noise has none. FreeInit (arXiv 2312.07537) samples a clip, noises it again, keeps the low
-frequencies of that, replaces the others by new noise, and samples once more. Three things differ here, so that what
-sampling starts from has the law that training saw. The paper's mask L weighs amplitudes, and the sum loses variance
-where `L² + (1-L)² < 1`; here L is a share of power. It adds the first noise again, which made the sample and so is
-correlated with it; here noise is new. And it goes back to t = 1, where the usual schedules leave nothing of the clip;
-here to a log-SNR that does.
+A video sampled from independent noise may flicker, because noised clips in training keep a trace of the clip in their
+lowest frequencies, and pure noise does not. FreeInit (arXiv 2312.07537) samples a clip, adds noise again, keeps the low
+frequencies of the result, replaces the others by new noise, and samples once more. Three differences here give the
+start of sampling the distribution seen in training. The paper's mask L weighs amplitudes, and the sum loses variance
+where `L² + (1-L)² < 1`; here L is a share of power. The paper adds the first noise again, which is correlated with the
+sample made from it; here the noise is new. The paper goes back to t = 1, where usual schedules leave nothing of the
+clip; here sampling restarts at a log-SNR at which some of it is left.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from multisagd.spectrum import Spectrum, even_power
 
 
 def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
-    """Return the power of `low_pass` on the half spectrum of a grid, as a share.
+    """Return the power of `low_pass` on the half spectrum of a grid, as a share in [0, 1], float64.
 
     Raises:
         ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.
     """
     share = even_power(low_pass, grid)
     if not bool(((share >= 0) & (share <= 1)).all()):
-        raise ValueError(f"{low_pass} is no share of power: it must lie between 0 and 1 at every frequency")
+        raise ValueError(f"{low_pass} is not a share of power: it must lie between 0 and 1 at every frequency")
     return share
 
 
 def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tensor:
-    """Return `F⁻¹(√L · F low + √(1-L) · F high)` for fields `(..., *grid)`, L the power of `low_pass` in [0, 1].
+    """Return `F⁻¹(√L · F low + √(1-L) · F high)` for fields `(..., *grid)`; L is the power of `low_pass`.
 
-    For independent `low` and `high` of one covariance (diagonal in frequency), the result has that covariance.
+    For independent `low` and `high` of one covariance (diagonal in frequency), the result has the same covariance.
 
     Raises:
         ValueError: if `low_pass` leaves [0, 1], or the shapes do not fit.
@@ -59,9 +59,9 @@ def mix_noise(low: Tensor, high: Tensor, low_pass: Spectrum, grid: Grid) -> Tens
 
 @dataclass(frozen=True)
 class Refinement:
-    """How to sample again: from the frequencies in `low_pass` of the last sample, noised to `log_snr`, and new noise.
+    """Repeated sampling from frequencies of the last sample in `low_pass`, noised to `log_snr`, and new noise.
 
-    `log_snr` is t = 1 if the schedule ends above it. At -6, signal stands out in frequencies whose data power is 400
+    `log_snr` means t = 1 if the schedule ends above it. At -6, signal is visible at frequencies whose data power is 400
     times the noise's or more: the layout of a clip, but no detail.
 
     Raises:
@@ -90,9 +90,9 @@ def sample_refined(
     times: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Draw samples as `sample` does, and again `iterations` times as `refinement` says, with as many steps each time.
+    """Draw samples as `sample` does, and again `refinement.iterations` times, with the same number of steps.
 
-    Each sample follows from its seed alone. `callback` hears every round.
+    Each sample depends on its seed only. `callback` is called in every round. The result has shape `shape`.
 
     Raises:
         ValueError: as `sample` and `mix_noise` do.

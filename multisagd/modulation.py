@@ -1,7 +1,7 @@
 """Processes whose coefficients depend on frequency: blur, noise that changes colour or has a floor, filtered data.
 
-Each is a `Modulation`: called with times and a grid, it returns the factors by which signal and noise of the scalar
-process are multiplied at every frequency.
+Each is a `Modulation`: called with times and a grid, it returns factors per frequency for the signal and the noise of
+the scalar process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ColorShift:
     """Noise amplitude that moves from `late` at t = 1 to `early` at t = 0: `s = (1-γ)·w_early + γ·w_late`, `γ = t`.
 
     Meant for a white covariance; both spectra are normalised to mean power one (arXiv 2402.04930 goes from white noise
-    to blue). They must have power at every frequency where the covariance has.
+    to blue). They must have power at every frequency at which the covariance has power.
     """
 
     early: Spectrum
@@ -72,12 +72,12 @@ class ColorShift:
 class Prefilter:
     """Data filtered by `w^{-1}` under unchanged noise: `m = w⁻¹`, with the spectrum normalised to mean power one.
 
-    With a white covariance the signal-to-noise ratio at every frequency is that of noise of this spectrum on unfiltered
-    data. Both are one diffusion in other coordinates (arXiv 2510.09660 with `z = Σ^{-1/2} x`), so comparing them tells
-    what of shaped noise is due to these ratios, and what to the scale of the network's inputs and targets.
+    With a white covariance, the signal-to-noise ratio at every frequency is the same as for noise of this spectrum on
+    unfiltered data. Both are the same diffusion in other coordinates (arXiv 2510.09660 with `z = Σ^{-1/2} x`), so
+    comparing them separates the effect of these ratios from that of the scale of the network's inputs and targets.
 
     Raises:
-        ValueError: in use, for a spectrum that is empty somewhere.
+        ValueError: when called, for a spectrum that is empty somewhere.
     """
 
     spectrum: Spectrum
@@ -90,7 +90,7 @@ class Prefilter:
         def make() -> Tensor:
             power = even_power(self.spectrum, grid)
             if not bool((power > 0).all()):
-                raise ValueError(f"{self.spectrum} has frequencies without power: data cannot be divided by it")
+                raise ValueError(f"{self.spectrum} has frequencies without power, so data cannot be divided by it")
             return (power / grid.mean(power)).rsqrt().to(times.device)
 
         signal = self._signals.get((grid, times.device), make).expand(len(times), *grid.half_shape)
@@ -101,8 +101,8 @@ class NoiseFloor:
     """Noise that never falls below a corruption's: `b²W = max(σ²W, (1 + margin) α² c²)`, a `Modulation`.
 
     Raises:
-        ValueError: for a margin that is not positive, or noise that is empty where the corruption is not or drawn on a
-            padded grid.
+        ValueError: for a margin that is not positive, noise that is empty where the corruption is not, or noise drawn
+        on a padded grid.
     """
 
     def __init__(
@@ -111,14 +111,14 @@ class NoiseFloor:
         if isinstance(covariance, PaddedCovariance):
             raise ValueError("a noise floor needs noise that is diagonal in frequency: leave out the padding")
         if not margin > 0:
-            raise ValueError(f"the margin above a corruption must be positive, or nothing is learned, got {margin}")
+            raise ValueError(f"the margin above a corruption must be positive, got {margin}")
         if bool(((corruption.power() > 0) & ~covariance.support()).any()):
             raise ValueError("a noise floor needs noise wherever the corruption is; leave out spectrum=omitting")
         self.schedule, self.covariance, self.corruption, self.margin = schedule, covariance, corruption, margin
         self._floors: Recent[Tensor] = Recent()
 
     def _floor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return the floor over the covariance's power, kept because every step asks for it."""
+        """Return the floor relative to the covariance's power; cached, because every step needs it."""
 
         def make() -> Tensor:
             power, corruption = self.covariance.power(shape), self.corruption.power(shape)

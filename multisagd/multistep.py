@@ -1,6 +1,6 @@
-"""Multistep exponential integrators: one estimate a step, higher order from the estimates before.
+"""Multistep exponential integrators: one estimate per step, higher order from earlier estimates.
 
-They integrate `d(x/b) = x0 d(a/b)` exactly in everything but x0, which they extrapolate in `λ = log(a/b)`. Coloured
+They integrate `d(x/b) = x0 d(a/b)` exactly, except for x0, which is extrapolated in `λ = log(a/b)`. Coloured
 noise shifts λ by a constant per frequency, so steps h and their ratios are the same at all frequencies and nothing here
 depends on the covariance (arXiv 2211.01095, 2302.04867).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from multisagd.samplers import Model, Point, SamplerState, combine, required
 
 STILL = 1e-12
-"""Steps in λ below this are none: what is left of them is rounding."""
+"""Steps in λ below this count as zero: they are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DPMSolver:
         if self.order == 2 and state.estimates and not (then.last and self.first_order_last):
             before, x0_before = state.estimates[-1]
             stride = now.half_log_snr - before.half_log_snr
-            # A frequency whose ratio of signal to noise stood still (a noise floor) has nothing to extrapolate from.
+            # At a frequency with a constant signal-to-noise ratio (a noise floor) there is nothing to extrapolate from.
             still = stride.abs() < STILL
             extrapolate = torch.where(still, 0.0, 0.5 * h / torch.where(still, 1.0, stride))
             weight = weight + extrapolate
@@ -71,11 +71,11 @@ class DPMSolver:
 class UniPC:
     """UniPC of order 2, data prediction, `B(h) = e^h - 1` (arXiv 2302.04867): a corrector that costs no estimate.
 
-    The estimate at the predicted point corrects that point and serves the next step too. The last step is a
-    prediction of first order, for the reason given in `DPMSolver`.
+    The estimate at the predicted point corrects that point and is reused in the next step. The last step is a
+    first-order prediction, for the reason given in `DPMSolver`.
 
     Raises:
-        ValueError: in `step`, where the ratio of signal to noise of a frequency does not move (`NoiseFloor`).
+        ValueError: in `step`, if the signal-to-noise ratio of a frequency does not change (`NoiseFloor`).
     """
 
     stochastic = False
@@ -88,7 +88,7 @@ class UniPC:
         before, x0 = state.estimates[:-1], state.estimates[-1][1]
         h = then.half_log_snr - now.half_log_snr
         if bool((h.abs() < STILL).any()):
-            raise ValueError("UniPC cannot follow noise that stands still at some frequency: use DDIM or DPMSolver")
+            raise ValueError("UniPC cannot handle a constant noise level at some frequency: use DDIM or DPMSolver")
         gain = -then.at.a * torch.expm1(-h)
         base = combine((then.at.b / now.at.b, x), (gain, x0))
         if then.last:

@@ -1,8 +1,8 @@
-"""The power spectrum of a single datum, where there is no dataset to average over.
+"""The power spectrum of a single datum, without a dataset to average over.
 
-One periodogram scatters by as much as its own value, and what leaks from the edges of a datum that is not periodic
-hides steep spectra. Averaging periodograms over orthogonal tapers mends both (D. J. Thomson, Proc. IEEE 70, 1982);
-here over the products of a few tapers along every axis.
+A single periodogram has a standard deviation as large as its value, and leakage from the edges of a non-periodic datum
+hides steep spectra. Averaging periodograms over orthogonal tapers reduces both (D. J. Thomson, Proc. IEEE 70, 1982);
+here over products of a few tapers along every axis.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from multisagd.grid import Grid
 from multisagd.statistics import DataStatistics
 
 BANDWIDTH = 2.5
-"""Half the width over which a frequency is smeared, in bins."""
+"""Half the width over which a frequency is spread, in bins."""
 TAPERS = 3
-"""Tapers along each axis; up to about twice the bandwidth have little leakage, the first of them the least."""
+"""Number of tapers along each axis; up to about twice the bandwidth have little leakage, the first the least."""
 
 
 def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> DataStatistics:
-    """Return mean and power of one datum `(channels, *grid)`, as if it were a stationary signal seen through windows.
+    """Return mean and power of one datum `(channels, *grid)`, treated as a stationary signal seen through windows.
 
-    The mean is the same everywhere, one number for each channel, and the mean power is the variance about it; a `mask`
+    The mean is constant, one number per channel, and the mean power is the variance about it; a `mask`
     `(1 or channels, *grid)` says where the datum is valid.
 
     Raises:
@@ -39,7 +39,7 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
     mean = (x0.sum(dim=dims, keepdim=True) / counts).expand_as(x0)
     rest = torch.where(valid, x0 - mean, 0.0)
     if not bool(rest.abs().max() > 1e-6):
-        raise ValueError("it is the same everywhere (of one colour, or silent), so that it has no spectrum")
+        raise ValueError("it is constant (of one colour, or silent), so it has no spectrum")
     combinations = list(itertools.product(*(_tapers(size) for size in grid.shape)))
     power = torch.zeros(len(x0), *grid.half_shape, dtype=torch.float64)
     for tapers in combinations:
@@ -47,13 +47,13 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
         for place, taper in zip(dims, tapers, strict=True):
             tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
         power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
-    # Tapers weigh the middle more than the edges: the variance is that of the whole datum.
+    # Tapers weigh the middle more than the edges, so the power is scaled to the variance of the whole datum.
     power *= float(rest.square().sum() / valid.sum() / grid.mean(power).mean().clamp(min=1e-300))
     return DataStatistics(mean.contiguous(), power, grid, 1)
 
 
 def _tapers(size: int) -> list[Tensor]:
-    """Return the tapers along an axis of so many samples, each of mean square one; a flat one if there are few."""
+    """Return the tapers along an axis of `size` samples, each of mean square one; a constant one for short axes."""
     if size < 4 * BANDWIDTH:
         return [torch.ones(size, dtype=torch.float64)]
     return list(torch.from_numpy(scipy.signal.windows.dpss(size, BANDWIDTH, TAPERS).copy()) * math.sqrt(size))

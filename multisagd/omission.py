@@ -1,12 +1,12 @@
 """Selective omission: noise that leaves out a band in which the data are corrupted (arXiv 2510.09660).
 
-The data are `x' = x0 + n`, n of known spectrum (`Corruption`), confined to a band. What gets no noise (`Outside`) is
-not generated. That leaves open what the network sees there, and what it says:
+The data are `x' = x0 + n`, n of known spectrum (`Corruption`), confined to a band. Frequencies without noise
+(`Outside`) are not generated. There are two choices for what the network sees there:
 
-- **the paper's omission** (`ProjectedDenoiser`, not blind): the band's corruption in training, nothing in sampling;
-- **projection** (`ProjectedDenoiser`): nothing, ever, so that training and sampling agree.
+- **the paper's omission** (`ProjectedDenoiser`, not blind): the band's corruption in training, zero in sampling;
+- **projection** (`ProjectedDenoiser`): always zero, so that training and sampling agree.
 
-`multisagd.restoration` and `multisagd.gaussian_restoration` generate the band too, and clean.
+`multisagd.restoration` and `multisagd.gaussian_restoration` also generate a clean band.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from multisagd.statistics import DataStatistics
 
 
 class ProjectedDenoiser(Denoiser):
-    """A denoiser for noise that leaves out a band (`Outside`): it predicts no frequency that carries no noise.
+    """A denoiser for noise that leaves out a band (`Outside`): it predicts only frequencies that carry noise.
 
-    Blind, which is the default, its network does not see them either, so that training and sampling agree about what is
-    there: nothing. The estimate has the mean of the data there. Not blind, the network sees the corrupted datum in
-    training and zero in sampling, and the estimate keeps there what `x_t` has: samples have zero there, not the mean.
-    That is what predicting the noise comes to, of which there is none, and so how arXiv 2510.09660 omits a band, in any
-    parametrisation.
+    If `blind` (the default), its network does not see the other frequencies: they are zero in training and sampling,
+    and the estimate has the mean of the data there. If not `blind`, the network sees the corrupted datum in training
+    and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the mean. This
+    equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any parametrisation.
 
-    With noise at every frequency it is `Denoiser`, whose other arguments it has.
+    With noise at every frequency it is equivalent to `Denoiser`. The other arguments are those of `Denoiser`.
 
     Raises:
         ValueError: as `Denoiser`, and for noise drawn on a padded grid.
@@ -53,7 +52,7 @@ class ProjectedDenoiser(Denoiser):
         self.blind = blind
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class where there is noise, and those that predict nothing elsewhere."""
+        """Return the factors of the base class where there is noise, and factors that predict nothing elsewhere."""
         inside = self.support_like(like)
         plain = super().preconditioning_at(at, like)
         c_in, c_skip, c_out, signal, noise = (
@@ -70,6 +69,6 @@ class ProjectedDenoiser(Denoiser):
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target where there is noise, and zero elsewhere."""
+        """Return the network's output minus its target where there is noise, zero elsewhere, shaped like x0."""
         error = super().error(x0, t, noise, condition)
         return self._scale(error, self.support_like(error))

@@ -1,7 +1,7 @@
 """Spectra that depend on direction in frequency: streaks, and the spots of a moiré pattern.
 
-They describe what corrupts data in some places of the spectrum only, for `Corruption`; times a `Band` or a `PowerLaw`
-they are noise of a direction, too.
+They describe corruptions of parts of the spectrum, for `Corruption`; multiplied by a `Band` or a `PowerLaw` they are
+directional noise.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum
 
 MOST_HARMONICS = 1000
-"""A description from elsewhere may ask for any number, and each costs a pass over the grid."""
+"""Limit, because an untrusted description may ask for any number, and each costs a pass over the grid."""
 
 
 @dataclass(frozen=True)
 class Streaks(Spectrum):
-    """One where the frequency's direction lies within `width / 2` of that of streaks at `angle`, in degrees.
+    """Power 1 where the frequency's direction is within `width / 2` of that of streaks at `angle`, in degrees; else 0.
 
     Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies
-    across: `angle` 0 are streaks along the second of the two `axes`, and 90 along the first (upright, if these are
-    height and width). Zero frequency, which has no direction, is left out. The axes must share a unit.
+    across: `angle` 0 means streaks along the second of the two `axes`, 90 along the first (upright for height and
+        width). Zero frequency, which has no direction, is left out. The axes must share a unit.
 
     Raises:
         ValueError: unless 0 < width <= 180 and there are two axes.
@@ -47,14 +47,14 @@ class Streaks(Spectrum):
         radius, radians = grid.radius(self.axes), math.radians(self.angle)
         inside = torch.zeros(grid.half_shape, dtype=torch.bool, device="cpu")
         for across, along in itertools.product(*(_both_signs(grid, name) for name in self.axes)):
-            # Their wave vector is at right angles to the streaks themselves.
+            # The wave vector is perpendicular to the streaks.
             cosine = (across * math.cos(radians) + along * math.sin(radians)).abs()
             inside |= cosine >= radius * math.cos(math.radians(self.width / 2)) - 1e-12
         return (inside & (radius > 0)).to(torch.float64)
 
 
 def _both_signs(grid: Grid, name: str) -> list[Tensor]:
-    """Return the frequencies of an axis as they are, and if its size is even with the other sign at Nyquist."""
+    """Return the frequencies of an axis, and, if its size is even, also those with the opposite sign at Nyquist."""
     axis, frequency = grid.axis(name), grid.frequencies(name)
     if axis.size % 2:
         return [frequency]
@@ -63,16 +63,16 @@ def _both_signs(grid: Grid, name: str) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Spots(Spectrum):
-    """One within `radius` of a frequency and of its harmonics: a moiré or a screen pattern, a whine, a flicker.
+    """Power 1 within `radius` of a frequency and its harmonics: a moiré or screen pattern, a whine, a flicker.
 
-    `frequency` is in cycles per unit of each axis it names; along axes that it leaves out the pattern is constant. For
+    `frequency` is in cycles per unit of each axis it names; along other axes the pattern is constant. For
     example `Spots({"height": .2, "width": .1}, radius=.03)` are oblique waves, and `Spots({"frame": 10.}, radius=1.)` a
-    brightness that flickers at 10 Hz all over the picture. Harmonics beyond Nyquist are folded back, as sampling does.
-    Axes of unlike units need `factors` for the radius, as in `Grid.radius`.
+    brightness that flickers at 10 Hz all over the picture. Harmonics beyond Nyquist are aliased, as in sampling.
+    Axes of different units need `factors` for the radius, as in `Grid.radius`.
 
     Raises:
         ValueError: for no frequency, one that is zero or not finite, a negative radius, or not 1 to 1000 harmonics; in
-            `power`, for unlike units without factors, or a grid on which no frequency is that near.
+        `power`, for different units without factors, or a grid without a frequency within the radius.
     """
 
     frequency: Mapping[str, float]
@@ -99,7 +99,7 @@ class Spots(Spectrum):
                 for axis in grid.axes:
                     frequency = grid.frequencies(axis.name)
                     if axis.name not in self.frequency:
-                        # Along axes that are not named only a constant counts, however fine their frequencies are.
+                        # Along axes that are not named only frequency zero counts, regardless of their resolution.
                         square = square + torch.where(frequency == 0, 0.0, math.inf)
                         continue
                     cycles = (frequency - sign * number * self.frequency[axis.name]) * axis.spacing

@@ -1,4 +1,4 @@
-"""Noise drawn on a longer grid and cropped, so that the two ends of an axis are no neighbours."""
+"""Noise drawn on a longer grid and cropped, so that the two ends of an axis are not neighbours."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from multisagd.spectrum import Spectrum
 
 
 class PaddedCovariance(SpectralCovariance):
-    """Covariance of noise of a spectrum on a grid extended by `padding` samples per axis, of which the grid is cut out.
+    """Covariance of noise drawn on a grid extended by `padding` samples per axis and cropped to the grid.
 
     The noise is stationary with unit mean power, and correlations across the ends of a padded axis are those of
-    samples `padding + 1` apart instead of neighbours. That costs exactness: a crop is not diagonal in frequency, so
+    samples `padding + 1` apart instead of neighbours. The price: a crop is not diagonal in frequency, so
     `color`, `whiten`, `apply`, `solve`, `project`, `logdet`, `mahalanobis` (and with them scores, the Mahalanobis loss
     and `GaussianDenoiser`) are refused, and `power` is the expectation of the crop's periodogram. Drawing, adding
-    noise, training a network and every sampler, none of which needs them, are exact.
+    noise, training a network and every sampler do not need them and are exact.
 
     Raises:
         ValueError: for an unknown axis, or padding that is not a whole number of at least 0.
@@ -37,7 +37,7 @@ class PaddedCovariance(SpectralCovariance):
     def sample(
         self, seeds: Sequence[int], channels: int | Sequence[int] = 1, grid_shape: Sequence[int] | None = None
     ) -> Tensor:
-        """Draw noise on the longer grid and cut out the grid, shape `(len(seeds), channels, *grid)`; see the base."""
+        """Draw noise on the longer grid and crop it, shape `(len(seeds), channels, *grid)`; see the base class."""
         shape = self.grid.shape if grid_shape is None else tuple(grid_shape)
         noise = self.drawn.sample(seeds, channels, self._extend(self.grid.resize(shape)).shape)
         for place, size in enumerate(shape, start=-len(shape)):
@@ -45,7 +45,7 @@ class PaddedCovariance(SpectralCovariance):
         return noise.contiguous()
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Refuse: there is no closed form.
+        """Not supported: there is no closed form.
 
         Raises:
             ValueError: always.
@@ -56,14 +56,15 @@ class PaddedCovariance(SpectralCovariance):
         return grid.resize([axis.size + self.padding[axis.name] for axis in grid.axes])
 
     def _normalised_power(self, grid: Grid) -> Tensor:
-        """Expected periodogram of the crop: the transform of its autocovariance, tapered by how often each lag fits."""
+        """Expected periodogram of the crop: the transform of its autocovariance, weighted by how often each lag
+        fits."""
         extended = self._extend(grid)
         dims = tuple(range(-grid.dimensions, 0))
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)
         for place, (axis, longer) in enumerate(zip(grid.axes, extended.axes, strict=True)):
             positive = torch.arange(axis.size, device="cpu")
             share = (positive / axis.size).to(lags.dtype).reshape(-1, *(1,) * (grid.dimensions - 1 - place))
-            # Lag m fits N - m times; the other m pairs of the periodic grid are those of lag m - N.
+            # Lag m fits N - m times; the other m pairs of the periodic grid have lag m - N.
             negative = (positive - axis.size) % longer.size
             lags = lags.index_select(place, positive) * (1 - share) + lags.index_select(place, negative) * share
         return torch.fft.rfftn(lags, dim=dims).real.clamp(min=0)

@@ -1,8 +1,8 @@
-"""The forward process: a schedule and a covariance, and everything that follows from the two.
+"""The forward process: a schedule and a covariance, and everything that follows from them.
 
 `x_t = a_t x0 + b_t ε` with `ε ~ N(0, Σ)`. On the fast path `a_t = α_t` and `b_t = σ_t` are scalars, and drawing the
-noise is the only Fourier transform there is. With a `modulation` they are functions of frequency, relative to the
-schedule: `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; blurring, time-varying colour and noise floors are of this kind.
+noise is the only Fourier transform. With a `modulation` they are functions of frequency, relative to the
+schedule: `a_t(k) = α_t·m(k)`, `b_t(k) = σ_t·s(k)`; examples are blurring, time-varying colour and noise floors.
 
 Sources: arXiv 2510.09660 (forward process, posterior, score and Tweedie's formula under a covariance that is diagonal
 in frequency); 2209.05557 and 2402.04930 for coefficients per frequency.
@@ -31,7 +31,7 @@ Modulation = Callable[[Tensor, Grid], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Factors of signal and noise at some times, shaped to multiply what `Process.to_basis` returns."""
+    """Factors of signal and noise at given times, shaped to multiply the result of `Process.to_basis`."""
 
     a: Tensor
     b: Tensor
@@ -40,7 +40,7 @@ class Coefficients:
 class Process(nn.Module):
     """Forward process of tensors `(batch, channels, *grid)`; t is `(batch,)` in [0, 1], 0 the data and 1 the noise.
 
-    One time may stand for all items, as a number too; `multisagd.inputs.as_times` says what is refused.
+    One time may be given for all items, also as a number; see `multisagd.inputs.as_times` for valid times.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Process(nn.Module):
     def coefficients(self, t: Tensor | float, like: Tensor) -> Coefficients:
         """Return the coefficients at times t for a tensor like `like`, computed in float64 and cast to its dtype.
 
-        Scalars per item, `(batch, 1, ..., 1)`, without a modulation; else `(batch, 1, *half_shape)`.
+        Their shape is `(batch or 1, 1, ..., 1)` without a modulation, else `(batch or 1, 1, *half_shape)`.
 
         Raises:
-            ValueError: if there is neither one time for all items nor one for each, or they are no times in [0, 1].
+            ValueError: unless there is one time for all items or one per item, in [0, 1].
         """
         t = as_times(t)
         if t.numel() not in (1, like.shape[0]):
@@ -77,19 +77,19 @@ class Process(nn.Module):
         return Coefficients(alpha.to(dtype), sigma.to(dtype))
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x where coefficients act by multiplication: x itself, or its half spectrum under a modulation."""
+        """Return x in the basis in which coefficients multiply: x itself, or its half spectrum under a modulation."""
         return x if self.modulation is None else to_half_spectrum(x, self.grid.dimensions)
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_basis` for a tensor of this shape."""
+        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`."""
         return x if self.modulation is None else from_half_spectrum(x, shape[-self.grid.dimensions :])
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Multiply x by a coefficient, in frequency where the coefficient is a function of frequency."""
+        """Multiply x `(batch, channels, *grid)` by a coefficient, in frequency if it depends on frequency."""
         return self.from_basis(self.to_basis(x) * factor, x.shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-        """Draw noise of the covariance for a batch of this shape, one seed per item.
+        """Draw noise of the covariance of this shape, `(batch, channels, *grid)`, one seed per item.
 
         Raises:
             ValueError: if there is not one seed per item, or the shape has too few dimensions.
@@ -101,19 +101,19 @@ class Process(nn.Module):
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
 
     def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
-        """Return `x_t = a_t x0 + b_t noise`."""
+        """Return `x_t = a_t x0 + b_t noise`, shaped like x0 and noise, `(batch, channels, *grid)`."""
         at = self.coefficients(t, x0)
         return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
     def in_range(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return `x_t / √(α_t² + σ_t²)`, so that variance-exploding paths can be seen too; t is one time, `(1,)`."""
+        """Return `x_t / √(α_t² + σ_t²)`, for display of variance-exploding paths; t is one time, `(1,)`."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         return self.add_noise(x0, t, noise) / float((alpha**2 + sigma**2).sqrt())
 
     def prior(
         self, shape: Sequence[int], seeds: Sequence[int], mean: Tensor | None = None, start: float = 1.0
     ) -> Tensor:
-        """Draw `x ~ N(a mean, b² Σ)` at the time where sampling starts; the mean is zero unless given."""
+        """Draw `x ~ N(a mean, b² Σ)` of shape `shape` at the time `start`; the mean is zero unless given."""
         noise = self.noise(shape, seeds)
         x0 = torch.zeros_like(noise) if mean is None else mean.to(noise).expand_as(noise)
         return self.add_noise(x0, start, noise)
@@ -128,7 +128,7 @@ class Process(nn.Module):
         return self.from_basis(of_x0 * self.to_basis(x0) + of_x_t * self.to_basis(x_t), x0.shape), factor
 
     def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Return the clean datum that a value of `quantity` at x_t stands for; inverse of `from_x0`.
+        """Return the clean datum of a value of `quantity` at x_t, shaped like both; inverse of `from_x0`.
 
         Raises:
             ValueError: for an unknown quantity.
@@ -142,7 +142,7 @@ class Process(nn.Module):
         return self.from_basis(skip * self.to_basis(x_t) + out * self.to_basis(value), x_t.shape)
 
     def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Return the noise, v, flow or score that x0 implies at x_t.
+        """Return the noise, v, flow or score that x0 implies at x_t, shaped like both.
 
         `v = a ε - b x0`; the flow is the tangent of the schedule's path, `ε - x0` in flow matching; the score is
         `-Σ⁺ ε/b` (pseudo-inverse where the spectrum is empty).

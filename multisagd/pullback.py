@@ -1,4 +1,4 @@
-"""A denoiser's estimate together with its Jacobian transposed, which likelihoods and inverse problems both need."""
+"""A denoiser's estimate and its transposed Jacobian, for likelihoods and inverse problems."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from multisagd.inputs import as_data, as_times
 from multisagd.sampling import AnyDenoiser
 
 Pullback = Callable[[Tensor], Tensor]
-"""`v -> Jᵀv` for the Jacobian `J = ∂E[x0 | x_t]/∂x_t` of each item."""
+"""`v -> Jᵀv`, shaped like x_t, for the Jacobian `J = ∂E[x0 | x_t]/∂x_t` of each item."""
 
 
 def estimate_and_pullback(
     denoiser: AnyDenoiser, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None
 ) -> tuple[Tensor, Pullback]:
-    """Return `E[x0 | x_t]`, detached, and the function that multiplies by its transposed Jacobian.
+    """Return `E[x0 | x_t]`, detached and shaped like x_t, and a function that multiplies by its transposed Jacobian.
 
     The function may be called any number of times, and keeps the graph of one call of the denoiser alive. It works
-    under `no_grad`, as samplers are run, and in inference mode.
+    under `no_grad`, as in sampling, and in inference mode.
     """
     # Inference tensors cannot enter a graph; a copy made outside of inference mode can.
     with torch.inference_mode(False), torch.enable_grad():
         x = as_data(x_t).detach().clone().requires_grad_()
-        told = condition.clone() if condition is not None and condition.is_inference() else condition
-        x0 = denoiser(x, as_times(t).clone(), told)
+        usable = condition.clone() if condition is not None and condition.is_inference() else condition
+        x0 = denoiser(x, as_times(t).clone(), usable)
 
     def pullback(vector: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():

@@ -1,7 +1,7 @@
 """Spectra that depend on the radius in frequency: power laws, blurs and bands.
 
-The radius is taken over all axes or some, each with a factor, so that a spectrum can be isotropic in space alone, or
-joint in space and time. The families are those of arXiv 2510.09660 and its precursor 2502.10236.
+The radius is taken over all or some axes, each with a factor, so that a spectrum can be isotropic in space only, or
+joint in space and time. The families are from arXiv 2510.09660 and its precursor 2502.10236.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Radial(Spectrum):
             object.__setattr__(self, "axes", tuple(self.axes))
 
     def power(self, grid: Grid) -> Tensor:
-        """Evaluate the profile at the radius of every bin."""
+        """Evaluate the profile at the radius of every bin, shape `grid.half_shape`."""
         return self.profile(grid.radius(self.axes, self.factors), grid)
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
@@ -51,8 +51,8 @@ class PowerLaw(Radial):
     """Amplitude `w = max(r, corner)^exponent`; negative exponents put the noise at low frequencies.
 
     `exponent` is the papers' amplitude exponent α. The papers write `w = (r + ε)^α` with ε = 1e-10 (arXiv 2510.09660,
-    Eq. for plw-SAGD), which puts most of the change into the zero-frequency bin: `epsilon=1e-10` reproduces that.
-    The default corner is the one that the grid's axes declare.
+    Eq. for plw-SAGD), which mostly changes the zero-frequency bin: `epsilon=1e-10` reproduces that.
+    The default corner is declared by the grid's axes.
 
     Raises:
         ValueError: if both `corner` and `epsilon` are given, or either is not positive.
@@ -103,10 +103,10 @@ class Exponential(Radial):
 
 @dataclass(frozen=True)
 class LowPass(Radial):
-    """Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, one half at the cutoff.
+    """Butterworth filter: power `1/(1 + (r/cutoff)^(2·order))`, 0.5 at the cutoff.
 
     Raises:
-        ValueError: for a cutoff that is not positive and finite, or an order that is no whole number of at least 1.
+        ValueError: for a cutoff that is not positive and finite, or an order that is not a whole number of at least 1.
     """
 
     cutoff: float
@@ -124,10 +124,10 @@ class LowPass(Radial):
 
 @dataclass(frozen=True)
 class Band(Radial):
-    """One inside `low <= r <= high`, zero outside: noise that never reaches the other frequencies.
+    """Power 1 inside `low <= r <= high`, 0 outside: noise that never reaches other frequencies.
 
     Units: `cycles` per unit of the axes; `nyquist`, where each axis's Nyquist frequency is 1; `diagonal`, where the
-    corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which of them they use.
+    corner of the spectrum (Nyquist on every axis) is 1. The papers do not say which unit they use.
 
     Raises:
         ValueError: unless 0 <= low <= high and the unit is known.
@@ -152,8 +152,8 @@ class Band(Radial):
 class TwoBand(Radial):
     """Two bands with amplitude weights: `W = γ_l²·1[low band] + γ_h²·1[high band]` (arXiv 2510.09660, bpm-SAGD).
 
-    A bin on an edge that both bands share belongs to the low one. Both bands filter one and the same white noise and
-    share the covariance's one normaliser, so equal weights over the whole spectrum are exactly white.
+    A bin on an edge shared by both bands belongs to the low band. Both bands filter the same white noise and share the
+    covariance's normalisation, so equal weights over the whole spectrum are exactly white.
 
     Raises:
         ValueError: for bands that are not ordered, negative weights or an unknown unit.
@@ -173,7 +173,7 @@ class TwoBand(Radial):
         _check_band_unit(self.unit)
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the squared weight of the band each bin is in, 0 outside both."""
+        """Return the squared weight of each bin's band, 0 outside both."""
         radius = _band_radius(grid, self)
         low = _inside(radius, *self.low)
         high = _inside(radius, *self.high) & ~low
@@ -184,7 +184,7 @@ class TwoBand(Radial):
 class Rings(Spectrum):
     """Power given ring by ring: `levels[0]` at zero frequency, the others in rings of equal width up to the corner.
 
-    The rings are those of `Grid.bands`, in cycles per sample of every axis: a designed spectrum.
+    The rings are those of `Grid.bands`, in cycles per sample of every axis; used for designed spectra.
 
     Raises:
         ValueError: unless there are at least two levels, finite, not negative, and one above zero.
@@ -199,7 +199,7 @@ class Rings(Spectrum):
             raise ValueError("rings need at least two levels of power: zero frequency, then every ring; none negative")
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the level of the ring each bin is in."""
+        """Return the level of each bin's ring."""
         rings, top = len(self.levels) - 1, 0.5 * math.sqrt(grid.dimensions)
         power = torch.zeros(grid.half_shape, dtype=torch.float64, device="cpu")
         for _, high, weight in grid.bands(rings):
@@ -213,7 +213,7 @@ def _check_band_unit(unit: str) -> None:
 
 
 def _inside(radius: Tensor, low: float, high: float) -> Tensor:
-    # Float error must not push a bin that lies on an edge out of the band: 3/10 is computed as .30000000000000004.
+    # Rounding must not exclude a bin on an edge of the band: 3/10 is computed as .30000000000000004.
     return (radius >= low * (1 - 1e-12)) & (radius <= high * (1 + 1e-12))
 
 

@@ -1,4 +1,4 @@
-"""A small memory of what is the same for every tensor of a shape, and takes a while to compute."""
+"""A small cache for values that are the same for every tensor of a shape and slow to compute."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 Value = TypeVar("Value")
 
 MOST = 16
-"""Values that are kept. Trainings meet one shape, or a handful of them; a service may meet any number."""
+"""Number of cached values. A training uses one or a few shapes; a service may see any number."""
 
 
 class Recent(Generic[Value]):
-    """The values of the keys that were asked for last; where there are more than `most`, the longest unused one goes.
+    """Cache of at most `most` values; the least recently used value is removed first.
 
-    It may be shared by threads, each of its steps being one operation on a dictionary. Compiled graphs read it without
-    breaking. Copies and pickles begin empty.
+    It is thread-safe, since each step is one operation on a dictionary. Compiled graphs can read it. Copies and pickles
+    start empty.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -25,14 +25,14 @@ class Recent(Generic[Value]):
         self._values: dict[Hashable, tuple[Value]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a key, which is made if it is not there."""
+        """Return the value of a key; make it if it is missing."""
         found = self._values.get(key)
         if found is None:
-            with torch.inference_mode(False):  # what is kept must serve training too
+            with torch.inference_mode(False):  # cached values must be usable in training too
                 found = self._values.setdefault(key, (make(),))
             for old in list(self._values)[: -self.most]:
                 self._values.pop(old, None)
-        elif not torch.compiler.is_compiling():  # a graph that changed the order would have to be checked for it
+        elif not torch.compiler.is_compiling():  # reordering inside a graph would add guards
             self._values[key] = self._values.pop(key, found)
         return found[0]
 

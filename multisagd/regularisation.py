@@ -1,7 +1,7 @@
 """Penalties on the spectrum of the estimate, added to the loss.
 
 The squared error alone lets an estimate lose the power of what it cannot predict (Chandran et al., Spectral
-Regularization for Diffusion Models, 2026; norms are means here, so that a weight serves grids of any size).
+Regularization for Diffusion Models, 2026; norms are means here, so that a weight fits grids of any size).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ PenaltyKind = Literal["amplitude", "amplitude_phase", "wavelet"]
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """A penalty on the estimate of x0: `weight` times what `kind` names.
+    """A penalty on the estimate of x0: `weight` times the quantity named by `kind`.
 
     - `amplitude`: mean over frequencies of `||F x̂| - |F x||`, unitary transform over the grid;
-    - `amplitude_phase`: that, times one plus the mean difference of phases in radians;
+    - `amplitude_phase`: `amplitude` times one plus the mean difference of phases in radians;
     - `wavelet`: mean absolute difference of the detail coefficients of `levels` levels of `wavelet`, over up to three
       axes of the grid, the last ones (needs the extra `wavelets`).
 
     Raises:
         ValueError: for another kind, a weight or level that is not positive, or an unknown wavelet.
-        BrokenLibraryError: for `wavelet` where ptwt cannot be imported.
+        BrokenLibraryError: for `wavelet` if ptwt cannot be imported.
     """
 
     kind: PenaltyKind = "amplitude"
@@ -49,10 +49,10 @@ class SpectralPenalty:
             import pywt
 
             if self.wavelet not in pywt.wavelist(kind="discrete"):
-                raise ValueError(f"unknown wavelet {self.wavelet!r}; haar and bior1.3 are the usual ones")
+                raise ValueError(f"unknown wavelet {self.wavelet!r}; common ones are haar and bior1.3")
 
     def __call__(self, estimate: Tensor, x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        """Return the penalty of each item, `(batch,)`; both are `(batch, channels, *grid)`.
+        """Return the penalty of each item, `(batch,)`; estimate and x0 are `(batch, channels, *grid)`.
 
         A mask, true where data are valid, sets the rest of both to zero.
         """
@@ -67,7 +67,7 @@ class SpectralPenalty:
         amplitude = mean((_magnitude(ours) - _magnitude(theirs)).abs()).mean(1)
         if self.kind == "amplitude":
             return self.weight * amplitude
-        # The angle of the quotient is the difference of phases, wrapped; where a spectrum is zero it has none.
+        # The angle of the quotient is the wrapped difference of phases; where a spectrum is zero it is undefined.
         cross = ours * theirs.conj()
         seen = cross.abs() > torch.finfo(amplitude.dtype).tiny
         phase = torch.where(seen, torch.where(seen, cross, 1.0).angle().abs(), 0.0)
@@ -85,13 +85,13 @@ class SpectralPenalty:
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:
-    # The derivative of |z| at zero is no number.
+    # The derivative of |z| at zero is NaN.
     present = spectrum != 0
     return torch.where(present, torch.where(present, spectrum, 1.0).abs(), 0.0)
 
 
 def _tensors(level: Any) -> Iterator[Tensor]:
-    """Yield the detail coefficients of one level: a tensor, a tuple of them or a mapping."""
+    """Yield the detail coefficients of one level, given as a tensor, a tuple or a mapping."""
     if isinstance(level, Tensor):
         yield level
     else:

@@ -1,4 +1,4 @@
-"""The command that installs a library, or puts one that works in place of one that does not."""
+"""The command that installs or repairs a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-"""Exact versions that were tried together; a checkout has it."""
+"""Exact versions that were tested together; a checkout contains the file."""
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -50,23 +50,23 @@ DISTRIBUTIONS = {
     "xformers": "xformers",
     "yaml": "pyyaml",
 }
-"""What pip calls the libraries that the project uses, by the name that Python imports."""
+"""Names of the project's libraries for pip, by import name."""
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
 
 def remedy(library: str, broken: Iterable[str] = ()) -> str:
-    """Return the command that installs a library, anew if it or others below it are `broken`.
+    """Return the command that installs a library, or reinstalls it if it or its dependencies are `broken`.
 
-    Versions are those of the checkout's constraints if these are made for the PyTorch that is installed. Else libraries
-    built for PyTorch are those that fit it, and others what the project asks for.
+    Versions are taken from the checkout's constraints if these are for the installed PyTorch. Otherwise libraries built
+    for PyTorch get the matching version, and others the version required by the project.
     """
     name, torch, pinned = installed(library) or DISTRIBUTIONS.get(library, library), version("torch"), _pinned()
     fits = torch != "" and pinned.get("torch") == torch.partition("+")[0]
     names = dict.fromkeys([name, *filter(None, map(installed, broken))])
     wanted = [each if fits and each.lower() in pinned else _requirement(each, torch) for each in names]
     words = [*_pip(), "install"]
-    # pip takes another version in place of the one that is there, but the same one only if it must.
+    # pip replaces another version by itself, but reinstalls the same version only with --force-reinstall.
     pin = wanted[0].partition("==")[2].removesuffix(".*")
     if broken and (len(wanted) > 1 or f"{version(name)}.".startswith(f"{pin}.") or not pin):
         words += ["--force-reinstall", "--no-deps"]
@@ -78,9 +78,9 @@ def remedy(library: str, broken: Iterable[str] = ()) -> str:
 
 
 def _requirement(name: str, torch: str) -> str:
-    """Return what pip is asked for: a name with the versions that fit PyTorch, or that the project takes."""
+    """Return the requirement for pip: a name with the versions that fit PyTorch, or that the project supports."""
     if name == "torchaudio":
-        return "torchaudio==2.11.0"  # tried with PyTorch 2.11 to 2.14; 2.11.1 needs 2.13
+        return "torchaudio==2.11.0"  # tested with PyTorch 2.11 to 2.14; 2.11.1 needs 2.13
     if name == "torchvision" and (release := re.match(r"2\.(\d+)", torch)):
         return f"torchvision==0.{int(release[1]) + 15}.*"
     try:
@@ -106,13 +106,13 @@ def _pinned() -> dict[str, str]:
 
 
 def _pip() -> list[str]:
-    """Return the pip of this interpreter, as a person would type it if that is the one that the shell finds."""
+    """Return the pip command of this interpreter, in its short form if the shell finds the same pip."""
     found = shutil.which("pip")
     return ["pip"] if found and Path(found).parent == Path(sys.executable).parent else [sys.executable, "-m", "pip"]
 
 
 def version(distribution: str) -> str:
-    """Return the version that is installed, "" if none is."""
+    """Return the installed version, "" if not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -120,7 +120,7 @@ def version(distribution: str) -> str:
 
 
 def installed(package: str) -> str:
-    """Return the distribution that a package is installed by, "" if it is by none."""
+    """Return the distribution of an installed package, "" if it has none."""
     if (known := DISTRIBUTIONS.get(package)) is not None:
         return known if version(known) else ""
     return (_distributions().get(package) or [""])[0]

@@ -1,15 +1,15 @@
-"""Restoring a corrupted band in the network, which is trained on corrupted data and estimates clean ones.
+"""Restoration of a corrupted band in the network, which is trained on corrupted data and estimates clean data.
 
 The data are `x' = x0 + n`, n Gaussian of known power `c²(k)` in a band (`Corruption`). A corrupted frequency is an
 unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed from corrupted data, in two ways:
 
 - **unseen**, with noise that is empty in the band (`Outside`): the network sees none of it at any time and learns to
   predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what it sees.
-- **seen through a floor** (`NoiseFloor`): a datum corrupted at a known level is already at a later time of the
-  diffusion in the band. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is
+- **seen through a floor** (`NoiseFloor`): in the band, a datum corrupted at a known level is already at a later time of
+  the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is
   added to the datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into
   `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the
-  added noise e is a target without bias for x0.
+    added noise e is an unbiased target for x0.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-3
-"""Share of a corruption's power that clean data are taken to have at least where they are drowned in it."""
+"""Minimum power assumed for clean data under a corruption, as a share of the corruption's power."""
 
 
 @dataclass(frozen=True)
 class BandPowers:
-    """What is known of every frequency at some times: powers that broadcast over `(batch, channels, *half_shape)`.
+    """Powers at every frequency and given times, which broadcast over `(batch, channels, *half_shape)`.
 
     `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
-    frequency, that is, whether it carries noise. `left` is the share of V that is added to a corrupted datum, A/V.
+    frequency, that is, whether it carries noise. `left` is the share of V added to a corrupted datum, A/V.
     """
 
     clean: Tensor
@@ -54,24 +54,24 @@ class BandPowers:
         return self.corruption / self.left
 
     def share(self, a: Tensor) -> Tensor:
-        """Return `a c²/A`, by which the added noise is taken from a corrupted datum to make the target."""
+        """Return `a c²/A`, the factor of the added noise that is subtracted from a corrupted datum to get the
+        target."""
         return torch.where(self.seen, a * self.corruption / (self.noise * self.left), 0.0)
 
 
 class RestoringDenoiser(Denoiser):
-    """A denoiser trained on corrupted data that estimates the clean ones, in the corrupted band too.
+    """A denoiser trained on corrupted data that estimates clean data, in the corrupted band too.
 
-    Outside the band it is `Denoiser`. In the band the noise decides between the two ways at the head of this file:
-    unseen where there is none (`Outside`), and through a floor where there is (`NoiseFloor`). The network's output
-    stands there for what the Wiener filter leaves, in units of its standard deviation, and errors are weighted by the
-    inverse variance of their target, `C/(C + c²V/A)`, so that its noise does not drown what is learned elsewhere. The
-    clean power C is that of the (corrupted) `statistics` less the corruption's.
+    Outside the band it is `Denoiser`. In the band the noise decides between the two methods in the module docstring:
+    unseen without noise (`Outside`), and through a floor with noise (`NoiseFloor`). There the network's output is the
+    residual of the Wiener filter, in units of its standard deviation, and errors are weighted by the inverse variance
+    of their target, `C/(C + c²V/A)`, so that its noise does not dominate other frequencies. The clean power C is the
+    power in the (corrupted) `statistics` minus the corruption's power.
 
     Raises:
         ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, noise drawn on a padded
-            grid, noise in the band that is no floor above the corruption, or a floor with a corruption that several
-            channels share; in `loss`, for a penalty, and the
-            Mahalanobis metric where the band is not seen.
+            grid, noise in the band that is not a floor above the corruption, or a floor with a corruption shared by
+            several channels; in `loss`, for a penalty, and for the Mahalanobis metric if the band is unseen.
     """
 
     per_frequency = True
@@ -92,12 +92,12 @@ class RestoringDenoiser(Denoiser):
         if isinstance(process.covariance, PaddedCovariance):
             raise ValueError("restoration needs noise that is diagonal in frequency: leave out the padding")
         if corruption.grid != process.grid:
-            raise ValueError(f"the corruption is on another grid than the process: {corruption.grid.shape}")
+            raise ValueError(f"the corruption and the process are on different grids: {corruption.grid.shape}")
         self.corruption = corruption
         self._known: Recent[tuple[Tensor, Tensor, Tensor]] = Recent()
         seen = process.covariance.support() & (corruption.power() > 0)
         if corruption.shared and len(statistics.mean) > 1 and bool(seen.any()):
-            raise ValueError("what channels share tells of each other through a floor: leave the band unseen (Outside)")
+            raise ValueError("a floor needs a corruption that channels do not share: leave the band unseen (Outside)")
         like = torch.empty((1, len(statistics.mean), *process.grid.shape), dtype=torch.float64, device="cpu")
         if bool((self.band(process.coefficients(0.0, like), like).left <= 0).any()):
             raise ValueError(
@@ -119,24 +119,24 @@ class RestoringDenoiser(Denoiser):
         return self._known.get((shape, x.device, dtype), make)
 
     def band(self, at: Coefficients, like: Tensor) -> BandPowers:
-        """Return what is known of every frequency at these coefficients, for a batch like `like`."""
+        """Return the powers at every frequency for these coefficients, for a batch like `like`."""
         clean, corruption, white = self._known_powers(like)
         noise, seen = at.b**2 * white, white > 0
         left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
         return BandPowers(clean, corruption, noise, seen, left)
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class outside the band, and those of restoration inside.
+        """Return the factors of the base class outside the band, and the factors of restoration inside.
 
-        Those of the target belong to the datum and to noise at its full power V.
+        The target's factors multiply the datum and noise at its full power V.
         """
         band, plain = self.band(at, like), super().preconditioning_at(at, like)
         total = at.a**2 * band.clean + band.noise
         c_in = torch.where(band.seen, total.rsqrt(), 0.0)
         c_skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
-        # What the Wiener filter leaves, and all of the datum where the frequency is not seen.
+        # The residual of the Wiener filter, and the whole datum where the frequency is unseen.
         c_out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
-        # The target without bias is x' - (a c²/A) e, and the network is to say (target - c_skip·x_t)/c_out.
+        # The unbiased target is x' - (a c²/A) e, and the network should predict (target - c_skip·x_t)/c_out.
         signal = (1 - c_skip * at.a) / c_out
         noise = -(band.share(at.a) + c_skip) * at.b * band.left.sqrt() / c_out
         inside = (c_in, c_skip, c_out, signal, noise)
@@ -144,9 +144,9 @@ class RestoringDenoiser(Denoiser):
         return Preconditioning(*(torch.where(band.corruption > 0, a, b) for a, b in zip(inside, outside, strict=True)))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target; in the band weighted by the inverse deviation of the target.
+        """Return the network's output minus its target, in the band weighted by the inverse deviation of the target.
 
-        x0 are corrupted data, and their estimate is of clean ones.
+        x0 are corrupted data, `(batch, channels, *grid)` like the result; the network estimates clean data.
         """
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
@@ -181,15 +181,15 @@ class RestoringDenoiser(Denoiser):
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
     ) -> Tensor:
-        """Turn errors of the network's output into the loss of each item; see `Denoiser.weigh`."""
+        """Convert errors of the network's output to the loss of each item, `(batch,)`; see `Denoiser.weigh`."""
         if metric == "mahalanobis" and not bool(self.process.covariance.support(tuple(error.shape[2:])).all()):
             raise ValueError(
-                "the Mahalanobis metric is blind where there is no noise, so the band would not be learned"
+                "the Mahalanobis metric ignores frequencies without noise, so the band would not be learned"
             )
         return super().weigh(error, t, mask, metric, weighting)
 
     def noised(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t of corrupted data, to which only the noise is added that they lack, and the target without bias.
+        """Return x_t of corrupted data, with only the missing noise added, and the unbiased target, both like x0.
 
         The target's mean, given x_t and the clean datum, is the clean datum.
         """
@@ -202,6 +202,6 @@ class RestoringDenoiser(Denoiser):
 
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
-    """Return the power of data less that of their corruption; in its band at least the share `QUIET` of either."""
+    """Return measured minus corruption power, shaped like both; in the band at least the share `QUIET` of either."""
     least = QUIET * torch.maximum(measured, corruption.expand_as(measured))
     return torch.where(corruption > 0, torch.maximum(measured - corruption, least), measured)

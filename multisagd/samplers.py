@@ -1,9 +1,9 @@
-"""Samplers: frozen dataclasses whose pure `step` takes a state from one time to an earlier one.
+"""Samplers: frozen dataclasses with a pure `step` from a state at one time to a state at an earlier time.
 
-A step sees the process only through coefficients that multiply, so one code serves scalar coefficients (on tensors) and
-coefficients per frequency (on half spectra). Noise is handed in, already coloured by the process's covariance; a step
-that needs it and got none raises. A deterministic step contains no covariance at all, because with `w > 0` it commutes
-with whitening (arXiv 2510.09660).
+A step uses the process only through multiplicative coefficients, so the same code handles scalar coefficients (on
+tensors) and coefficients per frequency (on half spectra). Noise is an argument, already coloured by the process's
+covariance; a step that needs noise and gets None raises an error. A deterministic step does not involve the covariance,
+because with `w > 0` it commutes with whitening (arXiv 2510.09660).
 
 Notation: `x = a x0 + b ε`, now (t) and then (s < t); `λ = log(a/b)`, half the log-SNR; `h = λ_s - λ_t`.
 """
@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """Where a run stands: x at a point, and the estimates of x0 made so far, the latest last (two are kept)."""
+    """State of a sampling run: x at a point, and the last two estimates of x0, the latest last."""
 
     x: Tensor
     point: Point
@@ -51,7 +51,7 @@ class SamplerState:
 
 @dataclass(frozen=True)
 class Model:
-    """What a step may ask: an estimate of x0 at a point, the point of another time, and how many steps there are."""
+    """Functions for a step: the estimate of x0 at a point, the point of another time; and the number of steps."""
 
     estimate: Callable[[Tensor, Point], Tensor]
     point: Callable[[Tensor], Point]
@@ -60,25 +60,25 @@ class Model:
 
 
 class Sampler(Protocol):
-    """What `sample` needs; `stochastic` tells whether `step` must be given noise."""
+    """Interface of samplers; `stochastic` says whether `step` needs noise."""
 
     @property
     def stochastic(self) -> bool:
         """Whether steps need noise."""
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Return the state at `then`; raise ValueError if noise is needed and missing."""
+        """Return the state at `then`; raise ValueError if noise is needed but missing."""
 
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of `factor * tensor`; factors are exact (float64) and take on the precision of their tensor."""
+    """Sum of `factor * tensor`; factors are float64 and are cast to the precision of their tensor."""
     return functools.reduce(torch.add, (factor.to(tensor.real.dtype) * tensor for factor, tensor in terms))
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Return the noise, or raise ValueError if there is none."""
+    """Return the noise, or raise ValueError if it is None."""
     if noise is None:
-        raise ValueError(f"{sampler} needs noise for this step and got none")
+        raise ValueError(f"{sampler} needs noise for this step, got None")
     return noise
 
 
@@ -120,8 +120,8 @@ class DDIM:
 class Ancestral:
     """DDPM's ancestral sampling (arXiv 2006.11239) between any two times.
 
-    `variance` is that of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step (`β`). The
-    last step takes the posterior's in any case: the forward step's would be left in the sample.
+    `variance` is the variance of the posterior given x0 (`β̃`, the lower choice of the paper) or of the forward step
+    (`β`). The last step always uses the posterior's: the forward step's noise would remain in the sample.
     """
 
     variance: Literal["posterior", "forward"] = "posterior"
@@ -141,7 +141,7 @@ class Ancestral:
 
 @dataclass(frozen=True)
 class Euler:
-    """Euler steps of the probability-flow ODE along the path's own parameter, with optional churn.
+    """Euler steps of the probability-flow ODE in the path's own parameter, with optional churn.
 
     The parameter is σ when exploding or in flow matching, and the angle when preserving (`Schedule.tangent`). Churn
     first goes back to a noisier time (arXiv 2206.00364, Algorithm 2): σ/α grows by the share `churn/steps`, at most
@@ -177,7 +177,7 @@ class Euler:
         stride = parameter[1] - parameter[0]
         slope = self._slope(x, x0, now, model)
         moved = combine((torch.ones_like(stride), x), (stride, slope))
-        # The last step stays first order: its end has almost no noise, and the slope there divides by it.
+        # The last step is first order: its end has almost no noise, and the slope divides by the noise.
         if corrected and not then.last:
             end = self._slope(moved, model.estimate(moved, then), then, model)
             moved = combine((torch.ones_like(stride), x), (stride / 2, slope + end))
@@ -195,7 +195,7 @@ class Euler:
         growth = 1 + min(self.churn / model.steps, math.sqrt(2) - 1)
         schedule = model.process.schedule
         back = model.point(schedule.time(schedule.log_snr(now.t) - 2 * math.log(growth)))
-        if not back.t > now.t:  # already at the noisiest level there is
+        if not back.t > now.t:  # already at the highest noise level
             return state
         keep = back.at.a / now.at.a
         added = (back.at.b**2 - (keep * now.at.b) ** 2).clamp(min=0).sqrt() * self.noise_scale
@@ -206,7 +206,7 @@ class Euler:
 class Heun(Euler):
     """Heun's second-order steps (arXiv 2206.00364, Algorithms 1 and 2): Euler, then the mean of both slopes.
 
-    Two estimates a step, except for the last, which is an Euler step.
+    Two estimates per step, except for the last, which is an Euler step.
     """
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:

@@ -1,4 +1,4 @@
-"""The one sampling loop: from the process's prior down to the data."""
+"""The sampling loop, from the process's prior to the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Callback = Callable[[int, int, Tensor, Tensor], None]
 
 
 class AnyDenoiser(Protocol):
-    """What can be sampled: a process, and a call that returns `E[x0 | x_t]`."""
+    """Interface of denoisers for sampling: a process, and a call that returns `E[x0 | x_t]`."""
 
     @property
     def process(self) -> Process:
@@ -32,7 +32,7 @@ class AnyDenoiser(Protocol):
 
 
 def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
-    """Return `steps + 1` falling times from `start` to 0, float64.
+    """Return `steps + 1` descending times from `start` to 0, float64.
 
     Equal steps in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
 
@@ -74,24 +74,25 @@ def sample(
 ) -> Tensor:
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
-    `times`, falling, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to go on
-    from a noised datum, give `process.add_noise(x0, t, noise)` with times that start at t. The result is x at the last
-    time, with whatever noise the schedule has there: none to speak of at t = 0, except σ_min in Karras' schedule.
+    `times`, descending, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to
+    start from a noised datum, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
+    `shape`, is x at the last time, with the schedule's noise there: negligible at t = 0, except σ_min in Karras'
+    schedule.
 
     Raises:
-        ValueError: if there is not one seed per item, or times leave [0, 1], or they or their (clamped)
-            log-SNRs do not move.
+        ValueError: unless there is one seed per item, times are in [0, 1] and descend, and their (clamped) log-SNRs
+            differ.
     """
     process = denoiser.process
     seeds = one_each(seeds, *shape[:1])
     times = time_steps(process.schedule, steps, spacing) if times is None else as_times(times).to("cpu", torch.float64)
     if len(times) < 2 or not bool((times[1:] < times[:-1]).all()):
-        raise ValueError("sampling needs at least two times, each below the one before")
+        raise ValueError("sampling needs at least two descending times")
     if not bool((process.schedule.log_snr(times).diff() > 0).all()):
         raise ValueError("two times have the same log-SNR, clamped to the schedule's log_snr_range: widen it")
     x = process.prior(shape, seeds, start=float(times[0])) if initial is None else as_data(initial)
     if tuple(x.shape) != tuple(shape):
-        raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were asked for")
+        raise ValueError(f"initial has shape {tuple(x.shape)}, but samples of shape {tuple(shape)} were requested")
     reference = torch.empty((1, *shape[1:]), device=x.device, dtype=torch.float64)
 
     def point(t: Tensor, *, last: bool = False) -> Point:

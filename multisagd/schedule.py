@@ -1,13 +1,13 @@
-"""Schedules: how signal and noise trade over time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
+"""Schedules: signal and noise over time, `x_t = α x0 + σ ε` for t from 0 (data) to 1 (noise).
 
-A schedule is a falling log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve that (α, σ) moves on:
+A schedule is a descending log-SNR `λ(t) = log(α²/σ²)` and a *path*, the curve of (α, σ):
 
 - `preserving`: α² + σ² = 1, so α = √sigmoid(λ);
 - `exploding`: α = 1, so σ = e^{-λ/2};
 - `flow`: α + σ = 1, so σ = sigmoid(-λ/2).
 
 The log-SNR is clamped to `log_snr_range`, because the cosine schedule and flow matching reach α = 0 at t = 1, where no
-network output could be turned into an estimate of the data. `shift` moves every log-SNR by -2·log(shift): more noise
+network output could be converted to an estimate of the data. `shift` moves every log-SNR by -2·log(shift): more noise
 at each time for larger grids (arXiv 2301.11093, and 2403.03206 for flow matching, where it is σ → sσ/(1+(s-1)σ)).
 """
 
@@ -29,11 +29,11 @@ Path = Literal["preserving", "exploding", "flow"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base of all schedules; a subclass gives `raw_log_snr`, its inverse `raw_time` and the path it is known for.
+    """Base of all schedules; a subclass defines `raw_log_snr`, its inverse `raw_time` and its usual path.
 
     Raises:
-        ValueError: if shift is not positive, the range is empty or leaves [-80, 80], the path unknown, or the log-SNR
-            does not fall.
+        ValueError: if shift is not positive, the range is empty or outside [-80, 80], the path unknown, or the log-SNR
+        does not descend.
     """
 
     _: KW_ONLY
@@ -48,10 +48,10 @@ class Schedule:
             raise ValueError(f"log_snr_range must rise, between -80 and 80, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
-        # On the CPU even where networks are outlined without memory, which may have a schedule in them.
+        # On the CPU even if networks, which may contain a schedule, are built on the meta device.
         log_snr = self.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu"))
         if not bool((log_snr.diff() <= 0).all() and log_snr[-1] < log_snr[0]):
-            raise ValueError(f"the log-SNR of a schedule must fall over time; check the numbers of {self}")
+            raise ValueError(f"the log-SNR of a schedule must descend over time; check the numbers of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
         """Return λ(t) before shift and clamp."""
@@ -62,19 +62,19 @@ class Schedule:
         raise NotImplementedError
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """Return λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for what t may be)."""
+        """Return λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for valid t)."""
         return (self.raw_log_snr(as_times(t)) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """Return the time of a log-SNR, in [0, 1]."""
+        """Return the time of a log-SNR, in [0, 1], shaped like it."""
         return self.raw_time(log_snr.clamp(*self.log_snr_range) + 2 * math.log(self.shift)).clamp(0, 1)
 
     def alpha_sigma(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return the factors of signal and noise at t."""
+        """Return the factors (α, σ) of signal and noise at t, each shaped like t."""
         return self.from_log_snr(self.log_snr(t))
 
     def from_log_snr(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point (α, σ) of the path that has this log-SNR."""
+        """Return the point (α, σ) of the path with this log-SNR, each shaped like it."""
         if self.path == "preserving":
             return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
         if self.path == "exploding":
@@ -82,14 +82,14 @@ class Schedule:
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
 
     def path_parameter(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the path's own parameter at (α, σ): the angle when preserving, else σ."""
+        """Return the path's own parameter at (α, σ), shaped like them: the angle when preserving, else σ."""
         return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
 
     def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivative (α̇, σ̇) of the path by its own parameter, everywhere with `α σ̇ - σ α̇ = 1`.
 
-        In flow matching it gives `ε - x0`. Unlike a derivative by t it does not depend on the shift and vanishes
-        nowhere.
+        In flow matching it gives `ε - x0`. Unlike a derivative by t, it does not depend on the shift and never
+        vanishes.
         """
         if self.path == "preserving":
             return -sigma, alpha
@@ -100,7 +100,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class CosineSchedule(Schedule):
-    """Cosine in the angle, `α = cos(πt/2)` (arXiv 2102.09672), with their small offset `s` if wanted (s = 0.008)."""
+    """Cosine in the angle, `α = cos(πt/2)` (arXiv 2102.09672), with their small offset `s` if set (s = 0.008)."""
 
     offset: float = 0.0
 
@@ -109,7 +109,7 @@ class CosineSchedule(Schedule):
         s, dtype = self.offset, t.dtype
         scale = math.cos(math.pi / 2 * s / (1 + s)) ** 2
         angle = (math.pi / 2) * (t.double() + s) / (1 + s)
-        # 1 - ᾱ as a product of sines: subtracting from 1 would lose every digit at small t.
+        # 1 - ᾱ as a product of sines: subtracting from 1 would lose all digits at small t.
         start = math.pi / 2 * s / (1 + s)
         noise = torch.sin(angle - start) * torch.sin(angle + start) / scale
         return ((torch.cos(angle) ** 2 / scale) / noise).log().to(dtype)
@@ -141,7 +141,7 @@ class LinearSchedule(Schedule):
         return -torch.expm1(decay).log()
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Solve the quadratic for t, in the form that does not cancel."""
+        """Solve the quadratic for t, in the form without cancellation."""
         decay = F.softplus(-log_snr)
         rise = self.beta_max - self.beta_min
         return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * rise * decay).sqrt())
@@ -159,7 +159,7 @@ class SigmoidSchedule(Schedule):
         """Return logit ᾱ(t)."""
         low, high = self._ends()
         value = torch.sigmoid((t.double() * (self.end - self.start) + self.start) / self.temperature)
-        # At the ends rounding may leave a difference below zero.
+        # At the ends, rounding may give a negative difference.
         return ((high - value).clamp(min=0) / (value - low).clamp(min=0)).log().to(t.dtype)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class KarrasSchedule(Schedule):
         return -2 * self.rho * (low + t * (high - low)).log()
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return where `σ^(1/ρ)` lies between its ends."""
+        """Return the position of `σ^(1/ρ)` between its ends."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return ((-log_snr / (2 * self.rho)).exp() - low) / (high - low)
 
@@ -213,7 +213,7 @@ class FlowSchedule(Schedule):
         return -2 * torch.logit(t)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return σ, which is the time."""
+        """Return σ, which equals the time."""
         return torch.sigmoid(-log_snr / 2)
 
 
@@ -222,7 +222,7 @@ class TabulatedSchedule(Schedule):
     """Log-SNR linear between knots at equal times, the first at t = 0: a designed schedule.
 
     Raises:
-        ValueError: unless there are at least two finite knots and they fall strictly.
+        ValueError: unless there are at least two finite, strictly descending knots.
     """
 
     log_snrs: tuple[float, ...]
@@ -231,7 +231,7 @@ class TabulatedSchedule(Schedule):
         knots = tuple(float(knot) for knot in self.log_snrs)
         falling = all(math.isfinite(a) and math.isfinite(b) and a > b for a, b in pairwise(knots))
         if len(knots) < 2 or not falling:
-            raise ValueError("a tabulated schedule needs at least two log-SNRs, each below the one before")
+            raise ValueError("a tabulated schedule needs at least two descending log-SNRs")
         object.__setattr__(self, "log_snrs", knots)
         super().__post_init__()
 
@@ -243,7 +243,7 @@ class TabulatedSchedule(Schedule):
         return torch.lerp(knots[left], knots[left + 1], place - left)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Find the time between the knots around a log-SNR."""
+        """Interpolate the time between the knots around a log-SNR."""
         knots = torch.tensor(self.log_snrs, device=log_snr.device, dtype=log_snr.dtype)
         left = (torch.searchsorted(-knots, -log_snr.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
         return (left + (knots[left] - log_snr) / (knots[left] - knots[left + 1])) / (len(knots) - 1)

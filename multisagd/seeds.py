@@ -1,7 +1,7 @@
-"""Seeds without state: every random number is a function of what it is for.
+"""Stateless seeds: every random number is a function of its purpose.
 
 A seed is a stable hash of (run seed, stream, step, sample slot). It never depends on a rank, a batch or a process, so
-a resumed run continues its noise with nothing saved, and a sample does not depend on the batch it was drawn in.
+a resumed run continues its noise without saved state, and a sample does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LARGEST = 2**64 - 1
-"""The largest seed, which is the largest that torch's generators take."""
+"""The largest seed, which is the maximum of torch's generators."""
 
 
 def derive(seed: int, stream: str, *indices: int) -> int:
-    """Hash a seed, the name of a stream and any indices to 32 bits (all that torch's CPU generator keeps)."""
+    """Hash a seed, the name of a stream and any indices to 32 bits (torch's CPU generator uses only 32)."""
     text = ":".join([str(int(seed)), stream, *(str(int(index)) for index in indices)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
@@ -27,12 +27,12 @@ def derive_many(seed: int, stream: str, step: int, slots: Iterable[int]) -> list
 
 
 def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
-    """Return seeds as Python's integers, having checked that there is one for each of `count` items.
+    """Return seeds as Python integers, checking that there is one for each of `count` items.
 
     They may be a list, a range, or an array or tensor of integers.
 
     Raises:
-        ValueError: for another number of seeds, or what is no integer from 0 to 2^64 - 1.
+        ValueError: for a different number of seeds, or a seed that is not an integer from 0 to 2^64 - 1.
     """
     try:
         found = [_checked(seed) for seed in seeds]
@@ -47,9 +47,9 @@ def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
 
 
 def generator_seed(seed: int) -> int:
-    """Return what a generator is seeded by: the seed itself below 2^32, and a hash of it to 32 bits beyond.
+    """Return the seed of a generator: the seed itself below 2^32, and a hash of it to 32 bits above.
 
-    The CPU's generator keeps 32 bits of what it is given, so that seeds 2^32 apart would draw the same.
+    The CPU generator keeps only 32 bits, so seeds that differ by 2^32 would draw the same numbers.
 
     Raises:
         ValueError: for a seed below 0 or above 2^64 - 1.

@@ -1,6 +1,6 @@
 """Spectra along time: autoregressive noise, noise that drifts, and the stop bands of a hum.
 
-Along the time axis of a video or of a sound they are written in physical units: time constants in units of the axis
+Along the time axis of a video or a sound they are in physical units: time constants in units of the axis
 (seconds), velocities in units per unit (pixels per second), frequencies in cycles per unit (hertz). The shared and
 independent noise of a video (arXiv 2305.10474, "mixed") is `Flat() + Offset(strength, axes=("frame",))`.
 """
@@ -23,7 +23,7 @@ class Autoregressive(Spectrum):
     """First-order autoregressive noise along one axis, by lag-one `coefficient` or by `time_constant` in axis units.
 
     The power is `(1-ρ²)/|1-ρe^{-iω}|²` with `ρ = e^{-spacing/time_constant}`: progressive noise in arXiv 2305.10474.
-    The grid is periodic, so its first and last samples are neighbours too, unless the noise is drawn on a longer one
+    The grid is periodic, so its first and last samples are neighbours too, unless the noise is drawn on a longer grid
     (`PaddedCovariance`).
 
     Raises:
@@ -53,15 +53,15 @@ class Autoregressive(Spectrum):
 
 @dataclass(frozen=True)
 class VelocityTuned(Spectrum):
-    """Noise that drifts with a velocity while it is renewed: autoregressive along time in the moving frame.
+    """Noise that drifts with a velocity: autoregressive along time in the moving frame.
 
-    `velocity` is in units per unit of `axis`, by the name of each axis that moves, for example `{"width": 8.0}` for 8
-    pixels per second to the right. Where `f_t + v·f` is zero the noise lasts; off that plane its power is that of
-    `Autoregressive` at the frequency `f_t + v·f`: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a periodic grid,
-    `ρ = e^{-Δ/time_constant}`. With no velocity it is `Autoregressive` itself; several velocities add as spectra do.
+    `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8
+    pixels per second to the right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its
+    power is that of `Autoregressive` at the frequency `f_t + v·f`: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a
+    periodic grid, `ρ = e^{-Δ/time_constant}`. Without velocity it equals `Autoregressive`; several velocities add up like spectra.
 
     Raises:
-        ValueError: for a time constant that is not positive, or a velocity along time or that is not finite.
+        ValueError: for a time constant that is not positive, a velocity along time, or a velocity that is not finite.
     """
 
     velocity: Mapping[str, float]
@@ -87,16 +87,16 @@ class VelocityTuned(Spectrum):
 
 @dataclass(frozen=True)
 class HarmonicStop(Spectrum):
-    """Zero within `width / 2` of a fundamental frequency and its harmonics along one axis, one elsewhere.
+    """Power 0 within `width / 2` of a fundamental frequency and its harmonics along one axis, 1 elsewhere.
 
-    Noise without the hum of the mains: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
+    Noise without mains hum: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
     seconds leaves out 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
-    omission, arXiv 2510.09660). `harmonics` limits how many are left out, None leaves out all. A hum whose
-    periods do not fill the excerpt exactly leaks beyond its stop: it is weakened there, not removed.
+    omission, arXiv 2510.09660). `harmonics` limits their number; None means all. A hum whose
+    periods do not fill the excerpt exactly leaks beyond its stop: it is reduced, not removed.
 
     Raises:
         ValueError: for frequencies or widths that are not positive, overlapping stops, or fewer than one harmonic; in
-            `power`, for a grid so short that a stop holds none of its frequencies.
+            `power`, for a grid so short that a stop contains none of its frequencies.
     """
 
     fundamental: float
@@ -115,7 +115,7 @@ class HarmonicStop(Spectrum):
         """Return 0 in the stop bands and 1 elsewhere."""
         axis, frequency = grid.axis(self.axis), grid.frequencies(self.axis).abs()
         nearest = (frequency / self.fundamental).round()
-        # Rounding must not decide about a bin on the edge of a stop: it is inside.
+        # Rounding must not exclude a bin on the edge of a stop.
         stopped = (frequency - nearest * self.fundamental).abs() <= self.width / 2 * (1 + 1e-9)
         stopped &= nearest >= 1
         if self.harmonics is not None:

@@ -1,11 +1,12 @@
 """Spectra: noise power as a function of frequency, composable by `*`, `+` and `**`.
 
-A spectrum is a description, independent of any grid: `power(grid)` evaluates it. The algebra acts on POWER, that is on
-the squared amplitude weight, `W = w²`; overall scale does not matter, because the covariance normalises the mean power
-to one. Frequencies are physical (cycles per unit of the axis), so a spectrum keeps its meaning when the grid changes.
+A spectrum is a description, independent of any grid: `power(grid)` evaluates it. The algebra acts on POWER, that is,
+on the squared amplitude weight, `W = w²`; overall scale does not matter, because the covariance normalises the mean
+power to one. Frequencies are physical (cycles per unit of the axis), so a spectrum keeps its meaning when the grid
+changes.
 
-Here are the algebra, white noise and offsets; spectra of the radius are in `radial.py`, those along time in
-`spacetime.py`, measured ones in `table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offsets).
+This file has the algebra, white noise and offsets; spectra of the radius are in `radial.py`, spectra along time in
+`spacetime.py`, measured spectra in `table.py`. Sources: arXiv 2510.09660 (shaped forward noise), 2412.03134 (offsets).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Spectrum:
     def power(self, grid: Grid) -> Tensor:
         """Evaluate the unnormalised power on the half spectrum of `grid`, float64, shape `grid.half_shape`.
 
-        It may depend on the signs of the frequencies; `even_power` is what noise gets of it.
+        It may depend on the signs of the frequencies; noise uses `even_power` of it.
         """
         raise NotImplementedError
 
@@ -37,7 +38,7 @@ class Spectrum:
         """Return this spectrum restricted to some axes: constant along all others.
 
         Raises:
-            TypeError: if this kind of spectrum cannot be restricted.
+            TypeError: if this class of spectrum cannot be restricted.
         """
         raise TypeError(f"{type(self).__name__} cannot be restricted to axes")
 
@@ -55,17 +56,17 @@ class Spectrum:
 
 
 def even_power(spectrum: Spectrum, grid: Grid) -> Tensor:
-    """Evaluate the power that a real field of this spectrum has: unnormalised, even, float64 on the CPU.
+    """Evaluate the power of a real field of this spectrum: unnormalised, even, `(*half_shape,)`, float64 on the CPU.
 
-    At the Nyquist frequency of an even axis, which is +1/2 and -1/2 cycles per sample at once, it is the mean of both,
-    so that two spectra that are mirror images along an axis are so on any grid.
+    At the Nyquist frequency of an even axis, which is both +1/2 and -1/2 cycles per sample, it is the mean of both, so
+    that spectra that are mirror images along an axis remain so on any grid.
     """
-    with torch.device("cpu"):  # wherever new tensors belong by default
+    with torch.device("cpu"):  # regardless of the default device
         return grid.even(_mean_of_signs(spectrum, grid, grid.names[:-1]))
 
 
 def _mean_of_signs(spectrum: Spectrum, grid: Grid, names: Sequence[str]) -> Tensor:
-    # The last axis is left out: with all others turned round it is what `Grid.even` sees to.
+    # Not the last axis: if all others are flipped, `Grid.even` handles it.
     if not names:
         return spectrum.power(grid).to("cpu", torch.float64)
     power = _mean_of_signs(spectrum, grid, names[1:])
@@ -176,13 +177,13 @@ class Offset(Spectrum):
 
 @dataclass(frozen=True)
 class Outside(Spectrum):
-    """One where another spectrum has no power, zero where it has any: noise that leaves those frequencies alone.
+    """Power 1 where another spectrum has no power, 0 elsewhere: noise that leaves out the other's frequencies.
 
-    With the spectrum of a corruption it is the noise of selective omission (arXiv 2510.09660): what never gets noise is
-    never generated.
+    With the spectrum of a corruption it is the noise of selective omission (arXiv 2510.09660): frequencies without
+    noise are never generated.
 
     Raises:
-        ValueError: in `power`, if the other spectrum has no power on the grid, so that nothing would be left out.
+        ValueError: in `power`, if the other spectrum has no power on the grid.
     """
 
     inner: Spectrum

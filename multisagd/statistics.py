@@ -1,8 +1,8 @@
-"""What a dataset looks like to a process: its mean and its power spectrum about the mean.
+"""Statistics of a dataset: its mean and its power spectrum about the mean.
 
 Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
-one-pass formula would subtract two nearly equal numbers wherever the mean dominates. Padded samples are left out of
-both: the mean is that of the valid samples at each place, and the power is estimated from them (`masked_power`).
+one-pass formula would subtract nearly equal numbers where the mean dominates. Padded samples are left out of both: the
+mean is over the valid samples at each place, and the power is estimated from them (`masked_power`).
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class DataStatistics:
             shapes = f"{tuple(self.mean.shape)} and {tuple(self.power.shape)}"
             raise ValueError(f"statistics of shapes {shapes} do not fit a grid of shape {self.grid.shape}")
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.power).all()):
-            raise ValueError("the statistics are not finite: some data hold NaN or infinity")
+            raise ValueError("the statistics are not finite: some data contain NaN or infinity")
 
     @classmethod
     def measure(cls, batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid) -> DataStatistics:
-        """Measure data given as batches `(batch, channels, *grid)`, each alone or with a mask of its valid samples.
+        """Measure data given as batches `(batch, channels, *grid)` or as pairs (batch, mask of valid samples).
 
         A mask broadcasts against its batch and is true where the data are valid; it may differ among channels. Where no
         item is valid the mean is 0, and a warning says so. `batches` is read twice and must be the same each time: a
         list or a loader, not a generator.
 
         Raises:
-            ValueError: if there are no data, or they change between the passes, do not fit the grid, are not finite or
-                are masked as a whole; if too little is valid to tell the power.
+            ValueError: if there are no data; if they change between the passes, do not fit the grid, are not finite or
+                are completely masked; if too few samples are valid to determine the power.
         """
         mean, valid, count, masks = measure_mean(batches, grid)
         if masks.partial:
@@ -86,10 +86,10 @@ class DataStatistics:
 
     @classmethod
     def merge(cls, parts: Sequence[DataStatistics]) -> DataStatistics:
-        """Return the statistics of several sets of data together, each measured by itself: by workers, or by ranks.
+        """Return the joint statistics of several sets of data, each measured separately, by workers or ranks.
 
         Exact for data without padding (Chan, Golub and LeVeque, The American Statistician 37, 1983). Padded data would
-        count as if they were valid as a whole: measure those together.
+        count as fully valid: measure them together instead.
 
         Raises:
             ValueError: without parts, or if their grids differ.
@@ -120,9 +120,8 @@ class DataStatistics:
     def spectrum(self, floor: float | None = None) -> Table:
         """Return the power averaged over channels as a spectrum: `statistics.spectrum() ** p` shapes noise by it.
 
-        With a `floor` it is nowhere more than so many decibels below the largest: frequencies of which the data hold
-        nothing (borders that are always black, say) would get no noise otherwise, and nothing could be trained or
-        generated there.
+        With a `floor` it is at most that many decibels below the largest. Otherwise frequencies without data power (for
+        example with black borders) would get no noise, and could be neither trained nor generated.
         """
         power = self.power.mean(0)
         return Table(power if floor is None else power.clamp(min=float(power.max()) * 10 ** (-floor / 10)), self.grid)
@@ -142,12 +141,12 @@ class DataStatistics:
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
 
     def save(self, path: str | Path) -> None:
-        """Write the statistics as safetensors, the grid in its metadata."""
+        """Write the statistics as safetensors, with the grid in the metadata."""
         tensors, metadata = self.stored()
         save_file(tensors, str(path), metadata=metadata)
 
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the tensors and the metadata of a safetensors file that `load` reads; it may hold others too."""
+        """Return the tensors and the metadata of a safetensors file for `load`; the file may contain others too."""
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
         return tensors, {"statistics": json.dumps(described)}
@@ -157,21 +156,21 @@ class DataStatistics:
         """Read statistics written by `save`.
 
         Raises:
-            ValueError: if the file is something else or of another version.
+            ValueError: if it is another kind of file or of another version.
         """
         check_file(path)
         with safe_open(str(path), framework="pt") as file:
             described: Any = parse_json((file.metadata() or {}).get("statistics", "{}"))
             if not isinstance(described, dict) or described.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"{path} holds no data statistics of format {FORMAT_VERSION}; measure them again")
+                raise ValueError(f"{path} is not data statistics of format {FORMAT_VERSION}; measure them again")
             grid = read_axes(described["axes"])
             if type(count := described["count"]) is not int or count < 1:
-                raise ValueError(f"its count is no number of data, but {count!r:.80}")
-            # Before they are read: a header may give any shape, and a grid any size.
+                raise ValueError(f"its count should be a number of data, got {count!r:.80}")
+            # Before reading: a header may declare any shape, and a grid any size.
             shapes = [tuple(file.get_slice(name).get_shape()) for name in ("mean", "power")]
             if shapes != [(*shapes[0][:1], *shape) for shape in (grid.shape, grid.half_shape)]:
                 raise ValueError(f"tensors of shapes {shapes} do not fit a grid of shape {grid.shape}")
-            # Copies, because the file is mapped into memory: overwriting it would pull the tensors away.
+            # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             mean, power = (file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "power"))
             if bool((power < 0).any()):
                 raise ValueError("its power is negative at some frequencies")
@@ -179,28 +178,28 @@ class DataStatistics:
 
 
 def describe_axes(grid: Grid) -> list[dict[str, Any]]:
-    """Return a grid's axes as they are stored in the metadata of a file."""
+    """Return a grid's axes for the metadata of a file."""
     return [asdict(axis) for axis in grid.axes]
 
 
 def read_axes(described: Any) -> Grid:
-    """Return the grid that `describe_axes` described, in a file that may come from someone else.
+    """Return the grid of axes from `describe_axes`, in a file that may come from another person.
 
     Raises:
-        ValueError: if it describes none.
+        ValueError: if the axes are invalid.
     """
     try:
         return Grid(tuple(Axis(**axis) for axis in described))
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"its axes are not what they should be: {error}") from error
+        raise ValueError(f"its axes are invalid: {error}") from error
 
 
 def measure_mean(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid
 ) -> tuple[Tensor, Tensor, int, MaskCount]:
-    """Return the mean of data and how many are valid at each place, `(channels, *grid)`, their number, and their masks.
+    """Return mean and count of valid data at each place, `(channels, *grid)`, the number of data, and their masks.
 
-    It is the first pass of `DataStatistics.measure`, and raises the same errors.
+    This is the first pass of `DataStatistics.measure`, and raises the same errors.
     """
     if isinstance(batches, Iterator):
         raise ValueError("batches are read twice: pass a list or a loader, not a generator")
@@ -221,8 +220,8 @@ def transforms_about(
 ) -> Iterator[Tensor]:
     """Yield the unitary transforms of batches about a mean, `(batch, channels, *grid.half_shape)`, complex128.
 
-    Padding is set to the mean, and the rest scaled up to the power of data that are valid as a whole. That way strong
-    frequencies leak into weak ones: compare such data with others of the same masks only.
+    Padding is set to the mean, and the rest scaled up to the power of fully valid data. Strong frequencies then leak
+    into weak ones: compare such data only with data of the same masks.
     """
     dims = tuple(range(-grid.dimensions, 0))
     for x, mask in map(_split, batches):
@@ -236,7 +235,7 @@ def _split(batch: Tensor | tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor
     if mask is None:
         return x, torch.ones((1,) * x.dim(), dtype=x.dtype, device="cpu")
     mask = mask.to("cpu", torch.bool)
-    return torch.where(mask, x, 0.0), mask.to(x.dtype)  # padding may hold anything, NaN too
+    return torch.where(mask, x, 0.0), mask.to(x.dtype)  # padding may contain anything, also NaN
 
 
 def _on_grid(mask: Tensor, x: Tensor) -> Tensor:
@@ -257,7 +256,7 @@ def _check(x: Tensor, mask: Tensor, grid: Grid, first: int) -> None:
         )
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bool(bad.any()):
-        raise ValueError(f"item {first + int(bad.nonzero()[0])} of the data holds NaN or infinity")
+        raise ValueError(f"item {first + int(bad.nonzero()[0])} of the data contains NaN or infinity")
     empty = ~mask.expand_as(x).flatten(1).any(1)
     if bool(empty.any()):
-        raise ValueError(f"item {first + int(empty.nonzero()[0])} of the data is masked as a whole: leave it out")
+        raise ValueError(f"item {first + int(empty.nonzero()[0])} of the data is completely masked: leave it out")

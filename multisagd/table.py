@@ -1,4 +1,4 @@
-"""A spectrum given by numbers: measured from data, or designed."""
+"""A tabulated spectrum: measured from data, or designed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from multisagd.spectrum import Spectrum
 class Table(Spectrum):
     """Power tabulated on the half spectrum of `grid`, shape `grid.half_shape`.
 
-    On the same grid it is returned as it is. On another it is interpolated linearly in frequency (cycles per unit), and
-    held constant beyond the highest tabulated frequency.
+    On the same grid it is returned unchanged. On another grid it is interpolated linearly in frequency (cycles per
+    unit), and constant beyond the highest tabulated frequency.
 
     Raises:
-        ValueError: for values of another shape, or that are negative or not finite; in `power`, for a grid with other
-            axis names or units.
+        ValueError: for values of another shape, or values that are negative or not finite; in `power`, for a grid with
+        other axis names or units.
     """
 
     values: Tensor
@@ -33,11 +33,11 @@ class Table(Spectrum):
         if tuple(values.shape) != self.grid.half_shape:
             raise ValueError(f"this grid needs a table of shape {self.grid.half_shape}, got {tuple(values.shape)}")
         if not bool(torch.isfinite(values).all() and (values >= 0).all()):
-            raise ValueError("a table of power must be finite and nowhere negative")
+            raise ValueError("a table of power must be finite and non-negative")
         object.__setattr__(self, "values", values)
 
     def power(self, grid: Grid) -> Tensor:
-        """Return the table on `grid`, interpolated where the grid differs."""
+        """Return the table on `grid`, interpolated if the grid differs."""
         described = [[(axis.name, axis.unit) for axis in g.axes] for g in (grid, self.grid)]
         if described[0] != described[1]:
             raise ValueError(f"this table has axes {described[1]} and cannot be evaluated on axes {described[0]}")
@@ -52,7 +52,7 @@ class Table(Spectrum):
 
 
 def _knots(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending frequencies of one axis with the index of each, Nyquist present at both ends when it is a bin."""
+    """Ascending frequencies of one axis with the index of each; Nyquist is at both ends if it is a bin."""
     frequencies = np.fft.fftfreq(axis.size, axis.spacing)
     order = np.argsort(frequencies, kind="stable")
     positions = frequencies[order]

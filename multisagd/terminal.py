@@ -1,4 +1,4 @@
-"""Whether noising reaches pure noise: the signal-to-noise ratio at t = 1, by band of frequency."""
+"""Whether the process ends in pure noise: the signal-to-noise ratio at t = 1, by frequency band."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class BandSNR:
 def terminal_snr(
     process: Process, statistics: DataStatistics, bands: int = 8, limit: float = 0.01, time: float = 1.0
 ) -> list[BandSNR]:
-    """Return what is left of the data at t = 1 in bands of frequency, the mean included, zero frequency a band alone.
+    """Return the signal-to-noise ratio at t = 1 in frequency bands, mean included; zero frequency is its own band.
 
-    `time` is where sampling starts, if not at t = 1.
+    `time` is the time at which sampling starts, if not t = 1.
 
-    Sampling starts from noise alone. Where this ratio is not small, the network never saw such a start in training.
-    Empty bands of the spectrum have an infinite ratio: deliberate in selective omission, where they never get noise and
-    are never generated.
+    Sampling starts from noise alone. If this ratio is not small, the network never saw such a start in training.
+    Empty bands of the spectrum have an infinite ratio. This is intended in selective omission, where they get no noise
+    and are never generated.
 
     Warns:
         UserWarning: naming the bands above `limit`.
@@ -47,7 +47,7 @@ def terminal_snr(
     if loud:
         listed = ", ".join(f"[{band.low:.2f}, {band.high:.2f}]: {band.snr:.2g}" for band in loud)
         warnings.warn(
-            f"signal is left at t = {time:g} (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per "
+            f"signal remains at t = {time:g} (signal-to-noise ratio above {limit:g}) in bands {listed} cycles per "
             "sample; use a schedule with more noise (shift), or noise with more power there",
             stacklevel=2,
         )

@@ -1,7 +1,7 @@
-"""The conformance test of a modality: `check_modality(modality, path)` in a test of any adapter.
+"""The conformance test of a modality: `check_modality(modality, path)`, for tests of your own modalities.
 
-It needs nothing but one real file of the medium, and knows a modality by its methods only. Each rule that fails raises
-an AssertionError which says what was expected of which method, and why it matters.
+It needs one real file of the medium, and uses only the methods of a modality. Each broken rule raises an AssertionError
+that names the method, the expected behaviour and the reason.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from multisagd.grid import Grid
 from multisagd.spectrum import Flat
 
 LARGEST = 20.0
-"""Data far beyond [-1, 1] drown noise of unit variance: no schedule fits them."""
+"""Data far beyond [-1, 1] hide noise of unit variance: no schedule fits them."""
 
 
 def check_modality(
     modality: Any, path: str | Path, tolerance: float | None = 1e-3, saved_tolerance: float | None = 0.3
 ) -> None:
-    """Check that a modality keeps what training, sampling and datasets rely on, with one of its files.
+    """Check the rules that training, sampling and datasets rely on, with one file of the modality.
 
     In order: the grid and its units; loading, seeds and threads; shapes, dtypes and range of `encode`; masks; the round
     trip `encode(decode(x0))`, whose root mean square error may be `tolerance` times that of x0 (None: a modality that
-    loses more by design); decoding of what a model may draw; files written and read again, whose encoding may differ by
-    `saved_tolerance` times its size (None: files that keep less by design); errors for bad files.
+    loses more by design); decoding of any model output; files written and read again, whose encoding may differ by
+    `saved_tolerance` times its size (None: files that lose more by design); errors for bad files.
 
     Raises:
         AssertionError: naming the method and the rule it breaks.
@@ -70,7 +70,7 @@ def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:
 
     before = _global_state()
     loaded = {seed: datum(seed) for seed in (None, 0, 1, 2)}
-    _require(before == _global_state(), "load and encode draw from seeds alone, but moved a global random generator")
+    _require(before == _global_state(), "load and encode draw from seeds only, but changed a global random generator")
     for seed, x0 in loaded.items():
         _check_tensor(x0, (modality.channels, *grid.shape), f"encode(load(path, seed={seed}))")
         _require(torch.equal(x0, datum(seed)), f"load(path, seed={seed}) is the same each time, but was not")
@@ -79,7 +79,7 @@ def _check_loading(modality: Any, path: Path, grid: Grid) -> Tensor:
         _check_mask(modality, modality.load(path, seed), grid)
     with ThreadPoolExecutor(4) as pool:
         for seed, x0 in zip([None, 0, 1, 2] * 2, pool.map(datum, [None, 0, 1, 2] * 2), strict=True):
-            _require(torch.equal(x0, loaded[seed]), "load and encode are shared among threads, but disagree there")
+            _require(torch.equal(x0, loaded[seed]), "load and encode must give equal results in several threads")
     return loaded[None]
 
 
@@ -92,7 +92,7 @@ def _check_mask(modality: Any, media: Any, grid: Grid) -> None:
     found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     shapes = f"{one}" if one == every else f"{one}, or {every} if channels differ"
     _require(right, f"mask returns None or bool of shape {shapes}, got {found}")
-    _require(bool(mask.any()), "mask leaves nothing of this file: load should have refused it")
+    _require(bool(mask.any()), "mask excludes all of this file: load should have refused it")
 
 
 def _check_decoding(modality: Any, x0: Tensor, grid: Grid, tolerance: float | None) -> None:
@@ -101,7 +101,7 @@ def _check_decoding(modality: Any, x0: Tensor, grid: Grid, tolerance: float | No
     _require(torch.equal(x0, kept), "decode must not change its argument")
     _check_tensor(again, tuple(x0.shape), "encode(decode(x0))")
     _check_near(again, x0, tolerance, "encode(decode(x0)) is x0")
-    # A young model draws anything: noise, and values far outside the range.
+    # An untrained model may generate anything: noise, and values far outside the range.
     noise = SpectralCovariance(Flat(), grid).sample([0], modality.channels)[0]
     _check_tensor(modality.encode(modality.decode(5 * noise)), tuple(x0.shape), "encode(decode(noise))")
     broken = x0.clone()
@@ -113,7 +113,7 @@ def _check_files(modality: Any, path: Path, tolerance: float | None, folder: Pat
     media = modality.decode(modality.encode(modality.load(path)))
     saved = folder / "new" / "deeper" / f"datum{modality.suffixes[0]}"
     modality.save(media, saved)
-    _require(saved.is_file(), f"save writes {saved.name} into a folder that it creates, but there is none")
+    _require(saved.is_file(), f"save writes {saved.name} into a folder that it creates, but the file is missing")
     again = modality.encode(modality.load(saved))
     x0 = modality.encode(media)
     _check_tensor(again, tuple(x0.shape), "what was saved, loaded and encoded again")
@@ -121,7 +121,7 @@ def _check_files(modality: Any, path: Path, tolerance: float | None, folder: Pat
     picture = folder / "pictures" / "grid.png"
     modality.save_grid([media, media, media], picture)
     with picture.open("rb") as file:
-        _require(file.read(8) == b"\x89PNG\r\n\x1a\n", "save_grid writes a PNG, but the file is none")
+        _require(file.read(8) == b"\x89PNG\r\n\x1a\n", "save_grid writes a PNG, but the file is not a PNG")
 
 
 def _check_errors(modality: Any, path: Path, folder: Path) -> None:
@@ -136,7 +136,7 @@ def _check_errors(modality: Any, path: Path, folder: Path) -> None:
     shutil.copyfile(path, copy)
     _require(
         torch.equal(modality.encode(modality.load(copy, 3)), modality.encode(modality.load(path, 3))),
-        "what is random in load follows from the seed alone, but a copy of the file gives another datum",
+        "random choices in load depend on the seed only, but a copy of the file gives a different datum",
     )
 
 
@@ -145,7 +145,7 @@ def _check_tensor(x: Any, shape: tuple[int, ...], what: str) -> None:
     found = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
     right = x.dtype == torch.float32 and tuple(x.shape) == shape and x.device.type == "cpu"
     _require(right, f"{what} is float32 of shape {shape} on the CPU, got {found}")
-    _require(bool(torch.isfinite(x).all()), f"{what} is finite, but holds NaN or infinity")
+    _require(bool(torch.isfinite(x).all()), f"{what} is finite, but contains NaN or infinity")
 
 
 def _check_near(again: Tensor, x0: Tensor, tolerance: float | None, what: str) -> None:
@@ -169,7 +169,7 @@ def _require_raises(call: Callable[[], Any], what: str, kind: type[Exception] = 
     except kind as error:
         _require(bool(str(error)), f"{what} raises with a message, but {type(error).__name__} has none")
         return
-    except Exception as error:  # another kind than the one that is due
+    except Exception as error:  # an error of the wrong type
         raise AssertionError(f"{what} raises {kind.__name__}, got {type(error).__name__}: {error}") from error
     raise AssertionError(f"{what} raises {kind.__name__}, but nothing was raised")
 

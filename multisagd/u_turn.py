@@ -1,7 +1,7 @@
-"""U-turns: noise a datum up to some time and go back, which yields another one that is more or less like it.
+"""U-turns: noise a datum up to some time and sample back, which gives a more or less similar datum.
 
-What survives a turn at T_u tells which features of the data belong to which noise level (arXiv 2308.07421); up to some
-time it gives the class of the datum back, and later another.
+The features that survive a turn at T_u show which features belong to which noise level (arXiv 2308.07421); up to some
+time the class of the datum is preserved, and later it changes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def u_turn(
     spacing: Spacing = "time",
     callback: Callback | None = None,
 ) -> Tensor:
-    """Return what becomes of data x0 `(batch, channels, *grid)` noised to `time` in (0, 1] and sampled from there.
+    """Return data x0 `(batch, channels, *grid)` noised to `time` in (0, 1] and sampled back from there, shaped like x0.
 
-    One seed per item draws both the noise on the way up and that of a stochastic sampler on the way down. `condition`
-    is that of the way down.
+    One seed per item determines both the added noise and the noise of a stochastic sampler. `condition` is used in
+    sampling.
 
     Raises:
-        ValueError: if there is not one seed per item, or the time lies outside (0, 1].
+        ValueError: unless there is one seed per item and the time is in (0, 1].
     """
     process, x0 = denoiser.process, as_data(x0)
     times = time_steps(process.schedule, steps, spacing, time)
@@ -51,10 +51,10 @@ def u_turn(
 def u_turn_correlation(
     process: Process, statistics: DataStatistics, time: float, *, stochastic: bool = False
 ) -> Tensor:
-    """Return the correlation of Gaussian data with what an exact U-turn makes of them, `(channels, *half_shape)`.
+    """Return the correlation of Gaussian data before and after an exact U-turn, `(channels, *half_shape)`.
 
-    Per frequency `ρ = a √C/√(a²C + V)` for the flow, and its square for a reverse SDE, which forgets on both ways. Both
-    ends have the data's law.
+    Per frequency `ρ = a √C/√(a²C + V)` for the flow, and its square for a reverse SDE, which loses information in both
+    directions. Both ends have the data's distribution.
     """
     shape = statistics.grid.shape
     at = process.coefficients(time, statistics.mean[None])

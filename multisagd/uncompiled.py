@@ -1,4 +1,4 @@
-"""What a compiled graph cannot hold."""
+"""Functions excluded from compiled graphs."""
 
 import functools
 from collections.abc import Callable
@@ -13,8 +13,8 @@ R = TypeVar("R")
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function that runs outside compiled graphs, like `torch.compiler.disable`.
 
-    That one imports the compiler where it decorates, which doubles the time that `import torch` takes; here this waits
-    until something is compiled.
+    `torch.compiler.disable` imports the compiler when it decorates, which doubles the time of `import torch`; this one
+    waits until something is compiled.
     """
     disabled: list[Callable[P, R]] = []
 
