@@ -56,8 +56,7 @@ class PaddedCovariance(SpectralCovariance):
         return grid.resize([axis.size + self.padding[axis.name] for axis in grid.axes])
 
     def _normalised_power(self, grid: Grid) -> Tensor:
-        """Expected periodogram of the crop: the transform of its autocovariance, weighted by how often each lag
-        fits."""
+        """Expected periodogram of the crop: the transform of its autocovariance, weighted by the count of each lag."""
         extended = self._extend(grid)
         dims = tuple(range(-grid.dimensions, 0))
         lags = torch.fft.irfftn(super()._normalised_power(extended), s=extended.shape, dim=dims)

@@ -54,8 +54,7 @@ class BandPowers:
         return self.corruption / self.left
 
     def share(self, a: Tensor) -> Tensor:
-        """Return `a c²/A`, the factor of the added noise that is subtracted from a corrupted datum to get the
-        target."""
+        """Return `a c²/A`, the factor of the added noise subtracted from a corrupted datum to get the target."""
         return torch.where(self.seen, a * self.corruption / (self.noise * self.left), 0.0)
 
 

@@ -1,1 +1,1 @@
-"""What the spectra of data and noise say about sampling, before any training."""
+"""Analysis of sampling from the spectra of data and noise, before any training."""

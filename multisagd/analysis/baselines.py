@@ -1,8 +1,8 @@
 """Log-SNRs that a designed schedule has to beat: the usual schedules, and steps by dynamic programming.
 
-Each is a function of the number of steps alone, except for the last, which knows the spectra: it makes the sum of the
-errors of single steps least (the criterion of arXiv 2405.11326, there on trajectories of a trained network, here on
-those of Gaussian data), where a design minimises the error at the end.
+Each depends only on the number of steps, except for the last, which uses the spectra: it minimises the sum of the
+errors of single steps (the criterion of arXiv 2405.11326, there on trajectories of a trained network, here on
+trajectories of Gaussian data), while a design minimises the error at the end.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from multisagd.statistics import DataStatistics
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
     """Return the rising log-SNRs of the usual schedules in this many steps.
 
-    Schedules that end at infinite log-SNRs (sigmoid, flow matching) are run through between `ends`; of the cosine
-    schedule only the outermost steps move there, as it is used, unless more of them lie outside. Karras' and the linear
+    Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`; in the cosine
+    schedule only the outermost steps are moved there, as usual, unless more of them lie outside. Karras' and the linear
     schedule keep their own ends.
     """
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
@@ -50,7 +50,7 @@ def transfers(
 ) -> dict[str, Transfer]:
     """Return a sampler's transfer function at each of some named log-SNRs `(steps + 1,)` that the schedule can follow.
 
-    Left out are those beyond its ends, and those that do not rise: 1,000 discrete levels have no more steps than that.
+    Sets beyond its ends or without strict ascent are left out: 1,000 discrete levels have at most that many steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
     found = {}
@@ -62,7 +62,7 @@ def transfers(
 
 
 def _discrete_linear(steps: int) -> Tensor:
-    """Return log-SNRs of DDPM's own 1,000 levels, the first of which is not without noise."""
+    """Return log-SNRs of DDPM's own 1,000 levels, of which the first already has noise."""
     log_alpha = torch.log1p(-torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64, device="cpu")).cumsum(0)
     places = torch.linspace(999, 0, steps + 1, dtype=torch.float64, device="cpu").round().long()
     chosen = log_alpha[places]
@@ -72,10 +72,10 @@ def _discrete_linear(steps: int) -> Tensor:
 def trajectory_regular(
     statistics: DataStatistics, process: Process, steps: int, ends: tuple[float, float] = ENDS, candidates: int = 200
 ) -> Tensor:
-    """Return rising log-SNRs that make the summed errors of single DDIM steps least, by dynamic programming.
+    """Return rising log-SNRs that minimise the summed errors of single DDIM steps, by dynamic programming.
 
-    A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from it at its
-    end, the root over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
+    A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from it at the
+    end, the root of the sum over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).
 
     Raises:
         ValueError: for more steps than candidates.
@@ -83,7 +83,7 @@ def trajectory_regular(
     if steps >= candidates:
         raise ValueError(f"{steps} steps need more than {candidates} candidates")
     spectra = Spectra.of(statistics, process)
-    # Frequencies where noise and data both are, as lists: pairs of candidates times frequencies must fit in memory.
+    # Only frequencies with both noise and data: pairs of candidates times frequencies must fit in memory.
     both = ((spectra.data > 0) & (spectra.noise > 0)).expand(statistics.power.shape)
     data, noise, weight = (
         each.expand(statistics.power.shape)[both] for each in (spectra.data, spectra.noise, spectra.weight)
@@ -99,7 +99,7 @@ def trajectory_regular(
         cost[i, i + 1 :] = (missed * weight).sum(1).sqrt()
     least, came = cost[0], []
     for _ in range(steps - 1):
-        # from the first candidate to j in one step more, over i
+        # from the first candidate to j with one more step, over i
         least, place = (least[:, None] + cost).min(0)
         came.append(place)
     path = [candidates - 1]

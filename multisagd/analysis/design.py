@@ -1,9 +1,8 @@
 """Design of the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
 
-The error of a few steps is known in closed form (`transfer`), so its minimum over the steps can be found before any
-training, and used on a network that was trained already: a network conditioned on log-SNR can be asked for any. The
-log-SNRs rise by shares of the whole way, which are a softmax of free numbers; minimised by L-BFGS in float64 from
-several starts.
+The error of a few steps is known in closed form (`transfer`), so it can be minimised over the steps before training, or
+for a trained network, since a network conditioned on log-SNR accepts any steps. The log-SNRs rise by shares of the
+whole range, which are a softmax of free parameters; minimised by L-BFGS in float64 from several starts.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
 
 
 def errors(transfer: Transfer) -> dict[str, float]:
-    """Return every objective of a transfer function, and as `relative` W2 as a share of the data's deviation."""
+    """Return every objective of a transfer function, and W2 as a share of the data's deviation (`relative`)."""
     values = {each: float(objective_value(transfer, each)) for each in get_args(Objective)}
     scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
     return {**values, "relative": values["w2"] / scale if scale else math.inf}
@@ -78,17 +77,17 @@ class DesignedSteps:
         return len(self.log_snrs) - 1
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Return the times at which a schedule has these log-SNRs, falling: what `sample` takes.
+        """Return the descending times at which a schedule has these log-SNRs, for `sample`.
 
         Raises:
-            ValueError: where the schedule does not reach them.
+            ValueError: if the schedule does not reach them.
         """
         wanted = torch.tensor(self.log_snrs, dtype=torch.float64, device="cpu")
         times = schedule.time(wanted)
         reached = schedule.log_snr(times)
         if not torch.allclose(reached, wanted, atol=1e-3):
             raise ValueError(
-                f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, and this schedule only "
+                f"the steps go from log-SNR {self.log_snrs[0]:.2f} to {self.log_snrs[-1]:.2f}, but this schedule only "
                 f"from {float(schedule.log_snr(1.0)):.2f} to {float(schedule.log_snr(0.0)):.2f}: "
                 "design steps between its ends"
             )
@@ -103,7 +102,7 @@ class DesignedSteps:
         """Read steps written by `save`.
 
         Raises:
-            ValueError: if the file is something else.
+            ValueError: if it is another kind of file.
         """
         try:
             content = read_json(path)
@@ -111,18 +110,18 @@ class DesignedSteps:
                 raise ValueError("another format")
             return cls(**{**content, "log_snrs": tuple(float(each) for each in content["log_snrs"])})
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path} holds no designed steps: {error}") from error
+            raise ValueError(f"{path} is not a file of designed steps: {error}") from error
 
 
 ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
-"""Default ends of a design, ᾱ = 1e-4 and .9999: noise that drowns the data, and noise that nobody sees."""
+"""Default ends of a design, ᾱ = 1e-4 and .9999: noise that hides the data, and invisible noise."""
 
 
 def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0.01) -> tuple[float, float]:
-    """Return the log-SNRs between which steps matter for these data, within the range of the process's schedule.
+    """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
-    At the first the loudest frequency, mean included, has a signal-to-noise ratio of `share`; at the last noise has
-    that share of the quietest frequency (those more than 60 dB below the loudest do not count). Frequencies without
+    At the first the loudest frequency, mean included, has a signal-to-noise ratio of `share`; at the last, noise has
+    that share of the weakest frequency (frequencies more than 60 dB below the loudest are ignored). Frequencies without
     noise do not matter.
 
     Raises:
@@ -140,13 +139,13 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
 
 
 def on_fewer_frequencies(statistics: DataStatistics, most: int) -> DataStatistics:
-    """Return statistics of one channel, the mean of all, on a smaller grid of the same spacing: a design is quicker.
+    """Return statistics of one channel, the mean of all, on a smaller grid of the same spacing, for a faster design.
 
-    The range of frequencies stays, and with it the law at each; only what is slower than the smaller grid is long goes.
+    The range of frequencies and the law at each frequency stay; only periods longer than the smaller grid are lost.
 
     Args:
         statistics: mean `(channels, *grid)` and power `(channels, *half_shape)` of the data.
-        most: places that the smaller grid may have; the longest axis is halved until it has no more.
+        most: maximum places of the smaller grid; the longest axis is halved until it fits.
 
     Returns:
         Mean `(1, *smaller)` and power `(1, *smaller_half_shape)`, in the units of `statistics`.
@@ -174,12 +173,12 @@ def design_schedule(
     seed: int = 0,
     method: Method = "L-BFGS-B",
 ) -> DesignedSteps:
-    """Return the log-SNRs at which a sampler (DDIM by default) generates the law of Gaussian data like these best.
+    """Return the log-SNRs with which a sampler (DDIM by default) best generates the law of Gaussian data like these.
 
     `ends` are the first and last log-SNR, moved into the range of the process's schedule; with `free_ends` they bound
     the design, which may begin later and end earlier. The minimum is the best of `restarts` starts: equal steps in
     log-SNR, in the cosine schedule's time and in Karras' measure, then random ones drawn from `seed`. The objective
-    needs not be convex, so more restarts may find a better one.
+    need not be convex, so more restarts may find a better minimum.
 
     Raises:
         ValueError: for fewer than one step or restart, an unknown objective, or ends that do not rise.

@@ -1,4 +1,4 @@
-"""Corruption as an excess of power over what clean data would have: beside clean data, or over a fitted power law."""
+"""Corruption as excess power, relative to clean data or to a fitted power law."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from multisagd.statistics import DataStatistics
 
 
 class NoExcessError(ValueError):
-    """No frequency is louder than expected."""
+    """No frequency has more power than expected."""
 
 
 FEWEST = 5
-"""Rings that a power law is fitted to at least."""
+"""Minimum number of rings for the fit of a power law."""
 
 
 def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, count: int | None = None) -> Tensor:
-    """Return the power that data have above what is expected, where it is more than chance: an estimate of `b²(k)`.
+    """Return the significant excess of the data's power over the expected power: an estimate of `b²(k)`.
 
     `expected` is a power on the half spectrum: that of clean data (`DataStatistics.power.mean(0)`, with their `count`)
     or of a power law fitted to the rest (`multisagd.analysis.profiles`), for which leave `count` out. A measured power
-    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count` (and
-    `√2` of that at the frequencies that are their own conjugates), which it is if all channels say the same; excesses
-    within `errors` of them are taken as none.
-    Data are heavier in their tails than a Gaussian, so keep `errors` generous, or look at the result.
+    is a mean of `count` squared magnitudes, so for Gaussian data its relative standard error is at most `1/√count`
+    (times `√2` at self-conjugate frequencies), with equality if all channels are equal. Excesses within `errors`
+    standard errors count as zero. Data have heavier tails than a Gaussian, so use a large value of `errors`, or check
+    the result.
 
     Raises:
         ValueError: if the expected power has another shape, or is not positive everywhere.
@@ -46,13 +46,13 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
 def estimate_corruption(
     data: DataStatistics, clean: DataStatistics | None = None, errors: float = 4.0, least: float | None = None
 ) -> Corruption:
-    """Return the corruption that the spectrum of data shows beside clean data of the same kind on the same grid.
+    """Return the corruption visible in the spectrum of data, relative to clean data on the same grid.
 
     `least` is .1 by default with clean data, and 1 without.
 
-    Where the power of corrupted data exceeds that of clean data by more than chance, and by more than the share `least`
-    of it, the excess is the corruption's; its level and spectrum follow. Without `clean` data a power law takes their
-    place (`fitted_power`): it finds what stands out of the spectrum, so be generous with `least`.
+    Where the power of corrupted data exceeds that of clean data significantly, and by more than the share `least` of
+    it, the excess is the corruption; its level and spectrum follow. Without `clean` data a fitted power law is used
+    instead (`fitted_power`): it finds whatever stands out of the spectrum, so use a large `least`.
 
     Raises:
         NoExcessError: if there is no such excess.
@@ -69,11 +69,11 @@ def estimate_corruption(
 
 
 def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
-    """Return a power law with a knee that follows the spectrum of data where nothing stands out, `(*half_shape)`.
+    """Return the power `(*half_shape)` of a power law with a knee, fitted to the spectrum of data without outliers.
 
-    It is fitted to the median power of rings of frequency, which lines and spots do not move; rings that stand above
-    the fit by more than so many `decibels` are left out one after the other, the farthest first, down to half of them.
-    Zero frequency takes no part.
+    It is fitted to the median power of rings of frequency, which lines and spots do not change; rings more than
+    `decibels` above the fit are left out one after the other, the farthest first, down to half of them. Zero frequency
+    is excluded.
 
     Raises:
         ValueError: for a grid with fewer rings than a fit needs.
@@ -103,7 +103,7 @@ def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
     """
     if not bool((excess > 0).any()):
         raise NoExcessError(
-            "no frequency has more power than expected: there is no corruption to be seen in the spectrum"
+            "no frequency has more power than expected: no corruption is visible in the spectrum"
         )
     return Corruption.of_power(excess, grid)
 

@@ -1,9 +1,9 @@
-"""Design of the noise spectrum together with the steps, and a recommendation that may well be white noise.
+"""Joint design of the noise spectrum and the steps.
 
 Under the Gaussian model more data-like noise always means less discretisation error: with `W ∝ C` every frequency has
-the same log-SNR at every time. What the model does not see argues against it. A network must then resolve noise powers
-that differ as much as the data's do, and where noise is weak at t = 1 something of the data is left. So what is best by
-the model alone (`design_joint`) is one thing, and what to use (`recommend`) another.
+the same log-SNR at every time. Effects outside the model argue against it: a network must then resolve noise powers
+that differ as much as the data's do, and where noise is weak at t = 1, part of the data remains. So the optimum of the
+model (`design_joint`) may differ from the recommendation (`recommend`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from multisagd.spectrum import Spectrum
 from multisagd.statistics import DataStatistics
 
 FLOOR = 60.0
-"""Least noise of the data's power, in decibels below the largest (`DataStatistics.spectrum`)."""
+"""Minimum power of noise shaped like the data, in decibels below the largest (`DataStatistics.spectrum`)."""
 
 Family = Literal["data_power", "power_law", "bands"]
 
 
 @dataclass(frozen=True)
 class JointDesign:
-    """Steps and the spectrum they were designed with; `parameters` are the family's own.
+    """Steps and the spectrum they were designed with; `parameters` are those of the family.
 
     `data_power`: the exponent of the data's power. `power_law`: the exponent of the AMPLITUDE, as in `PowerLaw`.
     `bands`: the power at zero frequency and in rings of equal width (`Rings`), with a mean of one.
@@ -58,7 +58,7 @@ def design_joint(
     restarts: int = 3,
     seed: int = 0,
 ) -> JointDesign:
-    """Return the log-SNRs and the spectrum of a family that generate the law of Gaussian data like these best.
+    """Return the log-SNRs and the spectrum of a family that best generate the law of Gaussian data like these.
 
     The spectrum keeps a mean power of one. The covariance of `process` is not used.
 
@@ -104,13 +104,13 @@ def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Cal
     if family == "power_law":
         logs = _radius(grid).log()
         return lambda free: (2 * free[0] * logs).exp(), 1
-    # A ring that holds no frequency of a small grid has a level all the same, which nothing depends on.
+    # A ring without a frequency of a small grid also has a level, which has no effect.
     rings = torch.stack([Rings(tuple(unit)).power(grid) for unit in torch.eye(bands + 1, device="cpu").tolist()])
     return lambda free: torch.einsum("r,r...->...", free.exp(), rings), bands + 1
 
 
 def _described(family: Family, free: Tensor, statistics: DataStatistics) -> tuple[Spectrum, tuple[float, ...]]:
-    """Return the spectrum that free numbers stand for, and the parameters it is described by."""
+    """Return the spectrum of free numbers, and the parameters that describe it."""
     exponent = float(free[0])
     if family == "data_power":
         return statistics.spectrum(FLOOR) ** exponent, (exponent,)

@@ -19,7 +19,7 @@ from multisagd.grid import Grid
 from multisagd.statistics import DataStatistics, transforms_about
 
 RADIUS = "radius"
-"""What a profile over the radius is called, beside those along axes by their names."""
+"""Name of the profile over the radius; profiles along axes have the axes' names."""
 NORMAL_95 = 1.959964
 """Half the width of the central 95 % of a normal law, in standard deviations."""
 
@@ -33,7 +33,7 @@ class Profile:
     error: Tensor | None = None
 
     def confidence(self) -> tuple[Tensor, Tensor]:
-        """Return the lower and upper end of the 95 % confidence band, nowhere negative.
+        """Return the lower and upper end of the 95 % confidence band, clamped at zero.
 
         Raises:
             ValueError: if the errors were not measured.
@@ -46,7 +46,7 @@ class Profile:
     def thinned(self, most: int) -> Profile:
         """Return at most `most` points `(points,)`, without errors: averages over equal shares of an octave.
 
-        Frequencies are to rise from above zero, and the power is to have no leading dimensions.
+        Frequencies must be positive and rise, and the power must have no leading dimensions.
         """
         if len(self.frequency) <= most:
             return Profile(self.frequency, self.power)
@@ -61,7 +61,7 @@ class Profile:
 def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
     """Return the profile along one axis of a power `(..., *half_shape)`, leading dimensions averaged over.
 
-    Frequencies are in cycles per unit of the axis; those of opposite sign are averaged, as are all of the other axes.
+    Frequencies are in cycles per unit of the axis; opposite signs and all other axes are averaged.
     """
     axis = grid.axis(name)
     frequency = torch.fft.rfftfreq(axis.size, d=axis.spacing, dtype=torch.float64, device="cpu")
@@ -73,8 +73,8 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
 def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
     """Return the profile over the radius, cycles per SAMPLE of every axis, of a power `(..., *half_shape)`.
 
-    Zero frequency is a point by itself, and then `rings` of equal width up to the corner of the spectrum (by default as
-    many as keep each one bin wide along the longest axis); a ring's frequency is the mean radius of its bins. Leading
+    Zero frequency is a point by itself, and then `rings` of equal width up to the corner of the spectrum (by default
+    one bin wide along the longest axis); a ring's frequency is the mean radius of its bins. Leading
     dimensions are kept.
     """
     place, frequency = _rings(grid, rings)
@@ -86,7 +86,7 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
 def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) -> Profile:
     """Return the profile of a power `(..., *half_shape)` over the "radius" or along an axis, averaged over the rest.
 
-    Frequencies are in the `unit_of` these; `rings` are those of `radial_profile`.
+    Frequencies are in the unit given by `unit_of`; `rings` are those of `radial_profile`.
     """
     if along != RADIUS:
         return axis_profile(power, grid, along)
@@ -99,7 +99,7 @@ def unit_of(along: str, grid: Grid) -> str:
 
 
 def _rings(grid: Grid, rings: int | None) -> tuple[Tensor, Tensor]:
-    """Return the number of each bin's ring, those without bins left out, and the mean radius of each."""
+    """Return the index of each bin's ring, without empty rings, and the mean radius of each ring."""
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top = 0.5 * math.sqrt(grid.dimensions)
     count = rings or max(1, round(top * max(grid.shape)))
@@ -118,11 +118,11 @@ def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tens
 def measure_profiles(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics, rings: int | None = None
 ) -> dict[str, Profile]:
-    """Return the radial profile ("radius") and that of every axis by its name, channels averaged, with errors.
+    """Return the radial profile ("radius") and the profile of every axis by its name, channels averaged, with errors.
 
-    `batches` are those that `DataStatistics.measure` took; the power is about the mean of the statistics. Padding leaks
-    into the power of single data: where there is any, the curves are those of the statistics, and the errors those of
-    single data in proportion.
+    `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
+    into the power of single data: with padding, the curves are those of the statistics, with proportional errors of
+    single data.
 
     Raises:
         ValueError: for fewer than two data.
@@ -173,7 +173,7 @@ class PowerLawFit:
 
 
 def fit_power_law(profile: Profile) -> PowerLawFit:
-    """Fit a power law with a knee to a profile, in decibels, every point alike; zero frequency takes part.
+    """Fit a power law with a knee to a profile, in decibels, with equal weights; zero frequency is included.
 
     Raises:
         ValueError: for fewer than four points with power.
@@ -209,7 +209,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
     """Return the cross power of channels, `(channels, channels, *half_shape)`, complex128: `E[F(x_i) F(x_j)*]`.
 
     Its diagonal is the power of the statistics, for data without padding. Noise here is independent between channels;
-    what this says is how much of one channel another one tells, where both are valid.
+    this measures how well one channel predicts another where both are valid.
 
     Raises:
         ValueError: without data.
@@ -226,7 +226,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
 
 
 def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
-    """Return by what products of two channels' transforms are to be scaled, `(batch, channels, channels)`.
+    """Return the scale factors of products of two channels' transforms, `(batch, channels, channels)`.
 
     Each is scaled by its own share of valid samples, and a product is a sum over samples that are valid in both. The
     result is 0 where there are no such samples.
@@ -243,7 +243,7 @@ def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tens
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, coherence) of the bands of `Grid.bands`, the squared correlation `(channels, channels)`.
 
-    It is the correlation of the channels when all but the band is filtered out: cross powers and powers are summed over
+    It is the correlation of the band-passed channels: cross powers and powers are summed over
     it, both halves of the spectrum, before they are divided.
     """
     result = []

@@ -1,8 +1,8 @@
 """A recommendation of noise and steps for a dataset, with its reasons in words.
 
-The discretisation error alone would always ask for noise like the data (`joint`). Here it is weighed: noise is shaped
-only as much as the error at the wanted number of steps needs, not beyond what a network can resolve, and not where the
-data would drown no more at the start. White noise is a candidate like the others, and the first.
+The discretisation error alone would always ask for noise like the data (`joint`). Here noise is shaped only as
+much as the error at the given number of steps requires, within what a network can resolve, and only if the data are
+still hidden by the noise at the start. White noise is the first candidate.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from multisagd.statistics import DataStatistics
 from multisagd.terminal import terminal_snr
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Candidates: the data's power to each of these, 0 being white noise."""
+"""Candidates: exponents of the data's power; 0 is white noise."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as good enough, and what as too much.
+    """Thresholds of the recommendation.
 
-    `error`: discretisation error, as a share of the data's deviation, below which a trained network's own errors rule.
-    `gain`: the least factor by which shaping must reduce the error of white noise to be worth it.
+    `error`: discretisation error, as a share of the data's deviation, below which a trained network's own errors
+    dominate.
+    `gain`: minimum factor by which shaping must reduce the error of white noise.
     `conditioning`: decibels between the largest and the smallest noise power.
-    `terminal_snr`: signal to noise where sampling starts, in the worst band of frequency.
+    `terminal_snr`: maximum signal-to-noise ratio at the start of sampling, in the worst frequency band.
     """
 
     error: float = 0.1
@@ -46,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Noise of the data's power to `exponent`, the steps designed for it, and what speaks for and against it.
+    """Noise with the data's power to `exponent`, the steps designed for it, and its properties.
 
     `error` is the 2-Wasserstein distance over the root of the data's power, means included; the others are as in
     `Limits`.
@@ -65,21 +66,21 @@ class Candidate:
         return "white noise" if self.exponent == 0 else f"noise of the data's power to {self.exponent:g}"
 
     def objection(self, limits: Limits) -> str | None:
-        """Return why it is left out, or None if it is not."""
+        """Return the reason why it is left out, or None."""
         if self.conditioning > limits.conditioning:
             return f"its powers span {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
-        # Steps begin where the loudest frequency has this ratio, unless told otherwise: rounding must not decide.
+        # By default steps begin where the loudest frequency has this ratio: rounding must not decide.
         if self.terminal_snr > 1.01 * limits.terminal_snr:
             return (
-                f"where sampling starts a signal-to-noise ratio of {self.terminal_snr:.2g} is left in some band, more "
-                f"than {limits.terminal_snr:g}: the design needs to begin with more noise"
+                f"at the start of sampling a band has a signal-to-noise ratio of {self.terminal_snr:.2g}, more "
+                f"than {limits.terminal_snr:g}: the design must begin with more noise"
             )
         return None
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The candidate to use, all that were weighed, and the reasons in the order in which they decided."""
+    """The chosen candidate, all candidates, and the reasons in order of importance."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
@@ -98,10 +99,10 @@ def recommend(
     restarts: int = 3,
     seed: int = 0,
 ) -> Recommendation:
-    """Return which noise to train with for sampling in so many steps.
+    """Return the recommended training noise for sampling in `steps` steps.
 
-    The whitest noise whose error is below `limits.error`; if there is none, the one with the smallest error, unless
-    that is hardly better than white noise (`limits.gain`).
+    The whitest noise whose error is below `limits.error`; without one, the noise with the smallest error, unless
+    it is hardly better than white noise (`limits.gain`).
 
     Raises:
         ValueError: as `design_schedule` does.
@@ -129,13 +130,13 @@ def recommend(
         chosen = good[0]
         reasons.append(
             f"{_sentence(chosen.name)} is the whitest with an error below {limits.error:.0%} ({chosen.error:.1%}): "
-            "a trained network errs about that much by itself, so shaping further would gain little that one sees."
+            "a trained network's own error is about as large, so shaping further would gain little."
         )
     elif white.error < limits.gain * best.error:
         chosen = white
         reasons.append(
             f"No noise brings the error below {limits.error:.0%}, and {best.name}, the best with {best.error:.1%}, is "
-            f"not {limits.gain:g} times better: white noise stays, being the easiest to learn."
+            f"not {limits.gain:g} times better: white noise is kept, since it is the easiest to learn."
         )
     else:
         chosen = best
@@ -170,7 +171,7 @@ def _candidate(
     )
     power = process.covariance.power()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is returned
+        warnings.simplefilter("ignore")  # the result contains what it warns of
         bands = terminal_snr(process, statistics, time=float(designed.times(schedule)[0]))
     scale = statistics.grid.mean(statistics.power).sum() * statistics.grid.numel
     return Candidate(

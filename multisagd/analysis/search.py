@@ -1,7 +1,7 @@
-"""The search behind a design: rising log-SNRs as free numbers, and a minimum from several starts.
+"""The search for a design: rising log-SNRs from free parameters, and the best minimum from several starts.
 
-The log-SNRs rise by shares of the whole way, which are a softmax of free numbers: whatever an optimiser proposes is a
-schedule.
+The log-SNRs rise by shares of the whole range, which are a softmax of free parameters: every proposal of an optimiser
+is a valid schedule.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from multisagd.process import Process
 Method = Literal["L-BFGS-B", "SLSQP"]
 
 SMALLEST = 1e-4
-"""The least share of the whole way that a step may have."""
+"""The minimum share of the whole range of a step."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a design chooses from: `steps + 1` rising log-SNRs from `low` to `high`, or between them with free ends."""
+    """Search space of a design: `steps + 1` rising log-SNRs from `low` to `high`, or between them with free ends."""
 
     low: float
     high: float
@@ -54,13 +54,13 @@ class Search:
 
     def log_snrs(self, free: Tensor) -> Tensor:
         """Turn free numbers, one for each step and two more for free ends, into rising log-SNRs."""
-        # No step vanishes, however far an optimiser may look.
+        # No step vanishes, for any proposal of the optimiser.
         share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
         shares = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), share.cumsum(0)])
         return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
 
     def starts(self) -> list[Tensor]:
-        """Return free numbers of several plausible schedules, then some spread around them."""
+        """Return free parameters of several plausible schedules, then random ones around them."""
         even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
         span = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
         measures: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
@@ -82,7 +82,7 @@ class Search:
 def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:
     """Return the best minimum of a positive function of a float64 vector, from several starts.
 
-    What is minimised is its logarithm, whose gradient does not vanish with the error.
+    The logarithm is minimised, because its gradient does not vanish with the error.
 
     Raises:
         ValueError: if the function is not finite at any start.
@@ -104,5 +104,5 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     ]
     best = min(found, key=lambda each: float(each.fun))
     if not best.fun < 1e30:
-        raise ValueError("the objective is not finite at any start: is there power where the data have none?")
+        raise ValueError("the objective is not finite at any start: is there noise power where the data have none?")
     return torch.from_numpy(np.asarray(best.x, dtype=np.float64))
