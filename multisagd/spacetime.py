@@ -58,7 +58,8 @@ class VelocityTuned(Spectrum):
     `velocity` is in units per unit of `axis`, by axis name, for example `{"width": 8.0}` for 8
     pixels per second to the right. Where `f_t + v·f` is zero the noise is constant in the moving frame; elsewhere its
     power is that of `Autoregressive` at that frequency: `x_n(r) = ρ x_{n-1}(r - vΔ) + √(1-ρ²) ξ_n(r)` on a
-    periodic grid, `ρ = e^{-Δ/time_constant}`. Without velocity it equals `Autoregressive`; several velocities add up like spectra.
+    periodic grid, `ρ = e^{-Δ/time_constant}`. Without velocity it is
+    `Autoregressive`; several velocities add up like spectra.
 
     Raises:
         ValueError: for a time constant that is not positive, a velocity along time, or a velocity that is not finite.

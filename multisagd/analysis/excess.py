@@ -102,9 +102,7 @@ def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
         NoExcessError: if it is zero everywhere.
     """
     if not bool((excess > 0).any()):
-        raise NoExcessError(
-            "no frequency has more power than expected: no corruption is visible in the spectrum"
-        )
+        raise NoExcessError("no frequency has more power than expected: no corruption is visible in the spectrum")
     return Corruption.of_power(excess, grid)
 
 

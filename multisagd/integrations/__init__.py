@@ -1,7 +1,7 @@
-"""multisagd beside other libraries: coloured noise in diffusers, and this project's models under its samplers.
+"""multisagd with other libraries: coloured noise in diffusers, and this project's models with its samplers.
 
-Importing this package imports none of them. Having imported it is what `from_pretrained` of diffusers needs to load a
-saved scheduler of a colour.
+Importing this package imports no other library. `from_pretrained` of diffusers needs this import to load a saved
+scheduler with coloured noise.
 """
 
 from multisagd.integrations.karras import KarrasDenoiser

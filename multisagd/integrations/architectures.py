@@ -1,7 +1,7 @@
-"""The classes of the diffusers library that serve as networks here, and what of their options is left open.
+"""The supported network classes of the diffusers library, and defaults for their options.
 
-diffusers' own defaults are the models that its classes were first made for, hundreds of millions of parameters. Here
-they are small, and fit one another when only some are given.
+diffusers' own defaults are large models of hundreds of millions of parameters. The defaults here are small, and
+consistent if only some options are given.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from multisagd.libraries import importing
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of diffusers: grid dimensions, the option that counts its classes, whether that counts "no class" too.
+    """A class of diffusers: grid dimensions, the option that counts its classes, whether it also counts "no class".
 
-    `tokens` tells whether it attends to tokens, and `text` whether these may be a text's: that needs a mask.
+    `tokens` says whether it attends to tokens, and `text` whether these may be text tokens, which need a mask.
     """
 
     dimensions: int
@@ -37,46 +37,46 @@ KINDS = {
     "UNet3DConditionModel": Architecture(3, tokens=True),
     "DiTTransformer2DModel": Architecture(2, "num_embeds_ada_norm", counts_null=False),
 }
-"""What is supported: classes that are told nothing beyond what a network here is told."""
+"""Supported classes: those that need no inputs beyond those of a network here."""
 
 FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the parts of attention before 2023, and what it calls them now, except in `NAMES_KEPT`."""
+"""Names of the parts of attention in diffusers before 2023 and now, except in `NAMES_KEPT`."""
 
 NAMES_KEPT = ("UNet1DModel",)
 
 FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type")
-"""Options by which a network of diffusers asks for more than that."""
+"""Options with which a network of diffusers requires further inputs."""
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Return what diffusers takes for the options of a class that are not told, as JSON would hold it.
+    """Return the default values of a class's options in diffusers, as JSON values.
 
     Raises:
         ImportError: without diffusers.
     """
     known = inspect.signature(_found(name)).parameters.values()
-    told = {each.name: each.default for each in known if each.default is not each.empty}
-    return {option: list(value) if isinstance(value, tuple) else value for option, value in told.items()}
+    defaults = {each.name: each.default for each in known if each.default is not each.empty}
+    return {option: list(value) if isinstance(value, tuple) else value for option, value in defaults.items()}
 
 
 def embeds_fourier_features(name: str, options: Mapping[str, Any]) -> bool:
-    """Tell whether a network is told its timestep by random Fourier features.
+    """Whether the network embeds the timestep with random Fourier features.
 
     Raises:
-        ValueError: if it takes something else than timesteps.
+        ValueError: if it does not take timesteps.
     """
     kind = options.get("time_embedding_type", "fourier" if name == "UNet1DModel" else "positional")
     if name == "UNet2DModel" and kind != "positional":
-        # It divides its output by what it is told, or looks it up in a table.
-        raise ValueError(f"{name}: time_embedding_type={kind!r} takes no timesteps between whole ones: use positional")
+        # It divides its output by the timestep, or looks it up in a table.
+        raise ValueError(f"{name}: time_embedding_type={kind!r} takes whole timesteps only: use positional")
     return bool(kind == "fourier")
 
 
 def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with a small architecture where they leave it open, with attention at the coarsest level.
+    """Return options completed by a small architecture, with attention at the coarsest level.
 
     Raises:
-        ValueError: for widths that are none.
+        ValueError: for invalid widths.
     """
     given = dict(options)
     if name == "DiTTransformer2DModel":
@@ -90,7 +90,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
         given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
         if not given.get("use_timestep_embedding"):
-            # Its first block reads the features of time as further channels of the datum.
+            # Its first block takes the time features as additional channels of the datum.
             fourier = given.get("time_embedding_dim") or 2 * widths[0]
             given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else widths[0])
         return given
@@ -102,15 +102,15 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given.setdefault("down_block_types", [*[down] * finer, attentive + down])
     given.setdefault("up_block_types", [attentive + up, *[up] * finer])
     given.setdefault("attention_head_dim", 8 if name != "UNet3DConditionModel" else 16)
-    # diffusers adds the features of time to each channel and normalises next: in groups of one channel, which its
-    # default of 32 makes of 32 channels, that would take them away again.
+    # diffusers adds the time features to each channel and normalises next. In groups of one channel (its default
+    # of 32 groups with 32 channels) that would remove them again.
     most = max(1, min(32, min(widths) // 4))
     given.setdefault("norm_num_groups", max(n for n in range(1, most + 1) if all(w % n == 0 for w in widths)))
     return given
 
 
 def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes: int | None) -> int | None:
-    """Return how many classes the network knows, and let the options say so; None if it knows none."""
+    """Return the number of classes of the network and set it in the options; None if it has no classes."""
     assert kind.classes is not None
     null = 1 if kind.counts_null else 0
     fixed = given.get(kind.classes)
@@ -121,14 +121,14 @@ def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes:
         return classes or 1
     if classes is not None and classes + null != fixed:
         raise ValueError(
-            f"{name}: {kind.classes}={fixed} are {fixed - null} classes{' and that of none' * null}, and the data have "
-            f"{classes}: change the one or the other, or train without classes (training.conditional=false)"
+            f"{name}: {kind.classes}={fixed} is {fixed - null} classes{' and that for none' * null}, but the data have "
+            f"{classes}: change either, or train without classes (training.conditional=false)"
         )
     return int(fixed) - null
 
 
 def add_null_class(name: str, options: dict[str, Any]) -> str | None:
-    """Count "no class" among the classes of the options; return the weight that then needs one row more.
+    """Count "no class" among the classes of the options; return the weight that then needs one more row.
 
     None, with the options as they were, for a class of diffusers or options without classes.
     """
@@ -140,7 +140,7 @@ def add_null_class(name: str, options: dict[str, Any]) -> str | None:
 
 
 def current_name(name: str, weight: str) -> str:
-    """Return what diffusers calls a weight of the class `name` now, where a model was saved with a former name."""
+    """Return diffusers' current name of a weight of the class `name`, for models saved with a former name."""
     parts = weight.rsplit(".", 2)
     if name not in NAMES_KEPT and len(parts) == 3 and parts[1] in FORMER and "attentions" in weight:
         return f"{parts[0]}.{FORMER[parts[1]]}.{parts[2]}"
@@ -148,7 +148,7 @@ def current_name(name: str, weight: str) -> str:
 
 
 def strides(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return what the size of each axis must be a multiple of."""
+    """Return the number of which the size of each axis must be a multiple."""
     if name == "DiTTransformer2DModel":
         return (given.get("patch_size", 2),) * 2
     levels = len(given["block_out_channels"])
@@ -162,7 +162,7 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ImportError: without diffusers.
-        ValueError: for options that the class does not have, or of which it makes nothing.
+        ValueError: for options that the class does not have, or cannot be built with.
     """
     found = _found(name)
     known = inspect.signature(found).parameters
@@ -171,7 +171,7 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
     try:
         return found(**given)
     except (AttributeError, KeyError, IndexError, NameError, RuntimeError) as error:
-        # diffusers checks few of its options, and stumbles over the others wherever they are used.
+        # diffusers checks few options; errors in the others appear wherever they are used.
         raise ValueError(f"{name} cannot be built with these options ({error!r:.200})") from error
 
 

@@ -1,8 +1,8 @@
-"""A denoiser as k-diffusion and EDM know them: `D(x, σ)`, where x is the datum plus noise of deviation σ.
+"""A denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, where x is the datum plus noise of deviation σ.
 
 A process's state is `x_t = α (x0 + σ/α ε)`, so that `D(x, σ)` is the denoiser at the time whose log-SNR is `-2 log σ`
 and at the state αx, for every path: the parametrisation of Karras et al. (arXiv 2206.00364). The samplers of
-k-diffusion take such an object as their `model`; their noise, which they draw white unless told otherwise, must be its:
+k-diffusion take such an object as their `model`; their noise, which is white by default, must be the denoiser's noise:
 
     model = KarrasDenoiser(denoiser)
     x = model.start((4, 3, 32, 32), seeds=range(4), sigma=80.0)
@@ -29,13 +29,13 @@ class KarrasDenoiser(nn.Module):
     """A denoiser `D(x, sigma) = E[x0 | x0 + sigma ε]`, ε being the process's noise; sigma is `(batch,)` or one number.
 
     Raises:
-        ValueError: for a process whose coefficients differ between frequencies, where there is no one σ.
+        ValueError: for a process whose coefficients differ between frequencies, since it has no single σ.
     """
 
     def __init__(self, denoiser: AnyDenoiser) -> None:
         super().__init__()
         if denoiser.process.modulation is not None:
-            raise ValueError("a process with a modulation has no one noise level per time: D(x, sigma) needs it")
+            raise ValueError("a process with a modulation has no single noise level per time: D(x, sigma) needs it")
         self.denoiser = denoiser
 
     @property
@@ -45,7 +45,7 @@ class KarrasDenoiser(nn.Module):
 
     @property
     def sigma_min(self) -> float:
-        """The least noise level of the process, that of its data end."""
+        """The smallest noise level of the process, at its data end."""
         return self._sigma_at(0.0)
 
     @property
@@ -54,11 +54,11 @@ class KarrasDenoiser(nn.Module):
         return self._sigma_at(1.0)
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """Return `E[x0 | x]`, shaped like x; `condition` goes to the denoiser as it is.
+        """Return `E[x0 | x]`, shaped like x; `condition` is passed to the denoiser unchanged.
 
         Raises:
-            ValueError: for a sigma beyond `sigma_max`, negative or not a number, or neither one for all items nor one
-                for each.
+            ValueError: for a sigma above `sigma_max`, negative or NaN, or unless there is one for all items or one per
+            item.
         """
         x = as_data(x)
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)
@@ -69,23 +69,23 @@ class KarrasDenoiser(nn.Module):
         # A schedule of k-diffusion that starts at sigma_max may lie above it by rounding.
         if bool((levels > self.sigma_max * (1 + 1e-5)).any()):
             raise ValueError(
-                f"sigma {float(levels.max()):.6g} lies beyond the process's {self.sigma_max:.6g}: start there"
+                f"sigma {float(levels.max()):.6g} is above the process's maximum {self.sigma_max:.6g}: start there"
             )
         t = self.process.schedule.time(-2 * levels.log()).expand(len(x))
         alpha = self.process.coefficients(t, x).a
         return self.denoiser((alpha * x).to(x.dtype), t, **condition)
 
     def start(self, shape: Sequence[int], seeds: Sequence[int], sigma: float | None = None) -> Tensor:
-        """Draw the state that sampling starts from: noise of deviation `sigma`, the process's largest by default."""
+        """Draw the start of sampling, of shape `shape`: noise of deviation `sigma` (default: the largest)."""
         return self.process.noise(shape, seeds) * (self.sigma_max if sigma is None else sigma)
 
     def noise_sampler(self, x: Tensor, seeds: Sequence[int]) -> Callable[[Any, Any], Tensor]:
-        """Return the `noise_sampler(sigma, sigma_next)` of stochastic samplers: fresh noise at every call.
+        """Return the `noise_sampler(sigma, sigma_next)` of stochastic samplers: new noise at every call.
 
-        It has the shape, device and dtype of x, and follows from one seed per item and the number of the call.
+        It has the shape, device and dtype of x, and depends on one seed per item and the number of the call.
 
         Raises:
-            ValueError: in use, if there is not one seed per item.
+            ValueError: when called, unless there is one seed per item.
         """
         calls, seeds = count(), one_each(seeds)
 

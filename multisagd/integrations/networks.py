@@ -1,13 +1,12 @@
 """U-Nets and transformers of the diffusers library as networks of this project.
 
-They differ from this project's in what they are told: a timestep in place of the log-SNR, a class at every call, tokens
-of a text with a mask. `DiffusersNetwork` translates, so that the same network serves training, guidance and sampling:
+They differ from this project's in their inputs: a timestep instead of the log-SNR, a class at every call, text tokens
+with a mask. `DiffusersNetwork` translates, so that the same network serves training, guidance and sampling:
 
     timestep = offset + scale · clock.time(log-SNR)
 
 where the *clock* is the schedule whose times the network was made for. A network that learns from the start gets times
-even in log-SNR; one that was trained elsewhere keeps its own clock, whatever schedule it is trained or sampled on
-later.
+even in log-SNR; one that was trained elsewhere keeps its own clock, for any later schedule of training or sampling.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ class DiffusersNetwork(nn.Module):
     """A network of the diffusers library, called as `network(x, log_snr, condition)` like those of this project.
 
     x is (batch, channels, *grid), log_snr (batch,), condition `None`, labels (batch,), where the label `classes` means
-    no class, or text embeddings (batch, tokens, context), where a row of zeros is no token; it gives a tensor like x.
-    Grids may have any size: they are padded to the network's stride and cropped back. Channels of the output beyond
-    those of x, by which some networks tell a variance, are dropped.
+    no class, or text embeddings (batch, tokens, context), where a row of zeros is not a token; it returns a tensor like
+    x. Grids may have any size: they are padded to the network's stride and cropped back. Channels of the output beyond
+    those of x, by which some networks predict a variance, are dropped.
 
     Supported are UNet1DModel (1-D), UNet2DModel (2-D, classes), UNet2DConditionModel (2-D, classes or text),
-    UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares). What
-    diffusers leaves open is filled in: channels, number of classes, width of texts, and a small architecture where
+    UNet3DConditionModel (frames by 2-D) and DiTTransformer2DModel (2-D, classes; grids are padded to squares). Missing
+    options are filled in: channels, number of classes, width of texts, and a small architecture where
     `options` give none. Those with a UNet's cross-attention read one learned token where there is no text.
 
     Args:
@@ -54,16 +53,16 @@ class DiffusersNetwork(nn.Module):
         name: the class's name.
         options: parameters of the class, as in the config.json of a saved model.
         clock: schedule whose times are timesteps; even in log-SNR by default.
-        scale: timesteps that the clock's time from 0 to 1 lasts. By default 1,000, and 5 for random Fourier features,
-            which UNet1DModel has: they take small numbers.
+        scale: number of timesteps for the clock's time from 0 to 1. By default 1,000, and 5 for random Fourier
+            features, which UNet1DModel has: they take small numbers.
         offset: timestep at the clock's time 0; -scale/2 for Fourier features by default, else 0.
         classes: number of classes, or `None` for a network without classes.
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
         ImportError: without diffusers.
-        ValueError: for an unknown class or option, other dimensions, or a condition that the class cannot be told; from
-            `forward`, for inputs of another shape or label.
+        ValueError: for an unknown class or option, other dimensions, or a condition that the class does not support;
+            from `forward`, for inputs of another shape or label.
     """
 
     def __init__(
@@ -85,18 +84,18 @@ class DiffusersNetwork(nn.Module):
         if kind.dimensions != dimensions:
             fitting = [each for each, other in KINDS.items() if other.dimensions == dimensions]
             hint = f"choose {' or '.join(fitting)}" if fitting else "use a network of multisagd.networks"
-            raise ValueError(f"{name} is for {kind.dimensions} grid dimensions and the data have {dimensions}: {hint}")
+            raise ValueError(f"{name} is for {kind.dimensions} grid dimensions, but the data have {dimensions}: {hint}")
         given = {"in_channels": channels, **(options or {})}
         if given.get("out_channels") is None:
             given["out_channels"] = channels
         if given["in_channels"] != channels or given["out_channels"] < channels:
-            told = f"{given['in_channels']} in and {given['out_channels']} out"
-            raise ValueError(f"{name}: the options say channels of {told}, and the data have {channels}")
+            channels_given = f"{given['in_channels']} in and {given['out_channels']} out"
+            raise ValueError(f"{name}: the options say channels of {channels_given}, but the data have {channels}")
         if asked := [option for option in FOREIGN if given.get(option) is not None]:
-            raise ValueError(f"{name}: {asked[0]}={given[asked[0]]!r} asks for a condition that is not known here")
+            raise ValueError(f"{name}: {asked[0]}={given[asked[0]]!r} requires a condition that is not supported here")
         if context is not None and (not kind.text or classes is not None):
             both = "a network learns classes or text, not both: leave out classes or context"
-            raise ValueError(both if kind.text else f"{name} cannot be told texts: leave out text=encoder")
+            raise ValueError(both if kind.text else f"{name} does not support texts: leave out text=encoder")
         given, fourier = architecture(name, given), embeds_fourier_features(name, given)
         self.channels, self.dimensions, self.classes = channels, dimensions, None
         if kind.classes is not None:
@@ -110,11 +109,11 @@ class DiffusersNetwork(nn.Module):
             if not isinstance(width, int):
                 raise ValueError(f"{name}: cross_attention_dim={width!r:.80} must be one number here")
             if width != (context or width):
-                raise ValueError(f"{name}: cross_attention_dim={width}, and the texts' embeddings are {context} wide")
+                raise ValueError(f"{name}: cross_attention_dim={width}, but the text embeddings have width {context}")
             self.null = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.model = build(name, given)
         for module in self.model.modules():
-            # Transformers of diffusers leave classes out by themselves, by the probability kept here.
+            # Transformers of diffusers drop classes themselves, with the probability stored here.
             if type(module).__name__ == "LabelEmbedding":
                 module.dropout_prob = 0.0  # type: ignore[assignment]
         self.strides, self.square = strides(name, given), name == "DiTTransformer2DModel"
@@ -127,25 +126,25 @@ class DiffusersNetwork(nn.Module):
         check_input(x, self.channels, self.dimensions)
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")
-        told: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         if self.classes is not None:
             labels = condition
             if labels is None or self.reads_text:
                 labels = torch.full(log_snr.shape, self.classes, device=x.device)
             check_labels(labels, len(x), self.classes)
-            told["class_labels"] = labels
+            inputs["class_labels"] = labels
         elif condition is not None and not self.reads_text:
             raise ValueError("this network learns no condition but was given one: build it with classes or context")
         if self.null is not None:
-            told |= self._tokens(condition if self.reads_text else None, len(x))
+            inputs |= self._tokens(condition if self.reads_text else None, len(x))
         wide = log_snr.to(torch.promote_types(log_snr.dtype, torch.float32))
         timestep = self.offset + self.scale * self.clock.time(wide)
         padded = pad_to_multiple(x.to(next(self.model.parameters()).dtype), self._multiples(x))
-        output = self.model(padded, timestep=timestep, **told, return_dict=False)[0]
+        output = self.model(padded, timestep=timestep, **inputs, return_dict=False)[0]
         return crop(output[:, : self.channels], x.shape[2:]).to(x.dtype)
 
     def called_apart(self) -> list[nn.Module]:
-        """Return modules that are called outside of the blocks they lie in, for those who shard a network by blocks."""
+        """Return modules that are called outside of their blocks, for sharding a network by blocks."""
         if not self.square:
             return []
         return [self.model.transformer_blocks[0].norm1.emb]  # type: ignore[union-attr, index]
@@ -155,7 +154,7 @@ class DiffusersNetwork(nn.Module):
         return (-(-max(x.shape[2:]) // stride) * stride,) * self.dimensions if self.square else self.strides
 
     def _tokens(self, text: Tensor | None, batch: int) -> dict[str, Tensor]:
-        """Return what the network attends to: the learned token, which counts only where a text has none of its own."""
+        """Return the tokens to attend to; the learned token is masked out if a text has tokens of its own."""
         assert self.null is not None
         null = self.null.expand(batch, 1, -1)
         if text is None:

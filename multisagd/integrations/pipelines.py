@@ -1,8 +1,8 @@
-"""The pipelines of diffusers with noise of a colour, initial and injected.
+"""The pipelines of diffusers with coloured noise, initial and injected.
 
 A pipeline draws its start itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)` is the same
-pipeline, of a subclass of its own class, with a shaped scheduler and with colour in whatever it draws while it is
-called. The noise is the scheduler's, so it is saved with that. `Shaped…Pipeline` exists for every pipeline class of
+pipeline, of a subclass of its class, with a shaped scheduler and coloured draws during its calls. The noise belongs to
+the scheduler and is saved with it. `Shaped…Pipeline` exists for every pipeline class of
 diffusers as an attribute of this module: `ShapedDDPMPipeline.from_pretrained(folder)` loads what was saved.
 """
 
@@ -21,10 +21,10 @@ from multisagd.integrations.shaped_noise import ShapedNoise
 def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
     """Return a pipeline like this one, sharing its models, whose noise is that of `shaped`.
 
-    Latents that are packed after they were drawn are drawn in colour too. Latents given by the caller are the caller's.
+    Latents that are packed after drawing are coloured too. Latents given by the caller are used unchanged.
 
     Raises:
-        ValueError: if it is no pipeline of diffusers, or has no scheduler.
+        ValueError: if it is not a pipeline of diffusers, or has no scheduler.
     """
     base: Any = type(pipeline)
     cls = shaped_class(base)
@@ -47,13 +47,13 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def shaped_class(base: Any) -> Any:
-    """Return the subclass of a pipeline class that draws in its scheduler's colour; of one that does, itself.
+    """Return the subclass of a pipeline class with its scheduler's coloured noise; a shaped class is unchanged.
 
     Raises:
-        ValueError: for a class that is no pipeline of diffusers.
+        ValueError: for a class that is not a pipeline of diffusers.
     """
     if not issubclass(base, diffusers_library().DiffusionPipeline):
-        raise ValueError(f"{base.__name__} is no pipeline of diffusers: it is not a subclass of DiffusionPipeline")
+        raise ValueError(f"{base.__name__} is not a pipeline of diffusers: it is not a subclass of DiffusionPipeline")
     if issubclass(base, _ShapedPipeline):
         return base
     body = {"__module__": __name__, "__doc__": f"{base.__name__} that draws coloured noise."}
@@ -62,7 +62,7 @@ def shaped_class(base: Any) -> Any:
 
 
 class _ShapedPipeline:
-    """What tells a shaped pipeline from others."""
+    """Marks a shaped pipeline."""
 
 
 def _initialiser(base: Any) -> Callable[..., None]:
@@ -72,10 +72,10 @@ def _initialiser(base: Any) -> Callable[..., None]:
         given = bound.arguments.get("scheduler")
         if not isinstance(given, Shaped):
             raise ValueError(
-                f"{type(self).__name__} needs a scheduler of a colour, got {type(given).__name__}: make one by "
+                f"{type(self).__name__} needs a scheduler with coloured noise, got {type(given).__name__}: make one by "
                 "shape_scheduler, or the pipeline by shape_pipeline(pipeline, ShapedNoise(…))"
             )
-        # Some pipelines make a scheduler of a class of their own from what they are given, which loses the colour.
+        # Some pipelines replace the given scheduler by one of their own class, which loses the colour.
         bound.arguments["scheduler"] = given.in_white()
         base.__init__(*bound.args, **bound.kwargs)
         self.register_modules(scheduler=shape_scheduler(self.scheduler, given.shaped_noise))
@@ -86,7 +86,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
 def _in_colour(base: Any) -> Callable[..., Any]:
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # A scheduler that was put in the place of the shaped one afterwards would inject white noise.
+        # A scheduler that later replaced the shaped one would inject white noise.
         if not isinstance(self.scheduler, Shaped):
             raise ValueError(
                 f"the scheduler of this {type(self).__name__} is a {type(self.scheduler).__name__}, without a colour: "
@@ -97,7 +97,7 @@ def _in_colour(base: Any) -> Callable[..., Any]:
             result = base.__call__(self, *args, **kwargs)
         if draws.left and not draws.coloured:
             raise ValueError(
-                f"{type(self).__name__} drew no noise of the shape {self.scheduler.shaped_noise.layout}, so that its "
+                f"{type(self).__name__} drew no noise of the shape {self.scheduler.shaped_noise.layout}, so its "
                 "start was white: name the axes of its latents in ShapedNoise, or give it coloured latents"
             )
         return result

@@ -2,7 +2,7 @@
 
 A scheduler of diffusers asks its model about `α x0 + s ε` at a timestep and, by its configuration, for the noise ε, for
 `v = α ε - s x0`, for x0 or for the flow `ε - x0`. With `log-SNR = 2 log(α/s)` that is this project's denoiser at the
-time of its own schedule with the same log-SNR, whatever the two schedules are, and at the state scaled to its path.
+time of its own schedule with the same log-SNR, for any two schedules, with the state scaled to its path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multisagd.sampling import AnyDenoiser
 
 @dataclass(frozen=True)
 class Level:
-    """Factors of the datum and of the noise in what a model is given, float64 `(batch,)` or `(1,)`."""
+    """Factors of the datum and of the noise in a model's input, float64 `(batch,)` or `(1,)`."""
 
     alpha: Tensor
     sigma: Tensor
@@ -28,24 +28,24 @@ class Level:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What the models of diffusers return."""
+    """Return type of the models of diffusers."""
 
     sample: Tensor
 
 
 class ScheduledDenoiser(nn.Module):
-    """One of this project's denoisers as a model for `scheduler`, the very one whose steps are taken.
+    """One of this project's denoisers as a model for `scheduler`, the same object whose steps are taken.
 
-    `forward` takes a sample `(batch, channels, *grid)` as `scheduler.scale_model_input` gives it, and the timestep, and
-    returns the scheduler's kind of prediction as `.sample`, or as a tuple's first with `return_dict=False`. Schedules
-    need not agree. Noise levels beyond those of the denoiser's schedule are taken as its last.
+    `forward` takes a sample `(batch, channels, *grid)` as returned by `scheduler.scale_model_input`, and the timestep,
+    and returns the scheduler's kind of prediction as `.sample`, or as a tuple's first with `return_dict=False`.
+    Schedules need not agree. Noise levels beyond the denoiser's schedule are clamped to its last level.
 
-    With `channels` it is complete enough for pipelines that need nothing but a model and a scheduler:
+    With `channels` it suffices for pipelines that need only a model and a scheduler:
     `DDPMPipeline(ScheduledDenoiser(denoiser, scheduler, channels=3), scheduler)`.
 
     Raises:
-        ValueError: in use, for a scheduler whose noise levels or kind of prediction are not known here, or that expects
-            its model to tell a variance, or for both a class and a text.
+        ValueError: when called, for a scheduler with unsupported noise levels or prediction, or that expects its model
+            to predict a variance, or for both a class and a text.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scheduler: Any, channels: int | None = None) -> None:
@@ -58,12 +58,12 @@ class ScheduledDenoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, which is where pipelines draw their noise."""
+        """The model's device, on which pipelines draw their noise."""
         return self._like.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype pipelines draw their noise in."""
+        """The dtype of pipelines' noise."""
         return self._like.dtype
 
     def forward(
@@ -83,11 +83,11 @@ class ScheduledDenoiser(nn.Module):
         process, rank = self.denoiser.process, (1,) * (sample.dim() - 1)
         t = process.schedule.time(2 * (level.alpha.log() - level.sigma.log()))
         own_alpha, own_sigma = process.schedule.alpha_sigma(t)
-        # Their quotients agree, but for levels beyond the schedule's range, and where one of the two vanishes.
+        # Their quotients agree, except beyond the schedule's range, and where one of the two vanishes.
         ratio = torch.where(level.alpha > level.sigma, own_alpha / level.alpha, own_sigma / level.sigma)
         scaled = sample * ratio.reshape(-1, *rank).to(sample)
         x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
-        # Where there is less noise than the denoiser knows, or none, it is estimated at the denoiser's least.
+        # Noise levels below the denoiser's smallest level, or zero, are treated as the smallest.
         least = torch.maximum(level.sigma, level.alpha * own_sigma / own_alpha)
         wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
         factors = (level.alpha, least, *_weights(self.scheduler, level))
@@ -97,14 +97,14 @@ class ScheduledDenoiser(nn.Module):
 
 
 def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
-    """Return what the model is given at a timestep: the factors of datum and noise in the scaled sample.
+    """Return the factors of datum and noise in the scaled sample at a timestep.
 
-    Within a sampling loop it is the scheduler's own σ of the step, which a timestep may tell only roughly; for
-    timesteps that are none of the loop's it is read from the scheduler's table.
+    Within a sampling loop the scheduler's own σ of the step is used, since a timestep may be rounded; for timesteps
+    outside the loop it is read from the scheduler's table.
 
     Raises:
-        ValueError: for a scheduler that is none of: variance preserving (with `alphas_cumprod`), flow matching,
-            or preconditioned as EDM's.
+        ValueError: unless the scheduler is variance preserving (with `alphas_cumprod`), flow matching, or
+        preconditioned as in EDM.
     """
     timesteps = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").reshape(-1)
     sigma = _sigma_of_step(scheduler, timesteps)
@@ -117,7 +117,7 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
         return Level(1 - sigma, sigma)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(
-            f"{type(scheduler).__name__} does not tell its noise levels in a way known here: it has neither "
+            f"{type(scheduler).__name__} has no supported noise levels: it has neither "
             "alphas_cumprod, nor the interface of flow matching or of EDM"
         )
     if sigma is not None:
@@ -129,10 +129,10 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Tell whether a scheduler's samples are `(1 - σ) x0 + σ ε`: those of flow matching, and others set to it."""
+    """Whether a scheduler's samples are `(1 - σ) x0 + σ ε`, as in flow matching."""
     if hasattr(scheduler, "alphas_cumprod"):
         return bool(scheduler.config.get("use_flow_sigmas", False))
-    return hasattr(scheduler, "scale_noise")  # what takes the place of add_noise in them
+    return hasattr(scheduler, "scale_noise")  # their replacement of add_noise
 
 
 def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
@@ -147,29 +147,29 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
         if len(found) == 0:
             return None
         index = int(found[0])
-    # Solvers of second order stop between two levels.
+    # Second-order solvers stop between two levels.
     if not getattr(scheduler, "state_in_first_order", True):
         if getattr(scheduler, "mid_point_sigma", None) is not None:
             return torch.as_tensor(scheduler.mid_point_sigma, dtype=torch.float64, device="cpu").reshape(1)
         if hasattr(scheduler, "sigmas_interpol"):
-            # Of the two solvers that have such levels, the ancestral one has counted the step on before it is done.
+            # Of the two solvers with such levels, the ancestral one increments the step index before the step ends.
             sigmas, index = scheduler.sigmas_interpol, index - hasattr(scheduler, "sigmas_up")
     return torch.as_tensor(sigmas[index], dtype=torch.float64, device="cpu").reshape(1)
 
 
 def _sigma_of_edm(scheduler: Any, timesteps: Tensor) -> Tensor:
-    """Return the σ of timesteps that are none of a loop's: EDM's are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
+    """Return the σ of timesteps outside a loop: EDM's are `log(σ)/4` (arXiv 2206.00364, Table 1)."""
     sigma = (4 * timesteps).exp()
     if not torch.allclose(scheduler.precondition_noise(sigma).double(), timesteps):
-        raise ValueError(f"{type(scheduler).__name__} tells the noise levels of its own steps only: call set_timesteps")
+        raise ValueError(f"{type(scheduler).__name__} has noise levels for its own steps only: call set_timesteps")
     return sigma
 
 
 def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
-    """Return the weights of x0 and of the noise in what the scheduler takes from its model; finite at any level."""
+    """Return the weights of x0 and of the noise in the scheduler's kind of prediction; finite at any level."""
     if str(scheduler.config.get("variance_type", "")).startswith("learned"):
         raise ValueError(
-            f"{type(scheduler).__name__} expects its model to tell a variance too, which no denoiser here does: give "
+            f"{type(scheduler).__name__} expects its model to predict a variance too, as no denoiser here does: give "
             "the scheduler its default variance_type, which is not learned"
         )
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else "epsilon")
@@ -183,15 +183,15 @@ def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     if kind == "epsilon":
         if not bool((alpha > 0).all()):
             raise ValueError(
-                f"{type(scheduler).__name__} asks for the noise where nothing is left of the datum, and divides by "
-                "that nothing: give it prediction_type='v_prediction', or leave out rescale_betas_zero_snr"
+                f"{type(scheduler).__name__} asks for the noise where the factor of the datum is zero, and divides by "
+                "it: give it prediction_type='v_prediction', or leave out rescale_betas_zero_snr"
             )
         return zero, one
     if kind == "sample" and not hasattr(scheduler, "precondition_outputs"):
         return one, zero
     if kind == "v_prediction":
-        # On every path they turn it back by x0 = α x - σ v, so that x0 counts -(1 - α²)/σ.
+        # On every path they convert it by x0 = α x - σ v, so the weight of x0 is -(1 - α²)/σ.
         return -(one + alpha if is_flow(scheduler) else sigma), alpha
     if kind == "flow_prediction":
         return -one, one
-    raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not known here")
+    raise ValueError(f"{type(scheduler).__name__} asks for prediction_type={kind!r}, which is not supported here")

@@ -1,12 +1,12 @@
-"""The schedulers of diffusers with injected noise of a colour.
+"""The schedulers of diffusers with coloured injected noise.
 
-`shape_scheduler(scheduler, shaped)` is the same scheduler, of a subclass of its own class (pipelines, which look at a
-scheduler's class and signatures, take it as before), whose steps draw coloured noise. `Shaped…Scheduler` exists
-for every scheduler class of diffusers as an attribute of this module, made when it is looked up. Its configuration
-holds the noise as plain data, by which a saved scheduler, alone or in a pipeline, is loaded with it.
+`shape_scheduler(scheduler, shaped)` is the same scheduler, of a subclass of its class (so that pipelines, which check a
+scheduler's class and signatures, accept it), whose steps draw coloured noise. `Shaped…Scheduler` exists
+for every scheduler class of diffusers as an attribute of this module, made on first access. Its configuration
+contains the noise as plain data, so that a saved scheduler, alone or in a pipeline, is loaded with it.
 
-Only noise changes: what a step does with it is in every sampler scalar algebra, which is right for noise of any
-covariance (arXiv 2510.09660). Noise that `add_noise` is given stays as it is.
+Only the noise changes: every sampler's step is scalar algebra, which is valid for noise of any covariance (arXiv
+2510.09660). Noise passed to `add_noise` is not changed.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from multisagd.integrations.shaped_noise import ShapedNoise
 from multisagd.libraries import importing
 
 DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
-"""Methods that draw normal noise in some scheduler, beside all whose names begin with `step_`."""
+"""Methods that draw normal noise in some scheduler, in addition to those whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
-"""Share of the datum in the power of a sample up to which the colour of its noise can be told from the sample."""
+"""Maximum share of the datum in a sample's power at which the colour of its noise can be detected."""
 LEAST_ODDS = 6.9
-"""Log of the odds, 1,000 to 1, from which a start counts as white: one of the right colour does so that rarely."""
+"""Log of the odds, 1,000 to 1, from which a start counts as white: false alarms are that rare."""
 
 
 def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
-    """Return a scheduler like this one, made anew from its configuration, whose steps draw the noise of `shaped`.
+    """Return a new scheduler with the same configuration, whose steps draw the noise of `shaped`.
 
-    It takes generators, lists of them and noise of the caller's as before. Noise in a step that is not of the grid's
-    shape is an error. At the first step after `set_timesteps` it looks at the sample and warns if that is white noise:
-    the start is drawn elsewhere, by `shaped.noise` or in a pipeline by `shape_pipeline`.
+    It accepts generators, lists of generators and the caller's noise as before. Noise in a step that does not have the
+    grid's shape is an error. At the first step after `set_timesteps` it checks the sample and warns if it is white
+    noise: the start is drawn elsewhere, by `shaped.noise` or in a pipeline by `shape_pipeline`.
 
     Raises:
-        ValueError: if it is no scheduler of diffusers.
+        ValueError: if it is not a scheduler of diffusers.
     """
     cls: Any = type(scheduler)
     return shaped_class(cls).from_config(scheduler.config, shaped_noise=shaped)
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Shaped…Scheduler` for every scheduler of diffusers, which is how a saved one is found again."""
+    """Find `Shaped…Scheduler` for every scheduler of diffusers; saved schedulers are loaded through it."""
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):
@@ -59,13 +59,13 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def shaped_class(base: Any) -> Any:
-    """Return the subclass of a scheduler class whose steps draw coloured noise; of one that does, itself.
+    """Return the subclass of a scheduler class with coloured noise in its steps; a shaped class is returned unchanged.
 
     Raises:
-        ValueError: for a class that is no scheduler of diffusers.
+        ValueError: for a class that is not a scheduler of diffusers.
     """
     if not issubclass(base, diffusers_library().SchedulerMixin):
-        raise ValueError(f"{base.__name__} is no scheduler of diffusers: it is not a subclass of SchedulerMixin")
+        raise ValueError(f"{base.__name__} is not a scheduler of diffusers: it is not a subclass of SchedulerMixin")
     if issubclass(base, Shaped):
         return base
     steps = {
@@ -78,7 +78,7 @@ def shaped_class(base: Any) -> Any:
 
 
 class Shaped:
-    """What all shaped schedulers share: their noise, and that it is kept in the configuration."""
+    """Base of all shaped schedulers: their noise, stored in the configuration."""
 
     unshaped: ClassVar[Any]
     shaped_noise: ShapedNoise
@@ -86,13 +86,13 @@ class Shaped:
     _seen: Any = None
 
     def to_json_string(self) -> str:
-        """Return the configuration as JSON, unless nothing could read the noise again."""
+        """Return the configuration as JSON; raise ValueError if the noise could not be read back."""
         if self._undescribed is not None:
             raise ValueError(f"this scheduler cannot be saved: {self._undescribed}")
         return super().to_json_string()  # type: ignore[misc]
 
     def in_white(self) -> Any:
-        """Return a scheduler like this one of the class that it was made from, without a colour."""
+        """Return a scheduler like this one of its original class, without a colour."""
         config = {key: value for key, value in self.config.items() if key != "shaped_noise"}  # type: ignore[attr-defined]
         return self.unshaped.from_config(config)
 
@@ -101,7 +101,7 @@ class Shaped:
 
 
 def _initialiser(base: Any) -> Callable[..., None]:
-    """Return the initialiser of a shaped class: that of its base, and the noise, as such or as a description."""
+    """Return the initialiser of a shaped class: its base's, plus the noise, as an object or a description."""
 
     @functools.wraps(base.__init__)
     def initialise(self: Any, *args: Any, shaped_noise: Any = None, **kwargs: Any) -> None:
@@ -127,7 +127,7 @@ def _initialiser(base: Any) -> Callable[..., None]:
 
 
 def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step, or what else draws, with its draws coloured."""
+    """Return a step, or another drawing method, with its draws coloured."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -144,19 +144,19 @@ def _in_colour(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
-    """Warn if the first sample after `set_timesteps` is white noise, in so far as it shows."""
+    """Warn if the first sample after `set_timesteps` is white noise, if that can be detected."""
     timesteps, shaped = getattr(scheduler, "timesteps", None), scheduler.shaped_noise
     if timestep is None or timesteps is None or scheduler._seen is timesteps:
         return
     scheduler._seen = timesteps
-    # What begins at a later timestep, as image to image does, begins from a datum, whose colour may be any.
+    # Sampling that begins at a later timestep, such as image to image, begins from a datum of any colour.
     if float(torch.as_tensor(timestep).flatten()[0]) != float(timesteps[0]):
         return
     if sample.dim() < shaped.dimensions + 2 or not bool(torch.isfinite(sample).all()):
         return
     try:
         level = noise_level(scheduler, timestep)
-    except ValueError:  # a kind of scheduler whose levels are not known
+    except ValueError:  # a scheduler with unsupported levels
         return
     if float((level.alpha**2 / (level.alpha**2 + level.sigma**2)).max()) > LARGEST_SIGNAL:
         return
@@ -170,7 +170,7 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
 
 
 def diffusers_library() -> Any:
-    """Return the module diffusers, which is imported where it is needed only.
+    """Return the module diffusers, imported on demand.
 
     Raises:
         BrokenLibraryError: if it cannot be imported.

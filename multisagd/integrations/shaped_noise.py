@@ -1,11 +1,11 @@
 """Coloured noise for code that draws its noise with `torch.randn`, as programs written for diffusers do.
 
-The core draws all noise in `SpectralCovariance.sample`, from one seed per item. Here the draws belong to others: they
-come from their generators, of their number and in their order, and are only coloured, `Σ^{1/2} ξ`. So with a flat
-spectrum every bit stays as it was.
+The core draws all noise in `SpectralCovariance.sample`, from one seed per item. Here the draws are made by other
+code, with its generators and in its order, and are only coloured, `Σ^{1/2} ξ`. With a flat spectrum the result is
+identical bit for bit.
 
-What draws inside a library is reached by `torch.overrides.TorchFunctionMode`, PyTorch's own way of looking at the calls
-of its functions: it holds for one thread and one `with` block, and nothing of the library is replaced.
+Draws inside a library are intercepted by `torch.overrides.TorchFunctionMode`, PyTorch's hook for calls of its
+functions: it acts in one thread and one `with` block, and the library is not patched.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from multisagd.spectrum import Spectrum
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 NORMAL_DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.randn_like)
-"""The functions whose results are noise. All of diffusers' draws end in the first, and so do those of torchsde."""
+"""The functions whose results are noise. All draws of diffusers and torchsde end in the first."""
 
 _thread = threading.local()
 
@@ -43,14 +43,14 @@ class ShapedNoise:
     grid. The last dimensions of a tensor are the grid, whatever its sizes.
 
     Raises:
-        ValueError: if axes and a grid are both given, or noise that is drawn on a padded grid.
+        ValueError: if axes and a grid are both given, or for noise drawn on a padded grid.
     """
 
     def __init__(
         self, noise: Spectrum | SpectralCovariance, axes: Sequence[str] | None = None, grid: Grid | None = None
     ) -> None:
         if isinstance(noise, PaddedCovariance):
-            raise ValueError("noise drawn on a padded grid colours no noise of others: leave out the padding")
+            raise ValueError("noise drawn on a padded grid cannot colour other noise: leave out the padding")
         if isinstance(noise, SpectralCovariance):
             given, noise = noise.grid, noise.spectrum
             if axes is not None or grid is not None:
@@ -64,10 +64,10 @@ class ShapedNoise:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> ShapedNoise:
-        """Return the noise that a description stands for; inverse of `describe`.
+        """Return the noise of a description; inverse of `describe`.
 
         Raises:
-            ValueError: for what describes none; see `multisagd.description.spectrum_of`.
+            ValueError: for an invalid description; see `multisagd.description.spectrum_of`.
         """
         axes = description.get("axes") if isinstance(description, Mapping) else None
         if not isinstance(axes, list) or set(description) != {"spectrum", "axes"}:
@@ -81,7 +81,7 @@ class ShapedNoise:
         return cls(spectrum_of(description["spectrum"]), grid=grid)
 
     def describe(self) -> dict[str, Any]:
-        """Return the noise as plain data, as a configuration keeps it: its spectrum and its axes, without sizes.
+        """Return the noise as plain data for a configuration: its spectrum and its axes, without sizes.
 
         Raises:
             ValueError: for a spectrum that has no description; see `multisagd.description.describe`.
@@ -97,11 +97,11 @@ class ShapedNoise:
 
     @property
     def layout(self) -> str:
-        """What a tensor must look like, in words."""
+        """The required shape of a tensor, as text."""
         return f"(batch, channels, {', '.join(axis.name for axis in self.axes)})"
 
     def covariance_like(self, x: Tensor) -> SpectralCovariance:
-        """Return the covariance of the noise, which serves tensors like x and those of other sizes.
+        """Return the covariance of the noise, for tensors like x and of other sizes.
 
         Raises:
             ValueError: if x has too few dimensions, or the spectrum does not fit the axes.
@@ -116,7 +116,8 @@ class ShapedNoise:
         return self._covariance
 
     def color(self, white: Tensor) -> Tensor:
-        """Colour white noise `(batch, channels, *grid)`, in float32 or wider; other dimensions may stand before."""
+        """Colour white noise `(batch, channels, *grid)`, shaped like it, in float32 or wider; may have further
+        dimensions."""
         return self.covariance_like(white).color(white)
 
     def noise(
@@ -128,7 +129,7 @@ class ShapedNoise:
     ) -> Tensor:
         """Draw noise of a shape: `torch.randn(shape, generator=…)`, coloured.
 
-        Of several generators each draws one item. The noise is drawn where the generator is, and then moved.
+        Of several generators each draws one item. The noise is drawn on the generator's device, and then moved.
 
         Raises:
             ValueError: if there are several generators, but not one per item.
@@ -141,19 +142,19 @@ class ShapedNoise:
         return self.color(torch.cat(items))
 
     def noise_like(self, x: Tensor, generator: Generators = None) -> Tensor:
-        """Draw noise of the shape, device and dtype of x: what `torch.randn_like(x)` is to white noise."""
+        """Draw noise of the shape, device and dtype of x, like `torch.randn_like(x)` for white noise."""
         return self.noise(x.shape, generator, x.device, x.dtype)
 
     def draws(self, like: Tensor | None = None) -> Draws:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
-        That goes for shapes `(batch, channels, *grid)`, with other dimensions before the grid or not; what has fewer
-        dimensions stays white. With `like`, a draw that is not of that tensor's shape, or of one item's, is an error.
+        This applies to shapes `(batch, channels, *grid)`, also with other dimensions before the grid; draws with fewer
+        dimensions stay white. With `like`, a draw of another shape than that tensor's or one item's is an error.
         """
         return Draws(self, like)
 
     def white_odds(self, x: Tensor) -> float:
-        """Return how much likelier x is as white noise than as this noise: the log of the ratio of likelihoods.
+        """Return the log of the likelihood ratio of x as white noise and as this noise.
 
         Both are Gaussian with unknown scale, so x `(batch, channels, *grid)` may be scaled by any number. It is
         infinite where the spectrum has empty frequencies: positive if x has power there, else negative. For noise of
@@ -178,7 +179,7 @@ class ShapedNoise:
 
 
 class Draws(TorchFunctionMode):
-    """The context of `ShapedNoise.draws`; it counts the draws that it `coloured` and those it `left` as they were."""
+    """The context of `ShapedNoise.draws`; it counts the draws that it `coloured` and those it `left` unchanged."""
 
     def __init__(self, shaped: ShapedNoise, like: Tensor | None = None) -> None:
         super().__init__()
@@ -189,9 +190,9 @@ class Draws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function, and colour what it drew."""
+        """Call the function, and colour its draws."""
         kwargs = kwargs or {}
-        # Contexts may lie within one another, as a scheduler's does in its pipeline's: the innermost colours.
+        # Contexts may be nested, as a scheduler's in its pipeline's: the innermost colours.
         if func not in NORMAL_DRAWS or getattr(_thread, "white", False):
             return func(*args, **kwargs)
         with _white():
@@ -210,7 +211,7 @@ class Draws(TorchFunctionMode):
         if white.shape in self.shapes and len(self.shapes[0]) >= self.shaped.dimensions + 2:
             return True
         raise ValueError(
-            f"noise of shape {tuple(white.shape)} was drawn, which cannot be given its colour: only noise "
+            f"noise of shape {tuple(white.shape)} was drawn, which cannot be coloured: only noise "
             f"{self.shaped.layout} of the sample's shape {tuple(self.shapes[0])} can. Packed latents must be noised "
             "before they are packed"
         )
@@ -218,7 +219,7 @@ class Draws(TorchFunctionMode):
 
 @contextmanager
 def _white() -> Iterator[None]:
-    """Keep draws white in this thread, whatever contexts it is in."""
+    """Keep draws white in this thread, in any contexts."""
     before, _thread.white = getattr(_thread, "white", False), True
     try:
         yield

@@ -1,7 +1,7 @@
-"""The noise that a model of diffusers was trained with, as its scheduler's configuration states it.
+"""The training noise of a model of diffusers, from its scheduler's configuration.
 
-Most schedulers of diffusers sample one and the same process, given by a table of β; how they sample it is left out
-here. Those of flow matching have σ for their time. The model's timestep counts β, or is σ times their number. Only the
+Most schedulers of diffusers sample the same process, given by a table of β; how they sample it is ignored here.
+Schedulers of flow matching use σ as time. The model's timestep counts β, or is σ times their number. Only the
 name and the keys of a scheduler are read; its class is not needed.
 """
 
@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 PREDICTIONS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
 FLOW_PREDICTIONS = {"epsilon": "noise", "sample": "x0", "flow_prediction": "flow"}
-"""diffusers' v is that of α² + σ² = 1, and its flow that of α + σ = 1."""
+"""diffusers' v assumes α² + σ² = 1, and its flow α + σ = 1."""
 FOREIGN = ("EDM", "ScoreSde", "KarrasVe", "VQDiffusion", "ConsistencyDecoder", "Cosine")
-"""Beginnings of the names of schedulers that scale the network's inputs and outputs in ways of their own."""
+"""Name prefixes of schedulers with their own scaling of the network's inputs and outputs."""
 USUAL = {"snr_shift_scale": 1.0, "timestep_type": "discrete", "invert_sigmas": False}
-"""Keys that change noise levels (CogVideoX) or timesteps (Stable Video Diffusion, Mochi), and the value known here."""
+"""Keys that change noise levels (CogVideoX) or timesteps (Stable Video Diffusion, Mochi), and the supported value."""
 
 
 class UnsupportedSchedulerError(ValueError):
@@ -52,7 +52,7 @@ class TrainingNoise:
             if config.get(key, usual) != usual:
                 raise UnsupportedSchedulerError(
                     f"models trained with {key}={config[key]!r:.80} cannot be adopted: their noise levels or "
-                    f"timesteps are of a kind that is not known here ({key}={usual!r} alone is)"
+                    f"timesteps are not supported here (only {key}={usual!r} is)"
                 )
         flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
         return _flow(name, config) if flow else _discrete(name, config)
@@ -91,7 +91,7 @@ def _discrete(name: str, config: Mapping[str, Any]) -> TrainingNoise:
 def _prediction(name: str, config: Mapping[str, Any], known: Mapping[str, str]) -> str:
     kind = str(config.get("prediction_type", "epsilon"))
     if kind not in known:
-        message = f"{name:.80}: prediction_type={kind!r:.80} is not known here, only {', '.join(known)}"
+        message = f"{name:.80}: prediction_type={kind!r:.80} is not supported here, only {', '.join(known)}"
         raise UnsupportedSchedulerError(message)
     return known[kind]
 

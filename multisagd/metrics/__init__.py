@@ -1,4 +1,4 @@
-"""Distances between two sets of data or features, one idea a file; none of them knows files, runs or configuration."""
+"""Distances between two sets of data or features; independent of files, runs and configuration."""
 
 from multisagd.metrics.frechet import frechet_distance, matched_counts, take
 

@@ -1,11 +1,11 @@
-"""How much a statistic of finite sets varies: the bootstrap (Efron, Annals of Statistics 7, 1979).
+"""The variation of a statistic of finite sets: the bootstrap (Efron, Annals of Statistics 7, 1979).
 
-Items are drawn again with replacement, class by class where the sets are made of classes, and the statistic is
-computed on each draw. Only the SPREAD of these values is used. Their mean is not: a set with duplicates looks less
-varied than it is, so that a distance between redrawn sets is larger on average than that of the sets themselves.
+Items are resampled with replacement, class by class if the sets consist of classes, and the statistic is
+computed on each draw. Only the SPREAD of these values is used. Their mean is not used: a set with duplicates looks less
+varied than it is, so a distance between resampled sets is larger on average than the distance of the sets.
 
-Within a group of n items the variance over redrawn ones is (n - 1) / n of that over new ones, which matters where
-groups are small; a group of one item has none at all.
+Within a group of n items the variance over resampled items is (n - 1) / n of that over new items, which matters where
+groups are small; a group of one item has zero variance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multisagd.seeds import derive
 
 
 def redrawn(sizes: Sequence[int], seed: int) -> Tensor:
-    """Return places drawn with replacement within consecutive groups of these sizes, int64 `(sum(sizes),)`."""
+    """Return indices drawn with replacement within consecutive groups of these sizes, int64 `(sum(sizes),)`."""
     generator = torch.Generator().manual_seed(seed)
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     return torch.cat(
@@ -35,11 +35,11 @@ def bootstrap_error(
     others: Sequence[int] | None = None,
     seed: int = 0,
 ) -> float | None:
-    """Return the standard deviation of `statistic(places_a, places_b)` over redrawn places of two sets.
+    """Return the standard deviation of `statistic(places_a, places_b)` over resampled indices of two sets.
 
-    The sets consist of consecutive groups of `sizes`, the second one of `others` if they are given. It is scaled up by
-    sqrt(N / (N - C)) for N items in C groups, which is exact for means of values that vary alike in every group.
-    None for fewer than two resamples, or a group of one item: there is no spread then.
+    The sets consist of consecutive groups of `sizes`; the second of `others`, if given. It is scaled up by
+    sqrt(N / (N - C)) for N items in C groups, which is exact for means of values with equal variance in every group.
+    None for fewer than two resamples, or a group of one item: the spread is then undefined.
     """
     groups = [size for size in (*sizes, *(sizes if others is None else others)) if size]
     if resamples < 2 or min(groups, default=0) < 2:
@@ -56,5 +56,5 @@ def bootstrap_error(
 
 
 def mean_error(values: Tensor) -> float | None:
-    """Return the standard error of the mean of independent values `(count,)`, None for one: a bootstrap tends to it."""
+    """Return the standard error of the mean of values `(count,)`, the limit of a bootstrap; None for one value."""
     return float(values.double().std() / len(values) ** 0.5) if len(values) > 1 else None

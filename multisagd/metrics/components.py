@@ -1,4 +1,4 @@
-"""Features without a network: the leading principal components of the data, for every modality and without classes."""
+"""Features without a network: the leading principal components of the data; need no classes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from multisagd.libraries import importing
 
 MOST = 64
 PER_COMPONENT = 10
-"""Items for each component at least: fewer would be fitted to these items, and not to the data."""
+"""Minimum items per component: with fewer, the components would overfit these items."""
 
 
 def components(reference: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what takes data `(count, …)` to their leading components, of unit variance on the reference.
+    """Return a function of data `(count, …)` to their leading components, of unit variance on the reference.
 
-    At most 64 of them. They are fitted to the reference alone, so that other real data and samples are equally strange
-    to them.
+    At most 64 of them. They are fitted to the reference only, so that other real data and samples are equally
+    new to them.
     """
     with importing("sklearn", "principal components"):
         from sklearn.decomposition import PCA

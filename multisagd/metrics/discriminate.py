@@ -1,8 +1,8 @@
-"""Whether a simple classifier can tell generated items from real ones by one band of frequencies: a logistic test.
+"""Whether a logistic classifier distinguishes generated from real items by one frequency band.
 
-As in 2505.11278: where the generated distribution is right, nothing tells the two apart and the accuracy on items not
-seen in fitting is 0.5; where it is wrong, the accuracy says in which band. The test sees log magnitudes, one by one: no
-phases, and nothing that only shows in several frequencies together.
+As in 2505.11278: if the generated distribution is right, the two are indistinguishable and the accuracy on unseen items
+is 0.5; otherwise the accuracy shows the wrong bands. The test uses single log magnitudes: no phases, and no joint
+structure of several frequencies.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from multisagd.seeds import derive
 from multisagd.statistics import transforms_about
 
 LEAST = 1e-10
-"""Added to the power before the logarithm, as a share of its mean over real items: bins may have none."""
+"""Added to the power before the logarithm, as a share of its mean over real items, since bins may be empty."""
 
 
 @dataclass(frozen=True)
 class BandAccuracy:
-    """Accuracy on unseen items, its standard error, and how many of these there were."""
+    """Accuracy on unseen items, its standard error, and their number."""
 
     accuracy: float
     error: float
@@ -37,7 +37,7 @@ def band_powers(
 ) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, power `(items, features)`) of the bands of `Grid.bands`, edges in cycles per sample.
 
-    The features are the bins of all channels, or `most` of them by chance, the same for every set of data.
+    The features are the bins of all channels, or a random choice of `most` of them, the same for every set of data.
     """
     rings = grid.bands(bands)
     chosen: list[Tensor] = []
@@ -58,17 +58,17 @@ def band_powers(
 
 
 def _features(weight: Tensor, channels: int, most: int, seed: int) -> Tensor:
-    """Return places in the flattened `(channels, *half_shape)` of a band's bins, at most so many."""
+    """Return indices in the flattened `(channels, *half_shape)` of a band's bins, at most `most`."""
     places = weight.expand(channels, *weight.shape).flatten().nonzero()[:, 0]
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:most]
     return places[order.sort().values]
 
 
 def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
-    """Return how well logistic regression on log power tells two sets of powers `(items, features)` apart.
+    """Return the accuracy of logistic regression on log power for two sets of powers `(items, features)`.
 
-    It is fitted to a random half of each set and judged on the other halves, weighted alike. At most a quarter as many
-    features are used as items are fitted to.
+    It is fitted to a random half of each set and evaluated on the other halves, with equal weights. The number of
+    features is at most a quarter of the number of fitted items.
 
     Raises:
         ValueError: for fewer than four items in a set.
@@ -91,7 +91,7 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
     model.fit(x, y)
     shares = [float((model.predict(left[:, used].numpy()) == n).mean()) for n, (_, left) in enumerate(halves)]
     counts = [len(left) for _, left in halves]
-    # One more right and one more wrong: else a handful that are all right would seem to leave no doubt.
+    # Add one right and one wrong: otherwise a few items, all right, would have a standard error of zero.
     likely = [(share * count + 1) / (count + 2) for share, count in zip(shares, counts, strict=True)]
     variance = sum(share * (1 - share) / count for share, count in zip(likely, counts, strict=True)) / 4
     return BandAccuracy(sum(shares) / 2, variance**0.5, sum(counts))

@@ -1,6 +1,6 @@
 """A classifier whose last hidden layer gives features to compare data by, for grids of 1, 2 or 3 dimensions.
 
-It is small enough to be trained on the data that are compared, so that no pretrained network is needed.
+It is small enough to be trained on the compared data, so no pretrained network is needed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class FeatureNetwork(nn.Module):
             layers += [convolution(width_in, width, 3, stride=2, padding=1, bias=False), norm(width), nn.ReLU()]
             layers += [convolution(width, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
         self.stages = nn.Sequential(*layers)
-        # Without scale and shift of its own, this gives every feature zero mean and unit variance on the training data:
-        # distances are then in standard deviations, whatever scale the training happened to end at.
+        # Without learned scale and shift, every feature has zero mean and unit variance on the training data:
+        # distances are then in standard deviations, independent of the training.
         self.standardise = nn.BatchNorm1d(widths[-1], affine=False)
         self.classifier = nn.Linear(widths[-1], classes)
         # On the CPU the convolutions run 1.5 times faster in this layout.
@@ -41,14 +41,14 @@ class FeatureNetwork(nn.Module):
 
 
 class Readings(NamedTuple):
-    """What the classifier sees: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
+    """Outputs of the classifier: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
 
     features: Tensor
     predictions: Tensor
     labels: Tensor | None
 
     def accuracy(self) -> float:
-        """Return the share of items recognised as what their label says.
+        """Return the share of items whose prediction equals their label.
 
         Raises:
             ValueError: without labels.

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of feature vectors, and how many of each group to compare."""
+"""The Fréchet distance of two sets of feature vectors, and the numbers per group to compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     (mean_a, root_a), (mean_b, root_b) = _moments(features_a), _moments(features_b)
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
-    # Rounding can take the distance of equal sets a hair below zero.
+    # Rounding can make the distance of equal sets slightly negative.
     return float(distance.clamp(min=0.0))
 
 
@@ -50,10 +50,10 @@ def take(groups: Sequence[Tensor], counts: Sequence[int], skip: Sequence[int] | 
 
 
 def matched_counts(asked: Sequence[int], available: Sequence[int], reference: int) -> tuple[list[int], list[int]]:
-    """Return how many samples and how many other real examples to compare per group, in the proportions of `asked`.
+    """Return the numbers of samples and of other real examples to compare per group, in the proportions of `asked`.
 
-    All samples and `reference` real ones in total, if there are so many that both sets and the noise floor's can be
-    drawn from `available` without overlap; else the reference shrinks to the number of samples, then both shrink.
+    All samples and `reference` real ones in total, if both sets and those of the noise floor can be drawn from
+    `available` without overlap; otherwise the reference shrinks to the number of samples, then both shrink.
     """
     real_per_sample = min((have / wish for wish, have in zip(asked, available, strict=True) if wish), default=0.0)
     wanted = reference / max(1, sum(asked))

@@ -1,8 +1,8 @@
 """KID: the squared maximum mean discrepancy of two sets of features, with a cubic kernel (1801.01401).
 
 Unlike the Fréchet distance it has no bias: the expectation for equal distributions is 0 at every number of items, and
-values may be negative. Of sets that hold fixed numbers of each class this is so only if the pairs within a set are
-weighted: two items of a set share a class less often than one of each of two such sets do (see `pair_weights`).
+values may be negative. For sets with fixed numbers of each class, the pairs within a set must be weighted: two items
+of one set share a class less often than one item of each of two sets (see `pair_weights`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from multisagd.seeds import derive
 
 MOST = 4000
-"""Items of a subset at most: their matrix of pairs takes 128 MB."""
+"""Maximum items of a subset: their matrix of pairs takes 128 MB."""
 
 
 def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> float:
     """Return the unbiased estimate of MMD² with the kernel `(x·y / dimensions + 1)³` (1801.01401, section 4).
 
     Features are `(count_a, dimensions)` and `(count_b, dimensions)`; pairs of an item with itself are left out.
-    `weights` of the pairs within either set, `(count, count)` of mean 1 over these, are 1 if they are not given.
+    `weights` of the pairs within each set, `(count, count)` with mean 1 over the pairs, default to 1.
 
     Raises:
         ValueError: for fewer than two items in a set.
@@ -35,12 +35,12 @@ def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, T
 
 
 def pair_weights(sizes: Sequence[int]) -> tuple[Tensor, float]:
-    """Return the weights of pairs within a class `(classes,)`, and of those between two, for sets of `sizes` each.
+    """Return the weights of pairs within a class `(classes,)` and of pairs between classes, for sets of `sizes`.
 
     Items of two independent sets share class c with the probability `(n_c / N)²`, two different items of one set with
-    `n_c (n_c - 1) / (N (N - 1))` only. The weights make up for it, so that the expectation of their MMD² for equal
-    distributions is zero again. A class of a single item has no pairs: its share goes to all
-    others alike, and leaves a bias.
+    `n_c (n_c - 1) / (N (N - 1))` only. The weights compensate for it, so that the expectation of MMD² for equal
+    distributions is zero again. A class of a single item has no pairs: its share is spread over all other pairs, and a
+    bias remains.
     """
     each = torch.tensor([float(size) for size in sizes], dtype=torch.float64)
     total = float(each.sum())
@@ -55,12 +55,12 @@ def kernel_distance(
 ) -> tuple[float, float | None]:
     """Return the mean of MMD² over disjoint subsets of up to `size` items, and the standard error of that mean.
 
-    The subsets share no item, so that their spread needs no bootstrap. There are at least four of them where the items
-    suffice for that; with a single one the error is None. `sizes` are given if both sets consist of classes in fixed
-    numbers, one after the other: subsets hold an equal part of each, and larger ones are taken where classes are small.
+    The subsets share no item, so no bootstrap is needed. There are at least four subsets if there are enough items;
+    with a single one the error is None. `sizes` are given if both sets consist of classes in fixed numbers, one after
+    the other: subsets then contain an equal part of each class, and are larger if classes are small.
 
     Raises:
-        ValueError: unless both sets have as many items as `sizes` in all.
+        ValueError: unless both sets have `sum(sizes)` items.
     """
     count = min(len(features_a), len(features_b))
     groups = [count] if sizes is None else list(sizes)
@@ -73,7 +73,7 @@ def kernel_distance(
     classes = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
     found = []
     for part in range(parts):
-        # The same places in both orders, so that both subsets hold equally many of each class.
+        # The same positions in both orders, so that both subsets have equal numbers of each class.
         weights = _of_pairs(classes[part::parts], len(groups))
         a, b = (order[part::parts] for order in orders)
         found.append(squared_mmd(features_a[a], features_b[b], (weights, weights)))
@@ -83,14 +83,14 @@ def kernel_distance(
 
 
 def _parts(sizes: Sequence[int], wanted: int) -> int:
-    """Return up to `wanted` parts, so few that all but a hundredth of the items have another of their class in each."""
+    """Return up to `wanted` parts, few enough that 99 % of the items have another item of their class in each part."""
     while wanted > 1 and sum(size for size in sizes if size < 2 * wanted) > sum(sizes) / 100:
         wanted -= 1
     return max(wanted, -(-sum(sizes) // MOST))
 
 
 def _shuffled(sizes: Sequence[int], total: int, seed: int) -> Tensor:
-    """Return places in random order within each class; of a set without classes, as many as there are to compare."""
+    """Return indices in random order within each class; for a set without classes, the number to compare."""
     generator = torch.Generator().manual_seed(seed)
     if len(sizes) == 1:
         return torch.randperm(total, generator=generator)[: sizes[0]]

@@ -1,9 +1,9 @@
-"""Fidelity and variety apart: precision and recall (1904.06991), density and coverage (2002.09797).
+"""Fidelity and variety separately: precision and recall (1904.06991), density and coverage (2002.09797).
 
-Each set is taken for the union of balls around its items that reach to the item's k-th nearest neighbour in the set.
-Precision is the share of generated items within the real union, recall that of real items within the generated one.
-Density counts in how many real balls a generated item lies, over k, and coverage is the share of real balls that hold
-a generated item: one outlier with a large ball inflates precision, and hardly these.
+Each set is modelled as the union of balls around its items, with the distance to the k-th nearest neighbour in the set
+as radius. Precision is the share of generated items within the real union, recall the share of real items within the
+generated union. Density is the number of real balls that contain a generated item, over k, and coverage is the share of
+real balls that contain a generated item: an outlier with a large ball inflates precision, but hardly these.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from multisagd.metrics.nearest import smallest_distances
 
 SAME = 1e-12
-"""Squared distances that differ by less than this share of both vectors' squared lengths are the same: rounding."""
+"""Squared distances that differ by less than this share of both vectors' squared lengths count as equal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
-    """What each item contributes, float64: the mean of each tensor is the metric of that name.
+    """Contributions of each item, float64 `(items,)`: the mean of each tensor is the metric of that name.
 
     `precision` and `density` are of the generated items, `recall` and `coverage` of the real ones.
     """
@@ -35,17 +35,17 @@ class Manifold:
 def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours: int = 5) -> Manifold:
     """Return precision, recall, density and coverage, item by item, of features `(count, dimensions)`.
 
-    `neighbours` is the k of precision and recall, `density_neighbours` that of density and coverage, the values of the
-    two papers. At finite counts only density has the expectation 1, for sets drawn independently of one distribution
-    and features that were fitted to neither. What is as far as the ball reaches is in it, duplicates included.
+    `neighbours` is k for precision and recall, `density_neighbours` for density and coverage; defaults are from the two
+    papers. At finite counts only density has the expectation 1, for sets drawn independently from one distribution and
+    features fitted to neither. Items at the radius of a ball are inside, duplicates included.
 
     Raises:
         ValueError: for no more items than neighbours.
     """
     most = max(neighbours, density_neighbours)
     if min(len(real), len(made)) <= most:
-        raise ValueError(f"{most} neighbours need more than so many items in each set, got {len(real)} and {len(made)}")
-    # The nearest item of a set to one of its own is itself, at place 0.
+        raise ValueError(f"{most} neighbours need more items in each set, got {len(real)} and {len(made)}")
+    # The nearest item of a set to one of its own items is itself, at index 0.
     nearest_real, nearest_made = (smallest_distances(each, each, most + 1)[1] for each in (real, made))
     centre = real.double().mean(0)
     points, others = made.double() - centre, real.double() - centre
@@ -55,7 +55,7 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     recall, coverage = torch.zeros(2, len(real), dtype=torch.bool)
     for part, reach in zip(points.split(1024), _reach(points, nearest_made[:, neighbours]).split(1024), strict=True):
         both = part.square().sum(1)[:, None] + lengths
-        # A matrix product is many times as fast as subtraction, and in float64 its rounding is below SAME.
+        # A matrix product is much faster than subtraction, and in float64 its rounding is below SAME.
         distance = both - 2 * part @ others.T - SAME * both
         within = distance <= wide
         precision.append((distance <= narrow).any(1))
@@ -66,7 +66,7 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
 
 
 def _reach(points: Tensor, places: Tensor) -> Tensor:
-    """Return the squared distance of each point to the one at its place, by subtraction."""
+    """Return the squared distance of each point to the point of the same index, by subtraction."""
     return torch.cat(
         [(one - points[at]).square().sum(1) for one, at in zip(points.split(1024), places.split(1024), strict=True)]
     )

@@ -1,4 +1,4 @@
-"""Nearest neighbours among many vectors, in blocks, so that no matrix of all distances is ever held."""
+"""Nearest neighbours among many vectors, in blocks, without a matrix of all distances."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 256) -> tuple[Tensor, Tensor]:
-    """Return the Euclidean distances of each point to its `count` nearest others, rising, and the places of these.
+    """Return the Euclidean distances of each point to its `count` nearest others, ascending, and their indices.
 
     `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are found in float32 and
     their distances then computed by subtraction, so that equal vectors are at distance 0.
 
     Raises:
-        ValueError: if there are fewer others than asked for.
+        ValueError: if there are fewer than `count` others.
     """
     if len(others) < count:
-        raise ValueError(f"the nearest {count} of {len(others)} were asked for")
-    # Without their mean the products below lose fewer digits.
+        raise ValueError(f"the nearest {count} of {len(others)} were requested")
+    # Without the mean, the products below lose fewer digits.
     centre = others.float().mean(0)
     points, others = points.float() - centre, others.float() - centre
     norms = others.square().sum(1)
     found = []
     for part in points.split(block):
-        squares = norms - 2 * part @ others.T  # up to the part's own norm, which orders nothing
+        squares = norms - 2 * part @ others.T  # up to the part's own norm, which does not change the order
         places = squares.topk(count, dim=1, largest=False).indices
         distances, order = (part[:, None] - others[places]).norm(dim=2).sort(dim=1)
         found.append((distances, places.gather(1, order)))
@@ -31,7 +31,7 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
 
 
 def nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` smallest of two results of `smallest_distances` whose places are in one numbering."""
+    """Return the `count` smallest of two results of `smallest_distances` with indices in a common numbering."""
     distances, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
     distances, order = distances.sort(dim=1)
     return distances[:, :count], places.gather(1, order)[:, :count]

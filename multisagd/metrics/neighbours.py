@@ -1,7 +1,8 @@
-"""Whether a model repeats its training data: distances to the nearest training examples, beside held-out data's.
+"""Whether a model repeats its training data: distances to the nearest training examples, compared with held-out data.
 
-A model that has learned the distribution is as far from the training examples as new data are. One that repeats them
-is nearer, which no distance between sets can see: copies of training examples score like real data.
+Samples of a model that has learned the distribution are as far from the training examples as new data. Repeated
+training examples are nearer. Distances between sets do not detect this: copies of training examples score like real
+data.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from torch import Tensor
 from multisagd.metrics.nearest import nearer, smallest_distances
 
 REPEATED = 1 / 3
-"""A sample counts as a repetition if its nearest training example is nearer than this share of the second nearest."""
+"""A sample counts as a repetition if its smallest distance is below this share of the second smallest."""
 
 
 class NearestExamples:
-    """Looks up vectors `(points, dimensions)` among examples that come in batches, and are held no longer than that.
+    """Finds the nearest neighbours of vectors `(points, dimensions)` among examples in batches, which are not stored.
 
-    `distances` and `places`, both `(points, count)`, are those of the `count` nearest so far, rising; the places number
-    the examples in the order of their coming.
+    `distances` and `places`, both `(points, count)`, belong to the `count` nearest so far, ascending; `places` are
+    indices of the examples in order of arrival.
     """
 
     def __init__(self, points: Tensor, count: int) -> None:
@@ -36,10 +37,10 @@ class NearestExamples:
 
 
 def share_nearer(samples: Tensor, held_out: Tensor) -> float:
-    """Return the share of pairs in which the sample is nearer to training data than the held-out datum, ties half.
+    """Return the share of pairs whose sample is nearer to training data than the held-out datum; ties count half.
 
-    Takes distances to the nearest training example, `(count,)` each. 0.5 for new data of the same distribution, more
-    if training data are repeated (the statistic of the test in 2004.05675), less if samples are far off.
+    Takes distances to the nearest training example, `(count,)` each. It is 0.5 for new data of the same distribution,
+    larger if training data are repeated (the test statistic of 2004.05675), smaller if samples are far away.
     """
     ordered, samples = held_out.sort().values, samples.contiguous()
     below, up_to = torch.searchsorted(ordered, samples), torch.searchsorted(ordered, samples, right=True)
@@ -50,6 +51,6 @@ def share_nearer(samples: Tensor, held_out: Tensor) -> float:
 def repetitions(distances: Tensor) -> Tensor:
     """Return which samples repeat a single training example, bool `(count,)`, from distances `(count, 2 or more)`.
 
-    Those whose nearest example is far nearer than the second nearest (the rule of 2310.02664).
+    These are samples whose nearest example is much nearer than the second nearest (2310.02664).
     """
     return distances[:, 0] <= REPEATED * distances[:, 1]

@@ -16,7 +16,7 @@ def directions(dimensions: int, count: int, seed: int = 0) -> Tensor:
 
 
 def project(data: Tensor, lines: Tensor) -> Tensor:
-    """Return the places of data `(count, …)` along lines `(dimensions, lines)`: `(count, lines)`."""
+    """Return the projections of data `(count, …)` on lines `(dimensions, lines)`: `(count, lines)`."""
     return torch.cat([part.flatten(1).float() @ lines for part in data.split(1024)])
 
 

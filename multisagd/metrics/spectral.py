@@ -1,7 +1,7 @@
 """Errors of the generated power spectrum in decibels: over the radius, along every axis, and in bands.
 
-Every item has a curve of its own; a set's curve is their mean. Items are independent and the points of one curve are
-not, so uncertainties come from drawing items again.
+Every item has its own curve; a set's curve is the mean. Items are independent but the points of one curve are not, so
+uncertainties come from resampling items.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from multisagd.statistics import measure_mean, transforms_about
 
 BANDS = "bands"
 LEAST = 1e-12
-"""Power below this share of the largest counts as so much: a ratio needs a floor."""
+"""Floor of the power for ratios, as a share of the largest power."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
     """Return the items' curves over the "radius", along every axis by its name, and in "bands" (`Grid.bands`).
 
     `batches` are as `DataStatistics.measure` takes them; power is about their mean, and scaled by count / (count - 1)
-    because that is measured on the same data. Padding leaks into it: compare it with data of the same masks.
+    because the mean is measured on the same data. Padding leaks into it: compare only with data of the same masks.
     """
     mean, _, count, _ = measure_mean(batches, grid)
     rings = grid.bands(bands)
@@ -70,7 +70,7 @@ def decibels(made: Tensor, real: Tensor) -> Tensor:
 
 
 def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
-    """Return the standard error of each of `decibels`, to first order in those of the two means: `(points,)`."""
+    """Return the standard error of each value of `decibels`, to first order in the means' errors: `(points,)`."""
     relative = [each.std(0) / (len(each) ** 0.5 * each.mean(0).clamp(min=1e-300)) for each in (made, real)]
     return 10 / math.log(10) * (relative[0].square() + relative[1].square()).sqrt()
 

@@ -1,7 +1,7 @@
-"""VGGish (1609.09430), the network of the Fréchet audio distance (1812.08466), and what it hears.
+"""VGGish (1609.09430), the network of the Fréchet audio distance (1812.08466), and its inputs.
 
-Sounds become 96 frames of 10 ms by 64 mel bands at a time. The 128 features are those of the last layer before its
-activation, and their mean over the pieces of a longer sound.
+Its input is 96 frames of 10 ms by 64 mel bands. The 128 features are the last layer before its activation, averaged
+over the pieces of a longer sound.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class VGGish(nn.Module):
         )
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Return the features of pieces of sound."""
+        """Return the features `(pieces, 128)` of pieces of sound `(pieces, 1, 96, 64)`."""
         # The weights come from TensorFlow, where channels are last.
         found: Tensor = self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
         return found
@@ -55,7 +55,7 @@ def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
 
 
 def log_mel(sound: Tensor) -> Tensor:
-    """Return a sound `(samples,)` of 16 kHz as whole pieces `(pieces, 96, 64)` of its log mel spectrogram."""
+    """Return a sound `(samples,)` at 16 kHz as whole pieces `(pieces, 96, 64)` of its log mel spectrogram."""
     needed = WINDOW + (FRAMES - 1) * HOP
     sound = torch.nn.functional.pad(sound, (0, max(0, needed - len(sound))))
     frames = sound.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
@@ -66,7 +66,7 @@ def log_mel(sound: Tensor) -> Tensor:
 
 
 def mel_bands() -> Tensor:
-    """Return triangles over the bins of the transform, straight in mel and of height 1: `(bands, bins)`."""
+    """Return triangles over the bins of the transform, linear in mel, with height 1: `(bands, bins)`."""
     bins = _mel(torch.linspace(0, RATE / 2, TRANSFORM // 2 + 1))
     edges = torch.linspace(float(_mel(torch.tensor(LOWEST))), float(_mel(torch.tensor(HIGHEST))), BANDS + 2)
     low, centre, high = (edges[start : start + BANDS, None] for start in range(3))

@@ -26,13 +26,13 @@ _imported: dict[str, Any] = {}
 def attend(
     query: Tensor, key: Tensor, value: Tensor, backend: str = "sdpa", strict: bool = False, mask: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention, `softmax(q kᵀ / √features) v`, with (batch, tokens, heads, features) in and out.
+    """Softmax attention, `softmax(q kᵀ / √features) v`; inputs and output are (batch, tokens, heads, features).
 
-    `mask`, bool (batch, keys), is true for the keys to attend to; at least one of each datum. It takes "sdpa".
+    `mask`, bool (batch, keys), is true for the keys to attend to, at least one per item; it requires "sdpa".
 
-    The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA; elsewhere, where it is not
-    installed, or for inputs that none of its kernels takes, "sdpa" computes the same instead, and one line in the log
-    says why.
+    The backend "sdpa" is PyTorch's own and runs everywhere. "xformers" runs on CUDA; elsewhere, if it is not
+    installed, or for inputs that its kernels do not support, "sdpa" computes the same instead, and a log message gives
+    the reason.
 
     Raises:
         RuntimeError: with `strict`, instead of falling back.
@@ -45,7 +45,7 @@ def attend(
         elif (kernels := _xformers()) is not None:
             try:
                 return kernels.memory_efficient_attention(query, key, value)
-            except NotImplementedError:  # raised when it finds no kernel, before anything ran
+            except NotImplementedError:  # raised if it finds no kernel, before any computation
                 shape = f"{query.dtype} with {query.shape[-1]} features per head"
                 _fall_back(f"xformers has no attention for {shape} on this device", strict)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
@@ -54,11 +54,11 @@ def attend(
 
 
 def check_backend(backend: str, strict: bool = False) -> None:
-    """Find out whether a backend can serve as far as that shows without data; fall back or raise as `attend` does.
+    """Check without data whether a backend works; fall back or raise as `attend` does.
 
     Raises:
         ValueError: for an unknown backend.
-        RuntimeError: with `strict`, when xformers is asked for and cannot be imported.
+        RuntimeError: with `strict`, if xformers is requested and cannot be imported.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}: choose one of {', '.join(BACKENDS)}")
@@ -67,14 +67,14 @@ def check_backend(backend: str, strict: bool = False) -> None:
 
 
 def _xformers() -> Any | None:
-    # A plain dictionary, because compiled graphs read one without breaking; they cannot trace an import.
+    # A plain dictionary, because compiled graphs can read it, but cannot trace an import.
     if "ops" not in _imported:
         _imported["ops"] = _import_xformers()
     return _imported["ops"]
 
 
 def _import_xformers() -> Any | None:
-    # Importing costs time and prints what this machine lacks: nobody who did not ask for it should pay or read that.
+    # Importing is slow and prints warnings, so it is done only on request.
     try:
         with quiet("xformers"), warnings.catch_warnings(), importing("xformers", "attention=xformers"):
             warnings.simplefilter("ignore")
@@ -97,8 +97,8 @@ def rotary_positions(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of axial rotary positions (2104.09864; axes as in 2403.13298): twice (tokens, features / 2).
 
-    Tokens are the positions of a grid of these sizes, the last axis fastest. The pairs of features are dealt out
-    evenly to the axes, the first axes taking what is left over; along its axis, a pair turns by between 1 and nearly
+    Tokens are the positions of a grid of these sizes, the last axis fastest. The pairs of features are divided
+    evenly among the axes, and the first axes get the remainder; along its axis, a pair turns by between 1 and nearly
     1 / base radians per position, geometrically. All is float32.
 
     Raises:
@@ -124,8 +124,8 @@ def rotary_positions(
 def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
     """Turn pairs of features by an angle per token: (batch, tokens, heads, features), with `rotary_positions`.
 
-    Rotating queries and keys alike leaves in their products only differences of positions. The rotation is carried
-    out in float32 at least and keeps lengths.
+    After rotating queries and keys, their products depend only on differences of positions. The rotation is computed in
+    at least float32 and preserves lengths.
     """
     cosine, sine = (table[:, None, :] for table in positions)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -136,12 +136,12 @@ def rotate(x: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head self-attention with normalised queries and keys: (batch, tokens, width) -> the same.
 
-    Queries and keys pass a root-mean-square norm with a gain per feature (2302.05442), so no logit exceeds
+    Queries and keys have a root-mean-square norm with a gain per feature (2302.05442), so no logit exceeds
     √features times the gains: attention cannot saturate and training stays stable in half precision.
 
     Raises:
         ValueError: when `heads` does not divide `width`, or the backend is unknown.
-        RuntimeError: with `strict`, when the backend cannot serve.
+        RuntimeError: with `strict`, if the backend does not work.
     """
 
     def __init__(self, width: int, heads: int, backend: str = "sdpa", strict: bool = False) -> None:
@@ -156,7 +156,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Let every token attend to all; `rotary_positions` let it know how far away they are."""
+        """Let every token attend to all tokens, with relative positions by `rotary_positions`."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
         if positions is not None:
@@ -166,5 +166,5 @@ class SelfAttention(nn.Module):
 
 def normalize(x: Tensor, gain: Tensor) -> Tensor:
     """Divide the last dimension by its root mean square and multiply it by a gain per feature."""
-    # Under autocast the features are half precision and the gain is not; only one dtype takes the fused kernel.
+    # Under autocast the features are half precision and the gain is not; the fused kernel needs a single dtype.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)

@@ -1,4 +1,4 @@
-"""What a training step of a network costs: its operations, and the memory of activations that are computed again."""
+"""The cost of a training step of a network: operations, and activation memory with recomputation."""
 
 import copy
 import logging
@@ -29,7 +29,7 @@ def training_flops(network: nn.Module, shape: Sequence[int]) -> int | None:
             predicted = twin(torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta"), None)
             output = predicted if isinstance(predicted, Tensor) else predicted.sample
             output.sum().backward()
-    except Exception as error:  # a network of the user's own may fail in any way here, and this is only a figure
+    except Exception as error:  # a user's network may fail in any way here, and the result is only informative
         _logger.info("the operations of %s cannot be counted: %s", type(network).__name__, error)
         return None
     return int(counter.get_total_flops())
@@ -43,9 +43,9 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def recompute(network: nn.Module) -> None:
-    """Let the blocks of a network compute their activations again in the backward pass, to hold few at a time.
+    """Recompute the activations of a network's blocks in the backward pass, to save memory.
 
-    In place, and without a trace in the names of weights; as arXiv 1604.06174 proposes.
+    In place, without changing the names of weights (arXiv 1604.06174).
     """
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -54,7 +54,7 @@ def recompute(network: nn.Module) -> None:
 def blocks(network: nn.Module) -> list[nn.Module]:
     """Return the members of a network's module lists that have weights, inner ones first.
 
-    Before them come the modules that the network says, by `called_apart()`, it calls without the member they lie in.
+    The modules of `called_apart()`, which the network calls outside of their member, come first.
     """
     apart: list[nn.Module] = getattr(network, "called_apart", list)()
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]

@@ -1,4 +1,4 @@
-"""What a network is told besides the noisy datum: how noisy it is, and which class it shows."""
+"""Embeddings of the noise level and the class, a network's inputs besides the noisy datum."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class NoiseLevelFeatures(nn.Module):
     """Sines and cosines of the log-SNR at fixed frequencies: (batch,) -> (batch, features).
 
     Periods run geometrically from 80 to 1 in units of log-SNR. Over [-20, 20] the longest sine turns by half a period
-    only, so it is monotone and no two levels share their features; the shortest turns by 36° in a step of 0.1, so
-    neighbouring levels stay apart. The features keep at least float32, whatever the weights are: half precision would
-    round the phase itself.
+    only, so it is monotone and all levels have distinct features; the shortest turns by 36° in a step of 0.1, so
+    neighbouring levels are distinguishable. The features are at least float32, for any dtype of the weights: half
+    precision would round the phase itself.
 
     Raises:
         ValueError: when `features` is odd or below 4.
@@ -33,7 +33,7 @@ class NoiseLevelFeatures(nn.Module):
         """Return the features of each log-SNR, at least in float32."""
         wide = torch.promote_types(log_snr.dtype, torch.float32)
         # Made here and not kept as a buffer: a buffer would be rounded with the weights by `.to(torch.bfloat16)`, so
-        # that a trained network would read other levels, and would be lost when a network is built on the meta device.
+        # a trained network would see other levels; it would also be lost when a network is built on the meta device.
         place = torch.linspace(0, 1, self.periods, dtype=wide, device=log_snr.device)
         periods = LONGEST_PERIOD * (SHORTEST_PERIOD / LONGEST_PERIOD) ** place
         phase = log_snr.to(wide)[:, None] * (2 * math.pi / periods)
@@ -41,7 +41,7 @@ class NoiseLevelFeatures(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Noise level and class label to one vector per sample: (batch,) and (batch,) or None -> (batch, width).
+    """Embed noise level and class label as one vector per sample: (batch,) and (batch,) or None -> (batch, width).
 
     Labels run from 0 to `classes - 1`; the label `classes` is the null label, which stands for "no class", and
     `None` gives it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
@@ -63,7 +63,7 @@ class Conditioning(nn.Module):
         self.labels: nn.Embedding | None = None
         if classes is not None:
             self.labels = nn.Embedding(classes + 1, width)
-            # Small at first, so that what all classes share is learnt before what sets them apart.
+            # Small at first, so that common features are learned before differences between classes.
             nn.init.normal_(self.labels.weight, std=0.02)
 
     def forward(self, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class Conditioning(nn.Module):
 
 
 def check_labels(labels: Tensor, batch: int, classes: int) -> None:
-    """Check labels given to a network of so many classes: integers (batch,), where `classes` means no class.
+    """Check labels for a network of `classes` classes: integers (batch,), where `classes` means no class.
 
     Their range is checked on the CPU only and outside compiled graphs.
 
@@ -101,6 +101,6 @@ def check_labels(labels: Tensor, batch: int, classes: int) -> None:
         wrong = labels[(labels < 0) | (labels > classes)]
         if len(wrong):
             raise ValueError(
-                f"label {int(wrong[0])} is out of range: this network knows 0 to {classes - 1}, "
+                f"label {int(wrong[0])} is out of range: this network has labels 0 to {classes - 1}, "
                 f"and {classes} for no class"
             )

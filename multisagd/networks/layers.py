@@ -1,4 +1,4 @@
-"""Small pieces shared by networks that do not know in advance how many dimensions their grid has."""
+"""Small layers shared by networks for any number of grid dimensions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
     """Repeat the last sample of each grid axis until its size is a multiple: (batch, channels, *grid) -> larger.
 
     The border is repeated, not reflected, because a reflection needs more samples than it adds and so fails on short
-    axes, and not filled with zeros, because zeros are no likely value of noisy data. Written as a concatenation, it
-    takes any number of axes and any dtype, and its gradient is deterministic on every device.
+    axes, and not filled with zeros, because zeros are atypical of noisy data. Written as a concatenation, it supports
+    any number of axes and any dtype, and its gradient is deterministic on every device.
     """
     for axis, multiple in enumerate(multiples, start=2):
         missing = -x.shape[axis] % multiple
@@ -42,9 +42,9 @@ def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Lay a 2-D or 3-D grid out with its channels last in memory, which convolutions and attention read faster.
+    """Return a 2-D or 3-D grid in channels-last memory layout, which is faster for convolutions and attention.
 
-    Only data are laid out so, never weights: FSDP2 refuses parameters that are not contiguous.
+    Only data have this layout, never weights: FSDP2 refuses parameters that are not contiguous.
     """
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=layouts[x.ndim]) if x.ndim in layouts else x
@@ -54,7 +54,7 @@ def check_input(x: Tensor, channels: int, dimensions: int) -> None:
     """Raise unless `x` is (batch, channels, *grid) with this many channels and grid dimensions.
 
     Raises:
-        ValueError: naming the shape that was expected and the one that came.
+        ValueError: naming the expected and the actual shape.
     """
     if x.ndim != dimensions + 2 or x.shape[1] != channels:
         grid = ", ".join(f"n{axis}" for axis in range(1, dimensions + 1))
@@ -64,14 +64,14 @@ def check_input(x: Tensor, channels: int, dimensions: int) -> None:
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with up to 32 groups of at least 4 channels, whatever the number of channels.
 
-    Smaller groups would take away the mean and scale of nearly every channel, and with them what they say.
+    Smaller groups would remove the mean and scale of nearly every channel, and their information.
     """
     groups = next(count for count in range(min(32, max(1, channels // 4)), 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels)
 
 
 def zero(module: ModuleT) -> ModuleT:
-    """Set every parameter of a module to zero and return it, so that what it feeds starts as nothing."""
+    """Set every parameter of a module to zero and return it, so that its branch starts at zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

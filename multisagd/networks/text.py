@@ -1,7 +1,7 @@
-"""What a network reads of a text: the tokens that a text encoder made, in every block of attention and in sum.
+"""Text conditioning: the tokens of a text encoder, used in every attention block and in sum.
 
-A condition on text is a float tensor (batch, tokens, context) in which a row of zeros is no token. So texts of
-different lengths share a batch, and how far they are padded changes nothing.
+A condition on text is a float tensor (batch, tokens, context) in which a row of zeros is not a token. So texts of
+different lengths share a batch, and padding has no effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multisagd.networks.layers import zero
 
 
 class Text(NamedTuple):
-    """Tokens (batch, tokens, context), which of them are any (batch, tokens), and what they say together."""
+    """Tokens (batch, tokens, context), which of them are valid (batch, tokens), and their summary (batch, width)."""
 
     tokens: Tensor
     valid: Tensor
@@ -25,11 +25,11 @@ class Text(NamedTuple):
 
 
 class TextInput(nn.Module):
-    """Text embeddings to what a network reads: normalised tokens, and the projection of their mean (batch, width).
+    """Converts text embeddings to normalised tokens, and the projection of their mean (batch, width).
 
     A text without any token, or no condition at all, is one learned token, which stands for "no text". So one network
     serves both sides of classifier-free guidance (2207.12598). Tokens are normalised one by one, because the scale of
-    embeddings differs a hundredfold among text encoders. Their mean joins the noise level as a class does (as in
+    embeddings differs a hundredfold among text encoders. Their mean is added to the noise level, like a class (as in
     Imagen, 2205.11487, section 2.3).
 
     Raises:
@@ -43,7 +43,7 @@ class TextInput(nn.Module):
         self.context = context
         self.null = nn.Parameter(nn.init.normal_(torch.empty(context)))
         self.summary = nn.Linear(context, width)
-        # Small at first, as for classes: what all data share is learnt before what sets them apart.
+        # Small at first, as for classes: common features are learned before differences.
         nn.init.normal_(self.summary.weight, std=0.02)
         nn.init.zeros_(self.summary.bias)
 
@@ -60,7 +60,7 @@ class TextInput(nn.Module):
                     f"got {condition.dtype} of shape {tuple(condition.shape)}"
                 )
             given = (condition != 0).any(-1)
-            # The learned token is always there and counts only where no other does: shapes never depend on values.
+            # The learned token is always present but valid only if no other is, so shapes never depend on values.
             tokens = torch.cat([null, condition.to(null.dtype)], dim=1)
             valid = torch.cat([~given.any(1, keepdim=True), given], dim=1)
         tokens = F.layer_norm(tokens, (self.context,))
@@ -71,9 +71,9 @@ class TextInput(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention from the samples of a grid to the tokens of a text: (batch, samples, width) -> the same.
 
-    Queries and keys are normalised as in `SelfAttention`. Its last layer starts at zero, so at first texts change
-    nothing (as in PixArt-α, 2310.00426). It runs on PyTorch's own attention whatever the backend: only that one takes
-    masks without copying them for every head and query.
+    Queries and keys are normalised as in `SelfAttention`. Its last layer starts at zero, so at first texts have no
+    effect (as in PixArt-α, 2310.00426). It always uses PyTorch's own attention, the only backend that takes masks
+    without copying them for every head and query.
 
     Raises:
         ValueError: when `heads` does not divide `width`.
@@ -99,7 +99,7 @@ class CrossAttention(nn.Module):
 
 
 def text_input(context: int | None, classes: int | None, width: int) -> TextInput | None:
-    """Return the input of a network that reads text, None for one that does not.
+    """Return the input layer of a network with text, None for a network without text.
 
     Raises:
         ValueError: for a network of both classes and text.

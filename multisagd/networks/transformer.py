@@ -19,11 +19,11 @@ class Transformer(nn.Module):
 
     Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
     labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
-    of zeros is no token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are
-    padded to whole patches and cropped back. Positions are relative, so a network runs on sizes that it was not trained
-    on. The output of an untrained network is exactly 0.
+    of zeros is not a token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they
+    are padded to whole patches and cropped back. Positions are relative, so a network runs on sizes that it was not
+    trained on. The output of an untrained network is exactly 0.
 
-    A patch of samples makes one token, and the cost of attention grows with the square of the number of tokens.
+    A patch of samples is one token, and the cost of attention grows with the square of the number of tokens.
     `Transformer(channels=3, dimensions=2)` has 32,405,388 parameters, and
     `Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10)` has 169,668.
 
@@ -37,7 +37,7 @@ class Transformer(nn.Module):
         classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature at the end of each branch.
         attention: attention backend, "sdpa" or "xformers".
-        strict: raise, rather than fall back to "sdpa", where the backend cannot serve.
+        strict: raise, instead of falling back to "sdpa", if the backend does not work.
         rotary_base: the slowest positions turn by 1 / base radians per token: 100 suits axes of up to a few hundred
             tokens, 10,000 axes of many thousands, such as raw audio.
         out_channels: channels of the output; `channels` by default.
@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
     Raises:
         ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
-        RuntimeError: with `strict`, when the attention backend cannot serve.
+        RuntimeError: with `strict`, if the attention backend does not work.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
         self.head = zero(nn.Linear(width, self.out_channels * samples))
         rotary_positions(
             [1] * dimensions, self.head_width
-        )  # says now, not at the first step, when heads are too narrow
+        )  # raises now, not at the first step, if heads are too narrow
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
@@ -105,9 +105,9 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by the embedding: (batch, tokens, width) -> the same.
 
-    All modulations start at zero (adaLN-Zero, 2212.09748, section 3.2), gates included, so at first the block hands on
-    its input. The MLP is SwiGLU (2002.05202) with as many parameters as a plain one of four times the width. With a
-    `context`, the width of text embeddings, attention to the text stands between the two (as in PixArt-α, 2310.00426).
+    All modulations start at zero (adaLN-Zero, 2212.09748, section 3.2), gates included, so at first the block is the
+    identity. The MLP is SwiGLU (2002.05202) with as many parameters as a plain one of four times the width. With a
+    `context`, the width of text embeddings, attention to the text comes between the two (as in PixArt-α, 2310.00426).
     """
 
     def __init__(

@@ -20,9 +20,9 @@ class UNet(nn.Module):
 
     Call it as `network(x, log_snr, condition)`: x (batch, channels, *grid), log_snr (batch,), condition `None` or
     labels (batch,), where the label `classes` means no class, or text embeddings (batch, tokens, context), where a row
-    of zeros is no token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they are
-    padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an untrained network
-    is exactly 0.
+    of zeros is not a token; it returns (batch, out_channels, *grid) in the dtype of x. Grids may have any size: they
+    are padded to the network's stride, 2 to the power of (levels - 1), and cropped back. The output of an untrained
+    network is exactly 0.
 
     A level has `blocks` residual blocks on its way down and as many on its way up, and `width * multiplier` channels.
     Levels change at the coarser of the two resolutions, where convolutions are cheap. With the default width,
@@ -41,13 +41,13 @@ class UNet(nn.Module):
         classes: number of classes, or `None` for a network without classes.
         dropout: probability of dropping a feature inside residual blocks.
         attention: attention backend, "sdpa" or "xformers".
-        strict: raise, rather than fall back to "sdpa", where the backend cannot serve.
+        strict: raise, instead of falling back to "sdpa", if the backend does not work.
         out_channels: channels of the output; `channels` by default.
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
         ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
-        RuntimeError: with `strict`, when the attention backend cannot serve.
+        RuntimeError: with `strict`, if the attention backend does not work.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class UNet(nn.Module):
             hidden = coarsen(hidden)
         hidden = self.bottom(hidden, embedding, text)
         for stage, refine, skip in reversed(list(zip(self.up, self.refine, self.skip, strict=True))):
-            # The sum of two 1x1 convolutions is one over the concatenated features, but what comes from below is
-            # convolved before it is enlarged, where there are 2^dimensions times fewer samples.
+            # The sum of two 1x1 convolutions is one over the concatenated features, but features from below are
+            # convolved before upsampling, with 2^dimensions times fewer samples.
             hidden = skip(skips.pop()) + F.interpolate(refine(hidden), scale_factor=2.0, mode="nearest")
             hidden = stage(hidden, embedding, text)
         return crop(self.head(F.silu(self.head_norm(hidden))), x.shape[2:]).to(x.dtype)
@@ -138,8 +138,8 @@ class Block(nn.Module):
     """Residual block with scale and shift from the embedding, then self-attention unless `heads` is 0.
 
     Takes (batch, channels, *grid) and (batch, embedding), and returns (batch, channels, *grid). With a `context`, the
-    width of text embeddings, attention to the text follows. All branches end in zeros, so that at first the block hands
-    on its input.
+    width of text embeddings, attention to the text follows. All branches end in zeros, so that at first the block is
+    the identity.
     """
 
     def __init__(
