@@ -116,8 +116,7 @@ class ShapedNoise:
         return self._covariance
 
     def color(self, white: Tensor) -> Tensor:
-        """Colour white noise `(batch, channels, *grid)`, shaped like it, in float32 or wider; may have further
-        dimensions."""
+        """Colour white noise `(..., batch, channels, *grid)`, in float32 or wider; the result is shaped like it."""
         return self.covariance_like(white).color(white)
 
     def noise(

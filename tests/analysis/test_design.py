@@ -178,7 +178,7 @@ def test_steps_survive_a_file(tmp_path: Path) -> None:
     '{"format": "multisagd steps 1", "log_snrs": [0, NaN], "objective": "w2", "sampler": "", "value": 1}'])  # fmt: skip
 def test_other_files_are_refused_by_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "steps.json").write_text(content)
-    with pytest.raises(ValueError, match=r"steps\.json holds no designed steps"):
+    with pytest.raises(ValueError, match=r"steps\.json is not a file of designed steps"):
         DesignedSteps.load(tmp_path / "steps.json")
 
 

@@ -283,7 +283,7 @@ def test_what_has_no_transfer_function_is_refused() -> None:
         transfer_function(DDIM(), padded, times(3), statistics)
     with pytest.raises(ValueError, match="does not fit"):
         transfer_function(DDIM(), made_process(CosineSchedule(), Flat(), Grid.of(width=8)), times(3), statistics)
-    with pytest.raises(ValueError, match="each below"):
+    with pytest.raises(ValueError, match="two descending times"):
         transfer_function(DDIM(), made_process(CosineSchedule(), Flat(), grid), times(3).flip(0), statistics)
     process = made_process(CosineSchedule(), Flat(), grid)
     with pytest.raises(ValueError, match="nothing to analyse or design"):

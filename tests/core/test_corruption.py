@@ -103,7 +103,7 @@ def test_band_and_level_are_found_beside_clean_data(grid: Grid, spectrum: object
 
 def test_clean_data_show_no_corruption() -> None:
     grid = Grid.of(height=16, width=15)
-    with pytest.raises(ValueError, match="there is no corruption to be seen"):
+    with pytest.raises(ValueError, match="no corruption is visible"):
         estimate_corruption(measured(grid, 2000, 7000), measured(grid, 2000, 0))
 
 
@@ -165,7 +165,7 @@ def test_a_corruption_is_kept_in_a_file_and_serves_other_grids(tmp_path: Path) -
     with pytest.raises(ValueError, match="axes"):
         Corruption.load(tmp_path / "band.safetensors", Grid.of(width=64))
     (tmp_path / "band.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="holds no corruption"):
+    with pytest.raises(ValueError, match="is not a corruption"):
         Corruption.load(tmp_path / "band.safetensors", grid)
 
 

@@ -132,10 +132,10 @@ def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
 def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="holds no restoration"):
+    with pytest.raises(ValueError, match="is not a restoration"):
         GaussianRestoration.load(path)
     save_file({"mean": torch.zeros(1, 4)}, path)
-    with pytest.raises(ValueError, match="no restoration of format"):
+    with pytest.raises(ValueError, match="not a restoration of format"):
         GaussianRestoration.load(path)
     described = '{"format_version": 1, "risk": 0.1, "axes": [{"name": "time", "size": 4}]}'
     for shape in ((4, 5), (3, 4)):

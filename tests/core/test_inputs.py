@@ -272,7 +272,7 @@ def test_what_cannot_be_is_said():
         (lambda: PROCESS.noise((1, 1, 0, 5), [0]), "'height': size must be a whole number of at least 1, got 0"),
         (lambda: COVARIANCE.color(torch.empty(1, 1, 4, 0)), "'width': size must be a whole number"),
         (lambda: COVARIANCE.color(torch.tensor(1.0)), r"expected \(..., height, width\), got shape \(\)"),
-        (lambda: ms.loss.squared_error(torch.empty(2, 0, 4, 5), COVARIANCE), "items without any number"),
+        (lambda: ms.loss.squared_error(torch.empty(2, 0, 4, 5), COVARIANCE), "empty items"),
         (lambda: ms.sample(oracle(), ms.DDIM(), (0, 1, 4, 5), 2, []), "at least one seed"),
         (lambda: ms.sample(oracle(), ms.DDIM(), (), 2, []), r"expected \(batch, channels, height, width\), got \(\)"),
         (lambda: ms.DataStatistics.measure([], GRID), "no data"),

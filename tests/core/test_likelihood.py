@@ -288,5 +288,5 @@ def test_refusals():
     for message, denoiser, changed in cases:
         with pytest.raises(ValueError, match=message):
             ms.log_likelihood(denoiser, x, **({"steps": 2, "seeds": [1, 2]} | changed))
-    with pytest.raises(ValueError, match="1 channels, the data of 2"):
+    with pytest.raises(ValueError, match="1 channels do not fit data of 2"):
         ms.log_likelihood(white, dense.random(2, 2, 8), steps=2, seeds=[1, 2], statistics=statistics)

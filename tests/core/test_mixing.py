@@ -47,11 +47,11 @@ def test_low_frequencies_come_from_the_first_and_high_from_the_second() -> None:
 
 def test_refuses_what_is_no_share_and_shapes_that_differ() -> None:
     grid = ms.Grid.of(x=8)
-    with pytest.raises(ValueError, match="no share of power"):
+    with pytest.raises(ValueError, match="not a share of power"):
         ms.mix_noise(torch.zeros(1, 8), torch.zeros(1, 8), ms.Flat(2.0), grid)
     with pytest.raises(ValueError, match="one shape"):
         ms.mix_noise(torch.zeros(1, 8), torch.zeros(1, 7), ms.Flat(), grid)
-    with pytest.raises(ValueError, match="no share of power"):
+    with pytest.raises(ValueError, match="not a share of power"):
         share_of_power(ms.Exponential(-1.0), grid)
     with pytest.raises(ValueError, match="iterations"):
         ms.Refinement(ms.LowPass(0.1), iterations=-1)

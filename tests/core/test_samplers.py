@@ -309,7 +309,7 @@ def test_sampling_goes_on_from_a_noised_datum_and_reports():
     )  # fmt: skip
     assert seen == [(i + 1, 4, (2, 1, 8), (2, 1, 8)) for i in range(4)]
     assert float((drawn - x0).abs().max()) < 0.1
-    with pytest.raises(ValueError, match="each below the one before"):
+    with pytest.raises(ValueError, match="two descending times"):
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0, 1], times=times.flip(0))
     with pytest.raises(ValueError, match="2 seeds"):
         ms.sample(denoiser, ms.DDIM(), x0.shape, 4, [0])

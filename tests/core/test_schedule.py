@@ -201,12 +201,12 @@ def test_float32_times_lose_no_more_than_float32(schedule):
         (lambda: ms.CosineSchedule(path="straight"), "preserving, exploding, flow"),
         (lambda: ms.KarrasSchedule(sigma_min=2.0, sigma_max=1.0), "sigma_min < sigma_max"),
         (lambda: ms.TabulatedSchedule((1.0,)), "at least two"),
-        (lambda: ms.TabulatedSchedule((1.0, 1.0)), "below the one before"),
+        (lambda: ms.TabulatedSchedule((1.0, 1.0)), "two descending log-SNRs"),
         (lambda: ms.TabulatedSchedule((math.inf, 1.0)), "at least two"),
-        (lambda: ms.SigmoidSchedule(start=1.0, end=1.0), "must fall.*start=1.0"),
-        (lambda: ms.LinearSchedule(beta_min=-1.0), "must fall.*beta_min=-1.0"),
-        (lambda: ms.CosineSchedule(offset=-0.1), "must fall.*offset=-0.1"),
-        (lambda: ms.CosineSchedule(log_snr_range=(-79.0, -75.0)), "must fall"),
+        (lambda: ms.SigmoidSchedule(start=1.0, end=1.0), "must descend.*start=1.0"),
+        (lambda: ms.LinearSchedule(beta_min=-1.0), "must descend.*beta_min=-1.0"),
+        (lambda: ms.CosineSchedule(offset=-0.1), "must descend.*offset=-0.1"),
+        (lambda: ms.CosineSchedule(log_snr_range=(-79.0, -75.0)), "must descend"),
     ],
 )
 def test_errors(make, message):

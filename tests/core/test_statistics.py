@@ -100,7 +100,7 @@ def test_files_keep_every_bit(tmp_path):
 
 def test_a_foreign_file_is_named(tmp_path):
     save_file({"mean": torch.zeros(1)}, str(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match=r"other\.safetensors holds no data statistics.*measure them again"):
+    with pytest.raises(ValueError, match=r"other\.safetensors is not data statistics.*measure them again"):
         ms.DataStatistics.load(tmp_path / "other.safetensors")
 
 
@@ -136,7 +136,7 @@ def test_spectrum_shapes_noise_like_the_data():
             [(torch.tensor([[[1.0, float("nan"), 1.0, 1.0]]]), torch.tensor([[[True, True, True, False]]]))],
             "item 0 .* NaN",
         ),
-        ([(torch.zeros(2, 1, 4), torch.tensor([True, False]).reshape(2, 1, 1))], "item 1 .* masked as a whole"),
+        ([(torch.zeros(2, 1, 4), torch.tensor([True, False]).reshape(2, 1, 1))], "item 1 .* completely masked"),
     ],
 )
 def test_errors_name_the_item(batches, message):
@@ -200,13 +200,13 @@ class TestTerminalSnr:
         nyquist = np.zeros(grid.half_shape)
         nyquist[tuple(n // 2 for n in grid.shape)] = 1e9
         statistics = ms.DataStatistics(torch.zeros(1, *grid.shape), dense.tensor(nyquist)[None], grid, 2)
-        with pytest.warns(UserWarning, match="signal is left"):
+        with pytest.warns(UserWarning, match="signal remains"):
             bands = ms.terminal_snr(ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)), statistics)
         assert [band.snr > 0 for band in bands] == [False] * (len(bands) - 1) + [True]
 
     def test_warns_of_signal_that_is_left(self):
         process = self.process(ms.LinearSchedule(beta_max=8.0), ms.PowerLaw(0.3))
-        with pytest.warns(UserWarning, match=r"signal is left at t = 1 .*\[0\.00, 0\.00\].*more noise"):
+        with pytest.warns(UserWarning, match=r"signal remains at t = 1 .*\[0\.00, 0\.00\].*more noise"):
             ms.terminal_snr(process, self.statistics())
 
     def test_is_silent_when_nothing_is_left(self):

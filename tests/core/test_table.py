@@ -81,7 +81,7 @@ def test_float32_values_are_kept_as_float64():
     ("make", "message"),
     [
         (lambda g: ms.Table(torch.ones(6, 5), g), "needs a table of shape"),
-        (lambda g: ms.Table(-torch.ones(6, 3), g), "nowhere negative"),
+        (lambda g: ms.Table(-torch.ones(6, 3), g), "non-negative"),
         (lambda g: ms.Table(torch.full((6, 3), float("nan")), g), "finite"),
         (lambda g: ms.Table(torch.ones(6, 3), g).power(ms.Grid.of(y=6, z=5)), "cannot be evaluated"),
         (lambda g: ms.Table(torch.ones(6, 3), g).power(ms.Grid.of(y=6, x=(5, 1.0, "s"))), "cannot be evaluated"),

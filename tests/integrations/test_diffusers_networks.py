@@ -95,7 +95,9 @@ def test_classes_and_no_class(name: str) -> None:
     with torch.no_grad():
         again = torch.stack([network(x, log_snr, torch.full((4,), 1)) for _ in range(8)])
     assert (again - again[0, 0]).abs().max() < 1e-4
-    with pytest.raises(ValueError, match=r"label 4 is out of range: this network knows 0 to 2, and 3 for no class"):
+    with pytest.raises(
+        ValueError, match=r"label 4 is out of range: this network has labels 0 to 2, and 3 for no class"
+    ):
         network(x, log_snr, torch.full((4,), 4))
 
 
@@ -189,24 +191,24 @@ def test_it_compiles_without_a_break() -> None:
     [
         ({"name": "AutoencoderKL"}, "cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel, UNet2DModel"),
         ({"name": "os.system"}, "cannot use diffusers' 'os.system'"),
-        ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions and the data have 1: choose UNet1DModel"),
+        ({"dimensions": 1}, "UNet2DModel is for 2 grid dimensions, but the data have 1: choose UNet1DModel"),
         ({"dimensions": 4}, "the data have 4: use a network of multisagd.networks"),
         ({"options": {"width": 8}}, "UNet2DModel has no option 'width'; it has sample_size, in_channels"),
         ({"options": {"in_channels": 4}}, "options say channels of 4 in and 3 out, and the data have 3"),
         ({"options": {"class_embed_type": "timestep"}}, "class_embed_type='timestep' asks for a condition"),
-        ({"context": 8}, "UNet2DModel cannot be told texts: leave out text=encoder"),
+        ({"context": 8}, "UNet2DModel does not support texts: leave out text=encoder"),
         ({"name": "UNet2DConditionModel", "context": 8, "classes": 2}, "a network learns classes or text, not both"),
         (
             {"name": "UNet2DConditionModel", "context": 8, "options": {"cross_attention_dim": 9}},
-            "cross_attention_dim=9, and the texts' embeddings are 8 wide",
+            "cross_attention_dim=9, but the text embeddings have width 8",
         ),
         (
             {"options": {"num_class_embeds": 5}, "classes": 5},
             "num_class_embeds=5 are 4 classes and that of none, and the data have 5",
         ),
         ({"name": "UNet1DModel", "dimensions": 1, "classes": 3}, "UNet1DModel learns no classes"),
-        ({"options": {"time_embedding_type": "fourier"}}, "time_embedding_type='fourier' takes no timesteps between"),
-        ({"options": {"time_embedding_type": "learned"}}, "time_embedding_type='learned' takes no timesteps between"),
+        ({"options": {"time_embedding_type": "fourier"}}, "time_embedding_type='fourier' takes whole timesteps only"),
+        ({"options": {"time_embedding_type": "learned"}}, "time_embedding_type='learned' takes whole timesteps only"),
         ({"name": "UNet2DConditionModel", "options": {"encoder_hid_dim": 8}}, "encoder_hid_dim=8 asks for a condition"),
         (
             {"name": "UNet2DConditionModel", "options": {"cross_attention_dim": [8, 8, 8]}},

@@ -41,7 +41,7 @@ def test_its_range_is_the_schedules():
     model = denoiser(ms.KarrasSchedule(sigma_min=0.01, sigma_max=50.0))
     assert (model.sigma_min, model.sigma_max) == (pytest.approx(0.01), pytest.approx(50.0))
     model(random(1, 1, 16, 16), 50.0 * (1 + 1e-6))
-    with pytest.raises(ValueError, match="sigma 60 lies beyond the process's 50"):
+    with pytest.raises(ValueError, match="sigma 60 is above the process's maximum 50"):
         model(random(1, 1, 16, 16), 60.0)
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ValueError, match=f"at least 0, got {wrong:g}"):
@@ -103,5 +103,5 @@ def test_noise_follows_from_the_seed_and_the_number_of_the_call():
 
 def test_a_modulation_has_no_one_sigma():
     process = ms.Process(ms.CosineSchedule(), ORACLE.process.covariance, ms.Blur(2.0))
-    with pytest.raises(ValueError, match="no one noise level per time"):
+    with pytest.raises(ValueError, match="no single noise level per time"):
         KarrasDenoiser(ms.GaussianDenoiser(process, ORACLE.statistics))

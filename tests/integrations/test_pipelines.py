@@ -174,11 +174,13 @@ class TestRefusals:
             shape_pipeline(pipeline, SHAPED)()
 
     def test_what_is_no_pipeline_is_refused(self):
-        with pytest.raises(ValueError, match="UNet2DModel is no pipeline of diffusers"):
+        with pytest.raises(ValueError, match="UNet2DModel is not a pipeline of diffusers"):
             shape_pipeline(unet(), SHAPED)
         with pytest.raises(AttributeError, match="ShapedUNet2DModel"):
             _ = pipelines.ShapedUNet2DModel
-        with pytest.raises(ValueError, match="ShapedDDPMPipeline needs a scheduler of a colour, got DDPMScheduler"):
+        with pytest.raises(
+            ValueError, match="ShapedDDPMPipeline needs a scheduler with coloured noise, got DDPMScheduler"
+        ):
             pipelines.ShapedDDPMPipeline(unet(), diffusers.DDPMScheduler())
 
 

@@ -196,7 +196,7 @@ class TestSaving:
     def test_a_hostile_configuration_is_refused(self):
         config = dict(shape_scheduler(diffusers.DDPMScheduler(), SHAPED).config)
         config["shaped_noise"] = {"spectrum": {"_target_": "os.system", "command": "true"}, "axes": [{"name": "x"}]}
-        with pytest.raises(ValueError, match=r"'os\.system' is no spectrum"):
+        with pytest.raises(ValueError, match=r"'os\.system' is not a spectrum"):
             schedulers.ShapedDDPMScheduler.from_config(config)
 
     def test_without_a_colour_there_is_no_shaped_scheduler(self):
@@ -294,7 +294,7 @@ class TestWarnings:
             scheduler.step(packed, 500, packed)
 
     def test_what_is_no_scheduler_is_refused(self):
-        with pytest.raises(ValueError, match="Linear is no scheduler of diffusers"):
+        with pytest.raises(ValueError, match="Linear is not a scheduler of diffusers"):
             shape_scheduler(torch.nn.Linear(1, 1), SHAPED)
         with pytest.raises(AttributeError, match="ShapedUNet2DModel"):
             _ = schedulers.ShapedUNet2DModel

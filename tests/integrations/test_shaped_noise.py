@@ -151,7 +151,7 @@ class TestDraws:
         with self.shaped.draws(like=x):
             batch, item = torch.randn(self.shape, generator=seeded()), torch.randn(self.shape[1:], generator=seeded())
             for shape in ((2, 3, 16, 16), (2, 64, 3), (2,)):
-                with pytest.raises(ValueError, match="cannot be given its colour"):
+                with pytest.raises(ValueError, match="cannot be coloured"):
                     torch.randn(shape)
         assert torch.equal(batch, self.colour())
         assert torch.equal(item, self.shaped.color(torch.randn((1, *self.shape[1:]), generator=seeded()))[0])

@@ -77,7 +77,7 @@ def test_an_exact_copy_of_a_set_with_duplicates_is_as_good_as_it(offset: float) 
 
 
 def test_too_few_items_are_refused() -> None:
-    with pytest.raises(ValueError, match="more than so many items"):
+    with pytest.raises(ValueError, match="need more items"):
         manifold(gaussian(5, 0), gaussian(50, 1))
 
 

@@ -279,7 +279,7 @@ def test_short_recordings_are_masked_padded_repeated_or_refused(tmp_path: Path) 
     x0, mask = made("repeat")
     assert torch.equal(x0, exact.repeat(3)[:2000])
     assert mask is None
-    with pytest.raises(ValueError, match=r"lasts 0\.0875 s and short=skip wants 0\.25 s"):
+    with pytest.raises(ValueError, match=r"lasts 0\.0875 s and short=skip needs 0\.25 s"):
         made("skip")
     full = write(tmp_path / "b.wav", ramp(2000))
     assert Audio(rate=8000, seconds=0.25, representation=Waveform(), short="skip").load(full).shape == (1, 2000)

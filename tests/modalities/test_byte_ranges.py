@@ -228,7 +228,7 @@ def test_a_file_that_is_shorter_than_it_was_is_an_error(tmp_path: Path, memory: 
     memory.pipe_file("/a.tar", CONTENT)
     for url in (str(tmp_path / "a.tar"), "memory://a.tar"):
         (source,) = find(url, ".tar")
-        with pytest.raises(OSError, match=r"a.tar: EOFError: 10 bytes came where 20 were asked for"):
+        with pytest.raises(OSError, match=r"a.tar: EOFError: 10 bytes received where 20 were requested"):
             source.read(len(CONTENT) - 10, len(CONTENT) + 10)
 
 

@@ -370,8 +370,8 @@ def test_a_file_with_a_number_that_is_none_is_named_and_replaced(tmp_path: Path,
         np.save(tmp_path / f"{number:02}.npy", values)
     dataset = Folder(Measured(), tmp_path)
     assert bool(dataset.batch(range(20)).x0.isfinite().all())
-    assert dict(dataset.unreadable) == {"07.npy": "ValueError: it holds NaN or infinity"}
-    with pytest.raises(UnreadableFilesError, match=r"07\.npy \(ValueError: it holds NaN or infinity\)"):
+    assert dict(dataset.unreadable) == {"07.npy": "ValueError: it contains NaN or infinity"}
+    with pytest.raises(UnreadableFilesError, match=r"07\.npy \(ValueError: it contains NaN or infinity\)"):
         Folder(Measured(), tmp_path, max_unreadable=0).batch(range(20))
 
 

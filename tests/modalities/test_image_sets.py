@@ -203,7 +203,7 @@ def test_damaged_idx_files_are_named(tmp_path: Path, damage: str) -> None:
     }[damage]
     path = tmp_path / ("a-idx2-ubyte.gz" if damage in ("gzip", "cut") else "a-idx2-ubyte")
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*fetch it again"):
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*download it again"):
         read_idx(path)
 
 

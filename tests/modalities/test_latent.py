@@ -171,7 +171,7 @@ def test_statistics_of_another_encoding_are_refused(saved: Any, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"autoencoder.kind.*AutoencoderKL.*VQModel"):
         Latent(Image(size=16), saved("VQModel"), tmp_path)
     (tmp_path / "statistics.json").write_text(LatentScale((0.0,) * 3, (1.0,) * 3, encoding).text())
-    with pytest.raises(ValueError, match="are of 3 channels, and the autoencoder gives 4"):
+    with pytest.raises(ValueError, match="have 3 channels, but the autoencoder produces 4"):
         Latent(Image(size=16), saved(), tmp_path)
     (tmp_path / "statistics.json").write_text(LatentScale((0.0,) * 4, (1.0,) * 4, encoding).text())
     # Where it runs is no part of the encoding.
@@ -287,7 +287,7 @@ def test_half_precision_is_about_the_same(saved: Any) -> None:
 def test_shapes_it_cannot_take_are_refused(saved: Any) -> None:
     with pytest.raises(ValueError, match=r"AutoencoderKL cannot encode data of 5 channels"):
         Latent(Tensors(channels=5), saved()).grid()
-    with pytest.raises(ValueError, match="AutoencoderKL works on grids of 2 dimensions, and this one has 1"):
+    with pytest.raises(ValueError, match="AutoencoderKL works on grids of 2 dimensions, but this one has 1"):
         Latent(Tensors((16,)), saved()).grid()
 
     with pytest.raises(ValueError, match=r"returns \(6,\) of data of size \(12,\)"):

@@ -257,9 +257,9 @@ def test_the_modality_must_be_the_one_that_encoded(tmp_path: Path) -> None:
     latent = write(tmp_path)
     with pytest.raises(ValueError, match=r"the modality is Image.*modality=latent_image"):
         LatentShards(Image(size=8), tmp_path)
-    with pytest.raises(ValueError, match=r"other settings.*autoencoder.factor: 1.0 -> 2.0"):
+    with pytest.raises(ValueError, match=r"settings different from.*autoencoder.factor: 1.0 -> 2.0"):
         LatentShards(Latent(Image(size=8), Pairs(2.0)), tmp_path)
-    with pytest.raises(ValueError, match=r"other settings.*modality.size: \[8, 8\] -> \[16, 16\]"):
+    with pytest.raises(ValueError, match=r"settings different from.*modality.size: \[8, 8\] -> \[16, 16\]"):
         LatentShards(Latent(Image(size=16), Pairs()), tmp_path)
     # An autoencoder whose answer changed under the same settings.
     index = Index.load(tmp_path)

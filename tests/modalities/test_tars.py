@@ -137,7 +137,7 @@ def test_shards_on_a_web_server(folder: Folder, served: tuple[Path, str]) -> Non
     data = TarShards(IMAGE, address + "/{000..004}.tar")
     assert_equal(all_of(data), all_of(folder))
     assert_equal(all_of(TarShards(IMAGE, f"filecache::{address}/{{000..004}}.tar")), all_of(folder))
-    with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*leave it out of urls"):
+    with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*leave them out of urls"):
         TarShards(IMAGE, address + "/{000..005}.tar")
 
 
@@ -231,7 +231,7 @@ def test_one_of_several_media_is_chosen(photos: Path, tmp_path: Path) -> None:
     for media, path in ((None, one), ("png", one), ("seg.png", two), (".seg.PNG", two)):
         data = TarShards(image, str(tmp_path / "s"), media=media)
         assert torch.equal(data[0].x0, image.encode(image.load(path)))
-    with pytest.raises(ValueError, match=r"the 1 shards hold no file that ends in \.gif"):
+    with pytest.raises(ValueError, match=r"the 1 shards contain no file that ends in \.gif"):
         TarShards(image, str(tmp_path / "s"), media="gif")
 
 
@@ -336,7 +336,7 @@ def test_where_shards_cannot_be_written_the_index_is_kept_elsewhere(
     assert caplog.text == ""
     refused.add(tmp_path / "nowhere")
     assert len(TarShards(IMAGE, str(shards), index=tmp_path / "nowhere")) == COUNT
-    assert "could be kept nowhere: set data.index" in caplog.text
+    assert "could not be stored: set data.index" in caplog.text
 
 
 def test_an_index_is_there_whole_or_not_at_all(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +389,7 @@ def test_damaged_and_missing_shards_are_named_before_work_begins(shards: Path) -
     whole = (shards / "001.tar").read_bytes()
     (shards / "001.tar").write_bytes(whole[:-11_000])
     (shards / "003.tar").write_bytes(b"nonsense" * 1000)
-    with pytest.raises(ValueError, match=r"001.tar: it is cut off.*; .*003.tar: it is no tar archive\. Restore"):
+    with pytest.raises(ValueError, match=r"001.tar: it is truncated.*; .*003.tar: it is not a tar archive\. Restore"):
         TarShards(IMAGE, str(shards))
     (shards / "003.tar").unlink()
     (shards / "001.tar").write_bytes(whole)
@@ -408,11 +408,11 @@ def test_a_shard_that_changes_under_a_run_ends_it(shards: Path) -> None:
     data = TarShards(IMAGE, str(shards))
     content = (shards / "000.tar").read_bytes()
     (shards / "000.tar").write_bytes(touched(content, 0))
-    with pytest.raises(UnreadableFilesError, match=r"000.tar has changed since this command began: start it again"):
+    with pytest.raises(UnreadableFilesError, match=r"000.tar has changed since this command started: run it again"):
         data.batch([0, 7])
     (shards / "000.tar").write_bytes(content[:600])
     with pytest.raises(
-        UnreadableFilesError, match=r"000.tar: EOFError: .* bytes came where .*the same command continues"
+        UnreadableFilesError, match=r"000.tar: EOFError: .* bytes received where .*The same command continues"
     ):
         data.batch([0, 7])
     assert data.unreadable == {}
@@ -425,7 +425,7 @@ def test_storage_that_fails_for_good_ends_a_run(shards: Path, memory: Any) -> No
     Flaky.failures = 2
     assert data.batch([1]).x0.shape == (1, 3, 8, 8)
     Flaky.failures = 10**6
-    with pytest.raises(UnreadableFilesError, match=r"too busy, in 7 attempts. Once it can be reached"):
+    with pytest.raises(UnreadableFilesError, match=r"too busy, in 7 attempts. The same command continues once"):
         data.batch([0, 1, 2])
     assert data.unreadable == {}
 

@@ -172,7 +172,7 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
     save_file(
         {name: t for name, t in tensors.items() if "key" not in name}, path / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=r"not all there: encoder\.layer\.0\.attention\.self\.key\.bias"):
+    with pytest.raises(ValueError, match=r"are incomplete: encoder\.layer\.0\.attention\.self\.key\.bias"):
         TextEncoder(str(path), max_tokens=8)
 
 
@@ -228,7 +228,7 @@ def test_an_encoder_that_a_run_names_is_looked_for_here_alone_and_keeps_nothing(
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
-    with pytest.raises(ValueError, match=r"configuration fetches nothing: repeat it, text_model=nobody/nothing"):
+    with pytest.raises(ValueError, match=r"configuration downloads nothing: add text_model=nobody/nothing"):
         TextEncoder("nobody/nothing", trusted=False)
     encoder = TextEncoder(str(folder), cache=tmp_path / "outside", max_tokens=12, trusted=False)
     assert len(encoder(["a circle"])) == 1

@@ -249,7 +249,7 @@ def test_the_motion_filter_takes_what_moves_and_nothing_else(tmp_path: Path) -> 
     assert moved(filtered.load(path)) >= 0.005
     # Whether a file is refused is a matter of the file: no seed finds what is not there.
     for seed in (None, 0, 1, 2):
-        with pytest.raises(ValueError, match=r"motion=0\.02 .* liveliest by 0\.00?9"):
+        with pytest.raises(ValueError, match=r"motion=0\.02 .* largest is 0\.00?9"):
             dataclasses.replace(video, motion=0.02).load(path, seed)
 
 

@@ -258,7 +258,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtur
     for name, content in contents.items():
         path = tmp_path / f"{name}.mp4"
         path.write_bytes(content)
-        refused(path, "empty" if name == "empty" else "damaged or no video")
+        refused(path, "empty" if name == "empty" else "damaged or not a video")
     with pytest.raises(FileNotFoundError):
         refused(tmp_path / "missing.mp4", "missing")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:

@@ -118,7 +118,7 @@ def test_schedulers_are_adopted_with_their_own_noise_levels_or_not_at_all(tmp_pa
         ("CogVideoXDPMScheduler", {}, r"snr_shift_scale=3.0 cannot be adopted: .* \(snr_shift_scale=1.0 alone is\)"),
         (
             "UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"},
-            "prediction_type='v_prediction' is not known here, only epsilon, sample, flow_prediction",
+            "prediction_type='v_prediction' is not supported here, only epsilon, sample, flow_prediction",
         ),
         ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "only epsilon, sample, v_prediction"),
     ],

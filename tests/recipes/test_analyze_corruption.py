@@ -44,7 +44,7 @@ def test_band_and_level_are_found_and_trained_with(
     assert f"corruption=measured corruption.path={path}" in capsys.readouterr().out
     # Data of one's own are damaged already; these digits are not, and a damage that is not there is refused.
     measured = ["corruption=measured", f"corruption.path={path}", "corruption.restored=mean"]
-    with pytest.raises(RecipeError, match="quieter in the band than this corruption"):
+    with pytest.raises(RecipeError, match="less power in the band than this corruption"):
         train(configuration.load("train", [*DIGITS, *SMALL, *measured, f"run_dir={tmp_path / 'run'}"]))
     measured.append("corruption.added=true")
     train(configuration.load("train", [*DIGITS, *SMALL, *measured, f"run_dir={tmp_path / 'run'}"]))
@@ -54,7 +54,7 @@ def test_band_and_level_are_found_and_trained_with(
 def test_clean_data_show_nothing(clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = look(tmp_path / "again", "seed=1", f"clean={clean / 'statistics.safetensors'}")
     assert told["corruption"] is None
-    assert "no corruption to be seen" in capsys.readouterr().out
+    assert "no corruption is visible" in capsys.readouterr().out
     assert not (tmp_path / "again" / "corruption.safetensors").exists()
 
 

@@ -104,7 +104,7 @@ def test_texts_are_learned(captions: list[str], tmp_path: Path) -> None:  # noqa
     ("words", "message"),
     [
         (["network.name=AutoencoderKL"], "network: cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel"),
-        (["network.name=UNet1DModel"], "network: UNet1DModel is for 1 grid dimensions and the data have 2"),
+        (["network.name=UNet1DModel"], "network: UNet1DModel is for 1 grid dimensions, but the data have 2"),
         (["network.options={witdh:3}"], "network: UNet2DModel has no option 'witdh'"),
         (["network.clock={_target_:os.system,command:ls}"], r"network.clock._target_: os.system is not under an allow"),
         (["network._target_=diffusers.UNet2DModel"], "network._target_: diffusers.UNet2DModel is not under an allowed"),

@@ -313,7 +313,7 @@ def test_training_needs_the_scale_and_the_same_modality(source: Path, encoded: P
     words = [f"run_dir={run_dir}", "modality=image", "data=latents", f"data.root={encoded}"]
     with pytest.raises(RecipeError, match=r"unknown key modality.statistics: Image has none"):
         train(configuration.load("train", words))
-    with pytest.raises(RecipeError, match=r"data.root.*to a folder that `multisagd encode` has finished"):
+    with pytest.raises(RecipeError, match=r"data.root.*to a folder that `multisagd encode` completed"):
         train(training(source, tmp_path / "nowhere", run_dir))
     assert not run_dir.exists()
 
@@ -432,7 +432,7 @@ def test_an_autoencoder_named_from_another_folder_is_the_same(
     words = [f"run_dir={tmp_path / 'home' / 'run'}", "steps=1", "count=1", "engine.device=cpu"]
     assert (sample(configuration.load("sample", words)) / "samples" / "0.png").stat().st_size > 0
     save_tiny("AutoencoderKL", tmp_path / "home" / "vae", seed=1)
-    with pytest.raises(RecipeError, match=r"those of another encoding; autoencoder\.fingerprint"):
+    with pytest.raises(RecipeError, match=r"belong to another encoding; autoencoder\.fingerprint"):
         sample(configuration.load("sample", words))
 
 

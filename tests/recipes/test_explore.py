@@ -189,7 +189,7 @@ def test_the_spectrum_of_one_datum_does_not_leak_from_its_edges() -> None:
     ordinary = torch.fft.rfft(ramp, norm="ortho").abs().square()
     tapered = statistics_of_one(ramp, grid).power
     assert float(tapered[0, 64:].mean()) < 0.05 * float(ordinary[0, 64:].mean())
-    with pytest.raises(ValueError, match="the same everywhere"):
+    with pytest.raises(ValueError, match="it is constant"):
         statistics_of_one(torch.zeros(1, 256), grid)
 
 
@@ -247,7 +247,7 @@ def test_a_file_gives_its_middle(tmp_path: Path) -> None:
         ("image", "a.png", b"text", r"a.png cannot be used: cannot identify image file '?a.png"),
         ("image", "a.png", b"", r"a.png cannot be used: the file is empty"),
         ("sound", "a.wav", b"RIFF", r"a.wav cannot be used: "),
-        ("video", "a.mp4", b"\0" * 100, r"a.mp4 cannot be used: the file is damaged or no video"),
+        ("video", "a.mp4", b"\0" * 100, r"a.mp4 cannot be used: the file is damaged or not a video"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_in_one_sentence(
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_used_is_told_in_one_sentence(
 
 def test_a_file_without_a_spectrum_or_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     PIL.Image.new("L", (40, 40), 7).save(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match="it is the same everywhere"):
+    with pytest.raises(ValueError, match="it is constant"):
         own_file(MEDIA["image"], tmp_path / "grey.png", "pixels", SMALL)
     PIL.Image.new("1", (10_000, 6_000)).save(tmp_path / "huge.png")
     with pytest.raises(ValueError, match="10000×6000 pixels exceed max_pixels=50000000"):
@@ -464,5 +464,5 @@ def test_what_is_doubtful_is_said() -> None:
     made, values = panel("image", kind="power_law", exponent=-2.0, schedule="linear", shift=0.1)
     ending = made.show(*values)[4]
     assert "zero frequency, the mean of a datum, takes" in ending
-    assert "signal is left at t = 1" in ending
+    assert "signal remains at t = 1" in ending
     assert ending.count("<tr>") == 1 + len(shown("image").grid.bands(8))

@@ -74,7 +74,7 @@ def test_inspect_leaves_what_others_wrote_alone_and_replaces_its_own(tmp_path: P
 
 def test_a_picture_of_one_colour_has_no_spectrum_and_one_line_says_so(tmp_path: Path) -> None:
     Image(size=8).save(torch.full((3, 8, 8), 70, dtype=torch.uint8), tmp_path / "photos" / "only.png")
-    with pytest.raises(RecipeError, match="it is the same everywhere"):
+    with pytest.raises(RecipeError, match="it is constant"):
         look(tmp_path / "look", "experiment=image_folder", f"data.root={tmp_path / 'photos'}")
     assert not (tmp_path / "look").exists()
 

@@ -75,7 +75,7 @@ def test_whatever_a_library_raises_it_is_named_with_the_reason_and_a_command(
     assert message.startswith("resampling: soxr ")
     assert f"cannot be imported ({reason}" in message
     assert "SyntaxError" in reason or f", in {file})" in message
-    assert "To mend it: " in message
+    assert "To fix it: " in message
     assert "pip install" in message
     assert ("--force-reinstall --no-deps" in message) is ("part_that_is_missing" not in source)
     assert told.value.name == "soxr"

@@ -537,8 +537,8 @@ STATISTICS: dict[str, tuple[Poison, str]] = {
     "negative": (statistics({**SOUND, "power": -SOUND["power"]}, AXES), "power is negative"),
     "absurd grid": (statistics(SOUND, [{**AXES[0], "size": 10**12}, AXES[1]]), "do not fit a grid"),
     "no dimension": (statistics({**SOUND, "mean": torch.tensor(1.0)}, AXES), "do not fit a grid"),
-    "axes of another kind": (statistics(SOUND, [3]), "axes are not what they should be"),
-    "count of another kind": (statistics(SOUND, AXES, "many"), "its count is no number of data"),
+    "axes of another kind": (statistics(SOUND, [3]), "axes are invalid"),
+    "count of another kind": (statistics(SOUND, AXES, "many"), "its count should be a number of data"),
     "pipe": (pipe("statistics.safetensors"), "is a pipe and not a file"),
 }
 
@@ -575,7 +575,11 @@ def test_statistics_of_another_grid(run_dir: Path, canary: Path, act: Callable[.
 def test_steps(run_dir: Path, canary: Path, content: str) -> None:
     (run_dir / "steps.json").write_text(content)
     refused(
-        draw, run_dir, canary, f"steps_file={run_dir / 'steps.json'}", match="steps_file: .*holds no designed steps"
+        draw,
+        run_dir,
+        canary,
+        f"steps_file={run_dir / 'steps.json'}",
+        match="steps_file: .*is not a file of designed steps",
     )
 
 
@@ -636,18 +640,18 @@ def larger() -> bytes:
 
 END = bytes(1024)
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "name above": (lambda: member("../../canary.png", picture()) + END, "leads out of the archive: pack it anew"),
-    "name elsewhere": (lambda: member("/tmp/canary.png", picture()) + END, "leads out of the archive: pack it anew"),
-    "member of 2^60 bytes": (lambda: larger() + END, "it is cut off"),
+    "name above": (lambda: member("../../canary.png", picture()) + END, "leads out of the archive: pack it again"),
+    "name elsewhere": (lambda: member("/tmp/canary.png", picture()) + END, "leads out of the archive: pack it again"),
+    "member of 2^60 bytes": (lambda: larger() + END, "it is truncated"),
     "name of 2^30 bytes": (
         lambda: member("@LongLink", b"", b"L")[:124] + b"%011o\0" % (1 << 30) + bytes(888),
-        "damaged|no tar archive",
+        "damaged|not a tar archive",
     ),
     "deep JSON": (
         lambda: member("a.png", picture()) + member("a.json", b"[" * 100_000) + END,
-        "'a.json' is no valid JSON",
+        "'a.json' is not valid JSON",
     ),
-    "pickle": (lambda: pickle.dumps(Bomb(Path("/nonexistent/canary"))), "cut off|no tar archive"),
+    "pickle": (lambda: pickle.dumps(Bomb(Path("/nonexistent/canary"))), "truncated|not a tar archive"),
 }
 
 
@@ -714,8 +718,8 @@ LATENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep index": (lambda folder: (folder / "index.json").write_text("[" * 100_000), "cannot read .*index.json"),
     "shard above": (named("../x.safetensors"), "cannot read .*index.json"),
     "shard elsewhere": (named("/etc/passwd"), "cannot read .*index.json"),
-    "absurd examples": (numbers(absurd), "does not describe 000000.safetensors as it should be: 1,000,000,000,000,000"),
-    "rows that are not there": (other_shape, r"000000.safetensors cannot be read \(it holds tensors of shapes"),
+    "absurd examples": (numbers(absurd), "describes 000000.safetensors wrongly: 1,000,000,000,000,000"),
+    "rows that are not there": (other_shape, r"000000.safetensors cannot be read \(it has tensors of shapes"),
     "pickle": (lambda folder: (folder / SHARD).write_bytes(pickle.dumps(Bomb(folder))), "is damaged"),
     "scale that is not finite": (infinite, "cannot read the scale of the latents"),
     "scale that is a pipe": (lambda folder: pipe("statistics.json")(folder, folder), "is a pipe"),

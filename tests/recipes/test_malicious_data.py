@@ -144,5 +144,5 @@ def test_autoencoders_of_a_run_are_looked_for_here_alone(run_dir: Path) -> None:
     autoencoder = {"_target_": "modalities.autoencoders.DiffusersAutoencoder", "name": "nobody/nothing"}
     inner = read_configuration(run_dir / "config.yaml")["modality"]
     node = {"_target_": "modalities.latent.Latent", "modality": inner, "autoencoder": {**autoencoder, "trusted": True}}
-    with pytest.raises((RecipeError, ValueError), match="fetch it yourself: hf download nobody/nothing"):
+    with pytest.raises((RecipeError, ValueError), match="download it yourself: hf download nobody/nothing"):
         Builder().of_a_run({}).build(node, Modality, "modality").grid()  # type: ignore[type-abstract]

@@ -151,7 +151,7 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "notes that are a pipe": (pipe("model.json"), "export it again"),
     "samples beyond numbers": (noted(samples="1e400"), "inf is no number of samples.*export it again"),
     "samples that are none": (noted(samples="NaN"), "nan is no number of samples.*export it again"),
-    "samples of 5,000 digits": (noted(samples="9" * 5000), "a number of 5,000 digits makes no sense.*export it again"),
+    "samples of 5,000 digits": (noted(samples="9" * 5000), "a number of 5,000 digits is too long.*export it again"),
     "samples as text": (noted(samples='"16"'), "'16' is no number of samples.*export it again"),
     "a share that is no number": (
         notes(lambda told: told["config"]["network"].update(dropout=float("nan"))), "network.dropout: expected a number"
@@ -167,7 +167,7 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "a part that no keys build": (
         group("spectrum", _target_="recipes.base.errors.RecipeError"), "spectrum: RecipeError cannot be built from keys"
     ),
-    "names twice": (noted(samples='1, "samples": 2'), "is there twice in one object.*export it again"),
+    "names twice": (noted(samples='1, "samples": 2'), "appears twice in one object.*export it again"),
     "deep notes": (lambda folder, canary: (folder / "model.json").write_text("[" * 100_000), "export it again"),
     **{f"weights: {name}": (weights(content), "export it again") for name, content in HEADERS.items()},
 }  # fmt: skip
@@ -273,7 +273,7 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "deep": (lambda folder, canary: (folder / UNET).write_text("[" * 100_000), "cannot read .*config.json"),
     "names twice": (
         lambda folder, canary: (folder / UNET).write_text('{"_class_name": "UNet2DModel", "_class_name": "x"}'),
-        "is there twice in one object",
+        "appears twice in one object",
     ),
     "a pipe": (pipe(UNET), "it is a pipe and not a file"),
     "a pickle renamed": (only(f"{STEM}.safetensors", lambda c: pickle.dumps(Bomb(c))), "cannot read the weights"),

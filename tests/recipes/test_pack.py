@@ -204,5 +204,5 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_file_that_changes_meanwhile_is_named(photos: Path, tmp_path: Path) -> None:
     example = tar_packing.Packed.of("0", photos / "cat" / "00.PNG", 7, {})
-    with pytest.raises(ValueError, match=r"00.PNG has changed since this command began"):
+    with pytest.raises(ValueError, match=r"00.PNG has changed since this command started"):
         tar_packing.write_tar(tmp_path / "a.tar", [example])

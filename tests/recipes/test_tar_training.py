@@ -145,7 +145,7 @@ def test_other_shards_do_not_continue_a_run(shards: Path, photos: Path, tmp_path
 def test_broken_shards_end_a_run_before_it_begins(shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(shards, tmp_path / "shards")
     (copy / "000003.tar").write_bytes((copy / "000003.tar").read_bytes()[:20_000])
-    with pytest.raises(RecipeError, match=r"^data: .*000003.tar: it is cut off.*Restore what is damaged"):
+    with pytest.raises(RecipeError, match=r"^data: .*000003.tar: it is truncated.*Restore the damaged"):
         tiny_run(tmp_path / "run", *words(copy)[len(TINY) :])
     assert not (tmp_path / "run" / "config.yaml").exists()
 

@@ -331,7 +331,7 @@ def test_data_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: Any) 
         return batch
 
     monkeypatch.setattr(Pixels, "batch", broken)
-    with pytest.raises(RecipeError, match=r"measuring the data: example [0-9]+ of the data holds NaN or infinity"):
+    with pytest.raises(RecipeError, match=r"measuring the data: example [0-9]+ of the data contains NaN or infinity"):
         tiny_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
