@@ -1,4 +1,4 @@
-"""Autoencoders: they map data on a grid to smaller latents on a coarser grid and back, whatever their library.
+"""Autoencoders of any library: data on a grid to smaller latents on a coarser grid and back.
 
 `Autoencoder` is a protocol of two methods. `DiffusersAutoencoder` implements it for every autoencoder of the
 diffusers library (images, videos, waveforms); any other class with these methods works too.

@@ -106,7 +106,7 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
         import av
     with av.open(f"file:{path}", "r", format="mp4") as source:
         if not source.streams.video:
-            raise ValueError("it holds no clip")
+            raise ValueError("it contains no clip")
         stream = source.streams.video[0]
         if stream.width * stream.height > MOST_PIXELS:
             raise ValueError(f"{stream.width}×{stream.height} pixels")

@@ -41,8 +41,8 @@ class Folder(MediaFiles):
             the files that it lists are used.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
         select one part of a dataset.
-        captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt beside
-            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
+        captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next to
+        photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
         max_unreadable: share of the files that may be unreadable.
         threads: threads that read a batch.
 

@@ -1,4 +1,4 @@
-"""Where the classes and captions of files come from: folders, file names, a manifest, or text files beside them."""
+"""Where the classes and captions of files come from: folders, file names, a manifest, or text files next to them."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _check(process: Process, x0: Tensor, steps: int, seeds: Sequence[int], probe
         raise ValueError("likelihoods need scalar coefficients: leave out the modulation")
     if not bool(process.covariance.support(x0.shape[2:]).all()):
         raise ValueError(
-            "the noise is empty at some frequencies, where everything generated is zero: so there is no density. "
+            "the noise is empty at some frequencies, where everything generated is zero, so there is no density. "
             "Take a spectrum that is positive everywhere"
         )
 

@@ -52,7 +52,7 @@ def estimate_corruption(
 
     Where the power of corrupted data exceeds that of clean data significantly, and by more than the share `least` of
     it, the excess is the corruption; its level and spectrum follow. Without `clean` data a fitted power law is used
-    instead (`fitted_power`): it finds whatever stands out of the spectrum, so use a large `least`.
+    instead (`fitted_power`): it finds everything that stands out of the spectrum, so use a large `least`.
 
     Raises:
         NoExcessError: if there is no such excess.

@@ -40,7 +40,7 @@ class ShapedNoise:
     `ShapedNoise(PowerLaw(-0.5))` is noise for images; `axes` names the dimensions of other grids in the tensor's order,
     for example `("frame", "height", "width")` or `("time",)`. A spectrum in physical units needs the grid itself, for
     its spacing and units: `ShapedNoise(spectrum, grid=Grid.of(time=(16000, 1 / 16000, "s")))`. A covariance brings its
-    grid. The last dimensions of a tensor are the grid, whatever its sizes.
+    grid. The last dimensions of a tensor are the grid, of any size.
 
     Raises:
         ValueError: if axes and a grid are both given, or for noise drawn on a padded grid.

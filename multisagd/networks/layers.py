@@ -62,7 +62,7 @@ def check_input(x: Tensor, channels: int, dimensions: int) -> None:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with up to 32 groups of at least 4 channels, whatever the number of channels.
+    """Group norm with up to 32 groups of at least 4 channels, for any number of channels.
 
     Smaller groups would remove the mean and scale of nearly every channel, and their information.
     """

@@ -92,7 +92,7 @@ def test_match_chooses_files_by_their_path(root: Path) -> None:
     [
         (
             {"labels": "name", "pattern": "(a"},
-            r"pattern='\(a' is not a regular expression: missing \), .* at position 0",
+            r"pattern='\(a' is not a regular expression: missing .* at position 0",
         ),
         ({"match": "a["}, r"match='a\[' is not a regular expression: .* at position 1"),
         ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),

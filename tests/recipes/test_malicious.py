@@ -579,7 +579,7 @@ def test_steps(run_dir: Path, canary: Path, content: str) -> None:
         run_dir,
         canary,
         f"steps_file={run_dir / 'steps.json'}",
-        match="steps_file: .*is not a file of designed steps",
+        match="steps_file: .*not a file of designed steps",
     )
 
 
