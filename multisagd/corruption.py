@@ -108,7 +108,7 @@ class Corruption:
         return self.level / math.sqrt(loudest)
 
     def power(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return the power `c²(k)` of the corruption on the half spectrum, in each channel, float64."""
+        """Return the power `c²(k)` of the corruption in each channel, `(*half_shape,)`, float64."""
         return self._deviation(shape) ** 2 * self.covariance.power(shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

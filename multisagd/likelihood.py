@@ -109,7 +109,7 @@ def log_likelihood(
 
 
 def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
-    """Return the negative log-likelihood, given in nats, in bits per dimension.
+    """Return the negative of a log-likelihood in nats, `(batch,)`, in bits per dimension, `(batch,)`.
 
     Data of 256 levels from -1 to 1, which are 2/255 apart, need `log2(127.5) = 6.994` bits more, and noise uniform
     within a level added to them first: only then it is comparable with the literature: an upper bound on the code

@@ -48,7 +48,7 @@ def squared_error(
 def x0_weight(
     weighting: Weighting, log_snr: Tensor, sigma_data: float, *, gamma: float = 5.0, bias: float = 2.0
 ) -> Tensor | None:
-    """Weight of the squared error of x0 at each log-SNR, or None for `uniform`, the unweighted error of the prediction.
+    """Weight of x0's squared error at each log-SNR, shaped like it; None for `uniform`, the prediction's plain error.
 
     - `min_snr`: `min(SNR, gamma)` (arXiv 2303.09556);
     - `karras`: `SNR + 1/σ_data²`, the unit-variance target of arXiv 2206.00364;
@@ -70,7 +70,7 @@ def x0_weight(
 
 
 def stratified_uniform(seed: int, step: int, batch: int, start: int = 0, count: int | None = None) -> Tensor:
-    """Uniform numbers for slots `start … start + count` of a global batch, one in each of its `batch` equal strata.
+    """Uniform numbers `(count,)` for slots from `start` of a global batch, one in each of its `batch` strata.
 
     They depend on (seed, step, slot) only, so ranks that share a batch draw the same numbers as a single rank. Strata
     are shuffled at each step, so that no part of the batch (of a rank, for example) stays in one range of noise levels.

@@ -33,7 +33,7 @@ class Measurement:
     grid: Grid
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return `H x`."""
+        """Return `H x`, `(batch, channels, *measured)`."""
         raise NotImplementedError
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Measurement:
         return y
 
     def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
-        """Return `y = H x0 + noise · n` with white noise of unit variance, one seed per item.
+        """Return `y = H x0 + noise · n`, shaped like `H x0`, with white noise of unit variance, one seed per item.
 
         Raises:
             ValueError: for negative noise, or unless there is one seed per item.
@@ -104,7 +104,7 @@ class Filtered(Measurement):
         return cls(to_half_spectrum(placed, grid.dimensions), grid)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return `H x`."""
+        """Return `H x`, `(batch, channels, *measured)`."""
         return self._filter(x, self.transfer)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class Masked(Measurement):
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], y: Tensor, tolerance: float, iterations: int) -> Tensor:
-    """Return z of `matrix(z) = y` for each item of a batch; the matrix is symmetric and positive.
+    """Return z of `matrix(z) = y`, shaped like y `(batch, ...)`; the matrix is symmetric and positive.
 
     Hestenes and Stiefel, Journal of Research of the National Bureau of Standards 49, 1952. It stops when the residual
     of every item is below `tolerance` times the norm of its y.

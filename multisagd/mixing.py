@@ -27,7 +27,7 @@ from multisagd.spectrum import Spectrum, even_power
 
 
 def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
-    """Return the power of `low_pass` on the half spectrum of a grid, as a share in [0, 1], float64.
+    """Return the power of `low_pass` on a grid, `(*half_shape,)`, as a share in [0, 1], float64.
 
     Raises:
         ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.

@@ -106,7 +106,7 @@ class Process(nn.Module):
         return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
     def in_range(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return `x_t / √(α_t² + σ_t²)`, for display of variance-exploding paths; t is one time, `(1,)`."""
+        """Return `x_t / √(α_t² + σ_t²)`, shaped like x0, for display of variance-exploding paths; t is `(1,)`."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         return self.add_noise(x0, t, noise) / float((alpha**2 + sigma**2).sqrt())
 
@@ -119,7 +119,7 @@ class Process(nn.Module):
         return self.add_noise(x0, start, noise)
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Return the mean and the noise factor of `q(x_s | x_t, x0)` for s < t: `N(mean, factor² Σ)`.
+        """Return the mean, shaped like x0, and the noise factor of `q(x_s | x_t, x0) = N(mean, factor² Σ)` for s < t.
 
         The scalars are those of DDPM with covariance `β̃ Σ` (arXiv 2510.09660). The factor acts through `scale`.
         """
@@ -159,7 +159,7 @@ class Process(nn.Module):
 
 
 def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return (skip, out) such that `x0 = skip · x_t + out · value` for a value of `quantity`.
+    """Return (skip, out), shaped like `at.a`, such that `x0 = skip · x_t + out · value` for a value of `quantity`.
 
     Raises:
         ValueError: for an unknown quantity.
@@ -179,7 +179,7 @@ def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tupl
 
 
 def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return (signal, noise) such that a value of `quantity` is `signal · x0 + noise · ε`: the target of training.
+    """Return (signal, noise), shaped like `at.a`: the training target is `signal · x0 + noise · ε`.
 
     Raises:
         ValueError: for an unknown quantity.
@@ -197,7 +197,7 @@ def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> 
 
 
 def posterior_step(now: Coefficients, then: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of x0 and x_t in the mean of `q(x_s | x_t, x0)`, and its noise factor.
+    """Return the weights of x0 and x_t in the mean of `q(x_s | x_t, x0)`, and its noise factor, shaped like `now.a`.
 
     With `r = b_s/b_t` and `ρ = a_t/a_s`: `mean = a_s x0 + r²ρ (x_t - a_t x0)`, `factor² = b_s² (1 - r²ρ²)`.
     """

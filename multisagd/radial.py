@@ -37,7 +37,7 @@ class Radial(Spectrum):
         return self.profile(grid.radius(self.axes, self.factors), grid)
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return the power at each radius."""
+        """Return the power at each radius, shaped like it."""
         raise NotImplementedError
 
     def on(self, *axes: str) -> Self:
@@ -72,7 +72,7 @@ class PowerLaw(Radial):
                 raise ValueError(f"a power law's {name} must be positive, got {value}")
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return `w²`."""
+        """Return `w²`, shaped like the radius."""
         if self.epsilon is not None:
             return (radius + self.epsilon) ** (2 * self.exponent)
         corner = grid.corner(self.axes, self.factors) if self.corner is None else self.corner
@@ -86,7 +86,7 @@ class Gaussian(Radial):
     length: float
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return `w²`."""
+        """Return `w²`, shaped like the radius."""
         return torch.exp(-((2 * math.pi * self.length * radius) ** 2))
 
 
@@ -97,7 +97,7 @@ class Exponential(Radial):
     rate: float
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return `w²`."""
+        """Return `w²`, shaped like the radius."""
         return torch.exp(-2 * self.rate * radius**2)
 
 
@@ -118,7 +118,7 @@ class LowPass(Radial):
             raise ValueError(f"expected a positive cutoff and a whole order, got {self.cutoff} and {self.order}")
 
     def profile(self, radius: Tensor, grid: Grid) -> Tensor:
-        """Return the power at each radius."""
+        """Return the power at each radius, shaped like it."""
         return 1 / (1 + (radius / self.cutoff) ** (2 * self.order))
 
 
@@ -144,7 +144,7 @@ class Band(Radial):
         _check_band_unit(self.unit)
 
     def power(self, grid: Grid) -> Tensor:
-        """Return 1 in the band and 0 elsewhere."""
+        """Return 1 in the band and 0 elsewhere, shape `grid.half_shape`."""
         return _inside(_band_radius(grid, self), self.low, self.high).to(torch.float64)
 
 

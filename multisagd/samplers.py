@@ -32,7 +32,7 @@ class Point:
 
     @property
     def half_log_snr(self) -> Tensor:
-        """Return `λ = log(a/b)`."""
+        """Return `λ = log(a/b)`, shaped like `at.a`."""
         return self.at.a.log() - self.at.b.log()
 
 
@@ -71,7 +71,7 @@ class Sampler(Protocol):
 
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum of `factor * tensor`; factors are float64 and are cast to the precision of their tensor."""
+    """Sum of `factor * tensor`, shaped like the tensors; float64 factors are cast to the precision of their tensor."""
     return functools.reduce(torch.add, (factor.to(tensor.real.dtype) * tensor for factor, tensor in terms))
 
 

@@ -54,11 +54,11 @@ class Schedule:
             raise ValueError(f"the log-SNR of a schedule must descend over time; check the numbers of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Return λ(t) before shift and clamp."""
+        """Return λ(t) before shift and clamp, shaped like t."""
         raise NotImplementedError
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return the inverse of `raw_log_snr`."""
+        """Return the inverse of `raw_log_snr`, shaped like its argument."""
         raise NotImplementedError
 
     def log_snr(self, t: Tensor | float) -> Tensor:

@@ -29,7 +29,7 @@ FORMAT = "multisagd steps 1"
 
 
 def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
-    """Return the error of a transfer function, summed over frequencies and channels.
+    """Return the error of a transfer function, a scalar: the sum over frequencies and channels.
 
     `w2` is the 2-Wasserstein distance of the two Gaussian laws (its root, not its square), `kl` the Kullback-Leibler
     divergence from the data, `l1` the absolute error of the power.
@@ -77,7 +77,7 @@ class DesignedSteps:
         return len(self.log_snrs) - 1
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Return the descending times at which a schedule has these log-SNRs, for `sample`.
+        """Return the descending times `(steps + 1,)` at which a schedule has these log-SNRs, for `sample`.
 
         Raises:
             ValueError: if the schedule does not reach them.

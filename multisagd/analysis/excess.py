@@ -96,7 +96,7 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
 
 
 def measured_corruption(excess: Tensor, grid: Grid) -> Corruption:
-    """Return the corruption of this power on the half spectrum of a grid.
+    """Return the corruption of this power `(*half_shape,)` on a grid.
 
     Raises:
         NoExcessError: if it is zero everywhere.

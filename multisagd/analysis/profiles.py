@@ -33,7 +33,7 @@ class Profile:
     error: Tensor | None = None
 
     def confidence(self) -> tuple[Tensor, Tensor]:
-        """Return the lower and upper end of the 95 % confidence band, clamped at zero.
+        """Return the lower and upper end of the 95 % confidence band, shaped like `power`, clamped at zero.
 
         Raises:
             ValueError: if the errors were not measured.
@@ -168,7 +168,7 @@ class PowerLawFit:
     residual: float
 
     def power(self, radius: Tensor) -> Tensor:
-        """Return the fitted power at each radius."""
+        """Return the fitted power at each radius, shaped like it."""
         return self.level * (radius**2 + self.knee**2) ** (self.exponent / 2)
 
 

@@ -71,12 +71,12 @@ class Transfer:
 
     @property
     def power(self) -> Tensor:
-        """Return the generated power about the mean; exact sampling gives `spectra.data`."""
+        """Return the generated power about the mean, `(channels, *half_shape)`; exact sampling gives `spectra.data`."""
         return self.noise_gain**2 * self.prior + self.injected
 
     @property
     def bias(self) -> Tensor:
-        """Return the squared error of the generated mean, `(mean_gain - 1)² |μ|²`."""
+        """Return the squared error of the generated mean, `(mean_gain - 1)² |μ|²`, `(channels, *half_shape)`."""
         return (self.mean_gain - 1) ** 2 * self.spectra.mean
 
     def wasserstein(self) -> Tensor:
@@ -104,7 +104,7 @@ class Transfer:
 
 
 def root(power: Tensor) -> Tensor:
-    """Return the square root, with a derivative of zero at zero instead of an infinite one."""
+    """Return the square root, shaped like the power, with a derivative of zero at zero instead of infinity."""
     positive = power > 0
     return torch.where(positive, torch.where(positive, power, 1.0).sqrt(), 0.0)
 

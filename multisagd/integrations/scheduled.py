@@ -74,7 +74,7 @@ class ScheduledDenoiser(nn.Module):
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> ModelOutput | tuple[Tensor]:
-        """Return the scheduler's kind of prediction for a scaled sample at a timestep."""
+        """Return the scheduler's kind of prediction for a scaled sample at a timestep, shaped like the sample."""
         if class_labels is not None and encoder_hidden_states is not None:
             raise ValueError("a denoiser of this project takes one condition: class_labels or encoder_hidden_states")
         sample = as_data(sample)

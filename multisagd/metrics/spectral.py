@@ -76,5 +76,5 @@ def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
 
 
 def error(made: Tensor, real: Tensor) -> float:
-    """Return the root mean square over points of `decibels`: 0 for equal spectra, biased upwards at finite counts."""
+    """Return the root mean square over `decibels` `(points,)`: 0 for equal spectra, biased upwards at finite counts."""
     return float(decibels(made, real).square().mean().sqrt())

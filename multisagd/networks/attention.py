@@ -165,6 +165,6 @@ class SelfAttention(nn.Module):
 
 
 def normalize(x: Tensor, gain: Tensor) -> Tensor:
-    """Divide the last dimension by its root mean square and multiply it by a gain per feature."""
+    """Divide the last dimension by its root mean square and multiply by a gain `(features,)`; shaped like x."""
     # Under autocast the features are half precision and the gain is not; the fused kernel needs a single dtype.
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps=1e-6)

@@ -30,7 +30,7 @@ class NoiseLevelFeatures(nn.Module):
         self.periods = features // 2
 
     def forward(self, log_snr: Tensor) -> Tensor:
-        """Return the features of each log-SNR, at least in float32."""
+        """Return the features `(batch, features)` of log-SNRs `(batch,)`, at least in float32."""
         wide = torch.promote_types(log_snr.dtype, torch.float32)
         # Made here and not kept as a buffer: a buffer would be rounded with the weights by `.to(torch.bfloat16)`, so
         # a trained network would see other levels; it would also be lost when a network is built on the meta device.

@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
         self.out = zero(nn.Linear(width, width))
 
     def forward(self, samples: Tensor, text: Text) -> Tensor:
-        """Let every sample attend to the tokens of its text."""
+        """Let every sample attend to the tokens of its text; (batch, samples, width) in and out."""
         query = self.query(samples).unflatten(-1, (self.heads, -1))
         key, value = self.key_value(text.tokens).unflatten(-1, (2, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)

@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         )  # raises now, not at the first step, if heads are too narrow
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
+        """Return the prediction (batch, out_channels, *grid); the class describes the arguments."""
         check_input(x, self.channels, self.dimensions)
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 def modulate(tokens: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Normalise each token to mean 0 and variance 1, then scale it by 1 + `scale` and shift it."""
+    """Normalise tokens (batch, tokens, width) to mean 0 and variance 1, scale them by 1 + `scale` and shift them."""
     return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 

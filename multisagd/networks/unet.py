@@ -103,7 +103,7 @@ class UNet(nn.Module):
         self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's prediction for a noisy datum at a log-SNR, under a condition."""
+        """Return the prediction (batch, out_channels, *grid); the class describes the arguments."""
         check_input(x, self.channels, self.dimensions)
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
