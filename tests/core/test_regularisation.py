@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from multisagd import CosineSchedule, Denoiser, Flat, Grid, Process, SpectralCovariance
-from multisagd.regularisation import Kind, SpectralPenalty
+from multisagd.regularisation import PenaltyKind, SpectralPenalty
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=6), Grid.of(frame=4, height=6, width=5)]
 ids = {"ids": lambda grid: "x".join(map(str, grid.shape))}
@@ -43,7 +43,7 @@ def test_wavelets_are_those_of_pywavelets(grid: Grid, wavelet: str) -> None:
 
 @pytest.mark.parametrize("kind", ["amplitude", "amplitude_phase", "wavelet"])
 @pytest.mark.parametrize("grid", GRIDS, **ids)
-def test_a_right_estimate_has_no_penalty_and_gradients_are_finite(grid: Grid, kind: Kind) -> None:
+def test_a_right_estimate_has_no_penalty_and_gradients_are_finite(grid: Grid, kind: PenaltyKind) -> None:
     one, other = pair(grid)
     penalty = SpectralPenalty(kind)
     assert float(penalty(other, other, grid).abs().max()) < 1e-12

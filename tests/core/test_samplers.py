@@ -226,7 +226,7 @@ def test_refuses_to_step_without_noise(sampler):
     grid = ms.Grid.of(time=8)
     denoiser = make(grid, ms.Flat(), ms.CosineSchedule())
     x, process = torch.zeros(1, 1, 8, dtype=torch.float64), denoiser.process
-    from multisagd.samplers import Model, Point, State
+    from multisagd.samplers import Model, Point, SamplerState
 
     def point(t):
         return Point(t, process.coefficients(t, x))
@@ -234,7 +234,7 @@ def test_refuses_to_step_without_noise(sampler):
     model = Model(lambda x, at: denoiser(x, at.t), point, process, 10)
     t = torch.tensor([0.5, 0.4], dtype=torch.float64)
     with pytest.raises(ValueError, match="needs noise"):
-        sampler.step(State(x, point(t[:1])), point(t[1:]), model, None)
+        sampler.step(SamplerState(x, point(t[:1])), point(t[1:]), model, None)
 
 
 MODULATIONS = {
