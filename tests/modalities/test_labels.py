@@ -201,7 +201,7 @@ def test_files_that_are_not_there_are_told_with_their_line(root: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
         read_manifest(manifest(root, "", "list.txt"))
     path.write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
-    with pytest.raises(ValueError, match=r"list.csv is not UTF-8 text \(invalid start byte at byte 25\)"):
+    with pytest.raises(ValueError, match=r"list.csv is not UTF-8 text \(invalid start byte, byte 25\)"):
         read_manifest(path)
 
 
