@@ -166,7 +166,7 @@ MISLEADING: dict[str, tuple[bytes, str]] = {
     "long name of gigabytes": (pax(b"", b"L", b"77777777777\0"), "an extended header of 8589934591 bytes"),
     "nothing after a long name": (pax(b"x" * 9, b"L")[:1024], "after the name of 'xxxxxxxxx'"),
     "twice": (archive(("a.jpg", b"1"), ("a.jpg", b"2")), "'a.jpg' is in the archive twice"),
-    "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is there twice"),
+    "twice by a pax name": (pax(record("path", "b.jpg")), "'b.jpg' is in the archive twice"),
     "two media": (archive(("a.jpg", b"1"), ("a.png", b"2")), "'a.jpg' and 'a.png' are media of one.*data.media=png"),
     "joined": (PLAIN[:2560] + bytes(1024) + PLAIN, "continues after its end"),
     "class of megabytes": (archive(("a.jpg", b"1"), ("a.cls", b"3" * 2**21)), "'a.cls' has 2097152 bytes"),
