@@ -24,7 +24,7 @@ from recipes.config.build import Builder
 from recipes.data.order import Order
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
-from recipes.runtime.distribution import from_first, is_first, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, is_first, wait_patiently
 
 PLACES = ("root", "urls")
 """Keys of data that say where they are; each source of data has one of them."""
@@ -98,7 +98,7 @@ def fit_restoration(
             found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
         numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
     wait_patiently()
-    from_first(numbers)
+    broadcast_from_rank0(numbers)
     if found is None:
         shape = training.modality.tensor_shape
         size = math.prod(shape)
@@ -106,7 +106,7 @@ def fit_restoration(
         root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
         found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
     for tensor in (found.mean, found.gain, found.root):
-        from_first(tensor)
+        broadcast_from_rank0(tensor)
     return found
 
 

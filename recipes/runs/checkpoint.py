@@ -33,7 +33,14 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.runs.state import ShardedTensors, save_shards
-from recipes.runtime.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
+from recipes.runtime.distribution import (
+    Group,
+    are_sharded,
+    broadcast_from_rank0,
+    is_first,
+    raise_together,
+    wait_patiently,
+)
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
@@ -209,7 +216,7 @@ class Checkpoints:
         state = self._latest(parts, check, counted) if is_first() else None
         wait_patiently()
         samples = torch.tensor(-1 if state is None else state.samples)
-        from_first(samples)
+        broadcast_from_rank0(samples)
         if is_first() or samples < 0:
             return state
         for path in self.folders():

@@ -211,7 +211,7 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
         raise FailedElsewhereError("another process failed; its own message says why")
 
 
-def from_first(tensor: Tensor) -> None:
+def broadcast_from_rank0(tensor: Tensor) -> None:
     """Overwrite a tensor on the CPU by that of the first rank."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)

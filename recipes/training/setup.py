@@ -32,7 +32,7 @@ from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import from_first, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, wait_patiently
 from recipes.sampling.condition import never_trained, trained_classes
 from recipes.sampling.generate import SamplingRequest
 from recipes.training.learner import Learner
@@ -222,7 +222,7 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
     wait_patiently()
     count = torch.tensor(found.count)
     for tensor in (found.mean, found.power, count):
-        from_first(tensor)
+        broadcast_from_rank0(tensor)
     return DataStatistics(found.mean, found.power, found.grid, int(count))
 
 
