@@ -32,7 +32,7 @@ from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import leave, wait_for_all
+from recipes.runtime.distribution import barrier, leave
 from recipes.runtime.performance import GIB, peak_flops, peak_memory
 from recipes.training.learner import Learner
 
@@ -88,7 +88,7 @@ class Training:
     def _finish(self) -> None:
         if self.runtime.device.type == "cuda":
             torch.cuda.synchronize(self.runtime.device)
-        wait_for_all()
+        barrier()
 
 
 def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int, warm_up: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from recipes.config.build import Builder
 from recipes.data.order import Order
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
-from recipes.runtime.distribution import broadcast_from_rank0, is_first, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
 
 PLACES = ("root", "urls")
 """Keys of data that say where they are; each source of data has one of them."""
@@ -97,7 +97,7 @@ def fit_restoration(
         with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
             found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
         numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
-    wait_patiently()
+    long_barrier()
     broadcast_from_rank0(numbers)
     if found is None:
         shape = training.modality.tensor_shape

@@ -38,8 +38,8 @@ from recipes.runtime.distribution import (
     are_sharded,
     broadcast_from_rank0,
     is_first,
+    long_barrier,
     raise_together,
-    wait_patiently,
 )
 
 FORMAT_VERSION = 1
@@ -214,7 +214,7 @@ class Checkpoints:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
         """
         state = self._latest(parts, check, counted) if is_first() else None
-        wait_patiently()
+        long_barrier()
         samples = torch.tensor(-1 if state is None else state.samples)
         broadcast_from_rank0(samples)
         if is_first() or samples < 0:
@@ -238,7 +238,7 @@ class Checkpoints:
             known = ", ".join(map(str, folders)) or "none yet"
             raise CheckpointError(f"there is no checkpoint after {samples} samples in {self.folder}; there are {known}")
         state = load(folders[samples], parts=parts, check=check) if is_first() else None
-        wait_patiently()
+        long_barrier()
         return state or load(folders[samples], verify=False, parts=parts)
 
     def _latest(self, parts: Collection[str] | None, check: Check | None, counted: bool) -> State | None:

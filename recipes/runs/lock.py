@@ -18,7 +18,7 @@ from recipes.base.signals import Ended
 from recipes.base.untrusted import check_own
 from recipes.runs.checkpoint import SaveError
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import wait_for_all
+from recipes.runtime.distribution import barrier
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
@@ -127,7 +127,7 @@ def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
     """
     patience = LINGERING if runtime.place.world > 1 else 0.0
     with held(run_dir, patience) if runtime.main else nullcontext() as hold:
-        wait_for_all()
+        barrier()
         check_shared(run_dir, patience)
         try:
             yield hold

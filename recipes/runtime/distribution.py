@@ -187,14 +187,14 @@ def separate_group(timeout: float) -> Group:
     return cast(Group, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
 
 
-def wait_patiently() -> None:
+def long_barrier() -> None:
     """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
     if (group := separate_group(timedelta(days=1).total_seconds())) is not None:
         dist.barrier(group=group)
         dist.destroy_process_group(group)
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return once every rank has come here."""
     if dist.is_initialized():
         dist.barrier()

@@ -32,7 +32,7 @@ from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import broadcast_from_rank0, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
 from recipes.sampling.condition import never_trained, trained_classes
 from recipes.sampling.generate import SamplingRequest
 from recipes.training.learner import Learner
@@ -180,7 +180,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     if begun:
         run.check_data(dataset)
     changed = contents.changes(run.folder, dataset) if begun and runtime.main else None
-    wait_patiently()
+    long_barrier()
     training, held_out = hold_out(dataset, settings)
     corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
     corruption = corruption or build_corruption(settings.corruption, modality, builder)
@@ -219,7 +219,7 @@ def placeholder_statistics(modality: Modality) -> DataStatistics:
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
     """Measure the data on the first rank, for all."""
     found = measure(dataset, settings) if runtime.main else placeholder_statistics(dataset.modality)
-    wait_patiently()
+    long_barrier()
     count = torch.tensor(found.count)
     for tensor in (found.mean, found.power, count):
         broadcast_from_rank0(tensor)
