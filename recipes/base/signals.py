@@ -15,7 +15,7 @@ end of a terminal or of the connection to it."""
 NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
 
 
-class StopNow(BaseException):
+class ImmediateStop(BaseException):
     """A signal that came where nothing is lost by stopping at once; like KeyboardInterrupt, nothing should catch it."""
 
 
@@ -118,10 +118,10 @@ class StopRequest:
         """Within, do not wait for the end of what is being done, which may take minutes and can be done again.
 
         Raises:
-            StopNow: when the first signal comes, or has come before.
+            ImmediateStop: when the first signal comes, or has come before.
         """
         if wanted and self.signal_number is not None:
-            raise StopNow
+            raise ImmediateStop
         self._hurried = wanted
         try:
             yield
@@ -137,6 +137,6 @@ class StopRequest:
                 with suppress(OSError):
                     os.write(2, NOTICE)
             if self._hurried:
-                raise StopNow
+                raise ImmediateStop
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from typing import Self
 
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
-from recipes.base.signals import Ended, StopNow, StopRequest
+from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
 from recipes.runs.checkpoint import Checkpoints, SaveError, State
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
@@ -125,7 +125,7 @@ class Loop:
             self._announce(self.profiler.finish())
             with stop.hurried(self.alone):
                 self._report(final=True)
-        except StopNow:
+        except ImmediateStop:
             if not learner.samples:
                 raise Ended(stop.signal_number or 0) from None
             raise self._stopped(stop.signal_number) from None
@@ -137,7 +137,7 @@ class Loop:
         for batch in self.monitor.steps(ahead):
             before = learner.samples
             if not before and stop.signal_number is not None and self.alone:
-                raise StopNow  # there is nothing to save, and a first step that is compiled takes minutes
+                raise ImmediateStop  # there is nothing to save, and a first step that is compiled takes minutes
             learner.step(batch)
             now = learner.samples
             self.watchdog.progress(now)
@@ -187,7 +187,7 @@ class Loop:
         try:
             with stop.hurried(self.alone):
                 self._report()
-        except StopNow:
+        except ImmediateStop:
             self._save(must=True, position=position)
             raise self._stopped(stop.signal_number) from None
 

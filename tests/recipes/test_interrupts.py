@@ -17,7 +17,7 @@ import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.base.commands import COMMANDS
-from recipes.base.signals import StopNow, StopRequest, handled, heard
+from recipes.base.signals import ImmediateStop, StopRequest, handled, heard
 from recipes.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -212,9 +212,9 @@ def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
     with StopRequest() as stop:
         with stop.hurried(False):
             pass
-        with pytest.raises(StopNow), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.hurried():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StopNow), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.hurried():
             pytest.fail("the signal has come before")
         with stop.hurried(False):
             assert stop.signal_number == signal.SIGTERM
