@@ -28,7 +28,7 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """While importing, let a signal end the process at once: an exception may get lost within an import, or garbled."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from importlib import metadata
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
 from recipes.base.console import lost, show, steady, tell
 from recipes.base.errors import ROOT, USAGE_STATUS, foreign_modalities, nearest
-from recipes.base.signals import interruptible
+from recipes.base.signals import exit_on_signal
 
 HIDDEN = "__complete"
 """What the scripts of `completion` call."""
@@ -116,7 +116,7 @@ def run(words: Sequence[str], own: bool) -> int:
         remedy = "Another distribution has the same name: install multisagd in an environment of its own"
         print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS
-    with interruptible() if own else nullcontext():
+    with exit_on_signal() if own else nullcontext():
         module = importlib.import_module(f"recipes.{name}")
     status = int(module.main(rest))
     if own and status > 128:
