@@ -104,7 +104,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._handling = ExitStack()
-        self._hurried = False
+        self._interruptible = False
 
     def __enter__(self) -> Self:
         self._handling.enter_context(handled(self._note, heard()))
@@ -114,7 +114,7 @@ class StopRequest:
         self._handling.close()
 
     @contextmanager
-    def hurried(self, wanted: bool = True) -> Iterator[None]:
+    def interruptible(self, wanted: bool = True) -> Iterator[None]:
         """Within, do not wait for the end of what is being done, which may take minutes and can be done again.
 
         Raises:
@@ -122,11 +122,11 @@ class StopRequest:
         """
         if wanted and self.signal_number is not None:
             raise ImmediateStop
-        self._hurried = wanted
+        self._interruptible = wanted
         try:
             yield
         finally:
-            self._hurried = False
+            self._interruptible = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is None:
@@ -136,7 +136,7 @@ class StopRequest:
                 # reads a pipe before it came here, as in `multisagd train … 2>&1 | tee log`.
                 with suppress(OSError):
                     os.write(2, NOTICE)
-            if self._hurried:
+            if self._interruptible:
                 raise ImmediateStop
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -114,7 +114,7 @@ class Loop:
         """
         learner = self.learner
         try:
-            with stop.hurried(bool(learner.samples) and self.alone):
+            with stop.interruptible(bool(learner.samples) and self.alone):
                 if learner.samples:
                     self._report()
             while learner.samples < self.settings.training.samples:
@@ -123,7 +123,7 @@ class Loop:
                 except DivergedError as error:
                     self._go_back(error)
             self._announce(self.profiler.finish())
-            with stop.hurried(self.alone):
+            with stop.interruptible(self.alone):
                 self._report(final=True)
         except ImmediateStop:
             if not learner.samples:
@@ -185,7 +185,7 @@ class Loop:
         """Report; a signal ends that at once where nobody else waits, since it is done again when continuing."""
         position = self.tracker.position
         try:
-            with stop.hurried(self.alone):
+            with stop.interruptible(self.alone):
                 self._report()
         except ImmediateStop:
             self._save(must=True, position=position)

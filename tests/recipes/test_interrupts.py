@@ -210,13 +210,13 @@ def test_other_commands_say_what_is_kept_and_how_to_go_on(
 
 def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
     with StopRequest() as stop:
-        with stop.hurried(False):
+        with stop.interruptible(False):
             pass
-        with pytest.raises(ImmediateStop), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.interruptible():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(ImmediateStop), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.interruptible():
             pytest.fail("the signal has come before")
-        with stop.hurried(False):
+        with stop.interruptible(False):
             assert stop.signal_number == signal.SIGTERM
 
 
