@@ -52,7 +52,7 @@ def like_ctrl_c() -> Iterator[None]:
         if not postponed(number, frame, outer):
             raise Ended(number)
 
-    with handled(end, [number for number in heard() if signal.getsignal(number) is signal.SIG_DFL]):
+    with handled(end, [number for number in handled_signals() if signal.getsignal(number) is signal.SIG_DFL]):
         yield
 
 
@@ -89,7 +89,7 @@ def imports_under_way(frame: FrameType | None) -> int:
     return count
 
 
-def heard() -> tuple[signal.Signals, ...]:
+def handled_signals() -> tuple[signal.Signals, ...]:
     """Return those of `STOPS` that are to be acted on: under `nohup`, the end of a terminal is not."""
     return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
@@ -107,7 +107,7 @@ class StopRequest:
         self._interruptible = False
 
     def __enter__(self) -> Self:
-        self._handling.enter_context(handled(self._note, heard()))
+        self._handling.enter_context(handled(self._note, handled_signals()))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from recipes.base.errors import RecipeError, check_minimum
-from recipes.base.signals import handled, heard
+from recipes.base.signals import handled, handled_signals
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 """Characters that end a line or control a terminal, and code points that are not text."""
@@ -127,7 +127,7 @@ def run(command: Sequence[str]) -> tuple[int, int | None]:
         for process in running:
             process.send_signal(number)
 
-    with handled(pass_on, heard()):
+    with handled(pass_on, handled_signals()):
         # In a session of its own: otherwise Ctrl-C would reach it twice, from the terminal and from here.
         running.append(subprocess.Popen(command, start_new_session=True))
         if received:

@@ -17,7 +17,7 @@ import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.base.commands import COMMANDS
-from recipes.base.signals import ImmediateStop, StopRequest, handled, heard
+from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
 from recipes.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -228,7 +228,10 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
         assert stop.signal_number == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with StopRequest() as stop, handled(lambda number, frame: pytest.fail("it is to be ignored"), heard()):
+        with (
+            StopRequest() as stop,
+            handled(lambda number, frame: pytest.fail("it is to be ignored"), handled_signals()),
+        ):
             signal.raise_signal(signal.SIGHUP)
         assert stop.signal_number is None
     finally:

@@ -19,7 +19,7 @@ from modalities.image import Image
 from modalities.image_sets import Pixels
 from multisagd.ema import PowerEMA
 from recipes.base.errors import Interrupted, RecipeError
-from recipes.base.signals import StopRequest, heard
+from recipes.base.signals import StopRequest, handled_signals
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -168,7 +168,7 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     assert_same(resumed, tiny_run(tmp_path / "whole", f"training.samples={stopped + 32}", "every.log=16"))
 
 
-@pytest.mark.parametrize("number", heard())
+@pytest.mark.parametrize("number", handled_signals())
 def test_the_first_signal_counts_and_a_later_ctrl_c_ends_at_once(number: signal.Signals) -> None:
     with StopRequest() as stop:
         signal.raise_signal(number)
