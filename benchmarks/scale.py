@@ -137,13 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--warm-up", type=int, default=10, help="steps before, in which the network is compiled")
     parser.add_argument("--forget", action="store_true", help="add no row to the results")
     parser.add_argument("settings", nargs="*", help="settings of multisagd train")
-    wishes = parser.parse_args(arguments)
-    noises = [wishes.only] if wishes.only else list(NOISES)
-    found = measure([*SIZES[wishes.size], *wishes.settings], noises, wishes.steps, wishes.rounds, wishes.warm_up)
+    options = parser.parse_args(arguments)
+    noises = [options.only] if options.only else list(NOISES)
+    found = measure([*SIZES[options.size], *options.settings], noises, options.steps, options.rounds, options.warm_up)
     if found.pop("first"):
         show(found, noises)
-        if not wishes.forget:
-            arm = {"size": wishes.size, "noises": noises, "settings": wishes.settings, "rounds": wishes.rounds}
+        if not options.forget:
+            arm = {"size": options.size, "noises": noises, "settings": options.settings, "rounds": options.rounds}
             append("scale", arm, found)
     leave()
     return found

@@ -108,7 +108,7 @@ if __name__ == "__main__":
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--distribution", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--seed", type=int, default=0)
-    wishes = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as found:
-        torn = main(Path(found), wishes.times, wishes.ranks, wishes.distribution, wishes.seed)
-        print(f"{wishes.times} killed and continued on {wishes.ranks} processes, {torn} while a checkpoint was written")
+        torn = main(Path(found), options.times, options.ranks, options.distribution, options.seed)
+        print(f"{options.times} killed and continued on {options.ranks} processes, {torn} while a checkpoint was written")
