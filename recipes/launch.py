@@ -28,7 +28,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.run import Run
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import Place
+from recipes.runtime.distribution import Rank
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) 
     own = {field.name for field in fields(kind)}
     typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")
     if settings.command == "train":
-        place = Place(0, settings.cluster.world, 0)
-        Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
+        process = Rank(0, settings.cluster.world, 0)
+        Runtime(torch.device("cpu"), typed.engine, process).share(typed.training.batch)
         Run(typed.run_dir).check_config(config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 

@@ -21,7 +21,7 @@ from recipes.cli.help import command_help
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.runs.run import Run
-from recipes.runtime.distribution import Place, leave
+from recipes.runtime.distribution import Rank, leave
 
 LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
 """Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
@@ -49,8 +49,8 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
         settings = [word for word in words if word != "--show"]
         folder = take_option(settings, "--config-dir")
         config.update(configuration.load(name, settings, folder))
-        if not COMMANDS[name].parallel and not show and (place := Place.of_environment()).world > 1:
-            raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
+        if not COMMANDS[name].parallel and not show and (process := Rank.from_environment()).world > 1:
+            raise RecipeError(f"{name} runs as one process, and here are {process.world}: start it without torchrun")
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         else:

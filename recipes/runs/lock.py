@@ -125,7 +125,7 @@ def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
     Raises:
         RecipeError: if it is in use or not shared by all processes, vanishes, or cannot be written any more.
     """
-    patience = LINGERING if runtime.place.world > 1 else 0.0
+    patience = LINGERING if runtime.process.world > 1 else 0.0
     with held(run_dir, patience) if runtime.main else nullcontext() as hold:
         barrier()
         check_shared(run_dir, patience)

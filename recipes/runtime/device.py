@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from multisagd.networks.cost import blocks, recompute
 from recipes.base.errors import RecipeError, check_minimum
 from recipes.runtime import distribution
-from recipes.runtime.distribution import ALONE, Distribution, Place
+from recipes.runtime.distribution import SINGLE, Distribution, Rank
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Runtime:
 
     device: torch.device
     settings: EngineSettings
-    place: Place = ALONE
+    process: Rank = SINGLE
 
     @classmethod
     def start(cls, settings: EngineSettings) -> Self:
@@ -71,14 +71,14 @@ class Runtime:
         Raises RecipeError for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
         that says too little.
         """
-        place = Place.of_environment()
+        process = Rank.from_environment()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         name = settings.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and place.world > 1:
-            name = f"cuda:{place.local_rank}"
+        if name == "cuda" and process.world > 1:
+            name = f"cuda:{process.local_rank}"
         try:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
@@ -91,15 +91,15 @@ class Runtime:
             # TF32 for float32 products: no visible loss in training, several times the speed.
             torch.set_float32_matmul_precision("high")
             torch.cuda.set_device(device)
-        if settings.offload and settings.distribution == "fsdp" and place.world > 1 and device.type == "cpu":
+        if settings.offload and settings.distribution == "fsdp" and process.world > 1 and device.type == "cpu":
             raise RecipeError("engine.offload=true moves weights from a GPU to the CPU, and this is one: leave it out")
-        distribution.join(place, device, settings.timeout)
-        return cls(device, settings, place)
+        distribution.join(process, device, settings.timeout)
+        return cls(device, settings, process)
 
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
-        return self.place.rank == 0
+        return self.process.rank == 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,10 +113,10 @@ class Runtime:
 
     def share(self, batch: int) -> range:
         """Return the slots of a global batch that belong to this process; RecipeError if shares would be unequal."""
-        each, rest = divmod(batch, self.place.world)
+        each, rest = divmod(batch, self.process.world)
         if rest:
-            raise RecipeError(f"training.batch={batch} cannot be split over {self.place.world} processes")
-        return range(self.place.rank * each, (self.place.rank + 1) * each)
+            raise RecipeError(f"training.batch={batch} cannot be split over {self.process.world} processes")
+        return range(self.process.rank * each, (self.process.rank + 1) * each)
 
     def parallelize(self, network: nn.Module) -> nn.Module:
         """Return a network, already on the device, as training calls it: its work or its weights shared by all ranks.
@@ -125,7 +125,7 @@ class Runtime:
         """
         if self.settings.recompute:
             recompute(network)
-        if self.place.world == 1:
+        if self.process.world == 1:
             return network
         if self.settings.distribution == "ddp":
             return distribution.replicate(network, self.device)
@@ -138,7 +138,7 @@ class Runtime:
         its forward pass, and gathers them again for the backward one. In bfloat16, gradients are reduced in float32.
         Raises RecipeError if `shard_ranks` would give copies of the weights of unequal numbers of ranks.
         """
-        settings, world = self.settings, self.place.world
+        settings, world = self.settings, self.process.world
         if world == 1 or settings.distribution != "fsdp":
             return network
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -175,5 +175,5 @@ class Runtime:
         """Name the device and precision in a few words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        ranks = f", {self.place.world} processes ({self.settings.distribution})" if self.place.world > 1 else ""
+        ranks = f", {self.process.world} processes ({self.settings.distribution})" if self.process.world > 1 else ""
         return f"{name}{threads}, {self.settings.precision}{', compiled' if self.settings.compile else ''}{ranks}"

@@ -43,7 +43,7 @@ class FailedElsewhereError(RecipeError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Which of how many processes this is, and which of them on this machine."""
 
     rank: int = 0
@@ -51,28 +51,28 @@ class Place:
     local_rank: int = 0
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
         """Read torchrun's variables, if there are any; RecipeError if some are missing or contradict one another."""
         found = os.environ if environment is None else environment
         if found.get("WORLD_SIZE", "1") == "1":
-            return ALONE
+            return SINGLE
         try:
-            place = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            process = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
             _ = found["MASTER_ADDR"], found["MASTER_PORT"]
         except (KeyError, ValueError) as error:
             raise RecipeError(
                 f"WORLD_SIZE={found['WORLD_SIZE']} asks for several processes, but {error} is missing or no number: "
                 "start them by torchrun, or unset WORLD_SIZE"
             ) from error
-        if not 0 <= place.rank < place.world:
-            raise RecipeError(f"RANK={place.rank} does not fit WORLD_SIZE={place.world}")
-        return place
+        if not 0 <= process.rank < process.world:
+            raise RecipeError(f"RANK={process.rank} does not fit WORLD_SIZE={process.world}")
+        return process
 
 
-ALONE = Place()
+SINGLE = Rank()
 
 
-def join(place: Place, device: torch.device, timeout: float) -> None:
+def join(process: Rank, device: torch.device, timeout: float) -> None:
     """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails.
 
     torchrun shares one store among all its attempts (torch 2.11), which still holds the addresses of dead processes:
@@ -80,7 +80,7 @@ def join(place: Place, device: torch.device, timeout: float) -> None:
     attempt makes up a name for it, and all use only what stands under that name. Counting attempts would not do:
     machines may have seen different numbers of them. Raises RecipeError if the others have not come in time.
     """
-    if place.world == 1 or dist.is_initialized():
+    if process.world == 1 or dist.is_initialized():
         return
     patience = timedelta(seconds=timeout)
     store, rank, world = next(rendezvous("env://", timeout=patience))

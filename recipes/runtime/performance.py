@@ -108,7 +108,7 @@ class Monitor:
             done = rate * self.flops
             values["model_flops_per_second"] = done
             if self.peak is not None:
-                values["model_flops_utilisation"] = done / (self.peak * self.runtime.place.world)
+                values["model_flops_utilisation"] = done / (self.peak * self.runtime.process.world)
         self.restart()
         return values
 

@@ -36,7 +36,7 @@ class Watchdog:
     """
 
     def __init__(self, runtime: Runtime, samples: int) -> None:
-        self.place = runtime.place
+        self.process = runtime.process
         self.patience = min(runtime.settings.hang_report, runtime.settings.timeout / 2)
         self._samples, self._since = samples, time.monotonic()
         self._heard: dict[int, tuple[bytes, float]] = {}  # what each process said last, and when that was new
@@ -65,12 +65,12 @@ class Watchdog:
             try:
                 where_now = where(sys._current_frames().get(self._main))
                 here = {"samples": self._samples, "seconds": time.monotonic() - self._since, "where": where_now}
-                self._store.set(f"watchdog/{self.place.rank}", json.dumps(here))
-                if self.place.rank == 0:
+                self._store.set(f"watchdog/{self.process.rank}", json.dumps(here))
+                if self.process.rank == 0:
                     ages = self._everyone()
                     stuck = min(each["seconds"] for each in ages.values()) >= self.patience
                     if stuck and not reported:
-                        log.warning("%s", report(ages, self.place.world))
+                        log.warning("%s", report(ages, self.process.world))
                     reported = stuck
             except (RuntimeError, ValueError) as error:
                 log.info("the watchdog gives up: %s", error)  # most likely the store's process has ended
@@ -80,7 +80,7 @@ class Watchdog:
 
     def _everyone(self) -> dict[int, dict[str, Any]]:
         now, found = time.monotonic(), {}
-        for rank in range(self.place.world):
+        for rank in range(self.process.world):
             key = f"watchdog/{rank}"
             if not self._store.check([key]):
                 continue

@@ -134,8 +134,10 @@ def generate(
     if request.guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw equally many, for sharded weights are gathered together: what is too much is cut off at the end.
-    share = -(-len(seeds) // runtime.place.world)
-    mine = [min(place, len(seeds) - 1) for place in range(runtime.place.rank * share, (runtime.place.rank + 1) * share)]
+    share = -(-len(seeds) // runtime.process.world)
+    mine = [
+        min(place, len(seeds) - 1) for place in range(runtime.process.rank * share, (runtime.process.rank + 1) * share)
+    ]
     parts = []
     for start in range(0, share, request.batch):
         places = mine[start : start + request.batch]
@@ -153,5 +155,5 @@ def generate(
             raise RecipeError(f"nothing can be drawn with these settings: {error}") from error
         parts.append(x0.float().cpu())
         if report is not None:
-            report(min(len(seeds), (start + len(chosen)) * runtime.place.world))
+            report(min(len(seeds), (start + len(chosen)) * runtime.process.world))
     return torch.cat(gathered(torch.cat(parts)))[: len(seeds)]

@@ -93,11 +93,11 @@ class Loop:
         self.saver, self.watchdog, self.tracker, self.display = saver, watchdog, tracker, display
         self.settings, self.learner = job.settings, model.learner
         runtime, engine = job.runtime, job.settings.engine
-        self.alone = runtime.place.world == 1
+        self.alone = runtime.process.world == 1
         peak = engine.peak_flops or peak_flops(runtime.device, runtime.products)
         self.monitor = Monitor(runtime, self.learner.parallel, model.flops, peak)
         folder = self.settings.run_dir / "profile"
-        self.profiler = StepProfiler(folder, runtime.place.rank, runtime.device, engine.profile)
+        self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
         self._saved, self._looked, self._due = time.monotonic(), float("-inf"), False
         self._attempts, self._returned_to = 0, -1  # returns to the checkpoint after that number of samples
         self._agreement = Agreement()

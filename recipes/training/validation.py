@@ -47,7 +47,7 @@ def validate(
         for start in range(0, count, size):
             whole_batch = range(start, min(start + size, count))
             # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
-            mine = whole_batch[runtime.place.rank :: runtime.place.world]
+            mine = whole_batch[runtime.process.rank :: runtime.process.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)

@@ -111,4 +111,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as found:
         torn = main(Path(found), options.times, options.ranks, options.distribution, options.seed)
-        print(f"{options.times} killed and continued on {options.ranks} processes, {torn} while a checkpoint was written")
+        print(
+            f"{options.times} killed and continued on {options.ranks} processes, {torn} while a checkpoint was written"
+        )

@@ -21,7 +21,7 @@ from recipes.data.order import batches
 from recipes.pack import pack
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.runtime.distribution import Place
+from recipes.runtime.distribution import Rank
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
@@ -78,7 +78,7 @@ def asked(shards: Path, ranks: int, workers: int, accumulation: int, start: int 
         # Held out as in training.
         part = data.subset(range(160))
         part.asked = []
-        runtime = Runtime(torch.device("cpu"), EngineSettings(), Place(rank, ranks, rank))
+        runtime = Runtime(torch.device("cpu"), EngineSettings(), Rank(rank, ranks, rank))
         count = sum(1 for _ in batches(part, start, settings, runtime))
         assert len(part.asked) == count * accumulation
         if workers == 0:  # with workers, parts of several steps are asked for at once
