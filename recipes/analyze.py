@@ -97,13 +97,13 @@ def analyze(config: Config) -> Path:
     return out
 
 
-def clean_statistics(told: Any) -> DataStatistics | Literal["fit"] | None:
+def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
     """Return what data are to be compared with, as the key `clean` says; RecipeError if it names no statistics."""
-    if told is None or told == "fit":
-        return "fit" if told else None
-    if not isinstance(told, str):
-        raise RecipeError(f"clean: expected a folder, fit or null, got {told!r:.80}")
-    path = Path(told)
+    if setting is None or setting == "fit":
+        return "fit" if setting else None
+    if not isinstance(setting, str):
+        raise RecipeError(f"clean: expected a folder, fit or null, got {setting!r:.80}")
+    path = Path(setting)
     path = path / STATISTICS if path.is_dir() else path
     return read_statistics(path, "make it by multisagd analyze on clean data, or say clean=fit", "clean: ")
 

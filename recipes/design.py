@@ -143,9 +143,9 @@ def choose(
         return Outcome(found, given, settings.spectrum)
     if settings.noise == "recommend":
         advice = recommend(statistics, process.schedule, steps, objective, **shared)
-        best, told = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
+        best, columns = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
         group = {"_target_": "multisagd.Flat"} if best.exponent == 0 else data_power(best.exponent)
-        table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
+        table = tuple({name: getattr(each, name) for name in columns} for each in advice.candidates)
         return Outcome(best.steps, best.spectrum, group, advice.reasons, table)
     joint = design_joint(statistics, process, steps, objective, settings.noise, **shared)
     if settings.noise == "data_power":

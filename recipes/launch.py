@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(command_help("launch", words))
         return 0
     again = f"; {COMMANDS['launch'].interrupted}\n  {shlex.join(['multisagd', 'launch', *words])}"
-    return run_command(lambda: launch(words), lambda told: again)
+    return run_command(lambda: launch(words), lambda reported: again)
 
 
 if __name__ == "__main__":

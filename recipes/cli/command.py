@@ -56,10 +56,10 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
         else:
             action(config)
 
-    def again(told: bool) -> str:
+    def again(reported: bool) -> str:
         alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else torchrun is to be started, with words of its own
         command = f"\n  {shlex.join(['multisagd', name, *words])}" if alone else ""
-        return f"{'' if told else f'; {kept(name, config)}'}{command}"
+        return f"{'' if reported else f'; {kept(name, config)}'}{command}"
 
     try:
         with like_ctrl_c():
@@ -95,7 +95,7 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
     """Run a command's body and return its exit status.
 
     It is that of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when interrupted.
-    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
+    `again(reported)` says how to go on after an interruption, `reported` whether the command itself said what is kept.
     """
     try:
         return action() or 0

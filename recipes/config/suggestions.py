@@ -114,20 +114,20 @@ def word(arguments: Sequence[str], place: int) -> str | None:
 def unreadable(argument: str, reason: str) -> str:
     """Return what to do about a word that is a setting, but not in Hydra's grammar."""
     key, _, value = argument.partition("=")
-    told = f"cannot read the command: {argument!r}"
+    problem = f"cannot read the command: {argument!r}"
     if re.search("[“”‘’„«»]", argument):
-        return f"{told} has quotation marks of a text program: use ' and \""
+        return f"{problem} has quotation marks of a text program: use ' and \""
     if value.startswith("="):
-        return f"{told}: one equals sign is enough"
+        return f"{problem}: one equals sign is enough"
     if value.startswith("~"):
-        return f"{told}: ~ is not understood here; write {key}=$HOME{value[1:]}"
+        return f"{problem}: ~ is not understood here; write {key}=$HOME{value[1:]}"
     if re.fullmatch(r"\(.*\)", value):
-        return f"{told}: a list is written {key}=[{value[1:-1]}]"
+        return f"{problem}: a list is written {key}=[{value[1:-1]}]"
     for opening, closing in ("[]", "{}"):
         if value.count(opening) != value.count(closing):
-            return f"{told}: {opening} and {closing} do not match"
+            return f"{problem}: {opening} and {closing} do not match"
     quoted = shlex.quote(f'{key}="{value}"')
-    return f"{told} ({reason}). Quote the value, and the whole once more for the shell: {quoted}"
+    return f"{problem} ({reason}). Quote the value, and the whole once more for the shell: {quoted}"
 
 
 def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: str | Path | None) -> str:

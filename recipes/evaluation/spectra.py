@@ -146,9 +146,9 @@ def draw_bands(
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
     places = np.arange(len(edges))
-    told = [(each.accuracy, each.error) for each in made]
+    accuracies = [(each.accuracy, each.error) for each in made]
     for values, shift, label, colour in (
-        (told, -0.2, "samples from data", SAMPLES),
+        (accuracies, -0.2, "samples from data", SAMPLES),
         (floor, 0.2, "data from data", REAL),
     ):
         heights, errors = [100 * value for value, _ in values], [100 * (spread or 0.0) for _, spread in values]

@@ -126,9 +126,9 @@ class Panel:
             return [mistake(error), *[KEPT] * (len(self.controls) + 7)]
         exponent = advice.chosen.exponent
         name = "data_power" if exponent else "white"
-        told = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
+        recommendation = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
         own = dict.fromkeys(self.controls) | {"data_exponent": exponent, "floor": 60.0}
-        return [told, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
+        return [recommendation, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
 
     def _controls(self, said: dict[str, Any], own: dict[str, Any]) -> list[Any]:
         """Return updates of the text about the kind, the axes and every slider; `own` None is the first value."""

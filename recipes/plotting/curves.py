@@ -114,8 +114,8 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     points = [
         {
             "name": each.name,
-            "at": [x.tell(value, told) for value in each.x],
-            "values": [told(value) for value in each.y],
+            "at": [x.tell(value, number_text) for value in each.x],
+            "values": [number_text(value) for value in each.y],
             "places": [
                 [round(across, 1), round(72 * SIZE[1] - up, 1)]
                 for across, up in plot.transData.transform(list(zip(each.x, each.y, strict=True)))
@@ -123,7 +123,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
         }
         for each in drawn
     ]
-    header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, told)
+    header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, number_text)
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
     return Chart(
@@ -132,7 +132,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     )  # fmt: skip
 
 
-def told(value: float) -> str:
+def number_text(value: float) -> str:
     """Return a number as people read it."""
     if not math.isfinite(value):
         return "-"
@@ -173,7 +173,7 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if level is not None:
             line(level, color=TEXT, linewidth=0.8, dashes=(3, 3))
     if x.ticks is None and x.scale == "linear":
-        plot.xaxis.set_major_formatter(lambda value, place: told(float(value)))
+        plot.xaxis.set_major_formatter(lambda value, place: number_text(float(value)))
     plot.tick_params(which="both", color=LINES, labelcolor=TEXT, length=3, pad=4)
     for spine in plot.spines.values():
         spine.set_color(LINES)

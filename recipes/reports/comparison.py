@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from recipes.config.groups import ABSENT, flatten
-from recipes.plotting.curves import Axis, draw, told
+from recipes.plotting.curves import Axis, draw, number_text
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.page import Block, Budget, Gallery, Note, Slider, Table, item
 from recipes.reports.process import sample_powers, spectrum_charts
@@ -41,7 +41,7 @@ def comparison_blocks(
 
 def _facts(runs: Sequence[Overview]) -> Table:
     def last(entries: Sequence[Entry]) -> str:
-        return told(loss(entries[-1])) if entries else ABSENT
+        return number_text(loss(entries[-1])) if entries else ABSENT
 
     facts: dict[str, Callable[[Overview], str]] = {
         "folder": lambda run: str(run.folder),

@@ -23,7 +23,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data
 from recipes.data.order import Order
-from recipes.plotting.curves import Axis, Series, draw, ordered, told
+from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, item, unmade
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
@@ -129,7 +129,9 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
     described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
-    rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
+    rows = [
+        (name, number_text(band.snr), number_text(_decibels(band.snr))) for name, band in zip(names, last, strict=True)
+    ]
     header = ("band (cycles per sample)", "power ratio", "dB")
     table = Table("Signal left at t = 1, where sampling starts", header, rows)
     denoiser = parts.denoiser(torch.nn.Identity(), process)
@@ -254,6 +256,6 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
-    """Return values over frequency, without those where a power cannot be told from rounding."""
+    """Return values over frequency, without those that are indistinguishable from rounding errors."""
     kept = values.where(power > LEAST * power.max(), math.nan)
     return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

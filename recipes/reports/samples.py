@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from recipes.base.commands import setting
-from recipes.plotting.curves import told
+from recipes.plotting.curves import number_text
 from recipes.reports.page import Block, Budget, Facts, Gallery, Note, Slider, Table, item
 from recipes.reports.run import (
     MALFORMED,
@@ -103,7 +103,7 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
             rows.append((kind,))
             last = kind
         rows.append((str(row.get("name")), *metric_cells(row)))
-    count = told(number(inner(report, "counts").get("compared")))
+    count = number_text(number(inner(report, "counts").get("compared")))
     caption = f"Evaluation of {count} samples {each.title}, each number beside its noise floor"
     blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MOST_ROWS])]
     blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]

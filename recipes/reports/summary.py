@@ -10,7 +10,7 @@ from recipes.base.commands import setting
 from recipes.config.addresses import mapped, shareable
 from recipes.config.compose import Config
 from recipes.config.groups import ABSENT, flatten, groups, nearest_choice, train_defaults
-from recipes.plotting.curves import told
+from recipes.plotting.curves import number_text
 from recipes.reports.losses import loss
 from recipes.reports.page import Block, Facts, Note, Setting, Settings, Table
 from recipes.reports.run import Overview, shown
@@ -36,16 +36,16 @@ def summary_blocks(run: Overview) -> list[Block]:
     target = "" if run.target is None else f" of {run.target:,}"
     rows = [("state", STATES[run.state]), ("samples seen", f"{run.seen:,}{target}")]
     if run.train:
-        rows.append(("training loss", f"{told(loss(run.train[-1]))} (last entry)"))
+        rows.append(("training loss", f"{number_text(loss(run.train[-1]))} (last entry)"))
     if run.validation:
-        rows.append(("validation loss", f"{told(loss(run.validation[-1]))} (last entry)"))
+        rows.append(("validation loss", f"{number_text(loss(run.validation[-1]))} (last entry)"))
     if seconds := training_seconds(run):
         rows.append(("time in training steps", f"about {_duration(seconds)}"))
     if data := inner(run.facts, "data"):
         count = f" in {len(run.classes)} classes" if run.classes else ""
-        rows.append(("examples", f"{told(number(data.get('examples')))}{count}"))
+        rows.append(("examples", f"{number_text(number(data.get('examples')))}{count}"))
     if (parameters := number(run.facts.get("parameters"))) > 0:
-        rows.append(("parameters of the network", told(parameters)))
+        rows.append(("parameters of the network", number_text(parameters)))
     if run.statistics is not None:
         axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
         rows.append(("a datum", f"{run.statistics.mean.shape[0]} × ({axes})"))
@@ -105,7 +105,7 @@ def environment_blocks(run: Overview) -> list[Block]:
         return [Note("run.json names no start of this run.")]
     header = ("at", "samples seen", "device", "revision of the source", "command, as it was noted")
     rows = [
-        (str(start.get("at")), told(number(start.get("samples"))), str(start.get("device")), str(start.get("revision")),
+        (str(start.get("at")), number_text(number(start.get("samples"))), str(start.get("device")), str(start.get("revision")),
          _command(start.get("command")))
         for start in starts
     ]  # fmt: skip

@@ -252,10 +252,10 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
 
 def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
     """Raise RecipeError if an encoder is not the one that a run learned from, by the run's own `facts`."""
-    told = facts.get("text")
-    if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
+    text = facts.get("text")
+    if encoder is not None and text is not None and text["fingerprint"] != encoder.fingerprint:
         raise RecipeError(
-            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
+            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {text['name']}: "
             "its weights differ"
         )
 
@@ -299,8 +299,8 @@ def _needed_config(config: Config) -> Config:
 def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what sampling needs of a run's record: its classes, which of them it never saw, and its text encoder."""
     text = facts.get("text")
-    told = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
-    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": told}
+    text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
+    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": text}
 
 
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:

@@ -84,10 +84,10 @@ class Watchdog:
             key = f"watchdog/{rank}"
             if not self._store.check([key]):
                 continue
-            told = self._store.get(key)
-            if rank not in self._heard or self._heard[rank][0] != told:
-                self._heard[rank] = (told, now)
-            found[rank] = parse_json(told)
+            message = self._store.get(key)
+            if rank not in self._heard or self._heard[rank][0] != message:
+                self._heard[rank] = (message, now)
+            found[rank] = parse_json(message)
             found[rank]["seconds"] += now - self._heard[rank][1]
         return found
 

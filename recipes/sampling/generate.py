@@ -106,8 +106,8 @@ def band_residual(
             batch = held_out.batch(chosen[start : start + settings.batch])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise RecipeError("band=sample cannot measure padded data: leave it out")
-            told = batch.labels if assembly.classes is not None else None
-            yield runtime.put(batch.x0), None if told is None else runtime.put(told)
+            labels = batch.labels if assembly.classes is not None else None
+            yield runtime.put(batch.x0), None if labels is None else runtime.put(labels)
 
     with as_recipe_error(UnreadableFilesError):
         return residual_power(denoiser, batches(), settings.seed)
@@ -142,15 +142,15 @@ def generate(
     for start in range(0, share, request.batch):
         places = mine[start : start + request.batch]
         chosen = [seeds[place] for place in places]
-        told = None if condition is None else runtime.put(condition[places])
+        part = None if condition is None else runtime.put(condition[places])
         try:
             with runtime.autocast():
                 x0 = sample_refined(
                     guided, request.sampler, (len(chosen), *shape), request.steps, chosen, request.refinement,
-                    condition=told, spacing=request.spacing, times=request.times,
+                    condition=part, spacing=request.spacing, times=request.times,
                 )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
-                    x0 = finish(denoiser, x0, told, request.residual, chosen)
+                    x0 = finish(denoiser, x0, part, request.residual, chosen)
         except (ValueError, ArithmeticError) as error:  # settings of a process or sampler that make no sense together
             raise RecipeError(f"nothing can be drawn with these settings: {error}") from error
         parts.append(x0.float().cpu())

@@ -112,12 +112,12 @@ def write_card(subject: Subject, out: Path) -> None:
 def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what stands at the head of a card: https://huggingface.co/docs/hub/model-cards."""
     medium = slug(type(innermost(subject.assembly.modality)).__name__)
-    told: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
+    metadata: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
     task = (TASKS if subject.model.facts.get("text") else WITHOUT_TEXT).get(medium)
     if task is not None:
-        told["pipeline_tag"] = task
+        metadata["pipeline_tag"] = task
     if subject.license is not None:
-        told["license"] = subject.license.lower()
+        metadata["license"] = subject.license.lower()
     metrics = [
         {
             "type": slug(f"{kind} {row.get('name')}"),
@@ -131,8 +131,8 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
         data = one_line((evaluation or {}).get("data", "unknown"))
         dataset = {"name": data, "type": slug(data)}
         result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": metrics}
-        told["model-index"] = [{"name": one_line(name), "results": [result]}]
-    return told
+        metadata["model-index"] = [{"name": one_line(name), "results": [result]}]
+    return metadata
 
 
 def text_of_the_card(

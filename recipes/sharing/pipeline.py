@@ -176,13 +176,13 @@ class Pipeline:
     def __repr__(self) -> str:
         """Return what it is in a few lines: not the weights."""
         classes, text = self.model.facts["classes"], self.model.facts.get("text")
-        told = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
+        condition = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
         count = sum(each.numel() for each in self.denoiser.parameters())
         network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
         return (
             f"{type(self).__name__}({str(self.folder)!r}, weights={self.which!r}\n"
             f"  {network} of {count:,} parameters, {schedule}, on {self.runtime.device}\n"
-            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {told})"
+            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {condition})"
         )
 
     @torch.no_grad()

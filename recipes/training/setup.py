@@ -285,12 +285,14 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     """Say what is about to happen, and what is to be noted of data, condition and process."""
     samples, training, names = model.learner.samples, data.training, data.training.classes
     again = f"continuing after {samples:,} samples; " if samples else ""
-    told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    condition = (
+        "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    )
     if isinstance(training, Captioned):
-        told = f" with captions, read by {training.encoder.name}"
+        condition = f" with captions, read by {training.encoder.name}"
     apart = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
     yield (
-        f"{again}{len(training):,} examples{told} ({apart}, statistics of {data.statistics.count:,}), "
+        f"{again}{len(training):,} examples{condition} ({apart}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
     denoiser = model.learner.denoiser
