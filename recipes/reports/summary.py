@@ -105,8 +105,8 @@ def environment_blocks(run: Overview) -> list[Block]:
         return [Note("run.json names no start of this run.")]
     header = ("at", "samples seen", "device", "revision of the source", "command, as it was noted")
     rows = [
-        (str(start.get("at")), number_text(number(start.get("samples"))), str(start.get("device")), str(start.get("revision")),
-         _command(start.get("command")))
+        (str(start.get("at")), number_text(number(start.get("samples"))), str(start.get("device")),
+         str(start.get("revision")),         _command(start.get("command")))
         for start in starts
     ]  # fmt: skip
     versions, before = inner(starts[-1], "versions"), inner(starts[0], "versions")

@@ -158,7 +158,7 @@ class Pipeline:
 
         `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network"), of its last
         `checkpoint`, not of the one after so many samples.
-        `allow_targets` are packages of yours that its configuration may name.
+        `allow_targets` are additional packages that its configuration may name.
 
         Raises:
             RecipeError: if there is none, it cannot be fetched, read or built, or names what is not allowed.

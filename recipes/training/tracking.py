@@ -60,7 +60,7 @@ def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Say where everything is, and how to go on."""
+    """Return where the files are, and how to train on them."""
     lines = [
         f"done. In {run_dir}:",
         *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),

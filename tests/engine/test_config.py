@@ -235,7 +235,7 @@ def test_experiments_say_how_long_and_how_to_start() -> None:
 def test_absurd_numbers_of_a_saved_configuration_are_refused(value: str, tmp_path: Path) -> None:
     """Python refuses to print such numbers, and some notations take long to read."""
     (tmp_path / "config.yaml").write_text(f"seed: {value}")
-    with pytest.raises(RecipeError, match="a number of too many digits"):
+    with pytest.raises(RecipeError, match="a number with too many digits"):
         read_configuration(tmp_path / "config.yaml")
 
 

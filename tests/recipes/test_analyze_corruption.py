@@ -79,5 +79,5 @@ def test_what_is_no_clean_data_is_refused(words: list[str], message: str, tmp_pa
 
 
 def test_other_grids_are_refused(clean: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="clean: those data are on a grid of shape"):
+    with pytest.raises(RecipeError, match="clean: the clean data are on a grid of shape"):
         look(tmp_path / "look", "modality.size=12", f"clean={clean}")

@@ -189,7 +189,7 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureF
     ):
         with pytest.raises(RecipeError, match=message):
             run(photos, out, *words)
-    with pytest.raises(RecipeError, match=r"data: Digits is no folder of files: give data=folder"):
+    with pytest.raises(RecipeError, match=r"data: Digits is not a folder of files: give data=folder"):
         pack(configuration.load("pack", ["data=digits", f"run_dir={tmp_path / 'none'}"]))
     assert not (tmp_path / "none").exists()
     assert content(out) == before
