@@ -53,12 +53,12 @@ class ExploreSettings:
 
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
-            raise ValueError(f"port is a number from 1 to 65535, got {self.port}")
+            raise ValueError(f"port must be a number from 1 to 65535, got {self.port}")
         for name in self.names:
             if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
                 raise ValueError(f"names: {name!r:.80} is not a host name, such as explore.example.org")
         if self.upload_megabytes < 1:
-            raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
+            raise ValueError(f"upload_megabytes must be at least 1, got {self.upload_megabytes}")
         check_minimum(self, 1, "threads")
 
 
@@ -114,8 +114,7 @@ def refused(settings: ExploreSettings) -> Iterator[None]:
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
         raise RecipeError(
-            f"cannot serve at {settings.host}, {where}: in use, or not on this machine. Choose another port=… or "
-            "host=…"
+            f"cannot serve at {settings.host}, {where}: in use, or not on this machine. Choose another port=… or host=…"
         ) from error
 
 

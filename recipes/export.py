@@ -54,9 +54,7 @@ def export(config: Config) -> Path:
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
-        print(
-            f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, as license=apache-2.0"
-        )
+        print(f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, as license=apache-2.0")
     print(f"Samples of it: multisagd sample {setting('run_dir', settings.out)}")
     return settings.out
 

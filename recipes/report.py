@@ -59,7 +59,7 @@ class ReportSettings:
         if min(self.samples, self.examples, self.media, self.sets) < 0 or min(self.steps, self.pictures) < 1:
             raise ValueError("expected samples, examples, media and sets >= 0, and steps and pictures >= 1")
         if not 0 <= self.megabytes <= 1000:
-            raise ValueError(f"megabytes is from 0 to 1000, got {self.megabytes}")
+            raise ValueError(f"megabytes must be from 0 to 1000, got {self.megabytes}")
         if self.names is not None and len(self.names) != 1 + len(self.others):
             raise ValueError(f"names has {len(self.names)} names for {1 + len(self.others)} runs: give one for each")
         if len(set(self.names or ())) < len(self.names or ()):

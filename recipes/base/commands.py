@@ -20,8 +20,8 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 class Command:
     """One command.
 
-    `summary` is its line in the list of commands; `page` is its documentation; `settings` names the class that checks its
-    configuration, `configs/<name>.yaml`, as `module:class`. A command without it has its own help. Its module is
+    `summary` is its line in the list of commands; `page` is its documentation; `settings` names the class that checks
+    its configuration, `configs/<name>.yaml`, as `module:class`. A command without it has its own help. Its module is
     `recipes.<name>`, with `main(arguments) -> status`. `interrupted` says what Ctrl-C leaves behind, if the command
     does not print that itself. `parallel`: several processes can share its work. `reads_run`: it only reads the run in
     its `run_dir`, so several commands may use one run at a time.
@@ -65,7 +65,8 @@ COMMANDS = {
         "recipes.design:DesignSettings",
     ),
     "explore": Command(
-        "serve an interactive page that shows the effect of a spectrum", "docs/explore.md", "recipes.explore:ExploreSettings",
+        "serve an interactive page that shows the effect of a spectrum", "docs/explore.md",
+        "recipes.explore:ExploreSettings",
     ),
     "encode": Command(
         "encode a dataset into latents once, to train on them", "docs/tutorials/latents.md",

@@ -57,9 +57,7 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
             action(config)
 
     def again(reported: bool) -> str:
-        alone = (
-            os.environ.get("WORLD_SIZE", "1") == "1"
-        )  # otherwise the user must start torchrun
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # otherwise the user must start torchrun
         command = f"\n  {shlex.join(['multisagd', name, *words])}" if alone else ""
         return f"{'' if reported else f'; {kept(name, config)}'}{command}"
 

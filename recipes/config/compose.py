@@ -110,10 +110,10 @@ def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Non
 
 
 def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
-    """Return the message for what Hydra refuses to compose: a key that does not exist, or something else."""
+    """Return the message for a Hydra composition error, such as a key that does not exist."""
     chosen = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
     known = flatten(Outline(chosen, folder).keys(name))
-    # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+    # Choices of a group may be merged into the root and leave no key with the group's name.
     valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
     for each in overrides:
         if each.key_or_group not in valid and not each.key_or_group.startswith(below) and not each.is_add():

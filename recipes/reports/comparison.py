@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in their settings, their losses, numbers, spectra and samples."""
+"""Comparison of several runs: differing settings, losses, numbers, spectra and samples."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

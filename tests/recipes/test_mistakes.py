@@ -25,10 +25,10 @@ MISTAKES = [
     (["train", "–-show"], "unknown option –-show"),
     (["train", "run_dir", "runs/x"], "settings are written key=value or group=choice, as in run_dir=runs/x"),
     (["train", "run_dir:x"], "as in run_dir=x"),
-    (["train", "run_dir", "=", "x"], "no blanks around the equals sign: run_dir=x"),
+    (["train", "run_dir", "=", "x"], "no spaces around the equals sign: run_dir=x"),
     (["train", "run_dir=", "x"], "a blank ended 'run_dir=': write run_dir=x, without one"),
     (["train", "run_dir="], "run_dir= has no value: write run_dir=null for none"),
-    (["train", "run_dir=r", ""], "a word is empty after 'run_dir=r': is a variable of the shell not set?"),
+    (["train", "run_dir=r", ""], "a word is empty after 'run_dir=r': is a shell variable unset?"),
     (["train", "runs/x"], "is it run_dir=runs/x or data.root=runs/x?"),
     (["launch", "train"], "command=train"),
     # quotation, lists and paths
