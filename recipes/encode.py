@@ -93,7 +93,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
     """
     if not (run_dir / INDEX).exists():
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and holds no latents: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not hold latents: choose another run_dir")
         return None
     with as_recipe_error(ValueError, after=", or use another run_dir"):
         index = Index.load(run_dir)

@@ -105,7 +105,7 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and holds no shards: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not hold shards: choose another run_dir")
         write_text(path, json.dumps(facts, indent=1) + "\n")
         return
     with as_recipe_error((OSError, ValueError), f"cannot read {path} (", "): choose another run_dir"):

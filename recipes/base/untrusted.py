@@ -76,7 +76,7 @@ def read_object(path: Path, finite: bool = True) -> dict[str, Any]:
     """
     found = read_json(path, finite=finite)
     if not isinstance(found, dict):
-        raise ValueError("its content is not what it should be")
+        raise ValueError("its content is invalid")
     return found
 
 

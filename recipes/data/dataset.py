@@ -138,9 +138,7 @@ class _Unpadded:
     def __iter__(self) -> Iterator[Tensor]:
         for x0, mask in self.chunks:
             if mask is not None:
-                raise ValueError(
-                    "padded data cannot be restored (no covariance): choose data without padding"
-                )
+                raise ValueError("padded data cannot be restored (no covariance): choose data without padding")
             yield x0
 
 

@@ -123,9 +123,7 @@ def classes(task: Task) -> Result:
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:
-            notes.append(
-                f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this"
-            )
+            notes.append(f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this")
     seen, usual = shares(made.predictions), shares(real.predictions[: sets.reference_count])
     draw_classes(names, seen, usual, recognised, task.picture("evaluate_classes.png"))
     by_class = [

@@ -121,7 +121,7 @@ def test_data_that_are_corrupted_already_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("words", [["spectrum=omitting"], ["denoiser=restoring"], ["process=floored"]])
 def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="nothing is corrupted here: say what is, for example corruption=band"):
+    with pytest.raises(RecipeError, match="nothing is corrupted here: choose one, for example corruption=band"):
         train(configuration.load("train", [*SMALL, *words, f"run_dir={tmp_path / 'run'}"]))
 
 

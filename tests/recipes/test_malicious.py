@@ -516,7 +516,7 @@ def facts(**changes: Any) -> Poison:
 )
 def test_facts(run_dir: Path, canary: Path, poison: Poison, name: str) -> None:
     poison(run_dir, canary)
-    refused(draw, run_dir, canary, match=rf"cannot read .*run.json \(its {name} is not what it should be\)")
+    refused(draw, run_dir, canary, match=rf"cannot read .*run.json \(its {name} is invalid\)")
 
 
 def statistics(tensors: dict[str, torch.Tensor], axes: Any, count: Any = 100) -> Poison:

@@ -192,7 +192,7 @@ def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_a_device_of_no_kind_is_told() -> None:
-    with pytest.raises(RecipeError, match=r"engine.device=gpu: there is no such kind of device; write auto, cpu, cuda"):
+    with pytest.raises(RecipeError, match=r"engine.device=gpu: unknown kind of device; write auto, cpu, cuda"):
         Runtime.start(EngineSettings(device="gpu"))
 
 

@@ -388,7 +388,7 @@ def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
     page = page_of(run_dir, others=(other,), names=("shaped", "white"))
     assert "of the same seeds" in page.words
     text = (run_dir / "report.html").read_text(encoding="utf-8")
-    (table,) = re.findall(r"<caption>What differs in their configurations</caption>.*?</table>", text, re.DOTALL)
+    (table,) = re.findall(r"<caption>Differing configuration keys</caption>.*?</table>", text, re.DOTALL)
     keys = re.findall(r'<th scope="row">(.*?)</th>', table)
     assert "spectrum._target_" in keys
     assert all(key.startswith("spectrum.") for key in keys)

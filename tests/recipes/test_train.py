@@ -525,7 +525,7 @@ def test_bfloat16_trains(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"engine\.device=warp: there is no such kind of device; write auto"):
+    with pytest.raises(RecipeError, match=r"engine\.device=warp: unknown kind of device; write auto"):
         tiny_run(tmp_path / "run", "engine.device=warp")
 
 
