@@ -309,7 +309,7 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 
 @cache
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the contents of a group's file, or an empty mapping if it is unreadable: composing it reports the error."""
+    """Return the contents of a group's file, or an empty mapping if unreadable: composing reports the error."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

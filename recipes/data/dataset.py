@@ -35,7 +35,7 @@ READINGS = 2
 LOOKED_AT = 16
 """Number of examples whose colours are checked, evenly spaced over the data."""
 DIFFERENCE = 0.1
-"""Difference of red, green and blue, in values from -1 to 1, from which a pixel is coloured; JPEG errors are smaller."""
+"""Difference of red, green and blue (values from -1 to 1) from which a pixel is coloured; JPEG errors are smaller."""
 COLOURED = 0.01
 """Share of coloured pixels from which an example counts as coloured."""
 NOTHING_HELD_OUT = (

@@ -52,7 +52,7 @@ def neighbours(task: Task) -> Result:
     notes = ["of nearest neighbours, the column of real data shows held-out data"]
     if len(samples) < looked_up:
         notes.append(
-            f"{len(samples):,} of {looked_up:,} samples were looked up: per class, at most the number of held-out examples"
+            f"{len(samples):,} of {looked_up:,} samples were looked up: at most as many per class as held-out data"
         )
     if len(examples) < len(task.train):
         notes.append(f"{len(examples):,} of {len(task.train):,} training examples were searched (neighbours.examples)")

@@ -38,7 +38,8 @@ class Sets:
     Real examples are the reference followed by the others. Rows are sorted by class: `sizes` is the number per class
     among the samples and among the others, `references` the number per class in the reference. `mask`
     `(reference_count + count, 1 or channels, *grid)` is True for data and False for padding, and its last `count` rows
-    also apply to the samples; None if nothing is padded. `labels` are the samples' labels, or None. `asked` is the number of samples in the file.
+    also apply to the samples; None if nothing is padded. `labels` are the samples' labels, or None. `asked` is the
+    number of samples in the file.
     """
 
     samples: Tensor

@@ -123,7 +123,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
-        "snr", "Signal and noise over time", "Ratio of the data's power, including their mean, to the noise's, in dB and in "
+        "snr", "Signal and noise over time", "Data's power (including their mean) over the noise's, in dB, in "
         "bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
         "refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,

@@ -237,7 +237,7 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 
 
 def own_json(path: Path, folder: Path) -> Any:
-    """Return the content of a JSON file in a folder; OSError or ValueError if unreadable or a link out of the folder."""
+    """Return the content of a JSON file in a folder; OSError or ValueError if unreadable or outside the folder."""
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)

@@ -75,7 +75,7 @@ class Assembly:
             )
 
     def process(self) -> Process:
-        """Return the forward process; RecipeError if the spectrum is invalid on the modality's grid, or a key is wrong."""
+        """Return the forward process; RecipeError for an invalid key, or a spectrum that is invalid on the grid."""
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
         return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
@@ -116,8 +116,8 @@ class Assembly:
         network = self._build()
         if self.context is not None and "context" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
-                f"network: {type(network).__name__} does not accept texts: it needs a parameter `context`, the width of their "
-                "embeddings; or train without text=encoder"
+                f"network: {type(network).__name__} does not accept texts: it needs a parameter `context` (the "
+                "width of their embeddings); or train without text=encoder"
             )
         return network
 
@@ -209,8 +209,8 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
     """Check that a sampler supports this process; Heun is a subclass of Euler.
 
     Raises:
-        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, one that needs
-            noise at every frequency where some get none, or UniPC on a noise floor.
+        RecipeError: for an ODE solver in x_t on a process with frequency-dependent coefficients, for a sampler that
+            needs noise at every frequency if some have none, or for UniPC on a noise floor.
     """
     if isinstance(sampler, GaussianIntegrator):
         with as_recipe_error(ValueError, "sampler: "):
@@ -245,7 +245,7 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
     log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
     if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
         notes.append(
-            f"the schedule's noise increases to sigma={sigma:.3g}, but this denoiser scales neither inputs nor targets: "
+            f"the schedule's noise increases to sigma={sigma:.3g}, but the denoiser scales neither inputs nor targets: "
             "denoiser=karras does"
         )
     if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:

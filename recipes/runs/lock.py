@@ -62,8 +62,8 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
     """Lock a run's folder, creating it if necessary; the lock ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process holds it for longer than `patience` seconds, something in it leads out of it, or
-            nothing can be written to it any more.
+        RecipeError: if another process keeps it for longer than `patience` seconds, it holds a link that leads out of
+            it, or it becomes unwritable.
         VanishedError: if an error occurred because the folder has vanished.
     """
     check_own(run_dir, run_dir)

@@ -129,7 +129,7 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
     if not name.isdecimal():
         known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
-            f"checkpoint={checkpoint}: expected last, or the number of samples of an existing checkpoint: {known or 'none yet'}"
+            f"checkpoint={checkpoint}: expected last, or the samples seen of an existing one: {known or 'none yet'}"
         )
     return int(name)
 

@@ -141,7 +141,7 @@ class CorruptionOptions:
 
     @classmethod
     def of(cls, group: Group, builder: Builder) -> Self:
-        """Return the options in the group `corruption` of a configuration; RecipeError names a value of a wrong type."""
+        """Return the options in a configuration's group `corruption`; RecipeError names a value of a wrong type."""
         return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
 
     @classmethod

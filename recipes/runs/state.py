@@ -105,7 +105,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         except CheckpointException as error:  # not a subclass of `Exception`
             reason = next(iter(error.failures.values()))[0]
             raise RecipeError(
-                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to continue from an earlier checkpoint"
+                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to continue from an earlier one"
             ) from error
 
 
@@ -234,6 +234,6 @@ class Progress:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecipeError(
-                f"the checkpoint's record has window={record.get('window')!r:.80}, not three hexadecimal numbers: {AWAY}"
+                f"the checkpoint's record has window={record.get('window')!r:.80}, not three hex numbers: {AWAY}"
             ) from error
         return cls((first, second, third), **counts)

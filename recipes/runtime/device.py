@@ -136,8 +136,9 @@ class Runtime:
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
         """Return a network unchanged, or with fsdp sharded in place, such as the averaged network.
 
-        Its blocks are sharded one by one, so that few are gathered at a time. `reshard` frees the weights of a block after
-        its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced in float32.
+        Its blocks are sharded one by one, so that few are gathered at a time. `reshard` frees the weights of a block
+        after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced in
+        float32.
         Raises RecipeError if `shard_ranks` does not divide the number of processes.
         """
         settings, world = self.settings, self.process.world

@@ -92,8 +92,8 @@ class Monitor:
         """Return the measurements since the last call; every rank must call this with the size of a global batch.
 
         Samples per second; for every rank, seconds per step, the share of time spent waiting for data, and peak memory,
-        each as mean and as maximum with its rank. If operations are counted, also operations per second, and their share
-        of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
+        each as mean and as maximum with its rank. If operations are counted, also operations per second, and their
+        share of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
         """
         seconds = max(time.monotonic() - self._begun, 1e-9)
         mine = [seconds / max(self._steps, 1), self._waited / seconds, peak_memory(self.runtime.device) / GIB]

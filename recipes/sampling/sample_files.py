@@ -166,7 +166,7 @@ def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Seque
 
 
 def clear(out: Path, judged: bool) -> None:
-    """Remove the set in a folder and its evaluation, if any; the record is removed last, because it identifies a set."""
+    """Remove the set in a folder and its evaluation, if any; the record is removed last, as it identifies a set."""
     files = former(out) - {out / NOTES}
     if judged and notes(out):
         files.add(out / EVALUATION)

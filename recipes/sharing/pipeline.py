@@ -156,9 +156,9 @@ class Pipeline:
     ) -> Self:  # fmt: skip
         """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
 
-        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network"), of its last
-        `checkpoint`, not of the one after so many samples.
-        `allow_targets` are additional packages that its configuration may name.
+        `weights` of a run are the averaged ("ema", the default) or the last ones ("network"); `checkpoint` is a number
+        of samples seen, by default the last checkpoint's. `allow_targets` are additional packages that its
+        configuration may name.
 
         Raises:
             RecipeError: if it does not exist, cannot be fetched, read or built, or names a package that is not allowed.
@@ -236,7 +236,7 @@ class Pipeline:
         write_exported(self.model, self.builder, self.which, out, license)
 
     def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
-        """Upload the model and its card as `owner/name`, created if necessary with the `options` of `HfApi.create_repo`.
+        """Upload the model and its card as `owner/name`, created if necessary with `options` of `HfApi.create_repo`.
 
         Requires huggingface_hub, and a login (`hf auth login`).
         """

@@ -69,7 +69,7 @@ class Learner:
         """Train on one batch, given as equal parts whose gradients are accumulated.
 
         Raises:
-            DivergedError: if the gradient was not finite in `training.max_skips` steps in a row: at once on a CPU, and
+            DivergedError: if the gradient was not finite in `training.max_skips` consecutive steps: at once on a CPU;
                 on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
         seed, training = self.seed, self.settings.training

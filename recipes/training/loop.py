@@ -191,7 +191,7 @@ class Loop:
             raise self._stopped(stop.signal_number) from None
 
     def _report(self, final: bool = False) -> None:
-        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints do not include reports."""
+        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints exclude reports."""
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:

@@ -146,9 +146,9 @@ def learned_condition(
 class TrainingData:
     """The data of a run: the dataset, its training and held-out parts, and facts about them.
 
-    `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this start.
-    `shown` are the conditions of samples drawn during training, and `texts` their texts, if any. `notes` are printed
-    before the first step.
+    `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this
+    start. `shown` are the conditions of samples drawn during training, and `texts` their texts, if any. `notes` are
+    printed before the first step.
     """
 
     modality: Modality
@@ -227,9 +227,9 @@ def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> Dat
 class TrainingModel:
     """The model of a run: the `learner` trains its network, `averaged` is the denoiser with averaged weights.
 
-    `request` defines sampling during training. `initial` is the source of the initial weights, or None if they are random.
-    `position` is the metrics' position at the state that training continues from. `flops` are the operations of a
-    training step per sample, or None if unknown.
+    `request` defines sampling during training. `initial` is the source of the initial weights, or None if they are
+    random. `position` is the metrics' position at the state that training continues from. `flops` are the operations
+    of a training step per sample, or None if unknown.
     """
 
     learner: Learner

@@ -1,7 +1,7 @@
 """The outputs of a run: its record, `metrics.jsonl`, and optionally TensorBoard and Weights & Biases.
 
-`metrics.jsonl` holds only functions of configuration and seed, so that two runs can be compared byte for byte; times are
-in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both files.
+`metrics.jsonl` holds only functions of configuration and seed, so that two runs can be compared byte for byte; times
+are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both files.
 """
 
 import errno

@@ -134,14 +134,14 @@ def test_without_licence_or_evaluation_it_says_so(
     (tmp_path / "other").mkdir()
     tiny_run(tmp_path / "other" / "run", "training.samples=16", "training.conditional=false")
     fields, text = exported(tmp_path / "other" / "run", tmp_path / "model")
-    assert "license=apache-2.0, say, chooses one" in capsys.readouterr().out
+    assert "choose one, as license=apache-2.0" in capsys.readouterr().out
     assert "license" not in fields
     assert "model-index" not in fields
     assert section(text, "Licence").startswith("\nNone was chosen")
     assert "nothing here says how good its samples are" in section(text, "Evaluation")
     assert "It learned neither classes nor texts." in text
     assert export.main([f"run_dir={run_dir}", f"out={tmp_path / 'x'}", "license=mine/ours"]) == 2
-    assert "is no SPDX identifier" in capsys.readouterr().err
+    assert "is not an SPDX identifier" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_other_weights_is_not_repeated(run_dir: Path, tmp_path: Path) -> None:

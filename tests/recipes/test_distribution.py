@@ -158,7 +158,7 @@ def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
     words = [*TINY, "engine.distribution=fsdp", "engine.offload=true", f"run_dir={tmp_path / 'run'}"]
     done = ranks(2, "recipes.train", *words)
     assert done.returncode != 0
-    assert "engine.offload=true moves weights from a GPU to the CPU, and this is one" in done.stderr
+    assert "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU" in done.stderr
 
 
 def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:

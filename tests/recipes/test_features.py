@@ -82,7 +82,7 @@ def test_without_held_out_data_a_tenth_is_left_out_of_the_classifiers_training(t
     quick = Training(samples=128, batch=64, widths=(4,))
     _, record = cached_network(digits()[0].subset(range(100)), None, tmp_path, quick, silent)
     assert (record["train_count"], record["test_count"]) == (90, 10)
-    with pytest.raises(ValueError, match="others to test on, and here are 1"):
+    with pytest.raises(ValueError, match="others for testing, but there are 1"):
         cached_network(digits()[0].subset([0]), None, tmp_path, quick, silent)
 
 

@@ -195,7 +195,7 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert content(out) == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(RecipeError, match=r"full is not empty and holds no shards"):
+    with pytest.raises(RecipeError, match=r"full is not empty and does not hold shards"):
         run(photos, tmp_path / "full")
     (photos / "cat" / "00.PNG").write_bytes(b"other")
     assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2

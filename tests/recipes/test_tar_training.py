@@ -136,7 +136,7 @@ def test_other_shards_do_not_continue_a_run(shards: Path, photos: Path, tmp_path
     train(configuration.load("train", [*run, "training.samples=48"]))
     other = tmp_path / "other"
     pack(configuration.load("pack", [f"data.root={photos}", f"run_dir={other}", "shard_bytes=60000"]))
-    with pytest.raises(RecipeError, match=r"the data are not those that .* began with; fingerprint"):
+    with pytest.raises(RecipeError, match=r"the data of .* have changed; fingerprint"):
         train(configuration.load("train", [*run, f"data.urls={other}"]))
     with pytest.raises(RecipeError, match=r"data.window: 3 -> 4"):
         train(configuration.load("train", [*run, "data.window=4"]))
