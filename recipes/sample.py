@@ -17,8 +17,8 @@ In this order, each part in the file named with it (below recipes/):
 The run's configuration says what the model is, and the command how it is sampled. Every sample follows from the seed
 and its own number alone, so the first 10 of count=100 are those of count=10.
 
-Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text, an encoder
-other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
+Errors, each in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, another text
+encoder than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
 not support the run's process.
 """
 
@@ -43,7 +43,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
-    """Draw samples as the configuration says and return the folder, in which the first process writes them.
+    """Draw samples as configured and return the folder, into which the first process writes them.
 
     With `reuse`, the folder is returned as it is if it holds samples of the same settings.
 

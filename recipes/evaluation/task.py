@@ -230,7 +230,7 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
 
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
-    """Return what must be said next to the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
+    """Return remarks on the numbers: uncertainty, bias, fewer items than requested, missing metrics."""
     sets, settings = task.sets, task.settings
     unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
     lines = [
@@ -242,13 +242,13 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
     ]
     if sets.count < sets.asked:
         lines.append(
-            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: there are too few real "
-            "examples of their classes for more"
+            f"note: {sets.count:,} of {sets.asked:,} samples were compared: there are too few real "
+            "examples of their classes"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     if unreadable:
         named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
-        lines.append(f"note: {len(unreadable)} files could not be read, and others took their places: {named}")
+        lines.append(f"note: {len(unreadable)} files could not be read and were replaced by others: {named}")
     return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
 
 
