@@ -158,8 +158,8 @@ def show(found: dict[str, Any], noises: Sequence[str]) -> None:
     for name in noises:
         rate, spread = found[name]["samples_per_second"], found[name]["deviation"]
         used = found[name].get("model_flops_utilisation")
-        told = "" if used is None else f", MFU {used:.1%}"
-        print(f"  {name:<9} {rate:,.1f}{'' if spread is None else f' ± {spread:.1f}'} samples/s{told}")
+        utilisation = "" if used is None else f", MFU {used:.1%}"
+        print(f"  {name:<9} {rate:,.1f}{'' if spread is None else f' ± {spread:.1f}'} samples/s{utilisation}")
     if "coloured_over_white" in found:
         ratio = found["coloured_over_white"]
         spread = "" if ratio["deviation"] is None else f" ± {ratio['deviation']:.3f}"

@@ -41,7 +41,7 @@ from recipes.sharing.hub import local_folder
 
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
-MISFIT = "the model's weights are not those of its config.json"
+MISFIT = "the model's weights do not fit its config.json"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Evaluate a run's samples against its data: `multisagd evaluate …`, the same as `python -m recipes.evaluate …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples on all processes, unless they are there already          sample.py
-    round samples as files of their medium would                          evaluation/sets.py
+    draw samples on all processes, unless they exist already              sample.py
+    round samples as files of their medium do                             evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
     compute each metric twice: samples against the reference, and the
-    others against it, which is the floor that real data score            evaluation/metrics.py, metric_table.py
+    others against it, which is the noise floor of real data              evaluation/metrics.py, metric_table.py
     write the numbers next to the samples, and show them as a table       evaluation/task.py
 
-Left next to the samples:
+Outputs, next to the samples:
 
     evaluate.json             `scores`, the most informative numbers; every number with its uncertainty and its floor;
                               metrics that could not be computed
@@ -49,7 +49,7 @@ from recipes.sample import sample
 from recipes.sampling.sample_files import EVALUATION, TENSORS
 
 MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights"}
-"""Settings of `sample` that say which model is judged; the record keeps them and leaves out how samples are drawn."""
+"""Settings of `sample` that identify the evaluated model; the record omits the other sampling settings."""
 
 
 def evaluate(config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, facts, statistics      runs/model.py
     check labels and guidance                                             sampling/condition.py
@@ -14,8 +14,8 @@ In this order, each part in the file named with it (below recipes/):
     decode x0 and write one file a sample, all of them as one picture,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
-The run's configuration says what the model is, and the command how it is sampled. Every sample follows from the seed
-and its own number alone, so the first 10 of count=100 are those of count=10.
+The run's configuration defines the model, and the command defines how to sample it. Every sample is a function of the
+seed and its number only, so the first 10 of count=100 equal those of count=10.
 
 Errors, each in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, another text
 encoder than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
@@ -69,7 +69,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-    check_own(out, settings.run_dir)  # no link leads out of the run's folder
+    check_own(out, settings.run_dir)  # no link may lead out of the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:

@@ -1,6 +1,6 @@
 """Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     lock the run folder, and find the newest checkpoint                   runs/lock.py, runs/checkpoint.py
     build the dataset, hold some of it out, measure mean and spectrum     training/setup.py, data/dataset.py

@@ -113,7 +113,7 @@ def run(words: Sequence[str], own: bool) -> int:
         return int(importlib.import_module(f"recipes.{name}").main(rest))
     if (place := foreign_modalities()) is not None:
         foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which lies in {ROOT}"
-        remedy = "Another distribution has the same name: install multisagd in an environment of its own"
+        remedy = "Another distribution has the same name: install multisagd in its own environment"
         print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS
     with exit_on_signal() if own else nullcontext():

@@ -1,8 +1,8 @@
 """Build objects from a configuration, without executing arbitrary code that it names.
 
 A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
-lies under an allowed package AND is of the type expected at that place. The list of packages is extended by the user
-on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
+is in an allowed package AND is of the type expected at that place. The user extends the list of packages on the command
+line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
 against the type hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
 """
 

@@ -79,7 +79,7 @@ def _run(check: Check) -> Finding:
     try:
         finding: Finding = pkgutil.resolve_name(check.function)(*check.arguments)
         return finding
-    except ImportError as error:  # the library, or its dependency, has a check of its own
+    except ImportError as error:  # the library, or its dependency, has its own check
         return Finding("absent", f"not checked, because an import failed: {summary(error)}")
     except Exception as error:  # a check must never end the others
         return Finding("broken", summary(error))

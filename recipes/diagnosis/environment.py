@@ -33,7 +33,7 @@ EXTRAS = {
 
 
 def packages(extra: str = "") -> Finding:
-    """Compare the installed packages with the required ones, or with those of an optional dependency."""
+    """Compare the installed packages with the requirements, or with an optional dependency's."""
     about = EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
     if problems := list(filter(None, map(unmet, requirements(extra)))):
         message, remedy = f"for {about}: {'; '.join(problems)}", f"pip install {source(extra)}"
@@ -45,7 +45,7 @@ def foreign_package() -> Finding:
     """Check for a foreign package `modalities`: a package on PyPI has the same name."""
     if (place := foreign_modalities()) is None:
         return Finding("ok", f"multisagd's own, in {ROOT}")
-    remedy = "install multisagd in an environment of its own, or start it in another folder"
+    remedy = "install multisagd in its own environment, or start it in another folder"
     return Finding("broken", f"`modalities` is {place or 'missing'}, not the one in {ROOT}", remedy)
 
 

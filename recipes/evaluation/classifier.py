@@ -59,7 +59,7 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
     if labels is None or dataset.classes is None:
         raise ValueError(
             "the classifier features need a labelled dataset, and this one has no labels: "
-            "for a folder of images, put each class into a subfolder of its own"
+            "for a folder of images, put each class into its own subfolder"
         )
     return x0, labels
 
@@ -150,7 +150,7 @@ def cached_network(
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"
     notes = weights.with_suffix(".json")
-    # The record is written last, so its presence says that the weights are complete.
+    # The record is written last, so its presence means that the weights are complete.
     if notes.exists():
         return _load(weights, notes)
     log(f"training the feature classifier on {len(train):,} examples (once; kept as {weights})")

@@ -238,7 +238,7 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
         f"real data is over {settings.splits} divisions into halves.",
         "Bias: at finite counts Fréchet and sliced distances and root mean square errors are too large, and precision, "
         f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; shares in other "
-        "classes are too large. KID and errors of one band have none. Compare only numbers of equal counts.",
+        "classes are too large. KID and errors of one band have no bias. Compare only numbers of equal counts.",
     ]
     if sets.count < sets.asked:
         lines.append(

@@ -12,7 +12,7 @@ from recipes.runs.metrics import Entry, inner, number
 
 SEEN = Axis("samples seen")
 BANDS = (
-    "Squared error of the estimated data over the data's own power in a band: 0 is perfect, 1 is no better than the "
+    "Squared error of the estimated data relative to the data's power in a band: 0 is perfect, 1 is no better than the "
     "mean of the data. Bands are in cycles per sample of every axis; 0 is the mean of an example. "
 )
 VALIDATIONS = 4

@@ -97,8 +97,8 @@ def main(folder: Path, times: int, ranks: int = 1, distribution: str = "ddp", se
         last = max((int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*")), default=0)
         finish(folder, ranks, words)
         check(run_dir, folder / "whole", ranks)
-        told = ", while it wrote the next one" if within else ""
-        print(f"{number + 1}: killed after checkpoint {last}{told}; continued, and equal", flush=True)
+        during = ", while it wrote the next one" if within else ""
+        print(f"{number + 1}: killed after checkpoint {last}{during}; continued, and equal", flush=True)
     return torn
 
 
