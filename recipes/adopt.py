@@ -137,7 +137,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
 
 
 def training(out: Path) -> str:
-    """Return the command that trains what was adopted into a folder, as it is typed."""
+    """Return the command that trains the model adopted into a folder, quoted for a shell."""
     return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 

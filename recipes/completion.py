@@ -125,7 +125,7 @@ def _values(
     elif isinstance(now, bool):
         found = [("true", ""), ("false", "")]
     elif isinstance(now, int | float | list):
-        found = [(typed(now), "as it is now")]
+        found = [(typed(now), "current value")]
     elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
         found = dict.fromkeys(few, "").items()
     else:  # a text, usually a file name

@@ -45,7 +45,7 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 def sample(config: Config, reuse: bool = False) -> Path:
     """Draw samples as configured and return the folder, into which the first process writes them.
 
-    With `reuse`, the folder is returned as it is if it holds samples of the same settings.
+    With `reuse`, the folder is returned unchanged if it holds samples of the same settings.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.

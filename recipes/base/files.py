@@ -34,7 +34,7 @@ def replace_file(path: Path, write: Callable[[Path], Any], shared: bool = False)
 
 
 def as_stored(value: Any) -> Any:
-    """Return a value as it is read back from a JSON file: tuples as lists, and keys as texts."""
+    """Return a value in the form in which JSON reads it back: tuples as lists, and keys as texts."""
     return parse_json(json.dumps(value), finite=False)
 
 

@@ -120,8 +120,8 @@ def run(words: Sequence[str], own: bool) -> int:
         module = importlib.import_module(f"recipes.{name}")
     status = int(module.main(rest))
     if own and status > 128:
-        # A signal has ended it, and a thread that still writes or loads would keep the process. What it writes is
-        # whole or not there.
+        # A signal has ended the command; a thread that still writes or loads would keep the process alive. Files
+        # are written atomically.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
                 stream.flush()

@@ -266,7 +266,7 @@ def requeue(restarts: int, most: int) -> str:
 
 
 def job_id() -> str:
-    """Return the id of this job; in an array with its index, because the array's id alone means all of its jobs."""
+    """Return the id of this job; in an array with its index, because the array's id means all of its jobs."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 

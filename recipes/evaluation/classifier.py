@@ -65,7 +65,7 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
 
 
 def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
-    """Train the classifier from scratch, as a function of the dataset, which must have labels, and `training` alone."""
+    """Train the classifier from scratch, as a function of only the dataset, which must have labels, and `training`."""
     x0, _ = _labelled(train, [0])
     classes = len(train.classes or ())
     # The global generator is used only for the initial weights, and is then restored.

@@ -41,7 +41,7 @@ def thinned(profile: Profile) -> Profile:
 
 
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
-    """Return a chart along every axis with the power of the data and of both noises, the noise as it is at `time`.
+    """Return a chart along every axis with the power of the data and of both noises, with the noise at `time`.
 
     Noise is divided by the signal's share, `(σ/α)² W`: noise dominates where its curve is above the data's.
     """

@@ -159,8 +159,8 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if axis.scale == "log":
             scaled("log")
             low, high = of_plot.get_view_interval()
-            # Powers of ten as text: matplotlib writes them as mathematics, of which the page has no fonts. Within a
-            # decade there may be no power of ten, and the ticks between are named where there is room.
+            # Powers of ten as text: the page has no fonts for matplotlib's mathematical text. A range within one
+            # decade may contain no power of ten, so minor ticks get labels where they fit.
             of_plot.set_major_formatter(_Plain())
             crowded = high / low > (30 if axis is x else 100)
             of_plot.set_minor_formatter(NullFormatter() if crowded else _Plain(minor_thresholds=(2, 1)))

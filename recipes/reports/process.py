@@ -181,7 +181,7 @@ def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget:
 
 
 def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budget: Budget) -> list[Item]:
-    names = ["as it is", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
+    names = ["clean", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
     levels = process.schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     times = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)])
     found = []

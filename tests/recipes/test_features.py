@@ -107,7 +107,7 @@ def test_truncated_weights_name_the_file(tmp_path: Path) -> None:
 
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:
     unlabelled = Pixels(Image(size=8, channels=1), torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="each class into a subfolder"):
+    with pytest.raises(ValueError, match="each class into its own subfolder"):
         cached_network(unlabelled, unlabelled, tmp_path, QUICK, silent)
 
 

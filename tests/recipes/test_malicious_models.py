@@ -282,8 +282,8 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     "an index that leads above": (indexed("../../secret.safetensors"), "not safetensors files of its folder"),
     "an index that leads elsewhere": (indexed("/tmp/secret.safetensors"), "not safetensors files of its folder"),
     "an index of pickles": (indexed("weights.bin"), "not safetensors files of its folder"),
-    "64 GiB": (sparse, "are not those of its config.json"),
-    **{f"weights: {name}": (only(f"{STEM}.safetensors", content), "cannot read|are not those of its config.json")
+    "64 GiB": (sparse, "do not fit its config.json"),
+    **{f"weights: {name}": (only(f"{STEM}.safetensors", content), "cannot read|do not fit its config.json")
        for name, content in HEADERS.items()},
 }  # fmt: skip
 
