@@ -125,7 +125,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
     keys["schedule"] = noise.schedule
     keys["denoiser"] = {"prediction": noise.prediction}
     keys["network"] = {key: value for key, value in node.items() if key != "_target_"}
-    # A warm-up keeps the first steps from destroying what the model has learned.
+    # A low learning rate, so that the first steps do not undo what the model has learned.
     keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
     lines = [
         f"{name} of {settings.model}, trained with {noise.scheduler}: network, schedule and prediction are its own.",

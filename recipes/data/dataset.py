@@ -131,7 +131,7 @@ class Chunks:
 
 @dataclass(frozen=True)
 class _Unpadded:
-    """Yield chunks without masks; ValueError if there are masks."""
+    """Chunks without masks; iterating raises ValueError if there are masks."""
 
     chunks: Chunks
 

@@ -66,7 +66,7 @@ class Order:
         """Return the shuffled items of one window."""
         groups = self._windows(epoch)[0][window]
         items = torch.cat([torch.arange(self._starts[group], self._starts[group + 1]) for group in groups])
-        # The first window has no number in its seed, so that the order without groups stays reproducible.
+        # The first window has no number in its seed, so that the order without groups does not depend on windows.
         generator = self._generator("order", epoch, *([window] if window else []))
         return items[torch.randperm(len(items), generator=generator)]
 

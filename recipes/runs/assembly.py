@@ -44,7 +44,7 @@ MOST_PADDING = 1000
 LARGE_SHARE = 0.5
 """Share of the power at zero frequency above which noise is mostly a random brightness."""
 LARGE_SIGMA = 2.0
-"""Largest noise, in units of the data's range, for a network without input scaling."""
+"""Noise, in units of the data's range, above which a network needs input scaling."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
 RESTORE = "Restore the config.yaml that the run was trained with"
