@@ -119,7 +119,7 @@ def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int
         rates = [batch * steps / each for each in taken]
         found[name] = {"samples_per_second": mean(rates), "deviation": stdev(rates) if len(rates) > 1 else None}
         if one.flops is not None and peak is not None:
-            found[name]["model_flops_utilisation"] = mean(rates) * one.flops / (peak * runtime.place.world)
+            found[name]["model_flops_utilisation"] = mean(rates) * one.flops / (peak * runtime.process.world)
     if len(seconds) == 2:
         white, coloured = seconds.values()
         ratios = [b / a for a, b in zip(white, coloured, strict=True)]

@@ -36,7 +36,7 @@ from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import wait_for_all
+from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
 from recipes.sampling.generate import generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
@@ -63,7 +63,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.weights, assembly.check_outline)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
-    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
+    # A folder that the user chose may hold samples of other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
     condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
@@ -74,7 +74,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
         x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.tensor, runtime, display.update)
-        wait_for_all()  # after this the others may leave: only the first writes
+        barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,

@@ -72,7 +72,7 @@ def lost() -> OSError | None:
 
 
 def show(text: str, stream: IO[str] | None = None) -> None:
-    """Print a text, which may well be piped into something that stops reading, or that knows few letters."""
+    """Print a text to a pipe that may close early, or with an encoding that may lack characters."""
     if stream is None:
         escaped()
         stream = sys.stdout

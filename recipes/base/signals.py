@@ -45,7 +45,7 @@ def exit_on_signal() -> Iterator[None]:
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Within, let signals that would end this process at once raise `Ended`, which ends the command as Ctrl-C does."""
+    """Inside the context, signals that would end the process raise `Ended`, which ends the command as Ctrl-C does."""
     outer = imports_under_way(sys._getframe())
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -69,7 +69,7 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
 
 
 def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
-    """Whether a signal came during an import; it is then sent again shortly. `outer` imports enclose the command.
+    """Whether a signal arrived during an import; then it is sent again shortly. `outer` imports enclose the command.
 
     An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
     end the process with a segmentation fault.
@@ -81,7 +81,7 @@ def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
 
 
 def imports_under_way(frame: FrameType | None) -> int:
-    """Return how many calls of the import system a frame runs in."""
+    """Return the number of import-system calls that enclose a frame."""
     count = 0
     while frame is not None:
         count += frame.f_code.co_filename.startswith("<frozen importlib")

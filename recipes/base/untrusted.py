@@ -64,7 +64,7 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework=framework) as file:
             yield file
-    # Shapes beyond what torch counts are a TypeError, and with numbers of four bits a RuntimeError.
+    # Shapes that overflow in torch raise TypeError, or RuntimeError for 4-bit numbers.
     except (SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
 

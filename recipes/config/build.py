@@ -148,7 +148,7 @@ class Builder:
 
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a class; every key must be among them, unless it takes any."""
+    """Return the parameters of a class; every key must be one of them, unless the class takes **kwargs."""
     with as_recipe_error((TypeError, ValueError), f"{where}: {_name(target)} cannot be built from keys (", ")"):
         parameters = inspect.signature(target).parameters
     for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:

@@ -250,7 +250,7 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
         tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
-            raise ValueError("it holds none, or of another kind")
+            raise ValueError("it has no x0 of the right type")
     if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):

@@ -57,7 +57,7 @@ def chosen_condition(
 ) -> Condition:  # fmt: skip
     """Return the condition of samples of these classes, or of these prompts.
 
-    Prompts are embedded by the encoder that the model learned from, or by the same at `text_model`.
+    Prompts are embedded by the model's text encoder, or by the same encoder at `text_model`.
 
     Raises:
         RecipeError: for an encoder that cannot be loaded, or that is not the one that the model learned from.
