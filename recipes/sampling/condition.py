@@ -33,11 +33,11 @@ class Condition:
 def checked_labels(
     model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
 ) -> list[int] | None:
-    """Return the class of each of `count` samples, the labels in turn; None without classes.
+    """Return the class of each of `count` samples, cycling through the labels; None without classes.
 
     Raises:
-        RecipeError: for classes that the model has not learned, guidance without a condition, or guidance of a network
-            that was always given one.
+        RecipeError: for unknown classes, guidance without a condition, or guidance of a network trained without
+            condition dropout.
     """
     facts = model.facts
     numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
@@ -60,7 +60,7 @@ def chosen_condition(
     Prompts are embedded by the model's text encoder, or by the same encoder at `text_model`.
 
     Raises:
-        RecipeError: for an encoder that cannot be loaded, or that is not the one that the model learned from.
+        RecipeError: for an encoder that cannot be loaded, or that differs from the model's.
     """
     if prompts is None:
         return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
