@@ -1,6 +1,6 @@
 """Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
 
-It takes the configuration of a training and leaves in `run_dir`:
+It takes the configuration of a training and writes into `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power over the radius and along every axis, with 95 % confidence bands and a power law

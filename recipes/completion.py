@@ -1,4 +1,4 @@
-"""Completion of half-written words: a script for a shell, which asks `multisagd __complete SHELL …` for candidates.
+"""Command-line completion: a shell script that calls `multisagd __complete SHELL …` for candidates.
 
 It runs at every press of the Tab key, so only the standard library and YAML are imported. Completion libraries do not
 fit: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
@@ -82,7 +82,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
 def _keys(
     word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
-    """Return groups and keys, one level deeper than the word is."""
+    """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
     abouts = {group: about for group, (_, about) in kinds(folder).items()}

@@ -1,11 +1,11 @@
 """Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
 
-It takes the configuration of a training and leaves in `run_dir`:
+It takes the configuration of a training and writes into `run_dir`:
 
-    originals/ originals.png     examples as they were loaded, cut and augmented as in training
+    originals/ originals.png     examples as loaded, cropped and augmented as in training
     decoded/   decoded.png       the same after encode and decode: what the representation keeps
     noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
-    forward.png                  the first example at growing times of the forward process
+    forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in its units
     inspect.json                 sizes, units, range, round-trip error, share of padding, warnings about the process
 

@@ -54,8 +54,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     settings = builder.settings(SampleSettings, config, "")
     runtime = Runtime.start(settings.engine)
 
-    # A run may come from a stranger: its configuration says what to build, but only what allow_targets permits is
-    # imported.
+    # A run may come from someone else: its configuration says what to build, but only what allow_targets permits
+    # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality

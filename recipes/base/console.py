@@ -42,7 +42,7 @@ class Outlet(io.TextIOWrapper):
 
 
 def steady() -> None:
-    """Replace standard output and standard error of a process of our own by an `Outlet` each."""
+    """Replace standard output and standard error of this project's own process by `Outlet`s."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent; the next opened file must not get its descriptor

@@ -166,7 +166,7 @@ def check_own(folder: Path, root: Path) -> None:
 def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
         leads = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
-        room = "where space is short, move the whole folder, and link to that"
+        room = "if space is short, move the whole folder, and link to it"
         raise RecipeError(f"{leads}: replace it by what it leads to ({room})")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")

@@ -145,7 +145,7 @@ class _Unpadded:
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
     """Split a dataset into (training, held out), the same way each time; None if nothing is held out.
 
-    A run that learns classes trains on all of them.
+    If classes are learned, every class is represented in training.
 
     Raises:
         RecipeError: if nothing would be left to train on, or classes cannot be read.

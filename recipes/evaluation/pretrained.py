@@ -111,7 +111,7 @@ def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> No
 
 
 def load_inception(path: Path) -> nn.Module:
-    """Return the Inception network of FID (1706.08500) as torch-fidelity has it, which torchmetrics uses too."""
+    """Return the Inception network of FID (1706.08500) as in torch-fidelity, which torchmetrics also uses."""
     with importing("torch_fidelity", "inception"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -133,7 +133,7 @@ def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) 
     if samples < 4:
         remedy = "draw more samples"
     elif labels is not None and len(real) >= 8:
-        remedy = "labels=null compares without regard to classes"
+        remedy = "labels=null compares without classes"
     return (
         f"{samples} samples, and two sets of the {len(real)} real examples{of}, leave {compared} to compare, but at "
         f"least 4 are needed: {remedy}"

@@ -139,7 +139,7 @@ def axes_choices(grid: Grid) -> tuple[str, ...]:
 
 
 def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict[str, Any]:
-    """Return the arguments of a control's slider on these axes; `value` is brought into range, None is the lowest."""
+    """Return the arguments of a control's slider on these axes; `value` is clamped to the range, None is the lowest."""
     control = CONTROLS[name]
     low, high, step, unit = control.low, control.high, control.step, ""
     if control.scale != "plain":
@@ -177,7 +177,7 @@ def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
 
 
 def axes_names(grid: Grid, axes: str) -> list[str]:
-    """Return the names of the axes that a choice means."""
+    """Return the names of the axes of a choice."""
     return list(grid.names) if axes in ("", ALL) else axes.split(", ")
 
 

@@ -36,7 +36,7 @@ MEASURED = 64
 SOUND_DEVIATION = 0.4
 """Standard deviation to which sounds are scaled, about that of images; noise has 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
-"""Kinds of spectra that make sense on every medium."""
+"""Kinds of spectra for every medium."""
 
 
 @dataclass(frozen=True)

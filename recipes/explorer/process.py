@@ -70,7 +70,7 @@ class Pair:
 class Designed:
     """Designed steps, and the increasing log-SNRs and errors of these and of the baselines, by name.
 
-    Errors are the 2-Wasserstein distance as a share of the data's deviation, of DDIM on Gaussian data.
+    Errors are DDIM's 2-Wasserstein distance on Gaussian data, as a share of the data's deviation.
     """
 
     steps: design.DesignedSteps

@@ -83,7 +83,7 @@ class Axis:
 class Chart:
     """A drawn chart: `picture` is SVG without inline styles, `points` are the values shown under the pointer.
 
-    `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the text of a file that has all.
+    `caption`, `header` and `rows` are a thinned table of its numbers; `csv` is the text of a CSV file with all numbers.
     """
 
     name: str
@@ -192,8 +192,8 @@ def _plain(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a text of a run without secrets in its addresses, and without its middle if it is long."""
-    text = without_secrets(text)  # first: what is left of an address would not be known for one
+    """Return a run's text without secrets in addresses, and with the middle omitted if it is long."""
+    text = without_secrets(text)  # first, because a shortened address would not be recognised
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
@@ -229,7 +229,7 @@ def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> li
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as the text of a CSV file; a text never begins as a formula does in a spreadsheet."""
+    """Return rows as the text of a CSV file; texts that look like spreadsheet formulas are escaped."""
     safe = [[f"'{text}" if FORMULA.match(text) else text for text in row] for row in rows]
     file = io.StringIO()
     csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(safe)

@@ -81,7 +81,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         """Read into tensors in place, sharded or not; every rank must call this.
 
         Raises:
-            ValueError: if their names or shapes are not those in the files.
+            ValueError: if names or shapes differ from the files.
         """
         if different := mismatch(self.shapes, {name: tuple(each.shape) for name, each in targets.items()}):
             raise ValueError(different)

@@ -136,7 +136,7 @@ def never_trained(names: Collection[str]) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Return the first of some names in one line."""
+    """Return the first few names in one line."""
     return ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 

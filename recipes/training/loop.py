@@ -109,7 +109,7 @@ class Loop:
         Raises:
             Interrupted: after a signal, once the state is saved.
             Ended: after a signal before the first step, when there is nothing to save.
-            RecipeError: if training diverged repeatedly, or a checkpoint that matters cannot be written.
+            RecipeError: if training diverged repeatedly, or a required checkpoint cannot be written.
         """
         learner = self.learner
         try:
