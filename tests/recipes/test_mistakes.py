@@ -32,7 +32,7 @@ MISTAKES = [
     (["train", "runs/x"], "is it run_dir=runs/x or data.root=runs/x?"),
     (["launch", "train"], "command=train"),
     # quotation, lists and paths
-    (["train", "training.betas=[0.9,", "0.99]"], "quote a value that contains spaces, as in 'training.betas=[0.9, 0.99]'"),
+    (["train", "training.betas=[0.9,", "0.99]"], "that contains spaces, as in 'training.betas=[0.9, 0.99]'"),
     (["train", "modality.size=(48,64)"], "a list is written modality.size=[48,64]"),
     (["train", "modality.size=48,64"], "a list is written modality.size=[48,64]"),
     (["train", "training.samples=1,000"], "a number without commas"),
