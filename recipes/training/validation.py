@@ -32,9 +32,9 @@ def validate(
     Returns:
         `loss`: the training loss, averaged over all levels.
         `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
-        `band`: for each level, the squared error of x0 in each band relative to the data's power there: 0 is perfect, and
-            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency. Of
-            padded data, the power is that of their valid part, as it is of the error.
+        `band`: for each level, the squared error of x0 in each band relative to the data's power there: 0 is perfect,
+            and 1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
+            For padded data, power and error are those of the valid part.
     """
     grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, wanted.bands)
