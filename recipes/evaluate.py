@@ -3,8 +3,9 @@
 The steps, each with the file that implements it (in recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples on all processes, unless they exist already              sample.py
-    round samples as files of their medium do                             evaluation/sets.py
+    draw samples on all processes, unless they exist already or
+    `samples_from` names others                                           sample.py
+    round samples as files of their medium would                          evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
     compute each metric twice: samples against the reference, and the
@@ -21,7 +22,8 @@ Outputs, next to the samples:
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
 Errors, each in one message: a missing run, metrics requested by name that do not exist or cannot be computed here,
-samples that have another shape, are not finite or are too few, weight files that hold anything but tensors.
+nothing held out for reference_split=test, samples that have another shape, are not finite or are too few, weight files
+that hold anything but tensors.
 """
 
 import json
@@ -75,7 +77,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         return {}
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
-        check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
+        check_own(path.parent, settings.run_dir)  # a stranger's run may hold links that lead out of it
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
     with Display("reading samples", len(x0)) as display:
         seen = as_files(real.modality, x0, display.update)
