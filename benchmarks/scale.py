@@ -32,7 +32,7 @@ from recipes.config.build import Builder
 from recipes.runs.assembly import Assembly
 from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import leave, wait_for_all
+from recipes.runtime.distribution import barrier, leave
 from recipes.runtime.performance import GIB, peak_flops, peak_memory
 from recipes.training.learner import Learner
 
@@ -88,7 +88,7 @@ class Training:
     def _finish(self) -> None:
         if self.runtime.device.type == "cuda":
             torch.cuda.synchronize(self.runtime.device)
-        wait_for_all()
+        barrier()
 
 
 def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int, warm_up: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int
         rates = [batch * steps / each for each in taken]
         found[name] = {"samples_per_second": mean(rates), "deviation": stdev(rates) if len(rates) > 1 else None}
         if one.flops is not None and peak is not None:
-            found[name]["model_flops_utilisation"] = mean(rates) * one.flops / (peak * runtime.place.world)
+            found[name]["model_flops_utilisation"] = mean(rates) * one.flops / (peak * runtime.process.world)
     if len(seconds) == 2:
         white, coloured = seconds.values()
         ratios = [b / a for a, b in zip(white, coloured, strict=True)]
@@ -137,13 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--warm-up", type=int, default=10, help="steps before, in which the network is compiled")
     parser.add_argument("--forget", action="store_true", help="add no row to the results")
     parser.add_argument("settings", nargs="*", help="settings of multisagd train")
-    wishes = parser.parse_args(arguments)
-    noises = [wishes.only] if wishes.only else list(NOISES)
-    found = measure([*SIZES[wishes.size], *wishes.settings], noises, wishes.steps, wishes.rounds, wishes.warm_up)
+    options = parser.parse_args(arguments)
+    noises = [options.only] if options.only else list(NOISES)
+    found = measure([*SIZES[options.size], *options.settings], noises, options.steps, options.rounds, options.warm_up)
     if found.pop("first"):
         show(found, noises)
-        if not wishes.forget:
-            arm = {"size": wishes.size, "noises": noises, "settings": wishes.settings, "rounds": wishes.rounds}
+        if not options.forget:
+            arm = {"size": options.size, "noises": noises, "settings": options.settings, "rounds": options.rounds}
             append("scale", arm, found)
     leave()
     return found
@@ -158,8 +158,8 @@ def show(found: dict[str, Any], noises: Sequence[str]) -> None:
     for name in noises:
         rate, spread = found[name]["samples_per_second"], found[name]["deviation"]
         used = found[name].get("model_flops_utilisation")
-        told = "" if used is None else f", MFU {used:.1%}"
-        print(f"  {name:<9} {rate:,.1f}{'' if spread is None else f' ± {spread:.1f}'} samples/s{told}")
+        utilisation = "" if used is None else f", MFU {used:.1%}"
+        print(f"  {name:<9} {rate:,.1f}{'' if spread is None else f' ± {spread:.1f}'} samples/s{utilisation}")
     if "coloured_over_white" in found:
         ratio = found["coloured_over_white"]
         spread = "" if ratio["deviation"] is None else f" ± {ratio['deviation']:.3f}"

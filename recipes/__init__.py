@@ -1,1 +1,1 @@
-"""What a person runs: each recipe reads top to bottom as the procedure it is."""
+"""The commands of multisagd: each module reads from top to bottom as the procedure that it runs."""

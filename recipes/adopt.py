@@ -1,16 +1,17 @@
 """Adopt a model of the diffusers library: `multisagd adopt model=… out=…`, the same as `python -m recipes.adopt …`.
 
-What it does, in order: find the network and the scheduler of a saved pipeline (or of a model with its scheduler beside
-it); check that the weights are those of the network; write an experiment with network, schedule and prediction as they
-were, and the weights. `multisagd train --config-dir=OUT experiment=adopted` then goes on from there:
+What it does, in order: find the network and the scheduler of a saved pipeline (or of a model with its scheduler next to
+it); check that the weights fit the network; write an experiment with the original network, schedule and prediction,
+and the weights. `multisagd train --config-dir=OUT experiment=adopted` continues from there:
 
     out/experiment/adopted.yaml   network, schedule and prediction, for any training
-    out/adopted.safetensors       the weights, by the names that our network has for them
+    out/adopted.safetensors       the weights, under the parameter names of this project's network
 
-Only JSON and safetensors are opened. No class that the folder names is imported but those in `multisagd.integrations`.
+Only JSON and safetensors files are opened. Of the classes that the folder names, only those in
+`multisagd.integrations` are imported.
 
-Errors, each in one message: no model there, a network or scheduler that is not known here, weights that are pickles or
-do not fit, a folder that holds something else.
+Errors, each in one message: a missing model, an unsupported network or scheduler, weights that are pickles or do not
+fit, an output folder with other contents.
 """
 
 import math
@@ -40,7 +41,7 @@ from recipes.sharing.hub import local_folder
 
 NETWORK = "multisagd.integrations.networks.DiffusersNetwork"
 EXPERIMENT, WEIGHTS = Path("experiment", "adopted.yaml"), "adopted.safetensors"
-MISFIT = "the model's weights are not those of its config.json"
+MISFIT = "the model's weights do not fit its config.json"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class AdoptSettings:
 
 
 def adopt(config: Config) -> Path:
-    """Adopt as the configuration says and return the folder."""
+    """Adopt as configured and return the folder."""
     settings = Builder().settings(AdoptSettings, config, "")
     check_replaceable(settings.out, WEIGHTS, "multisagd adopt", key="out")
     folder = local_folder(settings.model, FILES, settings.revision)
     place, name, options = read_network(folder)
     with as_recipe_error(ImportError):
-        options = defaults(name) | options  # a model that is older than an option was made with its default
+        options = defaults(name) | options  # an older model lacks newer options; it was made with their defaults
     noise = read_scheduler(folder)
     extended = add_null_class(name, options) if settings.null_class == "added" else None
     node = {"_target_": NETWORK, "name": name, "options": options, **noise.timesteps}
@@ -79,9 +80,10 @@ def adopt(config: Config) -> Path:
 
 
 def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> dict[str, Tensor]:
-    """Return weights by the names of our network, which they are checked to fit before they are read.
+    """Return the weights under the names of our network, after checking their shapes and before reading them.
 
-    A class of no class gets the mean of all classes, and a token of no text zeros. RecipeError if they do not fit.
+    The embedding of the empty class is the mean of all classes; the empty text is zero. Raises RecipeError if the
+    weights do not fit.
     """
     there = dict(stored.shapes)
     if extended in there:
@@ -101,13 +103,15 @@ def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tup
     """Return the shapes of a network's weights; RecipeError if they exceed `count` or `elements` or cannot be built."""
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:
-        raise RecipeError(f"{node['name']}: its config.json says in_channels={channels!r:.80}, no number of channels")
+        raise RecipeError(
+            f"{node['name']}: its config.json says in_channels={channels!r:.80}, not a number of channels"
+        )
     try:
         with torch.device("meta"), at_most(count, elements, MISFIT):
             network = Builder().build(node, nn.Module, "network", channels=channels, dimensions=dimensions)
             return shapes(network.state_dict())
     except RuntimeError as error:
-        raise RecipeError(f"the network of its config.json cannot be built: {error!r:.300}") from error
+        raise RecipeError(f"the network in its config.json cannot be built: {error!r:.300}") from error
 
 
 def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: TrainingNoise, weights: Path) -> str:
@@ -121,7 +125,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
     keys["schedule"] = noise.schedule
     keys["denoiser"] = {"prediction": noise.prediction}
     keys["network"] = {key: value for key, value in node.items() if key != "_target_"}
-    # What is learned already is not to be forgotten in the first steps.
+    # A low learning rate, so that the first steps do not undo what the model has learned.
     keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
     lines = [
         f"{name} of {settings.model}, trained with {noise.scheduler}: network, schedule and prediction are its own.",
@@ -133,7 +137,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
 
 
 def training(out: Path) -> str:
-    """Return the command that trains what was adopted into a folder, as it is typed."""
+    """Return the command that trains the model adopted into a folder, quoted for a shell."""
     return f"multisagd train --config-dir={shlex.quote(str(out))} experiment=adopted spectrum=power_law"
 
 

@@ -1,14 +1,14 @@
 """Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
 
-It takes the configuration of a training and leaves in `run_dir`:
+It takes the configuration of a training and writes into `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
     spectrum.png            power over the radius and along every axis, with 95 % confidence bands and a power law
-    analysis.json           the curves as numbers, the fit, how much channels tell of each other
-    corruption.safetensors  with clean=…: what is louder than in clean data, for `multisagd train corruption=measured`
+    analysis.json           the curves as numbers, the fit, the coherence between channels
+    corruption.safetensors  with clean=…: the excess power over clean data, for `multisagd train corruption=measured`
 
-Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds anything
-but what an earlier analysis left, which is replaced.
+Errors, each in one message: the errors of data and configuration, as in training; a `run_dir` with contents other than
+an earlier analysis, which is replaced.
 """
 
 import json
@@ -97,13 +97,13 @@ def analyze(config: Config) -> Path:
     return out
 
 
-def clean_statistics(told: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return what data are to be compared with, as the key `clean` says; RecipeError if it names no statistics."""
-    if told is None or told == "fit":
-        return "fit" if told else None
-    if not isinstance(told, str):
-        raise RecipeError(f"clean: expected a folder, fit or null, got {told!r:.80}")
-    path = Path(told)
+def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
+    """Return the statistics that the key `clean` names; RecipeError if it does not name any."""
+    if setting is None or setting == "fit":
+        return "fit" if setting else None
+    if not isinstance(setting, str):
+        raise RecipeError(f"clean: expected a folder, fit or null, got {setting!r:.80}")
+    path = Path(setting)
     path = path / STATISTICS if path.is_dir() else path
     return read_statistics(path, "make it by multisagd analyze on clean data, or say clean=fit", "clean: ")
 
@@ -113,7 +113,7 @@ def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
         shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"
-        raise RecipeError(f"clean: those data are on a grid of shape {shapes}")
+        raise RecipeError(f"clean: the clean data are on a grid of shape {shapes}")
     try:
         return estimate_corruption(statistics, expected)
     except NoExcessError:
@@ -123,7 +123,7 @@ def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal
 
 
 def describe_corruption(corruption: Corruption) -> dict[str, Any]:
-    """Return the level of a corruption, how many frequencies it has, and their radii, 1 being the corner."""
+    """Return a corruption's noise level, its number of frequencies, and their radii (1 is the corner)."""
     grid, inside = corruption.grid, corruption.power() > 0
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes}) * 2 / math.sqrt(grid.dimensions)
     return {
@@ -135,9 +135,9 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any] | None, out: Path) -> str:
-    """Say what corruption was found, as `describe_corruption` returns it, and how to train on such data."""
+    """Return a summary of what `describe_corruption` found, and how to train on such data."""
     if found is None:
-        return "no frequency stands out: no corruption to be seen in the spectrum"
+        return "no frequency stands out: the spectrum shows no corruption"
     low, high = found["radius"]
     return (
         f"corrupted: {found['frequencies']} of {found['of']} frequencies, radius {low:.2f} to {high:.2f} (1 is the "
@@ -163,12 +163,12 @@ def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Pa
 
 
 def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, Any], out: Path) -> str:
-    """Say in a few lines what was found, and where it lies."""
+    """Return a summary of the results in a few lines, and where the files are."""
     power = statistics.power.mean(0)
     share = float(power.flatten()[0] / (statistics.grid.mean(power) * statistics.grid.numel))
     lines = [
         f"{report['examples']:,} of {report['of']:,} examples, deviation {statistics.sigma_data:.3f} about the mean",
-        f"power falls as radius^{fit.exponent:.2f} above {fit.knee:.3g} cycles per sample; the law misses the curve by "
+        f"power falls as radius^{fit.exponent:.2f} above {fit.knee:.3g} cycles per sample; the fit deviates by "
         f"{fit.residual:.1f} dB (root mean square)",
         f"the powers span {_decibels(power)}; zero frequency holds {share:.0%} of the variance",
     ]

@@ -1,7 +1,7 @@
-"""Completion of half-written words: a script for a shell, which asks `multisagd __complete SHELL …` for candidates.
+"""Command-line completion: a shell script that calls `multisagd __complete SHELL …` for candidates.
 
-That answers at every press of a key, so nothing is imported but the standard library and YAML. No library serves: they
-complete the options of a parser, and here words are `key=value`, with keys that depend on the words before.
+It runs at every press of the Tab key, so only the standard library and YAML are imported. Completion libraries do not
+fit: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
 """
 
 import os
@@ -23,10 +23,10 @@ HELP = """examples:
   eval "$(multisagd completion bash)"         for this shell, in bash or zsh
   multisagd completion fish | source          in fish
 
-The head of what is printed says how to have it in every shell.
+The first lines of the script say how to install it for every shell.
 read more: docs/command-line.md"""
 Candidate = tuple[str, str]
-"""A whole word, and what it is."""
+"""A complete word, and its description."""
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
 """Options of every configured command."""
@@ -34,13 +34,13 @@ TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir
 
 
 def complete(words: Sequence[str]) -> list[Candidate]:
-    """Return what the last of the words after `multisagd` may become."""
+    """Return candidates for the last of the words after `multisagd`."""
     *before, word = words or [""]
     return [(each, about) for each, about in _candidates(before, word) if each.startswith(word)]
 
 
 def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
-    """Return what may stand after the words before, whether or not it begins like the word."""
+    """Return everything that may follow the earlier words, whether or not it begins with the word."""
     abouts = {name: command.summary for name, command in COMMANDS.items()}
     if not before:
         return {**abouts, "help": "what the commands are", "--help": "", "--version": ""}.items()
@@ -71,7 +71,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
     bare, folder = word.lstrip("+~"), own_folder(settings)
     sign = word.removesuffix(bare)
     commands = [command]
-    if command == "launch":  # and the words of what it launches
+    if command == "launch":  # and the words of the launched command
         commands.append(chosen_words(settings, {"command"}).get("command", "train"))
     outline = Outline(chosen_words(settings, groups(folder)), folder)
     keys = [outline.keys(each) for each in commands]
@@ -82,7 +82,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
 def _keys(
     word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
-    """Return groups and keys, one level deeper than the word is."""
+    """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
     abouts = {group: about for group, (_, about) in kinds(folder).items()}
@@ -111,7 +111,7 @@ def _keys(
 def _values(
     word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], outline: Outline
 ) -> Iterable[Candidate]:
-    """Return values of the key that stands before the equals sign."""
+    """Return values for the key before the equals sign."""
     key, folder = word.partition("=")[0], outline.folder
     now = next((value for each in keys if (value := _below(each, key)) is not None), None)
     found: Iterable[Candidate]
@@ -121,14 +121,14 @@ def _values(
         found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
     elif key == "metrics":
         metrics = [(f"[{name}]", metric.about) for name, metric in METRICS.items()]
-        found = [("all", "every one that can be had"), *metrics]
+        found = [("all", "every available metric"), *metrics]
     elif isinstance(now, bool):
         found = [("true", ""), ("false", "")]
     elif isinstance(now, int | float | list):
-        found = [(typed(now), "as it is now")]
+        found = [(typed(now), "current value")]
     elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
         found = dict.fromkeys(few, "").items()
-    else:  # a text, and most are names of files
+    else:  # a text, usually a file name
         return _files(word)
     return [(f"{key}={value}", about) for value, about in found]
 
@@ -140,14 +140,14 @@ def listed_values(comment: str) -> list[str]:
 
 
 def _below(keys: Any, path: str) -> Any:
-    """Return what is at a dotted path of nested keys, None if nothing is."""
+    """Return the value at a dotted path of nested keys, or None."""
     for part in filter(None, path.split(".")):
         keys = keys.get(part) if isinstance(keys, Mapping) else None
     return keys
 
 
 def _files(word: str) -> Iterator[Candidate]:
-    """Return files and folders for what is behind the equals sign."""
+    """Return files and folders that match the text after the equals sign."""
     key, _, begun = word.partition("=")
     folder, name = os.path.split(begun)
     try:
@@ -155,7 +155,7 @@ def _files(word: str) -> Iterator[Candidate]:
     except OSError:
         return
     for entry in entries:
-        # A name of several lines would be several candidates, of which a shell runs what follows a blank or semicolon.
+        # A name with line breaks would become several candidates, and a shell could run a part of it as a command.
         if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", entry.name):
             continue
         if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith(".")):
@@ -163,7 +163,7 @@ def _files(word: str) -> Iterator[Candidate]:
 
 
 def words_of(line: str) -> list[str]:
-    """Split a line as a shell does, up to where it ends, within quotation marks maybe; the last word may be empty."""
+    """Split a possibly incomplete line as a shell does; the last word may be empty or have an open quotation mark."""
     for closing in ("", "'", '"'):
         with suppress(ValueError):
             return [word.removesuffix("\0") for word in shlex.split(f"{line}\0{closing}")]
@@ -171,12 +171,12 @@ def words_of(line: str) -> list[str]:
 
 
 def for_bash(line: str, breaks: str = "") -> list[str]:
-    """Answer bash, which takes a word to begin after any of `breaks`, and inserts what it gets as it is."""
+    """Return candidates for bash, which starts a word after any of `breaks` and inserts candidates unchanged."""
     found = [each for each, _ in complete(words_of(line)[1:])]
     try:
         shlex.split(line)
     except ValueError:
-        # Within quotation marks, bash takes all since them as one word, unless something in it ends or opens them.
+        # After a quotation mark, bash treats everything as one word, unless the word closes or opens quotation marks.
         return [each for each in found if not set(each) & set("'\"`$\\")]
     raw = re.split(r"(?<!\\)\s", line)[-1]
     begun = max((raw.rfind(mark) for mark in breaks if mark in "=:"), default=-1)
@@ -184,7 +184,7 @@ def for_bash(line: str, breaks: str = "") -> list[str]:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Print candidates for a shell; whatever goes wrong, the person is typing, and does not want to read of it."""
+    """Print candidates for a shell; errors are silent, because a message would appear in the line being typed."""
     shell, *words = arguments or [""]
     with suppress(Exception):
         if shell == "bash":
@@ -198,7 +198,7 @@ def answer(arguments: Sequence[str]) -> int:
 
 
 def script(shell: str) -> str:
-    """Return the script that lets a shell complete."""
+    """Return the completion script of a shell."""
     return (Path(__file__).parent / "cli" / "scripts" / f"completion.{shell}").read_text(encoding="utf-8")
 
 
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         "multisagd completion", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Prints what lets a shell complete commands, choices, keys and files of multisagd.",
+        description="Prints a script with which a shell completes commands, choices, keys and files of multisagd.",
     )  # fmt: skip
     parser.add_argument("shell", choices=SHELLS, help="your shell")
     show(script(parser.parse_args(arguments).shell).rstrip("\n"))

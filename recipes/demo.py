@@ -5,10 +5,10 @@ Trains on scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing is
     forward.png        one image noised over time under both processes, and the two spectra
     loss.png           both training and validation curves
     samples_white.png, samples_shaped.png
-    white/, shaped/    the two runs, which `multisagd sample` and `multisagd train` can go on with
+    white/, shaped/    the two runs, for `multisagd sample` and `multisagd train`
 
 Both runs have the same seed, so they see the same images at the same times; only the colour of the noise differs.
-Losses of the two are not comparable as numbers: each is an error in predicting its own noise.
+The two losses are not comparable as numbers: each is the error of predicting its own noise.
 """
 
 import shutil
@@ -130,7 +130,7 @@ def draw_losses(out: Path) -> None:
 
 
 def ending(out: Path) -> str:
-    """Say where everything is, and what to do next."""
+    """Return where the files are, and what to do next."""
     return f"""Done. Look at
   {out / "samples_white.png"}   samples of the model trained with white noise
   {out / "samples_shaped.png"}  samples of the model trained with shaped noise

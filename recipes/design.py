@@ -1,17 +1,17 @@
-"""Design steps, and noise if wanted, from a spectrum: `multisagd design …`, the same as `python -m recipes.design …`.
+"""Design steps, and optionally noise, from a spectrum: `multisagd design …`, the same as `python -m recipes.design …`.
 
 Leaves in `out`:
 
     steps.json                     log-SNRs to visit: `multisagd sample … steps_file=steps.json`, on any trained run
     config/schedule/designed.yaml  a schedule through them, and with `noise=…` config/spectrum/designed.yaml:
                                    `multisagd train --config-dir …/config schedule=designed spectrum=designed …`
-    transfer.png                   generated power over the data's per frequency, beside the usual schedules
+    transfer.png                   generated power over the data's per frequency, compared with the usual schedules
     design.json                    the table of errors that is printed, the noise, and the reasons of a recommendation
 
-All errors are those of the Gaussian model: what so many steps would miss with a perfect network on Gaussian data.
+Errors are computed in the Gaussian model: the error of this number of steps with a perfect network on Gaussian data.
 
-Errors, each in one message: statistics that are missing or of something else, a noise or schedule that does not fit
-them, ends that do not rise, a sampler that is no such thing.
+Errors, each in one message: statistics that are missing or invalid, a noise or schedule that does not fit them, ends
+that do not increase, an invalid sampler.
 """
 
 import json
@@ -71,14 +71,14 @@ class DesignSettings:
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"expected steps >= 1 and restarts >= 1, got {self.steps} and {self.restarts}")
         if self.ends is not None and not self.ends[0] < self.ends[1]:
-            raise ValueError(f"ends must rise, from the first log-SNR to the last, got {list(self.ends)}")
+            raise ValueError(f"ends must increase from the first log-SNR to the last, got {list(self.ends)}")
         if self.free_ends and self.noise != "given":
-            raise ValueError("free_ends is for noise=given: leave one of them out")
+            raise ValueError("free_ends requires noise=given: leave it out, or set noise=given")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was designed: steps, the noise they are for, how a configuration writes it, and why."""
+    """A design: the steps, their noise, the noise as a configuration group, and the reasons."""
 
     steps: DesignedSteps
     spectrum: Spectrum
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def design(config: Config) -> Path:
-    """Design as the configuration says and return the folder of the result."""
+    """Design as configured and return the folder of the result."""
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(DesignSettings, config, "")
     path = settings.statistics / STATISTICS if settings.statistics.is_dir() else settings.statistics
@@ -112,7 +112,7 @@ def design(config: Config) -> Path:
         compared = transfers(log_snrs, sampler, process, statistics)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / REPORT, "{}")
-    (out / NOISE).unlink(missing_ok=True)  # of a former design, which this one may leave as it was given
+    (out / NOISE).unlink(missing_ok=True)  # left by an earlier design; this one may keep the given noise
     outcome.steps.save(out / "steps.json")
     (out / "config" / "schedule").mkdir(parents=True, exist_ok=True)
     configuration.write(schedule_group(outcome.steps, schedule.path), out / "config" / "schedule" / "designed.yaml")
@@ -143,9 +143,9 @@ def choose(
         return Outcome(found, given, settings.spectrum)
     if settings.noise == "recommend":
         advice = recommend(statistics, process.schedule, steps, objective, **shared)
-        best, told = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
+        best, columns = advice.chosen, ("exponent", "error", "conditioning", "terminal_snr")
         group = {"_target_": "multisagd.Flat"} if best.exponent == 0 else data_power(best.exponent)
-        table = tuple({name: getattr(each, name) for name in told} for each in advice.candidates)
+        table = tuple({name: getattr(each, name) for name in columns} for each in advice.candidates)
         return Outcome(best.steps, best.spectrum, group, advice.reasons, table)
     joint = design_joint(statistics, process, steps, objective, settings.noise, **shared)
     if settings.noise == "data_power":
@@ -159,12 +159,12 @@ def choose(
 
 
 def data_power(exponent: float) -> Group:
-    """Return how a configuration writes noise of the data's power, floored as a design assumes."""
+    """Return the configuration group of noise shaped like the data's power, with the floor that a design assumes."""
     return {"_target_": "multisagd.data_spectra.DataPower", "exponent": exponent, "floor": FLOOR}
 
 
 def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
-    """Return a schedule on a path through the designed log-SNRs, equal steps of its time being the designed steps."""
+    """Return a schedule through the designed log-SNRs: equal steps in its time are the designed steps."""
     return {
         "_target_": "multisagd.TabulatedSchedule",
         "log_snrs": [float(each) for each in reversed(steps.log_snrs)],
@@ -175,7 +175,7 @@ def schedule_group(steps: DesignedSteps, path: str) -> dict[str, Any]:
 
 
 def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
-    """Print the errors as a table, last the sampler that has none on Gaussian data."""
+    """Print the errors as a table; the last row is the sampler that is exact on Gaussian data."""
     table = Table(
         "log-SNRs", "W2", "relative", "KL", "L1 of power", box=box.SIMPLE,
         title=f"{settings.steps} steps of {settings.sampler['_target_'].rsplit('.', 1)[-1]}, Gaussian model",
@@ -187,7 +187,7 @@ def show(rows: dict[str, dict[str, float]], settings: DesignSettings) -> None:
 
 
 def draw(compared: Mapping[str, Transfer], statistics: DataStatistics, process: Process, path: Path) -> None:
-    """Draw generated power over the data's for each schedule, beside the spectra of data and noise."""
+    """Draw the ratio of generated to data power for each schedule, next to the spectra of data and noise."""
     grid = statistics.grid
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,6 +1,6 @@
-"""Check whether multisagd works on this machine, and what is missing for what: `multisagd doctor`.
+"""Check whether multisagd works on this machine, and which feature lacks which package: `multisagd doctor`.
 
-The exit status is 0 if training works here, and the run folder is sound, and else 1. See docs/command-line.md.
+The exit status is 0 if training works here and the run folder is intact, and 1 otherwise. See docs/command-line.md.
 """
 
 import argparse
@@ -41,7 +41,7 @@ HEADINGS: dict[State, str] = {"broken": "To repair", "warning": "To check", "abs
 
 
 def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
-    """Run the checks, print what they find, and return the exit status."""
+    """Run the checks, print the findings, and return the exit status."""
     compiler = [Check("Compiler", "torch.compile", "recipes.diagnosis.device:compiler")] if deep else []
     run = [Check(RUN, "run", "recipes.diagnosis.run_folder:run_folder", (run_dir,), True)] if run_dir else []
     findings = list(run_isolated([*CHECKS, *compiler, *run], 600.0 if deep else 120.0))
@@ -56,7 +56,7 @@ def doctor(run_dir: str, deep: bool, as_json: bool) -> int:
 
 
 def report(findings: Sequence[tuple[Check, Finding]]) -> Iterator[str]:
-    """Return the findings area by area, and then the remedies, each command on a line of its own."""
+    """Return the findings by area, then the remedies, one command per line."""
     colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for area, members in itertools.groupby(findings, key=lambda each: each[0].area):
         yield f"\n{area}"

@@ -1,12 +1,12 @@
 """Encode a dataset into latents, once: `multisagd encode …`; training takes them with `data=latents`.
 
-In order: build the autoencoder's modality and the data; encode the shards that the folder lacks, or whose files were
-damaged; measure mean and deviation of each latent channel. `modalities/shard_index.py` says what the folder then holds.
-Every row follows from the data, the seed and its number, so a command that was stopped and given again leaves, on a
-CPU, the same bytes as one that was not.
+In order: build the autoencoder's modality and the data; encode the shards that are missing or
+damaged; measure mean and deviation of each latent channel. `modalities/shard_index.py` describes the folder's files.
+Every row is a function of the data, the seed and its number, so on a CPU a command that was stopped and started again
+writes the same bytes as an uninterrupted one.
 
 Errors, each in one message: a modality without autoencoder, weights that cannot be loaded, unreadable data, latents
-that the stored precision cannot hold, a folder of another configuration or of other data.
+that overflow the stored precision, a folder with another configuration or other data.
 """
 
 import sys
@@ -66,7 +66,7 @@ class EncodeSettings:
 
 
 def encode(config: Config) -> None:
-    """Encode as the configuration says, from where the folder's last whole shard left off.
+    """Encode as configured, continuing after the folder's last complete shard.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -78,7 +78,7 @@ def encode(config: Config) -> None:
     with held(settings.run_dir):
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
-        # The data are those of the wrapped modality: every dataset then works, and whole batches are encoded at once.
+        # The dataset uses the wrapped modality, so that every dataset works and whole batches are encoded at once.
         dataset = build_dataset(settings.data, latent.modality, builder)
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
@@ -87,13 +87,13 @@ def encode(config: Config) -> None:
 
 
 def earlier(run_dir: Path, config: Config) -> Index | None:
-    """Return the index of what the folder already holds, None if that is not a single shard.
+    """Return the index of the folder's shards, or None if there are no shards.
 
-    A RecipeError says in which keys it holds latents of another configuration, or that it holds something else.
+    Raises RecipeError if the folder holds latents of another configuration, naming the keys, or other files.
     """
     if not (run_dir / INDEX).exists():
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and holds no latents: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not hold latents: choose another run_dir")
         return None
     with as_recipe_error(ValueError, after=", or use another run_dir"):
         index = Index.load(run_dir)
@@ -102,7 +102,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
     if different := differences(index.config, fixed(config)):
         raise RecipeError(
             f"{run_dir} holds latents of another configuration; these differ: {different}. "
-            "Use the same values to continue, or another run_dir to encode anew"
+            "Use the same values to continue, or another run_dir to encode again"
         )
     return index
 
@@ -113,7 +113,7 @@ def fixed(config: Config) -> Config:
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the whole shards of the one `before`; RecipeError if other data made it."""
+    """Return the index to fill, with the intact shards of `before`; RecipeError if those are of other data."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),
@@ -131,15 +131,15 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
     for what, then, now in (("data", before.source, new.source), ("modality", before.encoding, new.encoding)):
         if different := differences(then, now):
             raise RecipeError(
-                f"the {what} are not those that {settings.run_dir} began with; {different}. "
-                "Restore them to continue, or use another run_dir to encode anew"
+                f"the {what} of {settings.run_dir} have changed; {different}. "
+                "Restore them to continue, or use another run_dir to encode again"
             )
     whole = [shard for shard in before.shards if shard.is_intact(settings.run_dir)]
     return replace(new, shards=whole, unreadable=before.unreadable)
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
-    """Encode the shards that the index lacks, and measure all; Interrupted, without the last one, if told to stop."""
+    """Encode the missing shards and measure all; raises Interrupted after a stop request, without the current shard."""
     run_dir, done = settings.run_dir, sum(shard.rows for shard in index.shards)
     with Display("encoding", index.examples * index.passes, done) as display:
         display.say(introduction(index, latent, done))
@@ -156,7 +156,7 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
                     kept = f"{len(index.shards)} of {index.count} shards are in {run_dir}"
                     raise Interrupted(f"stopped; {kept}. The same command continues.", stop.signal_number)
             if not index.shards:
-                index.save(run_dir)  # from here on the folder is this command's, whatever happens
+                index.save(run_dir)  # marks the folder as an output of this command
             shard = write_shard(run_dir, number, *joined(parts))
             shards = sorted([*index.shards, shard], key=lambda each: each.file)
             index = replace(index, shards=shards, unreadable={**index.unreadable, **dataset.unreadable})
@@ -167,9 +167,9 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
 
 
 def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator[Batch]:
-    """Yield the data of rows, read ahead by threads: the first pass as they are, the others augmented."""
+    """Yield batches of rows, prefetched by threads; the first pass is not augmented, the others are."""
     examples = len(dataset)
-    # No batch holds rows of two passes.
+    # A batch never contains rows of two passes.
     starts = [row for row in rows if (row - rows.start) % settings.batch == 0 or row % examples == 0]
     pieces = [range(*ends) for ends in pairwise([*starts, rows.stop])]
 
@@ -183,7 +183,7 @@ def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator
 
 
 def introduction(index: Index, latent: Latent, done: int) -> str:
-    """Say what is about to happen."""
+    """Return a line that describes the work to be done."""
     again = f"continuing after {done:,} rows; " if done else ""
     inner, outer = latent.modality.tensor_shape, latent.tensor_shape
     times = "" if index.passes == 1 else f" in {index.passes} passes"
@@ -191,13 +191,13 @@ def introduction(index: Index, latent: Latent, done: int) -> str:
 
 
 def ending(index: Index, run_dir: Path) -> str:
-    """Say where everything is, and how to go on."""
+    """Return where the files are, and how to train on them."""
     size = sum(shard.bytes for shard in index.shards)
     count = len(index.unreadable)
     unreadable = f"{count} files could not be read; {run_dir / INDEX} names them\n" if count else ""
     return (
         f"done. {index.count} shards, {size / 1e6:,.1f} MB, and their statistics are in {run_dir}\n{unreadable}"
-        "Train on them, with this command's words that begin with modality:\n"
+        "Train on them, with the same modality settings as this command:\n"
         f"  multisagd train modality=… data=latents {setting('data.root', run_dir)} run_dir=…"
     )
 

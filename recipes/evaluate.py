@@ -1,28 +1,28 @@
-"""Judge a run's samples against its data: `multisagd evaluate …`, the same as `python -m recipes.evaluate …`.
+"""Evaluate a run's samples against its data: `multisagd evaluate …`, the same as `python -m recipes.evaluate …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples on all processes, unless they are there already or
+    draw samples on all processes, unless they exist already or
     `samples_from` names others                                           sample.py
     round samples as files of their medium would                          evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
     compute each metric twice: samples against the reference, and the
-    others against it, which is the floor that real data score            evaluation/metrics.py, metric_table.py
+    others against it, which is the noise floor of real data              evaluation/metrics.py, metric_table.py
     write the numbers next to the samples, and show them as a table       evaluation/task.py
 
-Left next to the samples:
+Outputs, next to the samples:
 
-    evaluate.json             `scores`, the few numbers that say most; every number with its uncertainty and its floor,
-                              and what could not be computed
+    evaluate.json             `scores`, the most informative numbers; every number with its uncertainty and its floor;
+                              metrics that could not be computed
     evaluate_spectra.png      power over the radius and along every axis, and its ratio to the data in dB
-    evaluate_bands.png        how well samples are told from data by one band of frequency
-    evaluate_classes.png      which classes samples are seen as
-    evaluate_neighbours.png   the samples nearest to a training example, each followed by it
+    evaluate_bands.png        accuracy of distinguishing samples from data by a single frequency band
+    evaluate_classes.png      the classes that a classifier assigns to samples
+    evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
-Errors, each in one message: no run there, metrics that do not exist or cannot be computed here though asked for by
-name, nothing held out for reference_split=test, samples of another shape, not finite or too few, weights of networks
+Errors, each in one message: a missing run, metrics requested by name that do not exist or cannot be computed here,
+nothing held out for reference_split=test, samples that have another shape, are not finite or are too few, weight files
 that hold anything but tensors.
 """
 
@@ -51,11 +51,11 @@ from recipes.sample import sample
 from recipes.sampling.sample_files import EVALUATION, TENSORS
 
 MODEL_SETTINGS = {"run_dir", "data", "checkpoint", "weights"}
-"""Settings of `sample` that say which model is judged; the record keeps them and leaves out how samples are drawn."""
+"""Settings of `sample` that identify the evaluated model; the record omits the other sampling settings."""
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Judge samples as the configuration says; the first process returns what is also in evaluate.json.
+    """Evaluate samples as configured; the first process returns the contents of evaluate.json.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -72,7 +72,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     drawing = {field.name: config[field.name] for field in fields(SampleSettings)}
     judging = [field.name for field in fields(EvaluateSettings) if field.name not in drawing.keys() - MODEL_SETTINGS]
     path = settings.samples_from or sample(drawing, reuse=True)  # on all processes
-    leave()  # only the first process goes on
+    leave()  # only the first process continues
     if not runtime.main:
         return {}
     path = path / TENSORS if path.is_dir() else path
@@ -97,9 +97,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     }  # fmt: skip
     kept = path.with_name(EVALUATION)
     write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
-    against = f"{sets.reference_count:,} real examples, and those against {sets.count:,} others"
+    against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
-    print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} beside it")
+    print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored
 

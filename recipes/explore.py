@@ -1,12 +1,12 @@
-"""Serve a page on which a spectrum is dragged: `multisagd explore`, the same as `python -m recipes.explore`.
+"""Serve an interactive page to edit a spectrum: `multisagd explore`, the same as `python -m recipes.explore`.
 
-The page shows, for an image, a sound or a clip: the noise, its spectrum beside the data's, the forward process with
-white and with shaped noise, what is left of the data at its end, steps designed for it, and the configuration of all
-that, to train with. It is served to this machine alone unless `host` says otherwise, asks nothing of the network, and
-keeps uploaded files in a folder that is removed when it ends (Ctrl-C).
+The page shows, for an image, a sound or a clip: the noise, its spectrum and the data's, the forward process with white
+and with shaped noise, the remaining signal at its end, designed sampling steps, and the matching training
+configuration. By default only this machine can open the page. The page makes no requests to the internet. Uploaded
+files are kept in a folder that is removed when the command ends (Ctrl-C).
 
-Errors, each in one message: gradio cannot be imported; the address is taken, or not one of this machine; sizes that
-cannot be shown.
+Errors, each in one message: gradio cannot be imported; the address is in use or does not belong to this machine;
+invalid sizes.
 """
 
 import ipaddress
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-REFUSED = b"This page is asked by another name or site than its own: `multisagd explore names=[NAME]` allows a name.\n"
+REFUSED = b"This request names another host or site than this page's: `multisagd explore names=[NAME]` allows a name.\n"
 
 
 @dataclass(frozen=True)
 class ExploreSettings:
-    """All keys of `configs/explore.yaml`; `port` None takes the first that is free from 7860 on."""
+    """All keys of `configs/explore.yaml`; `port` None takes the first free port from 7860 on."""
 
     host: str
     port: int | None
@@ -53,12 +53,12 @@ class ExploreSettings:
 
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
-            raise ValueError(f"port is a number from 1 to 65535, got {self.port}")
+            raise ValueError(f"port must be a number from 1 to 65535, got {self.port}")
         for name in self.names:
             if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-                raise ValueError(f"names: {name!r:.80} is no name of a machine, such as explore.example.org")
+                raise ValueError(f"names: {name!r:.80} is not a host name, such as explore.example.org")
         if self.upload_megabytes < 1:
-            raise ValueError(f"upload_megabytes is at least 1, got {self.upload_megabytes}")
+            raise ValueError(f"upload_megabytes must be at least 1, got {self.upload_megabytes}")
         check_minimum(self, 1, "threads")
 
 
@@ -78,12 +78,12 @@ def explore(config: Config) -> None:
 
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
     """Start serving in the background, uploads going into `folder`, and return the page and its address."""
-    with refused(settings):  # at once, where gradio would try a hundred ports
+    with refused(settings):  # fails at once; gradio would try a hundred ports
         family, *_, place = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(place, family=family).close()
     # Read when gradio is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    # Gradio asks the page itself whether it is there, and a proxy cannot reach this machine.
+    # Gradio requests the page to check that it is up; a proxy could not reach this machine.
     os.environ["no_proxy"] = "*"
     with importing("gradio", "explore"):
         import gradio
@@ -101,33 +101,32 @@ def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
             footer_links=[], run_history=False, enable_monitoring=False, pwa=False, mcp_server=False, ssr_mode=False,
             app_kwargs={"middleware": [Middleware(OwnAddress, **own)]},
         )  # fmt: skip
-    # Gradio puts a layer of its own around, which answers questions of other sites before they come to the one within.
+    # Gradio's own middleware answers cross-site requests, so this one must be outermost.
     page.app.middleware_stack = OwnAddress(page.app.middleware_stack, **own)  # type: ignore[arg-type]
     return page, address
 
 
 @contextmanager
 def refused(settings: ExploreSettings) -> Iterator[None]:
-    """Raise a RecipeError for an address that is refused within."""
+    """Turn errors about the server's address into a RecipeError."""
     try:
         yield
-    except (OSError, UnicodeError) as error:  # the latter for what cannot be the name of a machine
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         where = "with ports from 7860 on" if settings.port is None else f"port {settings.port}"
         raise RecipeError(
-            f"cannot serve at {settings.host}, {where}: taken, or no address of this machine. Choose another port=… or "
-            "host=…"
+            f"cannot serve at {settings.host}, {where}: in use, or not on this machine. Choose another port=… or host=…"
         ) from error
 
 
 class OwnAddress:
-    """Passes on to `app` what asks for a server at `host` by its own address, or by one of `names` and of its site.
+    """Passes on to `app` requests that name this server's `host` or one of `names`, and come from its own site.
 
-    A browser sends the requests of any site that it shows to wherever that site asks, this machine included, and a name
-    may lead to another machine at first and to this one later (DNS rebinding). But it always says which name was asked
-    (Host) and which site asks (Origin). Gradio looks at neither where it answers.
+    A browser sends the requests of any open site to any address, including this machine, and a name may first resolve
+    to another machine and later to this one (DNS rebinding). But the browser always sends the requested name (Host)
+    and the requesting site (Origin). Gradio checks neither.
 
-    A server at all addresses of a machine (0.0.0.0) is asked by any of them, or by the machine's name. An address is
-    not a name that could lead elsewhere, so it need not be known.
+    A server on all addresses of a machine (0.0.0.0) is requested by any of them, or by the machine's name. An address
+    cannot resolve to another machine, so every address is allowed.
     """
 
     def __init__(self, app: "ASGIApp", host: str, names: Collection[str] = ()) -> None:
@@ -149,7 +148,7 @@ class OwnAddress:
         await self.app(scope, receive, send)
 
     def is_own(self, headers: Collection[tuple[bytes, bytes]]) -> bool:
-        """Whether the headers of a request name this server, and no other site as the one that asks."""
+        """Whether the headers of a request name this server, and do not name another requesting site."""
         hosts, origins = (
             [value.decode("latin-1").lower() for key, value in headers if key.lower() == name]
             for name in (b"host", b"origin")
@@ -159,7 +158,7 @@ class OwnAddress:
             return False
         for origin in origins:
             _, mark, place = origin.partition("://")
-            # A proxy may pass its own name on as Host, or this server's.
+            # A proxy may send its own name as Host, or this server's.
             if not mark or (place != hosts[0] and _name(place) not in self.names):
                 return False
         return True

@@ -1,11 +1,11 @@
 """Export a trained model as one safetensors file and one JSON, with its card: `multisagd export run_dir=… out=…`.
 
-What is written holds all that sampling needs, and nothing that training alone needs: `multisagd sample run_dir=OUT`
-draws from it the same samples as from the run, and `load_denoiser` gives it to a script. It cannot execute code; what
-its configuration names is built only if it lies under an allowed package. README.md is the model's card, for people and
-for the Hugging Face hub (`recipes.sharing.card`).
+The export holds everything that sampling needs and nothing else: `multisagd sample run_dir=OUT` draws the same samples
+from it as from the run, and `load_denoiser` loads it in a script. It cannot execute code; a class that its
+configuration names is built only if it is in an allowed package. README.md is the model card, for people and for the
+Hugging Face hub (`recipes.sharing.card`).
 
-Errors, each in one message: no run or no checkpoint there, a folder that holds something else.
+Errors, each in one message: a missing run or checkpoint, an output folder with other contents.
 """
 
 import sys
@@ -41,7 +41,7 @@ class ExportSettings:
 
 
 def export(config: Config) -> Path:
-    """Export as the configuration says and return the folder.
+    """Export as configured and return the folder.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -54,7 +54,7 @@ def export(config: Config) -> Path:
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
-        print(f"Its card, {settings.out / CARD}, says that no licence was chosen: license=apache-2.0, say, chooses one")
+        print(f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, as license=apache-2.0")
     print(f"Samples of it: multisagd sample {setting('run_dir', settings.out)}")
     return settings.out
 
@@ -63,11 +63,11 @@ def load_denoiser(
     folder: str | Path, device: str = "cpu", weights: Which = "ema", allow_targets: Sequence[str] = (),
     checkpoint: Chosen = None,
 ) -> tuple[Denoiser, Modality]:  # fmt: skip
-    """Return the denoiser and the modality of an exported model, or of a run, for a script of one's own.
+    """Return the denoiser and the modality of an exported model or a run, for use in scripts.
 
-    Of a run, it is that of the `checkpoint` after so many samples, or of the last one.
+    For a run, `checkpoint` is the number of samples seen; None loads the last checkpoint.
 
-    `allow_targets` are packages of yours that its configuration may name.
+    `allow_targets` are additional packages that its configuration may name.
 
     Raises:
         RecipeError: if it cannot be read or built.

@@ -1,16 +1,16 @@
 """Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
 
-It takes the configuration of a training and leaves in `run_dir`:
+It takes the configuration of a training and writes into `run_dir`:
 
-    originals/ originals.png     examples as they were loaded, cut and augmented as in training
-    decoded/   decoded.png       the same after encode and decode: what the representation keeps of them
+    originals/ originals.png     examples as loaded, cropped and augmented as in training
+    decoded/   decoded.png       the same after encode and decode: what the representation keeps
     noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
-    forward.png                  the first example at growing times of the forward process
+    forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in its units
-    inspect.json                 sizes, units, range, loss of the round trip, share of padding, doubts about the process
+    inspect.json                 sizes, units, range, round-trip error, share of padding, warnings about the process
 
-Errors, each in one message: those of the data and the configuration, as in training; a `run_dir` that holds anything
-but what an earlier inspect left, which is replaced.
+Errors, each in one message: the errors of data and configuration, as in training; a `run_dir` with contents other than
+an earlier inspection, which is replaced.
 """
 
 import json
@@ -51,7 +51,7 @@ def inspect(config: Config) -> Path:
     settings = builder.settings(TrainSettings, config, "")
     out = settings.run_dir
     if not isinstance(count, int) or count < 1:
-        raise RecipeError(f"count is a whole number of at least 1, got {count!r}")
+        raise RecipeError(f"count must be a whole number of at least 1, got {count!r}")
     check_replaceable(out, REPORT, "inspect")
     dataset = data_as_trained_on(settings, builder)
     modality = dataset.modality
@@ -62,7 +62,7 @@ def inspect(config: Config) -> Path:
     if (note := colour_note(dataset)) is not None:
         notes.append(note)
 
-    for folder in FOLDERS:  # of an earlier inspect
+    for folder in FOLDERS:  # from an earlier inspection
         shutil.rmtree(out / folder, ignore_errors=True)
     (out / "unreadable.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def inspect(config: Config) -> Path:
 
 
 def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[str, Any]:
-    """Write examples and what encode and decode make of them; return range, loss of the round trip and padding."""
+    """Write examples before and after encode and decode; return range, error of the round trip and padding."""
     modality, order = dataset.modality, Order(len(dataset), seed)
     indices = order.indices(0, min(count, len(dataset)))
     augmentation = [seeds.derive(seed, "augmentation", number) for number in range(len(indices))]
@@ -98,7 +98,7 @@ def show_examples(dataset: Dataset, count: int, seed: int, out: Path) -> dict[st
     originals = decoded
     files = untouched(dataset)
     if isinstance(files, MediaFiles):
-        # A file that cannot be read was replaced by another in the batch, of which only the tensor is known.
+        # An unreadable file was replaced by another in the batch; only the tensor of the replacement is known.
         originals = [
             decoded[place] if files.name(index) in files.unreadable else files.load(index, augmentation[place])
             for place, index in enumerate(indices)
@@ -124,7 +124,7 @@ def show_noise(
 
 
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
-    """Draw the first example at growing times."""
+    """Draw the first example at increasing times."""
     modality = dataset.modality
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
@@ -134,14 +134,14 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
 
 
 def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
-    """Write media as numbered files into a folder, and as one picture beside it."""
+    """Write media as numbered files into a folder, and as one picture next to the folder."""
     for number, each in enumerate(media):
         modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
     modality.save_grid(media, folder.with_suffix(".png"))
 
 
 def summary(report: dict[str, Any], out: Path) -> str:
-    """Say in a few lines what was found, and where it lies."""
+    """Return a summary of the results in a few lines, and where the files are."""
     axes = " × ".join(
         f"{axis['name']} {axis['size']} ({axis['spacing']:.4g} {axis['unit']})" for axis in report["axes"]
     )
@@ -149,7 +149,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     lines = [
         f"{report['examples']:,} examples of {report['channels']} × {axes}",
         f"values from {low:.2f} to {high:.2f}, standard deviation {report['standard_deviation']:.3f} about the mean",
-        f"encoding again what was decoded changes {report['round_trip_error']:.2g} of the values' size",
+        f"decoding and encoding changes the values by {report['round_trip_error']:.2g} of their root mean square",
     ]
     if report["padding"]:
         lines.append(f"{report['padding']:.0%} of the samples shown are padding, left out of losses and statistics")

@@ -1,8 +1,8 @@
 """Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
 
-The configuration of every job is composed and its values are checked here, before anything runs or is submitted. A
-RecipeError is raised for a mistake in it; a batch that the processes cannot share; several jobs in one folder; several
-processes for a command that uses one; a cluster that cannot be reached from here.
+The configuration of every job is composed and checked here, before anything runs or is submitted. RecipeError is raised
+for an invalid configuration; a batch that the processes cannot share; several jobs in one folder; several processes for
+a single-process command; a cluster that cannot be reached from here.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.run import Run
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import Place
+from recipes.runtime.distribution import Rank
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
         job = Job(settings.command, (*combination, *options))
         run_dir = checked(settings, combination, folder).get("run_dir")
         if run_dir in folders and not COMMANDS[settings.command].reads_run:
-            both = f"two jobs would work in {run_dir}: {folders[run_dir]} and {job}"
+            both = f"two jobs would use {run_dir}: {folders[run_dir]} and {job}"
             raise RecipeError(f"{both}. Name the folder after what differs: 'run_dir=runs/sweep/${{seed}}'")
         folders[run_dir] = job
         jobs.append(job)
@@ -83,7 +83,7 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
 
 
 def sweep_values(override: Override) -> list[str]:
-    """Return one word for each value of a sweep, if they can be listed; any other word unchanged."""
+    """Return one word for each listed value of a sweep; any other word is returned unchanged."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     try:
@@ -93,15 +93,15 @@ def sweep_values(override: Override) -> list[str]:
 
 
 def checked(settings: LaunchSettings, words: Sequence[str], folder: str | None) -> Config:
-    """Return the configuration of one job, its values checked as the command will check them, without its data."""
+    """Return the configuration of one job, checked as the command will check it, except for its data."""
     config = configuration.load(settings.command, words, folder)
     kind = pkgutil.resolve_name(COMMANDS[settings.command].settings)
     builder = Builder(tuple(config.get("allow_targets", ())))
     own = {field.name for field in fields(kind)}
     typed = builder.settings(kind, {key: value for key, value in config.items() if key in own}, "")
     if settings.command == "train":
-        place = Place(0, settings.cluster.world, 0)
-        Runtime(torch.device("cpu"), typed.engine, place).share(typed.training.batch)
+        process = Rank(0, settings.cluster.world, 0)
+        Runtime(torch.device("cpu"), typed.engine, process).share(typed.training.batch)
         Run(typed.run_dir).check_config(config, begun=any((typed.run_dir / "checkpoints").glob("*")))
     return config
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(command_help("launch", words))
         return 0
     again = f"; {COMMANDS['launch'].interrupted}\n  {shlex.join(['multisagd', 'launch', *words])}"
-    return run_command(lambda: launch(words), lambda told: again)
+    return run_command(lambda: launch(words), lambda reported: again)
 
 
 if __name__ == "__main__":

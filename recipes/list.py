@@ -1,4 +1,4 @@
-"""List what can be chosen, one line each (the first comment of its file), with the words that choose it."""
+"""List choices of configuration groups, one line each (the file's first comment), with the words to select them."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from recipes.config.groups import groups, kinds, summary
 from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
-  multisagd list                        the kinds of things that can be chosen
+  multisagd list                        the kinds of choices
   multisagd list spectra                one kind; the name of its group (spectrum) does too
   multisagd list everything
   multisagd list spectra --config-dir=mine   your own choices too
@@ -23,7 +23,7 @@ read more: docs/command-line.md"""
 
 
 def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
-    """Return what can be chosen of one kind: `choice`, the `override` that chooses it, and `about`, a line."""
+    """Return the choices of one kind: `choice`, the `override` that selects it, and `about`, one line."""
     if kind == "commands":
         rows = [(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
     elif kind == "metrics":
@@ -35,7 +35,7 @@ def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
 
 
 def find(word: str, folder: str | Path | None = None) -> str:
-    """Return the kind that a word names: a group, its plural, in any case; a RecipeError names the nearest."""
+    """Return the kind that a word names: a group or its plural, in any case; RecipeError names the nearest."""
     plain = word.lower().rstrip("=").replace("-", "_")
     known = kinds(folder)
     for kind, (plural, _) in known.items():
@@ -47,10 +47,10 @@ def find(word: str, folder: str | Path | None = None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        "multisagd list", description="Lists what can be chosen, with the words that choose it.",
+        "multisagd list", description="Lists choices, with the words to select them.",
         epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("what", nargs="?", help="a kind of things, such as spectra, or everything")
+    parser.add_argument("what", nargs="?", help="a kind of choices, such as spectra, or everything")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     own = "also your own choices, laid out like the project's"
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help=own)
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     headed = [(*kinds(folder)[kind], rows) for kind, rows in found.items()]
     if words.what is None:
         counts = columns([(plural, f"{about} ({len(rows)})") for plural, about, rows in headed])
-        ending = fold("`multisagd list spectra` lists those of one kind, with what to write to choose each.")
-        show("\n".join(["what can be listed, with how many there are of it:", "", *counts, "", ending]))
+        ending = fold("`multisagd list spectra` lists one kind, with the words to select each choice.")
+        show("\n".join(["kinds of choices, and the number of each:", "", *counts, "", ending]))
         return 0
     for number, (plural, about, rows) in enumerate(headed):
         table = columns([(row["override"], row["about"]) for row in rows])

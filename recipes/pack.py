@@ -1,11 +1,11 @@
 """Pack a folder of files into tar shards in WebDataset's layout: `multisagd pack …`.
 
-`run_dir` then holds 000000.tar and so on, an index of each (000000.tar.KEY.index) so that training need not look, and
-pack.json: what was packed, and how. The same files, settings and seed give the same bytes. A shard is in the folder
-whole or not at all, so a command that was stopped and given again goes on with the first that is missing.
+`run_dir` then holds 000000.tar and so on, an index of each (000000.tar.KEY.index) so that training need not scan
+them, and pack.json with the source and settings. The same files, settings and seed give the same bytes. A shard is
+written completely or not at all, so a command that was stopped and started again continues with the first missing one.
 
-Errors, each in one message: data that are no folder of files, files that change meanwhile or cannot be read, a folder
-that holds shards of other data or settings, or something else.
+Errors, each in one message: data that are not a folder of files, files that change meanwhile or cannot be read, an
+output folder with shards of other data or settings, or with other contents.
 """
 
 import hashlib
@@ -62,18 +62,18 @@ class PackSettings:
 
 
 def pack(config: Config) -> None:
-    """Pack as the configuration says, leaving the shards that are there.
+    """Pack as configured; existing shards are kept.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
-        Interrupted: when asked to stop; finished shards are kept.
+        Interrupted: after a stop request; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(PackSettings, config, "")
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     folder = build_dataset(settings.data, modality, builder)
     if not isinstance(folder, Folder):
-        raise RecipeError(f"data: {type(folder).__name__} is no folder of files: give data=folder data.root=…")
+        raise RecipeError(f"data: {type(folder).__name__} is not a folder of files: give data=folder data.root=…")
     count, run_dir = len(folder), settings.run_dir
     with as_recipe_error((OSError, ValueError)):
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
@@ -83,7 +83,7 @@ def pack(config: Config) -> None:
             fill(run_dir, packing, modality, display, stop)
             display.say(
                 f"done. {count:,} examples, {sum(packing.sizes) / 1e6:,.1f} MB, in {len(packing.shards)} shards in "
-                f"{run_dir}\nTrain on them, with the words that this command has for the modality:\n"
+                f"{run_dir}\nTrain on them, with the same modality settings as this command:\n"
                 f"  multisagd train … data=webdataset {setting('data.urls', run_dir)} run_dir=…"
             )
 
@@ -101,11 +101,11 @@ def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
 
 
 def begin(run_dir: Path, facts: dict[str, Any]) -> None:
-    """Write down what is packed, unless it is there already; RecipeError if the folder holds anything else."""
+    """Write the record of what is packed, unless it exists; RecipeError if the folder has other contents."""
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
-            raise RecipeError(f"{run_dir} is not empty and holds no shards: choose another run_dir")
+            raise RecipeError(f"{run_dir} is not empty and does not hold shards: choose another run_dir")
         write_text(path, json.dumps(facts, indent=1) + "\n")
         return
     with as_recipe_error((OSError, ValueError), f"cannot read {path} (", "): choose another run_dir"):
@@ -118,7 +118,7 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
 
 
 def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, stop: StopRequest) -> None:
-    """Write the shards that are missing or cut off, and the index of each; Interrupted when asked to stop."""
+    """Write missing and truncated shards, and the index of each; Interrupted after a stop request."""
 
     def until_stopped(examples: Sequence[Packed], done: int) -> Iterator[Packed]:
         for number, example in enumerate(examples, done):

@@ -1,13 +1,13 @@
 """Write one HTML page about a run: `multisagd report …`, the same as `python -m recipes.report …`.
 
-What it does, in order: draw samples, if asked to; read whatever is in the run's folder, and in those of other runs that
-it is compared with; draw losses, spectra, the forward process and tables; take in pictures, sounds and clips within a
-number of megabytes; write the page. It holds all it shows, needs no network and no data, and shows a run that is
-training, has crashed or is finished: a part that cannot be made says why.
+In order: draw samples, if requested; read the run's folder and those of the runs to compare it with; draw losses,
+spectra, the forward process and tables; embed pictures, sounds and clips up to a number of megabytes; write the page.
+The page is self-contained and needs neither network nor data. It works for a run that is training, has crashed or is
+finished: a section that cannot be made states the reason.
 
-A folder may come from someone else: nothing in it is run, and no text of it becomes markup or script of the page.
+A folder may come from someone else: nothing in it is executed, and its texts are escaped in the page.
 
-Errors, each in one message: folders without a run, as many names as runs wanted and not given, a page that would
+Errors, each in one message: folders without a run, a number of names other than the number of runs, a page that would
 replace a file of another kind.
 """
 
@@ -59,7 +59,7 @@ class ReportSettings:
         if min(self.samples, self.examples, self.media, self.sets) < 0 or min(self.steps, self.pictures) < 1:
             raise ValueError("expected samples, examples, media and sets >= 0, and steps and pictures >= 1")
         if not 0 <= self.megabytes <= 1000:
-            raise ValueError(f"megabytes is from 0 to 1000, got {self.megabytes}")
+            raise ValueError(f"megabytes must be from 0 to 1000, got {self.megabytes}")
         if self.names is not None and len(self.names) != 1 + len(self.others):
             raise ValueError(f"names has {len(self.names)} names for {1 + len(self.others)} runs: give one for each")
         if len(set(self.names or ())) < len(self.names or ()):
@@ -67,7 +67,7 @@ class ReportSettings:
 
 
 def report(config: Config) -> Path:
-    """Write the page as the configuration says and return where it is.
+    """Write the page as configured and return its path.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -78,23 +78,23 @@ def report(config: Config) -> Path:
     path, left_out = write_report(settings)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if left_out:
-        print(f"left out: {len(left_out)} files, named at its end")
+        print(f"left out: {len(left_out)} files, listed at its end")
     return path
 
 
 def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
-    """Write the page; return where it is, and what was left out of it. Raises as `report`."""
+    """Write the page; return its path, and the files that were left out. Raises as `report`."""
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
     folders = (settings.run_dir, *settings.others)
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
-    beside = f" beside {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
+    beside = f" compared with {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
     about = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
     parts = sections(runs, settings, builder, budget)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     hidden = [text for run in runs for text in hidden_values(run.config or {})]
-    footer = f"Written by multisagd report at {now}. This page holds all it shows."
+    footer = f"Written by multisagd report at {now}. This page is self-contained."
     text = render(f"Run {runs[0].name}{beside}", about, parts, footer, hidden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,12 +105,12 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
 
 
 def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builder, budget: Budget) -> list[Section]:
-    """Return the parts of the page. Media are taken in by their order here, until there is no room left."""
+    """Return the sections of the page. Media are embedded in this order until the size limit is reached."""
     run = runs[0]
     sets = [each.sample_sets[: settings.sets] for each in runs]
     found = [section("summary", "Summary", lambda: summary_blocks(run))]
     if len(runs) > 1:
-        lead = f"The other sections are about {run.name} alone."
+        lead = f"The other sections are about {run.name} only."
         compare = partial(comparison_blocks, runs, sets, settings.pictures, budget)
         found.append(section("comparison", "Comparison", compare, lead))
     samples = partial(sample_blocks, run, sets[0], settings.pictures, settings.media, budget)
@@ -125,13 +125,13 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
         section("environment", "Environment", lambda: environment_blocks(run)),
     ]
     if budget.left_out:
-        notes = [Note(f"Not taken into this page: {each}") for each in budget.left_out]
-        found.append(Section("left-out", "Left out", notes, "megabytes=… makes room for more."))
+        notes = [Note(f"Not embedded in this page: {each}") for each in budget.left_out]
+        found.append(Section("left-out", "Left out", notes, "Increase megabytes=… to embed more."))
     return found
 
 
 def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:
-    """Return a part of the page; one that cannot be made says why, and the others are made all the same."""
+    """Return a section of the page; if it fails, the section states the reason and the others are unaffected."""
     try:
         return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:
@@ -149,13 +149,13 @@ def draw_samples(settings: ReportSettings) -> None:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Name runs by their folders, with as many of the folders above as tell them apart."""
+    """Return names of runs: their folders, with as many parent folders as make them unique."""
     parts = [each.resolve().parts for each in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    raise RecipeError("the same folder is named twice: leave out one of them")
+    raise RecipeError("the same folder is given twice: leave one out")
 
 
 main = command("report", report)

@@ -1,6 +1,6 @@
 """Draw samples from a trained run: `multisagd sample …`, the same as `python -m recipes.sample …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     open the run or exported model: configuration, facts, statistics      runs/model.py
     check labels and guidance                                             sampling/condition.py
@@ -14,12 +14,12 @@ In this order, each part in the file named with it (below recipes/):
     decode x0 and write one file a sample, all of them as one picture,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
-The run's configuration says what the model is, and the command how it is sampled. Every sample follows from the seed
-and its own number alone, so the first 10 of count=100 are those of count=10.
+The run's configuration defines the model, and the command defines how to sample it. Every sample is a function of the
+seed and its number only, so the first 10 of count=100 equal those of count=10.
 
-Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text, an encoder
-other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
-not support the run's process, a folder that holds other files or links that lead out of the run.
+Errors, each in one message: a missing run or checkpoint, unknown labels, prompts for a run without text, a text
+encoder other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler
+that does not support the run's process, a folder that holds other files or links that lead out of the run.
 """
 
 import sys
@@ -36,16 +36,16 @@ from recipes.runs.model import open_model, trained_denoiser
 from recipes.runs.run import versions
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import wait_for_all
+from recipes.runtime.distribution import barrier
 from recipes.sampling.condition import checked_labels, chosen_condition, chosen_prompts
 from recipes.sampling.generate import generate, sampling_request
 from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_free, default_folder, write_set
 
 
 def sample(config: Config, reuse: bool = False) -> Path:
-    """Draw samples as the configuration says and return the folder, in which the first process writes them.
+    """Draw samples as configured and return the folder, into which the first process writes them.
 
-    With `reuse`, the folder is returned as it is if it holds samples of the same settings.
+    With `reuse`, the folder is returned unchanged if it holds samples of the same settings.
 
     Raises:
         RecipeError: for the mistakes listed at the head of this file.
@@ -54,8 +54,8 @@ def sample(config: Config, reuse: bool = False) -> Path:
     settings = builder.settings(SampleSettings, config, "")
     runtime = Runtime.start(settings.engine)
 
-    # A run may come from a stranger: its configuration says what to build, but only what allow_targets permits is
-    # imported.
+    # A run may come from someone else: its configuration says what to build, but only what allow_targets permits
+    # is imported.
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality
@@ -63,18 +63,18 @@ def sample(config: Config, reuse: bool = False) -> Path:
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.weights, assembly.check_outline)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
-    # A folder of the user's own choice may hold samples of other settings; by default its name is that of the settings.
+    # A folder that the user chose may hold samples of other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):
         return out
     condition = chosen_condition(model, labels, prompts, settings.text_model, builder, runtime.device)
     denoiser = trained_denoiser(assembly, weights, runtime)
     request = sampling_request(settings, denoiser, model.located, assembly, runtime)
-    check_own(out, settings.run_dir)  # no link leads out of the run's folder
+    check_own(out, settings.run_dir)  # no link may lead out of the run's folder
     check_free(out, settings.count, modality.suffixes[0])
     seeds = derive_many(settings.seed, "sample", 0, range(settings.count))
     with Display("sampling", settings.count, quiet=not runtime.main) as display:
         x0 = generate(denoiser, request, modality.tensor_shape, seeds, condition.tensor, runtime, display.update)
-        wait_for_all()  # after this the others may leave: only the first writes
+        barrier()  # only the first process writes; the others may leave now
         if not runtime.main:
             return out
         made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,

@@ -1,6 +1,6 @@
 """Train a diffusion model: `multisagd train …`, the same as `python -m recipes.train …`.
 
-In this order, each part in the file named with it (below recipes/):
+The steps, each with the file that implements it (in recipes/):
 
     lock the run folder, and find the newest checkpoint                   runs/lock.py, runs/checkpoint.py
     build the dataset, hold some of it out, measure mean and spectrum     training/setup.py, data/dataset.py
@@ -43,7 +43,7 @@ from recipes.runs.lock import claimed
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import Place, separate_group, wait_for_all, wait_patiently
+from recipes.runtime.distribution import Rank, barrier, long_barrier, separate_group
 from recipes.runtime.watchdog import Watchdog
 from recipes.training.loop import Loop, Saver
 from recipes.training.setup import Job, introduction, prepare_data, prepare_model
@@ -51,7 +51,7 @@ from recipes.training.tracking import NullTracker, Tracker, ending, name_unreada
 
 
 def train(config: Config) -> None:
-    """Train as the configuration says, from where the run folder's last checkpoint left off.
+    """Train as configured, continuing from the run folder's last checkpoint.
 
     Raises:
         RecipeError: for every mistake listed at the head of this file.
@@ -77,7 +77,7 @@ def train(config: Config) -> None:
             if runtime.main:
                 cleanup.callback(name_unreadable, data.dataset, run_dir)
                 write_record(job, data, model, checkpoints, resuming)
-            wait_patiently()
+            long_barrier()
             seen = model.learner.samples
             tracking = (run_dir, settings.tracking, config, model.position, seen)
             tracker = Tracker(*tracking) if runtime.main else NullTracker()
@@ -90,7 +90,7 @@ def train(config: Config) -> None:
                 display.say(line)
             # Every batch: load, step; at their intervals: log, save, validate.
             Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
-            wait_for_all()  # a process that leaves early can break the connections of the others
+            barrier()  # a process that leaves early can break the connections of the others
             job.check_folder()
             if runtime.main:
                 display.say(ending(run_dir, checkpoints.place(model.learner.samples), data.dataset))
@@ -99,14 +99,14 @@ def train(config: Config) -> None:
 def train_and_report(config: Config) -> None:
     """Train, and write the report of the run if `report` is set; a failing report does not make training fail."""
     train(config)
-    if config["report"] and Place.of_environment().rank == 0:
+    if config["report"] and Rank.from_environment().rank == 0:
         run_dir = Path(config["run_dir"])
         try:
             from recipes.report import ReportSettings, write_report
 
             path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
             print(f"Losses, samples and spectra on one page: {path}")
-        except Exception as error:  # the run is there, and whatever goes wrong here must not count as its failure
+        except Exception as error:  # the training succeeded; an error of the report must not hide that
             reason = failed_import(error) or error
             print(
                 f"note: no report was written ({reason}); to try again: multisagd report {setting('run_dir', run_dir)}"

@@ -1,1 +1,1 @@
-"""What everything else in recipes rests on; it imports nothing of recipes but itself."""
+"""The foundation of recipes; it imports nothing else of recipes."""

@@ -1,6 +1,6 @@
-"""The commands of `multisagd`, in one table that all others read, and how their words are written.
+"""The table of all commands of `multisagd`, and how their arguments are quoted.
 
-Nothing heavy is imported, so that help and completion answer at once.
+Imports nothing slow, so that help and completion respond at once.
 """
 
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 COMMAND_LINE = "docs/command-line.md"
-"""The page about all commands."""
+"""The documentation page of all commands."""
 TRAINING = "recipes.runs.settings:TrainSettings"
-SAMPLES_KEPT = "samples that were drawn to the last are kept; the same command finds them, and measures anew:"
+SAMPLES_KEPT = "completed samples are kept; the same command finds them and computes the metrics again:"
 SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
 
@@ -20,11 +20,11 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 class Command:
     """One command.
 
-    `summary` is its line in the list of all; `page` is where to read more; `settings` names the class that checks its
-    configuration, `configs/<name>.yaml`, as `module:class`. A command without one explains itself. Its module is
-    `recipes.<name>`, with `main(arguments) -> status`. `interrupted` says what Ctrl-C leaves behind, where the command
-    itself does not say it. `parallel`: several processes can share its work. `reads_run`: its `run_dir` is a run that
-    it only reads, so that several may work on one.
+    `summary` is its line in the list of commands; `page` is its documentation; `settings` names the class that checks
+    its configuration, `configs/<name>.yaml`, as `module:class`. A command without it has its own help. Its module is
+    `recipes.<name>`, with `main(arguments) -> status`. `interrupted` says what Ctrl-C leaves behind, if the command
+    does not print that itself. `parallel`: several processes can share its work. `reads_run`: it only reads the run in
+    its `run_dir`, so several commands may use one run at a time.
     """
 
     summary: str
@@ -38,15 +38,15 @@ class Command:
 COMMANDS = {
     "train": Command(
         "train a diffusion model, or continue an interrupted run", "docs/first-model.md", TRAINING,
-        "nothing was saved yet, and the same command begins anew:", parallel=True,
+        "nothing was saved yet; the same command starts from the beginning:", parallel=True,
     ),
     "sample": Command(
         "draw samples from a trained run", "docs/first-model.md", "recipes.runs.settings:SampleSettings",
-        "no sample was written; the same command draws the same samples from the first on:", parallel=True,
+        "no sample was written; the same command draws the same samples:", parallel=True,
         reads_run=True,
     ),
     "adopt": Command(
-        "take over a model of the diffusers library, to train it on with other noise", "docs/tutorials/fine-tuning.md",
+        "convert a model of the diffusers library, to fine-tune it", "docs/tutorials/fine-tuning.md",
         "recipes.adopt:AdoptSettings",
     ),
     "export": Command(
@@ -65,7 +65,8 @@ COMMANDS = {
         "recipes.design:DesignSettings",
     ),
     "explore": Command(
-        "serve a page to drag a spectrum and see what it does", "docs/explore.md", "recipes.explore:ExploreSettings",
+        "serve an interactive page that shows the effect of a spectrum", "docs/explore.md",
+        "recipes.explore:ExploreSettings",
     ),
     "encode": Command(
         "encode a dataset into latents once, to train on them", "docs/tutorials/latents.md",
@@ -76,7 +77,7 @@ COMMANDS = {
         "docs/tutorials/data-at-scale.md", "recipes.pack:PackSettings", SHARDS_KEPT,
     ),
     "evaluate": Command(
-        "judge a run's samples by every metric: distances, spectra, variety, copies", "docs/evaluation.md",
+        "evaluate a run's samples by every metric: distances, spectra, variety, copies", "docs/evaluation.md",
         "recipes.evaluation.task:EvaluateSettings", SAMPLES_KEPT, parallel=True, reads_run=True,
     ),
     "report": Command(
@@ -91,9 +92,9 @@ COMMANDS = {
         "train on small digits with white and with shaped noise, and compare (minutes)", "docs/start.md",
         "recipes.demo:DemoSettings", "what was trained is kept, and the same command continues:",
     ),
-    "doctor": Command("tell whether all works on this machine, and what is missing for what"),
-    "list": Command("list what can be chosen: spectra, modalities, samplers, experiments, …"),
-    "completion": Command("print what lets your shell complete commands, choices and keys"),
+    "doctor": Command("check whether everything works on this machine, and what is missing"),
+    "list": Command("list the available choices: spectra, modalities, samplers, experiments, …"),
+    "completion": Command("print a script with which your shell completes commands, choices and keys"),
 }  # fmt: skip
 """Every command by name. Those with settings have a configuration; the others are about multisagd itself."""
 CONFIGURED = {name: command for name, command in COMMANDS.items() if command.settings}
@@ -101,12 +102,12 @@ TOOLS = {name: command for name, command in COMMANDS.items() if not command.sett
 
 
 def setting(key: str, value: str | Path) -> str:
-    """Return `key=value` for a text, as it is typed into a shell: a shell and Hydra read back what it stands for."""
+    """Return `key=value` quoted for a shell and for Hydra, so that both read back the same text."""
     return shlex.quote(f"{key}={written(str(value))}")
 
 
 def written(text: str) -> str:
-    """Return a text as a value in Hydra's grammar, in quotation marks where it would be read as something else."""
+    """Return a text as a value in Hydra's grammar, quoted where Hydra would read something else."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -122,7 +123,7 @@ def written(text: str) -> str:
 
 
 def typed(value: Any) -> str:
-    """Return a plain value as it is typed."""
+    """Return a plain value as typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value).replace(" ", "")

@@ -1,4 +1,4 @@
-"""Print texts that may be longer than anyone reads, on terminals that may be narrow, know few letters, or be gone."""
+"""Print to terminals that may be narrow, lack characters, or be closed."""
 
 import io
 import os
@@ -12,15 +12,15 @@ from typing import IO
 
 
 class Outlet(io.TextIOWrapper):
-    """An output of this process that shows what it can, and never ends the work for what it cannot.
+    """A standard stream whose write errors never end the work.
 
-    Letters that its encoding lacks are escaped. What finds no room, or no reader, is left out; `lost` says why.
+    Characters that its encoding lacks are escaped. Text that cannot be written is dropped; `lost` says why.
     """
 
     lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write a text, or leave it out."""
+        """Write a text, or drop it if that fails."""
         try:
             return super().write(text)
         except OSError as error:
@@ -28,7 +28,7 @@ class Outlet(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written, or leave it out."""
+        """Flush the stream, or drop its contents if that fails."""
         try:
             super().flush()
         except OSError as error:
@@ -36,18 +36,18 @@ class Outlet(io.TextIOWrapper):
 
     def _lose(self, error: OSError) -> None:
         if isinstance(error, BrokenPipeError):
-            silence(self)  # whoever stops reading, as `head` does, has what they want
+            silence(self)  # a reader that stops, such as `head`, needs no more
         else:
             self.lost = error
 
 
 def steady() -> None:
-    """Replace standard output and standard error of a process of our own by an `Outlet` each."""
+    """Replace standard output and standard error of this project's own process by `Outlet`s."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us; what is opened next must not take its place
+        if stream is None:  # closed by the parent; the next opened file must not get its descriptor
             new: IO[str] = Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        elif type(stream) is io.TextIOWrapper:  # and nothing that captures, as tests and notebooks do
+        elif type(stream) is io.TextIOWrapper:  # not a stream that captures, as in tests and notebooks
             settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             encoding = stream.encoding
             new = Outlet(stream.detach(), encoding, "backslashreplace", **settings)  # type: ignore[arg-type]
@@ -58,13 +58,13 @@ def steady() -> None:
 
 
 def escaped() -> None:
-    """Let standard output escape letters that its encoding lacks, in a process that may not be ours."""
+    """Let standard output escape characters that its encoding lacks, also in a host process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def lost() -> OSError | None:
-    """Return why something that was printed is not there, None if all is."""
+    """Return why printed text was lost, or None if none was."""
     if not isinstance(sys.stdout, Outlet):
         return None
     sys.stdout.flush()
@@ -72,7 +72,7 @@ def lost() -> OSError | None:
 
 
 def show(text: str, stream: IO[str] | None = None) -> None:
-    """Print a text, which may well be piped into something that stops reading, or that knows few letters."""
+    """Print a text to a pipe that may close early, or with an encoding that may lack characters."""
     if stream is None:
         escaped()
         stream = sys.stdout
@@ -83,19 +83,19 @@ def show(text: str, stream: IO[str] | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a message to standard error; that nobody can read it any more changes nothing of what is done."""
+    """Print a message to standard error; a closed stream is ignored."""
     with suppress(OSError):
         show(text, sys.stderr)
 
 
 def silence(stream: IO[str]) -> None:
-    """Let a stream whose reader is gone lead nowhere; else Python tries to flush it again at exit, and complains."""
+    """Redirect a broken stream to the null device; otherwise Python flushes it again at exit and prints an error."""
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def fold(text: str, first: str = "", rest: str | None = None) -> str:
-    """Break a paragraph into lines as wide as the terminal, `first` before the first and `rest` before the others."""
+    """Wrap a paragraph to the terminal's width, with `first` before the first line and `rest` before the others."""
     width = max(60, min(120, shutil.get_terminal_size().columns))
     rest = first if rest is None else rest
     wrapper = textwrap.TextWrapper(width, first, rest, break_long_words=False, break_on_hyphens=False)
@@ -103,7 +103,7 @@ def fold(text: str, first: str = "", rest: str | None = None) -> str:
 
 
 def columns(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
-    """Lay names, and what is said of each, in two columns."""
+    """Return lines with names and their descriptions in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     hanging = " " * (len(indent) + width + 2)
     return [fold(about, f"{indent}{name:<{width}}  ", hanging) if about else f"{indent}{name}" for name, about in rows]

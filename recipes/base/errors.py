@@ -1,4 +1,4 @@
-"""Errors a person can act on."""
+"""Errors that the user can act on."""
 
 import difflib
 import importlib.util
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that multisagd lies in."""
+"""The folder that contains multisagd."""
 USAGE_STATUS = 2
-"""Exit status of a command that was asked for something it cannot do."""
+"""Exit status of a command with an invalid request."""
 
 Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
 
 class RecipeError(Exception):
-    """A mistake in what was asked for, told in one message without a traceback."""
+    """An invalid request; it is reported as one message without a traceback."""
 
 
 class MissingError(RecipeError):
-    """A class that a configuration names needs `parameters` that nothing gives it."""
+    """A class that a configuration names lacks required `parameters`."""
 
     def __init__(self, message: str, parameters: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class MissingError(RecipeError):
 
 
 class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no error
-    """A run that stopped because a signal asked it to; its state is saved."""
+    """A run that was stopped by a signal, after saving its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no
 def as_recipe_error(
     kinds: Kinds, before: str = "", after: str = "", to: type[RecipeError] = RecipeError
 ) -> Iterator[None]:
-    """Raise errors of these kinds as a RecipeError, or one like it, with their message between `before` and `after`."""
+    """Turn errors of these kinds into RecipeError, or a subclass, with their message between `before` and `after`."""
     try:
         yield
     except kinds as error:
@@ -46,9 +46,9 @@ def as_recipe_error(
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known word nearest to `word`, or the list of known words if none is near."""
+    """Return `; did you mean 'x'?` for the known word closest to `word`, or a list of known words if none is close."""
     options = sorted(set(known))
-    # A person who gets a dotted key wrong mostly has its last part right or nearly so.
+    # In a mistyped dotted key, the last part is usually almost right.
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if not close:
         last = {option.rsplit(".", 1)[-1]: option for option in options}
@@ -59,7 +59,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_minimum(settings: object, minimum: int, *names: str) -> None:
-    """Check numbers among the fields of some settings: ValueError for one below the minimum; None is allowed."""
+    """Raise ValueError if one of these fields of the settings is below the minimum; None is allowed."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not value >= minimum:
@@ -67,9 +67,9 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
 
 
 def foreign_modalities() -> str | None:
-    """Return where a package `modalities` that is not ours lies, "" if there is none at all, None if it is ours.
+    """Return the path of a foreign package `modalities`, "" if it is missing, None if it is this project's.
 
-    One on the package index has the same name.
+    A package on PyPI has the same name.
     """
     spec = importlib.util.find_spec("modalities")
     place = "" if spec is None else spec.origin or str(spec.submodule_search_locations)

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: a live bar on a terminal, plain lines anywhere else."""
+"""Progress display: a live bar on a terminal, plain lines elsewhere."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -10,25 +10,25 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from recipes.base.console import silence
 
 SOON, PLAIN_INTERVAL, LONG_INTERVAL, LONG_AFTER = 2.0, 10.0, 60.0, 600.0
-"""Seconds between the first two plain lines, of which the second knows how fast it goes; between any others; and
-between any after so many seconds, for a log of days should stay readable."""
+"""Intervals between plain lines, in seconds: between the first two; between later ones; and between those
+after LONG_AFTER seconds, so that a log of several days stays readable."""
 SPEED_OVER = 3600.0
-"""Seconds over which the speed is measured that tells the time left; steps of large models may take minutes."""
+"""Seconds over which speed is averaged for the remaining time; steps of large models may take minutes."""
 
 
 class Patient(Console):
-    """A console that does not end the work when its reader is gone: Ctrl-C ends a `tee` too, before all is saved."""
+    """A console that ignores a closed pipe: Ctrl-C also ends a `tee`, before the state is saved."""
 
     def on_broken_pipe(self) -> None:
-        """Go on in silence."""
+        """Continue without output."""
         silence(self.file)
 
 
 class Display:
     """Shows progress from `start` to `total` (in samples, or steps), unless `quiet`; use it as a context manager.
 
-    Where there is no terminal, what takes less than `after` seconds is not worth a line.
-    What cannot be shown, because the disk of a log is full or the terminal gone, is left out.
+    Without a terminal, work of less than `after` seconds prints no line.
+    Output that cannot be written (full disk, closed terminal) is dropped.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Display:
             speed_estimate_period=SPEED_OVER, disable=not self._live,
         )  # fmt: skip
         self._task = self._bar.add_task(title, total=total, completed=start, note="")
-        self._bar.update(self._task, completed=start)  # the speed counts from here
+        self._bar.update(self._task, completed=start)  # the speed is measured from here
         self._begun, self._last, self._lines = self._console.get_time(), float("-inf"), 0
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class Display:
                 self._bar.stop()
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Show how far the work is, with a short note such as the loss; without one, the last stays."""
+        """Show the progress with a short note such as the loss; None keeps the last note."""
         self._note = self._note if note is None else note
         with suppress(OSError):
             self._bar.update(self._task, completed=done, note=self._note)
@@ -68,11 +68,11 @@ class Display:
         interval = min(interval, SOON) if self._lines < 2 else interval
         if now - self._last >= interval or done >= self._total:
             self._last, self._lines = now, self._lines + 1
-            seconds = self._bar.tasks[0].time_remaining  # none at the end, or as long as nothing is known
+            seconds = self._bar.tasks[0].time_remaining  # None at the end, or while the speed is unknown
             left = f"{timedelta(seconds=seconds)} left" if seconds else ""
             self.say("  ".join(filter(None, [f"{self._title} {done:,}/{self._total:,}", self._note, left])))
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         with suppress(OSError):
             self._console.print(text, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Stop requests: the first signal asks politely, and the loop saves its state before it leaves."""
+"""Stop requests: after the first signal, the loop saves its state before it ends."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from types import FrameType
 from typing import Self
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""Signals that ask a process to stop: a person's Ctrl-C, what schedulers send before they take a machine away, and the
-end of a terminal or of the connection to it."""
-NOTICE = b"\nstopping in good order; Ctrl-C again ends at once\n"
+"""Signals that request a stop: Ctrl-C, a scheduler's warning before a time limit or pre-emption, and a closed
+terminal or connection."""
+NOTICE = b"\nsaving the state before stopping; Ctrl-C again ends at once\n"
 
 
-class StopNow(BaseException):
-    """A signal that came where nothing is lost by stopping at once; like KeyboardInterrupt, nothing should catch it."""
+class ImmediateStop(BaseException):
+    """A signal at a point where stopping at once loses nothing; a BaseException, as KeyboardInterrupt is."""
 
 
 class Ended(KeyboardInterrupt):
@@ -28,8 +28,8 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """While importing, let a signal end the process at once: an exception may get lost within an import, or garbled."""
+def exit_on_signal() -> Iterator[None]:
+    """During imports, let a signal end the process at once: an exception may be swallowed or altered by an import."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
@@ -37,7 +37,7 @@ def interruptible() -> Iterator[None]:
         finally:
             os._exit(128 + number)
 
-    # And not those that are ignored, as of a process in the background, or under nohup.
+    # Ignored signals stay ignored, as for a background process or under nohup.
     plain = (signal.default_int_handler, signal.SIG_DFL)
     with handled(leave, [number for number in STOPS if signal.getsignal(number) in plain]):
         yield
@@ -45,20 +45,20 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Within, let signals that would end this process at once raise `Ended`, which ends the command as Ctrl-C does."""
+    """Inside the context, signals that would end the process raise `Ended`, which ends the command as Ctrl-C does."""
     outer = imports_under_way(sys._getframe())
 
     def end(number: int, frame: FrameType | None) -> None:
         if not postponed(number, frame, outer):
             raise Ended(number)
 
-    with handled(end, [number for number in heard() if signal.getsignal(number) is signal.SIG_DFL]):
+    with handled(end, [number for number in handled_signals() if signal.getsignal(number) is signal.SIG_DFL]):
         yield
 
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[int]) -> Iterator[None]:
-    """Within, handle signals of these numbers by `handler`; none outside of the main thread, which alone gets them."""
+    """Inside the context, `handler` handles these signals; only the main thread can set handlers."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main}
     try:
@@ -69,7 +69,7 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
 
 
 def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
-    """Whether a signal came during an import; it is then sent again shortly. `outer` imports enclose the command.
+    """Whether a signal arrived during an import; then it is sent again shortly. `outer` imports enclose the command.
 
     An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
     end the process with a segmentation fault.
@@ -81,7 +81,7 @@ def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
 
 
 def imports_under_way(frame: FrameType | None) -> int:
-    """Return how many calls of the import system a frame runs in."""
+    """Return the number of import-system calls that enclose a frame."""
     count = 0
     while frame is not None:
         count += frame.f_code.co_filename.startswith("<frozen importlib")
@@ -89,54 +89,54 @@ def imports_under_way(frame: FrameType | None) -> int:
     return count
 
 
-def heard() -> tuple[signal.Signals, ...]:
-    """Return those of `STOPS` that are to be acted on: under `nohup`, the end of a terminal is not."""
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals of `STOPS` to handle: not SIGHUP if it is ignored, as under `nohup`."""
     return tuple(each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
 
 
 class StopRequest:
-    """While active, remembers the first of `STOPS` in `signal_number` instead of dying, and tells a person so.
+    """While active, stores the first signal of `STOPS` in `signal_number`; Ctrl-C also prints a notice.
 
-    A SIGINT after that ends at once: a person has lost patience. Further signals of other kinds do not, because a
-    scheduler that waits for a process to save may send several.
+    A second signal ends the process at once only if it is SIGINT: a scheduler that waits for a process to save may
+    send other signals several times.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._handling = ExitStack()
-        self._hurried = False
+        self._interruptible = False
 
     def __enter__(self) -> Self:
-        self._handling.enter_context(handled(self._note, heard()))
+        self._handling.enter_context(handled(self._note, handled_signals()))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._handling.close()
 
     @contextmanager
-    def hurried(self, wanted: bool = True) -> Iterator[None]:
-        """Within, do not wait for the end of what is being done, which may take minutes and can be done again.
+    def interruptible(self, wanted: bool = True) -> Iterator[None]:
+        """Inside the context, a signal stops the work at once, because it may take minutes and can be repeated.
 
         Raises:
-            StopNow: when the first signal comes, or has come before.
+            ImmediateStop: at the first signal, or at once if there was one.
         """
         if wanted and self.signal_number is not None:
-            raise StopNow
-        self._hurried = wanted
+            raise ImmediateStop
+        self._interruptible = wanted
         try:
             yield
         finally:
-            self._hurried = False
+            self._interruptible = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is None:
             self.signal_number = number
             if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                # `print` may be at work already, and is not made to be entered twice. And Ctrl-C may have ended what
-                # reads a pipe before it came here, as in `multisagd train … 2>&1 | tee log`.
+                # `print` is not reentrant and may be active. Ctrl-C may also have ended the reader of a pipe before,
+                # as in `multisagd train … 2>&1 | tee log`.
                 with suppress(OSError):
                     os.write(2, NOTICE)
-            if self._hurried:
-                raise StopNow
+            if self._interruptible:
+                raise ImmediateStop
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

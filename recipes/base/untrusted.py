@@ -1,7 +1,7 @@
-"""The door for files that may come from someone else: runs, models, checkpoints and samples are read through it.
+"""Reading files that may come from someone else: runs, models, checkpoints and samples.
 
-Nothing that is read here can run code, make this process wait, or take more memory than the file is long. What is
-refused raises OSError or ValueError, so that readers say in their own words which file it was and what to do about it.
+No file that is read here can run code, block this process, or use more memory than its size. Refused files raise
+OSError or ValueError; the caller adds which file it was and the remedy.
 """
 
 import os
@@ -21,7 +21,7 @@ from recipes.base.errors import RecipeError
 LARGEST_CONFIGURATION = 1 << 20
 """Maximum size of a saved configuration, in bytes: YAML is slow to read."""
 WANDB_LOG = "wandb/*/logs/debug-core.log"
-"""The link in a record of Weights & Biases to the log of the process that wrote it, among the user's own files."""
+"""The link in a record of Weights & Biases to the log of its process, which is among the user's own files."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Stored:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return what the header of a safetensors file says of its tensors, by name, without reading them."""
-    # With the framework torch, the file would be mapped as if it were to be written.
+    """Return the dtype and shape of each tensor in a safetensors file, by name, from its header."""
+    # With framework="pt", the file would be mapped as writable.
     with _opened(path, "np") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         return {name: Stored(part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
@@ -43,7 +43,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or those of some names, as copies: the file may be replaced later.
 
-    ValueError is raised also where it has no tensor of a name.
+    Raises ValueError also if a name is missing.
     """
     with _opened(path, "pt") as file:
         mapped = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -59,37 +59,37 @@ def read_rows(path: Path, name: str, count: int) -> Tensor:
 
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file; what it maps is copied after that, so that a lack of memory is not called damage."""
+    """Open a safetensors file; callers copy afterwards, so that a lack of memory is not reported as damage."""
     check_file(path)
     try:
         with safe_open(str(path), framework=framework) as file:
             yield file
-    # Shapes beyond what torch counts are a TypeError, and with numbers of four bits a RuntimeError.
+    # Shapes that overflow in torch raise TypeError, or RuntimeError for 4-bit numbers.
     except (SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
         raise ValueError(str(error)) from error
 
 
 def read_object(path: Path, finite: bool = True) -> dict[str, Any]:
-    """Return the object that a JSON file holds; `finite` False takes NaN and Infinity too, which Python writes.
+    """Return the object in a JSON file; `finite=False` also accepts NaN and Infinity, which Python writes.
 
-    ValueError is raised where it is too large, nested too deeply, not JSON or not an object.
+    Raises ValueError if it is too large, nested too deeply, not JSON or not an object.
     """
     found = read_json(path, finite=finite)
     if not isinstance(found, dict):
-        raise ValueError("its content is not what it should be")
+        raise ValueError("its content is invalid")
     return found
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """Return the configuration that a YAML file holds.
+    """Return the configuration in a YAML file.
 
-    It holds values and nothing else: what looks like an interpolation is a text, and tags and aliases are refused.
+    Only plain values are read: interpolations stay text; tags and aliases are refused.
 
     Raises:
-        RecipeError: if the file is missing, is not a YAML mapping, or is larger or deeper than any that is written.
+        RecipeError: if the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
     """
     try:
-        # A safe loader: it makes plain values only.
+        # A safe loader: it creates plain values only.
         config = yaml.load(read_text(path, LARGEST_CONFIGURATION), Loader=_Loader)
     except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
         message = f"cannot read the run's configuration {path}: {' '.join(str(error).split())}"
@@ -100,12 +100,12 @@ def read_configuration(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what training writes: no alias, by which a few lines stand for billions, and every name once."""
+    """Reads what training writes: no aliases (a few lines could expand to billions) and no duplicate names."""
 
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node, unless it is one that is never written."""
+        """Return the next node; refuse aliases and deep nesting, which are never written."""
         self._depth += 1
         alias = self.check_event(yaml.AliasEvent)
         if alias or self._depth > DEEPEST:
@@ -116,20 +116,20 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Return an integer, unless it has more digits than make sense.
+        """Return an integer; refuse one with too many digits.
 
-        Python refuses to print numbers of thousands of digits, and YAML has notations that take long to read.
+        Python refuses to print numbers of thousands of digits, and some YAML notations are slow to parse.
         """
         found = super().construct_yaml_int(node) if len(node.value) <= DIGITS else 10**DIGITS
         if abs(found) >= 10**DIGITS:
-            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark)
         return found
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping of names, each of them there once."""
+        """Return a mapping; refuse duplicate names."""
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a name is there twice in one group", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a duplicate name in one group", node.start_mark)
         return found
 
 
@@ -138,26 +138,26 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def inside(path: Path, folder: Path) -> bool:
-    """Whether a path in a folder leads to something that lies in it, so that no other file is carried away."""
+    """Whether a path resolves to something inside a folder, so that no other file is copied or overwritten."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def check_own(folder: Path, root: Path) -> None:
-    """Check that whatever is written into `folder`, which may lie in `root`, ends up in there.
+    """Check that files written into `folder`, which may be inside `root`, end up inside it.
 
-    A folder from elsewhere may hold links to files outside it, and pipes, which wait for a reader. The root itself may
-    be a link. So may the link be that Weights & Biases leaves in each of its records, to a log of its own: nothing is
-    written there again.
+    A folder from elsewhere may hold links to files outside it, and pipes, which block the writer. The root itself may
+    be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed: nothing
+    is written there again.
 
     Raises:
-        RecipeError: naming the first entry that is either.
+        RecipeError: naming the first such link or pipe.
     """
     if root in folder.parents:
         for each in (folder, *folder.parents[: folder.parents.index(root)]):
             _check_entry(each, root)
     else:
         root = folder
-    # Links are not followed, so this ends, and they are judged themselves.
+    # Links are checked but not followed, so the walk terminates.
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             _check_entry(Path(parent, name), root)
@@ -166,7 +166,7 @@ def check_own(folder: Path, root: Path) -> None:
 def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
         leads = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
-        room = "where space is short, move the whole folder, and link to that"
+        room = "if space is short, move the whole folder, and link to it"
         raise RecipeError(f"{leads}: replace it by what it leads to ({room})")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")

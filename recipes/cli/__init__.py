@@ -1,1 +1,1 @@
-"""The command line: the console command, help, completion, and what every configured command does around its work."""
+"""The command line: the console command, help, and the wrapper of every configured command."""

@@ -1,4 +1,4 @@
-"""What every configured command does before and after its own work: options, help, configuration, errors."""
+"""The wrapper of every configured command: options, help, configuration, errors."""
 
 import os
 import shlex
@@ -21,10 +21,10 @@ from recipes.cli.help import command_help
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.runs.run import Run
-from recipes.runtime.distribution import Place, leave
+from recipes.runtime.distribution import Rank, leave
 
 LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
-"""Signs of a lost connection in the errors of gloo, which are plain runtime errors and mostly name its source."""
+"""Texts in gloo's errors that indicate a lost connection; these errors are plain RuntimeErrors."""
 
 
 def command(name: str, action: Callable[[Config], object]) -> partial[int]:
@@ -49,17 +49,17 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
         settings = [word for word in words if word != "--show"]
         folder = take_option(settings, "--config-dir")
         config.update(configuration.load(name, settings, folder))
-        if not COMMANDS[name].parallel and not show and (place := Place.of_environment()).world > 1:
-            raise RecipeError(f"{name} runs as one process, and here are {place.world}: start it without torchrun")
+        if not COMMANDS[name].parallel and not show and (process := Rank.from_environment()).world > 1:
+            raise RecipeError(f"{name} runs as one process, but there are {process.world}: start it without torchrun")
         if show:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         else:
             action(config)
 
-    def again(told: bool) -> str:
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # else torchrun is to be started, with words of its own
+    def again(reported: bool) -> str:
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"  # otherwise the user must start torchrun
         command = f"\n  {shlex.join(['multisagd', name, *words])}" if alone else ""
-        return f"{'' if told else f'; {kept(name, config)}'}{command}"
+        return f"{'' if reported else f'; {kept(name, config)}'}{command}"
 
     try:
         with like_ctrl_c():
@@ -69,7 +69,7 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
 
 
 def kept(name: str, config: Config) -> str:
-    """Say what is left of a command that was interrupted, and what the same command would do."""
+    """Return what an interrupted command has kept, and what the same command would do."""
     run_dir = config.get("run_dir") if name == "train" else None  # None while the command line is being read
     if run_dir and (saved := Run(Path(run_dir)).checkpoints.newest()):
         return f"the last checkpoint is {saved}, and the same command continues from there:"
@@ -94,13 +94,14 @@ def take_option(words: list[str], option: str) -> str | None:
 def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) -> int:
     """Run a command's body and return its exit status.
 
-    It is that of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when interrupted.
-    `again(told)` says how to go on after an interruption, `told` whether the command itself said what is kept.
+    It is the status of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when
+    interrupted.
+    `again(reported)` returns how to continue after an interruption; `reported`: the command has printed what is kept.
     """
     try:
         return action() or 0
     except RecipeError as error:
-        tell(f"error: {without_secrets(str(error))}")  # others read logs
+        tell(f"error: {without_secrets(str(error))}")  # logs may be public
         return USAGE_STATUS
     except Interrupted as stop:
         tell(f"{stop}{again(True)}")
@@ -115,13 +116,13 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
         if not (isinstance(error, RuntimeError) and _lost_touch(error)):
             raise
         traceback.print_exc()
-        lost = f"lost touch with another process, which died or hangs ({str(error).splitlines()[0]})"
-        tell(f"error: {lost}. Its own messages say more; the same command continues from the last checkpoint")
+        lost = f"lost the connection to another process, which died or hangs ({str(error).splitlines()[0]})"
+        tell(f"error: {lost}. See its own messages; the same command continues from the last checkpoint")
         return 1
 
 
 def _lost_touch(error: RuntimeError) -> bool:
-    """Whether an error is that another process could not be reached."""
+    """Whether an error means that another process could not be reached."""
     from torch import distributed
 
     if not distributed.is_available() or not distributed.is_initialized():

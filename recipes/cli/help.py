@@ -1,4 +1,4 @@
-"""Help texts, made from the comments of the configuration files: what is explained there is explained once."""
+"""Help texts, generated from the comments of the configuration files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from recipes.config.groups import Outline, chosen_words, command_file, comments,
 def command_help(name: str, words: Sequence[str] = ()) -> str:
     """Return the help of a command that is configured by `configs/<name>.yaml`, as wide as the terminal.
 
-    Of the choices among its `words`, every setting is explained; of `launch`, those of the launched command too.
+    Every setting of the choices among its `words` is explained; for `launch`, also those of the launched command.
     """
     file = command_file(name)
     needed = re.findall(r"^(\w+): \?\?\?", file.keys, re.MULTILINE)
@@ -48,7 +48,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
 
 
 def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
-    """Return a section for each choice among the words of a command, and for those that a chosen experiment makes."""
+    """Return a section for each choice in the words of a command, and for each choice of a selected experiment."""
     folder = own_folder(words)
     known, mine = groups(folder), [entry.group for entry in command_file(command).entries]
     chosen = chosen_words(words, known.keys() & mine)
@@ -66,14 +66,14 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
 
 
 def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
-    """Return keys that the command cannot do without, then those of the examples, each with what is said of it."""
+    """Return the required keys, then the keys of the examples, each with its description."""
     file = command_file(name)
     said = {entry.group: entry.note.split("Example:")[0] for entry in file.entries} | comments(file.keys)
     examples = " ".join(re.findall(rf"^ +multisagd {name} (.*)$", file.heading, re.MULTILINE))
     written = re.findall(r"(?:^|[\s'])([a-z_][\w.]*)=", examples)
     found: dict[str, str] = {}
     for key in (*needed, *written):
-        # Of a setting of a group, what the group is for, unless that is said already.
+        # A setting of a group gets the description of the group, unless it has its own.
         about = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
         if about and about not in found.values():
             found[key] = about
@@ -81,7 +81,7 @@ def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _group(group: str, default: str, note: str, choices: list[str]) -> str:
-    """Return a group with what it is for, an example that may be copied, and its choices."""
+    """Return a group with its description, an example to copy, and its choices."""
     about, mark, example = note.partition("Example: ")
     rows = [(f"{'*' if choice == default else ' '} {choice}", summary(group, choice)) for choice in choices]
     lines = [fold(about, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
@@ -105,7 +105,7 @@ def _folded(keys: str) -> str:
 
 
 def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
-    """Return all keys of a choice, with their defaults and what is said of them."""
+    """Return all keys of a choice, with their defaults and descriptions."""
     said = outline.comments(choice, group, f"{group}.")
     rows = []
     for key, value in flatten(values, group).items() if values else ():

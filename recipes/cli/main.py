@@ -11,12 +11,12 @@ from importlib import metadata
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
 from recipes.base.console import lost, show, steady, tell
 from recipes.base.errors import ROOT, USAGE_STATUS, foreign_modalities, nearest
-from recipes.base.signals import interruptible
+from recipes.base.signals import exit_on_signal
 
 HIDDEN = "__complete"
-"""What the scripts of `completion` call."""
+"""The command that the completion scripts call."""
 PRINTED = {*TOOLS, "--version", "-V", "version", "help"}
-"""Commands that leave nothing but what they print."""
+"""Commands that only print."""
 USAGE = """\
 usage: multisagd COMMAND [group=choice ...] [key=value ...]
 
@@ -28,7 +28,7 @@ commands:
 about multisagd itself:
 {tools}
 
-`multisagd COMMAND --help` explains every setting of a command, with group=choice those of a choice too.
+`multisagd COMMAND --help` explains every setting of a command; add group=choice for the settings of a choice.
 For example:
   multisagd demo
   multisagd train experiment=image_folder data.root=photos run_dir=runs/photos
@@ -69,26 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"error: {message}")
         return 2
     if status == 0 and (words[0] in PRINTED or {"-h", "--help", "--show"}.intersection(words)) and (error := lost()):
-        tell(f"error: cannot write what was to be printed: {error}")
+        tell(f"error: cannot write the output: {error}")
         return 1
     return status
 
 
 def failed_library(error: Exception) -> str | None:
-    """Return what is to be told of an error that was raised by importing a library, None for any other error."""
+    """Return the message of an error that was raised by importing a library, or None for any other error."""
     try:
         from multisagd.libraries import failed_import
-    except Exception as deeper:  # PyTorch, or what else the core is made of
+    except Exception as deeper:  # PyTorch, or another dependency of the core
         if not isinstance(error, ImportError | OSError):
             return None
         reason = " ".join(str(deeper).split())
-        return f"nothing works without this ({type(deeper).__name__}: {reason:.300}). To mend it: multisagd doctor"
+        return f"nothing works without this ({type(deeper).__name__}: {reason:.300}). To repair it: multisagd doctor"
     failure = failed_import(error)
     return None if failure is None else str(failure)
 
 
 def run(words: Sequence[str], own: bool) -> int:
-    """Run one command, in a process of its `own` or in somebody's, and return its exit status."""
+    """Run one command, in its `own` process or in a host process, and return its exit status."""
     name, *rest = words
     if name == HIDDEN:
         return int(importlib.import_module("recipes.completion").answer(rest))
@@ -113,17 +113,17 @@ def run(words: Sequence[str], own: bool) -> int:
         return int(importlib.import_module(f"recipes.{name}").main(rest))
     if (place := foreign_modalities()) is not None:
         foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which lies in {ROOT}"
-        remedy = "Another distribution has the same name: install multisagd in an environment of its own"
+        remedy = "Another distribution has the same name: install multisagd in its own environment"
         print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS
-    with interruptible() if own else nullcontext():
+    with exit_on_signal() if own else nullcontext():
         module = importlib.import_module(f"recipes.{name}")
     status = int(module.main(rest))
     if own and status > 128:
-        # A signal has ended it, and a thread that still writes or loads would keep the process. What it writes is
-        # whole or not there.
+        # A signal has ended the command; a thread that still writes or loads would keep the process alive. Files
+        # are written atomically.
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # what reads a pipe may have been ended by the same Ctrl-C
+            with suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
                 stream.flush()
         os._exit(status)
     return status

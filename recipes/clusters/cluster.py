@@ -1,4 +1,4 @@
-"""What a cluster is and which jobs it is given; the simplest is this machine, which runs them one after the other."""
+"""Clusters and their jobs; the simplest cluster is this machine, which runs the jobs one after the other."""
 
 import re
 import shlex
@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 from recipes.base.errors import RecipeError, check_minimum
-from recipes.base.signals import handled, heard
+from recipes.base.signals import handled, handled_signals
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 """Characters that end a line or control a terminal, and code points that are not text."""
 FORWARDED_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
-"""Signals that torchrun passes on to the processes; by default it leaves out the last two."""
+"""Signals that torchrun passes on to the processes; its default omits the last two."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Cluster(ABC):
 
 
 def check_printable(name: str, value: Any) -> None:
-    """Check that a text is one line, as scripts are read line by line, and so is every text in a list or mapping.
+    """Check that a text, or every text in a list or mapping, is one line, because scripts are read by line.
 
     Raises:
         RecipeError: with its name and its first control character.
@@ -66,7 +66,7 @@ def check_printable(name: str, value: Any) -> None:
             check_printable(name, each)
     elif isinstance(value, str | Path) and (found := CONTROL_CHARACTERS.search(str(value))):
         place = f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}"
-        raise RecipeError(f"{place}, which could begin a line of its own in what is launched: leave it out")
+        raise RecipeError(f"{place}, which could start a new line in the launched script: leave it out")
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def run(command: Sequence[str]) -> tuple[int, int | None]:
         for process in running:
             process.send_signal(number)
 
-    with handled(pass_on, heard()):
-        # In a session of its own: otherwise Ctrl-C would reach it twice, from the terminal and from here.
+    with handled(pass_on, handled_signals()):
+        # In a separate session: otherwise Ctrl-C would reach it twice, from the terminal and from here.
         running.append(subprocess.Popen(command, start_new_session=True))
         if received:
             running[0].send_signal(received[0])

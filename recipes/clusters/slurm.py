@@ -1,8 +1,8 @@
 """Submit jobs to Slurm with submitit, and requeue them when they are stopped.
 
-Each process is a task, and each command a job, or a place in the job array of a sweep. submitit writes the sbatch
-script, and next to the logs a pickle of what the processes call: a `SlurmJob`, which holds the words of the command and
-nothing else. A job unpickles what lies there, so nobody else may write into that folder. Importing this file imports
+Each process is a task, and each command a job, or an element of the job array of a sweep. submitit writes the sbatch
+script, and next to the logs a pickle of the `SlurmJob` that the processes call. It holds only the words of the command.
+A job unpickles this file, so nobody else may write into that folder. Importing this file imports
 nothing heavy, because a job imports it before it can handle signals.
 
 A signal during the training loop makes the training save a checkpoint and stop; at any other time the command ends at
@@ -13,8 +13,8 @@ The job is requeued only if Slurm reports it as running: then the signal was the
 states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and `scontrol requeue` requeue it, and after
 `scancel` it should not run again. SIGINT saves and ends the job for good.
 
-Outside of the training loop a signal can get lost: what its handler raises may be swallowed, and no handler runs while
-a process waits for the others inside a C++ call. So a thread also reads the numbers of signals, from the file
+Outside of the training loop a signal can get lost: the exception of its handler may be swallowed, and no handler runs
+while a process waits for the others inside a C++ call. So a thread also reads the numbers of signals, from the file
 descriptor that Python writes them to on arrival, and ends the process if nothing else has done so after a while.
 """
 
@@ -266,7 +266,7 @@ def requeue(restarts: int, most: int) -> str:
 
 
 def job_id() -> str:
-    """Return the id of this job; in an array with its index, because the array's id alone means all of its jobs."""
+    """Return the id of this job; in an array with its index, because the array's id means all of its jobs."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 

@@ -9,22 +9,22 @@ from recipes.config.groups import flatten
 
 FROM_ENVIRONMENT = "(from the environment)"
 PATTERNS = ("match", "pattern")
-"""Keys of regular expressions, which may look like anything."""
+"""Keys of regular expressions, which may look like addresses."""
 
 
 def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
-    """Refuse the first text in a group of a configuration that is an address, and was not repeated."""
+    """Raise RecipeError for the first address in a group of a configuration that was not repeated."""
     for key, text in texts(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
             shown, remedy = without_secrets(text)[:200], "Name a folder or file of this machine there"
             if key.startswith("data.") and key.count(".") == 1:
                 remedy = f"If you trust it, repeat it: add \"{key}='{shown}'\" to the command"
             rule = "a configuration that came with a run opens files of this machine by their plain paths"
-            raise RecipeError(f"{key}={shown}: {rule}, and asks no other address. {remedy}")
+            raise RecipeError(f"{key}={shown}: {rule}, and contacts no other address. {remedy}")
 
 
 def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as others may read it: without secrets in addresses, and values from the environment."""
+    """Return a configuration for publication: without secrets in addresses, and without environment values."""
     return dict(mapped(config, without_secrets, frozenset(_hidden(config))))
 
 
@@ -52,7 +52,7 @@ def _hidden(config: Mapping[str, Any]) -> list[str]:
 
 
 def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in nested values, with its dotted key; those of a list have that of the list."""
+    """Yield every text in nested values, with its dotted key; texts in a list get the key of the list."""
     if isinstance(node, str):
         yield where, node
     elif isinstance(node, Mapping):

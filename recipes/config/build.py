@@ -1,8 +1,8 @@
-"""Turn a configuration into objects, without ever running what a configuration merely names.
+"""Build objects from a configuration, without executing arbitrary code that it names.
 
 A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
-lies under an allowed package AND is of the type expected at that place. The list of packages is extended by the user
-on the command line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
+is in an allowed package AND is of the type expected at that place. The user extends the list of packages on the command
+line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
 against the type hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
 """
 
@@ -23,28 +23,28 @@ from recipes.config.groups import under
 
 T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
-"""Packages whose classes a configuration may always name."""
+"""Packages that are always allowed."""
 ADDRESSED = ("urls", "name")
-"""Parameters that may be addresses, or names on the hub; a class that has one has `trusted` too."""
+"""Parameters that may be addresses or hub names; a class with such a parameter also has `trusted`."""
 DOWNLOAD = "download"
 KEEPING = ("index", "cache")
-"""Parameters that name folders in which something is kept."""
+"""Parameters that name cache folders."""
 Nested = Callable[[Mapping[str, Any], tuple[type, ...], str], Any]
 """Builds the object that a mapping describes: `(mapping, types expected there, dotted key) -> object`."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds objects of expected types; `extra` are the packages the user allows beside the project's own.
+    """Builds objects of expected types; `extra` are packages that the user allows in addition to the project's.
 
-    One of `of_a_run` builds from a configuration that somebody else may have written: see there.
+    `of_a_run` returns a builder for configurations that somebody else may have written.
     """
 
     extra: tuple[str, ...] = ()
     repeated: frozenset[str] | None = None
 
     def of_a_run(self, *given: Any) -> Self:
-        """Return what builds from a configuration that came with a run or model: it reads plain paths, and no more.
+        """Return a builder for a configuration that came with a run or model: it only reads plain paths.
 
         Nothing is fetched, and nothing written. An address is opened only if it is among `given`, the values that the
         command line repeats, and a download made only if they say `download: true`.
@@ -55,8 +55,8 @@ class Builder:
     def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
         """Build the object that `node` describes.
 
-        `context` fills in parameters that the node leaves out or null, if the class takes one of that name: so a
-        network learns the channels of the modality without repeating them in its configuration.
+        `context` fills in parameters that the node leaves out or null, if the class has a parameter of that
+        name: a network gets the channels of the modality without repeating them in its configuration.
 
         Raises:
             RecipeError: naming the key, if the target is not allowed or not of the expected type, a parameter is
@@ -87,7 +87,7 @@ class Builder:
                 made = f"{node['_target_']} made a {type(built).__name__}"
                 raise RecipeError(f"{where}: {made}, expected {_names(expected)}")
             return built
-        # A class that others are kinds of is not meant itself.
+        # An abstract base class cannot be meant itself.
         if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
             return self._construct(expected[0], node, where, context)
         raise _no_target(where, expected)
@@ -97,12 +97,12 @@ class Builder:
             raise _no_target(where, expected)
         where = f"{where}._target_"
         allowed = (*PACKAGES, *self.extra)
-        # The path is judged before anything is imported, and the object again after: a module of ours also holds names
+        # The path is checked before the import, and the object after it: a module of this project also holds names
         # that it imported from elsewhere.
         if not isinstance(path, str) or not under(path, allowed):
             raise RecipeError(_refusal(where, str(path), str(path), allowed))
         if not all(part.isidentifier() for part in path.split(".")):
-            raise RecipeError(f"{where}: {path!r} is no import path of a {_names(expected)}")
+            raise RecipeError(f"{where}: {path!r} is not an import path of a {_names(expected)}")
         found = _find(path, where, allowed, self.extra)
         owner = found if inspect.isclass(found) else getattr(found, "__self__", None)
         if not inspect.isclass(owner) or not (found is owner or inspect.ismethod(found)):
@@ -134,13 +134,13 @@ class Builder:
             raise MissingError(message, (*missing,))
         if self.repeated is not None:
             arguments |= {key: value for key, value in self._careful(values).items() if key in parameters}
-        # Numbers beyond all measure overflow somewhere, in Python or in torch; a library may be missing.
+        # Very large numbers may overflow in Python or torch; a library may be missing.
         kinds = (TypeError, ValueError, OSError, ImportError, ArithmeticError, MemoryError)
         with as_recipe_error(kinds, f"{where}: " if where else ""):
             return target(**arguments)
 
     def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
-        """Return the settings by which classes read somebody else's configuration, whatever that says of them."""
+        """Return the settings that override a configuration from somebody else."""
         places = {text for key in ADDRESSED for _, text in texts(values.get(key), "")}
         repeated = self.repeated or frozenset()
         careful = {"trusted": bool(places) and places <= repeated, DOWNLOAD: DOWNLOAD in repeated}
@@ -148,13 +148,13 @@ class Builder:
 
 
 def _parameters(target: Callable[..., Any], keys: Iterable[str], where: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a class; every key must be among them, unless it takes any."""
+    """Return the parameters of a class; every key must be one of them, unless the class takes **kwargs."""
     with as_recipe_error((TypeError, ValueError), f"{where}: {_name(target)} cannot be built from keys (", ")"):
         parameters = inspect.signature(target).parameters
     for key in () if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else keys:
         if key not in parameters:
             place, near = f"{where}.{key}".removeprefix("."), nearest(str(key), parameters)
-            raise RecipeError(f"unknown key {place}: {_name(target)} has none of that name{near}")
+            raise RecipeError(f"unknown key {place}: {_name(target)} has no parameter of that name{near}")
     return parameters
 
 
@@ -165,11 +165,11 @@ def _name(target: Callable[..., Any]) -> str:
 def _find(path: str, where: str, allowed: Sequence[str], extra: Sequence[str]) -> Any:
     """Import the longest module prefix of a dotted path and walk the rest by public attributes.
 
-    The walk does not go through modules of other packages, some of which import others when an attribute is looked at.
+    Modules of other packages are not entered: some import further modules when an attribute is accessed.
     """
     here = str(Path.cwd())
     if extra and here not in sys.path:
-        # A user's own module lies in the working folder, which the console command does not search by itself.
+        # A user's module may be in the working folder, which the console command does not search by default.
         sys.path.append(here)
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
@@ -203,7 +203,7 @@ def _refusal(where: str, path: str, real: str, allowed: Sequence[str]) -> str:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        # Fields that a dataclass inherits are annotated in the module of the class that they come from.
+        # Inherited fields of a dataclass are annotated in the module of the class that defines them.
         own = inspect.isclass(target) and not is_dataclass(target)
         return get_type_hints(target.__init__ if own else target)
     except NameError:  # annotations that exist for the type checker only
@@ -240,7 +240,7 @@ def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """Name a type hint the way a person would."""
+    """Return a readable name of a type hint."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     options = _options(hint)
@@ -259,7 +259,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
-    """Convert to one hint that is no union: `(whether it fits, the converted value)`."""
+    """Convert to one hint that is not a union; return whether the value fits, and the converted value."""
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint), value
@@ -271,7 +271,7 @@ def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return whole, int(value) if whole else None
     if hint is float:
-        # Not a number: it passes every check of a range, since no comparison with it holds.
+        # NaN would pass every range check, because all comparisons with it are false.
         number = isinstance(value, float) and not math.isnan(value)
         number = number or (isinstance(value, int) and abs(value) <= sys.float_info.max)
         return number, float(value) if number else None
@@ -303,7 +303,7 @@ def _mapping(value: Mapping[str, Any], hint: Any, where: str, nested: Nested) ->
     options = [get_origin(option) or option for option in _options(hint)]
     if any(option in (dict, Mapping, Any) for option in options):
         return dict(value)
-    # A function's type asks for an object that can be called.
+    # A callable type hint expects a callable object.
     kinds = tuple(option for option in options if isinstance(option, type) and option.__module__ != "builtins")
     if not kinds:
         raise RecipeError(f"{where}: expected {describe(hint)}, got a group of keys ({', '.join(map(str, value))})")

@@ -1,7 +1,7 @@
 """Compose a command's configuration from its groups and the command line.
 
-Hydra composes; its application layer is not used, so that nothing changes the working folder, makes folders of its own
-or puts a clock into a path. The result is a plain dictionary, resolved, which is also what is saved with a run.
+Hydra composes; its application layer is not used, because it changes the working folder, creates folders and puts
+times into paths. The result is a plain, resolved dictionary, which is also saved with a run.
 """
 
 import re
@@ -29,11 +29,11 @@ Config = dict[str, Any]
 def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
     """Compose `configs/<name>.yaml` with `group=choice` and `key=value` arguments.
 
-    `folder` holds groups of the user's own, searched beside the project's.
+    `folder` holds additional groups of the user.
 
     Raises:
         RecipeError: for a key, group or choice that does not exist (naming the nearest that does), for an argument
-            that cannot be read, for a key without a value, and for a `folder` that is none.
+            that cannot be read, for a key without a value, and for a `folder` that is not a folder.
     """
     if folder is not None and not Path(folder).is_dir():
         raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
@@ -41,7 +41,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     known_groups = groups(folder)
     for override in overrides:
         _check_choice(override, known_groups)
-    # Hydra adds a key that is not there only where it is told to.
+    # Hydra adds a missing key only with a leading +.
     below = tuple(f"{key}." for key in opened(name))
     arguments = [f"++{argument}" if argument.startswith(below) else argument for argument in arguments]
     if folder is not None:
@@ -57,7 +57,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except HydraException as error:
         raise RecipeError(_refusal(error, name, overrides, folder)) from error
     assert isinstance(plain, dict)
-    # Read before anything is built, so not left to the checks of the settings.
+    # Needed before anything is built, so it is checked here and not with the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
         raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
     if "environment" in plain:
@@ -66,7 +66,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 
 
 def from_environment(node: Any) -> list[str]:
-    """Return the keys whose values are made from environment variables, `${oc.env:NAME}`, or from such a key."""
+    """Return the keys whose values come from environment variables, `${oc.env:NAME}`, or from such a key."""
     texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
     found: set[str] = set()
     while more := {
@@ -103,17 +103,17 @@ def _compose(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a choice that its group does not have."""
+    """Raise RecipeError for a choice that its group does not have."""
     options, choice = known.get(override.key_or_group), override.value()
     if options is not None and choice not in (None, *options) and not override.is_delete():
         raise RecipeError(f"{override.key_or_group}={choice}: there is no such choice{nearest(str(choice), options)}")
 
 
 def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
-    """Return the message for what Hydra refuses to compose: a key that does not exist, or something else."""
+    """Return the message for a Hydra composition error, such as a key that does not exist."""
     chosen = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
     known = flatten(Outline(chosen, folder).keys(name))
-    # Choices of a group may be merged into the whole configuration and leave no key of the group's name.
+    # Choices of a group may be merged into the root and leave no key with the group's name.
     valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
     for each in overrides:
         if each.key_or_group not in valid and not each.key_or_group.startswith(below) and not each.is_add():

@@ -1,4 +1,4 @@
-"""Messages for commands that cannot be read, or name a key that does not exist: the remedy, not the grammar."""
+"""Messages for unreadable commands and unknown keys, with the remedy."""
 
 import re
 import shlex
@@ -69,17 +69,17 @@ MEANINGS: dict[tuple[str, ...], str] = {
     "save_path save_to results_dir result_dir",
     ("license",): "licence",
 }  # fmt: skip
-"""Words that other programs use, without their group, by the keys that mean the same here; a command has some."""
+"""Names of settings in other programs, by the equivalent keys here; a command has some of the keys."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {}
-"""The keys for a word; one that means several things has all their keys."""
+"""The keys for a word; an ambiguous word has several keys."""
 for _keys, _words in MEANINGS.items():
     for _word in _words.split():
         SYNONYMS[_word] = tuple(dict.fromkeys((*SYNONYMS.get(_word, ()), *_keys)))
 
 
 def word(arguments: Sequence[str], place: int) -> str | None:
-    """Return what is wrong with a word that is no setting; None for one that may be."""
+    """Return what is wrong with a word that is not a setting; None if it may be one."""
     argument, after = arguments[place], "".join(arguments[place + 1 : place + 2])
     before = arguments[place - 1] if place else ""
     dashes = re.match(r"[-–—]+", argument)
@@ -88,18 +88,18 @@ def word(arguments: Sequence[str], place: int) -> str | None:
         typed = _typed(key, value or after)
         return f"unknown option {argument}; settings are written key=value without dashes: {typed}"
     if before.count("[") > before.count("]") or before.count("{") > before.count("}"):
-        return f"a blank ended {before!r}: quote a value with blanks, as in '{before} {argument}'"
+        return f"a space ended {before!r}: quote a value that contains spaces, as in '{before} {argument}'"
     if argument == "" or argument.isspace():
-        return f"a word is empty{f' after {before!r}' if before else ''}: is a variable of the shell not set?"
+        return f"an argument is empty{f' after {before!r}' if before else ''}: is a shell variable unset?"
     if "=" in argument.strip("=") or argument.startswith("~"):
         return None
     bare = argument.strip("=")
     if argument.endswith("=") and bare:
         if after and "=" not in after:
-            return f"a blank ended {argument!r}: write {_typed(bare, after)}, without one"
+            return f"a space ended {argument!r}: write {_typed(bare, after)}, without a space"
         return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty text"
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
-        return f"no blanks around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
+        return f"no spaces around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
         either = " or ".join(setting(key, bare) for key in ("run_dir", "data.root"))
         return f"cannot read {argument!r}: settings are written key=value; is it {either}?"
@@ -112,46 +112,46 @@ def word(arguments: Sequence[str], place: int) -> str | None:
 
 
 def unreadable(argument: str, reason: str) -> str:
-    """Return what to do about a word that is a setting, but not in Hydra's grammar."""
+    """Return the remedy for a setting that Hydra's grammar rejects."""
     key, _, value = argument.partition("=")
-    told = f"cannot read the command: {argument!r}"
+    problem = f"cannot read the command: {argument!r}"
     if re.search("[“”‘’„«»]", argument):
-        return f"{told} has quotation marks of a text program: use ' and \""
+        return f"{problem} has typographic quotation marks: use ' and \""
     if value.startswith("="):
-        return f"{told}: one equals sign is enough"
+        return f"{problem}: one equals sign is enough"
     if value.startswith("~"):
-        return f"{told}: ~ is not understood here; write {key}=$HOME{value[1:]}"
+        return f"{problem}: ~ is not understood here; write {key}=$HOME{value[1:]}"
     if re.fullmatch(r"\(.*\)", value):
-        return f"{told}: a list is written {key}=[{value[1:-1]}]"
+        return f"{problem}: a list is written {key}=[{value[1:-1]}]"
     for opening, closing in ("[]", "{}"):
         if value.count(opening) != value.count(closing):
-            return f"{told}: {opening} and {closing} do not match"
+            return f"{problem}: {opening} and {closing} do not match"
     quoted = shlex.quote(f'{key}="{value}"')
-    return f"{told} ({reason}). Quote the value, and the whole once more for the shell: {quoted}"
+    return f"{problem} ({reason}). Quote the value, and quote the whole again for the shell: {quoted}"
 
 
 def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: str | Path | None) -> str:
-    """Return the message for a key that a command does not have: the nearest that it has, of `keys` and groups."""
+    """Return the message for an unknown key of a command, with the closest of `keys` and groups."""
     key = override.key_or_group
     have, mine, chosen = prefixes(keys), groups(folder), set(offered(command))
     group, _, name = key.rpartition(".")
-    # Most often the key exists, but under another choice of its group than the one made.
+    # The key often exists in another choice of its group.
     if group in chosen and (having := _having(name, group, mine, folder)):
         return f"{key} does not belong to the chosen {group}; it is a key of {', '.join(having)}"
     if key in mine and key not in chosen:
         choices = f"its groups are {', '.join(sorted(chosen))}" if chosen else "it has none"
-        kept = "What a run was trained with, it keeps"
-        moved = "; where its data are now is said by data.root=…" if key in opened(command) else ""
+        kept = "A run keeps the choices that it was trained with"
+        moved = "; data.root=… says where its data are now" if key in opened(command) else ""
         return f"`multisagd {command}` does not choose {key}: {choices}. {kept}{moved}"
     below = {f"{each}.{part}" for each in opened(command) for part in ("root", "urls")}
     last = name.lower().replace("-", "_")
-    # A slip in a group's name says what is meant better than what other programs call the key.
+    # A misspelt group name is a better hint than the names of other programs.
     for other in get_close_matches(key, have, cutoff=0.85) if group else ():
         if other.rpartition(".")[2] == name:
             return f"unknown key {key!r}; did you mean {other!r}?"
     meant = [other for other in SYNONYMS.get(last, ()) if other in have | chosen | below and other != key]
     same = [] if group else sorted(each for each in have if each.rpartition(".")[2] == key)
-    # Keys of that very name come last where the word means something else elsewhere, as steps do.
+    # An identical key comes last if the word means something else in other programs, as steps does.
     if likely := [*dict.fromkeys([*meant[:2], *same])]:
         return f"unknown key {key!r}; did you mean {' or '.join(map(repr, likely[:3]))}?{_remark(last, likely[0])}"
     for other in (key, *SYNONYMS.get(last, ())):
@@ -163,7 +163,7 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
                 value = "…" if override.is_sweep_override() else override.get_value_element_as_str()
                 return f"unknown key {key!r}; it is {each}.{name}={value} with {', '.join(having[:5])}"
     near = nearest(key, [*have, *chosen])
-    return f"unknown key {key!r}{near or f'; `multisagd {command} --help` names those that there are'}"
+    return f"unknown key {key!r}{near or f'; `multisagd {command} --help` lists the keys'}"
 
 
 def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str | Path | None) -> list[str]:
@@ -173,7 +173,7 @@ def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str
 
 
 def refused(error: HydraException, overrides: Sequence[Override]) -> str:
-    """Return what to do about the refusals of Hydra that people meet."""
+    """Return the remedies for common errors of Hydra."""
     first = " ".join(str(error).splitlines()[0].split())
     for override in overrides:
         line = override.input_line or ""
@@ -189,7 +189,7 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
 
 
 def _typed(key: str, value: str) -> str:
-    """Return a setting as it is typed into a shell; its value is the person's, in whatever grammar it is."""
+    """Return a setting as typed into a shell; its value is kept as the user wrote it."""
     return shlex.quote(f"{key}={value}") if value else f"{key}=…"
 
 

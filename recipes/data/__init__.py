@@ -1,1 +1,1 @@
-"""The data of a run: built, corrupted or restored, held out, ordered and measured."""
+"""The data of a run: building, corruption or restoration, splitting, order and measuring."""

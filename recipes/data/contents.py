@@ -1,9 +1,9 @@
-"""Whether the files that a run learns from are still what they were when it began.
+"""Detect changes in the files that a run learns from.
 
-Which files there are, the dataset's fingerprint says. The run's folder keeps of every file its size and a hash of the
-time of its last change, and of up to 10,000 of them a hash of their bytes: of all, or of pieces of each where they are
-more than 1 GiB together. Where sizes differ a file has changed; where times alone differ, as after every copy, the
-bytes decide. The record holds neither names nor contents.
+The dataset's fingerprint identifies the list of files. The run's folder records each file's size and a hash of its
+modification time, and a hash of the bytes of up to 10,000 files (of pieces of each file, if they exceed 1 GiB in
+total). A file with another size has changed; if only the time differs, as after every copy, the bytes decide. The
+record holds neither names nor contents.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from recipes.data.order import prefetch
 
 FILE = "contents.safetensors"
 MOST_READ = 10_000
-"""Files whose bytes are hashed, spread evenly over all."""
+"""Number of files whose bytes are hashed, evenly spaced over all files."""
 MOST_BYTES = 1 << 30
-"""Bytes that are hashed of them together."""
+"""Maximum number of bytes hashed, in total."""
 PIECES = 4
-"""Pieces that are hashed of a file too long for its share of these, from its first byte to its last."""
+"""Number of pieces hashed of a file that is longer than its share, from its first byte to its last."""
 DIGEST = 16
 THREADS = 16
 NAMED = 3
@@ -43,7 +43,7 @@ class Contents:
     """Sizes in bytes and states (hashes of times) of all files, and hashes of up to `limit` bytes of some of them.
 
     `sizes` and `states` are int64 of shape (files,), `digests` uint8 of shape (files that are hashed, 16), all 0 for
-    one that could not be read.
+    an unreadable file.
     """
 
     sizes: Integers
@@ -72,7 +72,7 @@ class Contents:
 
 
 def keep(run_dir: Path, dataset: Dataset) -> None:
-    """Write down what the files of a dataset are now, if it has any; that there is no room is a warning."""
+    """Record the current files of a dataset, if it has any; failing to write is a warning."""
     sizes, states = _looked_at(dataset)
     places = _hashed(len(sizes))
     limit = max(1, MOST_BYTES // max(1, len(places)))
@@ -85,18 +85,18 @@ def keep(run_dir: Path, dataset: Dataset) -> None:
 
 
 def changes(run_dir: Path, dataset: Dataset) -> str | None:
-    """Say which files of a dataset have changed since the run began, None if none has as far as can be told."""
+    """Return which files of a dataset have changed since the run began, or None if no change was detected."""
     path = run_dir / FILE
     if not path.exists():
-        keep(run_dir, dataset)  # could not be written when the run began
+        keep(run_dir, dataset)  # writing failed when the run began
         return None
     try:
         before = Contents.load(path)
     except (OSError, ValueError) as error:
-        return f"cannot read {path} ({error}), so whether files have changed since this run began cannot be told"
+        return f"cannot read {path} ({error}), so it is unknown whether files have changed since this run began"
     sizes, states = _looked_at(dataset)
     if len(sizes) != len(before.sizes):
-        return f"the data lie in {len(sizes):,} files, and lay in {len(before.sizes):,} when this run began"
+        return f"the data have {len(sizes):,} files, but had {len(before.sizes):,} when this run began"
     resized, touched = sizes != before.sizes, states != before.states
     places = _hashed(len(sizes))
     known = before.digests.any(1) & (touched & ~resized)[places]
@@ -107,13 +107,13 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
         among = ", ".join(source.url for source in _chosen(dataset, sorted(changed)[:NAMED]))
         return (
             f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {among}"
-            f"{', …' * (len(changed) > NAMED)}. Its statistics, and what it has learned so far, are of the contents "
-            "before: restore them, or train in another run_dir"
+            f"{', …' * (len(changed) > NAMED)}. Its statistics and its training so far are of the earlier contents"
+            ": restore them, or train in another run_dir"
         )
     unknown = int((touched & ~resized).sum()) - int(known.sum())
     if unknown and not known.any():
-        return f"{unknown:,} of {len(sizes):,} files were written since this run began; their bytes were never compared"
-    if touched.any():  # a copy; the next time nothing needs to be read
+        return f"{unknown:,} of {len(sizes):,} files were written since this run began; their bytes were not compared"
+    if touched.any():  # a copy; record it, so that nothing needs to be read next time
         try:
             replace_file(path, replace(before, states=states).save)
         except OSError as error:
@@ -127,13 +127,13 @@ def _hashed(files: int) -> Integers:
 
 
 def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
-    """Yield the files of these numbers, which rise."""
+    """Yield the files of these increasing numbers."""
     wanted = set(places)
     return (source for place, source in enumerate(dataset.stored()) if place in wanted)
 
 
 def _looked_at(dataset: Dataset) -> tuple[Integers, Integers]:
-    """Return sizes and states of all files; -1 and 0 for one that cannot be looked at."""
+    """Return sizes and states of all files; -1 and 0 for an inaccessible one."""
 
     def look(source: Source) -> tuple[int, int]:
         try:
@@ -148,7 +148,7 @@ def _looked_at(dataset: Dataset) -> tuple[Integers, Integers]:
 
 
 def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
-    """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, all 0 for what cannot be read."""
+    """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, 0 for unreadable files."""
 
     def read(each: tuple[Source, int]) -> bytes:
         source, size = each
@@ -162,7 +162,7 @@ def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) ->
 
     files = zip(_chosen(dataset, places.tolist()), sizes[places].tolist(), strict=True)
     found = np.zeros((len(places), DIGEST), np.uint8)
-    with Display("reading what the data are", len(places), after=SOON) as display:
+    with Display("hashing the data", len(places), after=SOON) as display:
         for place, digest in enumerate(prefetch(read, files, THREADS)):
             found[place] = np.frombuffer(digest, np.uint8)
             display.update(place + 1)
@@ -170,7 +170,7 @@ def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) ->
 
 
 def pieces(size: int, limit: int) -> list[tuple[int, int]]:
-    """Return which bytes of a file are hashed: all, or evenly spread pieces of it."""
+    """Return which bytes of a file are hashed: all, or evenly spaced pieces."""
     if size <= limit:
         return [(0, max(0, size))]
     length = max(1, limit // PIECES)

@@ -1,4 +1,4 @@
-"""The data of a run: built, corrupted or restored, split, measured, and what is to be said of them."""
+"""The data of a run: building, corruption or restoration, splitting, measuring, and notes about them."""
 
 import copy
 import math
@@ -24,22 +24,22 @@ from recipes.config.build import Builder
 from recipes.data.order import Order
 from recipes.runs.assembly import build_corruption
 from recipes.runs.settings import CorruptionOptions, Group, TrainSettings
-from recipes.runtime.distribution import from_first, is_first, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_barrier
 
 PLACES = ("root", "urls")
-"""Keys of data that say where they are; each source of data has one of them."""
+"""Keys for the location of data; each source of data has one of them."""
 LEAST_DEVIATION = 1e-6
-"""Standard deviation about their mean, in units of the data's range, below which examples are all the same."""
+"""Standard deviation about their mean, in units of the data's range, below which all examples count as equal."""
 READINGS = 2
-"""How often the examples are read to be measured: for their mean, and for their spectrum."""
+"""Number of passes over the examples when measuring: for the mean, and for the spectrum."""
 LOOKED_AT = 16
-"""Examples whose colours are looked at, evenly over the data."""
+"""Number of examples whose colours are checked, evenly spaced over the data."""
 DIFFERENCE = 0.1
-"""Difference of red, green and blue, in values from -1 to 1, from which a pixel has a colour; JPEG makes smaller."""
+"""Difference of red, green and blue (values from -1 to 1) from which a pixel is coloured; JPEG errors are smaller."""
 COLOURED = 0.01
-"""Share of such pixels from which an example is in colour."""
+"""Share of coloured pixels from which an example counts as coloured."""
 NOTHING_HELD_OUT = (
-    "this run held no example out of its training to compare with: train one with validation.holdout=0.05, say"
+    "this run has no held-out examples to compare with: train one with validation.holdout=0.05, for example"
 )
 
 
@@ -47,7 +47,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes.
 
     Raises:
-        RecipeError: if it cannot be built; of files that are missing it names the key that says where they are.
+        RecipeError: if it cannot be built; for missing files it names the key of their location.
     """
     try:
         return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
@@ -61,7 +61,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset that a configuration describes, corrupted if it says so; RecipeError if it cannot be built."""
+    """Return the dataset of a configuration, corrupted if configured; RecipeError if it cannot be built."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -69,7 +69,7 @@ def build_data(data: Group, corruption: Group, seed: int, modality: Modality, bu
 
 
 def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
-    """Return the data of a configuration as a training on all of them would see them: restored, if it says so."""
+    """Return the dataset of a configuration as training on all of it would see it: restored if configured."""
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
     options = CorruptionOptions.of(settings.corruption, builder)
@@ -83,7 +83,7 @@ def data_as_trained_on(settings: TrainSettings, builder: Builder) -> Dataset:
 def fit_restoration(
     training: Dataset, corruption: Corruption, options: CorruptionOptions, seed: int
 ) -> GaussianRestoration:
-    """Measure the covariance of corrupted data on the first rank, for all.
+    """Measure the covariance of corrupted data on rank 0, and broadcast it.
 
     Raises:
         RecipeError: if the data cannot be read, are padded, too large or too few for a covariance, or contradict the
@@ -97,8 +97,8 @@ def fit_restoration(
         with as_recipe_error((ValueError, UnreadableFilesError), "corruption.restored: "):
             found = GaussianRestoration.fit(_Unpadded(Chunks(training, chosen, seed)), corruption)
         numbers = torch.tensor([found.root.shape[1], found.risk], dtype=torch.float64)
-    wait_patiently()
-    from_first(numbers)
+    long_barrier()
+    broadcast_from_rank0(numbers)
     if found is None:
         shape = training.modality.tensor_shape
         size = math.prod(shape)
@@ -106,12 +106,12 @@ def fit_restoration(
         root = torch.zeros(size, int(numbers[0]), dtype=torch.float64)
         found = GaussianRestoration(mean, gain, root, training.modality.grid(), float(numbers[1]))
     for tensor in (found.mean, found.gain, found.root):
-        from_first(tensor)
+        broadcast_from_rank0(tensor)
     return found
 
 
 class Chunks:
-    """Examples in batches, as often as asked for, augmented in the same way each time; a display shows how many."""
+    """Examples in batches, identically augmented in every pass; a display shows the progress."""
 
     def __init__(
         self, dataset: Dataset, indices: Sequence[int], seed: int, display: Display | None = None, size: int = 256
@@ -131,21 +131,21 @@ class Chunks:
 
 @dataclass(frozen=True)
 class _Unpadded:
-    """Chunks without their masks, which must all be missing."""
+    """Chunks without masks; iterating raises ValueError if there are masks."""
 
     chunks: Chunks
 
     def __iter__(self) -> Iterator[Tensor]:
         for x0, mask in self.chunks:
             if mask is not None:
-                raise ValueError("padded data have no covariance to be restored by: choose data without padding")
+                raise ValueError("padded data cannot be restored (no covariance): choose data without padding")
             yield x0
 
 
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
     """Split a dataset into (training, held out), the same way each time; None if nothing is held out.
 
-    A run that learns classes trains on all of them.
+    If classes are learned, every class is represented in training.
 
     Raises:
         RecipeError: if nothing would be left to train on, or classes cannot be read.
@@ -157,15 +157,15 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
-    """Return what to say of a split: that a run does not validate, or on fewer examples than asked for."""
+    """Return a note on a split: without validation, or with fewer examples than requested; else None."""
     wanted, found = settings.validation.holdout, 0 if held_out is None else len(held_out)
     if wanted == 0:
-        return "validation.holdout=0: nothing is held out of training, so nothing is validated"
+        return "validation.holdout=0: nothing is held out of training, so there is no validation"
     asked = int(wanted) if wanted >= 1 else round(wanted * (len(training) + found))
     if 0 < asked <= found or (found and asked == 0):
         return None
     if len(training) == 1:
-        return "the only example is trained on, so nothing is validated"
+        return "the only example is trained on, so there is no validation"
     names = training.classes or ()
     few = f"{found or 'no'} example{'s' * (found != 1)} held out, though validation.holdout={wanted:g}"
     return f"{few}: each of {len(names)} classes keeps one for training (data.labels=none trains without classes)"
@@ -174,11 +174,11 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
 
-    One example, or several that are the same, have no power about their mean: then the spectrum is estimated from that
-    one, as a stationary signal.
+    The power about the mean of one example, or of several equal ones, is zero: then the spectrum is estimated from one
+    example, as a stationary signal.
 
     Raises:
-        RecipeError: if the data cannot be read, are not finite or the same everywhere.
+        RecipeError: if the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
@@ -195,7 +195,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
 
 
 def colour_note(dataset: Dataset) -> str | None:
-    """Return what to say of pictures in colour that are taken as grey, or grey ones taken in colour; else None."""
+    """Return a note if coloured images are learned as grey, or grey ones in colour; else None."""
     files = untouched(dataset)
     modality = files.modality
     if not isinstance(modality, Image | Video):
@@ -204,17 +204,19 @@ def colour_note(dataset: Dataset) -> str | None:
     seen = copy.copy(files)
     seen.modality = replace(modality, channels=3)
     if isinstance(seen, MediaFiles):
-        seen.report = FileReport(len(files), 1.0)  # what cannot be read is for those to count who need it
+        seen.report = FileReport(len(files), 1.0)  # unreadable files are not counted here
     try:
         x0 = seen.batch([number * len(files) // count for number in range(count)]).x0
-    except Exception:  # whatever a decoder or a dataset of one's own raises: training will say what is wrong
+    except Exception:  # any error of a decoder or a user's dataset: training will report it
         return None
     if x0.shape[1] != 3:
         return None
     coloured = ((x0.amax(1) - x0.amin(1)) > DIFFERENCE).flatten(1).float().mean(1) > COLOURED
     found = int(coloured.sum())
     if modality.channels == 1 and found:
-        return f"{found} of {count} examples looked at are in colour, learned in grey: modality.channels=3 keeps it"
+        return (
+            f"{found} of {count} checked examples are in colour, but learned in grey: modality.channels=3 keeps colours"
+        )
     if modality.channels == 3 and not found:
-        return f"the {count} examples looked at are all grey: modality.channels=1 learns them in a third of the numbers"
+        return f"all {count} checked examples are grey: modality.channels=1 needs a third of the values"
     return None

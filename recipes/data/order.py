@@ -1,6 +1,6 @@
-"""The order of the data, and its loading ahead of time.
+"""The order of the data, and prefetching.
 
-Both are functions of the number of samples seen, the only clock: no sampler or generator has a state to save.
+The order is a function of the number of samples seen: no sampler or generator has a state to save.
 """
 
 from bisect import bisect_right
@@ -27,9 +27,8 @@ T = TypeVar("T")
 class Order:
     """An endless order of `length` items: every epoch a new permutation, derived from the seed and the epoch.
 
-    With `groups` of items that are stored together, items are shown near those of their group: an epoch shuffles the
-    groups, takes a window of them at a time, and shuffles the items of a window among one another. Nothing larger than
-    two lists of the groups and some windows of items is held.
+    With `groups` of items that are stored together, an epoch shuffles the groups, takes a window of groups at a time,
+    and shuffles the items of each window. Memory holds two lists of groups and some windows of items.
 
     Raises:
         ValueError: if the groups do not have `length` items in all.
@@ -42,12 +41,12 @@ class Order:
             raise ValueError(f"groups of {ends[-1]} items in all cannot order {length}")
         self.length, self.seed, self.groups = length, seed, groups
         self._starts = [0, *ends]
-        # Two, because a batch may begin in one epoch and end in the next; and windows are shorter.
+        # Two epochs, because a batch may begin in one and end in the next; windows are shorter.
         self._windows = lru_cache(maxsize=2)(self._part)
         self._items = lru_cache(maxsize=4)(self._shuffle)
 
     def indices(self, start: int, count: int) -> list[int]:
-        """Return the items that samples number `start` to `start + count - 1` of the whole training show."""
+        """Return the items of samples number `start` to `start + count - 1` of the whole training."""
         return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
 
     def _item(self, epoch: int, place: int) -> int:
@@ -56,7 +55,7 @@ class Order:
         return int(self._items(epoch, window)[place - starts[window]])
 
     def _part(self, epoch: int) -> tuple[list[list[int]], list[int]]:
-        """Return the groups of each window of an epoch, and the place where each window starts."""
+        """Return the groups of each window of an epoch, and the start of each window."""
         lengths, window = self.groups
         shuffled = torch.randperm(len(lengths), generator=self._generator("groups", epoch)).tolist()
         windows = [shuffled[first : first + window] for first in range(0, len(shuffled), window)]
@@ -64,10 +63,10 @@ class Order:
         return windows, list(accumulate(sizes, initial=0))
 
     def _shuffle(self, epoch: int, window: int) -> torch.Tensor:
-        """Return the items of one window as they are shown."""
+        """Return the shuffled items of one window."""
         groups = self._windows(epoch)[0][window]
         items = torch.cat([torch.arange(self._starts[group], self._starts[group + 1]) for group in groups])
-        # The first window bears no number, so that the order without groups is what it was before there were any.
+        # The first window has no number in its seed, so that the order without groups does not depend on windows.
         generator = self._generator("order", epoch, *([window] if window else []))
         return items[torch.randperm(len(items), generator=generator)]
 
@@ -76,10 +75,10 @@ class Order:
 
 
 def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
-    """Yield `fetch(key)` for each key in order, with up to `workers` of them fetched ahead in threads.
+    """Yield `fetch(key)` for each key in order, prefetching up to `workers` keys in threads.
 
-    Threads and not processes: decoding releases the interpreter's lock, nothing is copied or forked, and memory does
-    not grow. `workers=0` fetches when asked.
+    Threads, not processes: decoding releases the interpreter's lock, nothing is copied or forked, and memory does not
+    grow. `workers=0` fetches on demand.
     """
     if workers < 1:
         yield from map(fetch, keys)
@@ -98,7 +97,7 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 
 
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
-    """Yield the parts of every batch from `samples` seen on; RecipeError when too many files cannot be read."""
+    """Yield the parts of every batch, starting after `samples` seen; RecipeError if too many files are unreadable."""
     training, seed = settings.training, settings.seed
     order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
     size = len(share) // training.accumulation

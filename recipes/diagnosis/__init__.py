@@ -1,1 +1,1 @@
-"""The checks of `multisagd doctor`, one file for each area, and how they are run."""
+"""The checks of `multisagd doctor`, one file per area, and their runner."""

@@ -1,7 +1,7 @@
-"""What a check of `multisagd doctor` is, and how checks run in another process, so that none ends the others.
+"""Checks of `multisagd doctor`, run in another process, so that a crash does not end the others.
 
-A library built for another processor ends its process, and a file system that is gone blocks it. The check that was
-running is at fault, and a new process runs the checks after it. Modules of checks are imported in that process too.
+A library built for another processor crashes its process, and an unavailable file system blocks it. The running check
+is then reported, and a new process runs the remaining checks. The modules of checks are imported in that process too.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 State = Literal["ok", "absent", "warning", "broken"]
-"""It works; it is missing and not required; it works, but deserves attention; it does not work."""
+"""ok: works; absent: missing and not required; warning: works, but needs attention; broken: does not work."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A check: `function` is the `module:name` of what returns the finding; training requires the `essential` ones."""
+    """A check: `function` (`module:name`) returns the finding; training requires the `essential` checks."""
 
     area: str
     name: str
@@ -39,8 +39,8 @@ class Check:
 
 
 def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Check, Finding]]:
-    """Return every check with what it found, in order and as soon as it is known; each may take up to `seconds`."""
-    # A fork shares nothing that matters with a process that has imported no library, and prints no warning of its own.
+    """Yield every check with its finding, in order, as soon as it is known; each may take up to `seconds`."""
+    # A fork is safe in a process that has imported no library, and prints no warning.
     context, waiting = multiprocessing.get_context("fork"), list(checks)
     while waiting:
         receiver, sender = context.Pipe(duplex=False)
@@ -66,20 +66,20 @@ def run_isolated(checks: Sequence[Check], seconds: float) -> Iterator[tuple[Chec
 
 
 def _run_all(checks: Sequence[Check], sender: Connection, output: str) -> None:
-    """Run checks and send what each found; the file `output` holds what libraries print during the last one."""
+    """Run checks and send their findings; the file `output` holds the printed output of the last one."""
     for stream in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
     for check in checks:
         os.truncate(output, 0)
         sender.send(_run(check))
-    os._exit(0)  # threads of libraries are not waited for
+    os._exit(0)  # do not wait for threads of libraries
 
 
 def _run(check: Check) -> Finding:
     try:
         finding: Finding = pkgutil.resolve_name(check.function)(*check.arguments)
         return finding
-    except ImportError as error:  # of a library with a check of its own, or what that library needs
+    except ImportError as error:  # the library, or its dependency, has its own check
         return Finding("absent", f"not checked, because an import failed: {summary(error)}")
     except Exception as error:  # a check must never end the others
         return Finding("broken", summary(error))

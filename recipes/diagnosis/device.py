@@ -1,4 +1,4 @@
-"""What computes: a training step, CPU, GPUs, attention, and the compiler of torch.compile."""
+"""Checks of computation: a training step, CPU, GPUs, attention, and torch.compile."""
 
 import os
 import re
@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def training_step() -> Finding:
-    """Draw coloured noise, whiten it, and take one step of training."""
+    """Draw coloured noise, whiten it, and run one training step."""
     covariance = ms.SpectralCovariance(ms.PowerLaw(-1.0), ms.Grid.of(height=8, width=8))
     noise = covariance.sample([0, 1], 1)
     torch.testing.assert_close(covariance.color(covariance.whiten(noise)), noise, atol=1e-4, rtol=0.0)
@@ -30,7 +30,7 @@ def training_step() -> Finding:
 
 
 def cpu() -> Finding:
-    """Compare the threads of PyTorch with the cores that the system, and a container's quota, leave to this process."""
+    """Compare PyTorch's threads with the cores available to this process under the system's and container's limits."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = Path("/sys/fs/cgroup/cpu.max")
     quota, _, period = (limit.read_text() if limit.exists() else "max").partition(" ")
@@ -41,7 +41,7 @@ def cpu() -> Finding:
 
 
 def gpus() -> Finding:
-    """Compute on every GPU that PyTorch can use, or say why there is none."""
+    """Compute on every GPU that PyTorch can use, or report why there is none."""
     file = Path("/proc/driver/nvidia/version")
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", file.read_text() if file.exists() else "")
     described = [f"NVIDIA driver {found[0]}"] if found else []
@@ -74,11 +74,11 @@ def attention(backend: str) -> Finding:
 
 
 def compiler() -> Finding:
-    """Compile something, which takes a C++ compiler, Python's headers, and minutes."""
+    """Compile a function; this needs a C++ compiler, Python's headers, and minutes."""
     values = torch.linspace(0.0, 1.0, 64, device=DEVICE)
     try:
         found = torch.compile(lambda x: torch.sin(x) * 2.0 + x)(values)
-    except Exception as error:  # each backend of the compiler has errors of its own
+    except Exception as error:  # each compiler backend has its own errors
         message = f"engine.compile=true, which engine=gpu sets, does not work: {summary(error)}"
         return Finding("absent", message, "apt-get install g++ python3-dev")
     torch.testing.assert_close(found, torch.sin(values) * 2.0 + values)

@@ -1,4 +1,4 @@
-"""What multisagd finds around it: Python, packages against what is required, data, folders, memory, and encodings."""
+"""Checks of the environment: Python, required packages, data, folders, memory, and encodings."""
 
 import locale
 import os
@@ -29,11 +29,11 @@ EXTRAS = {
     "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
     "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",
 }  # fmt: skip
-"""The optional dependencies, and what they are for."""
+"""The optional dependencies, and the features that need them."""
 
 
 def packages(extra: str = "") -> Finding:
-    """Compare the installed packages with the required ones, or with those of an optional dependency."""
+    """Compare the installed packages with the requirements, or with an optional dependency's."""
     about = EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
     if problems := list(filter(None, map(unmet, requirements(extra)))):
         message, remedy = f"for {about}: {'; '.join(problems)}", f"pip install {source(extra)}"
@@ -42,28 +42,30 @@ def packages(extra: str = "") -> Finding:
 
 
 def foreign_package() -> Finding:
-    """Look for a package `modalities` that is not ours: one on the package index has the same name."""
+    """Check for a foreign package `modalities`: a package on PyPI has the same name."""
     if (place := foreign_modalities()) is None:
         return Finding("ok", f"multisagd's own, in {ROOT}")
-    remedy = "install multisagd in an environment of its own, or start it in another folder"
+    remedy = "install multisagd in its own environment, or start it in another folder"
     return Finding("broken", f"`modalities` is {place or 'missing'}, not the one in {ROOT}", remedy)
 
 
 def console_command() -> Finding:
-    """Check that the `multisagd` that a shell finds is the one of this checkout."""
+    """Check that the `multisagd` on PATH belongs to this checkout."""
     if (command := shutil.which("multisagd")) is None:
         return Finding("absent", "`multisagd` is not on PATH", f"export PATH='{sys.prefix}/bin':\"$PATH\"")
     shown = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     if f" in {ROOT}, " in shown:
         return Finding("ok", command)
-    return Finding("warning", f"{command} is another one: {shown or 'it prints no version'}", f"pip install {source()}")
+    return Finding(
+        "warning", f"{command} is another installation: {shown or 'it prints no version'}", f"pip install {source()}"
+    )
 
 
 def pytorch() -> Finding:
     """Import PyTorch."""
     try:
         torch = import_module("torch")
-    except Exception as error:  # a broken installation raises anything
+    except Exception as error:  # a broken installation may raise anything
         return Finding("broken", summary(error), f"{sys.executable} -m pip install --force-reinstall {source()}")
     return Finding("ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
 
@@ -77,7 +79,7 @@ def library(module: str) -> Finding:
     try:
         with importing(module, f"with torch {torch.__version__}"):
             imported = import_module(module)
-            if module == "torchvision":  # whether its compiled part fits PyTorch shows only in a call
+            if module == "torchvision":  # only a call shows whether its compiled part fits PyTorch
                 imported.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5)
     except BrokenLibraryError as error:
         message, remedy = re.split(r"\. To (?:mend|install) it: ", str(error), maxsplit=1)
@@ -86,7 +88,7 @@ def library(module: str) -> Finding:
 
 
 def data_folder() -> Finding:
-    """Show which folders of data lie where the project's own configurations look for them, as `images/mnist`."""
+    """List the data folders where the project's configurations expect them, such as `images/mnist`."""
     root = Path(os.environ.get("MULTISAGD_DATA", "data"))
     if found := sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()):
         return Finding("ok", f"{root}: {', '.join(found[:20])}")
@@ -95,13 +97,13 @@ def data_folder() -> Finding:
 
 
 def writable(folder: str) -> Finding:
-    """Check that files can be written into a folder, or where it would be made, and the free space there."""
+    """Check that a folder, or its nearest existing parent, is writable, and its free space."""
     existing = next(each for each in (Path(folder).absolute(), *Path(folder).absolute().parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
             file.write(b"x")
     except OSError as error:
-        return Finding("broken", f"cannot write there: {error}", f"make {existing} writable, or work elsewhere")
+        return Finding("broken", f"cannot write there: {error}", f"make {existing} writable, or use another folder")
     free = shutil.disk_usage(existing).free
     message = f"{existing}, {free / 2**30:,.1f} GiB free"
     if free < 5 * 2**30:
@@ -110,7 +112,7 @@ def writable(folder: str) -> Finding:
 
 
 def memory() -> Finding:
-    """Look at the memory, which a container may limit, and at what processes can share of it."""
+    """Check the memory, which a container may limit, and the shared memory."""
     total, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
@@ -122,7 +124,7 @@ def memory() -> Finding:
 
 
 def encoding() -> Finding:
-    """Check that names of files and text are encoded in UTF-8."""
+    """Check that file names and text are encoded in UTF-8."""
     encodings = {sys.getfilesystemencoding(), locale.getpreferredencoding(False)}
     if {name.lower().replace("-", "") for name in encodings} == {"utf8"}:
         return Finding("ok", "UTF-8")
@@ -130,8 +132,8 @@ def encoding() -> Finding:
 
 
 def requirements(extra: str = "") -> list[Requirement]:
-    """Return the requirements that apply here: those of everyone, or those of an extra alone."""
-    if (file := ROOT / "pyproject.toml").exists():  # metadata may describe an earlier state of a checkout
+    """Return the requirements that apply here: the base requirements, or those of an extra."""
+    if (file := ROOT / "pyproject.toml").exists():  # metadata of a checkout may be outdated
         project = tomllib.loads(file.read_text("utf-8"))["project"]
         lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
     else:
@@ -141,7 +143,7 @@ def requirements(extra: str = "") -> list[Requirement]:
 
 
 def unmet(required: Requirement) -> str:
-    """Return what is wrong with the installed package, or ""; `fsspec[http]` includes the packages of its extra."""
+    """Return the problem with the installed package, or ""; `fsspec[http]` includes the packages of its extra."""
     try:
         found = metadata.version(required.name)
     except metadata.PackageNotFoundError:
@@ -155,7 +157,7 @@ def unmet(required: Requirement) -> str:
 
 
 def source(extra: str = "") -> str:
-    """Return what pip installs for an extra: the checkout, with its constraints if they keep the installed PyTorch."""
+    """Return pip's arguments for an extra: the checkout, with its constraints if they fit the installed PyTorch."""
     constraints, named = ROOT / "constraints.txt", f"[{extra}]" if extra else ""
     if not (ROOT / "pyproject.toml").exists():
         return f"'multisagd{named}'"

@@ -1,4 +1,4 @@
-"""A run's folder: whether it can be continued and sampled from here."""
+"""Check of a run folder: whether training can continue and sampling works."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from recipes.runs.run import Run, versions
 
 
 def run_folder(run_dir: str) -> Finding:
-    """Check that a folder can be written, and read the run or the exported model in it as the commands do."""
+    """Check that a folder is writable, and read its run or exported model as the commands do."""
     folder, space = Path(run_dir), writable(run_dir)
     if space.state == "broken":
         return space
@@ -43,9 +43,9 @@ def _trained(folder: Path) -> Finding:
     notes = [f"last started with {name} {before[name]}, now {now[name]}: not bit for bit the same" for name in changed]
     in_use = is_held(folder)
     if in_use:
-        notes.append("another process works in it now, so a second one would be refused")
+        notes.append("another process is using it, so a second one would be refused")
     elif in_use is None:
-        notes.append("whether another process works in it is unknown on this file system")
+        notes.append("on this file system it is unknown whether another process is using it")
     checkpoints = run.checkpoints.folders()
     for checkpoint in reversed(checkpoints):
         try:
@@ -54,7 +54,11 @@ def _trained(folder: Path) -> Finding:
         except CheckpointError as error:
             notes.append(str(error))
     else:
-        notes.append("no checkpoint is intact" if checkpoints else "no checkpoint yet: the same command begins again")
+        notes.append(
+            "no checkpoint is intact"
+            if checkpoints
+            else "no checkpoint yet: the same command starts from the beginning"
+        )
         return Finding("broken" if checkpoints else "warning", "; ".join(notes))
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     if shutil.disk_usage(folder).free < 2 * size:

@@ -1,1 +1,1 @@
-"""What `multisagd evaluate` compares and how it tells: the sets, the kinds of metrics, the table and the pictures."""
+"""The parts of `multisagd evaluate`: sets, metrics, table and pictures."""

@@ -1,7 +1,7 @@
-"""The classifier of a labelled dataset on whose features samples are compared: trained once, and cached.
+"""A classifier of a labelled dataset, trained once and cached, whose features are compared.
 
 Training takes about two minutes on two cores for MNIST at 32×32, and the record states the accuracy on unseen data.
-Distances compare runs on the same dataset with the same cached network only: they are not the FID of Inception.
+Distances are comparable only for the same dataset and cached network: they are not the FID of Inception.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from recipes.base.untrusted import read_tensors
 FORMAT_VERSION = 1
 FINGERPRINT_EXAMPLES = 64
 REPORTS = 4
-"""Lines that are printed during training."""
+"""Number of lines printed during training."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Training:
 
 
 def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> Readings:
-    """Run the classifier over a labelled dataset as it is, without augmentation (all of it by default)."""
+    """Run the classifier over a labelled dataset without augmentation (all of it by default)."""
     order = range(len(dataset)) if indices is None else indices
     batches = (_labelled(dataset, order[start : start + 500]) for start in range(0, len(order), 500))
     features, predictions, labels = zip(*(read_samples(network, x0, label) for x0, label in batches), strict=True)
@@ -59,16 +59,16 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
     if labels is None or dataset.classes is None:
         raise ValueError(
             "the classifier features need a labelled dataset, and this one has no labels: "
-            "for a folder of images, put each class into a subfolder of its own"
+            "for a folder of images, put each class into its own subfolder"
         )
     return x0, labels
 
 
 def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
-    """Train the classifier from scratch, as a function of the dataset, which must have labels, and `training` alone."""
+    """Train the classifier from scratch, as a function of only the dataset, which must have labels, and `training`."""
     x0, _ = _labelled(train, [0])
     classes = len(train.classes or ())
-    # The global generator feeds the initial weights and nothing else, and is put back.
+    # The global generator is used only for the initial weights, and is then restored.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(training.seed, "features/weights"))
         network = FeatureNetwork(x0.shape[1], x0.ndim - 2, classes, training.widths)
@@ -113,10 +113,10 @@ def _shifted(x0: Tensor, shift: int, seed: int) -> Tensor:
 
 
 def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
-    """Hash what the network depends on: the settings, the sizes and classes, and a few examples of either set.
+    """Hash the network's inputs: the settings, the sizes and classes, and a few examples of each set.
 
-    The data themselves are hashed rather than their configuration, so that moving a folder keeps the cache and changing
-    the size of the images, or an example among those hashed, does not; other changes go unnoticed.
+    The data are hashed, not their configuration, so that the cache survives moving a folder, but not a change of the
+    image size or of a hashed example; other changes go unnoticed.
     """
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(training), train.classes]).encode())
     for dataset in (train, test):
@@ -131,7 +131,7 @@ def cached_network(
     train: Dataset, test: Dataset | None, folder: Path | str = ".cache/features", training: Training | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
-    """Return the classifier of a dataset and its record, from `folder` or trained now and kept there.
+    """Return the classifier of a dataset and its record, cached in `folder` or trained now and stored there.
 
     The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings.
     Without `test`, a tenth of the examples are left out of the classifier's training and tested on.
@@ -144,13 +144,13 @@ def cached_network(
         train, test = split(train, 0.1, derive(training.seed, "features/test"))
     if test is None or not len(train) or not len(test):
         raise ValueError(
-            f"a classifier needs examples to train on and others to test on, and here are {len(train)}: "
+            f"a classifier needs examples for training and others for testing, but there are {len(train)}: "
             "leave it out, or train on more examples of each class"
         )
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"
     notes = weights.with_suffix(".json")
-    # The record is written last, so its presence says that the weights are complete.
+    # The record is written last, so its presence means that the weights are complete.
     if notes.exists():
         return _load(weights, notes)
     log(f"training the feature classifier on {len(train):,} examples (once; kept as {weights})")

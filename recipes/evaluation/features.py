@@ -1,4 +1,4 @@
-"""Metrics that compare feature vectors, the classes that samples are seen as, or the data themselves along lines."""
+"""Metrics on feature vectors, on predicted classes, or on random projections of the data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, flat, spread
 
 WIDE, WIDE_RESAMPLES = 512, 10
-"""From so many features on the Fréchet distance takes seconds, and its bootstrap no more resamples than this."""
+"""Number of features from which the Fréchet distance takes seconds, and the maximum of its bootstrap resamples then."""
 
 Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
-"""Makes what turns data into features, from the real half that serves as reference."""
+"""Returns a function from data to features, fitted to the real half that serves as reference."""
 
 
 def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: Fit | None = None) -> tuple[Row, ...]:
     """Return the rows of features `(count, dimensions)` of samples, and `(reference_count + count, …)` of real ones.
 
-    `fit` makes features out of these from the reference alone, again for every split. KID and the four shares compare
-    equal numbers, the Fréchet distance all that there are.
+    `fit` computes features, fitted to the reference only, for every split. KID and the four shares compare equal
+    numbers of items; the Fréchet distance uses all items.
     """
     sets, resamples = task.sets, task.settings.bootstrap
     sizes, own, theirs = sets.alike()
@@ -62,7 +62,7 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
 
 
 def lacks_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
-    """Return why no classifier can be trained on data, None if one can."""
+    """Return why no classifier can be trained on the data, or None."""
     return "the data have no classes to train a classifier on" if train.classes is None else None
 
 
@@ -92,7 +92,7 @@ def principal_components(task: Task) -> Result:
 
 
 def sliced(task: Task) -> Result:
-    """Compare along random lines, in the scale of the data as tensors."""
+    """Compare random projections, in the scale of the tensors."""
     samples, count = task.sets.samples, task.settings.directions
     lines = directions(samples[0].numel(), count)
     row = task.row("Wasserstein distance", sliced_distance, project(samples, lines), project(task.sets.real, lines))
@@ -100,7 +100,7 @@ def sliced(task: Task) -> Result:
 
 
 def classes(task: Task) -> Result:
-    """Compare the classes that samples are seen as with those asked for, and with the data's proportions."""
+    """Compare the predicted classes of samples with the requested ones, and with the data's proportions."""
     made, real = task.readings
     record, names, sets = task.classifier[1], task.train.classes or (), task.sets
     total = len(names)
@@ -123,9 +123,7 @@ def classes(task: Task) -> Result:
                            100 * accuracy, 100 * floor_error, ideal=None, unit="%"))  # fmt: skip
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:
-            notes.append(
-                f"the classifier itself recognises {accuracy:.1%} of held-out data: read the accuracy of samples so"
-            )
+            notes.append(f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this")
     seen, usual = shares(made.predictions), shares(real.predictions[: sets.reference_count])
     draw_classes(names, seen, usual, recognised, task.picture("evaluate_classes.png"))
     by_class = [
@@ -139,11 +137,11 @@ def classes(task: Task) -> Result:
 def draw_classes(
     names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float | None] | None, path: Path
 ) -> None:
-    """Draw the share of items `(classes,)` that are seen as each class, and of conditional samples those recognised.
+    """Draw the share of items `(classes,)` predicted as each class, and the recognised share of conditional samples.
 
-    A class that nobody asked for has None, and no bar.
+    A class that was not requested has None, and no bar.
     """
-    from matplotlib.figure import Figure  # takes a second, and no other metric here draws
+    from matplotlib.figure import Figure  # takes a second, and only this metric draws here
 
     from recipes.plotting.figures import REAL, SAMPLES, save
 
@@ -153,11 +151,11 @@ def draw_classes(
     places = np.arange(len(names))
     plots[0].bar(places - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
     plots[0].bar(places + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
-    plots[0].set(ylabel="seen as this, %")
+    plots[0].set(ylabel="predicted as this, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
         plots[1].bar(places, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
-        plots[1].set(ylabel="of those asked for\nrecognised, %", ylim=(0, 102))
+        plots[1].set(ylabel="recognised of\nrequested, %", ylim=(0, 102))
     turned = max(map(len, names)) > 3
     plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
     save(figure, path)

@@ -1,8 +1,8 @@
-"""Bits per dimension: how well the model predicts held-out data, through the probability-flow ODE (2011.13456).
+"""Bits per dimension of held-out data, by the probability-flow ODE (2011.13456).
 
-For images of 8 bits this is the number of the literature: noise uniform within a level is added to the pixels, which
-makes the result an upper bound of what a lossless code based on the model would need. Other media have no levels, and
-get the negative log density in their own scale, which compares only among models of the same representation.
+For 8-bit images this is the number of the literature: uniform noise within a level is added to the pixels, so that the
+result is an upper bound of the length of a lossless code based on the model. Other media have no levels: the result is
+the negative log density in their own scale, comparable only among models of the same representation.
 """
 
 import math
@@ -24,23 +24,23 @@ BATCH = 32
 
 
 def lacks_likelihood(train: Dataset, settings: EvaluateSettings) -> str | None:
-    """Return why there are no bits per dimension, None if there are."""
+    """Return why bits per dimension are unavailable, or None."""
     if settings.likelihood.items == 0:
-        return "it is slow, and off: ask for it by likelihood.items=64"
+        return "it is slow and off by default: likelihood.items=64 turns it on"
     return None
 
 
 def likelihood(task: Task) -> Result:
-    """Return bits per dimension of held-out examples, without augmentation, each with the class it has.
+    """Return bits per dimension of held-out examples, without augmentation, each with its own class.
 
     Raises:
-        ValueError: for a run whose noise has no likelihood, or that learned from text, and for padded data.
+        ValueError: if the run's noise has no likelihood, if it was trained on text, or if data are padded.
     """
     settings, wanted = task.settings, task.settings.likelihood
     builder = Builder(settings.allow_targets)
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     if model.facts.get("text"):
-        raise ValueError("this run learned from text, and held-out texts are not embedded here: leave it out")
+        raise ValueError("this run was trained on text, and held-out texts are not embedded here: leave it out")
     assembly = model.assembly(builder)
     weights = model.weights(settings.weights, assembly.check_outline)
     runtime, images = task.runtime, isinstance(task.modality, Image)
@@ -53,9 +53,7 @@ def likelihood(task: Task) -> Result:
             numbers = range(start, min(start + BATCH, len(places)))
             batch = held_out.batch([places[number] for number in numbers])
             if batch.mask is not None and not bool(batch.mask.all()):
-                raise ValueError(
-                    "held-out data are padded, and padding, which no model learns, would count as data: leave it out"
-                )
+                raise ValueError("held-out data are padded, and padding would count as data: leave it out")
             x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
             condition = None if assembly.classes is None or batch.labels is None else runtime.put(batch.labels)
             nats = log_likelihood(
@@ -65,7 +63,7 @@ def likelihood(task: Task) -> Result:
             found.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
             display.update(numbers.stop)
     bits = torch.cat(found)
-    what, kind = "density in the tensors' scale", "and may be negative, for densities have a scale"
+    what, kind = "density in the tensors' scale", "and may be negative, because a density has a scale"
     if images:
         bits = bits + math.log2(1 / LEVEL)
         what, kind = "8 bits a value", "of pixels with noise uniform within a level"

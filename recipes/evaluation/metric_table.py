@@ -1,7 +1,7 @@
-"""The kinds of metrics that `multisagd evaluate` knows, in one table.
+"""The table of metrics of `multisagd evaluate`.
 
-A leaf: what computes them is named, and imported when it is asked for, so that the list of them appears at once and a
-library that one metric needs is missed by that metric only.
+It imports nothing of recipes: the functions are named, and imported on use. So the list is fast, and a missing library
+affects only the metric that needs it.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ PRETRAINED = "recipes.evaluation.pretrained"
 
 @dataclass(frozen=True)
 class Metric:
-    """One kind of metric.
+    """One metric.
 
-    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `lacking`, written alike, takes the
-    training data and the settings and returns why the metric cannot be had, None if it can; "" where it always can.
-    `library` is a module that this metric alone needs, "" for none.
+    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `lacking`, in the same form, takes the
+    training data and the settings and returns why the metric is unavailable, or None; "" if it is always available.
+    `library` is a module that only this metric needs, or "".
     """
 
     about: str
@@ -43,10 +43,10 @@ METRICS = {
     "components": Metric(
         "principal components of the data", f"{FEATURES}:principal_components", library="sklearn.decomposition"
     ),
-    "sliced": Metric("random lines through the data", f"{FEATURES}:sliced"),
+    "sliced": Metric("random projections of the data", f"{FEATURES}:sliced"),
     "spectrum": Metric("power spectrum", f"{SPECTRA}:spectrum"),
     "axes": Metric("neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
-    "bands": Metric("samples told from data by one band", f"{SPECTRA}:band_tests", library="sklearn.linear_model"),
+    "bands": Metric("samples against data in one band", f"{SPECTRA}:band_tests", library="sklearn.linear_model"),
     "classes": Metric("classes, by that classifier", f"{FEATURES}:classes", f"{FEATURES}:lacks_classes"),
     "neighbours": Metric("nearest training examples", "recipes.evaluation.neighbours:neighbours"),
     "likelihood": Metric(
@@ -54,4 +54,4 @@ METRICS = {
         "recipes.evaluation.likelihood:lacks_likelihood",
     ),
 }  # fmt: skip
-"""What can be named in `metrics=[…]`, in the order in which they are computed."""
+"""The metrics for `metrics=[…]`, in the order of computation."""

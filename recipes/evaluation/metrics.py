@@ -14,9 +14,9 @@ log = logging.getLogger("multisagd")
 
 
 def choose_metrics(settings: EvaluateSettings, train: Dataset) -> tuple[list[str], dict[str, str]]:
-    """Return the kinds of metrics to compute, and those that cannot be with the reason.
+    """Return the metrics to compute, and those that cannot be computed, with the reason.
 
-    RecipeError for one that does not exist, or that was asked for by name and cannot be computed.
+    Raises RecipeError for a metric that does not exist, or was requested by name and cannot be computed.
     """
     asked = list(METRICS) if settings.metrics == "all" else list(dict.fromkeys(settings.metrics))
     for name in asked:
@@ -45,7 +45,7 @@ def choose_metrics(settings: EvaluateSettings, train: Dataset) -> tuple[list[str
 
 
 def compute_metrics(task: Task, wanted: Sequence[str], unavailable: dict[str, str]) -> dict[str, Result]:
-    """Return what each metric finds; one that cannot be computed is `unavailable`, or if it was named a RecipeError."""
+    """Return each metric's result; a failed one is added to `unavailable`, or raises RecipeError if it was named."""
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.pictures)

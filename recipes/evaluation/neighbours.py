@@ -1,4 +1,4 @@
-"""Samples beside their nearest training examples, and held-out data beside theirs: is anything repeated?"""
+"""Nearest training examples of samples and of held-out data, to detect copies."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,11 +14,11 @@ from recipes.evaluation.sets import BATCH, as_files, fixed_order
 from recipes.evaluation.task import Result, Row, Task, flat
 
 PAIRS, FEW_PAIRS = 18, 4
-"""How many images are shown beside their nearest example, and of other media, whose pictures are larger."""
+"""Number of images shown with their nearest example, and of other media, whose pictures are larger."""
 
 
 def neighbours(task: Task) -> Result:
-    """Look up samples among the training examples, and held-out data likewise, equally many of every class."""
+    """Find the nearest training examples of samples and of held-out data, in equal numbers of every class."""
     wanted, sets, modality = task.settings.neighbours, task.sets, task.modality
     places = sets.scattered(wanted.items, "evaluate/neighbours")
     samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
@@ -26,7 +26,7 @@ def neighbours(task: Task) -> Result:
     groups = task.read_held_out(alike)
     unseen, looked_up = torch.cat(groups), len(places)
     if labels is not None:
-        # Else the two would differ in their classes, and so in their distances, however good the samples are.
+        # Otherwise different classes would cause different distances, however good the samples are.
         kept = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
         samples = samples[kept]
     if len(unseen) < 2:
@@ -52,10 +52,10 @@ def neighbours(task: Task) -> Result:
     notes = ["of nearest neighbours, the column of real data shows held-out data"]
     if len(samples) < looked_up:
         notes.append(
-            f"{len(samples):,} of {looked_up:,} samples were looked up: of every class no more than its held-out data"
+            f"{len(samples):,} of {looked_up:,} samples were looked up: at most as many per class as held-out data"
         )
     if len(examples) < len(task.train):
-        notes.append(f"searched were {len(examples):,} of {len(task.train):,} training examples (neighbours.examples)")
+        notes.append(f"{len(examples):,} of {len(task.train):,} training examples were searched (neighbours.examples)")
     counts = {"samples": len(samples), "held_out": len(unseen), "examples": len(examples)}
     return Result(tuple(rows), {"counts": counts}, tuple(notes))
 

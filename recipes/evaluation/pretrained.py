@@ -1,4 +1,4 @@
-"""Metrics on the features of networks trained by others, whose weights are read without running anything.
+"""Metrics on features of published networks, whose weights are read without executing code.
 
 TorchScript files (the I3D network of FVD is published as one) are programs and are not read at all.
 """
@@ -31,7 +31,7 @@ from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 
 @dataclass(frozen=True)
 class Published:
-    """Weights as their authors publish them: the file's name ends in the first digits of its SHA-256."""
+    """Published weights: the file's name ends in the first digits of its SHA-256."""
 
     url: str
 
@@ -47,17 +47,17 @@ class Published:
         return None if match is None else match[1]
 
     def kept(self) -> Path:
-        """Return where torch.hub keeps the file once it has been fetched."""
+        """Return where torch.hub stores the downloaded file."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.name
 
     def found(self, given: Path | None) -> Path | None:
-        """Return the file given, or else the one that torch.hub keeps, None if there is neither."""
+        """Return the given file, or the one that torch.hub keeps, or None."""
         if given is not None:
             return given
         return self.kept() if self.kept().is_file() else None
 
     def fetch(self) -> Path:
-        """Download the file to where torch.hub keeps it; RecipeError if it cannot be, or is not what it should be."""
+        """Download the file to torch.hub's folder; RecipeError if that fails or the hash differs."""
         self.kept().parent.mkdir(parents=True, exist_ok=True)
         remedy = f"put it at {self.kept()} yourself, or leave the metric out"
         with as_recipe_error((OSError, RuntimeError), f"cannot fetch {self.url} (", f"): {remedy}"):
@@ -72,14 +72,14 @@ R3D = Published("https://download.pytorch.org/models/r3d_18-b3b3357e.pth")
 VGGISH = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
 
 BLOCKS = (2048, 768)
-"""Features of Inception: the last, and the averaged ones of an earlier block, which fewer items suffice for."""
+"""Features of Inception: the last ones, and averages of an earlier block, which need fewer items."""
 
 
 def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
-    """Read a state dict from .safetensors, or from a file of torch that holds tensors and nothing else.
+    """Read a state dict from .safetensors, or from a torch file that holds only tensors.
 
-    A file that has the name of the `published` one must have the hash which that states. RecipeError if it is missing,
-    unreadable, something else or altered.
+    A file with the name of the `published` one must have the hash in that name. RecipeError if the file is missing,
+    unreadable, invalid or altered.
     """
     try:
         check_file(path)
@@ -90,33 +90,33 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
             return read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(loaded, dict) or not all(isinstance(each, Tensor) for each in loaded.values()):
-            raise ValueError("it holds something else than named tensors")
+            raise ValueError("it does not hold named tensors only")
         return {str(name): tensor for name, tensor in loaded.items()}
-    except Exception as error:  # whatever the readers of torch and safetensors make of bytes that mean nothing
-        reason = (str(error).splitlines() or [""])[0] or "it is cut off or no file of weights"
+    except Exception as error:  # the readers of torch and safetensors raise many errors on invalid bytes
+        reason = (str(error).splitlines() or [""])[0] or "it is truncated or not a weight file"
         raise RecipeError(
             f"cannot read weights from {path} ({reason}): give a state dict, as .safetensors or saved by torch.save. "
-            "TorchScript and other files that can run code are not read"
+            "TorchScript and other files that can run code are refused"
         ) from error
 
 
 def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network, for use without training; RecipeError if they are not this network's."""
+    """Load weights into a network for inference; RecipeError if they do not fit."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"the weights in {path} are not those of {type(network).__name__}: {reason:.300}") from error
+        raise RecipeError(f"the weights in {path} do not fit {type(network).__name__}: {reason:.300}") from error
     network.eval().requires_grad_(False)
 
 
 def load_inception(path: Path) -> nn.Module:
-    """Return the Inception network of FID (1706.08500) as torch-fidelity has it, which torchmetrics uses too."""
+    """Return the Inception network of FID (1706.08500) as in torch-fidelity, which torchmetrics also uses."""
     with importing("torch_fidelity", "inception"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     tensors = read_weights(path, INCEPTION)
-    # Its own loader unpickles whatever a file holds, so that it is given one that was just written from tensors.
+    # Its loader unpickles any file, so it gets one that was just written from tensors.
     with tempfile.TemporaryDirectory() as folder:
         safe = Path(folder) / "weights.pth"
         torch.save(tensors, safe)
@@ -124,7 +124,7 @@ def load_inception(path: Path) -> nn.Module:
             network: nn.Module = FeatureExtractorInceptionV3("inception", list(map(str, BLOCKS)), str(safe))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise RecipeError(f"the weights in {path} are not those of FID's Inception: {reason:.300}") from error
+            raise RecipeError(f"the weights in {path} do not fit FID's Inception: {reason:.300}") from error
     return network
 
 
@@ -140,8 +140,8 @@ def inception_features(network: nn.Module, images: Tensor) -> Tensor:
 def load_r3d(path: Path) -> nn.Module:
     """Return the video network R3D-18 (1711.11248), trained on Kinetics-400, without its last layer: 512 features.
 
-    Published Fréchet video distances (1812.01717) are on an I3D network instead, which is distributed as TorchScript, a
-    program, and is not read here: distances on R3D-18 compare with one another only.
+    Published Fréchet video distances (1812.01717) use an I3D network, which is distributed as TorchScript and therefore
+    not read here: distances on R3D-18 are comparable only with one another.
     """
     with importing("torchvision", "r3d"):
         from torchvision.models.video import r3d_18
@@ -156,7 +156,7 @@ def r3d_features(network: nn.Module, clips: Tensor) -> Tensor:
     """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
     from torchvision.models.video import R3D_18_Weights
 
-    # The published preparation scales to 128×171 and crops, which would hide a third of a square picture's width.
+    # The published preprocessing scales to 128×171 and crops, which would hide a third of a square picture.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
     found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
     return found.cpu()
@@ -175,16 +175,16 @@ PUBLISHED = {
     "vggish": (VGGISH, load_vggish, Audio, "sounds"),
     "r3d": (R3D, load_r3d, Video, "videos"),
 }
-"""Of each network the published weights, what loads them, and the medium that it is for."""
+"""Published weights, loader and medium of each network."""
 
 
 def medium(modality: Modality) -> Modality:
-    """Return the modality of the media themselves: of latents, what they are latents of."""
+    """Return the modality of the media; for latents, the encoded modality."""
     return modality.modality if isinstance(modality, Latent) else modality
 
 
 def lacks(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
-    """Return why a network cannot be used here, None if it can."""
+    """Return why a network cannot be used here, or None."""
     published, _, kind, media = PUBLISHED[name]
     if not isinstance(medium(train.modality), kind):
         return f"it is a network for {media}"
@@ -197,7 +197,7 @@ lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUB
 
 
 def inception(task: Task) -> Result:
-    """Compare features of FID's Inception network, the last ones and those of an earlier block."""
+    """Compare features of FID's Inception network: the last ones, and an earlier block's."""
     device = task.runtime.device
     rows: list[Row] = []
 
@@ -214,7 +214,7 @@ def r3d(task: Task) -> Result:
     """Compare features of the video network R3D-18."""
     device = task.runtime.device
     features = _read(task, "r3d", lambda network, media: r3d_features(network, torch.stack(media).to(device)))
-    note = "r3d: distances on R3D-18 are not the FVD of the literature, which is on an I3D network"
+    note = "r3d: distances on R3D-18 are not the FVD of the literature, which uses an I3D network"
     return Result(feature_rows(task, *features), notes=(note,))
 
 
@@ -227,7 +227,7 @@ def vggish(task: Task) -> Result:
     def read(network: nn.Module, media: list[Any]) -> Tensor:
         return torch.stack([vggish_features(network, each, rate) for each in media])
 
-    note = "vggish: one mean for each sound, where the FAD of the literature takes all pieces of 0.96 s"
+    note = "vggish: one mean per sound; the FAD of the literature uses every piece of 0.96 s"
     return Result(feature_rows(task, *_read(task, "vggish", read)), notes=(note,))
 
 

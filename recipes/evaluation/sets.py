@@ -1,8 +1,8 @@
-"""What an evaluation compares: samples as they were drawn, a reference of the run's real examples, and other examples.
+"""The sets of an evaluation: samples, a reference of real examples, and other real examples.
 
-The samples against the reference are the number; the others, as many as there are samples, against the reference are
-the noise floor, at the same counts and proportions of classes. Where data are padded, each sample takes the padding of
-one of the others of its class, for a model is not asked to generate padding and must not be judged by it.
+The result compares samples with the reference. The noise floor compares the other real examples, as many as samples,
+with the reference, at the same counts and class proportions. If data are padded, each sample gets the padding of one
+of the others of its class, because a model does not learn to generate padding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +33,13 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """Samples `(count, channels, *grid)` and real examples `(reference_count + count, …)`, as a person would see them.
+    """Samples `(count, channels, *grid)` and real examples `(reference_count + count, …)`, as decoded files.
 
-    Real examples are the reference followed by the others. Rows are sorted by class: there are `sizes` of each among
-    the samples and among the others, and `references` of each in the reference. `mask` `(reference_count + count, 1 or
-    channels, *grid)` is True for data and False for padding, and its last `count` rows are also those of the samples;
-    None: all are data. `labels` are those of the samples, None if they were drawn without. `asked` is how many samples
-    there were.
+    Real examples are the reference followed by the others. Rows are sorted by class: `sizes` is the number per class
+    among the samples and among the others, `references` the number per class in the reference. `mask`
+    `(reference_count + count, 1 or channels, *grid)` is True for data and False for padding, and its last `count` rows
+    also apply to the samples; None if nothing is padded. `labels` are the samples' labels, or None. `asked` is the
+    number of samples in the file.
     """
 
     samples: Tensor
@@ -63,7 +63,7 @@ class Sets:
     def halves(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the places of a reference and of others among the real examples, disjoint and each sorted by class.
 
-        Number 0 is the division that the samples are compared with the reference of; others are drawn at random.
+        Number 0 is the division used for comparing the samples; the others are random.
         """
         reference, others = torch.arange(len(self.real)).split([self.reference_count, self.count])
         if number:
@@ -75,7 +75,7 @@ class Sets:
         return reference, others
 
     def alike(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
-        """Return equal numbers of each class, and the places of so many among the samples and in the reference."""
+        """Return equal numbers per class, and their places among the samples and in the reference."""
         sizes = tuple(map(min, self.sizes, self.references))
         own, theirs = (take(torch.arange(sum(each)).split(each), sizes) for each in (self.sizes, self.references))
         return sizes, own, theirs
@@ -87,7 +87,7 @@ class Sets:
         return list(zip(data.split(BATCH), masks, strict=True))
 
     def scattered(self, count: int, stream: str) -> Tensor:
-        """Return the places of up to `count` samples by chance, of all classes alike."""
+        """Return the places of up to `count` random samples, balanced over classes."""
         generator = torch.Generator().manual_seed(derive(0, stream))
         return torch.randperm(self.count, generator=generator)[:count].sort().values
 
@@ -95,8 +95,8 @@ class Sets:
 def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int | None = None) -> Sets:
     """Return samples `(asked, channels, *grid)` with real examples of the same classes: a reference, and others.
 
-    There are `reference` examples to compare with, by default as many as samples. Where a class has too few real
-    examples for that many and as many others as samples, there are fewer of it in all sets alike.
+    The reference has `reference` examples, by default as many as samples. If a class has too few real examples for both
+    real sets, all sets contain fewer of it.
 
     Raises:
         RecipeError: if fewer than four would be left, or too many examples cannot be read.
@@ -104,7 +104,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     groups = 1 if labels is None else len(real.classes or ())
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
     asked = [len(group) for group in ours]
-    # Rounded up: which of them are used is decided below.
+    # Rounded up; the examples to use are selected below.
     compared = asked if reference is None else [-(-reference * each // max(1, len(samples))) for each in asked]
     wanted = [own + other for own, other in zip(asked, compared, strict=True)]
     found, masks = read_real(real, wanted, labels is not None)
@@ -112,7 +112,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
         counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
         before, after = [0] * groups, references
     else:
-        # The others come first, so that they are the same examples for every size of the reference.
+        # The others are taken first, so that they are the same for every size of the reference.
         counts, references = matched_counts(asked, [len(group) for group in found], reference)
         before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
@@ -121,7 +121,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     mask = None if masks is None else torch.cat([take(masks, references, before), take(masks, counts, after)])
     kept = take(ours, counts)
     if mask is not None:
-        # Not of the reference: what is equal in both would bring the samples nearer than data are.
+        # Not padding of the reference: equal padding would bring the samples closer than data are.
         kept = torch.where(mask[sum(references) :], kept, pool[sum(references) :])
     sorted_labels = None if labels is None else torch.repeat_interleave(torch.arange(groups), torch.tensor(counts))
     return Sets(kept, pool, tuple(counts), tuple(references), mask, sorted_labels, len(samples))
@@ -133,15 +133,15 @@ def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) 
     if samples < 4:
         remedy = "draw more samples"
     elif labels is not None and len(real) >= 8:
-        remedy = "labels=null compares without regard to classes"
+        remedy = "labels=null compares without classes"
     return (
-        f"{samples} samples, and two sets of the {len(real)} real examples{of}, make {compared} to compare, and at "
+        f"{samples} samples, and two sets of the {len(real)} real examples{of}, leave {compared} to compare, but at "
         f"least 4 are needed: {remedy}"
     )
 
 
 def fixed_order(dataset: Dataset, count: int) -> list[int]:
-    """Return `count` indices of a dataset in an order that never changes: files may be sorted by class or writer."""
+    """Return `count` indices of a dataset in a fixed random order, because files may be sorted by class or writer."""
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
     return indices
@@ -150,10 +150,9 @@ def fixed_order(dataset: Dataset, count: int) -> list[int]:
 def read_real(
     dataset: Dataset, wanted: Sequence[int], by_class: bool, title: str = "reading real examples"
 ) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Return up to `wanted` examples of each class, or of all in one group, as files, and their masks if any is padded.
+    """Return up to `wanted` examples per class (or in total), as decoded files, and their masks if any is padded.
 
-    Examples are taken in an order that never changes, without augmentation, until all are found. RecipeError if too
-    many cannot be read.
+    Examples are taken in a fixed order, without augmentation. RecipeError if too many cannot be read.
     """
     found: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
@@ -178,7 +177,7 @@ def read_real(
 
 
 def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
-    """Return data decoded and encoded again, clipped and rounded as the modality saves them; `report` hears counts."""
+    """Return data decoded and encoded, clipped and rounded as the modality saves them; `report` gets counts."""
     seen = torch.empty_like(x0, dtype=torch.float32)
     for number, each in enumerate(x0):
         seen[number] = modality.encode(modality.decode(each))
@@ -190,19 +189,19 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the run's training examples, and its dataset's own test set or else what it held out, if any.
+    """Return the run's training examples, and its test set, or its held-out examples, or None.
 
-    `given` are keys of its data that the command line gives, such as where they are now. With a `seed`, what is held
-    out is what a run of that seed would have held out.
+    `given` are keys of the data from the command line, such as their location. With a `seed`, the held-out examples are
+    those of a run with that seed.
 
     Raises:
-        RecipeError: if there is no run, its data cannot be built, or they have other classes than it learned.
+        RecipeError: if there is no run, its data cannot be built, or their classes differ from the run's.
     """
     check_folder(run_dir)
     source, given = Run(run_dir), given or {}
     if not source.begun:
         raise RecipeError(
-            f"{run_dir} is an exported model, which does not say what data it learned from: give the run that it was "
+            f"{run_dir} is an exported model, which does not name its training data: give the run that it was "
             "exported from"
         )
     builder = builder.of_a_run(given)
@@ -218,10 +217,10 @@ def real_data(
 
 
 def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
-    """Check that data are those that a run was trained on, as far as `run.json` tells; say so if they differ.
+    """Check by `run.json` that data are the run's training data; print a note if they differ.
 
     Raises:
-        RecipeError: if they have other classes: labels of samples would mean something else.
+        RecipeError: if their classes differ, because labels of samples would mean something else.
     """
     before, now = facts.get("data"), data_facts(dataset)
     if before is None:
@@ -229,18 +228,18 @@ def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
     changed = [key for key in now if before[key] != now[key]]
     if "classes" in changed:
         raise RecipeError(
-            f"these data have other classes than those that the run was trained on: {now['classes']!r:.200} in place "
-            f"of {before['classes']!r:.200}. Name those it was trained on: data.root=…, or data.urls=…"
+            f"these data have other classes than the run's training data: {now['classes']!r:.200} instead "
+            f"of {before['classes']!r:.200}. Give the training data: data.root=…, or data.urls=…"
         )
     if changed and is_first():
         tell(
-            "note: these data are not the same files that the run was trained on, so examples that it learned from and "
-            f"examples that it held out may be mixed; {before['examples']:,} examples then, {now['examples']:,} now"
+            "note: these data are not the files that the run was trained on, so training examples and held-out "
+            f"examples may be mixed; {before['examples']:,} examples then, {now['examples']:,} now"
         )
 
 
 def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Read `x0` (count, channels, *grid) and `labels` (count,), None if there are none; the first ones, if `most`.
+    """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `most` rows, if given.
 
     Raises:
         RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
@@ -251,7 +250,7 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
         tensors = read_tensors(path)
         x0, labels = tensors["x0"], tensors.get("labels")
         if not len(x0) or not x0.is_floating_point() or (labels is not None and labels.dtype != torch.int64):
-            raise ValueError("it holds none, or of another kind")
+            raise ValueError("it has no x0 of the right type")
     if tuple(x0.shape[1:]) != (shape := dataset.modality.tensor_shape):
         raise RecipeError(f"{path} holds samples of shape {tuple(x0.shape[1:])}, the run's data have {shape}")
     if broken := int((~x0.flatten(1).isfinite()).any(1).sum()):
@@ -259,5 +258,5 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
     if labels is not None and (
         labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
     ):
-        raise RecipeError(f"the labels in {path} are not those of the run's {len(dataset.classes or ())} classes")
+        raise RecipeError(f"the labels in {path} do not match the run's {len(dataset.classes or ())} classes")
     return x0[:most], None if labels is None else labels[:most]

@@ -1,7 +1,7 @@
-"""Metrics of power over frequency, and of neighbours along the axes of the grid: no network, and no labels.
+"""Metrics of power over frequency, and of neighbours along the grid's axes, without network or labels.
 
-They serve every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean difference
-of frames.
+They apply to every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean frame
+difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def draw_spectra(
 ) -> None:
     """Draw power over the radius and along every axis, and below it the ratio to the data in dB with 95 % bands.
 
-    `real` and `other` are the curves of two halves of the data: their ratio is what chance does.
+    `real` and `other` are the curves of two halves of the data: their ratio shows the statistical variation.
     """
     names = [RADIUS, *grid.names]
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
@@ -117,11 +117,11 @@ def axes(task: Task) -> Result:
 
 
 def band_tests(task: Task) -> Result:
-    """Tell samples from data by the magnitudes in one band of frequency at a time."""
+    """Classify samples against data by the magnitudes in one frequency band at a time."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
     made, real = (band_powers(sets.batches(real=each), grid, settings.bands) for each in (False, True))
     edges = [(low, high) for low, high, _ in made]
-    # Every class alike in both sets that the test is fitted to and judged on: rows are drawn at random there.
+    # The test's training and test sets must have equal classes: it splits rows at random.
     _, own, theirs = sets.alike()
     found = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
     halves = [(one[theirs], other[own]) for one, other in task.halves]
@@ -142,20 +142,20 @@ def draw_bands(
     floor: Sequence[tuple[float, float | None]],
     path: Path,
 ) -> None:
-    """Draw in each band the accuracy with which samples are told from data, beside that of data from data."""
+    """Draw the accuracy of distinguishing samples from data in each band, next to data against data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
     places = np.arange(len(edges))
-    told = [(each.accuracy, each.error) for each in made]
+    accuracies = [(each.accuracy, each.error) for each in made]
     for values, shift, label, colour in (
-        (told, -0.2, "samples from data", SAMPLES),
+        (accuracies, -0.2, "samples from data", SAMPLES),
         (floor, 0.2, "data from data", REAL),
     ):
         heights, errors = [100 * value for value, _ in values], [100 * (spread or 0.0) for _, spread in values]
         plot.bar(places + shift, heights, 0.4, yerr=errors, color=colour, label=label, capsize=2)
     plot.axhline(50, color="black", linewidth=0.8, linestyle="--")
     plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
-    plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="told apart, %")
+    plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="distinguished, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     save(figure, path)
 

@@ -1,4 +1,4 @@
-"""What the kinds of metrics take their numbers from, and what they give: rows of a table, each with its uncertainty."""
+"""The input of metrics, and their results: rows of a table, each with its uncertainty."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,12 +27,12 @@ from recipes.runtime.device import Runtime
 RECOGNISED, RADIAL_ERROR = "recognised as asked for", "rms over the radius"
 """Names of the rows that are scores."""
 WIDTH = 92
-"""Columns the table takes, on a narrow terminal too: wrapped names are worse than wrapped lines."""
+"""Minimum width of the table in columns, also on a narrow terminal: wrapped names are worse than wrapped lines."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How bits per dimension are computed: on so many held-out examples (0: not at all), steps and random probes."""
+    """Settings of bits per dimension: number of held-out examples (0: off), steps and random probes."""
 
     items: int = 0
     steps: int = 50
@@ -45,7 +45,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How many samples are looked up among how many training examples at most."""
+    """Maximum number of samples, and of training examples to search."""
 
     items: int = 1000
     examples: int = 60_000
@@ -57,7 +57,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Networks:
-    """Files of pretrained weights, None to look where torch.hub keeps them."""
+    """Files of pretrained weights; None searches torch.hub's folder."""
 
     inception: Path | None = None
     vggish: Path | None = None
@@ -66,7 +66,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class EvaluateSettings(SampleSettings):
-    """All keys of `configs/evaluate.yaml`: those of `configs/sample.yaml`, and how samples are judged."""
+    """All keys of `configs/evaluate.yaml`: those of `configs/sample.yaml`, and the evaluation settings."""
 
     samples: int
     samples_from: Path | None
@@ -92,15 +92,15 @@ class EvaluateSettings(SampleSettings):
                 f"{self.samples}, {self.splits}, {self.bootstrap}, {self.bands} and {self.directions}"
             )
         if self.reference is not None and self.reference < 4:
-            raise ValueError(f"reference is a number of real examples of at least 4, or null, got {self.reference}")
+            raise ValueError(f"reference must be null or a number of real examples of at least 4, got {self.reference}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number about the samples, and the same about real data against other real data of equal counts, the floor.
+    """One number about the samples, and its floor: the same number for real data against real data of equal counts.
 
-    Errors are standard deviations, None where there is none. `ideal` is what equal distributions score at endless
-    counts, and says in which direction better lies.
+    Errors are standard deviations, or None. `ideal` is the value for equal distributions at infinite counts, and shows
+    which direction is better.
     """
 
     name: str
@@ -114,25 +114,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What one kind of metric found: rows, what else goes into the JSON, and what must be said beside the numbers."""
+    """The result of one metric: rows, further contents of the JSON, and notes on the numbers."""
 
     rows: tuple[Row, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return a dictionary for JSON."""
         return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes), **self.details}
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation, None for a single value."""
+    """Return mean and standard deviation; the latter is None for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 @dataclass(eq=False)
 class Task:
-    """What is evaluated. `folder` is that of the samples, where pictures are left; `pictures` names those drawn."""
+    """The evaluated run and sets. `folder` holds the samples and receives pictures; `pictures` names the drawn ones."""
 
     settings: EvaluateSettings
     runtime: Runtime
@@ -190,17 +190,17 @@ class Task:
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
-        """The classifier of the data and its record, trained now if it is not in the cache; ValueError if neither."""
+        """The classifier of the data and its record, cached or trained now; ValueError if neither is possible."""
         return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property
     def readings(self) -> tuple[Readings, Readings]:
-        """What the classifier sees in the samples and in the real examples."""
+        """The classifier's outputs for the samples and for the real examples."""
         network, _ = self.classifier
         return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
 
     def picture(self, name: str) -> Path:
-        """Return where to draw a picture, and remember that it was."""
+        """Return the path of a picture, and record its name."""
         self.pictures.append(name)
         return self.folder / name
 
@@ -211,9 +211,9 @@ def flat(x0: Tensor) -> Tensor:
 
 
 def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
-    """Return the numbers that say most, of the metrics that were computed.
+    """Return the most informative numbers of the computed metrics.
 
-    `frechet_distance`, of the first metric in `METRICS` that has one, and what real data score,
+    `frechet_distance`, of the first metric in `METRICS` that has one, and its value for real data,
     `frechet_distance_floor`; `recognised`, the share of samples that the classifier recognises, from 0 to 1;
     `spectrum_error_db`, the root mean square error of power over the radius.
     """
@@ -230,7 +230,7 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
 
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
-    """Return what must be said next to the numbers: uncertainty, bias, fewer items than asked for, what is missing."""
+    """Return remarks on the numbers: uncertainty, bias, fewer items than requested, missing metrics."""
     sets, settings = task.sets, task.settings
     unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
     lines = [
@@ -238,22 +238,22 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
         f"real data is over {settings.splits} divisions into halves.",
         "Bias: at finite counts Fréchet and sliced distances and root mean square errors are too large, and precision, "
         f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; shares in other "
-        "classes are too large. KID and errors of one band have none. Compare only numbers of equal counts.",
+        "classes are too large. KID and errors of one band have no bias. Compare only numbers of equal counts.",
     ]
     if sets.count < sets.asked:
         lines.append(
-            f"note: {sets.asked:,} samples are there, and {sets.count:,} were compared: there are too few real "
-            "examples of their classes for more"
+            f"note: {sets.count:,} of {sets.asked:,} samples were compared: there are too few real "
+            "examples of their classes"
         )
     lines += [f"note: {note}" for result in results.values() for note in result.notes]
     if unreadable:
         named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
-        lines.append(f"note: {len(unreadable)} files could not be read, and others took their places: {named}")
+        lines.append(f"note: {len(unreadable)} files could not be read and were replaced by others: {named}")
     return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
 
 
 def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:
-    """Print the rows as a table, and below it what must be said."""
+    """Print the rows as a table, followed by the notes."""
     table = Table("what", "samples", "real against real", "ideal", box=box.SIMPLE, title=title, title_justify="left")
     for kind, result in results.items():
         table.add_section()

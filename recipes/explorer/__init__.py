@@ -1,1 +1,1 @@
-"""What `multisagd explore` shows: pure functions from the settings of its controls to pictures, curves and text."""
+"""The page of `multisagd explore`: pure functions from control values to pictures, curves and text."""

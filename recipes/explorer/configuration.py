@@ -1,8 +1,8 @@
-"""From the controls of the page to a configuration: kinds of spectra, their sliders, and what is exported of them.
+"""From the page's controls to a configuration: kinds of spectra, their sliders, and the export.
 
-Most kinds are the choices of `configs/spectrum` as they are, and a slider sets a dotted key in one of them. Left out
-are `rings`, whose levels `multisagd design` writes, and `omitting`, which follows from a corruption; power laws of the
-radius in space are offered on clips in products with spectra along time, too.
+Most kinds are choices of `configs/spectrum`, and a slider sets a dotted key of the choice. Not offered are `rings`,
+whose levels `multisagd design` writes, and `omitting`, which depends on a corruption. Clips also offer products of a
+power law in space with a spectrum along time.
 """
 
 import copy
@@ -25,9 +25,9 @@ from recipes.config.groups import of_choice, summary
 from recipes.explorer.media import Example
 
 ALL = "all, in cycles per sample"
-"""The choice of all axes where their units differ."""
+"""The choice of all axes if their units differ."""
 FOLDER = "explored"
-"""Name of the folder that is downloaded, which `--config-dir` then names."""
+"""Name of the downloaded folder, for `--config-dir`."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ CONTROLS: dict[str, Control] = {
     "band_low": Control("band from", 0.0, 1.0, 0.005, "frequency"),
     "band_high": Control("band to", 0.0, 1.0, 0.005, "frequency"),
 }
-"""Every control of a kind of spectra by its name, and those of the band that any kind may have."""
+"""Every control by name: those of the kinds of spectra, and those of the optional band."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of spectrum: its configuration, and dotted keys of it by the names of the controls that set them.
+    """One kind of spectrum: its configuration, and the dotted key that each control sets.
 
-    `radial` is the key that holds `axes` and `factors`, where one chooses the axes; `axes` are those that are fixed.
+    `radial` is the key with `axes` and `factors` if the axes can be chosen; `axes` are fixed axes.
     """
 
     about: str
@@ -83,7 +83,7 @@ class Kind:
     axes: tuple[str, ...] = ()
 
     def over(self, axes: str) -> str:
-        """Return the axes whose units its controls have, where `axes` are chosen."""
+        """Return the axes that define the units of its controls, for chosen `axes`."""
         return ", ".join(self.axes) or axes
 
 
@@ -110,7 +110,7 @@ _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
 
 @lru_cache
 def kind(name: str) -> Kind:
-    """Return a kind by its name; KeyError if there is none."""
+    """Return a kind by its name; KeyError if it is unknown."""
     if name.startswith("space_by_"):
         other = kind("progressive" if name == "space_by_time" else "velocity")
         space = {"_target_": "multisagd.PowerLaw", "exponent": -0.5, "corner": None, "axes": ["height", "width"]}
@@ -128,18 +128,18 @@ def kind(name: str) -> Kind:
 
 
 def axes_choices(grid: Grid) -> tuple[str, ...]:
-    """Return the choices of axes that a radius may be over, first the usual one."""
+    """Return the choices of axes for a radius, the usual one first."""
     if grid.dimensions == 1:
         return grid.names
     units = [[axis.name for axis in grid.axes if axis.unit == unit] for unit in {a.unit: 0 for a in grid.axes}]
     together = [", ".join(names) for names in units if len(names) > 1]
     mixed = [ALL] if len(units) > 1 else []
-    # On a spectrogram, time comes last and is what most spectra are about.
+    # On a spectrogram, time is the last axis, and the axis of most spectra.
     return (*together, *(grid.names if together else reversed(grid.names)), *mixed)
 
 
 def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict[str, Any]:
-    """Return the arguments of a control's slider on these axes; `value` is brought into range, None is the lowest."""
+    """Return the arguments of a control's slider on these axes; `value` is clamped to the range, None is the lowest."""
     control = CONTROLS[name]
     low, high, step, unit = control.low, control.high, control.step, ""
     if control.scale != "plain":
@@ -149,7 +149,7 @@ def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict
             unit = " (cycles per sample)" if axes == ALL else f" (cycles per {chosen[0].unit})"
         else:
             factor, unit = (1.0, " (samples)") if axes == ALL else (chosen[0].spacing, f" ({chosen[0].unit})")
-        # Steps that one can read, no coarser than the control's own.
+        # Readable steps, no coarser than the control's own.
         step = 10 ** math.floor(math.log10(step * factor))
         low, high = low * factor, math.floor(high * factor / step + 1e-9) * step
     value = low if value is None else min(max(value, low), high)
@@ -157,7 +157,7 @@ def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict
 
 
 def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
-    """Return the first values of a kind's controls: its configuration's, except where little could be seen of it."""
+    """Return the initial values of a kind's controls: its configuration's, unless their effect is hardly visible."""
     chosen, values = kind(name), {}
     for control, keys in chosen.controls.items():
         highest = slider(control, grid, chosen.over(axes))["maximum"]
@@ -167,7 +167,7 @@ def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
         elif control == "length":
             value = highest / 8
         elif name == "power_law" and control == "exponent":
-            value = -0.5  # that of the papers, -0.06, can hardly be seen
+            value = -0.5  # the published value, -0.06, is hardly visible
         elif place[key] is None:
             value = 60.0 if control == "floor" else 0.0
         else:
@@ -177,12 +177,12 @@ def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
 
 
 def axes_names(grid: Grid, axes: str) -> list[str]:
-    """Return the names of the axes that a choice means."""
+    """Return the names of the axes of a choice."""
     return list(grid.names) if axes in ("", ALL) else axes.split(", ")
 
 
 def at_key(group: Any, key: str) -> tuple[Any, str | int]:
-    """Return the mapping or list that holds what a dotted key names, and its place there."""
+    """Return the mapping or list that contains a dotted key, and the last part of the key."""
     *parts, last = [int(part) if part.isdigit() else part for part in key.split(".")]
     for part in parts:
         group = group[part]
@@ -191,11 +191,11 @@ def at_key(group: Any, key: str) -> tuple[Any, str | int]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the controls say; `values` are the numbers of the kind's own controls, `axes` is one of `axes_choices`.
+    """The controls' values; `values` are those of the kind's own controls, `axes` is one of `axes_choices`.
 
-    Noise power between the frequencies `band` is multiplied by `band_weight`, and `offset` is the standard deviation of
-    a number that is added everywhere, in units of the noise without it. `time` is the noise level that is shown large,
-    from 0 (data) to 1 (noise); `steps` is the number of steps that are designed.
+    Noise power between the frequencies `band` is multiplied by `band_weight`. `offset` is the standard deviation of a
+    constant that is added to all values, in units of the noise without it. `time` is the displayed noise level, from 0
+    (data) to 1 (noise); `steps` is the number of designed steps.
     """
 
     kind: str = "white"
@@ -226,7 +226,7 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
     if settings.band_weight != 1 and settings.band[1] > 0:
         group = _combined("Product", group, _banded(settings, example))
     if settings.offset > 0:
-        # Spectra have no scale of their own: the offset is in units of this one's.
+        # Spectra have no scale: the offset is in units of this spectrum.
         scale = math.sqrt(float(grid.mean(build_spectrum(group, example).power(grid))))
         offset = {"_target_": "multisagd.Offset", "strength": settings.offset * scale, "axes": None}
         group = _combined("Sum", group, offset)
@@ -234,7 +234,7 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
 
 
 def build_spectrum(group: Mapping[str, Any], example: Example) -> Spectrum:
-    """Build the spectrum that a group of the configuration describes; RecipeError if it makes none."""
+    """Build the spectrum of a configuration group; RecipeError if it is invalid."""
     return Builder().build(group, Spectrum, "spectrum", statistics=example.statistics)
 
 
@@ -264,13 +264,13 @@ def _set_axes(group: dict[str, Any], grid: Grid, axes: str) -> None:
 
 
 def spectrum_yaml(group: Mapping[str, Any]) -> str:
-    """Return the spectrum as a file of the group `spectrum`, found as `spectrum=explored` with `--config-dir`."""
+    """Return the spectrum as a file of the group `spectrum`, for `spectrum=explored` with `--config-dir`."""
     heading = f"# A spectrum chosen in `multisagd explore`. Example: --config-dir={FOLDER} spectrum=explored\n"
     return heading + yaml.safe_dump(dict(group), sort_keys=False, allow_unicode=True)
 
 
 def train_words(settings: Settings, example: Example) -> list[str]:
-    """Return what follows `multisagd train`: the medium, data, spectrum, schedule and folders."""
+    """Return the arguments of `multisagd train`: medium, data, spectrum, schedule and folders."""
     modality, data = example.choices
     chosen: dict[str, Any] = {"modality": modality}
     chosen |= {f"modality.{key}": value for key, value in example.medium.keys(example.modality).items()}
@@ -286,7 +286,7 @@ def train_words(settings: Settings, example: Example) -> list[str]:
 
 
 def train_command(settings: Settings, example: Example) -> str:
-    """Return the whole command line, one line of a shell broken where it is long."""
+    """Return the command line for a shell, with continuation lines."""
     line = " ".join(["multisagd train", *train_words(settings, example)])
     return " \\\n  ".join(textwrap.wrap(line, 88, break_long_words=False, break_on_hyphens=False))
 

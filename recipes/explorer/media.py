@@ -1,7 +1,7 @@
-"""What the explorer shows: the three media, how large, and one datum of each: a built-in example or a file.
+"""The explorer's three media, their sizes, and one example of each: built-in or from a file.
 
-Built-in examples need no network: data sets that the package generates, whose spectrum is measured on many of them, and
-a photograph that comes with scikit-learn. The spectrum of a single datum is estimated from it alone.
+Built-in examples need no network: generated data sets, whose spectrum is measured on many examples, and a photograph
+from scikit-learn. The spectrum of a single example is estimated from that example.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,18 +30,18 @@ LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000
 LARGEST_CLIP = 1 << 20
 MOST_PIXELS = 50_000_000
-"""Pixels of an uploaded image, or of a frame of an uploaded clip, beyond which it is refused before it is decoded."""
+"""Pixels of an uploaded image, or of a frame of an uploaded clip, above which it is refused before decoding."""
 MEASURED = 64
-"""Examples of a built-in data set whose power spectrum is measured."""
+"""Number of examples of a built-in data set for measuring its power spectrum."""
 SOUND_DEVIATION = 0.4
-"""Standard deviation to which the values of sounds are scaled: noise has one of 1, and images have about this."""
+"""Standard deviation to which sounds are scaled, about that of images; noise has 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
-"""Kinds of spectra that make sense on every medium."""
+"""Kinds of spectra for every medium."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large what is shown is, enough to have a spectrum and to follow a slider; images and clips are square."""
+    """Sizes of the media, large enough for a spectrum and small enough for interaction; images and clips are square."""
 
     image: int = 128
     rate: int = 16000
@@ -52,7 +52,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         if not 16 <= self.image <= LARGEST_IMAGE:
-            raise ValueError(f"image is a side from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
+            raise ValueError(f"image must be a side from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
         if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= LARGEST_SOUND):
             raise ValueError(
                 f"sounds have a rate from 4000 to 48000, last from 0.1 s, and have up to {LARGEST_SOUND:,} samples: "
@@ -64,18 +64,18 @@ class Sizes:
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:
-            raise ValueError(f"fps is from 1 to 120 frames per second, got {self.fps:g}")
+            raise ValueError(f"fps must be from 1 to 120 frames per second, got {self.fps:g}")
 
 
 @dataclass(frozen=True, eq=False)
 class Medium:
-    """One medium: what is offered of it, and how it is read, configured and shown.
+    """One medium: its examples, and how it is read, configured and shown.
 
-    `noun` is what one datum is called, and `folder` stands for one's own data in a command. `examples` name the choice
-    of the group `data` that each is of (None: a photograph), `representations` that of the group `modality`. `kinds`
-    are the spectra that make sense, `first` the one that a tab begins with. `modality(sizes, representation, channels)`
-    builds it, `keys(modality)` are those of its configuration, and `tile(media, modality, about)` is a piece of the
-    page, described in the escaped words `about`.
+    `noun` names one example, and `folder` stands for the user's data in a command. `examples` maps names to choices of
+    the group `data` (None: a photograph), `representations` to choices of the group `modality`. `kinds` are the useful
+    spectra, `first` the initial one of a tab. `modality(sizes, representation, channels)` builds the modality,
+    `keys(modality)` are its configuration keys, and `tile(media, modality, about)` is HTML with the escaped description
+    `about`.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _video_tile(media: Any, modality: Video, about: str) -> str:
 
 
 def _audio(sizes: Sizes, representation: str, _: int) -> Audio:
-    """Return the modality of sounds, of values that are not scaled yet; see `scaled`."""
+    """Return the modality of sounds with unscaled values; see `scaled`."""
     written_as = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
     return Audio(sizes.rate, sizes.seconds, representation=written_as, short="silence", loudness="peak")
 
@@ -144,9 +144,9 @@ MEDIA = {
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One datum `x0` (channels, *grid), the statistics of data like it, and `note` on how its spectrum was found.
+    """One example `x0` (channels, *grid), the statistics of such data, and a `note` on how the spectrum was measured.
 
-    `choices` are those of the groups `modality` and, for a built-in data set, `data`, which is None for a file.
+    `choices` are the choices of the groups `modality` and `data`; the latter is None for a file.
     """
 
     medium: Medium
@@ -158,7 +158,7 @@ class Example:
 
     @property
     def grid(self) -> Grid:
-        """The grid of the datum."""
+        """The grid of the example."""
         return self.statistics.grid
 
 
@@ -193,20 +193,22 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
 
 @lru_cache(maxsize=16)
 def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
-    """Return the datum in a file, its middle where it is larger than what is shown; ValueError says what is wrong."""
+    """Return the example in a file, cropped to its middle if it is too large; ValueError if it cannot be used."""
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
-        raise ValueError(f"{path.name} is no {medium.name} by its ending; read are {', '.join(modality.suffixes)}")
+        raise ValueError(
+            f"{path.name} does not have the suffix of a {medium.name}; supported: {', '.join(modality.suffixes)}"
+        )
     try:
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))
         statistics = statistics_of_one(x0, modality.grid())
-    except Exception as error:  # whatever a decoder raises, as `Modality.load` says
+    except Exception as error:  # a decoder may raise anything, see `Modality.load`
         if (failure := failed_import(error)) is not None:
             raise ValueError(str(failure)) from error
         reason = str(error).replace(str(path), path.name)
         raise ValueError(f"{path.name} cannot be used: {reason}") from error
     note = (
-        "The spectrum of the data is estimated from this one alone, so roughly; multisagd analyze measures that of a "
+        "The spectrum is a rough estimate from this one example; multisagd analyze measures the spectrum of a "
         "whole folder."
     )
     return Example(medium, modality, x0, statistics, (medium.representations[representation], None), note)

@@ -1,8 +1,7 @@
-"""The page of `multisagd explore`: a tab for each medium with its controls, and what they are answered with.
+"""The page of `multisagd explore`: a tab per medium with its controls and outputs.
 
-Every answer is a function of the controls' values alone; nothing is kept between them but uploaded files and what was
-measured on them. A mistake in the settings or a file that cannot be read becomes one sentence on the page, and the
-rest stays as it was.
+Every output is a function of the controls' values; only uploaded files and measurements on them are kept between
+events. An invalid setting or an unreadable file is reported in one sentence on the page, and the rest is unchanged.
 """
 
 import html
@@ -22,23 +21,23 @@ from recipes.explorer.process import SCHEDULES, TIMES, Pair, design_steps, recom
 from recipes.explorer.rendering import charts_html, ending, listed, media_table, mistake, spectra_charts, steps_chart
 
 INTRODUCTION = """# Explore noise shaped in frequency
-Choose a spectrum and drag: the same white noise, drawn once from the seed, is filtered by it. Nothing leaves this
+Choose a spectrum and move the sliders: it filters the same white noise, drawn once from the seed. Nothing leaves this
 computer; uploaded files are deleted when the explorer ends. `multisagd explore --help` says more."""
 CSS = (files("recipes.explorer") / "page.css").read_text(encoding="utf-8")
 PIECES = ("message", "now", "spectra", "forward")
-"""Pieces of the page that are answered with HTML, from its top."""
+"""Outputs of the page that are HTML, from top to bottom."""
 KEPT = gr.skip()
-"""Leaves a piece of the page as it is."""
+"""Leaves an output unchanged."""
 CHOICES = ("upload", "example", "written", "kind", "axes")
 NUMBERS = ("band_low", "band_high", "band_weight", "offset", "schedule", "shift", "steps", "seed", "time")
 BAND = ("band_low", "band_high")
-"""The sliders of the band that any kind may have."""
+"""The sliders of the optional band."""
 
 
 class Panel:
-    """The answers of one tab, each to the values of its controls in the order of `inputs`.
+    """The outputs of one tab, as functions of its controls' values in the order of `inputs`.
 
-    `controls` are the names of the sliders that its kinds of spectra have, `inputs` those of all controls.
+    `controls` are the names of the sliders of its kinds of spectra, `inputs` the names of all controls.
     """
 
     def __init__(self, medium: Medium, sizes: Sizes) -> None:
@@ -52,7 +51,7 @@ class Panel:
         return dict(zip(self.inputs, values, strict=True))
 
     def read(self, values: tuple[Any, ...]) -> tuple[Example, Settings]:
-        """Return the example and the settings that the controls say; ValueError for a file that cannot be used."""
+        """Return the selected example and settings; ValueError for a file that cannot be used."""
         said = self.named(values)
         if said["upload"] is None:
             example = built_in(self.medium, said["example"], said["written"], self.sizes)
@@ -65,7 +64,7 @@ class Panel:
         )  # fmt: skip
 
     def show(self, *values: Any) -> list[Any]:
-        """Return message, noise and datum now, spectra, datum over time, signal at the end, configuration, command."""
+        """Return message, noise and noisy example, spectra, example over time, final signal, configuration, command."""
         try:
             example, settings = self.read(values)
             group = spectrum_group(settings, example)
@@ -73,10 +72,10 @@ class Panel:
             title = f"the {self.medium.noun} at t = {settings.time:g}"
             now = [("the noise", pair.noise_media()), (title, pair.media_at(settings.time))]
             over_time = [(f"t = {time:g}", pair.media_at(time)) for time in TIMES]
-            drowned = f"Where noise lies above the data it drowns them at t = {settings.time:g}."
+            drowned = f"Where the noise curve is above the data, noise dominates at t = {settings.time:g}."
             return [
                 "",
-                f"<h3>Noise, and data in it</h3>{media_table(now, example)}",
+                f"<h3>Noise, and noisy data</h3>{media_table(now, example)}",
                 f"<h3>Spectra</h3>{charts_html(spectra_charts(pair, settings.time))}"
                 f"<p>{drowned} {html.escape(example.note)}</p>",
                 f"<h3>The forward process</h3>{media_table(over_time, example)}",
@@ -105,18 +104,18 @@ class Panel:
         return [f"<h3>Steps designed from the spectrum</h3>{drawn}", link]
 
     def choose(self, *values: Any) -> list[Any]:
-        """Return what a newly chosen kind of spectrum asks of the controls, at its own first values."""
+        """Return control updates for a newly chosen kind of spectrum, with its initial values."""
         return self._controls(self.named(values), dict.fromkeys(self.controls))
 
     def adapt(self, *values: Any) -> list[Any]:
-        """Return what other axes ask of the controls, which keep their values as far as they can."""
+        """Return control updates for other axes; controls keep their values where possible."""
         said = self.named(values)
         return self._controls(said, said)
 
     def recommend(self, *values: Any) -> list[Any]:
-        """Return the reasons of a recommendation, its kind of spectrum, and the values of all controls that make it up.
+        """Return the reasons of a recommendation, its kind of spectrum, and the values of all its controls.
 
-        What is recommended has no band of another weight and no offset: the last two set these to 1 and 0.
+        A recommendation has no band and no offset: the last two values set these to 1 and 0.
         """
         try:
             example, settings = self.read(values)
@@ -126,9 +125,9 @@ class Panel:
             return [mistake(error), *[KEPT] * (len(self.controls) + 7)]
         exponent = advice.chosen.exponent
         name = "data_power" if exponent else "white"
-        told = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
+        recommendation = f"<h3>Recommended: {html.escape(advice.chosen.name)}</h3>{listed(advice.reasons)}"
         own = dict.fromkeys(self.controls) | {"data_exponent": exponent, "floor": 60.0}
-        return [told, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
+        return [recommendation, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
 
     def _controls(self, said: dict[str, Any], own: dict[str, Any]) -> list[Any]:
         """Return updates of the text about the kind, the axes and every slider; `own` None is the first value."""
@@ -156,13 +155,13 @@ def build(sizes: Sizes) -> gr.Blocks:
                     with gr.Column(scale=3, min_width=320):
                         pieces = _pieces(name)
                 start = _wire(panel, controls, pieces)
-            # A hidden tab shows nothing, and what it would show takes a second: it is made when it is first looked at.
+            # Rendering a tab takes a second, so a hidden tab is rendered when it is first opened.
             start(tab.select if place else page.load)
     return page
 
 
 def _controls(panel: Panel) -> dict[str, Any]:
-    """Lay out the controls of a tab: the inputs of its panel, and what it recommends."""
+    """Create the controls of a tab: the inputs of its panel, and the recommendation."""
     medium = panel.medium
     written = tuple(medium.representations)
     modality = medium.modality(panel.sizes, written[0], 1)
@@ -181,7 +180,9 @@ def _controls(panel: Panel) -> dict[str, Any]:
         for name in BAND:
             found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
         found["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
-        found["offset"] = gr.Slider(0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a number added everywhere")
+        found["offset"] = gr.Slider(
+            0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a constant added to all values"
+        )
     found["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
     with gr.Accordion("schedule, steps and seed", open=False):
         found["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
@@ -194,7 +195,7 @@ def _controls(panel: Panel) -> dict[str, Any]:
 
 
 def _pieces(name: str) -> dict[str, Any]:
-    """Lay out what a tab answers with."""
+    """Create the outputs of a tab."""
 
     def piece(part: str) -> gr.HTML:
         return gr.HTML(elem_classes="explored", elem_id=f"{name}-{part}")
@@ -212,7 +213,7 @@ def _pieces(name: str) -> dict[str, Any]:
 
 
 def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Callable[[Any], None]:
-    """Let the panel answer the controls, and return what makes it answer an event for the first time."""
+    """Connect the controls to the panel, and return a function that renders it on a first event."""
     own = [controls[name] for name in panel.controls]
     ranges = [controls["about"], controls["axes"], *own, *(controls[name] for name in BAND)]
     shown = [pieces[part] for part in (*PIECES, "ending", "config", "command")]
@@ -225,11 +226,11 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     def answer(event: Any) -> None:
         event.then(panel.show, **showing).then(panel.design, **designing)
 
-    # A number that is typed beyond a slider's range is brought into it when one leaves its field, which is no input.
+    # A typed number outside a slider's range is clamped when the field loses focus, which is not an input event.
     sliders = [*own, *(controls[name] for name in (*BAND, "band_weight", "offset", "shift"))]
     dragged = [event for each in sliders for event in (each.input, each.release)]
     dragged += [controls["schedule"].input, controls["seed"].input]
-    # While one drags, only the last of the positions that came in meanwhile is answered.
+    # While dragging, only the latest position is processed.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
     gr.on([*dragged, controls["time"].input, controls["time"].release], panel.show, **last, **showing)
     gr.on([*dragged, controls["steps"].input, controls["steps"].release], panel.design, **last, **designing)

@@ -1,7 +1,7 @@
-"""The processes of what the controls say: noise and data under them, and steps and noise designed for the data.
+"""The processes of the selected settings: noise and noisy data, and designed steps and noise.
 
-White and shaped noise are coloured from the same draw: what differs between two pictures is the spectrum. Designs use
-as few frequencies of the data as make them quick.
+White and shaped noise use the same random draw, so that two pictures differ only in the spectrum. Designs use few
+frequencies of the data, for speed.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from recipes.explorer.configuration import Settings, build_spectrum
 from recipes.explorer.media import Example
 
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Noise levels that are shown next to one another."""
+"""Noise levels shown side by side."""
 SCHEDULES = ("cosine", "linear", "sigmoid", "flow", "karras")
 MOST_FREQUENCIES = 4096
 
@@ -36,7 +36,7 @@ def build_process(settings: Settings, example: Example, group: Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One datum under two forward processes of the same schedule, and the noise of each, `(channels, *grid)`."""
+    """One example under two forward processes with the same schedule, and the noise of each, `(channels, *grid)`."""
 
     example: Example
     processes: Mapping[str, Process]
@@ -57,20 +57,20 @@ class Pair:
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
     def noised(self, name: str, time: float) -> Tensor:
-        """Return the datum at a time, in the range of data."""
+        """Return the example at a time, in the range of data."""
         t = torch.tensor([time], dtype=torch.float64)
         return self.processes[name].in_range(self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
-        """Return the datum at a time under both processes, as media."""
+        """Return the example at a time under both processes, as media."""
         return {name: self.example.modality.decode(self.noised(name, time)) for name in self.processes}
 
 
 @dataclass(frozen=True, eq=False)
 class Designed:
-    """Designed steps, and the rising log-SNRs and errors of them and of what they compare with, by name.
+    """Designed steps, and the increasing log-SNRs and errors of these and of the baselines, by name.
 
-    Errors are the 2-Wasserstein distance as a share of the data's deviation, of DDIM on Gaussian data.
+    Errors are DDIM's 2-Wasserstein distance on Gaussian data, as a share of the data's deviation.
     """
 
     steps: design.DesignedSteps
@@ -79,9 +79,9 @@ class Designed:
 
 
 def design_steps(example: Example, process: Process, steps: int) -> Designed:
-    """Return steps that make DDIM err least on Gaussian data of the example's spectrum, under a process.
+    """Return the steps that minimise DDIM's error on Gaussian data with the example's spectrum.
 
-    They are compared with equal steps of its own and the cosine schedule. ValueError if data lack power where noise is.
+    Baselines are equal steps of the process's and the cosine schedule. ValueError if data lack power where noise is.
     """
     statistics, small = _small(example, process)
     found = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
@@ -101,7 +101,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
 
 
 def recommend_noise(example: Example, process: Process, steps: int) -> Recommendation:
-    """Return which noise to train with for sampling in so many steps, and why; raises what `recommend` raises."""
+    """Return the recommended noise for sampling in this number of steps, and the reasons; raises as `recommend`."""
     statistics, small = _small(example, process)
     return recommend(statistics, process.schedule, steps, ends=design.spectral_ends(statistics, small), restarts=1)
 

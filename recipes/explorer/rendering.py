@@ -1,4 +1,4 @@
-"""Pieces of the page as HTML: media in tables, charts, and lists, each with words that say what it is."""
+"""HTML of the page: tables of media, charts, and lists, each with a text description."""
 
 import html
 import warnings
@@ -16,14 +16,14 @@ from recipes.plotting.figures import on_logarithmic_axis
 from recipes.runs.assembly import process_notes
 
 POINTS = 150
-"""Points of a curve; more cannot be told apart."""
+"""Maximum number of points of a curve; more are indistinguishable."""
 COLOURS = {"data": "c0", "white": "c1", "shaped": "c2"}
 SHOWN = 1e-9
 """Lowest power of a curve, as a share of the largest of its chart."""
 
 
 def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example) -> str:
-    """Return a group for each row, with its title and every medium of it, named."""
+    """Return a group for each row, with a title and its named media."""
     groups = []
     for title, media in rows:
         cells = [
@@ -41,9 +41,9 @@ def thinned(profile: Profile) -> Profile:
 
 
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
-    """Return a chart along every axis with the power of the data and of both noises, the noise as it is at `time`.
+    """Return a chart along every axis with the power of the data and of both noises, with the noise at `time`.
 
-    Noise is drawn over the signal's share, `(σ/α)² W`: where its curve is above that of the data, it drowns them.
+    Noise is divided by the signal's share, `(σ/α)² W`: noise dominates where its curve is above the data's.
     """
     example = pair.example
     schedule, charts = pair.processes["shaped"].schedule, []
@@ -65,7 +65,7 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
 
 
 def steps_chart(designed: Designed, name: str) -> Chart | None:
-    """Return a chart of the log-SNR at every step: as designed, and as equal steps of other schedules' time."""
+    """Return a chart of the log-SNR at every step: designed, and equal steps in the time of other schedules."""
     series = []
     for number, (each, log_snrs) in enumerate(designed.log_snrs.items()):
         share = torch.linspace(0, 1, len(log_snrs)).tolist()
@@ -88,18 +88,18 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
 
 
 def ending(pair: Pair) -> str:
-    """Return what is left of the data at t = 1 by band, and what the library warns of."""
+    """Return the remaining signal at t = 1 by band, and the library's warnings."""
     statistics, process = pair.example.statistics, pair.processes["shaped"]
     notes = process_notes(process, Denoiser(torch.nn.Identity(), process, prediction="v"), statistics)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is in the notes
+        warnings.simplefilter("ignore")  # the notes contain the warnings
         bands = terminal_snr(process, statistics)
     rows = "".join(
         f"<tr><td>{f'{band.low:.2f} to {band.high:.2f}' if band.high else 'zero'}</td><td>{band.snr:.2g}</td></tr>"
         for band in bands
     )
     head = "<tr><th>cycles per sample</th><th>signal over noise</th></tr>"
-    return f"<h3>What is left at t = 1</h3><table>{head}{rows}</table>{listed(notes or ['nothing to warn of'])}"
+    return f"<h3>Signal left at t = 1</h3><table>{head}{rows}</table>{listed(notes or ['no warnings'])}"
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -108,5 +108,5 @@ def listed(texts: Sequence[str]) -> str:
 
 
 def mistake(error: Exception) -> str:
-    """Return a mistake as a piece of the page."""
+    """Return an error as HTML."""
     return f'<div class="wrong" role="alert">{html.escape(str(error))}</div>'

@@ -1,1 +1,1 @@
-"""What draws: line charts for pages, figures as files,."""
+"""Drawing: line charts for pages, and figures as files."""

@@ -1,7 +1,7 @@
-"""Line charts as SVG that takes its colours from the page, so that one drawing serves light and dark.
+"""Line charts as SVG with the page's colours, so that one drawing works in light and dark mode.
 
-matplotlib draws with placeholders, which become CSS variables, and its styles become attributes: a page may forbid
-styles that are not its own.
+matplotlib draws with placeholder colours, which become CSS variables. Its styles become attributes, because a page's
+policy may forbid inline styles.
 """
 
 import csv
@@ -26,32 +26,32 @@ SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
 """Width and height in inches, of 72 points each."""
 MARGINS = (0.16, 0.16, 0.8, 0.81)
-"""Left, bottom, width and height of the plot: with room for its labels, which a layout engine would draw all twice."""
+"""Left, bottom, width and height of the plot: with room for labels; a layout engine would draw everything twice."""
 TEXT, LINES = "#010101", "#010102"
 COLOURS = {**{f"c{n}": f"#0202{n:02x}" for n in range(8)}, **{f"s{n}": f"#0303{n:02x}" for n in range(8)}}
-"""Placeholders: c0 to c7 tell things apart, s0 to s7 put them in an order."""
+"""Placeholder colours: c0 to c7 are categorical, s0 to s7 sequential."""
 VARIABLES = {TEXT: "var(--text)", LINES: "var(--line)", **{hex_: f"var(--{name})" for name, hex_ in COLOURS.items()}}
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
-"""Curves differ by these too: not everyone sees colours, and print has few."""
+"""Dash patterns, so that curves differ also without colours."""
 ROWS = 30
-"""Rows of the table under a chart; its CSV file has all."""
+"""Maximum number of rows of the table under a chart; the CSV file has all rows."""
 MARKED = 40
-"""Number of points of a curve below which each has a mark."""
+"""Number of points of a curve below which points have markers."""
 LABEL = 40
-"""Characters of a name that a chart takes from a run, from both of its ends: names of runs often begin alike."""
+"""Maximum length of a run's name in a chart, taken from both ends: names often begin alike."""
 FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
-"""What formulas of a spreadsheet begin with, negative numbers aside."""
+"""First characters of spreadsheet formulas, except in negative numbers."""
 ROOM = 56
-"""Characters that have room below a chart."""
+"""Number of characters that fit below a chart."""
 _STYLED = threading.Lock()
-"""Matplotlib's settings are one set for the whole process."""
+"""Lock for matplotlib's settings, which are global to the process."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `x` are numbers or places of an axis's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
+    """One curve. `x` are numbers or indices of an axis's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
 
-    There may be more curves than dashes: these begin again.
+    If there are more curves than dashes, the dashes repeat.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis is called and how it is scaled; `ticks` name its places 0, 1, …; `level` is marked on it."""
+    """Name and scale of an axis; `ticks` name the positions 0, 1, …; `level` is marked."""
 
     name: str
     scale: Literal["linear", "log"] = "linear"
@@ -71,19 +71,19 @@ class Axis:
     level: float | None = None
 
     def shows(self, value: float) -> bool:
-        """Whether the scale has a place for a value."""
+        """Whether the scale can show a value."""
         return math.isfinite(value) and (self.scale == "linear" or value > 0)
 
     def tell(self, value: float, number: Callable[[float], str]) -> str:
-        """Return a place by the name of its tick, or as a number."""
+        """Return the name of a position's tick, or the number as text."""
         return number(value) if self.ticks is None else self.ticks[int(value)]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: `picture` is SVG without any style of its own, `points` what the page says under the pointer.
+    """A drawn chart: `picture` is SVG without inline styles, `points` are the values shown under the pointer.
 
-    `caption`, `header` and `rows` are a table of its numbers, thinned; `csv` is the text of a file that has all.
+    `caption`, `header` and `rows` are a thinned table of its numbers; `csv` is the text of a CSV file with all numbers.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Chart:
 
 
 def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
-    """Return a chart; None if there is nothing that its scales can show. `name` is its own on the page."""
+    """Return a chart, or None if its scales can show nothing. `name` is unique on the page."""
     if not (drawn := [kept for each in series if (kept := _shown(each, x, y)).x]):
         return None
     figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
@@ -110,12 +110,12 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
             markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
     _dress(plot, x, y)
-    picture = _svg(figure, name)  # drawing also scales the axes, which the places of points depend on
+    picture = _svg(figure, name)  # drawing also scales the axes, on which the positions of points depend
     points = [
         {
             "name": each.name,
-            "at": [x.tell(value, told) for value in each.x],
-            "values": [told(value) for value in each.y],
+            "at": [x.tell(value, number_text) for value in each.x],
+            "values": [number_text(value) for value in each.y],
             "places": [
                 [round(across, 1), round(72 * SIZE[1] - up, 1)]
                 for across, up in plot.transData.transform(list(zip(each.x, each.y, strict=True)))
@@ -123,7 +123,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
         }
         for each in drawn
     ]
-    header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, told)
+    header, rows = [x.name, *(each.name for each in drawn)], _rows(drawn, x, number_text)
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
     return Chart(
@@ -132,20 +132,20 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     )  # fmt: skip
 
 
-def told(value: float) -> str:
-    """Return a number as people read it."""
+def number_text(value: float) -> str:
+    """Return a number as readable text."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def ordered(number: int, count: int) -> str:
-    """Return the colour of the `number`-th of `count` things that have an order."""
+    """Return the sequential colour of number `number` of `count`."""
     return f"s{round(7 * number / max(1, count - 1))}"
 
 
 def _shown(each: Series, x: Axis, y: Axis) -> Series:
-    """Return a series of the points that the scales can show, with one of the `DASHES`."""
+    """Return a series with the points that the scales can show, with one of the `DASHES`."""
     points = [(a, b) for a, b in zip(each.x, each.y, strict=True) if x.shows(a) and y.shows(b)]
     xs, ys = [a for a, _ in points], [b for _, b in points]
     return replace(each, name=_short(each.name), x=xs, y=ys, dashes=each.dashes % len(DASHES))
@@ -159,8 +159,8 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if axis.scale == "log":
             scaled("log")
             low, high = of_plot.get_view_interval()
-            # Powers of ten as text: matplotlib writes them as mathematics, of which the page has no fonts. Within a
-            # decade there may be no power of ten, and the ticks between are named where there is room.
+            # Powers of ten as text: the page has no fonts for matplotlib's mathematical text. A range within one
+            # decade may contain no power of ten, so minor ticks get labels where they fit.
             of_plot.set_major_formatter(_Plain())
             crowded = high / low > (30 if axis is x else 100)
             of_plot.set_minor_formatter(NullFormatter() if crowded else _Plain(minor_thresholds=(2, 1)))
@@ -173,32 +173,32 @@ def _dress(plot: Axes, x: Axis, y: Axis) -> None:
         if level is not None:
             line(level, color=TEXT, linewidth=0.8, dashes=(3, 3))
     if x.ticks is None and x.scale == "linear":
-        plot.xaxis.set_major_formatter(lambda value, place: told(float(value)))
+        plot.xaxis.set_major_formatter(lambda value, place: number_text(float(value)))
     plot.tick_params(which="both", color=LINES, labelcolor=TEXT, length=3, pad=4)
     for spine in plot.spines.values():
         spine.set_color(LINES)
 
 
 class _Plain(LogFormatterSciNotation):
-    """Names the ticks of a logarithmic axis as plain numbers."""
+    """Labels the ticks of a logarithmic axis with plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:.4g}" if super().__call__(x, pos) else ""
 
 
 def _plain(text: str) -> str:
-    """Return a text of a run as matplotlib shows it without taking dollars for mathematics."""
+    """Return a run's text with dollars escaped, which matplotlib would read as mathematics."""
     return _short(text).replace("$", r"\$")
 
 
 def _short(text: str) -> str:
-    """Return a text of a run without secrets in its addresses, and without its middle if it is long."""
-    text = without_secrets(text)  # first: what is left of an address would not be known for one
+    """Return a run's text without secrets in addresses, and with the middle omitted if it is long."""
+    text = without_secrets(text)  # first, because a shortened address would not be recognised
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-    """Return a figure as SVG, hidden from screen readers, with `name` in front of the identifiers in it."""
+    """Return a figure as SVG, hidden from screen readers, with identifiers prefixed by `name`."""
     written = io.StringIO()
     with _STYLED, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(written, format="svg", dpi=72, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -215,11 +215,11 @@ def _svg(figure: Figure, name: str) -> Markup:
                 element.set(key, VARIABLES.get(value, value))
         identity = element.get("id", "")
         if identity and not identity.startswith(name) and re.fullmatch(r"[A-Za-z]+[\w.]*_\d+", identity):
-            del element.attrib["id"]  # numbered from 1 in every drawing
+            del element.attrib["id"]  # matplotlib's numbers repeat in every drawing
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {"aria-hidden": "true", "focusable": "false"}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # drawn here, its text escaped
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # drawn here, with escaped text
 
 
 def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> list[list[str]]:
@@ -229,7 +229,7 @@ def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> li
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as the text of a CSV file; a text never begins as a formula does in a spreadsheet."""
+    """Return rows as the text of a CSV file; texts that look like spreadsheet formulas are escaped."""
     safe = [[f"'{text}" if FORMULA.match(text) else text for text in row] for row in rows]
     file = io.StringIO()
     csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(safe)
@@ -237,5 +237,5 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _exact(value: float) -> str:
-    """Return a number as programs read it, with all of its digits."""
+    """Return a number with all digits."""
     return str(int(value)) if value == round(value) and abs(value) < 1e15 else repr(float(value))

@@ -1,4 +1,4 @@
-"""Figures that are written as PNG: their style, and power over frequency along every axis of a grid."""
+"""Figures in PNG files: their style, and power over frequency along every axis of a grid."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ COLUMN = 3.8
 
 
 def on_logarithmic_axis(frequency: Tensor) -> Tensor:
-    """Return frequencies from zero upwards as a logarithmic axis can show them, zero at half the lowest."""
+    """Return frequencies for a logarithmic axis, with zero at half the lowest positive frequency."""
     moved = frequency.clone()
     moved[0] = moved[1] / 2 if len(moved) > 1 else 1.0
     return moved
@@ -29,7 +29,7 @@ def on_logarithmic_axis(frequency: Tensor) -> Tensor:
 
 def power_axes(plot: Axes, along: str, grid: Grid) -> None:
     """Label the axes of a plot of power over frequency."""
-    # Labels between the powers of ten run into one another on so small a plot.
+    # Labels between powers of ten would overlap on a small plot.
     plot.xaxis.set_minor_formatter(NullFormatter())
     plot.set(xlabel=unit_of(along, grid), title=along)
 
@@ -37,7 +37,7 @@ def power_axes(plot: Axes, along: str, grid: Grid) -> None:
 def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
     """Draw power over frequency, both logarithmic, with the 95 % band of a profile that has errors.
 
-    A single example has no power about the mean, and a logarithmic scale no zero: of it nothing is drawn.
+    A single example has zero power about the mean; it is not drawn on the logarithmic scale.
     """
     floor = float(profile.power.max()) * LEAST
     if floor <= 0:

@@ -1,1 +1,1 @@
-"""The parts of the report of a run: what is read from its folder, what is drawn of it, and the page."""
+"""The parts of a run's report: reading the folder, drawing, and the page."""

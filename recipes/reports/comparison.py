@@ -1,10 +1,10 @@
-"""Several runs side by side: what differs in their settings, their losses, numbers, spectra and samples."""
+"""Comparison of several runs: differing settings, losses, numbers, spectra and samples."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from recipes.config.groups import ABSENT, flatten
-from recipes.plotting.curves import Axis, draw, told
+from recipes.plotting.curves import Axis, draw, number_text
 from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.page import Block, Budget, Gallery, Note, Slider, Table, item
 from recipes.reports.process import sample_powers, spectrum_charts
@@ -23,8 +23,8 @@ def comparison_blocks(
     """Return the comparison of runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
     about = (
-        "Losses of runs with different noise, data or weighting are errors in predicting different things: such curves "
-        "show how far each is, not which is better."
+        "Losses of runs with different noise, data or weighting measure different predictions: such curves "
+        "show the progress of each run, not which is better."
     )
     for name, title, entries in (
         ("both-train", "Training loss", [run.train for run in runs]),
@@ -41,7 +41,7 @@ def comparison_blocks(
 
 def _facts(runs: Sequence[Overview]) -> Table:
     def last(entries: Sequence[Entry]) -> str:
-        return told(loss(entries[-1])) if entries else ABSENT
+        return number_text(loss(entries[-1])) if entries else ABSENT
 
     facts: dict[str, Callable[[Overview], str]] = {
         "folder": lambda run: str(run.folder),
@@ -65,11 +65,11 @@ def _differences(runs: Sequence[Overview]) -> Block:
             rows.append((key, *values))
     if not rows:
         return Note("Their configurations are the same.")
-    return Table("What differs in their configurations", ("key", *(run.name for run in runs)), rows[:MOST_ROWS])
+    return Table("Differing configuration keys", ("key", *(run.name for run in runs)), rows[:MOST_ROWS])
 
 
 def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Block:
-    """Return the numbers of the newest evaluation of each run, side by side."""
+    """Return the metrics of the newest evaluation of each run, side by side."""
     found: list[dict[tuple[str, str], dict[str, Any]]] = []
     for of_run in sets:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -82,18 +82,18 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
         found.append(rows)
     keys = dict.fromkeys(key for rows in found for key in rows)
     if not keys:
-        return Note("None of them has been judged by multisagd evaluate, so there are no metrics to compare.")
+        return Note("No run has an evaluation (multisagd evaluate), so there are no metrics to compare.")
     table = []
     for kind, name in keys:
         cells = [with_error(rows.get((kind, name), {}), "value", "error") for rows in found]
         floors = [with_error(rows[kind, name], "floor", "floor_error") for rows in found if (kind, name) in rows]
         table.append((f"{kind}: {name}", *cells, floors[0]))
-    header = ("metric", *(run.name for run in runs), "noise floor (of the first that has one)")
-    return Table("Metrics of the newest evaluation; compare those of equal counts only", header, table[:MOST_ROWS])
+    header = ("metric", *(run.name for run in runs), "noise floor (of the first run with one)")
+    return Table("Metrics of the newest evaluation; compare only equal counts", header, table[:MOST_ROWS])
 
 
 def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block]:
-    """Return the runs' pictures of training side by side, where they were made after as many samples."""
+    """Return the runs' training pictures side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
     frames = []
     for seen in spread(shared, most):
@@ -103,11 +103,11 @@ def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block
         seeds = {(run.config or {}).get("seed") for run in runs}
         same = "of the same seeds" if len(seeds) == 1 else "of different seeds"
         return [Slider(f"Samples side by side, {same}", frames)]
-    return [Note("The runs have no pictures after equally many samples to show side by side.")]
+    return [Note("The runs have no pictures at equal numbers of samples seen.")]
 
 
 def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Sequence[Block | None]:
-    """Return the spectra of the runs' samples, if all runs have one grid and any samples could be measured."""
+    """Return the spectra of the runs' samples, if all runs have the same grid and some samples could be measured."""
     known = [run.statistics for run in runs if run.statistics is not None]
     if len(known) < len(runs) or any(each.grid != known[0].grid for each in known):
         return []

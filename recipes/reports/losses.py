@@ -1,4 +1,4 @@
-"""What training wrote about itself, as charts: losses, the same by noise level and by band, gradients and speed."""
+"""Charts of training: losses, losses by noise level and by band, gradients and speed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,30 +12,30 @@ from recipes.runs.metrics import Entry, inner, number
 
 SEEN = Axis("samples seen")
 BANDS = (
-    "Squared error of the estimated data over the data's own power in a band: 0 is perfect, 1 is no better than the "
-    "mean of the data. Bands are in cycles per sample of every axis; 0 is the mean of a datum. "
+    "Squared error of the estimated data relative to the data's power in a band: 0 is perfect, 1 is no better than the "
+    "mean of the data. Bands are in cycles per sample of every axis; 0 is the mean of an example. "
 )
 VALIDATIONS = 4
-"""Validations of which the loss is drawn over noise levels."""
+"""Maximum number of validations drawn over noise levels."""
 MOST_LEVELS = 24
-"""Noise levels or bands that are drawn, at most."""
+"""Maximum number of noise levels or bands drawn."""
 
 
 def loss_charts(run: Overview) -> list[Block | None]:
-    """Return the charts of a run's losses, and what is missing of them."""
+    """Return the charts of a run's losses, and notes on missing ones."""
     training = over_samples("training", run.train, loss, "c0")
     validation = over_samples("validation", run.validation, loss, "c1", 1)
     norm = over_samples("gradient norm", run.train, lambda entry: number(entry.get("gradient_norm")), "c0")
     speed = over_samples("samples per second", run.timing, lambda entry: number(entry.get("samples_per_second")), "c0")
     blocks: list[Block | None] = [
         draw(
-            "loss", "Loss", "Training loss is the average since the entry before; validation is of held-out data, at "
-            "noise levels, noise and examples that are always the same, by averaged weights.",
+            "loss", "Loss", "Training loss is the average since the previous entry; validation uses held-out data, at "
+            "fixed noise levels, noise and examples, with averaged weights.",
             SEEN, Axis("loss", "log"), [training, validation],
         ),
         *_validation_charts(run),
         draw(
-            "gradient", "Gradient norm", "Of a step, before clipping, averaged since the entry before.", SEEN,
+            "gradient", "Gradient norm", "Per step, before clipping, averaged since the previous entry.", SEEN,
             Axis("norm", "log"), [norm],
         ),
         draw(
@@ -47,19 +47,19 @@ def loss_charts(run: Overview) -> list[Block | None]:
         blocks.insert(0, Note("No training step has been logged yet: the first comes after every.log samples."))
     elif not run.validation:
         missing = "so there are no losses by noise level and band"
-        why = f"No validation yet, {missing}: it comes every every.validation samples, and once at the end."
+        why = f"No validation yet, {missing}: it runs after every.validation samples, and at the end."
         if run.facts.get("held_out") == 0:
-            why = f"Nothing was held out of training to validate on, {missing}."
+            why = f"No data were held out for validation, {missing}."
         blocks.append(Note(why))
     if run.thinned:
-        blocks.append(Note("There are more entries than curves can show: evenly spaced ones are drawn, and the last."))
+        blocks.append(Note("There are too many entries to show: evenly spaced entries and the last one are drawn."))
     return blocks
 
 
 def over_samples(
     name: str, entries: Sequence[Entry], value: Callable[[Entry], float], colour: str, dashes: int = 0
 ) -> Series:
-    """Return one number of every entry over samples seen."""
+    """Return a series of one number of every entry over samples seen."""
     return Series(name, [number(e.get("samples")) for e in entries], [value(e) for e in entries], colour, dashes)
 
 
@@ -79,7 +79,7 @@ def _level(name: str, entry: Entry, what: str = "loss") -> float:
 
 
 def _validation_charts(run: Overview) -> list[Chart | None]:
-    """Return the loss over noise of a few validations, over training by noise level and by band, and the last one's."""
+    """Return charts of validation loss: over noise, over training by noise level and by band, and of the last one."""
     if not run.validation:
         return []
     last = run.validation[-1]
@@ -124,7 +124,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
 def _over_training(
     run: Overview, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
 ) -> Chart | None:
-    """Return a chart of numbers of every validation, of which there must be two."""
+    """Return a chart of numbers of every validation; it needs at least two validations."""
     if len(run.validation) < 2:
         return None
     series = [

@@ -1,8 +1,8 @@
-"""The page: blocks of plain data, media within a budget of bytes, and one HTML file of them that holds all it needs.
+"""The page: blocks of plain data, media within a size budget, and one self-contained HTML file.
 
-The macro in `blocks.html.j2` that has the name of its class draws a block. Texts may come from a folder of someone
-else. Jinja escapes every one; beyond that a content security policy lets the browser run and apply only the one script
-and the one style whose hashes are given. Nothing is fetched.
+A block is rendered by the macro in `blocks.html.j2` with the name of its class. Texts may come from someone else's
+folder: Jinja escapes them, and a content security policy allows only the script and the style with the given hashes.
+Nothing is fetched.
 """
 
 import base64
@@ -27,18 +27,18 @@ from recipes.reports.run import MALFORMED, shortened
 
 GENERATOR = "multisagd report"
 HEAD = 400
-"""Characters at the beginning of a page among which its generator is named."""
+"""Number of characters at the beginning of a page that include its generator."""
 LARGEST = 64 << 20
-"""Bytes of one file that is looked at."""
+"""Maximum size of a media file, in bytes."""
 MOST_LEFT_OUT = 20
-"""Files that are named as left out; there may be thousands."""
+"""Maximum number of left-out files that are named."""
 DECODERS = ("PIL", "av")
-"""Packages whose errors, of any kind, say that a file is damaged."""
+"""Packages whose errors mean that a file is damaged."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A remark, or what is missing, and the command that would make it."""
+    """A remark, or a missing part and the command that creates it."""
 
     text: str
     command: str | None = None
@@ -46,14 +46,14 @@ class Note:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, a line each."""
+    """Names and values, one per line."""
 
     rows: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column heads the rows. A row of a single cell parts groups."""
+    """A table; its first column contains row headers. A row with a single cell separates groups."""
 
     caption: str
     header: Sequence[str]
@@ -62,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a configuration, its value, and the default where that differs."""
+    """One key of a configuration, its value, and its default if different."""
 
     key: str
     value: str
@@ -71,7 +71,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Settings:
-    """A configuration that can be searched; `choices` are those of its groups."""
+    """A searchable configuration; `choices` are the choices of its groups."""
 
     choices: Sequence[tuple[str, str]]
     rows: Sequence[Setting]
@@ -79,7 +79,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """Something to look at or to listen to; each address is a `data:` URI."""
+    """A picture, sound or clip; each address is a `data:` URI."""
 
     title: str
     picture: str | None = None
@@ -91,7 +91,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Items side by side; a `strip` is read from left to right, and is not wrapped."""
+    """Items side by side; a `strip` is in order from left to right, and does not wrap."""
 
     title: str
     items: Sequence[Item]
@@ -100,7 +100,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Slider:
-    """Galleries of which one is shown at a time; without scripts, all are."""
+    """Galleries, one shown at a time; without scripts, all are shown."""
 
     label: str
     frames: Sequence[Gallery]
@@ -111,7 +111,7 @@ Block = Note | Facts | Table | Settings | Chart | Gallery | Slider
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of the page."""
+    """A section of the page."""
 
     name: str
     title: str
@@ -121,13 +121,13 @@ class Section:
 
 @dataclass
 class Budget:
-    """How many bytes of media a page may still take in; `left_out` names what it did not."""
+    """Remaining bytes for media in a page; `left_out` names the omitted files."""
 
     left: int
     left_out: list[str] = field(default_factory=list)
 
     def take(self, kind: str, data: bytes) -> str:
-        """Return the address of a file's content; ValueError if there is no room for it."""
+        """Return a file's content as a data URI; ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
             raise ValueError("beyond megabytes=…")
@@ -135,15 +135,15 @@ class Budget:
         return address(kind, data)
 
     def note(self, text: str) -> None:
-        """Remember what was left out."""
+        """Record an omitted file."""
         if len(self.left_out) <= MOST_LEFT_OUT:
             self.left_out.append(text if len(self.left_out) < MOST_LEFT_OUT else "…")
 
 
 def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") -> Item | None:
-    """Return a file of media and those of the same name beside it: a picture, a sound, a clip; None if there are none.
+    """Return a media file and the files of the same name next to it (picture, sound, clip), or None.
 
-    Nothing that leads out of the folder `root` is taken.
+    Files that resolve to a path outside of `root` are refused.
     """
     found: dict[str, str] = {}
     small = False
@@ -171,7 +171,7 @@ def unmade(error: BaseException) -> Note:
 
 
 def render(title: str, about: str, sections: Sequence[Section], footer: str, hidden: Sequence[str] = ()) -> str:
-    """Return a page as HTML, without what others should not read: secrets in addresses, and the texts `hidden`."""
+    """Return a page as HTML, without secrets in addresses and without the texts `hidden`."""
 
     def shared(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -200,17 +200,17 @@ def render(title: str, about: str, sections: Sequence[Section], footer: str, hid
 
 
 def is_report(text: str) -> bool:
-    """Whether this is the beginning of a page that `render` made."""
+    """Whether a text begins like a page of `render`."""
     return f'<meta name="generator" content="{GENERATOR}">' in text[:HEAD]
 
 
 def check_out(out: Path) -> None:
-    """Check that a page may be written there; RecipeError if something lies there that this command did not write."""
+    """Check that a page may be written there; RecipeError if the path holds another file."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
     for path in (out, out.with_name(f"{out.name}.partial")):
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise RecipeError(f"{path} is a link or no file, and the page would be written there: remove it")
+            raise RecipeError(f"{path} is a link or not a file, so the page cannot be written there: remove it")
     if out.exists():
         with out.open(encoding="utf-8", errors="replace") as file:
             if not is_report(file.read(HEAD)):

@@ -1,4 +1,4 @@
-"""The noise of a run: its schedule and what it leaves of the data, data as it noises them, and power over frequency."""
+"""The noise of a run: its schedule and remaining signal, noisy data, and power over frequency."""
 
 import math
 import tempfile
@@ -23,7 +23,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_data
 from recipes.data.order import Order
-from recipes.plotting.curves import Axis, Series, draw, ordered, told
+from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
 from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, item, unmade
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
@@ -34,12 +34,12 @@ from recipes.runs.settings import Group, ModelSettings, TrainSettings
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
-"""Log-SNRs at which data are shown, between the data themselves and t = 1."""
+"""Log-SNRs of the shown data, between the clean data and t = 1."""
 INSTEAD = 2
-"""Samples that are shown at growing noise where there are no data."""
+"""Number of samples shown at increasing noise if there are no data."""
 BATCH = 32
 ABOUT = (
-    "Zero frequency, the mean of a datum, stands at half the lowest frequency. The noise is scaled to the data's "
+    "Zero frequency, the mean of an example, is shown at half the lowest frequency. The noise is scaled to the data's "
     "variance."
 )
 
@@ -50,7 +50,7 @@ def _not_at_hand(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Measured(Modality):
-    """A medium of which the shape of its data is known alone: enough for a process."""
+    """A modality that only knows the shape of its data, which is enough for a process."""
 
     statistics: DataStatistics
     suffixes = ()
@@ -65,9 +65,9 @@ class _Measured(Modality):
 
 
 def _assembly(run: Overview, builder: Builder) -> Assembly:
-    """Return what builds a run's process; its medium need not be there, nor be allowed."""
+    """Return an assembly that builds a run's process; the run's modality need not be available or allowed."""
     if run.config is None or run.statistics is None:
-        raise RecipeError("config.yaml and statistics.safetensors say what the process is, and are not both there")
+        raise RecipeError("the process needs config.yaml and statistics.safetensors, and one is missing")
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
     modality, kept = _Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
@@ -80,9 +80,9 @@ def _assembly(run: Overview, builder: Builder) -> Assembly:
 def forward_blocks(
     run: Overview, sets: Sequence[SampleSet], count: int, data: Group, builder: Builder, budget: Budget
 ) -> list[Block | None]:
-    """Return the schedule, what it leaves of the data, and `count` data or else a few samples at growing noise.
+    """Return the schedule, the remaining signal, and `count` examples, or else a few samples, at increasing noise.
 
-    `data` are keys of the run's data that the command line gives, such as where they are now.
+    `data` are keys of the run's data from the command line, such as their current location.
     """
     parts = _assembly(run, builder)
     process = parts.process()
@@ -95,20 +95,22 @@ def forward_blocks(
             try:
                 x0 = _examples(config, modality, builder, count)
             except MALFORMED as error:
-                blocks.append(Note(f"The run's data are not at hand. {shortened(error)}"))
+                blocks.append(Note(f"The run's data are not available. {shortened(error)}"))
         if x0 is None and sets:
             x0, of = sets[0].read(parts.statistics, INSTEAD), "Sample"
         if x0 is not None:
             return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, of)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
-        return [*blocks, Note("Neither data nor samples are at hand to be shown at growing noise.", command)]
+        return [*blocks, Note("Neither data nor samples are available to show at increasing noise.", command)]
     except MALFORMED as error:
-        text = "Nothing can be shown at growing noise. A report fetches nothing, autoencoders of the hub included."
+        text = (
+            "Nothing can be shown at increasing noise. A report downloads nothing, not even autoencoders from the hub."
+        )
         return [*blocks, Note(f"{text} {shortened(error)}")]
 
 
 def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
-    """Return what there is to say of a process without data: settings, signal and noise over time, doubts."""
+    """Return the description of a process without data: settings, signal and noise over time, warnings."""
     grid, schedule = process.grid, process.schedule
     times = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     by_time = [terminal_snr(process, parts.statistics, BANDS, limit=math.inf, time=float(t)) for t in times]
@@ -121,15 +123,17 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
-        "snr", "Signal and noise over time", "Decibels of the data's power, their mean included, over the noise's, in "
-        "bands of frequency (cycles per sample of every axis, 0 is the mean of a datum). The schedule's own log-SNR is "
-        "that of data of variance one and white noise.",
+        "snr", "Signal and noise over time", "Data's power (including their mean) over the noise's, in dB, in "
+        "bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
+        "refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
     )  # fmt: skip
     groups = [group for group in ("spectrum", "schedule", "process", "padding") if getattr(parts.settings, group)]
     described = [(group, shown(_in_words(getattr(parts.settings, group)))) for group in groups]
     described.append(("axes", "; ".join(f"{a.name}: {a.size} × {a.spacing:.4g} {a.unit}" for a in grid.axes)))
-    rows = [(name, told(band.snr), told(_decibels(band.snr))) for name, band in zip(names, last, strict=True)]
+    rows = [
+        (name, number_text(band.snr), number_text(_decibels(band.snr))) for name, band in zip(names, last, strict=True)
+    ]
     header = ("band (cycles per sample)", "power ratio", "dB")
     table = Table("Signal left at t = 1, where sampling starts", header, rows)
     denoiser = parts.denoiser(torch.nn.Identity(), process)
@@ -149,7 +153,7 @@ def _in_words(node: Any) -> str:
 def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
-    Nothing is fetched: a run may name addresses of anybody. A RecipeError says why they cannot be read.
+    Nothing is fetched, because a run may name any address. RecipeError if they cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
@@ -158,9 +162,9 @@ def _examples(config: Config, modality: Modality, builder: Builder, count: int) 
 
 
 def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
-    """Return data `(count, channels, *grid)` at growing noise, as the run noises them and as white noise does.
+    """Return data `(count, channels, *grid)` at increasing noise, under the run's noise and under white noise.
 
-    Both start from the same random numbers. Raises what decoding and writing them raises.
+    Both use the same random numbers. Raises the errors of decoding and writing.
     """
     power = process.covariance.power()
     both = {"the run's noise": process}
@@ -177,11 +181,11 @@ def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget:
 
 
 def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budget: Budget) -> list[Item]:
-    names = ["as it is", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
+    names = ["clean", *(f"log-SNR {log_snr:.0f}" for log_snr in LOG_SNRS), "t = 1"]
     levels = process.schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     times = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)])
     found = []
-    # That some noise is beyond full scale is not worth a warning: it always is.
+    # No warning about noise beyond full scale: it always exceeds it.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
         for place, (name, t) in enumerate(zip(names, times, strict=True)):
             noised = process.in_range(x0, t[None], noise) if place else x0
@@ -197,9 +201,9 @@ def _decibels(ratio: float) -> float:
 
 
 def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) -> list[Block | None]:
-    """Return the power of data, noise and samples, of whichever there are."""
+    """Return the power of data, noise and samples, as far as available."""
     if run.statistics is None:
-        return [Note("The spectrum of the data is measured when training begins, and is not there.")]
+        return [Note("The spectrum of the data is missing; it is measured when training begins.")]
     powers: dict[str, Tensor] = {"data": run.statistics.power}
     notes: list[Block] = []
     try:
@@ -209,19 +213,19 @@ def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) 
     drawn, problems = sample_powers(run.statistics, sets[:2])
     if not sets:
         command = f"multisagd sample {setting('run_dir', run.folder)} count=256"
-        problems.append(Note("There are no samples yet whose spectrum could be shown beside.", command))
+        problems.append(Note("There are no samples yet whose spectrum could be compared.", command))
     return [*spectrum_charts(powers | drawn, run.statistics.grid), *notes, *problems]
 
 
 def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict[str, Tensor], list[Block]]:
-    """Return the power of sets of samples about their own mean by name, and what could not be measured."""
+    """Return the power of sets of samples about their mean, by name, and notes on sets that could not be measured."""
     powers: dict[str, Tensor] = {}
     problems: list[Block] = []
     for each in sets:
         try:
             x0 = each.read(data)
             if len(x0) < 2:
-                raise ValueError("one sample has no power about the mean: draw more")
+                raise ValueError("one sample has zero power about its mean: draw more")
             name = f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"
             powers[name] = DataStatistics.measure(x0.split(BATCH), data.grid).power
         except MALFORMED as error:
@@ -232,10 +236,10 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
 def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block | None]:
     """Return a chart over the radius and one along every axis, with a curve for each power `(..., *half_shape)`.
 
-    The first power is that of the data; those whose name begins with "samples" are also shown in decibels over it.
+    The first power is the data's; powers with names that begin with "samples" are also shown relative to it in dB.
     """
     blocks: list[Block | None] = []
-    over = "Decibels of the samples' power over the data's: 0 is the data's own."
+    over = "Ratio of the samples' power to the data's, in dB: 0 means equal."
     for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
         where = "over the radius" if along == RADIUS else f"along {along}"
         x = Axis(unit_of(along, grid), "log")
@@ -254,6 +258,6 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
-    """Return values over frequency, without those where a power cannot be told from rounding."""
+    """Return values over frequency, without those that are indistinguishable from rounding errors."""
     kept = values.where(power > LEAST * power.max(), math.nan)
     return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

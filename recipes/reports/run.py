@@ -1,7 +1,7 @@
-"""What is known of a run from its folder, whatever of it is there: it may be training, have crashed, or hold nothing.
+"""Reading a run's folder for a report; the run may be training, have crashed, or be incomplete.
 
-A folder may come from someone else. Nothing in it is run, links that lead out of it are not followed, and what cannot
-be read is listed as missing.
+A folder may come from someone else. Nothing in it is executed, links that lead out of it are not followed, and
+unreadable parts are listed as missing.
 """
 
 import json
@@ -31,20 +31,20 @@ MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     RuntimeError, MemoryError,
 )  # fmt: skip
-"""What reading and drawing something that is not what it should be can raise."""
+"""Errors of reading and drawing invalid files."""
 MOST = 1000
-"""Samples of a set whose spectrum is measured."""
+"""Maximum number of samples of a set for measuring the spectrum."""
 MOST_NUMBERS = 1 << 25
-"""Numbers in them all."""
+"""Maximum number of values in these samples."""
 LONGEST = 300
-"""Characters of a value that are shown."""
+"""Maximum number of characters shown of a value."""
 
 State = Literal["finished", "in progress", "interrupted", "not begun"]
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """A folder of samples in that of a run, `root`; `made` is its record by `multisagd sample`."""
+    """A set of samples in the run folder `root`; `made` is its record by `multisagd sample`."""
 
     folder: Path
     root: Path
@@ -52,35 +52,35 @@ class SampleSet:
 
     @property
     def title(self) -> str:
-        """What to call it."""
+        """A readable name."""
         seen = number(self.made.get("samples_seen"))
         after = "" if math.isnan(seen) else f"after {seen:,.0f} samples seen, "
         return f"{after}{self.sampler or self.folder.name}"
 
     @property
     def sampler(self) -> str:
-        """The sampler and its steps, an empty text if nothing says which."""
+        """The sampler and its steps, or "" if unknown."""
         settings = inner(self.made, "settings")
         name = str(inner(settings, "sampler").get("_target_", "")).rsplit(".", 1)[-1]
         return f"{name} in {settings.get('steps')} steps" if name else ""
 
     def evaluation(self) -> Any:
-        """Return what `multisagd evaluate` left next to it; raises what `own_json` raises."""
+        """Return its evaluation by `multisagd evaluate`; raises as `own_json`."""
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
-        """Return its first samples as tensors, `(count, channels, *grid)`; ValueError for others than the data's."""
+        """Return its first samples, `(count, channels, *grid)`; ValueError if their shape differs from the data's."""
         path = self.folder / TENSORS
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
-            raise ValueError(f"{path} holds samples of shape {shape}, the data have {tuple(statistics.mean.shape)}")
+            raise ValueError(f"{path} holds samples of shape {shape}, but the data have {tuple(statistics.mean.shape)}")
         x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
         if not bool(x0.isfinite().all()):
             raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
         return x0
 
     def names(self, classes: Sequence[str], count: int) -> list[str]:
-        """Return the class or prompt of each of its first samples, an empty list where they are not known."""
+        """Return the class or prompt of each of its first samples, or an empty list if unknown."""
         prompts = self.made.get("prompts")
         if isinstance(prompts, list):
             return [str(each) for each in prompts[:count]]
@@ -92,7 +92,7 @@ class SampleSet:
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """What is known of a run. `missing` says what could not be read; `config` and `statistics` are None without."""
+    """The readable parts of a run. `missing` lists unreadable parts; `config` and `statistics` may be None."""
 
     folder: Path
     name: str
@@ -102,41 +102,41 @@ class Overview:
     validation: list[Entry]
     timing: list[Entry]
     thinned: bool
-    """Whether there are more entries than these."""
+    """Whether some entries were left out."""
     statistics: DataStatistics | None
     missing: tuple[str, ...]
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
-        """The times that training was started."""
+        """The recorded starts of training."""
         found = self.facts.get("starts")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes, empty without any."""
+        """Names of the classes, empty without classes."""
         return self.facts.get("classes") or []
 
     @cached_property
     def target(self) -> int | None:
-        """Samples that the run is to see."""
+        """The run's target number of samples."""
         found = number(inner(self.config or {}, "training").get("samples"))
         return int(found) if 0 < found < 1e18 else None
 
     @cached_property
     def saved(self) -> int | None:
-        """Samples seen at the last checkpoint, None without one."""
+        """Samples seen at the last checkpoint, or None."""
         return next((samples_of(each) for each in reversed(Run(self.folder).checkpoints.folders())), None)
 
     @cached_property
     def seen(self) -> int:
-        """Samples seen, by the last entry or checkpoint."""
+        """Samples seen, according to the last entry or checkpoint."""
         logged = [int(number(entry["samples"])) for entry in (*self.train[-1:], *self.validation[-1:])]
         return max([self.saved or 0, *logged])
 
     @cached_property
     def state(self) -> State:
-        """How far the run is."""
+        """The state of the run."""
         if self.target is not None and self.seen >= self.target:
             return "finished"
         if inside(self.folder / ".lock", self.folder) and is_held(self.folder):
@@ -145,7 +145,7 @@ class Overview:
 
     @cached_property
     def pictures(self) -> dict[int, Path]:
-        """Pictures drawn while training, by the samples seen."""
+        """Pictures drawn during training, by samples seen."""
         folder = self.folder / "samples"
         files = folder.glob("*.png") if folder.is_dir() and inside(folder, self.folder) else ()
         named = {int(path.stem): path for path in files if path.stem.isdecimal() and len(path.stem) < 19}
@@ -153,7 +153,7 @@ class Overview:
 
     @cached_property
     def sample_sets(self) -> list[SampleSet]:
-        """The sets in its folder `sampled`, the newest first."""
+        """The sets in its folder `sampled`, newest first."""
         root = self.folder / "sampled"
         found = []
         for folder in root.iterdir() if root.is_dir() else ():
@@ -168,12 +168,12 @@ class Overview:
 
 
 def read_run(folder: Path, name: str | None = None) -> Overview:
-    """Read whatever of a run is there; RecipeError for a folder that is not there or holds nothing of a run at all."""
+    """Read the available parts of a run; RecipeError if the folder does not exist or has no part of a run."""
     if not folder.is_dir():
-        raise RecipeError(f"there is no folder {folder}: name that of a training run")
+        raise RecipeError(f"there is no folder {folder}: give the folder of a training run")
     if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
         command = f"multisagd train … {setting('run_dir', folder)}"
-        raise RecipeError(f"{folder} holds nothing of a training run; to make one: {command}")
+        raise RecipeError(f"{folder} is not the folder of a training run; to make one: {command}")
     missing: list[str] = []
     source = Run(folder)
 
@@ -186,19 +186,19 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
                 raise ValueError("it is a link to somewhere else")
             return read()
         except FileNotFoundError:
-            missing.append(f"{name} is not there: {what}.")
+            missing.append(f"{name} is missing: {what}.")
         except MALFORMED as error:
             missing.append(f"{name} could not be read: {what}. {shortened(error)}")
         return None
 
-    config = attempt("without it neither settings nor process are known", CONFIG, lambda: source.config)
-    facts = attempt("without it neither versions nor starts are known", FACTS, lambda: source.facts) or {}
-    metrics = attempt("there are no losses to draw", METRICS, source.metrics) or Metrics()
-    timing = attempt("there is no speed to draw", TIMING, source.timing) or Metrics()
-    statistics = attempt("the spectrum of the data is not known", STATISTICS, lambda: source.statistics)
+    config = attempt("without it, settings and process are unknown", CONFIG, lambda: source.config)
+    facts = attempt("without it, versions and starts are unknown", FACTS, lambda: source.facts) or {}
+    metrics = attempt("losses cannot be drawn", METRICS, source.metrics) or Metrics()
+    timing = attempt("speed cannot be drawn", TIMING, source.timing) or Metrics()
+    statistics = attempt("the spectrum of the data is unknown", STATISTICS, lambda: source.statistics)
     for entries, file in ((metrics, METRICS), (timing, TIMING)):
         if entries.broken:
-            missing.append(f"{file}: {entries.broken:,} lines are no entries, and were passed over.")
+            missing.append(f"{file}: {entries.broken:,} lines are not entries, and were skipped.")
     return Overview(
         folder, name or folder.resolve().name, config, facts, metrics.of("train"), metrics.of("validation"),
         timing.of("timing"), metrics.thinned or timing.thinned, statistics, tuple(missing),
@@ -215,20 +215,20 @@ def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def metric_notes(report: Any, kind: str) -> list[str]:
-    """Return the remarks of an evaluate.json on the numbers of a kind."""
+    """Return the notes in an evaluate.json on the numbers of a kind."""
     notes = inner(report, "results", kind).get("notes")
     return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Return what a row of an evaluate.json says of samples and of real data, and the ideal, each as text."""
+    """Return a row of an evaluate.json as texts: samples, real data, ideal."""
     ideal = number(row.get("ideal"))
     floor = with_error(row, "floor", "floor_error")
     return with_error(row, "value", "error"), floor, "" if math.isnan(ideal) else f"{ideal:g}"
 
 
 def with_error(row: dict[str, Any], value: str, error: str) -> str:
-    """Return a number of a row with its uncertainty and unit."""
+    """Return a row's number with its uncertainty and unit."""
     found, spread = number(row.get(value)), number(row.get(error))
     if math.isnan(found):
         return "-"
@@ -237,7 +237,7 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 
 
 def own_json(path: Path, folder: Path) -> Any:
-    """Return the content of a JSON file in a folder; OSError or ValueError if it leads out of it or is unreadable."""
+    """Return the content of a JSON file in a folder; OSError or ValueError if unreadable or outside the folder."""
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)
@@ -250,6 +250,6 @@ def shown(value: Any) -> str:
 
 
 def shortened(error: BaseException, most: int = 400) -> str:
-    """Return the message of an error in a line."""
+    """Return the message of an error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[:most]}…"

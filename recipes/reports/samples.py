@@ -1,9 +1,9 @@
-"""What a run has drawn: pictures while it trained, sets of samples, and what `multisagd evaluate` says of these."""
+"""Samples of a run: pictures during training, sets of samples, and their evaluations."""
 
 from collections.abc import Sequence
 
 from recipes.base.commands import setting
-from recipes.plotting.curves import told
+from recipes.plotting.curves import number_text
 from recipes.reports.page import Block, Budget, Facts, Gallery, Note, Slider, Table, item
 from recipes.reports.run import (
     MALFORMED,
@@ -19,20 +19,20 @@ from recipes.runs.metrics import inner, number
 from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
 
 MADE_BY = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
-"""Settings of sampling that are shown."""
+"""Sampling settings to show."""
 MOST_ROWS = 400
-"""Rows of a table."""
+"""Maximum number of rows of a table."""
 
 
 def spread(places: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` places, evenly chosen, with the first and the last."""
+    """Return at most `most` evenly spaced places, including the first and the last."""
     if len(places) <= most:
         return list(places)
     return [places[round(n * (len(places) - 1) / max(1, most - 1))] for n in range(most)][-most:]
 
 
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:
-    """Return the pictures of training as a slider, and every set of samples with what can be heard or seen to move."""
+    """Return the training pictures as a slider, and every set of samples with its sounds and clips."""
     blocks: list[Block] = []
     chosen = spread(list(run.pictures), pictures)
     frames = []
@@ -41,16 +41,16 @@ def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media
         if made := item(title, run.pictures[seen], run.folder, budget, "samples of a training run"):
             frames.append(Gallery(f"{seen:,} samples seen", [made]))
     if frames:
-        blocks.append(Slider("Samples over training, always of the same seeds", frames))
+        blocks.append(Slider("Samples over training, with fixed seeds", frames))
     if len(chosen) < (count := len(run.pictures)):
         blocks.append(Note(f"{len(chosen)} of {count} pictures are shown: pictures={count} shows all."))
     if not run.pictures:
-        blocks.append(Note("No picture has been made while training: every.samples says how often that is done."))
+        blocks.append(Note("No picture was made during training: every.samples sets how often that is done."))
     for each in sets:
         blocks += _set_blocks(each, run.classes, media, budget)
     if not sets:
         command = f"multisagd sample {setting('run_dir', run.folder)}"
-        blocks.append(Note("No samples have been drawn from it yet.", command))
+        blocks.append(Note("No samples have been drawn from this run yet.", command))
     return blocks
 
 
@@ -80,7 +80,7 @@ def _set_blocks(each: SampleSet, classes: Sequence[str], media: int, budget: Bud
 
 
 def evaluation_blocks(run: Overview, sets: Sequence[SampleSet], budget: Budget) -> list[Block]:
-    """Return the tables of every set of samples, or how to make one."""
+    """Return the evaluation of every set of samples, or the command that makes one."""
     blocks: list[Block] = []
     for each in sets:
         if (each.folder / EVALUATION).exists():
@@ -90,7 +90,7 @@ def evaluation_blocks(run: Overview, sets: Sequence[SampleSet], budget: Budget) 
                 blocks.append(Note(f"{EVALUATION} of {each.folder.name} could not be read. {shortened(error)}"))
     if not blocks:
         command = f"multisagd evaluate {setting('run_dir', run.folder)} samples=1000"
-        blocks.append(Note("The samples have not been judged yet.", command))
+        blocks.append(Note("The samples have not been evaluated yet.", command))
     return blocks
 
 
@@ -103,8 +103,8 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
             rows.append((kind,))
             last = kind
         rows.append((str(row.get("name")), *metric_cells(row)))
-    count = told(number(inner(report, "counts").get("compared")))
-    caption = f"Evaluation of {count} samples {each.title}, each number beside its noise floor"
+    count = number_text(number(inner(report, "counts").get("compared")))
+    caption = f"Evaluation of {count} samples {each.title}, each number with its noise floor"
     blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MOST_ROWS])]
     blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]
     blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]

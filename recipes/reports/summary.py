@@ -1,4 +1,4 @@
-"""What a run is: what was trained on what, how far it is, its settings next to the defaults, and where it ran."""
+"""Summary of a run: model, data, progress, settings compared with defaults, and environment."""
 
 import shlex
 from collections.abc import Mapping
@@ -10,45 +10,45 @@ from recipes.base.commands import setting
 from recipes.config.addresses import mapped, shareable
 from recipes.config.compose import Config
 from recipes.config.groups import ABSENT, flatten, groups, nearest_choice, train_defaults
-from recipes.plotting.curves import told
+from recipes.plotting.curves import number_text
 from recipes.reports.losses import loss
 from recipes.reports.page import Block, Facts, Note, Setting, Settings, Table
 from recipes.reports.run import Overview, shown
 from recipes.runs.metrics import inner, number
 
 MOST_STARTS = 50
-"""Starts of a run that are listed, the last ones."""
+"""Maximum number of listed starts of a run (the last ones)."""
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
-"""Groups of the configuration that say most about a run."""
+"""Groups of the configuration shown in the summary."""
 OF_THE_RUN = ("run_dir",)
-"""Keys that have no default to differ from."""
+"""Keys without a default."""
 STATES = {
     "finished": "finished",
-    "in progress": "in progress: a process holds the folder",
-    "interrupted": "interrupted: no process on this machine holds the folder",
+    "in progress": "in progress: a process is using the folder",
+    "interrupted": "interrupted: no process on this machine is using the folder",
     "not begun": "not begun",
 }
-"""The states of a run in words."""
+"""Descriptions of a run's states."""
 
 
 def summary_blocks(run: Overview) -> list[Block]:
-    """Return what was trained, on what, and how far it is."""
+    """Return model, data and progress."""
     target = "" if run.target is None else f" of {run.target:,}"
     rows = [("state", STATES[run.state]), ("samples seen", f"{run.seen:,}{target}")]
     if run.train:
-        rows.append(("training loss", f"{told(loss(run.train[-1]))} (last entry)"))
+        rows.append(("training loss", f"{number_text(loss(run.train[-1]))} (last entry)"))
     if run.validation:
-        rows.append(("validation loss", f"{told(loss(run.validation[-1]))} (last entry)"))
+        rows.append(("validation loss", f"{number_text(loss(run.validation[-1]))} (last entry)"))
     if seconds := training_seconds(run):
         rows.append(("time in training steps", f"about {_duration(seconds)}"))
     if data := inner(run.facts, "data"):
         count = f" in {len(run.classes)} classes" if run.classes else ""
-        rows.append(("examples", f"{told(number(data.get('examples')))}{count}"))
+        rows.append(("examples", f"{number_text(number(data.get('examples')))}{count}"))
     if (parameters := number(run.facts.get("parameters"))) > 0:
-        rows.append(("parameters of the network", told(parameters)))
+        rows.append(("parameters of the network", number_text(parameters)))
     if run.statistics is not None:
         axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)
-        rows.append(("a datum", f"{run.statistics.mean.shape[0]} × ({axes})"))
+        rows.append(("an example", f"{run.statistics.mean.shape[0]} × ({axes})"))
         rows.append(("standard deviation of the data", f"{run.statistics.sigma_data:.3g} about their mean"))
     if run.config is not None:
         chosen = dict(settings(run.config).choices)
@@ -57,12 +57,14 @@ def summary_blocks(run: Overview) -> list[Block]:
     if run.state == "interrupted":
         blocks.append(Note(_goes_on(run)))
     if run.state == "not begun":
-        blocks.append(Note("Nothing has been trained here yet.", f"multisagd train … {setting('run_dir', run.folder)}"))
+        blocks.append(
+            Note("No training has been started here yet.", f"multisagd train … {setting('run_dir', run.folder)}")
+        )
     return blocks
 
 
 def training_seconds(run: Overview) -> float:
-    """Return how long training steps took in all, from the speed between entries; repeated work counts twice."""
+    """Return the total duration of training steps, from the speed between entries; repeated work counts twice."""
     entries, total = run.timing, 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):
@@ -72,14 +74,14 @@ def training_seconds(run: Overview) -> float:
 
 
 def configuration_blocks(run: Overview) -> list[Block]:
-    """Return the configuration, if it is there."""
+    """Return the configuration, if it is readable."""
     if run.config is None:
-        return [Note("config.yaml is not there, or could not be read.")]
+        return [Note("config.yaml is missing or unreadable.")]
     return [settings(run.config)]
 
 
 def settings(config: Config) -> Settings:
-    """Return every key of a configuration, and which choice each of its groups is."""
+    """Return every key of a configuration, and the choice of each group."""
     own = train_defaults()
     expected = flatten(own)
     choices = []
@@ -99,14 +101,14 @@ def settings(config: Config) -> Settings:
 
 
 def environment_blocks(run: Overview) -> list[Block]:
-    """Return where and with what the run was started, and with which versions."""
+    """Return the starts of the run, with command, device and versions."""
     starts = run.starts[-MOST_STARTS:]
     if not starts:
-        return [Note("run.json names no start of this run.")]
-    header = ("at", "samples seen", "device", "revision of the source", "command, as it was noted")
+        return [Note("run.json records no start of this run.")]
+    header = ("at", "samples seen", "device", "revision of the source", "recorded command")
     rows = [
-        (str(start.get("at")), told(number(start.get("samples"))), str(start.get("device")), str(start.get("revision")),
-         _command(start.get("command")))
+        (str(start.get("at")), number_text(number(start.get("samples"))), str(start.get("device")),
+         str(start.get("revision")),         _command(start.get("command")))
         for start in starts
     ]  # fmt: skip
     versions, before = inner(starts[-1], "versions"), inner(starts[0], "versions")
@@ -119,11 +121,11 @@ def environment_blocks(run: Overview) -> list[Block]:
 
 
 def _goes_on(run: Overview) -> str:
-    why = "Why it ended is not noted here: its last message says so, and what to change if it ended by itself."
+    why = "The reason is not recorded here: see the command's last message."
     if run.saved is None:
-        return f"It ended before its first checkpoint: the command that started it, given again, begins anew. {why}"
+        return f"It ended before its first checkpoint: the same command starts from the beginning. {why}"
     saved = f"Its last checkpoint is after {run.saved:,} samples"
-    return f"{saved}: the command that started it, given again, continues from there. {why}"
+    return f"{saved}: the same command continues from there. {why}"
 
 
 def _command(words: Any) -> str:

@@ -1,1 +1,1 @@
-"""The folder of a run: what training keeps there, and how it is read back, whoever it comes from."""
+"""The folder of a run: writing it, and reading it safely."""

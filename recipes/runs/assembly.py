@@ -1,4 +1,4 @@
-"""From a run's configuration to its denoiser: the one way by which training and sampling get the same model."""
+"""Building a run's denoiser from its configuration, for training and sampling alike."""
 
 import inspect
 import math
@@ -40,22 +40,22 @@ from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
 MOST_PADDING = 1000
-"""Times that a padded grid may be as large as the data's."""
+"""Maximum size of a padded grid, relative to the data's grid."""
 LARGE_SHARE = 0.5
-"""Above this share of the power at zero frequency, the noise is mostly a random brightness."""
+"""Share of the power at zero frequency above which noise is mostly a random brightness."""
 LARGE_SIGMA = 2.0
-"""Noise beyond this, in units of the data's range, is too much for a network to be given as it is."""
+"""Noise, in units of the data's range, above which a network needs input scaling."""
 LOW_LOG_SNR = -12.0
-"""Below this, a prediction of the noise says next to nothing about the data."""
+"""Log-SNR below which a noise prediction contains almost no information about the data."""
 RESTORE = "Restore the config.yaml that the run was trained with"
-LARGER = f"network: as configured it is far larger than the one whose weights are in the checkpoint. {RESTORE}"
+LARGER = f"network: the configured network is far larger than the one in the checkpoint. {RESTORE}"
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of one run; the network learns `classes`, or text embeddings of width `context`, or neither.
+    """Builds the parts of a run; the network's condition is `classes`, text embeddings of width `context`, or neither.
 
-    `kept` is the corruption of the run's data, where it need not be built from the configuration.
+    `kept` is the corruption of the run's data if it need not be built from the configuration.
     """
 
     settings: ModelSettings
@@ -70,18 +70,18 @@ class Assembly:
         measured, wanted = tuple(self.statistics.mean.shape), self.modality.tensor_shape
         if measured != wanted:
             raise RecipeError(
-                f"the statistics are those of data of shape {measured}, and the modality's have {wanted}: "
-                "restore the run's statistics.safetensors and config.yaml, or measure and train anew"
+                f"statistics have shape {measured}, but the modality produces {wanted}: "
+                "restore the run's statistics.safetensors and config.yaml, or measure the data and train again"
             )
 
     def process(self) -> Process:
-        """Return the forward process; RecipeError if the spectrum is invalid on the modality's grid, or a key wrong."""
+        """Return the forward process; RecipeError for an invalid key, or a spectrum that is invalid on the grid."""
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
         return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
 
     def corruption(self) -> Corruption | None:
-        """Return the corruption of the run's data, None if there is none; see `build_corruption`."""
+        """Return the corruption of the run's data, or None; see `build_corruption`."""
         return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
@@ -95,7 +95,9 @@ class Assembly:
             raise RecipeError(
                 "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
             )
-        added = {name: samples for name, samples in padding.items() if isinstance(samples, int)}  # others are refused
+        added = {
+            name: samples for name, samples in padding.items() if isinstance(samples, int)
+        }  # other values are refused later
         padded = math.prod(axis.size + added.get(axis.name, 0) for axis in grid.axes)
         if padded > MOST_PADDING * grid.numel:
             raise RecipeError(
@@ -105,17 +107,17 @@ class Assembly:
             return PaddedCovariance(spectrum, grid, padding)
 
     def network(self) -> nn.Module:
-        """Return the network with its first weights, which follow from the run's seed.
+        """Return the network with initial weights, a function of the run's seed.
 
         Raises:
-            RecipeError: if it cannot be built, or reads no texts where there are some.
+            RecipeError: if it cannot be built, or does not accept texts but the run has them.
         """
         torch.manual_seed(seeds.derive(self.settings.seed, "initialisation"))
         network = self._build()
         if self.context is not None and "context" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
-                f"network: {type(network).__name__} reads no texts: it needs a parameter `context`, the width of their "
-                "embeddings; or train without text=encoder"
+                f"network: {type(network).__name__} does not accept texts: it needs a parameter `context` (the "
+                "width of their embeddings); or train without text=encoder"
             )
         return network
 
@@ -127,20 +129,20 @@ class Assembly:
         )  # fmt: skip
 
     def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
-        """Check that the configured network has weights of these names and shapes, before either takes any memory.
+        """Check that the configured network has weights with these names and shapes, before allocating memory.
 
-        Both may come from elsewhere, and ask for more than any machine has.
+        Both may come from elsewhere, and require more memory than any machine has.
 
         Raises:
             RecipeError: naming the first that differs.
         """
-        # A network may register some of its weights more than once while it is built.
+        # A network may register a weight more than once during construction.
         count, elements = 4 * len(trained), 4 * sum(map(math.prod, trained.values()))
         try:
             with torch.device("meta"), at_most(count, elements):
                 different = mismatch(trained, shapes(self._build().state_dict()))
         except (RuntimeError, NotImplementedError) as error:
-            # A network of the user's own may need real tensors to be built.
+            # A user's network may need real tensors during construction.
             if self.builder.extra:
                 return
             raise RecipeError(f"network: {error}") from error
@@ -155,13 +157,13 @@ class Assembly:
             return denoiser
         loss = self.settings.loss
         if self.settings.corruption.get("restored"):
-            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave out one of them")
+            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave one out")
         if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
-            raise RecipeError("denoiser=restoring learns corrupted frequencies by loss=euclidean: choose that")
+            raise RecipeError("denoiser=restoring requires loss=euclidean: choose that")
         return denoiser
 
     def _build_part(self, group: str, expected: type[T], **parts: Any) -> T:
-        """Build what a group of the configuration describes, from these parts and the corruption, if there is one."""
+        """Build the object of a configuration group, from these parts and the corruption, if any."""
         corruption = self.corruption()
         if corruption is not None:
             parts["corruption"] = corruption
@@ -171,14 +173,14 @@ class Assembly:
         except MissingError as error:
             if "corruption" in error.parameters:
                 raise RecipeError(
-                    f"{group}={node['_target_']} is for corrupted data, and nothing is corrupted here: "
-                    "say what is, for example corruption=band"
+                    f"{group}={node['_target_']} requires corrupted data, but no corruption is configured: "
+                    "choose one, for example corruption=band"
                 ) from error
             raise
 
 
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
-    """Return the corruption that a configuration describes, None if none; RecipeError if invalid on this grid."""
+    """Return the corruption of a configuration, or None; RecipeError if it is invalid on this grid."""
     if group.get("_target_") is None:
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}
@@ -187,7 +189,7 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
 
 @contextmanager
 def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
-    """Raise a RecipeError, `otherwise`, where networks of more parameters, or elements in all of them, are built."""
+    """Inside the context, raise RecipeError(`otherwise`) if a network has more parameters or elements than given."""
     left = [count, elements]
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -204,30 +206,30 @@ def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None
 
 
 def check_sampler(sampler: Sampler, process: Process) -> None:
-    """Check that a sampler can follow this process; Heun is an Euler too.
+    """Check that a sampler supports this process; Heun is a subclass of Euler.
 
     Raises:
-        RecipeError: for an ODE solver in x_t on a process whose coefficients differ among frequencies, one that needs
-            noise at every frequency where some get none, or UniPC on a noise floor.
+        RecipeError: for an ODE solver in x_t on a process with frequency-dependent coefficients, for a sampler that
+            needs noise at every frequency if some have none, or for UniPC on a noise floor.
     """
     if isinstance(sampler, GaussianIntegrator):
         with as_recipe_error(ValueError, "sampler: "):
             sampler.check(process)
     if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
         raise RecipeError(
-            "sampler=unipc needs noise that falls at every frequency, and process=floored holds it above the "
+            "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above the "
             "corruption's: choose sampler=ddim or dpm_solver"
         )
     if process.modulation is not None and isinstance(sampler, Euler):
         raise RecipeError(
-            f"sampler={type(sampler).__name__.lower()} needs coefficients that are the same at every frequency, and "
-            f"process.modulation ({type(process.modulation).__name__}) makes them differ: "
+            f"sampler={type(sampler).__name__.lower()} needs equal coefficients at every frequency, but "
+            f"process.modulation ({type(process.modulation).__name__}) makes them different: "
             "choose sampler=ddim, dpm_solver or unipc"
         )
 
 
 def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatistics) -> list[str]:
-    """Return what is doubtful about a process and its denoiser at pure noise, t = 1, where sampling starts."""
+    """Return warnings about a process and its denoiser at pure noise, t = 1, where sampling starts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         terminal_snr(process, statistics)
@@ -236,14 +238,14 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
     share = float(power.flatten()[0]) / process.grid.numel
     if share > LARGE_SHARE:
         notes.append(
-            f"zero frequency, the mean of a datum, takes {share:.0%} of the noise's power, and little is left for all "
-            "else: a milder exponent or a higher corner spreads it"
+            f"zero frequency, the mean of an example, has {share:.0%} of the noise's power, leaving little for the "
+            "rest: use a smaller exponent or a higher corner"
         )
     end = torch.ones(1, dtype=torch.float64)
     log_snr, sigma = float(process.schedule.log_snr(end)), float(process.schedule.alpha_sigma(end)[1])
     if denoiser.preconditioning == "none" and sigma > LARGE_SIGMA:
         notes.append(
-            f"the schedule's noise grows to sigma={sigma:.3g}, and this denoiser scales neither inputs nor targets: "
+            f"the schedule's noise increases to sigma={sigma:.3g}, but the denoiser scales neither inputs nor targets: "
             "denoiser=karras does"
         )
     if denoiser.preconditioning == "none" and denoiser.prediction == "noise" and log_snr < LOW_LOG_SNR:
@@ -256,6 +258,6 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Raise RecipeError if a refinement's low-pass leaves [0, 1], or has axes or factors that the grid has not."""
+    """Raise RecipeError if a refinement's low-pass exceeds [0, 1], or has axes or factors that the grid lacks."""
     with as_recipe_error(ValueError, "refine: "):
         share_of_power(refinement.low_pass, grid)

@@ -2,14 +2,14 @@
 
     checkpoints/000000064000/network.safetensors, ema.safetensors, optimizer.safetensors, checkpoint.json
 
-Sharded tensors are written by all ranks, each its own, into a folder in place of a file: network/shard-…safetensors.
-A checkpoint is written into a temporary folder next to the others, flushed to disk and renamed: it is there completely
-or not at all. One that it replaces is moved aside before and removed after, so that no moment is without either.
-Where there are several ranks, every one calls `save` and `latest`; the first decides.
+Sharded tensors are written by all ranks into a folder instead of a file: network/shard-…safetensors. A checkpoint is
+written into a temporary folder next to the others, flushed to disk and renamed, so it exists completely or not at all.
+A checkpoint that it replaces is moved aside before and removed after, so that one of them always exists. With several
+ranks, every rank calls `save` and `latest`; the first decides.
 
-`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. That finds what was damaged, not
-what was made to harm: whoever wrote the tensors may have written their sums too. So names, kinds and headers of files
-are checked before any of them is read, and who knows the network can look at the shapes before tensors are.
+`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. The hashes detect damage, not
+malicious files, whose author may have written the hashes too. So names, kinds and headers of files are checked before
+reading, and a caller that knows the network can check the shapes before tensors are read.
 """
 
 import json
@@ -33,26 +33,33 @@ from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.files import as_stored
 from recipes.base.untrusted import read_header, read_tensors
 from recipes.runs.state import ShardedTensors, save_shards
-from recipes.runtime.distribution import Group, are_sharded, from_first, is_first, raise_together, wait_patiently
+from recipes.runtime.distribution import (
+    Group,
+    are_sharded,
+    broadcast_from_rank0,
+    is_first,
+    long_barrier,
+    raise_together,
+)
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
 MOST_SAMPLES = 10**18
-"""Beyond any training, and within what a tensor can count."""
+"""Maximum number of samples: more than any training, within the range of int64."""
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of tensors by their names."""
+"""Shapes of tensors by name."""
 Check = Callable[[Mapping[str, Shapes]], None]
-"""Looks at the shapes of every part before its tensors are read, and raises what speaks against that."""
+"""Checks the shapes of every part before its tensors are read, and raises if they are wrong."""
 log = logging.getLogger("multisagd")
 
 
 @dataclass
 class State:
-    """All that a run needs to continue: named groups of tensors, and a record that JSON can hold.
+    """Everything that a run needs to continue: named groups of tensors, and a JSON-compatible record.
 
-    `samples` is the number of samples seen in training, the only clock of what is learned; `by_clock` says that this
-    state was saved because of the time that had passed, and not because of its samples.
+    `samples` is the number of samples seen in training; `by_clock` says that this state was saved because of elapsed
+    time, and not because of its number of samples.
     """
 
     samples: int
@@ -66,20 +73,20 @@ class CheckpointError(RecipeError):
 
 
 class VersionError(CheckpointError):
-    """A checkpoint of a format this version of the program does not know."""
+    """A checkpoint with an unknown format version."""
 
 
 class SaveError(RecipeError):
-    """A checkpoint that cannot be written; the message names the folder and what is left."""
+    """A checkpoint that cannot be written; the message names the folder and the last intact checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
-    Saving keeps the last `keep`, and for good the first at or after every multiple of `keep_every` samples (0: none).
-    Those by the clock count among the last alone, and the last that is none stays beside them, so that training can
-    always go back to a state that does not depend on how fast it went. Ranks meet in `group`.
+    Saving keeps the last `keep` checkpoints, and permanently the first at or after every multiple of `keep_every`
+    samples (0: none). Checkpoints by the clock are never permanent, and the last one by samples is always kept too, so
+    that training can return to a state that does not depend on its speed. Ranks synchronise in `group`.
     """
 
     folder: Path
@@ -88,10 +95,10 @@ class Checkpoints:
     group: Group = None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint unless this very one is there, drop those not to be kept; return its folder.
+        """Write a checkpoint unless the same one exists, remove those not to be kept, and return its folder.
 
         Raises:
-            SaveError: if it cannot be written, a full disk for example; what was there before is still there.
+            SaveError: if it cannot be written, for example on a full disk; earlier checkpoints stay intact.
             FailedElsewhereError: if another rank cannot write its part.
         """
         target = self.place(state.samples)
@@ -110,7 +117,7 @@ class Checkpoints:
     def _begin(self, state: State, temporary: Path, target: Path) -> None:
         if is_first():
             self._clear_leftovers()
-            self.folder.mkdir(exist_ok=True)  # and not the run's folder: one that has vanished is not made up
+            self.folder.mkdir(exist_ok=True)  # without parents: a run folder that has vanished is not created again
             temporary.mkdir()
 
     def _write(self, state: State, temporary: Path, target: Path) -> None:
@@ -122,7 +129,7 @@ class Checkpoints:
                 safetensors.torch.save_file(whole, temporary / f"{part}.safetensors")
 
     def _commit(self, state: State, temporary: Path, target: Path) -> None:
-        """Give complete tensor files their index and their place."""
+        """Write the index of complete tensor files, and rename them to their final folder."""
         if not is_first():
             return
         files: dict[str, dict[str, Any]] = {part: {} for part in state.tensors}
@@ -139,7 +146,7 @@ class Checkpoints:
             return
         for path in (*temporary.rglob("*"), temporary):
             _flush(path)
-        if target.exists():  # an unreadable one that this run fell back from, or the same weights with another record
+        if target.exists():  # an unreadable one, or the same weights with another record
             target.rename(target.with_name(f"{REPLACED}{target.name}"))
         temporary.rename(target)
         _flush(self.folder)
@@ -164,23 +171,22 @@ class Checkpoints:
         free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
         last = self.newest(but=target)
         return f"cannot write the checkpoint {target} ({error}; {free / 2**20:,.0f} MiB are free): make room. " + (
-            f"The last one that is whole is {last.name}" if last else "There is none before it"
+            f"The last intact one is {last.name}" if last else "There is no earlier one"
         )
 
     def place(self, samples: int) -> Path:
-        """Return the folder of the checkpoint after so many samples, whether it is there or not."""
+        """Return the folder of the checkpoint after this number of samples; it need not exist."""
         return self.folder / f"{samples:012d}"
 
     def newest(self, but: Path | None = None) -> Path | None:
-        """Return the newest that looks whole: its files are there, as long as they should be (sums take minutes)."""
+        """Return the newest checkpoint whose files exist with the right sizes (hashing takes minutes)."""
         return next((path for path in reversed(self.folders()) if path != but and looks_whole(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
-        """Put aside the checkpoints after so many samples, from where a run goes on; return where they lay.
+        """Set aside the checkpoints after this number of samples, where a run continues; return their folders.
 
-        They are unreadable, or of a future that will not be. If they stayed they would be kept in place of newer ones
-        that are whole, and one that can be read again by then would be taken for the newest. They are removed once
-        training has passed them.
+        They are unreadable, or no longer valid. Otherwise they would be kept instead of newer intact ones, and one that
+        becomes readable again would count as the newest. They are removed once training has passed them.
         """
         newer = [path for path in self.folders() if samples_of(path) > samples] if is_first() else []
         for path in newer:
@@ -190,7 +196,7 @@ class Checkpoints:
         return newer
 
     def folders(self) -> list[Path]:
-        """Return the folders of complete checkpoints, oldest first, with one moved aside that nothing has replaced."""
+        """Return the folders of complete checkpoints, oldest first, including one moved aside and not yet replaced."""
         aside = {path.name.removeprefix(REPLACED): path for path in self.folder.glob(f"{REPLACED}*")}
         placed = {path.name: path for path in self.folder.glob("[0-9]*") if path.is_dir()}
         return [path for name, path in sorted((aside | placed).items()) if re.fullmatch("[0-9]{12,18}", name)]
@@ -198,18 +204,18 @@ class Checkpoints:
     def latest(
         self, parts: Collection[str] | None = None, check: Check | None = None, counted: bool = False
     ) -> State | None:
-        """Load the newest readable checkpoint, or only some parts of it; None if there is none at all.
+        """Load the newest readable checkpoint, or only some parts of it; None if there are no checkpoints.
 
-        `check` is called by the first rank, for each checkpoint that is looked at. An unreadable one is passed over
-        with a warning that names it. If it should be one `counted` in samples, those by the clock come last.
+        `check` is called by the first rank, for each examined checkpoint. An unreadable one is skipped with a warning
+        that names it. With `counted`, checkpoints by the clock are tried last.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
         """
         state = self._latest(parts, check, counted) if is_first() else None
-        wait_patiently()
+        long_barrier()
         samples = torch.tensor(-1 if state is None else state.samples)
-        from_first(samples)
+        broadcast_from_rank0(samples)
         if is_first() or samples < 0:
             return state
         for path in self.folders():
@@ -221,17 +227,17 @@ class Checkpoints:
         )
 
     def chosen(self, samples: int, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-        """Load the checkpoint after so many samples, or only some parts of it; `check` is as for `latest`.
+        """Load the checkpoint after this number of samples, or only some parts of it; `check` as for `latest`.
 
         Raises:
-            CheckpointError: if it is not there, naming those that are, or cannot be read.
+            CheckpointError: if it is missing (naming the existing ones) or unreadable.
         """
         folders = {samples_of(path): path for path in self.folders()}
         if samples not in folders:
             known = ", ".join(map(str, folders)) or "none yet"
             raise CheckpointError(f"there is no checkpoint after {samples} samples in {self.folder}; there are {known}")
         state = load(folders[samples], parts=parts, check=check) if is_first() else None
-        wait_patiently()
+        long_barrier()
         return state or load(folders[samples], verify=False, parts=parts)
 
     def _latest(self, parts: Collection[str] | None, check: Check | None, counted: bool) -> State | None:
@@ -242,7 +248,7 @@ class Checkpoints:
             except VersionError:
                 raise
             except CheckpointError as error:
-                log.warning("%s; falling back to the checkpoint before it", error)
+                log.warning("%s; falling back to the previous checkpoint", error)
         if folders:
             raise CheckpointError(
                 f"none of the {len(folders)} checkpoints in {self.folder} can be read: remove that folder to start over"
@@ -250,7 +256,7 @@ class Checkpoints:
         return None
 
     def _clear_leftovers(self) -> None:
-        """Remove half-written and replaced checkpoints; put back one whose replacement was killed half-way."""
+        """Remove incomplete and replaced checkpoints; restore one whose replacement was interrupted."""
         for path in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(path)
         for path in self.folder.glob(f"{REPLACED}*"):
@@ -262,12 +268,12 @@ class Checkpoints:
 
 
 def samples_of(folder: Path) -> int:
-    """Return after how many samples a checkpoint was saved."""
+    """Return the number of samples seen at a checkpoint."""
     return int(folder.name.removeprefix(REPLACED).removeprefix(ASIDE))
 
 
 def saved_by_clock(folder: Path) -> bool:
-    """Whether a checkpoint was saved because of the time that had passed; False for one that cannot be read."""
+    """Whether a checkpoint was saved because of elapsed time; False if unreadable."""
     try:
         return read_json(folder / INDEX)["by_clock"] is True
     except (OSError, ValueError, KeyError, TypeError):
@@ -275,7 +281,7 @@ def saved_by_clock(folder: Path) -> bool:
 
 
 def looks_whole(folder: Path) -> bool:
-    """Whether a checkpoint's files are there and as long as they should be; their sums are not compared."""
+    """Whether a checkpoint's files exist with the right sizes; hashes are not compared."""
     try:
         files = read_json(folder / INDEX)["files"]
         facts = [(name, each) for part in files.values() for name, each in part.items()]
@@ -285,7 +291,7 @@ def looks_whole(folder: Path) -> bool:
 
 
 def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None, check: Check | None = None) -> State:
-    """Load one checkpoint, or only some parts of it, the tensor files verified unless another rank has done so.
+    """Load one checkpoint, or only some parts of it; tensor files are verified unless another rank has done so.
 
     Raises:
         VersionError: for an unknown format version.
@@ -298,12 +304,12 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
         if type(version) is not int or version != FORMAT_VERSION:
             raise VersionError(
                 f"{path} has format version {version!r:.80}, this program reads version {FORMAT_VERSION}: "
-                "use the version of multisagd that wrote it, or train anew in another run_dir"
+                "use the version of multisagd that wrote it, or train again in another run_dir"
             )
         if not isinstance(files, dict) or not isinstance(record, dict):
             raise ValueError("its entries have the wrong form")
         if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
-            raise ValueError(f"{samples!r:.80} is no number of samples seen")
+            raise ValueError(f"{samples!r:.80} is not a number of samples seen")
         for part, facts in files.items():
             _check_names(part, facts)
     chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
@@ -335,12 +341,12 @@ def _place(folder: Path, part: str, files: Mapping[str, Any]) -> Path:
 
 
 def _shapes(folder: Path, part: str, files: Mapping[str, Any]) -> Shapes:
-    """Return what the headers of a part say; files have the size that their headers ask for, so that bounds memory."""
+    """Return the headers of a part; files have the size that their headers state, which bounds the memory."""
     path = _place(folder, part, files)
     with _reading(path):
         if path.is_dir():
             if sorted(files) != part_files(folder, part):
-                raise ValueError("its files are not those that the index names")
+                raise ValueError("its files do not match the index")
             return ShardedTensors(path).shapes
         return {name: each.shape for name, each in read_header(path).items()}
 
@@ -357,14 +363,14 @@ def _tensors(folder: Path, part: str, files: Mapping[str, Any], verify: bool) ->
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    """Say which file of a checkpoint it is that cannot be read, and the remedy."""
-    folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard lies one deeper
-    remedy = f"): remove {folder} to go on from an earlier checkpoint"
+    """Inside the context, add the unreadable file and the remedy to errors."""
+    folder = path.parent if path.parent.name.isdigit() else path.parent.parent  # a shard is one folder deeper
+    remedy = f"): remove {folder} to continue from an earlier checkpoint"
     return as_recipe_error((OSError, ValueError, KeyError, TypeError), f"cannot read {path} (", remedy, CheckpointError)
 
 
 def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a readable checkpoint with this very index, and so the same content."""
+    """Whether a folder holds a readable checkpoint with this index, and therefore the same content."""
     with suppress(CheckpointError):
         load(folder)
         return bool(read_json(folder / INDEX) == as_stored(index))
@@ -372,7 +378,7 @@ def _holds(folder: Path, index: Mapping[str, Any]) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Force a file or folder to disk, so that the rename which follows cannot overtake its content."""
+    """Flush a file or folder to disk, so that a later rename cannot precede its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

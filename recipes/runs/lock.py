@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in: held as long as the work lasts, and noticed when it vanishes."""
+"""Exclusive lock of a run folder, with detection of its disappearance."""
 
 import errno
 import fcntl
@@ -18,53 +18,53 @@ from recipes.base.signals import Ended
 from recipes.base.untrusted import check_own
 from recipes.runs.checkpoint import SaveError
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import wait_for_all
+from recipes.runtime.distribution import barrier
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
 LINGERING = 20.0
-"""Seconds that the processes of an attempt before this one may take to end after what started them is gone."""
+"""Seconds that processes of an earlier attempt may take to end after their launcher is gone."""
 
 
 class VanishedError(RecipeError):
-    """A run's folder that is no longer there while a command works in it."""
+    """A run's folder that vanished while a command was using it."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(
-            f"{run_dir} has vanished while this command worked in it: it was moved, removed or replaced, or its disk "
-            "is gone, and what was saved in it with it. Once the folder is back in its place the same command goes on "
-            "from what was saved last; without it, it begins anew"
+            f"{run_dir} has vanished while this command was using it: it was moved, removed or replaced, or its disk "
+            "is gone, with everything saved in it. Once the folder is back in its place, the same command continues "
+            "from the last saved state; without the folder, it starts from the beginning"
         )
 
 
 class Hold:
-    """A run's folder that this process holds, as long as it is there; `new` says that it has made it."""
+    """A run's folder that this process has locked; `new`: this process has created it."""
 
     def __init__(self, run_dir: Path, lock: IO[str], new: bool) -> None:
         self.run_dir, self._lock, self.new = run_dir, lock, new
 
     def lasts(self) -> bool:
-        """Whether the folder is still there, and is not another one of the same name."""
+        """Whether the folder still exists, and is not another one of the same name."""
         try:
             return os.path.samestat((self.run_dir / ".lock").stat(), os.fstat(self._lock.fileno()))
         except OSError:
-            # The lock alone may have been tidied away.
+            # Only the lock file may have been removed.
             return (self.run_dir / "config.yaml").exists()
 
     def check(self) -> None:
-        """Raise VanishedError if the folder is not there."""
+        """Raise VanishedError if the folder has vanished."""
         if not self.lasts():
             raise VanishedError(self.run_dir)
 
 
 @contextmanager
 def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
-    """Hold a run's folder, which is created if need be; the hold ends with the process at the latest.
+    """Lock a run's folder, creating it if necessary; the lock ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process holds it for longer than `patience` seconds, something in it leads out of it, or
-            nothing can be written to it any more.
-        VanishedError: where an error comes of its not being there any more.
+        RecipeError: if another process keeps it for longer than `patience` seconds, it holds a link that leads out of
+            it, or it becomes unwritable.
+        VanishedError: if an error occurred because the folder has vanished.
     """
     check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
@@ -77,7 +77,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
         deadline = time.monotonic() + patience
         while _locked(lock, fcntl.LOCK_EX) is False:
             if time.monotonic() >= deadline:
-                raise RecipeError(f"another process works in {run_dir}: wait for it, or use another run_dir")
+                raise RecipeError(f"another process is using {run_dir}: wait for it, or use another run_dir")
             time.sleep(0.1)
         hold = Hold(run_dir, lock, new)
         try:
@@ -85,7 +85,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
         except BaseException as error:
             if isinstance(error, OSError | SafetensorError):
                 _explain(error, run_dir)
-            # What failed before it wrote anything leaves nothing behind.
+            # A command that failed before it wrote anything leaves no folder.
             if alone and hold.lasts() and not (run_dir / "config.yaml").exists():
                 path.unlink(missing_ok=True)
                 if new and not any(run_dir.iterdir()):
@@ -94,23 +94,23 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
 
 
 def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
-    """Raise in words what an error of the file system says of a folder that is held, if it is of that folder."""
+    """Raise RecipeError for a file-system error in a locked folder."""
     if not run_dir.exists():
         raise VanishedError(run_dir) from error
     if isinstance(error, OSError):
         number, inside = error.errno, isinstance(error.filename, str) and Path(error.filename).is_relative_to(run_dir)
     else:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # as the system numbers it
+        found = re.search(r"\(os error (\d+)\)", str(error))  # the system's error number
         number, inside = int(found[1]) if found else None, True
     if number in NO_ROOM or (number in NO_WRITING and inside):
         raise RecipeError(
-            f"cannot write in {run_dir} ({os.strerror(number)}): what was finished is kept, and the same command goes "
-            "on once it can"
+            f"cannot write in {run_dir} ({os.strerror(number)}): finished work is kept, and the same command "
+            "continues once writing is possible"
         ) from error
 
 
 def check_shared(run_dir: Path, patience: float) -> None:
-    """Raise RecipeError if this process does not see the folder of the first one, which may take a network a while."""
+    """Raise RecipeError if this process does not see the first one's folder, after waiting for network file systems."""
     deadline = time.monotonic() + patience
     while not (run_dir / ".lock").exists():
         if time.monotonic() >= deadline:
@@ -120,33 +120,33 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 @contextmanager
 def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
-    """Hold a run's folder, in the first of all processes, and say in words what goes wrong with it.
+    """Lock a run's folder in the first process, and report its errors.
 
     Raises:
-        RecipeError: if it is in use or not shared by all processes, vanishes, or cannot be written any more.
+        RecipeError: if it is in use, not shared by all processes, vanishes, or becomes unwritable.
     """
-    patience = LINGERING if runtime.place.world > 1 else 0.0
+    patience = LINGERING if runtime.process.world > 1 else 0.0
     with held(run_dir, patience) if runtime.main else nullcontext() as hold:
-        wait_for_all()
+        barrier()
         check_shared(run_dir, patience)
         try:
             yield hold
         except Ended:
             if hold is not None and hold.new and not (run_dir / "checkpoints").exists():
-                shutil.rmtree(run_dir)  # nothing was learned, and another command may take the name
+                shutil.rmtree(run_dir)  # nothing was learned, and another command may use the name
             raise
         except (OSError, SaveError) as error:
             if hold is not None:
-                hold.check()  # which says so if that is why
+                hold.check()  # raises if the folder has vanished
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise RecipeError(f"cannot write into {run_dir} ({error}): make room") from error
             raise
 
 
 def is_held(run_dir: Path) -> bool | None:
-    """Whether a process holds a run's folder; None where that cannot be told, as on some network file systems."""
+    """Whether a process has locked a run's folder; None if unknown, as on some network file systems."""
     lock = run_dir / ".lock"
-    if not lock.is_file():  # a pipe would be waited for
+    if not lock.is_file():  # opening a pipe would block
         return False
     try:
         with lock.open() as file:
@@ -157,7 +157,7 @@ def is_held(run_dir: Path) -> bool | None:
 
 
 def _locked(lock: IO[str], kind: int) -> bool | None:
-    """Lock a file unless another process has; None where there are no locks, as on some network file systems."""
+    """Lock a file unless another process has; None if locks are unsupported, as on some network file systems."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

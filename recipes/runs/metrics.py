@@ -1,7 +1,6 @@
-"""Metrics read to be drawn: of a file of any length, no more entries than a curve can show.
+"""Reading metrics for charts: a bounded number of entries from a file of any length.
 
-A run may be writing the file at this moment, or its machine may have died doing so: a line that is no entry is counted
-and passed over.
+A run may be writing the file, or may have crashed while writing: an invalid line is counted and skipped.
 """
 
 import math
@@ -14,17 +13,17 @@ from typing import Any
 from multisagd.files import check_file, parse_json
 
 MOST = 400
-"""Entries of each kind that are kept, at most."""
+"""Maximum number of entries of each kind."""
 KINDS = 8
-"""Kinds of entries that are told apart; training writes two."""
+"""Maximum number of kinds of entries; training writes two."""
 LONGEST = 1 << 20
-"""Bytes of a line; one of sixty noise levels and sixty bands has a tenth of it."""
+"""Maximum length of a line in bytes; a line with sixty noise levels and sixty bands has a tenth of it."""
 Entry = dict[str, Any]
 
 
 @dataclass
 class Thinned:
-    """Entries of one kind, every `stride`-th of those that came, and the last one."""
+    """Entries of one kind: every `stride`-th entry, and the last one."""
 
     entries: list[Entry] = field(default_factory=list)
     count: int = 0
@@ -32,7 +31,7 @@ class Thinned:
     last: Entry = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
-        """Take one more; where there are too many, every second is let go."""
+        """Add an entry; if there are too many, drop every second one."""
         if self.count % self.stride == 0:
             self.entries.append(entry)
         if len(self.entries) > MOST:
@@ -40,29 +39,29 @@ class Thinned:
         self.count, self.last = self.count + 1, entry
 
     def all(self) -> list[Entry]:
-        """Return what was kept, in the order in which it came."""
+        """Return the kept entries in order."""
         return self.entries if self.entries[-1] is self.last else [*self.entries, self.last]
 
 
 @dataclass
 class Metrics:
-    """What a file of JSON lines holds, by the `kind` of its entries; `broken` lines could not be read."""
+    """Contents of a file of JSON lines, by the `kind` of entries; `broken` counts invalid lines."""
 
     kinds: dict[str, Thinned] = field(default_factory=dict)
     broken: int = 0
 
     def of(self, kind: str) -> list[Entry]:
-        """Return the entries kept of one kind."""
+        """Return the kept entries of one kind."""
         return self.kinds[kind].all() if kind in self.kinds else []
 
     @property
     def thinned(self) -> bool:
-        """Whether there were more than are kept."""
+        """Whether entries were dropped."""
         return any(each.stride > 1 for each in self.kinds.values())
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Metrics:
-    """Read a file of JSON lines, `kind` standing for that of entries without one; OSError or ValueError if not."""
+    """Read a file of JSON lines; `kind` is the default kind of entries. Raises OSError or ValueError if unreadable."""
     check_file(path)
     metrics = Metrics()
     for line in _lines(path):
@@ -80,7 +79,7 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; of one that is too long, its beginning, which is no JSON."""
+    """Yield the lines of a file; a line that is too long is truncated, and so invalid JSON."""
     with path.open("rb") as file:
         while line := file.readline(LONGEST):
             rest = line
@@ -91,14 +90,14 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def number(value: Any) -> float:
-    """Return a number as float, and NaN for whatever is none."""
+    """Return a number as float, or NaN for anything else."""
     with suppress(OverflowError):
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     return math.nan
 
 
 def inner(entry: Entry, *names: str) -> dict[str, Any]:
-    """Return a nested group of an entry, empty where there is none."""
+    """Return a nested group of an entry, or an empty one."""
     found: Any = entry
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None

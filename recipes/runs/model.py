@@ -1,15 +1,15 @@
-"""A trained model as it is read back: from the folder of a run, or from what `multisagd export` made of one.
+"""Loading a trained model from a run's folder or an exported model.
 
 An exported model is two files, and nothing in them can execute code:
 
     model.safetensors   the network's weights, `network.…`, and the data's statistics, as `DataStatistics` stores them
     model.json          configuration, classes, samples seen, versions, and the SHA-256 of the former
 
-and, of a run on corrupted data, corruption.safetensors, the power of what corrupts them.
+and, for a run on corrupted data, corruption.safetensors, the power of the corruption.
 
-Paths are found again from any folder. A configuration keeps them as they were typed. One that is relative counts from
-the folder in which training was started, which `run.json` records; or, where run and data were moved together, from the
-same place next to the run; or else from the present folder.
+Paths are resolved independently of the working folder. A configuration keeps them as typed. A relative path is relative
+to the folder in which training was started (recorded in `run.json`); or, if run and data were moved together, to the
+same position relative to the run; or else to the working folder.
 """
 
 import json
@@ -47,26 +47,26 @@ from recipes.runtime.device import Runtime
 
 Which = Literal["ema", "network"]
 Chosen = int | str | None
-"""A checkpoint as it is named: by the samples seen, its folder, or `last`, as None is too."""
+"""A checkpoint by its number of samples seen, its folder, or `last` (the same as None)."""
 T = TypeVar("T")
 CheckShapes = Callable[[Shapes], None]
-"""Raises what speaks against weights of these shapes, before they are read."""
+"""Raises if weights of these shapes are wrong, before they are read."""
 FORMAT_VERSION = 1
 WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
 PARTS = ("spectrum", "schedule", "process", "denoiser", "network")
-"""Groups of a configuration that are built into a model."""
+"""Groups of a configuration that define a model."""
 PATHS = (
     "data.root", "data.urls", "data.index", "corruption.path", "modality.statistics", "modality.autoencoder.name",
     "text.name", "text.cache",
 )  # fmt: skip
-"""Keys of a run that name files or folders after training; a name on a hub is none, unless such a folder is there."""
-OTHER_VERSION = ". The run may be of another version of multisagd, as its run.json tells"
+"""Keys of a run that are paths after training; a hub name counts only if such a folder exists."""
+OTHER_VERSION = ". The run may be of another version of multisagd; see its run.json"
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by the names that the network knows them by, after so many samples."""
+    """Weights by the network's parameter names, after `samples` samples."""
 
     samples: int
     tensors: Mapping[str, Tensor]
@@ -74,11 +74,11 @@ class TrainedWeights:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What sampling needs: the run's `config` and `facts` (its classes and text), the data's statistics, and weights.
+    """A model for sampling: the run's `config` and `facts` (classes and text), the data's statistics, and weights.
 
-    It lies in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An
-    exported model holds the weights `exported` alone. `located` is the configuration with its paths found from here,
-    which is what parts are built from; `given` are keys of the data that the command line gave.
+    It is in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An exported
+    model holds only the weights `exported`. `located` is the configuration with resolved paths, from which parts are
+    built; `given` are keys of the data from the command line.
     """
 
     folder: Path
@@ -91,7 +91,7 @@ class TrainedModel:
     given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
-        """Return what builds the model's parts; RecipeError if its modality is wrong, or its corruption unreadable."""
+        """Return the assembly of the model's parts; RecipeError for an invalid modality or unreadable corruption."""
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
@@ -103,13 +103,13 @@ class TrainedModel:
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
-    """Open a run or an exported model: all but its weights are read.
+    """Open a run or an exported model; everything except its weights is read.
 
-    `data` are keys of its data that the command line gives, such as where they are now. Weights are those of the
-    `checkpoint` after so many samples, or of the last one.
+    `data` are keys of its data from the command line, such as their current location. `checkpoint` selects the weights;
+    None takes the last checkpoint.
 
     Raises:
-        RecipeError: if there is neither, or something in it is missing, unreadable or of a wrong type.
+        RecipeError: if there is neither, or a part of it is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
     given, run, path = data or {}, Run(folder), folder / CONFIG
@@ -122,20 +122,20 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return after how many samples a chosen checkpoint was saved, by its number or its folder; None for the last."""
+    """Return the number of samples of a checkpoint given by number or folder; None for the last one."""
     if checkpoint in (None, "last"):
         return None
     name = Path(str(checkpoint)).name
     if not name.isdecimal():
         known = ", ".join(str(samples_of(path)) for path in run.checkpoints.folders())
         raise RecipeError(
-            f"checkpoint={checkpoint}: expected last, or the samples seen of one that is there: {known or 'none yet'}"
+            f"checkpoint={checkpoint}: expected last, or the samples seen of an existing one: {known or 'none yet'}"
         )
     return int(name)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RecipeError, naming runs that are near, unless a folder holds a run or an exported model."""
+    """Raise RecipeError, naming nearby runs, unless a folder holds a run or an exported model."""
     marks = (CONFIG, NOTES)
     if any((folder / mark).exists() for mark in marks):
         return
@@ -147,9 +147,9 @@ def check_folder(folder: Path) -> None:
 
 
 def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
-    """Return a run's configuration with the keys of its data that the command line gives, and its paths found.
+    """Return a run's configuration with resolved paths, updated by data keys from the command line.
 
-    `facts` are the content of `run.json` in its `folder`, and `given` the keys below `data` of the command line.
+    `facts` are the contents of `run.json` in its `folder`; `given` are the command line's keys below `data`.
 
     Raises:
         RecipeError: for a key that the run's data do not have.
@@ -166,23 +166,23 @@ def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group
     found = {**found, "data": {**found.get("data", {}), **given}}
     modality = found["modality"]
     if "root" in given and isinstance(modality, Mapping) and modality.get("statistics") is not None:
-        # Latents are scaled by the statistics in their own folder.
+        # Latents are scaled by the statistics in their folder.
         found["modality"] = {**modality, "statistics": given["root"]}
     return found
 
 
 def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Return where the relative paths of a run in `folder` may count from, the likeliest first."""
+    """Return the base folders for the relative paths of a run in `folder`, the likeliest first."""
     starts = facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], Mapping) else {}
     home, run_dir = last.get("folder"), last.get("run_dir")
     if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
-        return []  # an exported model has no starts, and a record may have been changed
+        return []  # an exported model has no starts, and a record may have been edited
     return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
 
 
 def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Config:
-    """Return nested values with the one at a dotted place found; the original is left as it is."""
+    """Return nested values with the path at a dotted key resolved; the original is unchanged."""
     name, *deeper = parts
     value = node.get(name)
     if deeper:
@@ -193,24 +193,24 @@ def _replaced(node: Config, parts: Sequence[str], homes: Sequence[Path]) -> Conf
 
 
 def _found(value: Any, homes: Sequence[Path]) -> Any:
-    """Return a relative path below the first of the folders in which it exists, and everything else as it is."""
+    """Return a relative path joined to the first folder in which it exists; other values are returned unchanged."""
     if not isinstance(value, str) or "://" in value or "::" in value or os.path.isabs(value):  # noqa: PTH117
         return value
-    fixed = re.split(r"[*?\[{]", value)[0]  # what stands before a pattern or a range
+    fixed = re.split(r"[*?\[{]", value)[0]  # the part before a pattern or a range
     if fixed != value:
         fixed = os.path.dirname(fixed)  # noqa: PTH120
     return next((str(home / value) for home in homes if os.path.exists(home / fixed)), value)  # noqa: PTH110 - no error
 
 
 def check_config(config: Config, path: Path, builder: Builder) -> Config:
-    """Check what sampling needs of a run's configuration; a RecipeError names the file and a value that is wrong."""
+    """Check the parts of a run's configuration that sampling needs; RecipeError names the file and the wrong value."""
     with as_recipe_error(RecipeError, f"{path}: ", ". Restore the file that training wrote"):
         ModelSettings.of(config, builder)
     return config
 
 
 def check_parts(config: Config, path: Path, builder: Builder) -> Config:
-    """Check a run's configuration, and that the classes of a model's parts are there and take its keys."""
+    """Check a run's configuration, and that the classes of a model's parts exist and accept its keys."""
     check_config(config, path, builder)
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         for name in PARTS:
@@ -219,17 +219,17 @@ def check_parts(config: Config, path: Path, builder: Builder) -> Config:
 
 
 def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
-    """Return the settings of a run's training; a RecipeError names the file, and the first key that is wrong."""
+    """Return the training settings of a run; RecipeError names the file and the first wrong key."""
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         return builder.settings(TrainSettings, config, "")
 
 
 def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes) -> TrainedWeights:
-    prefix = "module." if which == "ema" else ""  # which names of averaged weights begin with in a checkpoint
+    prefix = "module." if which == "ema" else ""  # prefix of averaged weights in a checkpoint
 
     def check_part(stored: Mapping[str, Shapes]) -> None:
         if which not in stored:
-            raise RecipeError(f"the checkpoint holds no {which}: choose other weights, or another checkpoint")
+            raise RecipeError(f"the checkpoint has no {which}: choose other weights, or another checkpoint")
         check(_named(stored[which], prefix))
 
     checkpoints = run.checkpoints
@@ -251,23 +251,23 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
 
 
 def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise RecipeError if an encoder is not the one that a run learned from, by the run's own `facts`."""
-    told = facts.get("text")
-    if encoder is not None and told is not None and told["fingerprint"] != encoder.fingerprint:
+    """Raise RecipeError if an encoder differs from the one in the run's `facts`."""
+    text = facts.get("text")
+    if encoder is not None and text is not None and text["fingerprint"] != encoder.fingerprint:
         raise RecipeError(
-            f"the text encoder {encoder.name} is not the one that {run_dir} learned from, which was {told['name']}: "
+            f"the text encoder {encoder.name} differs from the one that {run_dir} was trained with, {text['name']}: "
             "its weights differ"
         )
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
-    """Write a model as two files into a folder, the notes last, so that their presence says that all is there."""
+    """Write a model as two files into a folder; the notes are last, so their presence means that it is complete."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, metadata = model.statistics.stored()
     tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}
     partial_file = out / f"{WEIGHTS}.partial"
     safetensors.torch.save_file(tensors, partial_file, metadata)
-    partial_file.chmod(out.stat().st_mode & 0o666)  # it is written for its owner alone, and models are shared
+    partial_file.chmod(out.stat().st_mode & 0o666)  # its mode is for the owner only, but models are shared
     notes = {
         "format_version": FORMAT_VERSION,
         "weights": which,
@@ -281,12 +281,12 @@ def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out:
     if (corruption := model.folder / CORRUPTION).exists():
         replace_file(out / CORRUPTION, lambda path: shutil.copyfile(corruption, path))
     else:
-        (out / CORRUPTION).unlink(missing_ok=True)  # of another model that lay here
+        (out / CORRUPTION).unlink(missing_ok=True)  # left by another model
     write_text(out / NOTES, json.dumps(notes, indent=1))
 
 
 def _needed_config(config: Config) -> Config:
-    """Return what sampling needs of a run's configuration: nothing of where its data lay, nor of how it was trained."""
+    """Return the parts of a run's configuration that sampling needs: no data locations and no training settings."""
     needed = {key: config[key] for key in (field.name for field in fields(ModelSettings)) if key in config}
     needed["training"] = {"condition_dropout": config["training"]["condition_dropout"]}
     needed["loss"] = {"metric": config["loss"]["metric"]}
@@ -297,16 +297,16 @@ def _needed_config(config: Config) -> Config:
 
 
 def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what sampling needs of a run's record: its classes, which of them it never saw, and its text encoder."""
+    """Return the parts of a run's record that sampling needs: classes, untrained classes, and text encoder."""
     text = facts.get("text")
-    told = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
-    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": told}
+    text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
+    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": text}
 
 
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:
     folder = run.folder
     with _reading(folder):
-        notes = read_object(folder / NOTES, finite=False)  # what is built of it looks at its numbers
+        notes = read_object(folder / NOTES, finite=False)  # its numbers are checked when objects are built
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         facts, config = notes["facts"], notes["config"]
@@ -314,11 +314,11 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
             raise ValueError("it holds no facts or no configuration")
         check_facts(facts)
         if notes["weights"] not in get_args(Which):
-            raise ValueError(f"{notes['weights']!r:.80} are no weights")
+            raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:
-            raise ValueError(f"{notes['samples']!r:.80} is no number of samples seen")
+            raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
-        raise RecipeError(f"checkpoint={checkpoint}: {folder} holds the one after {notes['samples']} samples alone")
+        raise RecipeError(f"checkpoint={checkpoint}: {folder} only holds the one after {notes['samples']} samples")
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, facts, folder, given, builder), partial(_exported_weights, folder, notes)
@@ -327,7 +327,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:
     if which != notes.get("weights"):
-        raise RecipeError(f"{folder} holds the weights {notes.get('weights')!r:.80} alone, and {which} are asked for")
+        raise RecipeError(f"{folder} only holds the weights {notes.get('weights')!r:.80}, but {which} was requested")
     with _reading(folder):
         shapes = {name: each.shape for name, each in read_header(folder / WEIGHTS).items()}
         check(_named(shapes, NETWORK))
@@ -338,7 +338,7 @@ def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, chec
 
 
 def _named(stored: Mapping[str, T], prefix: str) -> dict[str, T]:
-    """Return what is stored under names with a prefix, without that."""
+    """Return the entries whose names have a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): each for name, each in stored.items() if name.startswith(prefix)}
 
 

@@ -1,14 +1,14 @@
-"""A run by its folder: the one place that knows which files training keeps there, writes and reads them.
+"""A run by its folder: names, writing and reading of its files.
 
     config.yaml              the resolved configuration
-    run.json                 what the data were, and one entry for each time the command was started
+    run.json                 facts about the data, and one entry for each start of the command
     statistics.safetensors   mean and power spectrum of the training data
     checkpoints/             states to continue from, and to sample with
-    metrics.jsonl            what is a function of configuration and seed; timing.jsonl: what is not
-    samples/, sampled/       pictures drawn while training; sets drawn by `multisagd sample`
-    corruption.safetensors, restoration.safetensors   of corrupted data: what corrupts them, and what restores them
+    metrics.jsonl            functions of configuration and seed; timing.jsonl: other metrics
+    samples/, sampled/       pictures drawn during training; sets drawn by `multisagd sample`
+    corruption.safetensors, restoration.safetensors   for corrupted data: the corruption, and its restoration
 
-Each part is read when it is asked for, through `untrusted`: the folder may come from someone else.
+Each part is read on demand, through `untrusted`: the folder may come from someone else.
 """
 
 import datetime
@@ -52,13 +52,13 @@ FREE = (
     "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report", "tracking", "engine", "sampling",
     "sampler", "guidance", "validation.items", "validation.levels", "validation.bands",
 )  # fmt: skip
-"""Keys, or groups of keys, that may change when a run is continued: none of them alters what is learned, except that
+"""Keys, or groups of keys, that may change when a run is continued: they do not change the result, except that
 `engine` may change rounding."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run in a folder, of which any part may be missing."""
+    """The run in a folder; any part may be missing."""
 
     folder: Path
 
@@ -69,12 +69,12 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The resolved configuration, every key that it lacks at its default; RecipeError if it cannot be read."""
+        """The resolved configuration, with missing keys at their defaults; RecipeError if it cannot be read."""
         return filled(read_configuration(self.folder / CONFIG))
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What `run.json` holds; RecipeError if it cannot be read, or an entry is not what training writes there."""
+        """The contents of `run.json`; RecipeError if it cannot be read or an entry is invalid."""
         with unreadable(self.folder / FACTS, f"is {self.folder} the folder of a training run?"):
             found = read_object(self.folder / FACTS)
             check_facts(found)
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def noted_facts(self) -> dict[str, Any]:
-        """The `facts`, empty where a run was stopped before they were written."""
+        """The `facts`, or an empty mapping if a run was stopped before writing them."""
         return self.facts if (self.folder / FACTS).exists() else {}
 
     @cached_property
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints, to be read."""
+        """The checkpoints, for reading."""
         return Checkpoints(self.folder / "checkpoints")
 
     def metrics(self) -> Metrics:
@@ -104,7 +104,7 @@ class Run:
         return read_metrics(self.folder / TIMING, "timing")
 
     def corruption(self, grid: Grid, group: Mapping[str, Any] | None) -> Corruption | None:
-        """Return what corrupted the data, None if nothing was kept; `group` is that of the configuration.
+        """Return the corruption of the data, or None if none was saved; `group` is the configuration's.
 
         Raises:
             RecipeError: if it cannot be read.
@@ -114,20 +114,20 @@ class Run:
             return Corruption.load(path, grid, shared) if path.exists() else None
 
     def restoration(self) -> GaussianRestoration:
-        """Return what restores the data; RecipeError if it is missing or cannot be read."""
+        """Return the restoration of the data; RecipeError if it is missing or cannot be read."""
         with unreadable(self.folder / RESTORATION, RESTORE):
             return GaussianRestoration.load(self.folder / RESTORATION)
 
     def check_config(self, config: Config, begun: bool) -> None:
-        """Check that the folder is free for this run, or belongs to it; a run that saved no checkpoint may change.
+        """Check that the folder is empty or belongs to this run; a run without a checkpoint may be changed.
 
         Raises:
-            RecipeError: naming the keys that differ, if the folder holds a run of another configuration, or if it holds
-                something else.
+            RecipeError: naming the keys that differ, if the folder holds a run of another configuration; or if it has
+                other contents.
         """
         if not self.begun:
             if self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-                raise RecipeError(f"{self.folder} is not empty and holds no run: choose another run_dir")
+                raise RecipeError(f"{self.folder} is not empty and does not hold a run: choose another run_dir")
             return
         before, now = flatten(self.config), flatten(config)
         different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
@@ -143,20 +143,20 @@ class Run:
             )
 
     def check_data(self, dataset: Dataset) -> None:
-        """Check that the data are those that the run began with, if it says so; a RecipeError names what differs."""
+        """Check that the data match the run's record, if there is one; RecipeError names the differing key."""
         before, now = self.noted_facts.get("data"), data_facts(dataset)
         key = next((key for key in now if before is not None and before[key] != now[key]), None)
         if before is not None and key is not None:
             raise RecipeError(
-                f"the data are not those that {self.folder} began with; {key}: {before[key]!r} -> {now[key]!r}. "
+                f"the data of {self.folder} have changed; {key}: {before[key]!r} -> {now[key]!r}. "
                 "Restore them to continue this run, or use another run_dir to begin a new one"
             )
 
     def write(self, config: Config, statistics: DataStatistics) -> None:
-        """Write down what the run is: its configuration, and the statistics of its data."""
+        """Write the run's configuration and the statistics of its data."""
         modality = config["modality"]
         if modality.get("statistics") is not None:
-            # Sampling reads the scale of latents, and may start in another folder than training did.
+            # Sampling reads the scale of latents, and may be started in another folder than training.
             config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
         configuration.write(config, self.folder / CONFIG)
         replace_file(self.folder / STATISTICS, statistics.save)
@@ -167,7 +167,7 @@ class Run:
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "samples": samples,
             "command": sys.argv,
-            "folder": str(Path.cwd()),  # which relative paths of the configuration count from
+            "folder": str(Path.cwd()),  # base of the configuration's relative paths
             "run_dir": str(self.folder.absolute()),
             "device": device,
             "revision": revision(),
@@ -178,7 +178,7 @@ class Run:
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """Return what must not change about the data while a run lasts, whatever folder they are moved to."""
+    """Return the facts about the data that must not change during a run; they do not depend on the folder."""
     return {
         "examples": len(dataset),
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -187,7 +187,7 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, the platform and the packages that matter."""
+    """Return the versions of Python, the platform and the main packages."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -196,7 +196,7 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str | None:
-    """Return the git revision of the source, marked `+changes` if the tree differs from it; None outside a checkout."""
+    """Return the git revision of the source, marked `+changes` if the tree is modified; None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
 
@@ -212,23 +212,23 @@ def revision() -> str | None:
 
 
 def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
-    """Read a file of statistics, which `key` names in a configuration; RecipeError with the remedy if it cannot be."""
+    """Read a file of statistics, named by `key` in the configuration; RecipeError with the remedy if unreadable."""
     with unreadable(path, remedy, key):
         return DataStatistics.load(path)
 
 
 def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager[None]:
-    """Say of a file that cannot be read which it is, and the remedy."""
+    """Inside the context, add the unreadable file and the remedy to errors."""
     kinds = (OSError, ValueError, KeyError, SafetensorError)
     return as_recipe_error(kinds, f"{key}cannot read {path} (", f"): {remedy}")
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
-    """Check the entries of `run.json` that are read; a ValueError names the first that is not what it should be."""
+    """Check the entries of `run.json` that are read; ValueError names the first invalid one."""
 
     def require(holds: bool, name: str) -> None:
         if not holds:
-            raise ValueError(f"its {name} is not what it should be")
+            raise ValueError(f"its {name} is invalid")
 
     classes, text, data = facts.get("classes"), facts.get("text"), facts.get("data")
     require("classes" in facts and (classes is None or _texts(classes)), "classes")

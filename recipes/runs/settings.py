@@ -14,12 +14,12 @@ from recipes.config.build import Builder
 from recipes.runtime.device import EngineSettings
 
 Group = Mapping[str, Any]
-"""A group of keys that describes an object, still to be built."""
+"""A group of keys that describes an object to be built."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast to learn; counts are in samples. Raises ValueError for values that make no sense."""
+    """Training settings; counts are in samples. Raises ValueError for invalid values."""
 
     samples: int
     batch: int
@@ -44,7 +44,7 @@ class Training:
         if self.batch % self.accumulation:
             raise ValueError(f"batch={self.batch} cannot be split into accumulation={self.accumulation} equal parts")
         if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout is a share from 0 to 1, got {self.condition_dropout}")
+            raise ValueError(f"condition_dropout must be a share from 0 to 1, got {self.condition_dropout}")
         if not self.ema < 0.28:
             raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -54,9 +54,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Every:
-    """How often to report, in samples seen, and how long to go without a checkpoint, in minutes; 0 is never.
+    """Intervals of reports in samples seen, and maximum time between checkpoints in minutes; 0 means never.
 
-    Without checkpoints by samples there are none by minutes either.
+    Without checkpoints by samples, there are no checkpoints by minutes.
     """
 
     log: int
@@ -71,7 +71,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Validation:
-    """What is held out of training (below 1 a share, else a number; 0 none), and how its loss is broken down."""
+    """Held-out data (below 1 a share, else a number; 0 none), and the breakdown of their loss."""
 
     holdout: float
     items: int
@@ -82,7 +82,7 @@ class Validation:
         check_minimum(self, 1, "items", "levels", "bands")
         check_minimum(self, 0, "holdout")
         if math.isinf(self.holdout):
-            raise ValueError("holdout is a share below 1 or a number of examples, got infinity")
+            raise ValueError("holdout must be a share below 1 or a number of examples, got infinity")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance; the interval is in log-SNR, and None acts everywhere."""
+    """Classifier-free guidance; the interval is in log-SNR, None means everywhere."""
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
@@ -108,12 +108,12 @@ class Guidance:
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be a finite number, got {self.scale}")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
-            raise ValueError(f"interval is (low, high) in log-SNR and must rise, got {list(self.interval)}")
+            raise ValueError(f"interval is (low, high) in log-SNR and must increase, got {list(self.interval)}")
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss as `Denoiser.loss` takes it, and the distribution of training times."""
+    """Arguments of `Denoiser.loss`, and the distribution of training times."""
 
     metric: Metric
     weighting: Weighting
@@ -123,11 +123,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class CorruptionOptions:
-    """What is done about a corruption: the keys of its group that do not describe the corruption itself.
+    """Handling of a corruption: the keys of its group that do not describe the corruption itself.
 
-    `added`: to clean data, as experiments need it; if not, the data have it already. `redrawn`: another one each time.
-    `restored`: by the data's covariance before training, to their conditional mean or a sample; None: not at all.
-    `examples`: how many are read to measure that covariance, None: all.
+    `added`: add it to clean data, for experiments; otherwise the data already have it. `redrawn`: new noise each time.
+    `restored`: restore data by their covariance before training, to the conditional mean or a sample; None: not at all.
+    `examples`: number of examples for measuring that covariance; None: all.
     """
 
     added: bool = True
@@ -137,11 +137,11 @@ class CorruptionOptions:
 
     def __post_init__(self) -> None:
         if self.examples is not None and self.examples < 4:
-            raise ValueError(f"examples is at least 4, or null for all, got {self.examples}")
+            raise ValueError(f"examples must be at least 4, or null for all, got {self.examples}")
 
     @classmethod
     def of(cls, group: Group, builder: Builder) -> Self:
-        """Return those of the group `corruption` of a configuration; a RecipeError names a value of a wrong type."""
+        """Return the options in a configuration's group `corruption`; RecipeError names a value of a wrong type."""
         return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
 
     @classmethod
@@ -162,7 +162,7 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParts:
-    """The keys that a run's model is built from; groups that describe objects stay as they are until they are built."""
+    """The keys that define a run's model; groups that describe objects are built later."""
 
     seed: int
     modality: Group
@@ -171,7 +171,7 @@ class ModelParts:
     process: Group
     denoiser: Group
     network: Group
-    # What a configuration lacks counts as this.
+    # Defaults for missing keys.
     text: Group = field(default_factory=dict)
     corruption: Group = field(default_factory=dict)
     padding: Mapping[str, int] | None = None
@@ -200,14 +200,14 @@ class TrainSettings(ModelParts):
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise ValueError(f"keep is a number of checkpoints of at least 1, got {self.keep}")
+            raise ValueError(f"keep must be a number of checkpoints of at least 1, got {self.keep}")
         check_minimum(self, 0, "keep_every")
         _folder("run_dir", self.run_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(ModelParts):
-    """What sampling needs of a run's configuration; the rest may be of another version."""
+    """The keys of a run's configuration that sampling needs; the rest may be of another version."""
 
     training: Group
     loss: Group
@@ -215,11 +215,11 @@ class ModelSettings(ModelParts):
     def __post_init__(self) -> None:
         dropout = self.training.get("condition_dropout")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1 or "metric" not in self.loss:
-            raise ValueError("training.condition_dropout or loss.metric is missing, or not what it should be")
+            raise ValueError("training.condition_dropout or loss.metric is missing or invalid")
 
     @classmethod
     def of(cls, config: Mapping[str, Any], builder: Builder) -> Self:
-        """Return them of a run's whole configuration; a RecipeError names a value that is missing or wrong."""
+        """Return these keys of a run's configuration; RecipeError names a missing or wrong value."""
         own = {field.name for field in fields(cls)}
         return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 

@@ -1,9 +1,9 @@
-"""Weights and optimiser state as named tensors, which survive a change of order, or of the number of ranks.
+"""Weights and optimiser state as named tensors, independent of parameter order and number of ranks.
 
-Sharded tensors lie in safetensors files, written by all ranks together and read by any number of them: by
-torch.distributed.checkpoint with its safetensors storage. Where each piece belongs stands in the files' headers, so
-nothing is pickled, and what eight ranks wrote two can read. Pieces are believed only where they fill a tensor, so that
-none is larger than the files are. It is imported where shards are met: that takes a second, and most runs have none.
+Sharded tensors are safetensors files, written by all ranks together and read by any number of ranks, by
+torch.distributed.checkpoint with its safetensors storage. The files' headers hold the position of each piece, so
+nothing is pickled, and two ranks can read what eight have written. Pieces must fill their tensors, so that no tensor
+is larger than the files. The module is imported on use: that takes a second, and most runs have no shards.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 LARGEST_COUNT = 1 << 60
-AWAY = "remove that checkpoint to go on from an earlier one"
+AWAY = "remove that checkpoint to continue from an earlier one"
 STEP = "step"
 ADAM = {STEP, "exp_avg", "exp_avg_sq"}
-"""What AdamW keeps for each parameter; the first is one number, the others are shaped like the parameter."""
+"""AdamW's state of each parameter; the first is a scalar, the others have the parameter's shape."""
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces into a new folder; every rank must call this. OSError if any cannot write its own."""
+    """Write every rank's pieces into a new folder; every rank must call this. OSError if any rank fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -49,11 +49,11 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None
 
 
 class ShardedTensors(Mapping[str, Tensor]):
-    """Tensors in a folder that `save_shards` wrote: as a mapping whole, or read piece by piece by `fill`.
+    """Tensors in a folder of `save_shards`: a mapping of full tensors; `fill` reads them piece by piece.
 
     Raises:
         OSError: if a file cannot be read.
-        ValueError: if one is no file, or has no header of shards, or their pieces do not fill their tensors.
+        ValueError: if an entry is not a file, lacks a header of shards, or pieces do not fill their tensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,7 +71,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         return len(self._metadata)
 
     def empty_like(self, name: str, model: Tensor | None) -> Tensor:
-        """Return a tensor to `fill`: like the model if that has its shape, or else whole."""
+        """Return a tensor to `fill`: sharded like the model if the shapes agree, or else full."""
         size, dtype = self._metadata[name].size, self._metadata[name].properties.dtype
         if model is not None and model.shape == size:
             return torch.zeros_like(model, dtype=dtype)
@@ -81,7 +81,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         """Read into tensors in place, sharded or not; every rank must call this.
 
         Raises:
-            ValueError: if their names or shapes are not those in the files.
+            ValueError: if names or shapes differ from the files.
         """
         if different := mismatch(self.shapes, {name: tuple(each.shape) for name, each in targets.items()}):
             raise ValueError(different)
@@ -102,15 +102,15 @@ class ShardedTensors(Mapping[str, Tensor]):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
                 load(targets, storage_reader=HuggingFaceStorageReader(str(self.folder)), no_dist=alone)
-        except CheckpointException as error:  # which is no `Exception`
+        except CheckpointException as error:  # not a subclass of `Exception`
             reason = next(iter(error.failures.values()))[0]
             raise RecipeError(
-                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to go on from an earlier checkpoint"
+                f"cannot read {self.folder} ({reason}): remove {self.folder.parent} to continue from an earlier one"
             ) from error
 
 
 def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Return what the headers of all files in a folder say of its tensors; see `ShardedTensors`."""
+    """Return the tensors' metadata from the headers of all files in a folder; see `ShardedTensors`."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -119,7 +119,7 @@ def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
     try:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError, SafetensorError) as error:
-        raise ValueError(f"its headers are not those of shards: {error}") from error
+        raise ValueError(f"its headers do not describe shards: {error}") from error
     tensors = {name: each for name, each in found.items() if isinstance(each, TensorStorageMetadata)}
     for name, each in tensors.items():
         spans = [(piece.offsets, piece.sizes) for piece in each.chunks]
@@ -130,7 +130,7 @@ def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as `<parameter name>/<entry>`; TypeError if it keeps any that is not a tensor."""
+    """Return an optimiser's state as `<parameter name>/<entry>`; TypeError if an entry is not a tensor."""
     tensors = {}
     for name, parameter in network.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -141,14 +141,14 @@ def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> d
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of tensors by their names, without reading shards."""
+    """Return the shapes of tensors by name, without reading shards."""
     if isinstance(tensors, ShardedTensors):
         return tensors.shapes
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def mismatch(there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return in what the tensors of a checkpoint differ first from those of a module, None if in nothing."""
+    """Return the first difference between a checkpoint's and a module's tensors, or None."""
     for name in (*wanted, *there):
         if there.get(name) != wanted.get(name):
             found, asked = (str(each.get(name, "missing")) for each in (there, wanted))
@@ -157,10 +157,10 @@ def mismatch(there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[in
 
 
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned; learning rates and the like stay as they are.
+    """Restore the result of `optimizer_tensors`; learning rates and other options are unchanged.
 
     Raises:
-        RecipeError: if an entry belongs to no parameter of the network or has another shape than it, or one is missing.
+        RecipeError: if an entry has no parameter in the network, has another shape, or is missing.
     """
     parameters = dict(network.named_parameters())
     _check_entries(shapes(tensors), parameters, optimizer)
@@ -180,7 +180,7 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
 def _check_entries(
     there: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    # Fused kernels take the parameter's size for that of its state, and write beyond the end of what is smaller.
+    # Fused kernels assume that the state has the parameter's size, and would write beyond a smaller one.
     entries: dict[str, set[str]] = {}
     for key, shape in there.items():
         name, _, entry = key.rpartition("/")
@@ -192,15 +192,15 @@ def _check_entries(
         if isinstance(optimizer, torch.optim.AdamW) and found != ADAM:
             listed = ", ".join(sorted(found))
             raise RecipeError(
-                f"the checkpoint's optimiser state of {name} is {listed} and not that of AdamW: use another run_dir"
+                f"the checkpoint's optimiser state of {name} is {listed}, not AdamW's: use another run_dir"
             )
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly; a RecipeError names the first names or shapes that differ."""
+    """Load weights strictly; RecipeError names the first names or shapes that differ."""
     try:
         now = module.state_dict()
-        if different := mismatch(shapes(tensors), shapes(now)):  # before a tensor is read, of whatever size
+        if different := mismatch(shapes(tensors), shapes(now)):  # before any tensor is read
             raise ValueError(different)
         if isinstance(tensors, ShardedTensors) and are_sharded(now):
             tensors.fill(now)
@@ -214,7 +214,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint's record tells of a training; see `Learner.state`."""
+    """A checkpoint's record of a training; see `Learner.state`."""
 
     window: tuple[float, float, float]
     metrics_position: int
@@ -224,16 +224,16 @@ class Progress:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read a checkpoint's record; a RecipeError names an entry that is missing, or not what training writes."""
+        """Read a checkpoint's record; RecipeError names a missing or invalid entry."""
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:
-                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, no count: {AWAY}")
+                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {AWAY}")
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RecipeError(
-                f"the checkpoint's record has window={record.get('window')!r:.80}, no three hexadecimal numbers: {AWAY}"
+                f"the checkpoint's record has window={record.get('window')!r:.80}, not three hex numbers: {AWAY}"
             ) from error
         return cls((first, second, third), **counts)

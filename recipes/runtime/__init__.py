@@ -1,1 +1,1 @@
-"""The machine: devices and precision, several processes, and how fast they go."""
+"""The machine: devices and precision, distributed processes, and performance."""

@@ -1,4 +1,4 @@
-"""Device, precision, and this process's place among others."""
+"""Device, precision, and this process's rank."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from torch.distributed.device_mesh import init_device_mesh
 from multisagd.networks.cost import blocks, recompute
 from recipes.base.errors import RecipeError, check_minimum
 from recipes.runtime import distribution
-from recipes.runtime.distribution import ALONE, Distribution, Place
+from recipes.runtime.distribution import SINGLE, Distribution, Rank
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """The `engine` group of a configuration.
 
-    `precision` is that of the network's matrix products (bfloat16 by autocast); weights and noise stay float32. With
-    float64 all is in double precision, to tell rounding from mistakes.
-    `workers` is the number of threads that load data ahead, and `threads` those of a CPU's operations (null: torch's).
+    `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
+    float32. With float64 everything is in double precision, to distinguish rounding from errors.
+    `workers` is the number of threads that prefetch data, `threads` the number for CPU operations (null: torch's).
 
-    The others matter to several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
-    (`recipes.runtime.distribution`); `timeout` is after how many seconds of waiting for another process one gives up,
-    and `hang_report` after how many without a step it is said where each of them is (`recipes.runtime.watchdog`).
+    For several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
+    (`recipes.runtime.distribution`); `timeout` in seconds for waiting for another process; `hang_report`, the seconds
+    without a step after which the position of each process is reported (`recipes.runtime.watchdog`).
 
-    `recompute` computes the blocks' activations again in the backward pass in place of keeping them. Checkpoints are
-    written while training goes on if `save_in_background`. `profile` steps are profiled
-    (`recipes.runtime.performance`), and `peak_flops` is what one device can do per second, where its name does not say.
+    `recompute` computes the blocks' activations again in the backward pass instead of keeping them. With
+    `save_in_background`, checkpoints are written during training. `profile` steps are profiled
+    (`recipes.runtime.performance`), and `peak_flops` is one device's peak rate, if its name does not determine it.
     """
 
     device: str = "auto"
@@ -58,48 +58,50 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process's device, and its place among others."""
+    """One process's device and rank."""
 
     device: torch.device
     settings: EngineSettings
-    place: Place = ALONE
+    process: Rank = SINGLE
 
     @classmethod
     def start(cls, settings: EngineSettings) -> Self:
-        """Choose the device, set what holds for the whole process, and meet the other processes if there are any.
+        """Choose the device, set process-wide options, and connect to the other processes, if any.
 
-        Raises RecipeError for a device that this machine does not have, offloading from a CPU to itself, or a torchrun
-        that says too little.
+        Raises RecipeError for an unavailable device, for offloading from a CPU to itself, or for incomplete torchrun
+        variables.
         """
-        place = Place.of_environment()
+        process = Rank.from_environment()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         name = settings.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cuda" and place.world > 1:
-            name = f"cuda:{place.local_rank}"
+        if name == "cuda" and process.world > 1:
+            name = f"cuda:{process.local_rank}"
         try:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             message = f" is not usable here ({reason}): try engine.device=cpu"
             if "device string" in reason:
-                message = ": there is no such kind of device; write auto, cpu, cuda or cuda:1"
+                message = ": unknown kind of device; write auto, cpu, cuda or cuda:1"
             raise RecipeError(f"engine.device={name}{message}") from error
         if device.type == "cuda":
             # TF32 for float32 products: no visible loss in training, several times the speed.
             torch.set_float32_matmul_precision("high")
             torch.cuda.set_device(device)
-        if settings.offload and settings.distribution == "fsdp" and place.world > 1 and device.type == "cpu":
-            raise RecipeError("engine.offload=true moves weights from a GPU to the CPU, and this is one: leave it out")
-        distribution.join(place, device, settings.timeout)
-        return cls(device, settings, place)
+        if settings.offload and settings.distribution == "fsdp" and process.world > 1 and device.type == "cpu":
+            raise RecipeError(
+                "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU: leave it out"
+            )
+        distribution.join(process, device, settings.timeout)
+        return cls(device, settings, process)
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
-        return self.place.rank == 0
+        """Whether this process writes files and prints."""
+        return self.process.rank == 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,33 +114,34 @@ class Runtime:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
     def share(self, batch: int) -> range:
-        """Return the slots of a global batch that belong to this process; RecipeError if shares would be unequal."""
-        each, rest = divmod(batch, self.place.world)
+        """Return this process's range of a global batch; RecipeError if shares would be unequal."""
+        each, rest = divmod(batch, self.process.world)
         if rest:
-            raise RecipeError(f"training.batch={batch} cannot be split over {self.place.world} processes")
-        return range(self.place.rank * each, (self.place.rank + 1) * each)
+            raise RecipeError(f"training.batch={batch} cannot be split over {self.process.world} processes")
+        return range(self.process.rank * each, (self.process.rank + 1) * each)
 
     def parallelize(self, network: nn.Module) -> nn.Module:
-        """Return a network, already on the device, as training calls it: its work or its weights shared by all ranks.
+        """Return a network, already on the device, parallelised over all ranks for training.
 
-        With fsdp the network itself is sharded; with ddp it stays whole beside what is returned.
+        With fsdp the network itself is sharded; with ddp the result wraps the full network.
         """
         if self.settings.recompute:
             recompute(network)
-        if self.place.world == 1:
+        if self.process.world == 1:
             return network
         if self.settings.distribution == "ddp":
             return distribution.replicate(network, self.device)
         return self.sharded(network, self.settings.reshard)
 
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
-        """Return a network as it is, or with fsdp sharded in place: an average that nobody trains, say.
+        """Return a network unchanged, or with fsdp sharded in place, such as the averaged network.
 
-        Its blocks are sharded one by one, so that few are whole at a time. `reshard` frees the weights of a block after
-        its forward pass, and gathers them again for the backward one. In bfloat16, gradients are reduced in float32.
-        Raises RecipeError if `shard_ranks` would give copies of the weights of unequal numbers of ranks.
+        Its blocks are sharded one by one, so that few are gathered at a time. `reshard` frees the weights of a block
+        after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced in
+        float32.
+        Raises RecipeError if `shard_ranks` does not divide the number of processes.
         """
-        settings, world = self.settings, self.place.world
+        settings, world = self.settings, self.process.world
         if world == 1 or settings.distribution != "fsdp":
             return network
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -160,11 +163,11 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     def compiled(self, network: nn.Module) -> nn.Module:
-        """Return the network as it is called: compiled if asked for, sharing its weights with the one given."""
+        """Return the network, compiled if configured; it shares its weights with the given one."""
         return cast(nn.Module, torch.compile(network)) if self.settings.compile else network
 
     def put(self, tensor: Tensor) -> Tensor:
-        """Move a tensor to the device, without waiting for it where the machine can; floats to the dtype."""
+        """Move a tensor to the device, asynchronously if possible; floats are converted to the dtype."""
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         if self.device.type == "cuda":
@@ -172,8 +175,8 @@ class Runtime:
         return tensor.to(self.device)
 
     def describe(self) -> str:
-        """Name the device and precision in a few words."""
+        """Return a short description of device and precision."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        ranks = f", {self.place.world} processes ({self.settings.distribution})" if self.place.world > 1 else ""
+        ranks = f", {self.process.world} processes ({self.settings.distribution})" if self.process.world > 1 else ""
         return f"{name}{threads}, {self.settings.precision}{', compiled' if self.settings.compile else ''}{ranks}"

@@ -1,9 +1,9 @@
-"""Several processes as one training: torchrun's ranks, how they meet, and how they share a network.
+"""Distributed training: torchrun's ranks, rendezvous, and parallel networks.
 
-Each rank has a share of every global batch. With `ddp` it has the whole network too, and gradients are averaged; with
+Each rank gets a share of every global batch. With `ddp` it has the full network, and gradients are averaged; with
 `fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or over
-groups of `shard_ranks` that hold a copy each (hybrid sharding). Every rank must run the network equally often, because
-sharded weights are gathered by all of them together.
+groups of `shard_ranks` with one copy each (hybrid sharding). Every rank must run the network equally often, because
+gathering sharded weights is a collective operation.
 """
 
 from __future__ import annotations
@@ -33,54 +33,54 @@ if TYPE_CHECKING:
 
 Distribution = Literal["ddp", "fsdp"]
 Group = dist.ProcessGroup | None
-"""Ranks that meet; None is all of them."""
+"""A process group; None means all ranks."""
 POLL = 0.02
-"""Seconds between two looks whether the other processes have come."""
+"""Polling interval of the rendezvous, in seconds."""
 
 
 class FailedElsewhereError(RecipeError):
-    """What another process could not do."""
+    """An error of another process."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is, and which of them on this machine."""
+class Rank:
+    """This process's rank, the number of processes, and its rank on this machine."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
-        """Read torchrun's variables, if there are any; RecipeError if some are missing or contradict one another."""
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
+        """Read torchrun's variables, if any; RecipeError if they are incomplete or contradictory."""
         found = os.environ if environment is None else environment
         if found.get("WORLD_SIZE", "1") == "1":
-            return ALONE
+            return SINGLE
         try:
-            place = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            process = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
             _ = found["MASTER_ADDR"], found["MASTER_PORT"]
         except (KeyError, ValueError) as error:
             raise RecipeError(
-                f"WORLD_SIZE={found['WORLD_SIZE']} asks for several processes, but {error} is missing or no number: "
-                "start them by torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE={found['WORLD_SIZE']} requests several processes, but {error} is missing or not a number: "
+                "start them with torchrun, or unset WORLD_SIZE"
             ) from error
-        if not 0 <= place.rank < place.world:
-            raise RecipeError(f"RANK={place.rank} does not fit WORLD_SIZE={place.world}")
-        return place
+        if not 0 <= process.rank < process.world:
+            raise RecipeError(f"RANK={process.rank} does not fit WORLD_SIZE={process.world}")
+        return process
 
 
-ALONE = Place()
+SINGLE = Rank()
 
 
-def join(place: Place, device: torch.device, timeout: float) -> None:
-    """Meet the other processes, unless this is the only one; an operation that waits `timeout` seconds fails.
+def join(process: Rank, device: torch.device, timeout: float) -> None:
+    """Connect to the other processes, if any; an operation that waits for `timeout` seconds fails.
 
-    torchrun shares one store among all its attempts (torch 2.11), which still holds the addresses of dead processes:
-    whoever reads them before they are written again waits for a process that is gone. So the first process of an
-    attempt makes up a name for it, and all use only what stands under that name. Counting attempts would not do:
-    machines may have seen different numbers of them. Raises RecipeError if the others have not come in time.
+    torchrun uses one store for all its attempts (torch 2.11), which still holds the addresses of dead processes: a
+    process that reads them before they are overwritten waits forever. So the first process of an attempt generates a
+    name, and all processes use only keys below this name. A count of attempts would not work, because machines may
+    have seen different numbers of them. Raises RecipeError if the others have not joined in time.
     """
-    if place.world == 1 or dist.is_initialized():
+    if process.world == 1 or dist.is_initialized():
         return
     patience = timedelta(seconds=timeout)
     store, rank, world = next(rendezvous("env://", timeout=patience))
@@ -92,7 +92,7 @@ def join(place: Place, device: torch.device, timeout: float) -> None:
 
 
 def _name(store: Store, world: int, deadline: float) -> str:
-    """Offer a name, with what each process says of itself, as that may be a dead one's, until all have taken it."""
+    """Offer a name, together with the announced ids of the processes, until all have taken it; an id may be stale."""
     name = f"attempt-{secrets.token_hex(8)}"
     while True:
         keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
@@ -101,11 +101,11 @@ def _name(store: Store, world: int, deadline: float) -> str:
         missing = [rank for rank in range(1, world) if not store.check([f"{name}/taken/{rank}"])]
         if not missing:
             return name
-        _wait(deadline, f"processes {missing[:8]} have not come")
+        _wait(deadline, f"processes {missing[:8]} have not joined")
 
 
 def _learn_name(store: Store, rank: int, deadline: float) -> str:
-    """Say that this process is there, and take the name that is offered to it and not to a dead one of its rank."""
+    """Announce this process, and return the name that is offered to its id and not to a dead process of its rank."""
     itself = secrets.token_hex(8)
     store.set(f"multisagd/here/{rank}", itself)
     while True:
@@ -114,52 +114,52 @@ def _learn_name(store: Store, rank: int, deadline: float) -> str:
             if offer["to"].get(str(rank)) == itself:
                 store.set(f"{offer['name']}/taken/{rank}", "")
                 return str(offer["name"])
-        _wait(deadline, "the first process has not come")
+        _wait(deadline, "the first process has not joined")
 
 
 def _wait(deadline: float, what: str) -> None:
     if time.monotonic() > deadline:
-        raise RecipeError(f"{what} within engine.timeout: are all machines started, and do they reach one another?")
+        raise RecipeError(f"{what} within engine.timeout: are all machines started, and can they reach one another?")
     time.sleep(POLL)
 
 
 def leave() -> None:
-    """Part from the other processes, if there are any."""
+    """Disconnect from the other processes, if any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def replicate(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network with gradients averaged over all ranks; call it in place of the network."""
+    """Return the network wrapped so that gradients are averaged over all ranks; call the result, not the network."""
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
 
 def synchronise(network: nn.Module, wanted: bool) -> None:
-    """Say whether the next backward pass averages gradients: only that of the last accumulated part needs to."""
+    """Set whether the next backward pass averages gradients: only the last accumulated part needs to."""
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = wanted
-    elif (sharded := getattr(network, "set_requires_gradient_sync", None)) is not None:  # it is an FSDPModule
+    elif (sharded := getattr(network, "set_requires_gradient_sync", None)) is not None:  # an FSDPModule
         sharded(wanted)
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is spread over ranks."""
-    # The import takes a second; without it, or before its end, there is no such tensor.
+    """Whether a tensor is sharded over ranks."""
+    # The import takes a second; before it has finished, no such tensor can exist.
     return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
 
 
 def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether any of them is spread over ranks."""
+    """Whether any of the tensors is sharded over ranks."""
     return any(is_sharded(tensor) for tensor in tensors.values())
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is on one process; of a sharded one, every rank must ask for it."""
+    """Return the full tensor; for a sharded tensor, every rank must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return a whole tensor, which every rank has, sharded as `model` is."""
+    """Return a full tensor, equal on every rank, sharded like `model`."""
     if is_sharded(tensor) or not is_sharded(model) or not tensor.dim():
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -168,7 +168,7 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """Return the tensor, equal in shape on all ranks, of every rank in order, on the CPU."""
+    """Return every rank's tensor, in order, on the CPU; shapes must be equal on all ranks."""
     if not dist.is_initialized():
         return [tensor.cpu()]
     tensor = tensor.cpu().contiguous()
@@ -178,30 +178,30 @@ def gathered(tensor: Tensor) -> list[Tensor]:
 
 
 def separate_group(timeout: float) -> Group:
-    """Return a group of all ranks for another thread than the main one, since two threads must not share one.
+    """Return a group of all ranks for a second thread, because threads must not share a group.
 
-    None if this is the only process; every rank must ask for it at the same point.
+    None if this is the only process; every rank must call this at the same point.
     """
     if not dist.is_initialized():
         return None
     return cast(Group, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
 
 
-def wait_patiently() -> None:
-    """Return once every rank has come here, if that takes a day: one of them may have to read all of the data first."""
+def long_barrier() -> None:
+    """Wait for up to a day until every rank calls this: one of them may have to read all data first."""
     if (group := separate_group(timedelta(days=1).total_seconds())) is not None:
         dist.barrier(group=group)
         dist.destroy_process_group(group)
 
 
-def wait_for_all() -> None:
-    """Return once every rank has come here."""
+def barrier() -> None:
+    """Wait until every rank calls this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def raise_together(error: Exception | None, group: Group = None) -> None:
-    """Raise on every rank if any has failed: its own error where it failed, elsewhere a FailedElsewhereError."""
+    """Raise on every rank if any has failed: the error on the failed rank, FailedElsewhereError on the others."""
     failed = torch.tensor(int(error is not None))
     if dist.is_initialized():
         dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
@@ -211,8 +211,8 @@ def raise_together(error: Exception | None, group: Group = None) -> None:
         raise FailedElsewhereError("another process failed; its own message says why")
 
 
-def from_first(tensor: Tensor) -> None:
-    """Overwrite a tensor on the CPU by that of the first rank."""
+def broadcast_from_rank0(tensor: Tensor) -> None:
+    """Overwrite a CPU tensor with rank 0's, in place."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
 
@@ -223,16 +223,16 @@ def is_first() -> bool:
 
 
 class Agreement:
-    """The largest of the ranks' numbers, as of the call before: nobody waits for the others to be told."""
+    """The maximum of the ranks' numbers, from the previous call, so that no rank waits for the others."""
 
     def __init__(self) -> None:
         self._numbers = torch.zeros(2, dtype=torch.int64)
         self._under_way: dist.Work | None = None
 
     def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
-        """Tell all ranks a signal (None is 0), and whether something is due; return what came of the last call.
+        """Send a signal (None is 0), and whether something is due, to all ranks; return the result of the last call.
 
-        That is the largest signal, and whether it was due on any rank; 0 and False at first.
+        The result is the largest signal, and whether it was due on any rank; 0 and False in the first call.
         """
         if not dist.is_initialized():
             return signal or 0, due

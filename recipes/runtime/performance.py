@@ -1,4 +1,4 @@
-"""How fast training goes: throughput and waiting over all ranks, and a profile of some steps."""
+"""Performance of training: throughput and waiting over all ranks, and a profile of some steps."""
 
 import resource
 import time
@@ -26,10 +26,10 @@ PEAKS: dict[str, dict[torch.dtype, float]] = {
     "L4": {torch.bfloat16: 121e12, torch.float32: 60e12},
     "V100": {torch.float32: 15.7e12},
 }
-"""Operations of dense matrix products per second, a multiply-add being two, by NVIDIA's data sheets.
+"""Peak rates of dense matrix products in operations per second (a multiply-add is two), from NVIDIA's data sheets.
 
-For float32 those of TF32 where the device has it, since `Runtime` lets products round to it. The first name that a
-device's own contains counts; `engine.peak_flops` overrides it.
+float32 has the rates of TF32 if the device supports it, because `Runtime` allows it. The first name contained in the
+device's name is used; `engine.peak_flops` overrides it.
 """
 GIB = 2**30
 WARM_UP = 3
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the most operations per second that a device is specified for; None if that is not known."""
+    """Return a device's specified peak rate in operations per second, or None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -47,7 +47,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: by tensors on a CUDA device, by the whole process on a CPU."""
+    """Return the peak memory in bytes: of tensors on a CUDA device, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -55,9 +55,9 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass
 class Monitor:
-    """Measures windows of training, each between two logs; `network` is what all ranks train.
+    """Measures windows of training, each between two logs; `network` is the parallelised network.
 
-    `flops` are the operations of one sample, and `peak` is what one device can do per second, None where unknown.
+    `flops` are the operations of one sample, and `peak` is one device's peak rate; both may be None if unknown.
     """
 
     runtime: Runtime
@@ -69,7 +69,7 @@ class Monitor:
     _begun: float = field(default_factory=time.monotonic, init=False)
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches, counting them and the time that they take to come."""
+        """Yield batches, counting them and the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -83,17 +83,17 @@ class Monitor:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out of the window what happens meanwhile: saving and reporting are not training."""
+        """Exclude the time inside the context from the window: saving and reporting are not training."""
         begun = time.monotonic()
         yield
         self._begun += time.monotonic() - begun
 
     def window(self, batch: int) -> dict[str, Any]:
-        """Return what was measured since the last call; every rank must call this with the size of a global batch.
+        """Return the measurements since the last call; every rank must call this with the size of a global batch.
 
-        Samples per second; of every rank seconds per step, the share of time spent waiting for data and the most memory
-        held so far, each as mean and largest with the rank that has it. With counted operations also those per second,
-        and their share of what the devices can do: model FLOPs utilisation (arXiv 2204.02311, appendix B).
+        Samples per second; for every rank, seconds per step, the share of time spent waiting for data, and peak memory,
+        each as mean and as maximum with its rank. If operations are counted, also operations per second, and their
+        share of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
         """
         seconds = max(time.monotonic() - self._begun, 1e-9)
         mine = [seconds / max(self._steps, 1), self._waited / seconds, peak_memory(self.runtime.device) / GIB]
@@ -108,20 +108,20 @@ class Monitor:
             done = rate * self.flops
             values["model_flops_per_second"] = done
             if self.peak is not None:
-                values["model_flops_utilisation"] = done / (self.peak * self.runtime.place.world)
+                values["model_flops_utilisation"] = done / (self.peak * self.runtime.process.world)
         self.restart()
         return values
 
     def restart(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self._waited, self._steps, self._begun = 0.0, 0, time.monotonic()
 
 
 def _exposed_communication(network: nn.Module) -> list[float]:
-    """Return for how many seconds DDP's backward pass waited for other ranks, an empty list without DDP.
+    """Return the seconds that DDP's backward pass waited for other ranks, or an empty list without DDP.
 
-    That of the last step which DDP has timed: one in 100, and the first few. What it computes while gradients are under
-    way is not counted as waiting. For sharded weights there is no such clock: `engine.profile` measures it.
+    The value is from the last step that DDP has timed: one in 100, and the first few. Computation that overlaps with
+    communication is not counted as waiting. Sharded weights have no such timer: `engine.profile` measures it.
     """
     if not isinstance(network, DistributedDataParallel):
         return []
@@ -131,11 +131,11 @@ def _exposed_communication(network: nn.Module) -> list[float]:
 
 
 class StepProfiler:
-    """Profiles `steps` training steps of this process, after a few that are not; none for 0.
+    """Profiles `steps` training steps of this process, after a few warm-up steps; 0 turns it off.
 
     It writes into `folder` rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
-    that took longest, with how long communication took and how much of that was not hidden behind computing; and on a
-    GPU rank0_memory.pickle, which https://docs.pytorch.org/memory_viz draws.
+    that took longest, with the time of communication and its part not overlapped by computation; and on a GPU
+    rank0_memory.pickle, for https://docs.pytorch.org/memory_viz.
     """
 
     def __init__(self, folder: Path, rank: int, device: torch.device, steps: int) -> None:
@@ -144,7 +144,7 @@ class StepProfiler:
         self._profile: profile | None = None
 
     def step(self) -> Path | None:
-        """Count a step that is over; after the last profiled one, write what was found and return its file."""
+        """Count a finished step; after the last profiled one, write the profile and return its file."""
         self._done += 1
         if self.steps and self._done == WARM_UP:
             activities = [ProfilerActivity.CPU]
@@ -156,7 +156,7 @@ class StepProfiler:
         return self.finish() if self._done == WARM_UP + self.steps else None
 
     def finish(self) -> Path | None:
-        """Write what was profiled, also if training ended before all steps were; None if there is nothing."""
+        """Write the profile, even if training ended early; None if nothing was profiled."""
         found, self._profile = self._profile, None
         if found is None:
             return None
@@ -170,13 +170,13 @@ class StepProfiler:
         busy, exposed = communication(found)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=30)
-        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not hidden by computing"
+        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not overlapped by computation"
         path.with_suffix(".txt").write_text(f"communication: {shares}\n\n{table}\n", encoding="utf-8")
         return path
 
 
 def communication(found: profile) -> tuple[float, float]:
-    """Return the seconds in which ranks exchanged data, and those of them in which nothing was computed."""
+    """Return the seconds of communication, and those of them without computation."""
     events = found.events() or []
     on_gpu = any(event.device_type.name == "CUDA" for event in events)
     exchanged, computing = [], []

@@ -1,9 +1,9 @@
-"""Says which process waits where when training stands still, before a timeout ends it.
+"""Reports where each process is waiting when training stalls, before a timeout ends it.
 
-Every process tells the others, every few seconds, how many samples it has seen, for how long that has not changed, and
-at which line it is. When nothing has moved for long on any of them, the first prints all of it: the one whose line is
-not a meeting of processes (a read of data, say) is the one that the others wait for. Ages are measured by each
-process's own clock; as one that is frozen does not even tell its age, the first adds for how long it heard nothing new.
+Every few seconds, each process publishes its number of samples seen, the time since that changed, and its current line.
+If no process has progressed for long, the first prints all of this: a process whose line is not a collective operation
+(but a read of data, for example) is the one that the others wait for. Ages are measured by each process's clock; a
+frozen process does not update its age, so the first process adds the time since the last update.
 """
 
 import json
@@ -26,20 +26,20 @@ from recipes.runtime.device import Runtime
 log = logging.getLogger("multisagd")
 OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("recipes", "modalities", "multisagd"))
 TICKS = 10
-"""How many times within `patience` each process tells where it is."""
+"""Number of updates of each process within `patience`."""
 
 
 class Watchdog:
-    """Watches over training on all ranks, from a thread; idle where there is one process, or `engine.hang_report` is 0.
+    """Monitors training on all ranks in a thread; idle with one process or with `engine.hang_report=0`.
 
-    Training begins after `samples`.
+    Training begins at `samples` samples seen.
     """
 
     def __init__(self, runtime: Runtime, samples: int) -> None:
-        self.place = runtime.place
+        self.process = runtime.process
         self.patience = min(runtime.settings.hang_report, runtime.settings.timeout / 2)
         self._samples, self._since = samples, time.monotonic()
-        self._heard: dict[int, tuple[bytes, float]] = {}  # what each process said last, and when that was new
+        self._heard: dict[int, tuple[bytes, float]] = {}  # each process's last message, and when it changed
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -56,7 +56,7 @@ class Watchdog:
             self._thread.join(self.patience)
 
     def progress(self, samples: int) -> None:
-        """Note that training has got so far."""
+        """Record the progress of training."""
         self._samples, self._since = samples, time.monotonic()
 
     def _watch(self) -> None:
@@ -65,35 +65,35 @@ class Watchdog:
             try:
                 where_now = where(sys._current_frames().get(self._main))
                 here = {"samples": self._samples, "seconds": time.monotonic() - self._since, "where": where_now}
-                self._store.set(f"watchdog/{self.place.rank}", json.dumps(here))
-                if self.place.rank == 0:
+                self._store.set(f"watchdog/{self.process.rank}", json.dumps(here))
+                if self.process.rank == 0:
                     ages = self._everyone()
                     stuck = min(each["seconds"] for each in ages.values()) >= self.patience
                     if stuck and not reported:
-                        log.warning("%s", report(ages, self.place.world))
+                        log.warning("%s", report(ages, self.process.world))
                     reported = stuck
             except (RuntimeError, ValueError) as error:
-                log.info("the watchdog gives up: %s", error)  # most likely the store's process has ended
+                log.info("the watchdog gives up: %s", error)  # the store's process has probably ended
                 return
             if self._ended.wait(self.patience / TICKS):
                 return
 
     def _everyone(self) -> dict[int, dict[str, Any]]:
         now, found = time.monotonic(), {}
-        for rank in range(self.place.world):
+        for rank in range(self.process.world):
             key = f"watchdog/{rank}"
             if not self._store.check([key]):
                 continue
-            told = self._store.get(key)
-            if rank not in self._heard or self._heard[rank][0] != told:
-                self._heard[rank] = (told, now)
-            found[rank] = parse_json(told)
+            message = self._store.get(key)
+            if rank not in self._heard or self._heard[rank][0] != message:
+                self._heard[rank] = (message, now)
+            found[rank] = parse_json(message)
             found[rank]["seconds"] += now - self._heard[rank][1]
         return found
 
 
 def where(frame: FrameType | None) -> str:
-    """Return the innermost line of this project that a thread is at, and the function it has called from there."""
+    """Return a thread's innermost line in this project, and the function called from there."""
     stack: Sequence[traceback.FrameSummary] = traceback.extract_stack(frame) if frame is not None else []
     ours = [each for each in stack if each.filename.startswith(OURS)]
     if not ours:
@@ -104,12 +104,12 @@ def where(frame: FrameType | None) -> str:
 
 
 def report(processes: Mapping[int, Mapping[str, Any]], world: int) -> str:
-    """Return one line for each process: how far it is, for how long, and where."""
-    lines = ["no training step for a while; how far each process is, for how long, and where:"]
+    """Return one line per process: samples seen, seconds since progress, and position."""
+    lines = ["no training step for a while; each process's progress, seconds since then, and position:"]
     for rank in range(world):
         if rank in processes:
             found = processes[rank]
             lines.append(f"  {rank}: {found['samples']:,} samples, {found['seconds']:.0f} s at {found['where']}")
         else:
-            lines.append(f"  {rank}: never heard of")
+            lines.append(f"  {rank}: no report")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Drawing samples: what is asked for, drawing it, and the folder that a set of samples is kept in."""
+"""Drawing samples: conditions, generation, and the folder of a set of samples."""

@@ -1,4 +1,4 @@
-"""What each sample is to be: a class, a text, or neither."""
+"""The condition of each sample: a class, a text, or neither."""
 
 import logging
 import re
@@ -16,14 +16,14 @@ from recipes.runs.settings import Guidance, SampleSettings
 from recipes.runtime.distribution import is_first
 
 SHOWN = 10
-"""Classes that a message names."""
+"""Maximum number of classes named in a message."""
 Labels = str | int | Sequence[str | int] | None
 log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What each sample is to be: `labels` are class numbers, `prompts` texts, `tensor` what the network is given."""
+    """The condition of samples: `labels` are class numbers, `prompts` texts, `tensor` the network's input."""
 
     labels: list[int] | None = None
     prompts: list[str] | None = None
@@ -33,19 +33,19 @@ class Condition:
 def checked_labels(
     model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
 ) -> list[int] | None:
-    """Return the class of each of `count` samples, the labels in turn; None without classes.
+    """Return the class of each of `count` samples, cycling through the labels; None without classes.
 
     Raises:
-        RecipeError: for classes that the model has not learned, guidance without a condition, or guidance of a network
-            that was always given one.
+        RecipeError: for unknown classes, guidance without a condition, or guidance of a network trained without
+            condition dropout.
     """
     facts = model.facts
     numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
     if guidance.scale != 1.0 and numbers is None and prompts is None:
-        raise RecipeError("guidance.scale needs labels or prompts, and here there are none: leave it at 1")
+        raise RecipeError("guidance.scale needs labels or prompts: leave it at 1, or give labels or prompts")
     if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
-            "guidance.scale needs a network that also knows no condition, and this run was trained with "
+            "guidance.scale needs a network trained without conditions too, but this run has "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
     return numbers
@@ -57,10 +57,10 @@ def chosen_condition(
 ) -> Condition:  # fmt: skip
     """Return the condition of samples of these classes, or of these prompts.
 
-    Prompts are embedded by the encoder that the model learned from, or by the same at `text_model`.
+    Prompts are embedded by the model's text encoder, or by the same encoder at `text_model`.
 
     Raises:
-        RecipeError: for an encoder that cannot be loaded, or that is not the one that the model learned from.
+        RecipeError: for an encoder that cannot be loaded, or that differs from the model's.
     """
     if prompts is None:
         return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
@@ -73,17 +73,17 @@ def chosen_condition(
 
 
 def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
-    """Return a prompt for each sample, taking those given in turn; None to draw without text.
+    """Return a prompt for each sample, cycling through the given ones; None to draw without text.
 
     Raises:
-        RecipeError: for prompts of a run that learned no text, two sources of them, or an unreadable or empty one.
+        RecipeError: for prompts of a run without text, for two sources, or for an unreadable or empty source.
     """
     if settings.prompts is None and settings.prompts_file is None:
         return None
     if not learned:
-        raise RecipeError("prompts: this run learned no text; leave them out, or train with text=encoder")
+        raise RecipeError("prompts: this run was trained without text; leave them out, or train with text=encoder")
     if settings.prompts is not None and settings.prompts_file is not None:
-        raise RecipeError("prompts and prompts_file are two sources of the same: leave out one")
+        raise RecipeError("prompts and prompts_file are both given: leave one out")
     if settings.prompts_file is not None:
         with as_recipe_error((OSError, UnicodeDecodeError), f"prompts_file: cannot read {settings.prompts_file}: "):
             lines = settings.prompts_file.read_text(encoding="utf-8-sig").splitlines()
@@ -91,19 +91,19 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
     else:
         prompts = [settings.prompts] if isinstance(settings.prompts, str) else list(settings.prompts or ())
     if not prompts:
-        raise RecipeError("prompts is empty: give at least one, or leave it null to draw without text")
+        raise RecipeError("prompts is empty: give at least one, or set it to null to draw without text")
     return [prompts[slot % len(prompts)] for slot in range(settings.count)]
 
 
 def chosen_labels(
     wanted: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
 ) -> list[int] | None:
-    """Return a class number for each sample, taking the wanted classes in turn; None to draw without classes.
+    """Return a class number for each sample, cycling through the requested classes; None to draw without classes.
 
-    `untrained` are classes that the run has seen no example of: "all" leaves them out and says so.
+    `untrained` are classes without training examples: "all" leaves them out with a note.
 
     Raises:
-        RecipeError: for classes that do not exist, naming the nearest, that were never trained, or any class of a run
+        RecipeError: for classes that do not exist (naming the nearest) or were not trained, or for labels of a run
             without classes.
     """
     if wanted is None or (classes is None and wanted == "all"):
@@ -119,29 +119,29 @@ def chosen_labels(
         entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
         numbers = [number for entry in entries for number in _numbers(str(entry), classes)]
         if unknown := [name for name in dict.fromkeys(classes[number] for number in numbers) if name in untrained]:
-            raise RecipeError(f"labels={wanted}: {never_trained(unknown)}; labels=all draws those that were trained")
+            raise RecipeError(f"labels={wanted}: {never_trained(unknown)}; labels=all draws the trained classes")
     if not numbers:
         raise RecipeError("labels is empty: name classes, or use all or null")
     return [numbers[slot % len(numbers)] for slot in range(count)]
 
 
 def trained_classes(classes: Sequence[str], untrained: Collection[str]) -> list[int]:
-    """Return the numbers of the classes that a run was shown examples of."""
+    """Return the numbers of the trained classes of a run."""
     return [number for number, name in enumerate(classes) if name not in untrained]
 
 
 def never_trained(names: Collection[str]) -> str:
-    """Say that a run has no example of these classes."""
-    return f"of class {listed(names)} this run was shown no training example"
+    """Return a message that a run has no training examples of these classes."""
+    return f"this run has no training example of class {listed(names)}"
 
 
 def listed(names: Collection[str]) -> str:
-    """Return the first of some names in one line."""
+    """Return the first few names in one line."""
     return ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _numbers(entry: str, classes: Sequence[str]) -> list[int]:
-    """Return the classes that one entry asks for: by name, or by number where no class is named by one."""
+    """Return the classes of one entry: by name, or by number if no class has a number as its name."""
     if entry in classes:
         return [classes.index(entry)]
     span = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", entry)
@@ -149,12 +149,12 @@ def _numbers(entry: str, classes: Sequence[str]) -> list[int]:
         raise RecipeError(f"labels: there is no class {entry!r}{nearest(entry, classes)}")
     first, last = int(span[1]), int(span[2] or span[1])
     named = {place: int(name) for place, name in enumerate(classes) if re.fullmatch(r"[0-9]{1,18}", name)}
-    # Numbers that are names are meant as names: 1-2 of the classes 1, 2 and 3 are not the second and third.
+    # Numbers that are class names are read as names: 1-2 of classes 1, 2 and 3 are not the second and third.
     values = named or {place: place for place in range(len(classes))}
     found = [place for place, value in values.items() if first <= value <= last]
-    ambiguous = span[2] is None and len(found) > 1  # 007, of the classes 7 and 07
+    ambiguous = span[2] is None and len(found) > 1  # 007, with classes 7 and 07
     if ambiguous or not found or not {first, last} <= {values[place] for place in found}:
         without_gap = list(values.values()) == list(range(len(classes)))
         there = f"0 to {len(classes) - 1}" if without_gap else listed(classes)
-        raise RecipeError(f"labels: {entry} is not within the classes {there}")
+        raise RecipeError(f"labels: {entry} is outside the classes {there}")
     return found

@@ -1,4 +1,4 @@
-"""How samples are drawn, and drawing them: the one place, for pictures during training and for every command alike."""
+"""Sampling requests and generation, for pictures during training and for all commands."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ from recipes.runtime.distribution import gathered
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
 RESIDUAL_EXAMPLES = 1000
-"""Held-out examples, at most, on which the power that a restored band lacks is measured."""
+"""Maximum number of held-out examples for measuring the power missing in a restored band."""
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingRequest:
-    """How samples are drawn: `batch` of them at a time, in `steps` of the sampler, or at `times` if they are given.
+    """How samples are drawn: `batch` at a time, in `steps` sampler steps, or at the given `times`.
 
-    Those of a restoring denoiser end with a sample of the band where there is a `residual`, the power that the estimate
-    of that band lacks, and else with its mean.
+    With a restoring denoiser, the restored band is sampled if `residual` (the missing power of the band's estimate) is
+    given, and otherwise is its mean.
     """
 
     sampler: Sampler
@@ -51,10 +51,10 @@ class SamplingRequest:
 def sampling_request(
     settings: SampleSettings, denoiser: Denoiser, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> SamplingRequest:
-    """Return what the settings of a sampling ask for, of a run with this configuration.
+    """Return the sampling request of some settings, for a run with this configuration.
 
     Raises:
-        RecipeError: for a sampler or refinement that does not suit the run's process, or steps that it cannot take.
+        RecipeError: for a sampler or refinement that does not support the run's process, or invalid steps.
     """
     process, builder = denoiser.process, assembly.builder
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
@@ -70,7 +70,7 @@ def sampling_request(
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
-    """Return designed steps, None without a file; RecipeError for a file without, or beyond the process's schedule."""
+    """Return designed steps, or None without a file; RecipeError if invalid or outside the process's schedule."""
     if path is None:
         return None
     with as_recipe_error((OSError, ValueError), "steps_file: "):
@@ -82,20 +82,22 @@ def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
 def band_residual(
     denoiser: Denoiser, settings: SampleSettings, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> Tensor | None:  # fmt: skip
-    """Return the power that the estimate of a restored band lacks, measured on the run's data; None to leave it so.
+    """Return the missing power of a restored band's estimate, measured on the run's data; None for the mean.
 
     Raises:
-        RecipeError: if it is asked for and the run restores no band, or its data cannot be read.
+        RecipeError: if it is requested and the run restores no band, or its data cannot be read.
     """
     if settings.band == "mean":
         return None
     if not isinstance(denoiser, RestoringDenoiser):
-        raise RecipeError("band=sample is for runs that restore a corrupted band (denoiser=restoring): leave it out")
+        raise RecipeError(
+            "band=sample requires a run that restores a corrupted band (denoiser=restoring): leave it out"
+        )
     if assembly.context is not None:
-        raise RecipeError("band=sample is not for runs that learned from text: leave it out")
+        raise RecipeError("band=sample does not support runs trained on text: leave it out")
     builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
-    # What the network was not trained on: towards that, its estimates lack more.
+    # Held-out data: the missing power is smaller on training data.
     _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
     if held_out is None:
         raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or leave it out")
@@ -106,8 +108,8 @@ def band_residual(
             batch = held_out.batch(chosen[start : start + settings.batch])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise RecipeError("band=sample cannot measure padded data: leave it out")
-            told = batch.labels if assembly.classes is not None else None
-            yield runtime.put(batch.x0), None if told is None else runtime.put(told)
+            labels = batch.labels if assembly.classes is not None else None
+            yield runtime.put(batch.x0), None if labels is None else runtime.put(labels)
 
     with as_recipe_error(UnreadableFilesError):
         return residual_power(denoiser, batches(), settings.seed)
@@ -122,36 +124,38 @@ def generate(
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
     None draws without one. Samples of a restoring denoiser are finished (`multisagd.finishing`). `report` is called
-    with the number of samples done so far. Several ranks draw a share each, and every one returns all.
+    with the number of samples done so far. Each rank draws a share, and every rank returns all samples.
 
     Raises:
-        ValueError: if there is not one condition per seed.
-        RecipeError: for numbers in the settings of process or sampler that nothing can be drawn with.
+        ValueError: if the number of conditions differs from the number of seeds.
+        RecipeError: for invalid numbers in the settings of process or sampler.
     """
     if condition is not None and len(condition) != len(seeds):
-        raise ValueError(f"{len(seeds)} samples need as many conditions, got {len(condition)}")
+        raise ValueError(f"{len(seeds)} samples need the same number of conditions, got {len(condition)}")
     guided: AnyDenoiser = denoiser
     if request.guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
-    # All ranks draw equally many, for sharded weights are gathered together: what is too much is cut off at the end.
-    share = -(-len(seeds) // runtime.place.world)
-    mine = [min(place, len(seeds) - 1) for place in range(runtime.place.rank * share, (runtime.place.rank + 1) * share)]
+    # All ranks draw the same number, because gathering sharded weights is collective; the surplus is cut off.
+    share = -(-len(seeds) // runtime.process.world)
+    mine = [
+        min(place, len(seeds) - 1) for place in range(runtime.process.rank * share, (runtime.process.rank + 1) * share)
+    ]
     parts = []
     for start in range(0, share, request.batch):
         places = mine[start : start + request.batch]
         chosen = [seeds[place] for place in places]
-        told = None if condition is None else runtime.put(condition[places])
+        part = None if condition is None else runtime.put(condition[places])
         try:
             with runtime.autocast():
                 x0 = sample_refined(
                     guided, request.sampler, (len(chosen), *shape), request.steps, chosen, request.refinement,
-                    condition=told, spacing=request.spacing, times=request.times,
+                    condition=part, spacing=request.spacing, times=request.times,
                 )  # fmt: skip
                 if isinstance(denoiser, RestoringDenoiser):
-                    x0 = finish(denoiser, x0, told, request.residual, chosen)
-        except (ValueError, ArithmeticError) as error:  # settings of a process or sampler that make no sense together
-            raise RecipeError(f"nothing can be drawn with these settings: {error}") from error
+                    x0 = finish(denoiser, x0, part, request.residual, chosen)
+        except (ValueError, ArithmeticError) as error:  # invalid settings of process or sampler
+            raise RecipeError(f"sampling failed with these settings: {error}") from error
         parts.append(x0.float().cpu())
         if report is not None:
-            report(min(len(seeds), (start + len(chosen)) * runtime.place.world))
+            report(min(len(seeds), (start + len(chosen)) * runtime.process.world))
     return torch.cat(gathered(torch.cat(parts)))[: len(seeds)]

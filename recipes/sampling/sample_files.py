@@ -1,12 +1,12 @@
-"""The folder of a set of samples: what lies in it, and what of it another set may replace.
+"""The folder of a set of samples: its files, and their replacement by another set.
 
-    samples/0000.png …    every sample as a file, and nothing else that is read as one
+    samples/0000.png …    every sample as a file, and no other media files
     samples/samples.csv   the file of each with its class or text and its seed, as `data.manifest` reads it
     grid.png              all samples in one picture, with their classes
     samples.safetensors   x0 (count, channels, *grid), labels, seeds
-    sample.json           how they were made
+    sample.json           settings and versions
 
-A set replaces a former one as a whole. A file that no set has written is never written over.
+A set replaces an earlier one as a whole. Files that do not belong to a set are never overwritten.
 """
 
 import csv
@@ -35,19 +35,19 @@ from recipes.sampling.generate import designed_steps
 FOLDER, TABLE = "samples", "samples.csv"
 TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
 BESIDE = (".png", ".wav", ".mp4")
-"""Endings of what is written beside a sample or a grid for looking and listening."""
+"""Suffixes of preview files next to a sample or a grid."""
 EVALUATION = "evaluate.json"
-"""What `multisagd evaluate` leaves next to a set; it lists the pictures that it has drawn."""
+"""The evaluation of a set by `multisagd evaluate`; it lists its pictures."""
 MOST = 10_000_000
-"""Samples of a set, for the record of one may come from elsewhere."""
+"""Maximum number of samples of a set, because its record may come from elsewhere."""
 
 
 def default_folder(
     config: Config, settings: SampleSettings, samples: int, prompts: Sequence[str] | None, process: Process
 ) -> Path:
-    """Return the folder within the run's own that a set of samples is kept in unless another is named.
+    """Return the default folder of a set of samples, inside the run's folder.
 
-    It is named by the settings that matter most, and by a hash of all that change the result.
+    Its name contains the main settings, and a hash of all settings that change the result.
     """
     idle = ("run_dir", "out", "batch", "allow_targets", "prompts", "prompts_file", "text_model", "data", "checkpoint")
     relevant = {key: value for key, value in config.items() if key not in idle}
@@ -63,22 +63,24 @@ def default_folder(
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
-    """Check that `count` samples with an ending replace only a former set's; RecipeError names what is in the way."""
+    """Check that `count` samples with a suffix replace only an earlier set; RecipeError names a conflicting path."""
     if not out.exists():
         return
     own = former(out)
     if not own and any(not each.name.startswith(".") for each in out.iterdir()):
         raise RecipeError(
-            f"{out} is not empty, and what is there is no set of samples, which this command would replace: choose "
+            f"{out} is not empty and does not hold a set of samples, which this command could replace: choose "
             "another out"
         )
     for path in planned(out, count, suffix):
         if path.exists() and path not in own:
-            raise RecipeError(f"{path} would be replaced, and no set of samples has written it: choose another out")
+            raise RecipeError(
+                f"{path} would be overwritten, but does not belong to a set of samples: choose another out"
+            )
 
 
 def planned(out: Path, count: int, suffix: str) -> set[Path]:
-    """Return the paths at which a set of samples may be written."""
+    """Return the paths that a set of samples may write."""
     endings = {*BESIDE, suffix}
     media = {out / FOLDER / f"{stem}{ending}" for stem in stems(count) for ending in endings}
     grids = {(out / GRID).with_suffix(ending) for ending in BESIDE}
@@ -86,7 +88,7 @@ def planned(out: Path, count: int, suffix: str) -> set[Path]:
 
 
 def former(out: Path) -> set[Path]:
-    """Return the files of the set that lies in a folder, none if its record does not say that there is one."""
+    """Return the files of the set in a folder, or none if there is no record of a set."""
     made = notes(out)
     count, suffix = made.get("count"), made.get("suffix")
     if type(count) is not int or not 0 < count <= MOST:
@@ -97,23 +99,23 @@ def former(out: Path) -> set[Path]:
 
 
 def notes(out: Path) -> dict[str, Any]:
-    """Return the record of the set that lies in a folder, empty without one."""
+    """Return the record of the set in a folder, or an empty one."""
     try:
-        made = read_json(out / NOTES, finite=False)  # the noise range of a sampler may be endless
+        made = read_json(out / NOTES, finite=False)  # the noise range of a sampler may be infinite
     except (OSError, ValueError):
         return {}
     return made if isinstance(made, dict) and "versions" in made else {}
 
 
 def already_drawn(out: Path, seen: int, config: Config | None) -> bool:
-    """Whether a folder holds samples of a model after `seen` samples, drawn by the settings `config` if given."""
+    """Whether a folder holds samples of a model after `seen` samples, drawn with the settings `config`, if given."""
     made = notes(out)
     same = config is None or made.get("settings") == as_stored(shareable(config))
     return same and made.get("samples_seen") == seen and (out / TENSORS).is_file()
 
 
 def stems(count: int) -> list[str]:
-    """Return the names of files of samples, without their endings."""
+    """Return the file names of samples, without suffixes."""
     return [f"{number:0{len(str(count - 1))}d}" for number in range(count)]
 
 
@@ -121,12 +123,12 @@ def write_set(
     out: Path, modality: Modality, x0: Tensor, seeds: Sequence[int], labels: Sequence[int] | None,
     made: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write a set of samples x0 `(count, channels, *grid)` in place of a former one.
+    """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
 
-    `made` says how it was made; its `classes` are the names that `labels` number, its `prompts` the texts.
+    `made` is the record; its `classes` are the names of `labels`, its `prompts` the texts.
 
     Raises:
-        RecipeError: if samples cannot be decoded, saying where they are as tensors, or something is in the way.
+        RecipeError: if samples cannot be decoded (naming the file of tensors), or a path is in conflict.
     """
     classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]
@@ -134,8 +136,8 @@ def write_set(
     record = {**made, "count": count, "suffix": suffix}
     clear(out, judged=notes(out) != as_stored(record))
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_text(out / NOTES, json.dumps(record, indent=1))  # first, as it says whose the others are
-    # Tensors next: what was computed is not lost if it cannot be decoded here.
+    write_text(out / NOTES, json.dumps(record, indent=1))  # first, because it declares the other files as part of a set
+    # Tensors next, so that samples are not lost if they cannot be decoded here.
     tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
     if labels is not None:
         tensors["labels"] = torch.tensor(labels)
@@ -156,7 +158,7 @@ def write_set(
 
 
 def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Sequence[str] | None) -> None:
-    """Write media as one picture with their names, if the modality writes any: those of users may not."""
+    """Write media as one picture with their names, if the modality supports it; users' modalities may not."""
     if names is not None and "names" in inspect.signature(modality.save_grid).parameters:
         modality.save_grid(media, path, names=names)
     else:
@@ -164,7 +166,7 @@ def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Seque
 
 
 def clear(out: Path, judged: bool) -> None:
-    """Remove the set that lies in a folder, and how it was judged if so; its record last, which says that it is one."""
+    """Remove the set in a folder and its evaluation, if any; the record is removed last, as it identifies a set."""
     files = former(out) - {out / NOTES}
     if judged and notes(out):
         files.add(out / EVALUATION)

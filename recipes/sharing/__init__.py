@@ -1,1 +1,1 @@
-"""Models for others and from others: cards, pipelines, the hub, and models of diffusers."""
+"""Sharing models: cards, pipelines, the hub, and models of diffusers."""

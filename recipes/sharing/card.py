@@ -1,11 +1,11 @@
-"""The card of an exported model: README.md, as a person and the Hugging Face hub read it, and what it shows.
+"""The card of an exported model: README.md, for people and for the Hugging Face hub, and its pictures.
 
-    README.md       what the model is, learned from, and is worth; the hub's fields at its head
+    README.md       description, data and evaluation of the model; the hub's metadata at the top
     spectrum.png    power of noise and data along every axis
-    samples.png     samples that the training drew last, if it drew any with these weights
-    evaluate.json   the numbers of `multisagd evaluate` of samples of these weights, if there are any
+    samples.png     the last samples drawn during training, if drawn with these weights
+    evaluate.json   the results of `multisagd evaluate` for these weights, if any
 
-All of it is made from the records of a run, which may be someone else's: what is text in them is shown as text.
+Everything comes from the records of a run, which may be someone else's: their texts are escaped.
 """
 
 import json
@@ -40,21 +40,21 @@ from recipes.sampling.sample_files import EVALUATION
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
 TASKS = {"image": "text-to-image", "audio": "text-to-audio", "video": "text-to-video"}
 WITHOUT_TEXT = {"image": "unconditional-image-generation"}
-"""The hub's words for what models do; it knows none for sounds and videos that are made without a text."""
+"""The hub's task names; there are none for unconditional audio and video."""
 LARGEST_PICTURE = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
 MOST_ROWS = 100
-"""Numbers of an evaluation that a card repeats."""
+"""Maximum number of results of an evaluation in a card."""
 PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
-"""Settings that say where somebody's files are, or what they are called."""
+"""Settings that contain locations or names of files."""
 LONGEST = 200
-"""Characters of a name or setting that are repeated."""
+"""Maximum number of characters of a name or setting."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card tells of: a model with its parts and weights."""
+    """The subject of a card: a model with its parts and weights."""
 
     model: TrainedModel
     assembly: Assembly
@@ -64,9 +64,9 @@ class Subject:
 
 
 def check_license(name: str | None) -> None:
-    """Check that a licence is named as the hub does: an SPDX identifier, `other` or `unknown`. ValueError if not."""
+    """Raise ValueError unless a licence has a name of the hub: an SPDX identifier, `other` or `unknown`."""
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
-        raise ValueError(f"license={name!r:.80} is no SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
+        raise ValueError(f"license={name!r:.80} is not an SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
 
 
 def write_exported(
@@ -85,15 +85,17 @@ def write_exported(
 
 
 def write_card(subject: Subject, out: Path) -> None:
-    """Write the card, and what it shows, into the folder of the exported model."""
-    from recipes.plotting.figures import draw_profiles  # matplotlib takes half a second, which a pipeline need not wait
+    """Write the card and its pictures into the folder of the exported model."""
+    from recipes.plotting.figures import (
+        draw_profiles,
+    )  # importing matplotlib takes half a second, which a pipeline avoids
 
     process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
     draw_profiles(powers, process.grid, out / SPECTRUM)
     picture = last_samples(source, subject.weights.samples, subject.which)
     if picture is None:
-        (out / SAMPLES).unlink(missing_ok=True)  # of what lay here before
+        (out / SAMPLES).unlink(missing_ok=True)  # left by an earlier export
     elif picture.resolve() != (out / SAMPLES).resolve():
         replace_file(out / SAMPLES, lambda path: shutil.copyfile(str(picture), path))
     evaluation = found_evaluation(source, subject.weights.samples, subject.which)
@@ -110,14 +112,14 @@ def write_card(subject: Subject, out: Path) -> None:
 
 
 def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what stands at the head of a card: https://huggingface.co/docs/hub/model-cards."""
+    """Return the metadata at the top of a card: https://huggingface.co/docs/hub/model-cards."""
     medium = slug(type(innermost(subject.assembly.modality)).__name__)
-    told: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
+    metadata: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
     task = (TASKS if subject.model.facts.get("text") else WITHOUT_TEXT).get(medium)
     if task is not None:
-        told["pipeline_tag"] = task
+        metadata["pipeline_tag"] = task
     if subject.license is not None:
-        told["license"] = subject.license.lower()
+        metadata["license"] = subject.license.lower()
     metrics = [
         {
             "type": slug(f"{kind} {row.get('name')}"),
@@ -125,20 +127,20 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
             "value": number(row["value"]),
         }
         for kind, row in rows_of(evaluation)
-        if not str(row.get("name")).startswith("band ")  # these are curves rather than metrics
+        if not str(row.get("name")).startswith("band ")  # these are curves, not metrics
     ]
     if metrics:
         data = one_line((evaluation or {}).get("data", "unknown"))
         dataset = {"name": data, "type": slug(data)}
         result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": metrics}
-        told["model-index"] = [{"name": one_line(name), "results": [result]}]
-    return told
+        metadata["model-index"] = [{"name": one_line(name), "results": [result]}]
+    return metadata
 
 
 def text_of_the_card(
     subject: Subject, name: str, process: Process, evaluation: Mapping[str, Any] | None, pictured: bool
 ) -> str:
-    """Return the card below its head as Markdown, in which every text of the model's records means itself."""
+    """Return the body of the card as Markdown, with escaped texts from the model's records."""
     model, grid = subject.model, process.grid
     starts = model.facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], dict) else {}
@@ -172,7 +174,7 @@ def text_of_the_card(
 
 
 def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what the card repeats of an evaluation."""
+    """Return the evaluation results for the card."""
     if evaluation is None:
         return None
     count = number(inner(evaluation, "counts").get("compared"))  # type: ignore[arg-type]
@@ -188,10 +190,10 @@ def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def last_samples(source: Path, samples: int, which: Which) -> Path | None:
-    """Return the picture that a run, or an exported model, has of samples of these weights; None if there is none.
+    """Return the picture of samples of these weights in a run or an exported model, or None.
 
-    A training draws from averaged weights alone. A link to somewhere else is no picture of theirs, but for those that
-    the hub's cache is made of: from snapshots/COMMIT to blobs beside it.
+    Training draws with averaged weights only. Links out of the folder are ignored, except the links in the hub's cache
+    from snapshots/COMMIT to blobs next to it.
     """
     place = source.resolve()
     homes = [place, place.parents[1] / "blobs"] if place.parent.name == "snapshots" else [place]
@@ -209,10 +211,7 @@ def last_samples(source: Path, samples: int, which: Which) -> Path | None:
 
 
 def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any] | None:
-    """Return counts, rows and notes of the latest evaluation of samples of these weights; None if there is none.
-
-    With it comes how they were drawn.
-    """
+    """Return counts, rows and notes of the latest evaluation of these weights, with its sampling settings, or None."""
     found: list[tuple[float, Path, dict[str, Any]]] = []
     for path in source.glob(f"sampled/*/{EVALUATION}"):
         try:
@@ -246,17 +245,17 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
 
 
 def rows_of(evaluation: Mapping[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the kinds and rows of an evaluation that hold a number."""
+    """Return the kinds and rows of an evaluation that contain a number."""
     return [(kind, row) for kind, row in metric_rows(evaluation or {}) if math.isfinite(number(row.get("value")))]
 
 
 def innermost(modality: Any) -> Modality:
-    """Return what latents are of, and every other modality as it is."""
+    """Return the encoded modality of latents, and any other modality unchanged."""
     return innermost(modality.modality) if hasattr(modality, "modality") else modality
 
 
 def in_words(process: Process) -> str:
-    """Say how a noise's power differs from that of white noise, at zero frequency and in three bands of frequency."""
+    """Return a description of noise power relative to white noise, at zero frequency and in three bands."""
     grid, power = process.grid, process.covariance.power()
     radius = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     top, mean = float(radius.max()), float(grid.mean(power))
@@ -274,7 +273,7 @@ def in_words(process: Process) -> str:
 
 
 def described(node: Mapping[str, Any]) -> str:
-    """Return a group of a configuration as a name and its settings, without what says where files lie."""
+    """Return a configuration group as a name and its settings, without file locations."""
     kept = {key: value for key, value in node.items() if key != "_target_" and value is not None}
     settings = ", ".join(f"{shown(key)}={_setting(value)}" for key, value in kept.items() if not _private(key, value))
     name = shown(last_part(node))
@@ -282,29 +281,29 @@ def described(node: Mapping[str, Any]) -> str:
 
 
 def last_part(node: Mapping[str, Any]) -> str:
-    """Return the name of the class that a group describes."""
+    """Return the class name of a configuration group."""
     return str(node.get("_target_") or "none").rsplit(".", 1)[-1]
 
 
 def shown(value: object) -> str:
-    """Return anything as one short line of Markdown that means itself: nothing in it is a link, markup or HTML."""
+    """Return a value as one short line of escaped Markdown: without links, markup or HTML."""
     return re.sub(r"([\\`*_\[\]<>|#~&!$])", r"\\\1", one_line(value))
 
 
 def one_line(value: object) -> str:
-    """Return anything as one short line of printable characters."""
+    """Return a value as one short line of printable characters."""
     text = for_others("".join(each for each in " ".join(str(value).split()) if each.isprintable()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def slug(text: str) -> str:
-    """Return a text as the hub writes identifiers."""
+    """Return a text in the form of the hub's identifiers."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "unnamed"
 
 
 def _private(key: Any, value: Any) -> bool:
-    """Whether a setting says where somebody's files are: a path, an address, or a list of them."""
+    """Whether a setting is a file location: a path, an address, or a list of them."""
     if isinstance(value, list | tuple):
         return any(_private(key, each) for each in value)
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A saved model of diffusers: its network, its scheduler and its weights, read from JSON and safetensors alone."""
+"""A saved model of diffusers: network, scheduler and weights, read only from JSON and safetensors."""
 
 import re
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from recipes.base.untrusted import read_header, read_tensors
 
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 NETWORKS = ("unet", "transformer", ".")
-"""Where a network lies in a saved pipeline; the last is a model saved alone."""
+"""Folders of the network in a saved pipeline; the last is for a model saved alone."""
 STEM = "diffusion_pytorch_model"
 SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")
-"""Names of weights in one file; the first that is there counts."""
+"""File names of unsharded weights; the first existing one is used."""
 FILES = (
     "config.json", "scheduler_config.json", "scheduler/scheduler_config.json", f"{STEM}*.safetensors",
     f"{STEM}*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
     "transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json",
 )  # fmt: skip
-"""What is fetched of a model on the hub."""
+"""Files to fetch from a model on the hub."""
 
 
 def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
-    """Return where the network lies, its class's name, and its options; RecipeError if it is none that is known."""
+    """Return the network's folder, class name and options; RecipeError if the class is not supported."""
     for place in (folder / name for name in NETWORKS):
         if not (place / "config.json").exists():
             continue
@@ -39,15 +39,15 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
             name = config["_class_name"]
             options = {key: value for key, value in config.items() if not key.startswith("_")}
             if not _plain(options):
-                raise ValueError("it has texts that are no options of a network")
+                raise ValueError("it has texts that are not options of a network")
         if not isinstance(name, str) or name not in KINDS:
             raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
         return place, name, options
-    raise RecipeError(f"{folder} holds no network: neither unet/, transformer/ nor itself has a config.json")
+    raise RecipeError(f"{folder} holds no network: there is no config.json in unet/, transformer/ or the folder itself")
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value of a configuration means itself in YAML, where some texts refer to something else."""
+    """Whether a configuration value is plain in YAML, not an interpolation."""
     if isinstance(value, dict):
         return all(_plain(each) for pair in value.items() for each in pair)
     if isinstance(value, list):
@@ -56,12 +56,12 @@ def _plain(value: Any) -> bool:
 
 
 def read_scheduler(folder: Path) -> TrainingNoise:
-    """Read the scheduler of a saved pipeline, or the one next to a model; RecipeError if it is none that is known."""
+    """Read the scheduler of a saved pipeline, or the one next to a model; RecipeError if it is not supported."""
     paths = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     path = next((each for each in paths if each.exists()), None)
     if path is None:
         raise RecipeError(
-            f"{folder} has no scheduler, which says at what noise its network was trained: put the pipeline's "
+            f"{folder} has no scheduler, which defines the training noise of its network: put the pipeline's "
             "scheduler_config.json into it"
         )
     try:
@@ -73,14 +73,14 @@ def read_scheduler(folder: Path) -> TrainingNoise:
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of a network of a class of diffusers, still in their files, with the shapes in their headers."""
+    """The weights of a diffusers network, still in their files, with the shapes from the headers."""
 
     network: str
     files: list[Path]
     shapes: dict[str, tuple[int, ...]]
 
     def read(self) -> dict[str, Tensor]:
-        """Return the tensors by the names that diffusers has for them now, as float32."""
+        """Return the tensors by their current names in diffusers, as float32."""
         tensors: dict[str, Tensor] = {}
         for path in self.files:
             with _explained(path):
@@ -90,7 +90,7 @@ class Stored:
 
 
 def stored_weights(folder: Path, network: str) -> Stored:
-    """Find the weights of a class of diffusers, and read their shapes; RecipeError if there are none but pickles."""
+    """Find the weights of a diffusers network, and read their shapes; RecipeError if there are only pickles."""
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
@@ -114,12 +114,12 @@ def _files(folder: Path) -> list[Path]:
         with as_recipe_error(MALFORMED, f"cannot read {index} (", "): fetch the model again"):
             names = sorted(set(read_json(index)["weight_map"].values()))
             if not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) for name in names):
-                raise ValueError("it names files that are no safetensors of its own folder")
+                raise ValueError("it names files that are not safetensors files of its folder")
         return [folder / name for name in names]
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt", "pkl") for path in folder.glob(f"*.{suffix}"))
     if pickles:
         raise RecipeError(
-            f"{folder} has its weights as {pickles[0]}, a format that can run code when it is read: have them saved as "
-            "safetensors, or convert them where you trust them (model.save_pretrained(folder))"
+            f"{folder} has its weights as {pickles[0]}, a format that can run code when read: ask for weights in "
+            "safetensors, or convert them if you trust them (model.save_pretrained(folder))"
         )
     raise RecipeError(f"{folder} holds no weights: {SINGLE[0]} is missing")

@@ -1,6 +1,6 @@
-"""Models by folder, or by name from the Hugging Face hub: of these only named files are fetched, none that could run.
+"""Models by folder, or by name on the Hugging Face hub; only named files are fetched, and no code.
 
-What is fetched is kept in the hub's own cache. Nothing is fetched for a name that is a folder here.
+Fetched files are kept in the hub's cache. Nothing is fetched if a folder of that name exists.
 """
 
 import re
@@ -11,23 +11,25 @@ from multisagd.libraries import importing
 from recipes.base.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-"""What the hub calls a repository: `owner/model`, or one word."""
+"""Names of hub repositories: `owner/model`, or one word."""
 
 
 def local_folder(name: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return a folder as it is; of a model on the hub, a folder of those `files` (names or patterns) that it has.
+    """Return a folder unchanged; for a model on the hub, return a folder with its `files` (names or patterns).
 
     Raises:
-        BrokenLibraryError: if it is to be fetched, and huggingface_hub cannot be imported.
-        RecipeError: if there is neither, or it cannot be fetched: no network, no such revision.
+        BrokenLibraryError: if it must be fetched, but huggingface_hub cannot be imported.
+        RecipeError: if it does not exist or cannot be fetched (no network, unknown revision).
     """
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
-            raise RecipeError(f"revision={revision} is one of the hub's, and {folder} is a folder here: leave it out")
+            raise RecipeError(
+                f"revision={revision} is for models on the hub, but {folder} is a local folder: leave it out"
+            )
         return folder
     if isinstance(name, Path) or not NAME.fullmatch(name):
-        raise RecipeError(f"there is no folder {name}, and it is no name of a model on the hub (owner/model)")
+        raise RecipeError(f"there is no folder {name}, and it is not a name of a model on the hub (owner/model)")
     with importing("huggingface_hub", f"there is no folder {name}, so it is fetched from the hub"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -1,11 +1,11 @@
-"""A trained model in a few lines of Python, for those who are used to the pipelines of diffusers.
+"""A trained model in a few lines of Python, similar to the pipelines of diffusers.
 
     pipeline = Pipeline.from_pretrained("models/digits")
     drawn = pipeline(count=4, steps=20, labels="3-6")
     drawn.images[0]
 
-It is what `multisagd sample` does with an exported model, and draws the same samples bit for bit; it lies here and not
-in the core because it knows media. Loading runs no code of the model's folder: see `recipes.runs.model`.
+It draws the same samples as `multisagd sample` with an exported model, bit for bit. It is not in the core because it
+uses media. Loading runs no code of the model's folder: see `recipes.runs.model`.
 """
 
 import tempfile
@@ -43,7 +43,7 @@ from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermo
 from recipes.sharing.hub import local_folder
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
-"""What is fetched of a model on the hub."""
+"""Files to fetch from a model on the hub."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,23 +56,23 @@ class Drawn:
     labels: list[int] | None = None
     prompts: list[str] | None = None
     classes: tuple[str, ...] | None = None
-    """Names of the classes that `labels` are numbers of."""
+    """Names of the classes that `labels` index."""
 
     def __repr__(self) -> str:
-        """Return how many of what they are: not the numbers."""
+        """Return a short description: count, modality and size."""
         return f"{type(self).__name__}({len(self.samples)} of {type(self.modality).__name__}, {_sizes(self.modality)})"
 
     @property
     def media(self) -> list[Any]:
-        """What the modality decodes them to: uint8 pixels of images and videos, float32 waveforms of sounds."""
+        """The decoded samples: uint8 pixels of images and videos, float32 waveforms of sounds."""
         return [self.modality.decode(each) for each in self.samples]
 
     @property
     def images(self) -> list[Any]:
-        """Images of PIL.
+        """PIL images.
 
         Raises:
-            AttributeError: for a model of something else, as `audios` and `videos` do.
+            AttributeError: for a model of another medium, as for `audios` and `videos`.
         """
         from torchvision.transforms.functional import to_pil_image
 
@@ -80,37 +80,37 @@ class Drawn:
 
     @property
     def audios(self) -> list[Tensor]:
-        """Sounds `(channels, samples)`, float32 about [-1, 1]; `modality.rate` tells samples per second."""
+        """Sounds `(channels, samples)`, float32 about [-1, 1]; `modality.rate` is in samples per second."""
         return self._of(Audio, "audios")
 
     @property
     def videos(self) -> list[Tensor]:
-        """Videos `(channels, frames, height, width)`, uint8; `modality.fps` tells frames per second."""
+        """Videos `(channels, frames, height, width)`, uint8; `modality.fps` is in frames per second."""
         return self._of(Video, "videos")
 
     def save(self, folder: str | Path) -> None:
         """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one picture, and tensors.
 
         Raises:
-            RecipeError: if something else lies in the folder.
+            RecipeError: if the folder has other contents.
         """
         made = {"classes": self.classes, "prompts": self.prompts, "versions": versions()}
         write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, made)
 
     def _of(self, kind: type[Modality], name: str) -> list[Any]:
         if not isinstance(innermost(self.modality), kind):
-            raise AttributeError(f"these samples are no {name}, but of {type(self.modality).__name__}: use .media")
+            raise AttributeError(f"these samples are not {name}, but of {type(self.modality).__name__}: use .media")
         return self.media
 
 
 @dataclass(frozen=True)
 class DrawingOptions:
-    """What may be said of samples besides their number and the steps.
+    """Options of sampling, except the number of samples and steps.
 
-    Samples follow from `seed` as those of `multisagd sample` do; with `seeds` there is one of each seed, and with a
-    `generator` the seeds are drawn from it. `labels` are classes in turn, by name or number ("3", "0-9", ["cat",
-    "dog"]), "all" or None for no class; `prompts` are texts in turn, embedded by the encoder at `text_model` if it is
-    not where training found it. `guidance` acts within `guidance_interval` in log-SNR, everywhere if that is None.
+    Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives one sample per seed, and a `generator`
+    draws the seeds. `labels` are classes in turn, by name or number ("3", "0-9", ["cat",
+    "dog"]), "all" or None for no class; `prompts` are texts in turn, embedded by the encoder at `text_model` if it has
+    moved since training. `guidance` acts within `guidance_interval` in log-SNR, everywhere if that is None.
     `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are computed at a time.
     """
 
@@ -128,7 +128,7 @@ class DrawingOptions:
     progress: bool = True
 
     def seeds_of(self, count: int) -> list[int]:
-        """Return the seed of each sample: of `count` unless `seeds` says how many there are."""
+        """Return the seed of each sample: `seeds` if given, else `count` derived seeds."""
         if self.seeds is not None:
             return [int(each) for each in self.seeds]
         if self.generator is not None:
@@ -139,7 +139,7 @@ class DrawingOptions:
 
 @dataclass(repr=False)
 class Pipeline:
-    """A trained model with all that sampling needs; make one by `from_pretrained`."""
+    """A trained model for sampling; create it by `from_pretrained`."""
 
     model: TrainedModel
     which: Which
@@ -156,12 +156,12 @@ class Pipeline:
     ) -> Self:  # fmt: skip
         """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
 
-        `weights` of a run are by default the averaged ones ("ema"), not the last ones ("network"), of its last
-        `checkpoint`, not of the one after so many samples.
-        `allow_targets` are packages of yours that its configuration may name.
+        `weights` of a run are the averaged ("ema", the default) or the last ones ("network"); `checkpoint` is a number
+        of samples seen, by default the last checkpoint's. `allow_targets` are additional packages that its
+        configuration may name.
 
         Raises:
-            RecipeError: if there is none, it cannot be fetched, read or built, or names what is not allowed.
+            RecipeError: if it does not exist, cannot be fetched, read or built, or names a package that is not allowed.
         """
         builder = Builder(tuple(allow_targets))
         engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
@@ -174,24 +174,24 @@ class Pipeline:
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
 
     def __repr__(self) -> str:
-        """Return what it is in a few lines: not the weights."""
+        """Return a description in a few lines, without weights."""
         classes, text = self.model.facts["classes"], self.model.facts.get("text")
-        told = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
+        condition = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
         count = sum(each.numel() for each in self.denoiser.parameters())
         network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
         return (
             f"{type(self).__name__}({str(self.folder)!r}, weights={self.which!r}\n"
             f"  {network} of {count:,} parameters, {schedule}, on {self.runtime.device}\n"
-            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {told})"
+            f"  {type(self.modality).__name__} of {_sizes(self.modality)}, {condition})"
         )
 
     @torch.no_grad()
     def __call__(self, count: int = 4, steps: int = 20, **options: Any) -> Drawn:
-        """Draw `count` samples in `steps` steps of the sampler; `options` are those of `DrawingOptions`, by name.
+        """Draw `count` samples in `steps` sampler steps; `options` are the fields of `DrawingOptions`.
 
         Raises:
-            RecipeError: for a condition that the model has not learned, guidance without one, an unknown sampler or one
-                that does not suit the model's process.
+            RecipeError: for an unknown condition, guidance without a condition, an unknown sampler or one that does not
+                support the model's process.
             TypeError: for an option that does not exist.
         """
         chosen = DrawingOptions(**options)
@@ -199,7 +199,7 @@ class Pipeline:
         if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
         if chosen.prompts is not None and self.model.facts.get("text") is None:
-            raise RecipeError("prompts: this model learned no text; leave them out")
+            raise RecipeError("prompts: this model was trained without text; leave them out")
         given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
@@ -224,11 +224,11 @@ class Pipeline:
         return self
 
     def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
-        """Write the model and its card as `multisagd export` does; weights are read again from where they came from.
+        """Write the model and its card as `multisagd export` does; weights are read again from their source.
 
         Raises:
-            RecipeError: if the folder holds something else, or they are not there any more.
-            ValueError: for a license that is no SPDX identifier.
+            RecipeError: if the folder has other contents, or the weights no longer exist.
+            ValueError: for a license that is not an SPDX identifier.
         """
         check_license(license)
         out = Path(folder)
@@ -236,9 +236,9 @@ class Pipeline:
         write_exported(self.model, self.builder, self.which, out, license)
 
     def push_to_hub(self, name: str, license: str | None = None, **options: Any) -> None:
-        """Upload the model and its card as `owner/name`, made if need be, by `options` of `HfApi.create_repo`.
+        """Upload the model and its card as `owner/name`, created if necessary with `options` of `HfApi.create_repo`.
 
-        Needs huggingface_hub, and to be logged in there (`hf auth login`).
+        Requires huggingface_hub, and a login (`hf auth login`).
         """
         with importing("huggingface_hub", "uploading a model"):
             from huggingface_hub import HfApi

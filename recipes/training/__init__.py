@@ -1,1 +1,1 @@
-"""Training: what it is made of, one step, the loop, and what is reported on the way."""
+"""Training: setup, one step, the loop, and reports."""

@@ -1,10 +1,10 @@
-"""One optimiser step, and the state that it changes.
+"""One optimiser step, and its state.
 
-Whatever is random in a step is a function of (seed, samples seen): training times are spread evenly over the batch,
-every sample has its own noise seed, and torch's global generator, which dropout uses, is seeded again each step.
+Randomness in a step is a function of (seed, samples seen): training times are stratified over the batch, every sample
+has its own noise seed, and torch's global generator, used by dropout, is seeded in each step.
 
-A step whose gradient is not finite changes neither weights nor optimiser, and is counted. That is decided on the
-device, by all ranks alike, since the norm of the averaged gradient is the same on all.
+A step with a non-finite gradient changes neither weights nor optimiser, and is counted. This is decided on the device,
+equally on all ranks, because they have the same norm of the averaged gradient.
 """
 
 import math
@@ -27,14 +27,14 @@ from recipes.runtime.distribution import full_tensor, gathered, synchronise
 
 
 class DivergedError(RecipeError):
-    """Too many steps in a row whose gradient was not finite."""
+    """Too many consecutive steps with a non-finite gradient."""
 
 
 class Learner:
-    """The network, its average and its optimiser; `null_label` stands for "no class", None for no classes at all.
+    """The network, its average and its optimiser; `null_label` is the label of "no class"; None without classes.
 
-    Batches with text embeddings are learned with these, whatever their labels. `parallel` is the network as all ranks
-    train it (`Runtime.parallelize`), and `denoiser` may hold a compiled form of that; all share their weights.
+    Batches with text embeddings use these, and ignore labels. `parallel` is the network parallelised over ranks
+    (`Runtime.parallelize`), and `denoiser` may hold a compiled form of it; all share their weights.
     """
 
     def __init__(
@@ -44,32 +44,32 @@ class Learner:
         self.denoiser, self.network, self.parallel, self.ema = denoiser.train(), network, parallel, average
         self.settings, self.runtime, self.null_label = settings, runtime, null_label
         training = settings.training
-        # Fused, it leaves out a step by a flag on the device, which nobody waits for.
+        # The fused optimiser can skip a step by a flag on the device, without synchronisation.
         self.optimizer = torch.optim.AdamW(
             network.parameters(), training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
         self.samples = self.rollbacks = 0
-        self.skipped = self._in_a_row = 0  # steps left out in all, and since the last good one
-        self._window = (0.0, 0.0, 0.0)  # sums of loss and gradient norm, and how many steps
+        self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last good one
+        self._window = (0.0, 0.0, 0.0)  # sums of loss and gradient norm, and number of steps
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
-        # Reading them back makes an accelerator wait, so that is put off to the next log or checkpoint there.
+        # Reading them back synchronises an accelerator, so it is deferred to the next log or checkpoint.
         self._patience = 1 if runtime.device.type == "cpu" else 1000
 
     @property
     def seed(self) -> int:
-        """The seed of all that is random now: another one after each return to a checkpoint."""
+        """The current seed; it changes after each return to a checkpoint."""
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Return whether the last step was good; every rank must ask. DivergedError as of `step`."""
+        """Whether the last step was good; every rank must call this. Raises DivergedError as `step`."""
         self._settle()
         return self._in_a_row == 0
 
     def step(self, parts: Sequence[Batch]) -> None:
-        """Learn from one batch, given as the equal parts whose gradients are accumulated.
+        """Train on one batch, given as equal parts whose gradients are accumulated.
 
         Raises:
-            DivergedError: if the gradient was not finite in `training.max_skips` steps in a row: at once on a CPU, and
+            DivergedError: if the gradient was not finite in `training.max_skips` consecutive steps: at once on a CPU;
                 on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
         seed, training = self.seed, self.settings.training
@@ -96,7 +96,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.samples += training.batch
         self.ema.update(self.network)
-        self._pending.append(torch.stack((loss, norm.to(loss))))  # offloaded weights have theirs on the CPU
+        self._pending.append(torch.stack((loss, norm.to(loss))))  # the norm of offloaded weights is on the CPU
         if len(self._pending) >= self._patience:
             self._settle()
 
@@ -113,7 +113,7 @@ class Learner:
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
-        """Return texts or labels of which a share is left out at random, as classifier-free guidance needs."""
+        """Return texts or labels with a random share dropped, for classifier-free guidance."""
         share = self.settings.training.condition_dropout
         drawn = [draw / 2**32 for draw in derive_many(self.seed, "condition", number, slots)]
         dropped = torch.tensor([value < share for value in drawn])
@@ -126,8 +126,7 @@ class Learner:
     def averages(self) -> dict[str, float]:
         """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
 
-        With `skipped_steps`, the number of all steps left out so far, if there are any; without loss and norm if no
-        step was good.
+        Includes `skipped_steps`, the total number of skipped steps, if not 0; omits loss and norm if no step was good.
         """
         self._settle()
         loss, norm, count = self._window
@@ -153,12 +152,12 @@ class Learner:
             self._in_a_row += 1
             if self._in_a_row >= self.settings.training.max_skips:
                 raise DivergedError(
-                    f"training diverged: {self._in_a_row} steps in a row without a finite gradient (loss "
+                    f"training diverged: {self._in_a_row} consecutive steps without a finite gradient (loss "
                     f"{loss}, gradient norm {norm}) before {self.samples:,} samples"
                 )
 
     def state(self, position: int) -> State:
-        """Return all that a checkpoint holds; `position` is the tracker's."""
+        """Return the state for a checkpoint; `position` is the tracker's."""
         self._settle()
         tensors = {
             "network": dict(self.network.state_dict()),
@@ -175,7 +174,7 @@ class Learner:
         return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
-        """Take over a checkpoint's state and return the tracker's position; RecipeError if it does not fit."""
+        """Restore a checkpoint's state and return the tracker's position; RecipeError if it does not fit."""
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")

@@ -1,11 +1,11 @@
-"""The training loop: learn, log, save, report, and go on after what can be recovered from.
+"""The training loop: train, log, save, report, and recover.
 
-Checkpoints are saved by samples seen and, where those are far apart, by the clock of the first rank, which all follow.
-What is learned does not depend on it: saving draws nothing, and what training goes back to is a checkpoint by samples.
+Checkpoints are saved by samples seen and, if those are far apart, by the first rank's clock. The result does not depend
+on the clock: saving uses no random numbers, and training only returns to checkpoints by samples.
 
-Saved before it is reported, since reports may fail, and a run that continues from there makes them again. A checkpoint
-that cannot be written is a warning as long as training can go on without; steps that are not finite are skipped, and
-after several in a row training goes back to the last checkpoint and on with other random numbers.
+A state is saved before it is reported, because reports may fail, and a continued run repeats them. A checkpoint that
+cannot be written is a warning as long as training can continue without it. Non-finite steps are skipped; after several
+consecutive ones, training returns to the last checkpoint and continues with other random numbers.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Self
 
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
-from recipes.base.signals import Ended, StopNow, StopRequest
+from recipes.base.signals import Ended, ImmediateStop, StopRequest
 from recipes.data.order import batches
 from recipes.runs.checkpoint import Checkpoints, SaveError, State
 from recipes.runtime.distribution import Agreement, FailedElsewhereError, are_sharded, is_first
@@ -30,17 +30,16 @@ from recipes.training.tracking import NullTracker, Tracker
 from recipes.training.validation import save_samples, validate
 
 LOOK_INTERVAL = 10.0
-"""Seconds between two looks whether the run's folder is there."""
+"""Seconds between two checks that the run's folder exists."""
 log = logging.getLogger("multisagd")
 
 
 class Saver:
-    """Writes checkpoints, `in_background` or at once; leaving it as a context waits for the last.
+    """Writes checkpoints, `in_background` or synchronously; leaving the context waits for the last one.
 
-    In the background, a copy on the CPU is taken at once and written by another thread, one at a time. It is not waited
-    for where a person has lost patience: half a checkpoint does no harm. An error of the background is raised by the
-    call that waits for it: the next `save`, or `finish`. All ranks make the same calls, so all meet it at the same
-    place.
+    In the background, a copy on the CPU is made at once and written by another thread, one at a time. A second Ctrl-C
+    does not wait for it: an incomplete checkpoint does no harm. An error of the thread is raised by the next `save` or
+    `finish`, which wait for it. All ranks make the same calls, so it is raised at the same point.
     """
 
     def __init__(self, checkpoints: Checkpoints, in_background: bool) -> None:
@@ -58,7 +57,7 @@ class Saver:
             log.warning("%s", failed)
 
     def save(self, state: State) -> None:
-        """Save a state; what happens to its tensors afterwards does not matter. SaveError if it cannot be written."""
+        """Save a state; its tensors may be changed afterwards. SaveError if it cannot be written."""
         self.finish()
         if self.in_background:
             self._pending = self._pool.submit(self.checkpoints.save, staged(state))
@@ -66,14 +65,14 @@ class Saver:
             self.checkpoints.save(state)
 
     def finish(self) -> None:
-        """Wait until what was saved is on disk; SaveError if it could not be written."""
+        """Wait until the state is on disk; SaveError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
 
 def staged(state: State) -> State:
-    """Return a state with copies on the CPU of those tensors that this rank writes."""
+    """Return a state with CPU copies of the tensors that this rank writes."""
     written = {part: named if is_first() or are_sharded(named) else {} for part, named in state.tensors.items()}
     tensors = {
         part: {name: each.detach().to("cpu", copy=True) for name, each in named.items()}
@@ -93,28 +92,28 @@ class Loop:
         self.saver, self.watchdog, self.tracker, self.display = saver, watchdog, tracker, display
         self.settings, self.learner = job.settings, model.learner
         runtime, engine = job.runtime, job.settings.engine
-        self.alone = runtime.place.world == 1
+        self.alone = runtime.process.world == 1
         peak = engine.peak_flops or peak_flops(runtime.device, runtime.products)
         self.monitor = Monitor(runtime, self.learner.parallel, model.flops, peak)
         folder = self.settings.run_dir / "profile"
-        self.profiler = StepProfiler(folder, runtime.place.rank, runtime.device, engine.profile)
+        self.profiler = StepProfiler(folder, runtime.process.rank, runtime.device, engine.profile)
         self._saved, self._looked, self._due = time.monotonic(), float("-inf"), False
-        self._attempts, self._returned_to = 0, -1  # returns to the checkpoint after that number of samples
+        self._attempts, self._returned_to = 0, -1  # number of returns to the checkpoint at that number of samples
         self._agreement = Agreement()
 
     def run(self, stop: StopRequest) -> None:
-        """Train; a run that continues first reports, for the training before may have stopped within its report.
+        """Train; a continued run first reports, because the earlier one may have stopped during its report.
 
-        Each state is saved before it is reported, so stopping within the first or the last report loses nothing.
+        Each state is saved before it is reported, so stopping during the first or last report loses nothing.
 
         Raises:
             Interrupted: after a signal, once the state is saved.
             Ended: after a signal before the first step, when there is nothing to save.
-            RecipeError: if training diverged repeatedly, or a checkpoint that matters cannot be written.
+            RecipeError: if training diverged repeatedly, or a required checkpoint cannot be written.
         """
         learner = self.learner
         try:
-            with stop.hurried(bool(learner.samples) and self.alone):
+            with stop.interruptible(bool(learner.samples) and self.alone):
                 if learner.samples:
                     self._report()
             while learner.samples < self.settings.training.samples:
@@ -123,9 +122,9 @@ class Loop:
                 except DivergedError as error:
                     self._go_back(error)
             self._announce(self.profiler.finish())
-            with stop.hurried(self.alone):
+            with stop.interruptible(self.alone):
                 self._report(final=True)
-        except StopNow:
+        except ImmediateStop:
             if not learner.samples:
                 raise Ended(stop.signal_number or 0) from None
             raise self._stopped(stop.signal_number) from None
@@ -137,7 +136,7 @@ class Loop:
         for batch in self.monitor.steps(ahead):
             before = learner.samples
             if not before and stop.signal_number is not None and self.alone:
-                raise StopNow  # there is nothing to save, and a first step that is compiled takes minutes
+                raise ImmediateStop  # there is nothing to save, and compiling the first step takes minutes
             learner.step(batch)
             now = learner.samples
             self.watchdog.progress(now)
@@ -148,7 +147,7 @@ class Loop:
             self._due = self._due or due
             with self.monitor.paused():
                 self._announce(self.profiler.step())
-                # Not in the middle of trouble: what is worth going back to is the state before it.
+                # Not during non-finite steps: training should return to the state before them.
                 if last or signal_number or ((counted or self._due) and learner.healthy()):
                     must = bool(last or signal_number)
                     self._save(must=must, by_clock=not (must or counted))
@@ -157,14 +156,14 @@ class Loop:
                 self._report_or_stop(stop)
 
     def _look_for_folder(self) -> None:
-        """See now and then whether the run's folder is there, lest hours are spent on what cannot be saved."""
+        """Check periodically that the run's folder exists, so that no hours are spent on work that cannot be saved."""
         now = time.monotonic()
         if now - self._looked >= LOOK_INTERVAL:
             self._looked = now
             self.job.check_folder()
 
     def _late(self) -> bool:
-        """Return on the first rank, once each time, that no checkpoint was saved for long."""
+        """Whether a checkpoint by the clock is due; True at most once per interval, and only on the first rank."""
         every, now = self.settings.every, time.monotonic()
         wanted = is_first() and every.checkpoint and every.checkpoint_minutes
         if late := bool(wanted and now - self._saved >= 60 * every.checkpoint_minutes):
@@ -172,7 +171,7 @@ class Loop:
         return late
 
     def _log(self) -> str:
-        """Record the metrics, and return them in a few words."""
+        """Record the metrics, and return a short summary."""
         learner = self.learner
         values = learner.averages()
         self.tracker.metrics(learner.samples, "train", values)
@@ -182,17 +181,17 @@ class Loop:
         return f"{loss}, {speed['samples_per_second']:,.0f} samples/s"
 
     def _report_or_stop(self, stop: StopRequest) -> None:
-        """Report; a signal ends that at once where nobody else waits, since it is done again when continuing."""
+        """Report; with one process a signal ends this at once, because a continued run repeats it."""
         position = self.tracker.position
         try:
-            with stop.hurried(self.alone):
+            with stop.interruptible(self.alone):
                 self._report()
-        except StopNow:
+        except ImmediateStop:
             self._save(must=True, position=position)
             raise self._stopped(stop.signal_number) from None
 
     def _report(self, final: bool = False) -> None:
-        """Validate and save samples when it is time, or at the end when it is not; checkpoints hold none of it."""
+        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints exclude reports."""
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
@@ -211,10 +210,10 @@ class Loop:
             self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
 
     def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
-        """Save the state, with the metrics up to a position; unless it must be saved, training can go on without it."""
+        """Save the state, with the metrics up to a position; unless `must`, an error is only a warning."""
         self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
-        self._or_warn(self.saver.finish)  # of the one before
+        self._or_warn(self.saver.finish)  # of the previous checkpoint
         state = self.learner.state(self.tracker.position if position is None else position)
         state.by_clock = by_clock
         if must:
@@ -227,16 +226,16 @@ class Loop:
         try:
             save()
         except (SaveError, FailedElsewhereError) as error:
-            self.display.say(f"warning: {error}. Training goes on, and so will the next checkpoint be tried")
+            self.display.say(f"warning: {error}. Training continues; the next checkpoint will be attempted as usual")
 
     def _go_back(self, error: DivergedError) -> None:
-        """Return to the last checkpoint, from where everything random is drawn again; RecipeError if it is in vain."""
+        """Return to the last checkpoint, with new random numbers; RecipeError after too many returns."""
         learner, limit = self.learner, self.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
         self._or_warn(self.saver.finish)
         state = self.saver.checkpoints.latest(counted=True)
         if state is None:
-            raise RecipeError(f"{error}, and there is no checkpoint to go back to. {remedy}") from error
+            raise RecipeError(f"{error}, and there is no checkpoint to return to. {remedy}") from error
         self._attempts = self._attempts + 1 if state.samples == self._returned_to else 1
         if self._attempts > limit:
             raise RecipeError(f"{error}, after {limit} returns to the last checkpoint. {remedy}") from error
@@ -246,16 +245,16 @@ class Loop:
         self.tracker.cut(learner.restore(state))
         learner.skipped, learner.rollbacks = skipped, rollbacks + 1
         self.display.say(
-            f"warning: {error}; back to the checkpoint after {state.samples:,}, and on with other random numbers"
+            f"warning: {error}; returning to the checkpoint after {state.samples:,} samples, with other random numbers"
         )
-        self._report()  # of the checkpoint's own step, which was cut off with all that came after it
+        self._report()  # the report of the checkpoint's step was cut off with the later ones
 
     def _stopped(self, signal_number: int | None) -> Interrupted:
-        """Return what is raised after a signal, once the state is saved."""
+        """Return the exception to raise after a signal, once the state is saved."""
         folder = self.saver.checkpoints.place(self.learner.samples)
         return Interrupted(f"stopped; saved in {folder}. The same command continues.", signal_number or 0)
 
 
 def crossed(before: int, now: int, every: int) -> bool:
-    """Return whether a multiple of `every` lies in (before, now]; never for 0."""
+    """Whether a multiple of `every` is in (before, now]; False for 0."""
     return every > 0 and now // every > before // every

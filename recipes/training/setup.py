@@ -1,4 +1,4 @@
-"""What a training is made of before its first step: the job, its data and condition, its model and first weights."""
+"""Setup of training: the job, its data and condition, its model and initial weights."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
 from recipes.runs.state import load_module, mismatch, shapes
 from recipes.runtime.device import Runtime
-from recipes.runtime.distribution import from_first, wait_patiently
+from recipes.runtime.distribution import broadcast_from_rank0, long_barrier
 from recipes.sampling.condition import never_trained, trained_classes
 from recipes.sampling.generate import SamplingRequest
 from recipes.training.learner import Learner
@@ -42,7 +42,7 @@ INITIAL = "training.initial"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One start of a training: what is asked for, where it runs, and the folder that its first process holds."""
+    """One start of a training: configuration, runtime, and the folder that its first process has locked."""
 
     config: Config
     settings: TrainSettings
@@ -51,16 +51,16 @@ class Job:
     hold: Hold | None
 
     def check_folder(self) -> None:
-        """Check, in the process that holds it, that the folder is still there; VanishedError if it is not."""
+        """Raise VanishedError if the folder has vanished; checked by the process that has locked it."""
         if self.hold is not None:
             self.hold.check()
 
 
 @dataclass(frozen=True)
 class LearnedCondition:
-    """The names of the classes that are learned, or the encoder of the texts; at most one of them.
+    """The condition: class names, or a text encoder, or neither.
 
-    `untrained` are those of the classes of which the training shows no example.
+    `untrained` are classes without training examples.
     """
 
     classes: tuple[str, ...] | None = None
@@ -69,16 +69,16 @@ class LearnedCondition:
 
     @property
     def learned(self) -> bool:
-        """Whether there is any."""
+        """Whether there is a condition."""
         return self.classes is not None or self.encoder is not None
 
     @property
     def note(self) -> str | None:
-        """What is doubtful about it, None if nothing is."""
+        """A warning about the condition, or None."""
         return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
 
     def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with embeddings of its captions, if text is learned; RecipeError if it has none."""
+        """Return the dataset with embeddings of its captions, if texts are used; RecipeError if it has no captions."""
         if self.encoder is None:
             return dataset
         with as_recipe_error(ValueError):
@@ -95,7 +95,7 @@ class LearnedCondition:
         return None, None
 
     def facts(self, texts: list[str] | None) -> dict[str, Any]:
-        """Return what sampling needs to know, for `run.json`; `texts` are those of the samples that training draws."""
+        """Return the facts for sampling, for `run.json`; `texts` are the prompts of samples during training."""
         if self.encoder is None:
             return {"classes": self.classes, "untrained": self.untrained, "text": None}
         encoder = self.encoder
@@ -106,20 +106,17 @@ class LearnedCondition:
 def learned_condition(
     settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
 ) -> LearnedCondition:
-    """Return what a run is to learn from its training data; `training.conditional` None takes what there is.
+    """Return a run's condition from its training data; `training.conditional=null` uses the available one.
 
     Raises:
-        RecipeError: if a condition is asked for and the data have none, one is switched off and asked for at the same
-            time, the text encoder cannot be loaded, or samples are to be guided by a condition that is not learned or
-            never left out.
+        RecipeError: if a condition is requested but the data have none, if settings contradict each other, if the text
+            encoder cannot be loaded, or if guidance is requested without a condition or without condition dropout.
     """
     text, wanted, samples = settings.text, settings.training.conditional, settings.training.samples
     found = LearnedCondition()
     if text.get("_target_") is not None:
         if wanted is False:
-            raise RecipeError(
-                "training.conditional=false and text=encoder contradict each other: leave out one of them"
-            )
+            raise RecipeError("training.conditional=false and text=encoder contradict each other: leave one out")
         node = {**text, "device": text.get("device") or str(device)}
         found = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and wanted is not False:
@@ -136,10 +133,10 @@ def learned_condition(
             "or leave it null"
         )
     if settings.guidance.scale != 1.0 and not found.learned:
-        raise RecipeError("guidance.scale needs classes or text, and this run learns none: leave it at 1")
+        raise RecipeError("guidance.scale needs classes or text, but this run has neither: leave it at 1")
     if settings.guidance.scale != 1.0 and settings.training.condition_dropout == 0:
         raise RecipeError(
-            "guidance.scale needs a network that also learns to do without a condition: set "
+            "guidance.scale needs a network that is also trained without a condition: set "
             "training.condition_dropout=0.1, or leave it at 1"
         )
     return found
@@ -147,11 +144,11 @@ def learned_condition(
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """The data of a run: all of them, the parts that are trained on and held out, and what is known of them.
+    """The data of a run: the dataset, its training and held-out parts, and facts about them.
 
-    `training` and `held_out` come with what the network is conditioned on. `restoration` is what restores corrupted
-    data, if it was measured now. `shown` are the conditions of the samples drawn while training, and `texts` what they
-    say if they are texts. `notes` are what a person should know before the first step.
+    `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this
+    start. `shown` are the conditions of samples drawn during training, and `texts` their texts, if any. `notes` are
+    printed before the first step.
     """
 
     modality: Modality
@@ -168,11 +165,11 @@ class TrainingData:
 
 
 def prepare_data(job: Job, begun: bool) -> TrainingData:
-    """Build the data of a run, and measure them or, once it has `begun`, read what was measured.
+    """Build the data of a run, and measure them, or read the measurements if the run has `begun`.
 
     Raises:
-        RecipeError: for data that cannot be read, or are not those that the run began with, and for settings of the
-            process that make no sense with them, before anything is measured.
+        RecipeError: for data that are unreadable or have changed since the run began, and for process settings that are
+            invalid for them, before anything is measured.
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
     modality = builder.build(settings.modality, Modality, "modality")  # type: ignore[type-abstract]
@@ -180,12 +177,12 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
     if begun:
         run.check_data(dataset)
     changed = contents.changes(run.folder, dataset) if begun and runtime.main else None
-    wait_patiently()
+    long_barrier()
     training, held_out = hold_out(dataset, settings)
     corruption = run.corruption(modality.grid(), settings.corruption) if begun else None
     corruption = corruption or build_corruption(settings.corruption, modality, builder)
     if not begun:
-        # A mistake in them is reported before the data are measured, which takes minutes.
+        # Errors in the settings are reported before the data are measured, which takes minutes.
         described, placeholder = ModelSettings.of(job.config, builder), placeholder_statistics(modality)
         Assembly(described, builder, modality, placeholder, None, None, corruption).process()
     options, restoration = CorruptionOptions.of(settings.corruption, builder), None
@@ -210,29 +207,29 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
 
 
 def placeholder_statistics(modality: Modality) -> DataStatistics:
-    """Return what stands for statistics of white data until they are measured."""
+    """Return placeholder statistics (white data), to be overwritten by the measured ones."""
     grid, channels = modality.grid(), modality.channels
     mean = torch.ones(channels, *grid.shape, dtype=torch.float64)
     return DataStatistics(mean, torch.ones(channels, *grid.half_shape, dtype=torch.float64), grid, 1)
 
 
 def measured(dataset: Dataset, settings: TrainSettings, runtime: Runtime) -> DataStatistics:
-    """Measure the data on the first rank, for all."""
+    """Measure the data on rank 0, and broadcast the statistics."""
     found = measure(dataset, settings) if runtime.main else placeholder_statistics(dataset.modality)
-    wait_patiently()
+    long_barrier()
     count = torch.tensor(found.count)
     for tensor in (found.mean, found.power, count):
-        from_first(tensor)
+        broadcast_from_rank0(tensor)
     return DataStatistics(found.mean, found.power, found.grid, int(count))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingModel:
-    """The model of a run: the `learner` trains its network, `averaged` is the denoiser of the averaged weights.
+    """The model of a run: the `learner` trains its network, `averaged` is the denoiser with averaged weights.
 
-    `request` is how samples are drawn while training. `initial` says where the first weights came from, None if they
-    are random. `position` is that of the metrics at the state that training continues from. `flops` are the operations
-    of a training step per sample, None if they cannot be counted.
+    `request` defines sampling during training. `initial` is the source of the initial weights, or None if they are
+    random. `position` is the metrics' position at the state that training continues from. `flops` are the operations
+    of a training step per sample, or None if unknown.
     """
 
     learner: Learner
@@ -249,7 +246,7 @@ class TrainingModel:
 
 
 def prepare_model(job: Job, data: TrainingData, state: State | None) -> TrainingModel:
-    """Build the model of a run, with its first weights or those of a checkpoint's state.
+    """Build the model of a run, with initial weights or those of a checkpoint's state.
 
     Raises:
         RecipeError: for parts that do not fit each other or the data, and weights that do not fit the network.
@@ -282,15 +279,17 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
-    """Say what is about to happen, and what is to be noted of data, condition and process."""
+    """Yield lines that describe the training, and notes on data, condition and process."""
     samples, training, names = model.learner.samples, data.training, data.training.classes
     again = f"continuing after {samples:,} samples; " if samples else ""
-    told = "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    condition = (
+        "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+    )
     if isinstance(training, Captioned):
-        told = f" with captions, read by {training.encoder.name}"
+        condition = f" with captions, read by {training.encoder.name}"
     apart = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
     yield (
-        f"{again}{len(training):,} examples{told} ({apart}, statistics of {data.statistics.count:,}), "
+        f"{again}{len(training):,} examples{condition} ({apart}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
     denoiser = model.learner.denoiser
@@ -299,22 +298,21 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
 
 
 def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str, Any]:
-    """Give a network its first weights, and return where they came from and their SHA-256, for `run.json`.
+    """Load a network's initial weights, and return their source and SHA-256, for `run.json`.
 
-    They are read when a run begins and never again, so a run continues without them. `source` is a safetensors file
-    with the names of the network, or the folder of a run or an exported model, whose averaged weights are taken (of an
-    exported model those that it holds).
+    They are read only when a run begins, so a run continues without them. `source` is a safetensors file with the
+    network's parameter names, or the folder of a run (its averaged weights) or of an exported model (its weights).
 
     Raises:
-        RecipeError: if there are none, they cannot be read, or do not fit the network.
+        RecipeError: if they are missing, unreadable, or do not fit the network.
     """
     wanted = shapes(network.state_dict())
 
     def check(there: Shapes) -> None:
         if different := mismatch(there, wanted):
             raise RecipeError(
-                f"{INITIAL}={source} does not fit the configured network: {different}. Configure the network that these"
-                " weights are of, with as many channels and classes (training.conditional=false learns none)"
+                f"{INITIAL}={source} does not fit the configured network: {different}. Configure the network of these"
+                " weights, with the same number of channels and classes (training.conditional=false has none)"
             )
 
     try:

@@ -1,7 +1,7 @@
-"""What a run tells about itself: its record, `metrics.jsonl`, and TensorBoard and Weights & Biases where asked for.
+"""The outputs of a run: its record, `metrics.jsonl`, and optionally TensorBoard and Weights & Biases.
 
-`metrics.jsonl` holds only what is a function of configuration and seed, so that two runs can be compared byte for byte;
-times are in `timing.jsonl`. A resumed run cuts `metrics.jsonl` back to its checkpoint and continues both.
+`metrics.jsonl` holds only functions of configuration and seed, so that two runs can be compared byte for byte; times
+are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both files.
 """
 
 import errno
@@ -31,10 +31,13 @@ log = logging.getLogger("multisagd")
 
 
 def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, begun: bool) -> None:
-    """Write down what the run is, what its data are, and that it was started now."""
+    """Write the run's configuration, facts about its data, and an entry for this start."""
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
-        log.warning("%s is not continued from: it is set aside, and removed once training has passed it", path)
+        log.warning(
+            "%s is later than the state to continue from: it is set aside, and removed once training has passed it",
+            path,
+        )
     run = Run(run_dir)
     run.write(job.config, data.statistics)
     if not begun:
@@ -51,7 +54,7 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
-    """Write down which files could not be read, where there are any, and a folder and room for it."""
+    """Write the list of unreadable files, if any; failing to write is a warning."""
     try:
         if run_dir.is_dir():
             dataset.save_unreadable(run_dir / UNREADABLE)
@@ -60,7 +63,7 @@ def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Say where everything is, and how to go on."""
+    """Return where the files are, and how to train on them."""
     lines = [
         f"done. In {run_dir}:",
         *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
@@ -74,7 +77,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
 
 
 class Journal:
-    """A file of JSON lines, cut back to `position` bytes if given."""
+    """A file of JSON lines, truncated to `position` bytes if given."""
 
     def __init__(self, path: Path, position: int | None = None) -> None:
         self.path, self._failed = path, False
@@ -83,7 +86,7 @@ class Journal:
             self.cut(position)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and hand it to the operating system; one for which there is no room is left out."""
+        """Append one entry and flush it to the operating system; if the disk is full, the entry is dropped."""
         line, before = json.dumps(entry).encode() + b"\n", self.position
         try:
             if self._file.write(line) != len(line):
@@ -91,7 +94,7 @@ class Journal:
         except OSError as error:
             os.truncate(self._file.fileno(), before)
             if not self._failed:
-                log.warning("cannot write %s (%s): entries are left out until there is room", self.path, error)
+                log.warning("cannot write %s (%s): entries are dropped until there is room", self.path, error)
             self._failed = True
         else:
             self._failed = False
@@ -102,9 +105,9 @@ class Journal:
         return os.fstat(self._file.fileno()).st_size
 
     def cut(self, position: int) -> None:
-        """Forget what was written after a position."""
+        """Truncate the file to a position."""
         if self.position < position:
-            log.warning("%s is shorter than the checkpoint remembers; some of its entries are lost", self.path)
+            log.warning("%s is shorter than recorded in the checkpoint; some of its entries are lost", self.path)
         os.truncate(self._file.fileno(), min(position, self.position))
 
     def close(self) -> None:
@@ -116,8 +119,8 @@ class Tracker:
     """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
-        BrokenLibraryError: if a service is asked for whose library cannot be imported.
-        RecipeError: if Weights & Biases does not start: nobody is logged in, or it cannot be reached.
+        BrokenLibraryError: if the library of a configured service cannot be imported.
+        RecipeError: if Weights & Biases does not start: no login, or no connection.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class Tracker:
         self._tell(samples, dict(scalar_items(values, kind)))
 
     def timing(self, samples: int, values: Mapping[str, Any]) -> None:
-        """Record how long things took; kept apart because no two runs agree on it."""
+        """Record durations; in a separate file because they differ between runs."""
         self._timing.write({"samples": samples, **values})
         self._tell(samples, dict(scalar_items(values, "timing")))
 
@@ -149,21 +152,21 @@ class Tracker:
 
     @contextmanager
     def _spared(self, service: str) -> Iterator[None]:
-        """Let a service fail, in whatever way it does, without the training: its disk may be full."""
+        """Turn any error of a service into a warning, so that training continues."""
         try:
             yield
         except Exception as error:
             if service not in self._failed:
-                log.warning("%s failed (%s): training goes on, and %s has all metrics", service, error, METRICS)
+                log.warning("%s failed (%s): training continues, and %s has all metrics", service, error, METRICS)
             self._failed.add(service)
 
     def cut(self, position: int) -> None:
-        """Forget the metrics after a position: training went back to a checkpoint. The services keep both."""
+        """Drop the metrics after a position, when training returns to a checkpoint. The services keep both."""
         self._metrics.cut(position)
 
     @property
     def position(self) -> int:
-        """Length of `metrics.jsonl`, to be saved in a checkpoint."""
+        """Length of `metrics.jsonl`, for a checkpoint."""
         return self._metrics.position
 
     def close(self) -> None:
@@ -179,7 +182,7 @@ class Tracker:
 
 
 class NullTracker:
-    """In place of a `Tracker` on all ranks but the first: records nothing."""
+    """Replaces `Tracker` on all ranks except the first: records nothing."""
 
     position = 0
 
@@ -190,7 +193,7 @@ class NullTracker:
 
 
 def scalar_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers in nested mappings with their path, `validation/level/t=0.10`, as the services want them."""
+    """Yield the numbers in nested mappings with their path, such as `validation/level/t=0.10`, for the services."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from scalar_items(value, f"{prefix}/{key}")
@@ -207,7 +210,7 @@ def _tensorboard(run_dir: Path, samples: int) -> Any:
 def _wandb(run_dir: Path, settings: TrackingSettings, config: Mapping[str, Any]) -> Any:
     with importing("wandb", "tracking.wandb"):
         import wandb
-    identity = run_dir / "wandb_id"  # by which a resumed run continues the same curves
+    identity = run_dir / "wandb_id"  # identifies the curves that a resumed run continues
     try:
         run = wandb.init(
             project=settings.project,

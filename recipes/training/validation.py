@@ -1,4 +1,4 @@
-"""What a training says of its model on the way: the loss on held-out data, and samples."""
+"""Reports during training: the loss on held-out data, and samples."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def validate(
     denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure a denoiser on the first `validation.items` of a dataset, every rank on a share of each batch.
+    """Measure a denoiser on the first `validation.items` examples of a dataset, with a share of each batch per rank.
 
     Times, noise and examples are the same at every call, so that two validations differ by the model alone.
     RecipeError if too many files cannot be read.
@@ -32,9 +32,9 @@ def validate(
     Returns:
         `loss`: the training loss, averaged over all levels.
         `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
-        `band`: for each level, the squared error of x0 in each band over the data's own power there: 0 is perfect, and
-            1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency. Of
-            padded data, the power is that of their valid part, as it is of the error.
+        `band`: for each level, the squared error of x0 in each band relative to the data's power there: 0 is perfect,
+            and 1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
+            For padded data, power and error are those of the valid part.
     """
     grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, wanted.bands)
@@ -46,8 +46,8 @@ def validate(
         losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
         for start in range(0, count, size):
             whole_batch = range(start, min(start + size, count))
-            # A rank without a share works on another's, uncounted: sharded weights are gathered by all ranks together.
-            mine = whole_batch[runtime.place.rank :: runtime.place.world]
+            # A rank without a share repeats another's, uncounted, because gathering sharded weights is collective.
+            mine = whole_batch[runtime.process.rank :: runtime.process.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
                 batch = read_batch(dataset, items)
@@ -83,9 +83,9 @@ def validate(
 
 
 def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
-    """Return the weight of every bin in every band, `(bands, *half_shape)`, and the names of those that have any.
+    """Return the weight of every bin in every band, `(bands, *half_shape)`, and the names of the non-empty bands.
 
-    They are those of `Grid.bands`: zero frequency alone, then rings of equal width, in cycles per sample.
+    The bands are those of `Grid.bands`: zero frequency, then rings of equal width, in cycles per sample.
     """
     found = grid.bands(bands)
     return torch.stack([weight for *_, weight in found]), [f"{a:.2f}-{b:.2f}" if b else "0" for a, b, _ in found]
@@ -97,7 +97,7 @@ def _by_band(power: Tensor, members: Tensor) -> Tensor:
 
 
 def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
-    """Save samples of the averaged weights as one picture, always from the same seeds, and return what to say of it."""
+    """Save samples of the averaged weights as one picture, with fixed seeds, and return a message."""
     settings, samples = job.settings, model.learner.samples
     path = settings.run_dir / "samples" / f"{samples:012d}.png"
     seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))
@@ -109,6 +109,6 @@ def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
             shown = None if classes is None or data.shown is None else [classes[each] for each in data.shown.tolist()]
             save_grid(data.modality, media, path, shown)
     except (ValueError, OSError) as error:
-        # A picture is not worth a training: early weights may well sample to infinity, or the disk be full.
+        # An error here must not end training: early weights may produce infinite samples, or the disk may be full.
         return f"note: no samples after {samples:,} samples seen: {error}"
     return f"{samples:,} samples seen: samples in {path}"

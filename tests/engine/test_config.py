@@ -148,7 +148,7 @@ def test_a_mistake_is_told_beside_an_experiment_which_leaves_no_key_of_its_name(
         ("~training.samples", "training: Training needs samples"),
         ("loss.metric=l1", "loss.metric: expected one of euclidean, mahalanobis"),
         ("loss.times._target_=os.system", "loss.times._target_: os.system is not under an allowed package"),
-        ("keep=0", "keep is a number of checkpoints"),
+        ("keep=0", "keep must be a number of checkpoints"),
         ("training.ema=0.3", "training: ema is .* below 0.28, got 0.3"),
         ("training.betas=[0.9,1]", "training: betas must be .* below 1"),
         ("training.weight_decay=-1", "training: weight_decay must be at least 0"),
@@ -159,7 +159,7 @@ def test_a_mistake_is_told_beside_an_experiment_which_leaves_no_key_of_its_name(
         ("validation.bands=0", "validation: bands must be at least 1"),
         ("sampling.steps=0", "sampling: steps must be at least 1"),
         ("sampling.count=0", "sampling: count must be at least 1"),
-        ("guidance.interval=[5,1]", r"guidance: interval is .* must rise, got \[5.0, 1.0\]"),
+        ("guidance.interval=[5,1]", r"guidance: interval is .* must increase, got \[5.0, 1.0\]"),
         ("guidance.scale=nan", "guidance.scale: expected a number, got nan"),
         ("engine.threads=0", "engine: threads must be at least 1, got 0"),
         ("engine.workers=-1", "engine: workers must be at least 0, got -1"),
@@ -235,7 +235,7 @@ def test_experiments_say_how_long_and_how_to_start() -> None:
 def test_absurd_numbers_of_a_saved_configuration_are_refused(value: str, tmp_path: Path) -> None:
     """Python refuses to print such numbers, and some notations take long to read."""
     (tmp_path / "config.yaml").write_text(f"seed: {value}")
-    with pytest.raises(RecipeError, match="a number of too many digits"):
+    with pytest.raises(RecipeError, match="a number with too many digits"):
         read_configuration(tmp_path / "config.yaml")
 
 

@@ -100,7 +100,7 @@ def test_every_way_trains_continues_and_samples(words: list[str], tmp_path: Path
     assert isinstance(restoring, RestoringDenoiser) == ("denoiser=restoring" in words)
     again = ["band=sample", f"run_dir={tmp_path / 'run'}", "sampler=ddim", "count=2", "steps=3"]
     if "denoiser=restoring" not in words:
-        with pytest.raises(RecipeError, match="band=sample is for runs that restore"):
+        with pytest.raises(RecipeError, match="band=sample requires a run that restores"):
             sample(configuration.load("sample", again))
         return
     means, samples = (
@@ -121,7 +121,7 @@ def test_data_that_are_corrupted_already_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("words", [["spectrum=omitting"], ["denoiser=restoring"], ["process=floored"]])
 def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="nothing is corrupted here: say what is, for example corruption=band"):
+    with pytest.raises(RecipeError, match="nothing is corrupted here: choose one, for example corruption=band"):
         train(configuration.load("train", [*SMALL, *words, f"run_dir={tmp_path / 'run'}"]))
 
 
@@ -130,12 +130,12 @@ def test_what_needs_a_corruption_says_so(words: list[str], tmp_path: Path) -> No
     [
         (["corruption.level=0"], "level of a corruption must be positive"),
         (["corruption.restored=median"], "corruption.restored: expected one of mean, sample"),
-        (["corruption.examples=3", "corruption.restored=mean"], "examples is at least 4"),
+        (["corruption.examples=3", "corruption.restored=mean"], "examples must be at least 4"),
         (["corruption.added=maybe"], "corruption.added: expected true or false"),
         (["corruption.spectrum.low=3", "corruption.spectrum.high=4"], r"corruption: .*no power"),
-        (["process=floored", "denoiser=restoring", "sampler=unipc"], "sampler=unipc needs noise that falls"),
+        (["process=floored", "denoiser=restoring", "sampler=unipc"], "sampler=unipc needs noise that decreases"),
         (["spectrum=omitting", "denoiser=restoring", "corruption.restored=mean"], "both restore the data"),
-        (["spectrum=omitting", "denoiser=restoring", "loss=mahalanobis"], "learns corrupted frequencies by"),
+        (["spectrum=omitting", "denoiser=restoring", "loss=mahalanobis"], "denoiser=restoring requires loss=euclidean"),
         (["spectrum=omitting", "denoiser=projected", "padding={height:4}"], "leave out the padding"),
         (["denoiser=restoring"], r"must be empty .* or stay above"),
     ],

@@ -151,7 +151,13 @@ def test_classes_that_training_never_shows_are_known_and_not_drawn() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "tint", "said"),
-    [(1, 60, "modality.channels=3"), (1, 2, None), (3, 60, None), (3, 2, "modality.channels=1"), (3, 0, "all grey")],
+    [
+        (1, 60, "modality.channels=3"),
+        (1, 2, None),
+        (3, 60, None),
+        (3, 2, "modality.channels=1"),
+        (3, 0, "examples are grey"),
+    ],
 )
 def test_pictures_learned_in_other_colours_than_they_have_are_mentioned(
     channels: int, tint: int, said: str | None
@@ -165,5 +171,5 @@ def test_pictures_learned_in_other_colours_than_they_have_are_mentioned(
 
 def test_moving_digits_and_sounds_have_no_colour_to_lose() -> None:
     assert colour_note(MovingDigits(Video(4, 8.0, 8, 1), count=2)) is None
-    assert "all grey" in (colour_note(MovingDigits(Video(4, 8.0, 8, 3), count=2)) or "")
+    assert "examples are grey" in (colour_note(MovingDigits(Video(4, 8.0, 8, 3), count=2)) or "")
     assert colour_note(PluckedStrings(Audio(8000, 0.1), count=2)) is None

@@ -49,7 +49,7 @@ def test_an_error_of_the_background_is_raised_where_it_is_waited_for(tmp_path: P
     (tmp_path / "checkpoints").write_text("in the way")
     with Saver(Checkpoints(tmp_path / "checkpoints"), in_background=True) as saver:
         saver.save(state(16))
-        with pytest.raises(SaveError, match=r"cannot write the checkpoint .*MiB are free.*There is none before it"):
+        with pytest.raises(SaveError, match=r"cannot write the checkpoint .*MiB are free.*There is no earlier one"):
             saver.finish()
         saver.finish()  # once
 

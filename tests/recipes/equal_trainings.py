@@ -9,7 +9,7 @@ from pathlib import Path
 from every_modality import AXES, MODALITIES, NETWORKS
 
 from recipes.config import compose as configuration
-from recipes.runtime.distribution import Place, leave
+from recipes.runtime.distribution import Rank, leave
 from recipes.train import train
 
 BATCH, STEPS = 8, 12
@@ -43,9 +43,9 @@ def cases(count: int) -> dict[str, tuple[str, str]]:
 
 
 def main(out: Path, clips: Path, distribution: str) -> None:
-    for case, (name, network) in cases(Place.of_environment().world).items():
+    for case, (name, network) in cases(Rank.from_environment().world).items():
         latent = [f"data.root={clips}"] if name == "latent" else []
-        for precision in precisions(case, Place.of_environment().world, distribution):
+        for precision in precisions(case, Rank.from_environment().world, distribution):
             run_dir = out / precision / case.replace(" ", "_")
             settings = [
                 *MODALITIES[name],

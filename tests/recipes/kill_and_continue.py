@@ -97,8 +97,8 @@ def main(folder: Path, times: int, ranks: int = 1, distribution: str = "ddp", se
         last = max((int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*")), default=0)
         finish(folder, ranks, words)
         check(run_dir, folder / "whole", ranks)
-        told = ", while it wrote the next one" if within else ""
-        print(f"{number + 1}: killed after checkpoint {last}{told}; continued, and equal", flush=True)
+        during = ", while it wrote the next one" if within else ""
+        print(f"{number + 1}: killed after checkpoint {last}{during}; continued, and equal", flush=True)
     return torn
 
 
@@ -108,7 +108,9 @@ if __name__ == "__main__":
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--distribution", choices=["ddp", "fsdp"], default="ddp")
     parser.add_argument("--seed", type=int, default=0)
-    wishes = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as found:
-        torn = main(Path(found), wishes.times, wishes.ranks, wishes.distribution, wishes.seed)
-        print(f"{wishes.times} killed and continued on {wishes.ranks} processes, {torn} while a checkpoint was written")
+        torn = main(Path(found), options.times, options.ranks, options.distribution, options.seed)
+        print(
+            f"{options.times} killed and continued on {options.ranks} processes, {torn} while a checkpoint was written"
+        )

@@ -372,7 +372,7 @@ def test_mistakes_are_told(how: str, tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("unet/config.json", {"_class_name": "AutoencoderKL"}, "networks of class 'AutoencoderKL' cannot be adopted"),
-        ("unet/config.json", {"layers_per_block": 2}, "the model's weights are not those of its config.json"),
+        ("unet/config.json", {"layers_per_block": 2}, "the model's weights do not fit its config.json"),
         ("unet/config.json", {"dance": 3}, "UNet2DModel has no option 'dance'"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "trained with EDMEulerScheduler can"),
         ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type='score' is not known here"),

@@ -54,7 +54,7 @@ def test_band_and_level_are_found_and_trained_with(
 def test_clean_data_show_nothing(clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = look(tmp_path / "again", "seed=1", f"clean={clean / 'statistics.safetensors'}")
     assert told["corruption"] is None
-    assert "no corruption to be seen" in capsys.readouterr().out
+    assert "the spectrum shows no corruption" in capsys.readouterr().out
     assert not (tmp_path / "again" / "corruption.safetensors").exists()
 
 
@@ -79,5 +79,5 @@ def test_what_is_no_clean_data_is_refused(words: list[str], message: str, tmp_pa
 
 
 def test_other_grids_are_refused(clean: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="clean: those data are on a grid of shape"):
+    with pytest.raises(RecipeError, match="clean: the clean data are on a grid of shape"):
         look(tmp_path / "look", "modality.size=12", f"clean={clean}")

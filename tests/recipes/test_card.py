@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent))
 from tiny import tiny_run
 
 HEADINGS = [
-    "How to use it", "What it learned from", "Noise and schedule", "Network and training", "Evaluation", "Limits",
+    "How to use it", "Training data", "Noise and schedule", "Network and training", "Evaluation", "Limits",
     "Licence",
 ]  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_its_numbers_are_those_of_the_records(run_dir: Path, tmp_path: Path) -> 
     assert "seed: 7\n" in training
     assert f"torch {facts['starts'][0]['versions']['torch'].split('+')[0]}" in training
     assert "PowerLaw (exponent=-0.5)" in section(text, "Noise and schedule")
-    learned = section(text, "What it learned from")
+    learned = section(text, "Training data")
     assert f"{facts['data']['examples']} examples, read as Digits" in learned
     assert "1 × height 8 (1 pixel) × width 8 (1 pixel)" in learned
     (path,) = run_dir.glob("sampled/*/evaluate.json")
@@ -134,14 +134,14 @@ def test_without_licence_or_evaluation_it_says_so(
     (tmp_path / "other").mkdir()
     tiny_run(tmp_path / "other" / "run", "training.samples=16", "training.conditional=false")
     fields, text = exported(tmp_path / "other" / "run", tmp_path / "model")
-    assert "license=apache-2.0, say, chooses one" in capsys.readouterr().out
+    assert "choose one, as license=apache-2.0" in capsys.readouterr().out
     assert "license" not in fields
     assert "model-index" not in fields
-    assert section(text, "Licence").startswith("\nNone was chosen")
-    assert "nothing here says how good its samples are" in section(text, "Evaluation")
-    assert "It learned neither classes nor texts." in text
+    assert section(text, "Licence").startswith("\nNo licence was chosen")
+    assert "the quality of samples is unknown" in section(text, "Evaluation")
+    assert "Condition: none." in text
     assert export.main([f"run_dir={run_dir}", f"out={tmp_path / 'x'}", "license=mine/ours"]) == 2
-    assert "is no SPDX identifier" in capsys.readouterr().err
+    assert "is not an SPDX identifier" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_other_weights_is_not_repeated(run_dir: Path, tmp_path: Path) -> None:
@@ -152,17 +152,17 @@ def test_an_evaluation_of_other_weights_is_not_repeated(run_dir: Path, tmp_path:
         _, text = exported(run_dir, tmp_path / "digits")
     finally:
         made.write_text(before)
-    assert "None was recorded" in section(text, "Evaluation")
+    assert "No evaluation was recorded" in section(text, "Evaluation")
 
 
 def test_pictures_and_numbers_of_averaged_weights_are_not_those_of_the_last(run_dir: Path, tmp_path: Path) -> None:
     """Also where those of the averaged ones lay in the same folder before."""
     _, text = exported(run_dir, tmp_path / "digits")
     assert re.search(
-        r"samples \(sampler heun, steps 2, guidance 1.0, seed 0\) against as many", section(text, "Evaluation")
+        r"samples \(sampler heun, steps 2, guidance 1.0, seed 0\) against the same number", section(text, "Evaluation")
     )
     fields, text = exported(run_dir, tmp_path / "digits", "weights=network")
-    assert "None was recorded" in section(text, "Evaluation")
+    assert "No evaluation was recorded" in section(text, "Evaluation")
     assert "model-index" not in fields
     assert re.findall(r"!\[.*?\]\((.*?)\)", text) == ["spectrum.png"]
     assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == [
@@ -181,9 +181,9 @@ def test_a_copy_of_a_model_keeps_its_evaluation(run_dir: Path, tmp_path: Path) -
 def test_corruption_is_told(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", "training.samples=16", "corruption=band", "spectrum=omitting")
     _, text = exported(tmp_path / "run", tmp_path / "model")
-    learned = section(text, "What it learned from")
-    assert "**Its data were corrupted in a part of their spectrum**" in learned
-    assert "It omits that part" in learned
+    learned = section(text, "Training data")
+    assert "**The training data were corrupted in a frequency band**" in learned
+    assert "The model omits this band" in learned
     assert "Omitting" in section(text, "Noise and schedule")
 
 

@@ -172,7 +172,7 @@ def test_the_gaussian_sampler_draws_from_a_run(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["steps=0"], "steps"),
-        (["ends=[3,1]"], "ends must rise"),
+        (["ends=[3,1]"], "ends must increase"),
         (["objective=w3"], "objective"),
         (["noise=pink"], "noise"),
         (["free_ends=true", "noise=bands"], "free_ends"),

@@ -17,7 +17,7 @@ from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.runs.state import ShardedTensors
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.runtime.distribution import ALONE, Place, replicate, synchronise
+from recipes.runtime.distribution import SINGLE, Rank, replicate, synchronise
 from recipes.sample import sample
 
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
@@ -158,7 +158,7 @@ def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
     words = [*TINY, "engine.distribution=fsdp", "engine.offload=true", f"run_dir={tmp_path / 'run'}"]
     done = ranks(2, "recipes.train", *words)
     assert done.returncode != 0
-    assert "engine.offload=true moves weights from a GPU to the CPU, and this is one" in done.stderr
+    assert "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU" in done.stderr
 
 
 def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:
@@ -181,20 +181,20 @@ def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:
 
 
 def test_places_are_read_from_torchrun() -> None:
-    assert Place.of_environment({}) == ALONE
-    assert Place.of_environment({"WORLD_SIZE": "1"}) == ALONE
+    assert Rank.from_environment({}) == SINGLE
+    assert Rank.from_environment({"WORLD_SIZE": "1"}) == SINGLE
     told = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    assert Place.of_environment(told) == Place(3, 4, 1)
+    assert Rank.from_environment(told) == Rank(3, 4, 1)
     for broken in ({"RANK": "x"}, {"RANK": "4"}):
         with pytest.raises(RecipeError, match="WORLD_SIZE"):
-            Place.of_environment(told | broken)
+            Rank.from_environment(told | broken)
     del told["MASTER_ADDR"]
     with pytest.raises(RecipeError, match="MASTER_ADDR"):
-        Place.of_environment(told)
+        Rank.from_environment(told)
 
 
 def test_shares_tile_the_batch() -> None:
     for world in (1, 2, 4, 8):
         settings, device = EngineSettings(), torch.device("cpu")
-        shares = [Runtime(device, settings, Place(rank, world, rank)).share(16) for rank in range(world)]
+        shares = [Runtime(device, settings, Rank(rank, world, rank)).share(16) for rank in range(world)]
         assert [slot for share in shares for slot in share] == list(range(16))

@@ -248,7 +248,7 @@ def test_a_sound_run_is_ok(sound: Path) -> None:
     with held(sound):
         found = run_folder(str(sound))
     assert found.state == "warning"
-    assert "another process works in it" in found.message
+    assert "another process is using it" in found.message
 
 
 def test_a_run_of_other_versions_is_reported(sound: Path, tmp_path: Path) -> None:

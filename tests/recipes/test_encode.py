@@ -190,9 +190,9 @@ def test_other_data_and_other_folders_are_refused(source: Path, encoded: Path, t
     shutil.copytree(source / "photos", tmp_path / "photos")
     run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")  # moved, but the same
     (tmp_path / "photos" / "dog" / "01.png").unlink()
-    with pytest.raises(RecipeError, match=r"the data are not those that .* examples: 22 -> 21"):
+    with pytest.raises(RecipeError, match=r"the data of .* have changed.* examples: 22 -> 21"):
         run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")
-    with pytest.raises(RecipeError, match="not empty and holds no latents"):
+    with pytest.raises(RecipeError, match="not empty and does not hold latents"):
         run(source, tmp_path)
 
 

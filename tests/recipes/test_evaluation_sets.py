@@ -126,7 +126,7 @@ def test_a_scarce_class_is_compared_in_what_it_has() -> None:
     sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
     assert sets.sizes == (10, 2)
     assert (sets.count, sets.asked) == (12, 20)
-    with pytest.raises(RecipeError, match="make 2 to compare, and at least 4"):
+    with pytest.raises(RecipeError, match="leave 2 to compare, but at least 4"):
         gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
 
 
@@ -162,7 +162,7 @@ def test_masks_of_one_channel_and_of_all_go_together() -> None:
 
 def test_a_run_that_held_nothing_out_names_the_key_that_helps() -> None:
     task = Task(cast(Any, None), cast(Any, None), Numbered(range(20)), None, cast(Any, None), Path())
-    with pytest.raises(ValueError, match=r"held no example out of its training .*validation\.holdout=0\.05"):
+    with pytest.raises(ValueError, match=r"has no held-out examples .*validation\.holdout=0\.05"):
         _ = task.held_out
 
 

@@ -327,11 +327,11 @@ def test_noise_in_the_chart_is_that_of_the_level_it_is_drawn_at() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sizes.image=4"], "sizes: image is a side from 16 to 512 pixels, got 4"),
+        (["sizes.image=4"], "sizes: image must be a side from 16 to 512 pixels, got 4"),
         (["sizes.seconds=60"], "have up to 480,000 samples: got 60 s at 16000"),
         (["sizes.clip=512"], "up to 1,048,576 pixels in all"),
-        (["port=0"], "port is a number from 1 to 65535, got 0"),
-        (["upload_megabytes=0"], "upload_megabytes is at least 1"),
+        (["port=0"], "port must be a number from 1 to 65535, got 0"),
+        (["upload_megabytes=0"], "upload_megabytes must be at least 1"),
         (["threads=0"], "threads must be at least 1, got 0"),
         (["prot=8000"], "unknown key 'prot'; did you mean 'port'?"),
     ],
@@ -358,7 +358,7 @@ def test_an_address_that_cannot_be_had_is_told_before_anything_is_started(
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         assert cli.main(["explore", f"port={taken}"]) == 2
-    assert f"cannot serve at 127.0.0.1, port {taken}: taken, or no address" in capsys.readouterr().err
+    assert f"cannot serve at 127.0.0.1, port {taken}: in use, or not on this machine" in capsys.readouterr().err
     for host in ("192.0.2.1", "a..b"):  # an address kept for examples, and what is no name
         assert cli.main(["explore", f"host={host}"]) == 2
         assert f"cannot serve at {host}, with ports from 7860 on" in capsys.readouterr().err
@@ -463,6 +463,6 @@ def test_a_mistake_is_told_and_leaves_the_rest_as_it_was() -> None:
 def test_what_is_doubtful_is_said() -> None:
     made, values = panel("image", kind="power_law", exponent=-2.0, schedule="linear", shift=0.1)
     ending = made.show(*values)[4]
-    assert "zero frequency, the mean of a datum, takes" in ending
+    assert "zero frequency, the mean of an example, has" in ending
     assert "signal remains at t = 1" in ending
     assert ending.count("<tr>") == 1 + len(shown("image").grid.bands(8))

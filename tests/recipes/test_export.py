@@ -69,7 +69,7 @@ def test_it_can_be_exported_again_and_over_itself(folder: Path, tmp_path: Path) 
 
 def test_it_is_judged_by_the_run_it_came_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", f"run_dir={folder / 'model'}", "engine.device=cpu", "engine.threads=1"]) == 2
-    assert "is an exported model, which does not say what data it learned from: give the run" in capsys.readouterr().err
+    assert "is an exported model, which does not name its training data: give the run" in capsys.readouterr().err
 
 
 def test_what_is_not_a_model_is_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

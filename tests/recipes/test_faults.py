@@ -65,7 +65,7 @@ def test_a_process_that_hangs_is_named_before_a_timeout_ends_it(tmp_path: Path) 
     lines = [found[1] for found in told.values() if found]
     assert "learner.py" in lines[0]
     assert "reading.py" in lines[1]
-    assert "lost touch with another process" in done.stderr
+    assert "lost the connection to another process" in done.stderr
     assert last_state(run_dir).samples >= 32
 
 
@@ -93,7 +93,7 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(tmp_path: Path, dis
     ]
     done = ranks(2, "recipes.train", *TINY, *words, *faulty(run_dir, "spoil", 1, 4, 8), f"run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "back to the checkpoint after 48" in done.stdout
+    assert "returning to the checkpoint after 48" in done.stdout
     state = last_state(run_dir)
     assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 2, 1)
     assert all(bool(tensor.isfinite().all()) for tensor in state.tensors["network"].values())
@@ -135,8 +135,8 @@ def test_a_full_disk_warns_and_then_says_what_is_left(tmp_path: Path, background
     failed = ranks(1, "recipes.train", *TINY, *words, "every.checkpoint=16", largest_file=40_000)
     assert failed.returncode == 2
     assert failed.stdout.count("warning: cannot write the checkpoint") == 2  # after 64 and 80 samples
-    assert "Training goes on" in failed.stdout
-    assert "The last one that is whole is 000000000048" in failed.stderr
+    assert "Training continues" in failed.stdout
+    assert "The last intact one is 000000000048" in failed.stderr
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000048"]
     assert_same(whole, tiny_run(tmp_path / "run"))
 
@@ -148,7 +148,7 @@ def test_a_full_disk_of_one_process_stops_all_of_them(tmp_path: Path) -> None:
     assert ranks(2, "recipes.train", *words, "training.samples=48").returncode == 0
     failed = ranks(2, "recipes.train", *words, largest_file=40_000)
     assert failed.returncode != 0
-    assert "The last one that is whole is 000000000048" in failed.stderr
+    assert "The last intact one is 000000000048" in failed.stderr
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["000000000048"]
     assert ranks(2, "recipes.train", *words).returncode == 0
     assert last_state(run_dir).samples == 96
@@ -176,7 +176,7 @@ def test_a_corrupted_shard_falls_back_on_every_process(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1] + b"\0\0")
     done = ranks(2, "recipes.train", *words)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "falling back to the checkpoint before it" in done.stderr
+    assert "falling back to the previous checkpoint" in done.stderr
     assert "continuing after 48 samples" in done.stdout
     assert last_state(run_dir).samples == 96
 
@@ -195,8 +195,8 @@ def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
     with held(tmp_path / "run"):
         done = ranks(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
         assert done.returncode != 0
-        assert "another process works in" in done.stderr
-        with pytest.raises(RecipeError, match="another process works in"):
+        assert "another process is using" in done.stderr
+        with pytest.raises(RecipeError, match="another process is using"):
             tiny_run(tmp_path / "run")
 
 
@@ -211,4 +211,4 @@ def test_a_folder_is_waited_for(tmp_path: Path) -> None:
 def test_reports_name_every_process() -> None:
     found = {0: {"samples": 1600, "seconds": 301.2, "where": where(sys._getframe())}}
     lines = report(found, 2).splitlines()
-    assert lines[1:] == ["  0: 1,600 samples, 301 s at unknown", "  1: never heard of"]
+    assert lines[1:] == ["  0: 1,600 samples, 301 s at unknown", "  1: no report"]

@@ -82,7 +82,7 @@ def test_without_held_out_data_a_tenth_is_left_out_of_the_classifiers_training(t
     quick = Training(samples=128, batch=64, widths=(4,))
     _, record = cached_network(digits()[0].subset(range(100)), None, tmp_path, quick, silent)
     assert (record["train_count"], record["test_count"]) == (90, 10)
-    with pytest.raises(ValueError, match="others to test on, and here are 1"):
+    with pytest.raises(ValueError, match="others for testing, but there are 1"):
         cached_network(digits()[0].subset([0]), None, tmp_path, quick, silent)
 
 
@@ -107,7 +107,7 @@ def test_truncated_weights_name_the_file(tmp_path: Path) -> None:
 
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:
     unlabelled = Pixels(Image(size=8, channels=1), torch.zeros(10, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="each class into a subfolder"):
+    with pytest.raises(ValueError, match="each class into its own subfolder"):
         cached_network(unlabelled, unlabelled, tmp_path, QUICK, silent)
 
 

@@ -80,7 +80,7 @@ def test_a_picture_of_one_colour_has_no_spectrum_and_one_line_says_so(tmp_path: 
 
 
 def test_inspect_checks_its_count(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="count is a whole number"):
+    with pytest.raises(RecipeError, match="count must be a whole number"):
         look(tmp_path / "new", "count=0")
 
 

@@ -110,7 +110,7 @@ def test_words_of_several_lines_are_refused(cluster: str, character: str, capsys
 @pytest.mark.parametrize("setting", ["partition='a\nb'", "setup=['a\nb']", "extra={comment:'a\nb'}"])
 def test_settings_of_several_lines_are_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster=slurm", f"cluster.{setting}", "run_dir=r", "--show"]) == 2
-    assert "which could begin a line of its own" in capsys.readouterr().err
+    assert "which could start a new line" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local cluster.processes=2"])

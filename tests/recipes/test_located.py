@@ -110,7 +110,7 @@ def test_other_data_than_those_of_the_training_are_mentioned_or_refused(
     real_data(trained / "run", Builder(), {"root": str(tmp_path / "more")})
     assert "60 examples then, 70 now" in capsys.readouterr().err
     pictures(tmp_path / "others", 60, ("a", "c"))
-    with pytest.raises(RecipeError, match="other classes than those that the run was trained on"):
+    with pytest.raises(RecipeError, match="other classes than the run's training data"):
         real_data(trained / "run", Builder(), {"root": str(tmp_path / "others")})
 
 

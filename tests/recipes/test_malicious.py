@@ -303,9 +303,9 @@ def test_a_checkpoint_with_a_strange_name_is_none(run_dir: Path, canary: Path) -
 
 
 RECORDS: dict[str, tuple[dict[str, Any], str]] = {
-    "window": ({"window": ["import os", "0x0p+0", "0x0p+0"]}, "window=.*no three hexadecimal numbers.*remove"),
-    "position": ({"metrics_position": -(10**30)}, "metrics_position=-1000.*no count.*remove"),
-    "rollbacks": ({"rollbacks": "many"}, "rollbacks='many', no count"),
+    "window": ({"window": ["import os", "0x0p+0", "0x0p+0"]}, "window=.*not three hex numbers.*remove"),
+    "position": ({"metrics_position": -(10**30)}, "metrics_position=-1000.*not a count.*remove"),
+    "rollbacks": ({"rollbacks": "many"}, "rollbacks='many', not a count"),
 }
 
 
@@ -438,7 +438,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
         r"network._target_: .*\(which is importlib\) is not under an allowed package",
     ),
     "through private names": (target("multisagd.networks.UNet.__init__.__globals__"), "begins with _"),
-    "path for a name": (target("multisagd./tmp/evil.Network"), "is no import path"),
+    "path for a name": (target("multisagd./tmp/evil.Network"), "is not an import path"),
     "ours, of another type": (target("multisagd.PowerLaw", exponent=1), "network._target_: .* is not a Module"),
     "ours, that launches": (
         target("recipes.clusters.cluster.Local", "spectrum"),
@@ -458,7 +458,7 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "width beyond numbers": (config(lambda there, canary: there["network"].update(width=10**30)), "network: "),
     "absurd size": (
         config(lambda there, canary: there["modality"].update(size=10**7)),
-        r"the statistics are those of data of shape \(1, 8, 8\), and .*restore",
+        r"statistics have shape \(1, 8, 8\), but .*restore",
     ),
     "absurd padding": (config(lambda there, canary: there.update(padding={"height": 10**9})), "padding=.*pad less"),
 }
@@ -516,7 +516,7 @@ def facts(**changes: Any) -> Poison:
 )
 def test_facts(run_dir: Path, canary: Path, poison: Poison, name: str) -> None:
     poison(run_dir, canary)
-    refused(draw, run_dir, canary, match=rf"cannot read .*run.json \(its {name} is not what it should be\)")
+    refused(draw, run_dir, canary, match=rf"cannot read .*run.json \(its {name} is invalid\)")
 
 
 def statistics(tensors: dict[str, torch.Tensor], axes: Any, count: Any = 100) -> Poison:
@@ -555,7 +555,7 @@ def test_statistics(run_dir: Path, canary: Path, act: Callable[..., object], how
 def test_statistics_of_another_grid(run_dir: Path, canary: Path, act: Callable[..., object]) -> None:
     other = {"mean": torch.zeros(3, 4, 4), "power": torch.ones(3, 4, 3)}
     statistics(other, [{**axis, "size": 4} for axis in AXES])(run_dir, canary)
-    refused(act, run_dir, canary, match=r"the statistics are those of data of shape \(3, 4, 4\)")
+    refused(act, run_dir, canary, match=r"statistics have shape \(3, 4, 4\)")
 
 
 @pytest.mark.parametrize(

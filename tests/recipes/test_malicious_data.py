@@ -90,7 +90,7 @@ def test_addresses_that_the_command_line_repeats_are_opened(
 
 @pytest.mark.parametrize("key", ["root", "manifest", "index", "anything"])
 def test_other_keys_of_a_run_are_no_addresses_either(run_dir: Path, key: str) -> None:
-    with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* asks no other address"):
+    with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
         real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
 
 
@@ -134,7 +134,7 @@ def test_other_commands_do_not_ask_either(run_dir: Path) -> None:
     """A report says why it shows no data, and samples are drawn without any."""
     naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
     path, _ = write_report(ReportSettings(run_dir))
-    assert "asks no other address" in path.read_text()
+    assert "contacts no other address" in path.read_text()
     words = [f"run_dir={run_dir}", "steps=1", "count=2", "engine.threads=1", "engine.device=cpu"]
     sample(configuration.load("sample", words))
 

@@ -25,20 +25,20 @@ MISTAKES = [
     (["train", "–-show"], "unknown option –-show"),
     (["train", "run_dir", "runs/x"], "settings are written key=value or group=choice, as in run_dir=runs/x"),
     (["train", "run_dir:x"], "as in run_dir=x"),
-    (["train", "run_dir", "=", "x"], "no blanks around the equals sign: run_dir=x"),
-    (["train", "run_dir=", "x"], "a blank ended 'run_dir=': write run_dir=x, without one"),
+    (["train", "run_dir", "=", "x"], "no spaces around the equals sign: run_dir=x"),
+    (["train", "run_dir=", "x"], "a space ended 'run_dir=': write run_dir=x, without a space"),
     (["train", "run_dir="], "run_dir= has no value: write run_dir=null for none"),
-    (["train", "run_dir=r", ""], "a word is empty after 'run_dir=r': is a variable of the shell not set?"),
+    (["train", "run_dir=r", ""], "an argument is empty after 'run_dir=r': is a shell variable unset?"),
     (["train", "runs/x"], "is it run_dir=runs/x or data.root=runs/x?"),
     (["launch", "train"], "command=train"),
     # quotation, lists and paths
-    (["train", "training.betas=[0.9,", "0.99]"], "quote a value with blanks, as in 'training.betas=[0.9, 0.99]'"),
+    (["train", "training.betas=[0.9,", "0.99]"], "that contains spaces, as in 'training.betas=[0.9, 0.99]'"),
     (["train", "modality.size=(48,64)"], "a list is written modality.size=[48,64]"),
     (["train", "modality.size=48,64"], "a list is written modality.size=[48,64]"),
     (["train", "training.samples=1,000"], "a number without commas"),
     (["train", "data.root=it's"], """for the shell: 'data.root="it'"'"'s"'"""),
     (["train", "data.root=~/photos"], "write data.root=$HOME/photos"),
-    (["train", "run_dir=“r”"], "has quotation marks of a text program"),
+    (["train", "run_dir=“r”"], "has typographic quotation marks"),
     (["train", "spectrum==white"], "one equals sign is enough"),
     (["train", "labels=[cat,dog"], "[ and ] do not match"),
     (["train", "training={samples:3"], "{ and } do not match"),
@@ -49,7 +49,7 @@ MISTAKES = [
     (["train", "data.root=photos"], "it is a key of data=cifar10, data=fashion_mnist, data=folder"),
     (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
     (["train", "exponent=-1,-2"], "it is spectrum.exponent=… with spectrum=brown"),
-    (["train", "zebra=1,2"], "`multisagd train --help` names those that there are"),
+    (["train", "zebra=1,2"], "`multisagd train --help` lists the keys"),
     (["train", "+spectrum=white"], "leave out the + of +spectrum=white"),
     (["train", "learning_rate=1e-3"], "did you mean 'training.learning_rate'?"),
     (["train", "training.batch_size=3"], "did you mean 'training.batch'?"),
@@ -57,13 +57,13 @@ MISTAKES = [
     (["train", "lr=1e-3"], "did you mean 'training.learning_rate'?"),
     (["train", "epochs=3"], "did you mean 'training.samples'? Training is counted in samples seen"),
     (["train", "resume=true"], "did you mean 'run_dir'? The same command on the same run_dir continues"),
-    (["train", "zebra=1"], "`multisagd train --help` names those that there are"),
+    (["train", "zebra=1"], "`multisagd train --help` lists the keys"),
     (
         ["sample", "spectrum=white"],
         "does not choose spectrum: its groups are engine, refine, sampler",
     ),
     (["sample", "samples=3"], "did you mean 'count'?"),
-    (["sample", "exponent=3"], "`multisagd sample --help` names"),
+    (["sample", "exponent=3"], "`multisagd sample --help` lists"),
     (["train"], "run_dir has no value: add run_dir=… to the command"),
     (["design"], "statistics has no value: add statistics=…"),
 ]
@@ -192,7 +192,7 @@ def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_a_device_of_no_kind_is_told() -> None:
-    with pytest.raises(RecipeError, match=r"engine.device=gpu: there is no such kind of device; write auto, cpu, cuda"):
+    with pytest.raises(RecipeError, match=r"engine.device=gpu: unknown kind of device; write auto, cpu, cuda"):
         Runtime.start(EngineSettings(device="gpu"))
 
 

@@ -189,13 +189,13 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureF
     ):
         with pytest.raises(RecipeError, match=message):
             run(photos, out, *words)
-    with pytest.raises(RecipeError, match=r"data: Digits is no folder of files: give data=folder"):
+    with pytest.raises(RecipeError, match=r"data: Digits is not a folder of files: give data=folder"):
         pack(configuration.load("pack", ["data=digits", f"run_dir={tmp_path / 'none'}"]))
     assert not (tmp_path / "none").exists()
     assert content(out) == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(RecipeError, match=r"full is not empty and holds no shards"):
+    with pytest.raises(RecipeError, match=r"full is not empty and does not hold shards"):
         run(photos, tmp_path / "full")
     (photos / "cat" / "00.PNG").write_bytes(b"other")
     assert main([f"data.root={photos}", f"run_dir={out}", "shard_bytes=12000"]) == 2

@@ -166,11 +166,11 @@ def test_saving_and_moving_change_nothing(models: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"labels": "cat"}, "labels: there is no class 'cat'"),
-        ({"prompts": "a cat"}, "prompts: this model learned no text"),
+        ({"prompts": "a cat"}, "prompts: this model was trained without text"),
         ({"guidance": 2.0, "labels": None}, "guidance.scale needs labels or prompts"),
         ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
         ({"count": 0}, "count, steps and batch must be at least 1"),
-        ({"guidance_interval": (3, 1)}, "interval is .* must rise"),
+        ({"guidance_interval": (3, 1)}, "interval is .* must increase"),
     ],
 )
 def test_mistakes_are_told(models: Path, arguments: dict[str, Any], message: str) -> None:
@@ -206,9 +206,9 @@ def test_names_that_are_no_folder_are_the_hubs(models: Path, tmp_path: Path, mon
         ):
             Pipeline.from_pretrained("someone/digits", device="cpu")
     for name in ("../elsewhere/model", "a/b/c", "https://example.com/model", tmp_path / "nothing"):
-        with pytest.raises(RecipeError, match=r"there is no folder .* and it is no name of a model on the hub"):
+        with pytest.raises(RecipeError, match=r"there is no folder .* and it is not a name of a model on the hub"):
             Pipeline.from_pretrained(name, device="cpu")
-    with pytest.raises(RecipeError, match="revision=v1 is one of the hub's"):
+    with pytest.raises(RecipeError, match="revision=v1 is for models on the hub"):
         Pipeline.from_pretrained(models / "image", revision="v1", device="cpu")
 
 

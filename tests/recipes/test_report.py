@@ -193,8 +193,8 @@ class TestMissingParts:
         shutil.copy(trained / "config.yaml", tmp_path / "run")
         words = page_of(tmp_path / "run").words
         assert "not begun" in words
-        assert "metrics.jsonl is not there" in words
-        assert "statistics.safetensors is not there" in words
+        assert "metrics.jsonl is missing" in words
+        assert "statistics.safetensors is missing" in words
         assert f"multisagd sample run_dir={tmp_path / 'run'}" in words
 
     @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ class TestMissingParts:
         (run_dir / name).unlink()
         run = read_run(run_dir)
         (note,) = run.missing
-        assert note.startswith(f"{name} is not there")
+        assert note.startswith(f"{name} is missing")
         assert run.seen == 96
 
     def test_without_configuration_and_pictures(self, run_dir: Path) -> None:
@@ -212,7 +212,7 @@ class TestMissingParts:
         shutil.rmtree(run_dir / "samples")
         page = page_of(run_dir)
         assert curve(page, "training")["values"]
-        assert "No picture has been made while training" in page.words
+        assert "No picture was made during training" in page.words
 
     def test_broken_files_are_named_and_the_rest_is_shown(self, run_dir: Path) -> None:
         (run_dir / "run.json").write_text("{")
@@ -223,11 +223,11 @@ class TestMissingParts:
         told = " ".join(run.missing)
         assert "run.json could not be read" in told
         assert "statistics.safetensors could not be read" in told
-        assert "3 lines are no entries" in told
+        assert "3 lines are not entries" in told
         assert [entry["samples"] for entry in run.train] == [32, 64, 96]
 
     def test_what_is_no_run_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RecipeError, match="holds nothing of a training run"):
+        with pytest.raises(RecipeError, match="is not the folder of a training run"):
             page_of(tmp_path)
         with pytest.raises(RecipeError, match="there is no folder"):
             page_of(tmp_path / "nowhere")
@@ -255,7 +255,7 @@ class TestMissingParts:
             assert read_run(run_dir).state == "in progress"
         shutil.rmtree(run_dir / "checkpoints")
         (said,) = [block.text for block in summary_blocks(read_run(run_dir)) if isinstance(block, Note)]
-        assert "before its first checkpoint: the command that started it, given again, begins anew" in said
+        assert "before its first checkpoint: the same command starts from the beginning" in said
 
 
 def test_nothing_of_a_run_becomes_markup(run_dir: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
     page = page_of(run_dir, others=(other,), names=("shaped", "white"))
     assert "of the same seeds" in page.words
     text = (run_dir / "report.html").read_text(encoding="utf-8")
-    (table,) = re.findall(r"<caption>What differs in their configurations</caption>.*?</table>", text, re.DOTALL)
+    (table,) = re.findall(r"<caption>Differing configuration keys</caption>.*?</table>", text, re.DOTALL)
     keys = re.findall(r'<th scope="row">(.*?)</th>', table)
     assert "spectrum._target_" in keys
     assert all(key.startswith("spectrum.") for key in keys)
@@ -399,7 +399,7 @@ def test_runs_side_by_side(run_dir: Path, tmp_path: Path) -> None:
         ReportSettings(run_dir, others=(other,), names=("one",))
     with pytest.raises(ValueError, match="the same name twice"):
         ReportSettings(run_dir, others=(other,), names=("one", "one"))
-    with pytest.raises(RecipeError, match="named twice"):
+    with pytest.raises(RecipeError, match="given twice"):
         page_of(run_dir, others=(run_dir,))
 
 
@@ -419,7 +419,7 @@ def test_long_journals_are_thinned_evenly_and_keep_their_last_entry(tmp_path: Pa
 def test_media_beyond_the_budget_are_named(run_dir: Path) -> None:
     path, left_out = write_report(ReportSettings(run_dir, examples=0, megabytes=0.0001))
     assert left_out
-    assert "megabytes=… makes room for more" in path.read_text(encoding="utf-8")
+    assert "Increase megabytes=… to embed more" in path.read_text(encoding="utf-8")
     budget = Budget(10**9)
     (run_dir / "samples" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert item("broken", run_dir / "samples" / "broken.png", run_dir, budget) is None

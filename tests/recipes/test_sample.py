@@ -60,7 +60,7 @@ def test_samples_are_written_in_every_form(run_dir: Path, tmp_path: Path) -> Non
 
 def test_files_of_ones_own_are_never_written_over(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_text("mine")
-    with pytest.raises(RecipeError, match="is not empty, and what is there is no set of samples"):
+    with pytest.raises(RecipeError, match="is not empty and does not hold a set of samples"):
         draw(run_dir, f"out={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
     out = draw(run_dir, f"out={tmp_path / 'set'}", "count=3")
@@ -145,7 +145,7 @@ def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path, monkeypatch: 
         draw(run_dir, "checkpoint=64")
     with pytest.raises(RecipeError, match=r"checkpoint=best: expected last, or the samples seen .*: 48, 96"):
         draw(run_dir, "checkpoint=best")
-    with pytest.raises(RecipeError, match="holds the one after 48 samples alone"):
+    with pytest.raises(RecipeError, match="only holds the one after 48 samples"):
         draw(exported, "checkpoint=96")
     words = [f"run_dir={run_dir}", "steps=2", "samples=4", "count=1", "engine.threads=1", "engine.device=cpu"]
     monkeypatch.setattr("recipes.sample.generate", lambda *_: pytest.fail("they are there"))
@@ -157,7 +157,7 @@ def test_a_checkpoint_may_be_chosen(run_dir: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["labels=10"], "labels: 10 is not within the classes 0 to 9"),
+        (["labels=10"], "labels: 10 is outside the classes 0 to 9"),
         (["labels=sheep"], "there is no class 'sheep'"),
         (["guidance.scale=2", "labels=null"], "guidance.scale needs labels"),
         (["count=0"], "count must be at least 1"),
@@ -260,16 +260,16 @@ def test_classes_named_by_numbers_are_meant_by_name(classes: list[str], wanted: 
     ],
 )
 def test_numbers_that_name_no_class_are_refused(classes: list[str], wanted: object) -> None:
-    with pytest.raises(RecipeError, match="is not within the classes"):
+    with pytest.raises(RecipeError, match="is outside the classes"):
         chosen_labels(wanted, classes, 3)  # type: ignore[arg-type]
 
 
 def test_a_class_that_was_never_trained_is_left_out_aloud_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     assert chosen_labels("all", CLASSES, 4, untrained=["dog"]) == [0, 2, 3, 0]
-    assert "of class dog this run was shown no training example" in caplog.text
+    assert "this run has no training example of class dog" in caplog.text
     assert chosen_labels(["cat", "owl"], CLASSES, 2, untrained=["dog"]) == [0, 3]
     for wanted in ("dog", 1, "0-3", ["cat", "dog"]):
-        with pytest.raises(RecipeError, match="of class dog this run was shown no training example"):
+        with pytest.raises(RecipeError, match="this run has no training example of class dog"):
             chosen_labels(wanted, CLASSES, 4, untrained=["dog"])
 
 
@@ -283,9 +283,9 @@ def test_a_run_and_what_is_exported_of_it_know_the_classes_never_trained(run_dir
     for folder in (copy, exported):
         drawn = load_file(draw(folder, "count=12", f"out={tmp_path / folder.name}_drawn") / "samples.safetensors")
         assert drawn["labels"].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 0, 1, 2]
-        with pytest.raises(RecipeError, match="of class 3 this run was shown no training example"):
+        with pytest.raises(RecipeError, match="this run has no training example of class 3"):
             draw(folder, "labels=2-4")
-    with pytest.raises(RecipeError, match="of class 3 this run was shown no training example"):
+    with pytest.raises(RecipeError, match="this run has no training example of class 3"):
         Pipeline.from_pretrained(exported, device="cpu")(labels=3)
     (copy / "run.json").write_text(json.dumps({**facts, "untrained": ["none of them"]}))
     with pytest.raises(RecipeError, match="untrained classes"):

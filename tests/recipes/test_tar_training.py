@@ -21,7 +21,7 @@ from recipes.data.order import batches
 from recipes.pack import pack
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
-from recipes.runtime.distribution import Place
+from recipes.runtime.distribution import Rank
 from recipes.train import train
 
 sys.path.append(str(Path(__file__).parent))
@@ -78,7 +78,7 @@ def asked(shards: Path, ranks: int, workers: int, accumulation: int, start: int 
         # Held out as in training.
         part = data.subset(range(160))
         part.asked = []
-        runtime = Runtime(torch.device("cpu"), EngineSettings(), Place(rank, ranks, rank))
+        runtime = Runtime(torch.device("cpu"), EngineSettings(), Rank(rank, ranks, rank))
         count = sum(1 for _ in batches(part, start, settings, runtime))
         assert len(part.asked) == count * accumulation
         if workers == 0:  # with workers, parts of several steps are asked for at once
@@ -136,7 +136,7 @@ def test_other_shards_do_not_continue_a_run(shards: Path, photos: Path, tmp_path
     train(configuration.load("train", [*run, "training.samples=48"]))
     other = tmp_path / "other"
     pack(configuration.load("pack", [f"data.root={photos}", f"run_dir={other}", "shard_bytes=60000"]))
-    with pytest.raises(RecipeError, match=r"the data are not those that .* began with; fingerprint"):
+    with pytest.raises(RecipeError, match=r"the data of .* have changed; fingerprint"):
         train(configuration.load("train", [*run, f"data.urls={other}"]))
     with pytest.raises(RecipeError, match=r"data.window: 3 -> 4"):
         train(configuration.load("train", [*run, "data.window=4"]))

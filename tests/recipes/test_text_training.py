@@ -122,7 +122,7 @@ def test_the_encoder_may_move_but_not_change(run_dir: Path, tmp_path: Path) -> N
         draw(copy, "prompts=one")
     draw(copy)  # without a prompt it is not needed
     draw(copy, "prompts=one", f"text_model={moved}")
-    with pytest.raises(RecipeError, match=r"other is not the one that .*run learned from, .*weights differ"):
+    with pytest.raises(RecipeError, match=r"other differs from the one that .*run was trained with, .*weights differ"):
         draw(copy, "prompts=one", f"text_model={tiny_encoder(tmp_path / 'other', seed=1)}")
 
 
@@ -156,7 +156,7 @@ def test_mistakes_of_sampling_are_told(run_dir: Path, overrides: list[str], mess
 
 def test_prompts_need_a_run_on_text(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run")
-    with pytest.raises(RecipeError, match="learned no text"):
+    with pytest.raises(RecipeError, match="trained without text"):
         draw(tmp_path / "run", "prompts=one")
 
 

@@ -19,7 +19,7 @@ from modalities.image import Image
 from modalities.image_sets import Pixels
 from multisagd.ema import PowerEMA
 from recipes.base.errors import Interrupted, RecipeError
-from recipes.base.signals import StopRequest, heard
+from recipes.base.signals import StopRequest, handled_signals
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -107,7 +107,7 @@ def test_another_configuration_on_the_same_folder_is_refused(tmp_path: Path) -> 
 
 def test_the_folder_is_held_before_its_state_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     def reading(*_: Any) -> None:
-        with pytest.raises(RecipeError, match="another process works in"), held(tmp_path / "run"):
+        with pytest.raises(RecipeError, match="another process is using"), held(tmp_path / "run"):
             pass
         raise RecipeError("read")
 
@@ -129,7 +129,7 @@ def test_a_run_that_never_began_may_change(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RecipeError, match="not empty and holds no run"):
+    with pytest.raises(RecipeError, match="not empty and does not hold a run"):
         tiny_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]  # no lock either
 
@@ -137,7 +137,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     tiny_run(run_dir)
-    with held(run_dir), pytest.raises(RecipeError, match="another process works in"):
+    with held(run_dir), pytest.raises(RecipeError, match="another process is using"):
         tiny_run(run_dir, "training.samples=128")
     assert tiny_run(run_dir, "training.samples=128").samples == 128
 
@@ -168,7 +168,7 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     assert_same(resumed, tiny_run(tmp_path / "whole", f"training.samples={stopped + 32}", "every.log=16"))
 
 
-@pytest.mark.parametrize("number", heard())
+@pytest.mark.parametrize("number", handled_signals())
 def test_the_first_signal_counts_and_a_later_ctrl_c_ends_at_once(number: signal.Signals) -> None:
     with StopRequest() as stop:
         signal.raise_signal(number)
@@ -249,7 +249,7 @@ def test_a_folder_that_vanishes_ends_the_training_and_is_not_made_up(
                     (run_dir / "config.yaml").write_text("seed: 1\n")
 
     monkeypatch.setattr(Learner, "step", step)
-    with pytest.raises(VanishedError, match=rf"{run_dir} has vanished while this command worked in it"):
+    with pytest.raises(VanishedError, match=rf"{run_dir} has vanished while this command was using it"):
         tiny_run(run_dir, "every.samples=32")
     left = {".lock", "config.yaml"} if fate == "replaced" else set()
     assert {path.name for path in run_dir.iterdir()} == left if left else not run_dir.exists()
@@ -290,7 +290,7 @@ def test_several_such_steps_in_a_row_go_back_to_the_last_checkpoint(
     words = ["training.max_skips=2", "every.log=16"]
     Poison(monkeypatch, 4, 5)
     state = tiny_run(tmp_path / "run", *words)
-    assert "back to the checkpoint after 48, and on with other random numbers" in capsys.readouterr().out
+    assert "returning to the checkpoint after 48 samples, with other random numbers" in capsys.readouterr().out
     assert (state.samples, state.record["skipped"], state.record["rollbacks"]) == (96, 2, 1)
     seen = [entry["samples"] for entry in read_metrics(tmp_path / "run", "train")]
     assert seen == [16, 32, 48, 64, 80, 96]
@@ -318,7 +318,7 @@ def test_divergence_that_returns_ends_with_advice_and_keeps_the_checkpoint(tmp_p
 
 def test_divergence_before_any_checkpoint_says_so(tmp_path: Path, monkeypatch: Any) -> None:
     Poison(monkeypatch, 1, 2)
-    with pytest.raises(RecipeError, match="there is no checkpoint to go back to"):
+    with pytest.raises(RecipeError, match="there is no checkpoint to return to"):
         tiny_run(tmp_path / "run", "training.max_skips=2")
 
 
@@ -487,7 +487,7 @@ def test_other_data_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Capture
     tiny_run(tmp_path / "run", *words, f"data.root={moved}", "training.samples=112")
     assert f"note: 1 of 12 files have changed since this run began: {moved}/3.png." in capsys.readouterr().out
     (moved / "3.png").rename(moved / "other.png")
-    with pytest.raises(RecipeError, match=r"the data are not those .*; fingerprint"):
+    with pytest.raises(RecipeError, match=r"the data of .* have changed; fingerprint"):
         tiny_run(tmp_path / "run", *words, f"data.root={moved}")
     (moved / "other.png").unlink()
     with pytest.raises(RecipeError, match="examples: 12 -> 11"):
@@ -495,7 +495,7 @@ def test_other_data_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_guidance_that_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="this run learns none"):
+    with pytest.raises(RecipeError, match="this run has neither"):
         tiny_run(tmp_path / "run", "guidance.scale=2", "training.conditional=false")
     with pytest.raises(RecipeError, match=r"set training\.condition_dropout=0\.1"):
         tiny_run(tmp_path / "run", "guidance.scale=2", "training.condition_dropout=0")
@@ -525,7 +525,7 @@ def test_bfloat16_trains(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"engine\.device=warp: there is no such kind of device; write auto"):
+    with pytest.raises(RecipeError, match=r"engine\.device=warp: unknown kind of device; write auto"):
         tiny_run(tmp_path / "run", "engine.device=warp")
 
 

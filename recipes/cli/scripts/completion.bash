@@ -2,7 +2,7 @@
 #
 #   eval "$(multisagd completion bash)"
 #
-# For every shell, once and for all (in a folder that bash-completion reads, or else in ~/.bashrc by the line above):
+# For every new shell (in a folder that bash-completion reads, or else in ~/.bashrc by the line above):
 #
 #   mkdir -p ~/.local/share/bash-completion/completions
 #   multisagd completion bash > ~/.local/share/bash-completion/completions/multisagd
@@ -11,7 +11,7 @@ _multisagd() {
         "${COMP_WORDS[0]}" __complete bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null
     )
     [[ ${#COMPREPLY[@]} -eq 1 && -z ${COMPREPLY[0]} ]] && COMPREPLY=()
-    # What goes on after a candidate is written without a blank.
+    # A candidate that can be continued is inserted without a space.
     [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace
     return 0
 }

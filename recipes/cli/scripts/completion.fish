@@ -2,7 +2,7 @@
 #
 #   multisagd completion fish | source
 #
-# For every shell, once and for all:
+# For every new shell:
 #
 #   multisagd completion fish > ~/.config/fish/completions/multisagd.fish
 function __multisagd

@@ -3,7 +3,7 @@
 #
 #   eval "$(multisagd completion zsh)"
 #
-# For every shell, once and for all, in a folder of your $fpath that compinit reads:
+# For every new shell, in a folder of your $fpath that compinit reads:
 #
 #   mkdir -p ~/.zfunc && multisagd completion zsh > ~/.zfunc/_multisagd
 #   # and in ~/.zshrc, before compinit: fpath+=~/.zfunc

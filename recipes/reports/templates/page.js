@@ -3,7 +3,7 @@
   const root = document.documentElement;
   root.classList.add("js");
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const say = (text) => { document.getElementById("told").textContent = text; };
+  const say = (text) => { document.getElementById("status").textContent = text; };
 
   // Files opened from a disk may have no storage.
   const kept = { get: () => { try { return localStorage.getItem("scheme"); } catch { return null; } },
@@ -15,14 +15,14 @@
   scheme.addEventListener("change", () => { colour(scheme.value); kept.set(scheme.value); });
 
   for (const slider of all(".slider")) {
-    const frames = all(".frame", slider), range = slider.querySelector("input"), told = slider.querySelector("output");
+    const frames = all(".frame", slider), range = slider.querySelector("input"), title = slider.querySelector("output");
     const show = () => {
       frames.forEach((frame, place) => {
         frame.hidden = place !== Number(range.value);
         if (frame.hidden) all("audio, video", frame).forEach((media) => media.pause());
       });
-      told.textContent = frames[range.value].dataset.title;
-      range.setAttribute("aria-valuetext", told.textContent);
+      title.textContent = frames[range.value].dataset.title;
+      range.setAttribute("aria-valuetext", title.textContent);
     };
     range.addEventListener("input", show);
     slider.querySelector(".control").hidden = frames.length < 2;
