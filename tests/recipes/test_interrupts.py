@@ -82,7 +82,7 @@ def test_training_saves_and_the_command_that_is_told_continues(
     told = capfd.readouterr().err.strip().splitlines()
     assert not any("Traceback" in line for line in told)
     if samples is None:
-        assert told[:-1] == ["interrupted; nothing was saved yet, and the same command begins anew:"]
+        assert told[:-1] == ["interrupted; nothing was saved yet, and the same command starts from the beginning:"]
         assert not run_dir.exists()
     else:
         assert told[0] == "stopping in good order; Ctrl-C again ends at once"
@@ -117,7 +117,7 @@ def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_lik
     words = [*TINY, f"run_dir={tmp_path / 'run'}"]
     assert run("train", *words) == 128 + number
     told = capfd.readouterr().err.strip().splitlines()
-    assert told[0] == "interrupted; nothing was saved yet, and the same command begins anew:"
+    assert told[0] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
     assert shlex.split(told[1]) == ["multisagd", "train", *words]
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(number) is signal.SIG_DFL
@@ -141,7 +141,7 @@ def test_a_second_ctrl_c_ends_at_once_and_does_no_damage(
         assert run("train", *words) == 130
     told = capfd.readouterr().err.strip().splitlines()
     if kept is None:
-        assert told[1] == "interrupted; nothing was saved yet, and the same command begins anew:"
+        assert told[1] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
     else:
         checkpoint = f"{run_dir}/checkpoints/{kept:012d}"
         assert (
