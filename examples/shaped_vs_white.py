@@ -32,7 +32,7 @@ def decibels(samples: Tensor, data: Tensor, rings: int) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train with each noise and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count, rings = (5, 16, 4) if options.small else (1500, 600, 4)
 
