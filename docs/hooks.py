@@ -100,7 +100,7 @@ def resolved(page: str, target: str) -> str | None:
     """Return the file of the repository that a link means; None for addresses and for places on the same page.
 
     Raises:
-        PluginError: if there is no such file, or it is none of the repository's.
+        PluginError: if the file does not exist, or is outside the repository.
     """
     target = target.split("#")[0]
     if not target or re.match(r"\w+:", target):
