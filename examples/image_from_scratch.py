@@ -54,7 +54,7 @@ def save_images(images: Tensor, path: Path, columns: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, draw samples, and save them beside data as one picture."""
+    """Train, draw samples, and save samples and data in one picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exponent", type=float, default=-0.3, help="of the noise's amplitude over frequency")
     parser.add_argument("--out", type=Path, default=Path("digits.png"), help="the picture to write")
