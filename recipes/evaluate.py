@@ -3,7 +3,8 @@
 In this order, each part in the file named with it (below recipes/):
 
     open the run's data, and choose the metrics that can be computed      evaluation/sets.py, evaluation/metrics.py
-    draw samples on all processes, unless they are there already          sample.py
+    draw samples on all processes, unless they are there already or
+    `samples_from` names others                                           sample.py
     round samples as files of their medium would                          evaluation/sets.py
     gather real examples of the same classes: a reference, and as many
     others as there are samples                                           evaluation/sets.py
@@ -21,7 +22,8 @@ Left next to the samples:
     evaluate_neighbours.png   the samples nearest to a training example, each followed by it
 
 Errors, each in one message: no run there, metrics that do not exist or cannot be computed here though asked for by
-name, samples of another shape, not finite or too few, weights of networks that hold anything but tensors.
+name, nothing held out for reference_split=test, samples of another shape, not finite or too few, weights of networks
+that hold anything but tensors.
 """
 
 import json
@@ -75,7 +77,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         return {}
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
-        check_own(path.parent, settings.run_dir)  # a folder from elsewhere may hold links that lead out of it
+        check_own(path.parent, settings.run_dir)  # a stranger's run may hold links that lead out of it
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
     with Display("reading samples", len(x0)) as display:
         seen = as_files(real.modality, x0, display.update)

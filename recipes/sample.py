@@ -5,7 +5,7 @@ In this order, each part in the file named with it (below recipes/):
     open the run or exported model: configuration, facts, statistics      runs/model.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
-    choose the folder; with `reuse` stop if it holds these samples        sampling/sample_files.py
+    choose the folder, which `evaluate` takes as it is if it holds these  sampling/sample_files.py
     labels, or prompts through the run's text encoder, as one tensor      sampling/condition.py
     build the denoiser: network, diffusion process and statistics         runs/assembly.py
     sampler, steps, guidance and refinement                               sampling/generate.py
@@ -19,7 +19,7 @@ and its own number alone, so the first 10 of count=100 are those of count=10.
 
 Errors, each in one message: no run or no checkpoint there, unknown labels, prompts for a run without text, an encoder
 other than the run's, guidance for a run without a condition or trained without condition dropout, a sampler that does
-not support the run's process.
+not support the run's process, a folder that holds other files or links that lead out of the run.
 """
 
 import sys

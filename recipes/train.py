@@ -72,7 +72,7 @@ def train(config: Config) -> None:
         Run(run_dir).check_config(config, resuming)
         data = prepare_data(job, resuming)
         model = prepare_model(job, data, state)
-        # From here on the run's files are written, and a signal ends the training with a last checkpoint.
+        # From here on files are written, and once something is learned, a signal has it saved before the training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
                 cleanup.callback(name_unreadable, data.dataset, run_dir)
@@ -88,7 +88,7 @@ def train(config: Config) -> None:
             watchdog = cleanup.enter_context(Watchdog(runtime, seen))
             for line in introduction(job, data, model):
                 display.say(line)
-            # Every batch: load, step, log, save, validate.
+            # Every batch: load, step; at their intervals: log, save, validate.
             Loop(job, data, model, saver, watchdog, tracker, display).run(stop)
             wait_for_all()  # a process that leaves early can break the connections of the others
             job.check_folder()

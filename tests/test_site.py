@@ -32,6 +32,7 @@ REFERENCE = {
 }
 PUBLIC = [
     *("multisagd", "multisagd.networks", "multisagd.analysis", "multisagd.integrations", "multisagd.testing"),
+    *(f"multisagd.metrics.{path.stem}" for path in sorted((ROOT / "multisagd" / "metrics").glob("[a-z]*.py"))),
     *("modalities.base", "modalities.latent", "recipes.export", "recipes.sharing.pipeline"),
 ]
 """Modules and packages whose public names the reference has."""

@@ -21,6 +21,7 @@ from recipes import evaluate as recipe
 from recipes.base.errors import RecipeError
 from recipes.cli import main as cli
 from recipes.config import compose as configuration
+from recipes.evaluation.metric_table import METRICS
 from recipes.train import train
 
 QUICK = [
@@ -347,8 +348,8 @@ def test_one_kind_that_fails_costs_the_others_nothing(folder: Path, monkeypatch:
         task.picture("never.png")
         raise ValueError("it does not like these data")
 
-    metrics = {name: recipe.METRICS[name] for name in ("spectrum", "sliced")}
-    monkeypatch.setattr(recipe, "METRICS", metrics)
+    metrics = {name: METRICS[name] for name in ("spectrum", "sliced")}
+    monkeypatch.setattr("recipes.evaluation.metrics.METRICS", metrics)
     monkeypatch.setattr("recipes.evaluation.spectra.spectrum", fails)
     found = report(folder, *digits())
     assert found["unavailable"] == {"spectrum": "it does not like these data"}
