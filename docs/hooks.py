@@ -40,7 +40,7 @@ NAMES = "<!-- every public name -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside of `docs`: those included, and whatever any page links to."""
+    """Add the pages outside `docs`: the included ones, and all files that a page links to."""
     for path, name in INCLUDED.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text(encoding="utf-8")))
     linked: set[str] = set()
@@ -87,20 +87,20 @@ def code(found: re.Match[str]) -> str:
 
 
 def links(markdown: str) -> Iterator[tuple[str, str, str]]:
-    """Return the links and images outside of fenced blocks: what is before the target, the target, what is after."""
+    """Return the links and images outside fenced blocks, as text before the target, target, text after it."""
     return iter(LINK.findall(FENCED.sub("", markdown)))
 
 
 def origin(uri: str) -> str:
-    """Return where in the repository a page of the site lies."""
+    """Return the path of a page of the site in the repository."""
     return {name: path for path, name in INCLUDED.items()}.get(uri, f"docs/{uri}")
 
 
 def resolved(page: str, target: str) -> str | None:
-    """Return the file of the repository that a link means; None for addresses and for places on the same page.
+    """Return the repository file that a link points to; None for URLs and for anchors on the same page.
 
     Raises:
-        PluginError: if there is no such file, or it is none of the repository's.
+        PluginError: if the file does not exist, or is outside the repository.
     """
     target = target.split("#")[0]
     if not target or re.match(r"\w+:", target):

@@ -30,7 +30,7 @@ from browser import browser, show_as  # noqa: E402 - the tests' own browser
 
 
 def wait(driver: Chrome, medium: str) -> None:
-    """Wait until a tab has shown all that it shows, the designed steps last."""
+    """Wait until a tab is complete; the designed steps are shown last."""
     deadline = time.monotonic() + PATIENCE
     while not driver.find_elements(By.CSS_SELECTOR, f"#{medium}-design svg"):
         if time.monotonic() > deadline:
@@ -40,7 +40,7 @@ def wait(driver: Chrome, medium: str) -> None:
 
 
 def take(driver: Chrome, path: Path, height: int) -> None:
-    """Write what the page shows down to a height in points, smaller, as a PNG of few colours."""
+    """Write the page down to a height in points, downscaled, as a PNG with few colours."""
     size = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     time.sleep(1)

@@ -33,7 +33,7 @@ from browser import browser, show_as  # noqa: E402 - the tests' own browser
 
 
 def page(folder: Path, run_dir: str, others: Sequence[str] = (), names: tuple[str, ...] | None = None) -> Path:
-    """Write the report of a run into a folder that is not its own."""
+    """Write the report of a run to another folder."""
     out = folder / f"{Path(run_dir).name}.html"
     settings = ReportSettings(
         Path(run_dir), tuple(map(Path, others)), names, out, media=6, allow_targets=("benchmarks",)
@@ -42,7 +42,7 @@ def page(folder: Path, run_dir: str, others: Sequence[str] = (), names: tuple[st
 
 
 def take(driver: Chrome, name: str, section: str, height: int, width: int = 1280, scale: float = 0.8) -> None:
-    """Write what there is of the page from the head of a section on, `width` × `height` points, as a PNG."""
+    """Write the page from the head of a section on, at most `width` × `height` points, as a PNG."""
     ready = "return [...document.querySelectorAll('audio, video')].every((each) => each.readyState)"
     WebDriverWait(driver, PATIENCE).until(lambda driver: driver.execute_script(ready))
     driver.set_script_timeout(PATIENCE)

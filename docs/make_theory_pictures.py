@@ -36,7 +36,7 @@ def photograph() -> Tensor:
 
 
 def patch() -> Tensor:
-    """Return the patch that is shown, as a batch of one datum."""
+    """Return the patch for the pictures, as a batch of one."""
     return photograph()[70 : 70 + SIZE, 24 : 24 + SIZE][None, None]
 
 
@@ -67,7 +67,7 @@ def curve(power: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectra(data: ms.DataStatistics) -> Figure:
-    """Draw noise of several spectra over its power, all of the same total."""
+    """Draw noise with several spectra above its power, all with the same total power."""
     chosen: dict[str, ms.Spectrum] = {
         "Flat()": ms.Flat(),
         "PowerLaw(-1)": LAW,
@@ -206,7 +206,7 @@ def omission(data: ms.DataStatistics) -> Figure:
 
 
 def main() -> None:
-    """Draw them all."""
+    """Draw all pictures."""
     data = statistics()
     drawn = {
         "spectra": spectra(data),

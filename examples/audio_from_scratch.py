@@ -1,10 +1,10 @@
-"""Sounds with the core alone: plucked strings as waveforms of one dimension, and noise in hertz.
+"""Audio using only the core: plucked strings as one-dimensional waveforms, with noise specified in hertz.
 
     python examples/audio_from_scratch.py                # about five minutes on one CPU core
     python examples/audio_from_scratch.py --exponent 0   # white noise
 
-The grid says that neighbouring samples are 1/4000 s apart; so the power law is flat below 60 Hz and pink above it,
-however long the sound is and at whatever rate.
+On the grid neighbouring samples are 1/4000 s apart. So the power law is flat below 60 Hz and pink above it,
+independent of the sound's length and sample rate.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exponent", type=float, default=-0.5, help="of the noise's amplitude over frequency")
     parser.add_argument("--out", type=Path, default=Path("strings.wav"), help="the sound file to write")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, batch, count = (3, 4, 2) if options.small else (1500, 16, 12)
 

@@ -1,10 +1,10 @@
-"""Train and sample with diffusers alone, in noise of a colour: two lines differ from a script of white noise.
+"""Train and sample with diffusers using coloured noise: only two lines differ from the script with white noise.
 
     python examples/diffusers_training.py                  # 8x8 digits of scikit-learn, a few minutes on one CPU core
     python examples/diffusers_training.py --mnist folder   # MNIST, fetched into that folder if it is not there
 
 The loop is the usual one: UNet2DModel, DDPMScheduler, accelerate, a cosine schedule of the learning rate, an average of
-the weights, samples by DDPMPipeline. `diffusers_training_white.py` is the same script in white noise.
+the weights, samples by DDPMPipeline. `diffusers_training_white.py` is the same script with white noise.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, draw samples, and save the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", help="folder of MNIST; without it, the digits of scikit-learn")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     epochs, widths, inference_steps, count = (1, (8, 16), 5, 4) if options.small else (40, (32, 64), 250, 16)
 

@@ -1,4 +1,4 @@
-"""Train and sample with diffusers alone, in white noise: what `diffusers_training.py` changes two lines of.
+"""Train and sample with diffusers using white noise; `diffusers_training.py` changes only two lines of this script.
 
     python examples/diffusers_training_white.py                  # 8x8 digits of scikit-learn
     python examples/diffusers_training_white.py --mnist folder   # MNIST, fetched into that folder if it is not there
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, draw samples, and save the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", help="folder of MNIST; without it, the digits of scikit-learn")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     epochs, widths, inference_steps, count = (1, (8, 16), 5, 4) if options.small else (40, (32, 64), 250, 16)
 

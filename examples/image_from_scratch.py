@@ -1,9 +1,9 @@
-"""From data to pictures with the core alone: handwritten digits, a U-Net, and noise of a power law.
+"""From data to samples, using only the core: handwritten digits, a U-Net, and noise with a power law spectrum.
 
     python examples/image_from_scratch.py                # about three minutes on one CPU core
     python examples/image_from_scratch.py --exponent 0   # white noise
 
-Nothing here knows files of configuration or a training loop of this project; data of yours go where `digits` is.
+This script uses no configuration files and no training loop of this project. Replace `digits` by your own data.
 """
 
 import argparse
@@ -54,11 +54,11 @@ def save_images(images: Tensor, path: Path, columns: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, draw samples, and save them beside data as one picture."""
+    """Train, draw samples, and save samples and data in one picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exponent", type=float, default=-0.3, help="of the noise's amplitude over frequency")
     parser.add_argument("--out", type=Path, default=Path("digits.png"), help="the picture to write")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count = (10, 8) if options.small else (3000, 64)
 

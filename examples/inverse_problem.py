@@ -1,9 +1,9 @@
-"""Restore images of which most pixels are missing, with a model that never heard of missing pixels.
+"""Restore images with most pixels missing, using a model that was not trained on missing pixels.
 
     python examples/inverse_problem.py   # about three minutes on one CPU core
 
-A model of digits is trained, guided by the pixels that are left (ΠGDM), and compared with what the spectrum of the data
-alone can say of the missing ones (the posterior mean of Gaussian data).
+A model of digits is trained and guided by the remaining pixels (ΠGDM). The result is compared with the posterior mean
+for Gaussian data, which uses only the spectrum of the data.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from image_from_scratch import GRID, digits, save_images, train
 import multisagd as ms
 
 NOISE = 0.05
-"""Standard deviation of the noise of what was measured."""
+"""Standard deviation of the measurement noise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure, restore, print errors and save a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("restored.png"), help="the picture to write")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count = (5, 4) if options.small else (3000, 32)
 

@@ -1,10 +1,11 @@
-"""Where should a sampler of few steps take them? Computed from the spectrum of the data, before any training.
+"""Design the steps of a sampler with few steps from the spectrum of the data, before any training.
 
     python examples/schedule_design.py   # a minute on one CPU core
 
-For Gaussian data of the digits' spectrum the law that a sampler generates is known in closed form. Its distance from
-the data's is minimised over the log-SNRs that are visited; printed is that distance beside those of equal steps in time
-and in log-SNR. `multisagd sample steps_file=…` and `ms.sample(times=…)` take the steps on a trained model.
+For Gaussian data with the spectrum of the digits, the distribution of a sampler's output has a closed form. The script
+minimises its distance to the data distribution over the log-SNRs of the steps, and prints this distance next to those
+of equal steps in time and in log-SNR. `multisagd sample steps_file=…` and `ms.sample(times=…)` use the steps with a
+trained model.
 """
 
 import argparse
@@ -21,10 +22,10 @@ from multisagd.analysis.transfer import transfer_function
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Design steps for several numbers of them, print what they gain, and save the last."""
+    """Design several numbers of steps, print the improvement, and save the last design."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("steps.json"), help="file of the last steps designed")
-    parser.add_argument("--small", action="store_true", help="one number of steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only one number of steps, as a quick test")
     options = parser.parse_args(arguments)
 
     statistics = ms.DataStatistics.measure([digits()], GRID)

@@ -1,9 +1,10 @@
-"""White noise and a power law under equal seeds: which model has the spectrum of the data?
+"""Compare white noise and a power law with equal seeds: which model reproduces the spectrum of the data?
 
     python examples/shaped_vs_white.py   # about three minutes on one CPU core
 
-Both trainings see the same digits at the same times. Printed is, ring by ring of frequency, what each generates too
-much (above zero) or too little of, in decibels; and the same for as many real digits, which is the noise floor.
+Both trainings see the same digits at the same times. The script prints the error of the generated power in each
+frequency ring, in decibels (positive: too much power), and the noise floor, which is the error of the same number of
+real digits.
 """
 
 import argparse
@@ -22,7 +23,7 @@ SPECTRA = {"white": ms.Flat(), "power law": ms.PowerLaw(exponent=-0.3)}
 
 
 def decibels(samples: Tensor, data: Tensor, rings: int) -> Tensor:
-    """Return by how many decibels the power of samples is above that of data, (zero frequency and rings,)."""
+    """Return the power of samples relative to that of the data in decibels, (zero frequency and rings,)."""
     mean = data.mean(0, keepdim=True)
     power = [torch.fft.rfftn(x - mean, dim=(-2, -1)).abs().square().mean(0) for x in (samples, data)]
     found, wanted = (radial_profile(each, GRID, rings).power.mean(0) for each in power)
@@ -32,7 +33,7 @@ def decibels(samples: Tensor, data: Tensor, rings: int) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train with each noise and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="only a few steps, as a quick test")
     options = parser.parse_args(arguments)
     steps, count, rings = (5, 16, 4) if options.small else (1500, 600, 4)
 

@@ -1,6 +1,6 @@
-"""The table of all commands of `multisagd`, and how their arguments are quoted.
+"""The table of all commands of `multisagd`, and the quoting of their arguments.
 
-Imports nothing slow, so that help and completion respond at once.
+No heavy imports, so that help and completion respond quickly.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 COMMAND_LINE = "docs/command-line.md"
 """The documentation page of all commands."""
 TRAINING = "recipes.runs.settings:TrainSettings"
-SAMPLES_KEPT = "completed samples are kept; the same command finds them and computes the metrics again:"
+SAMPLES_KEPT = "a complete set of samples is kept; the same command reuses it and repeats the evaluation:"
 SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
 
@@ -20,11 +20,11 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 class Command:
     """One command.
 
-    `summary` is its line in the list of commands; `page` is its documentation; `settings` names the class that checks
-    its configuration, `configs/<name>.yaml`, as `module:class`. A command without it has its own help. Its module is
-    `recipes.<name>`, with `main(arguments) -> status`. `interrupted` says what Ctrl-C leaves behind, if the command
-    does not print that itself. `parallel`: several processes can share its work. `reads_run`: it only reads the run in
-    its `run_dir`, so several commands may use one run at a time.
+    Its module is `recipes.<name>`, with `main(arguments) -> status`. Fields: `summary`, one line for the list of
+    commands; `page`, its documentation; `settings`, the class that checks its configuration, `configs/<name>.yaml`, as
+    `module:class` (a command without settings prints its own help); `interrupted`, the message about what is kept
+    after Ctrl-C, if the command does not print one; `parallel`, whether several processes can share its work;
+    `reads_run`, whether it only reads the run in `run_dir`, so that several processes may use the run at once.
     """
 
     summary: str
@@ -38,23 +38,24 @@ class Command:
 COMMANDS = {
     "train": Command(
         "train a diffusion model, or continue an interrupted run", "docs/first-model.md", TRAINING,
-        "nothing was saved yet; the same command starts from the beginning:", parallel=True,
+        "nothing was saved yet, and the same command starts from the beginning:", parallel=True,
     ),
     "sample": Command(
         "draw samples from a trained run", "docs/first-model.md", "recipes.runs.settings:SampleSettings",
-        "no sample was written; the same command draws the same samples:", parallel=True,
+        "no sample was written; the same command draws the same samples from the beginning:", parallel=True,
         reads_run=True,
     ),
     "adopt": Command(
-        "convert a model of the diffusers library, to fine-tune it", "docs/tutorials/fine-tuning.md",
+        "import a model of the diffusers library, to continue its training with different noise",
+        "docs/tutorials/fine-tuning.md",
         "recipes.adopt:AdoptSettings",
     ),
     "export": Command(
-        "write a trained model as one safetensors file and one JSON", "docs/sharing-models.md",
+        "write a trained model as a safetensors file, a JSON file and a model card", "docs/sharing-models.md",
         "recipes.export:ExportSettings", reads_run=True,
     ),
     "inspect": Command(
-        "show what a model would see: examples, round trips, spectra and noise", "docs/tutorials/your-own-modality.md",
+        "show the input of a model: examples, round trips, spectra and noise", "docs/tutorials/your-own-modality.md",
         TRAINING,
     ),
     "analyze": Command(
@@ -65,19 +66,18 @@ COMMANDS = {
         "recipes.design:DesignSettings",
     ),
     "explore": Command(
-        "serve an interactive page that shows the effect of a spectrum", "docs/explore.md",
-        "recipes.explore:ExploreSettings",
+        "serve a web page for editing a spectrum interactively", "docs/explore.md", "recipes.explore:ExploreSettings",
     ),
     "encode": Command(
         "encode a dataset into latents once, to train on them", "docs/tutorials/latents.md",
         "recipes.encode:EncodeSettings", SHARDS_KEPT,
     ),
     "pack": Command(
-        "pack a folder of files into tar shards, for storage that likes few large files",
+        "pack a folder of files into tar shards, for storage that prefers few large files",
         "docs/tutorials/data-at-scale.md", "recipes.pack:PackSettings", SHARDS_KEPT,
     ),
     "evaluate": Command(
-        "evaluate a run's samples by every metric: distances, spectra, variety, copies", "docs/evaluation.md",
+        "evaluate a run's samples: distances, spectra, diversity, copies of training data", "docs/evaluation.md",
         "recipes.evaluation.task:EvaluateSettings", SAMPLES_KEPT, parallel=True, reads_run=True,
     ),
     "report": Command(
@@ -90,24 +90,24 @@ COMMANDS = {
     ),
     "demo": Command(
         "train on small digits with white and with shaped noise, and compare (minutes)", "docs/start.md",
-        "recipes.demo:DemoSettings", "what was trained is kept, and the same command continues:",
+        "recipes.demo:DemoSettings", "checkpoints are kept, and the same command continues:",
     ),
-    "doctor": Command("check whether everything works on this machine, and what is missing"),
+    "doctor": Command("check the installation, the GPU and the data on this machine, and list what is missing"),
     "list": Command("list the available choices: spectra, modalities, samplers, experiments, …"),
-    "completion": Command("print a script with which your shell completes commands, choices and keys"),
+    "completion": Command("print a script for shell completion of commands, choices and keys"),
 }  # fmt: skip
-"""Every command by name. Those with settings have a configuration; the others are about multisagd itself."""
+"""All commands by name. Commands with settings have a configuration; the others are about multisagd itself."""
 CONFIGURED = {name: command for name, command in COMMANDS.items() if command.settings}
 TOOLS = {name: command for name, command in COMMANDS.items() if not command.settings}
 
 
 def setting(key: str, value: str | Path) -> str:
-    """Return `key=value` quoted for a shell and for Hydra, so that both read back the same text."""
+    """Return `key=value` for a text, quoted so that a shell and Hydra read the same text back."""
     return shlex.quote(f"{key}={written(str(value))}")
 
 
 def written(text: str) -> str:
-    """Return a text as a value in Hydra's grammar, quoted where Hydra would read something else."""
+    """Return a text as a value in Hydra's grammar, quoted if it would otherwise be read as something else."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -117,7 +117,7 @@ def written(text: str) -> str:
             return text
     except HydraException:
         pass
-    # Between quotation marks too, ${…} is a reference to another key, unless an odd number of backslashes precedes it.
+    # ${…} is a reference to another key even in quotation marks, unless an odd number of backslashes precedes it.
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return QuotedString(literal, Quote.double).with_quotes()
 

@@ -1,7 +1,7 @@
 """The groups of configuration files: their choices, and the keys, defaults and comments in their files.
 
-Read without Hydra, which is too slow for help and completion. Values are as written in the files: interpolations are
-not resolved. A test compares the keys with Hydra's.
+The files are read without Hydra, because importing Hydra takes too long for help and completion. Values are as
+written in the files: interpolations are not resolved. A test compares the keys with Hydra's.
 """
 
 import re
@@ -21,30 +21,30 @@ ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>
 """A key in a list of defaults, as in `- override /network: unet`."""
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
-"""Groups that every run has had since the first version: a configuration without one is damaged."""
+"""Groups that every run has; a configuration without one of them is damaged."""
 NAMES = {
-    "modality": ("modalities", "the medium, and how an example becomes a tensor on a grid"),
-    "data": ("datasets", "where the examples come from"),
+    "modality": ("modalities", "the kind of data, and its representation as a tensor on a grid"),
+    "data": ("datasets", "the source of the examples"),
     "corruption": ("corruptions", "synthetic corruption of a frequency band"),
-    "spectrum": ("spectra", "how much noise each frequency gets"),
-    "schedule": ("schedules", "signal and noise level over time"),
-    "process": ("processes", "whether the schedule is the same at every frequency"),
+    "spectrum": ("spectra", "the noise power at each frequency"),
+    "schedule": ("schedules", "the signal-to-noise ratio over time"),
+    "process": ("processes", "whether signal and noise coefficients depend on frequency"),
     "denoiser": ("denoisers", "what the network predicts, and its preconditioning"),
     "network": ("networks", "the network"),
-    "text": ("texts", "whether the model learns captions instead of classes"),
-    "loss": ("losses", "metric, weighting and distribution of times"),
+    "text": ("texts", "whether to train on captions instead of classes"),
+    "loss": ("losses", "metric, weighting and distribution of training times"),
     "sampler": ("samplers", "how samples are drawn"),
-    "refine": ("refinements", "whether samples are refined with noise that is consistent over time"),
-    "engine": ("engines", "device, precision, compilation, loading"),
+    "refine": ("refinements", "whether samples are refined from temporally consistent noise"),
+    "engine": ("engines", "device, precision, compilation, data loading"),
     "tracking": ("trackers", "where metrics are logged"),
     "cluster": ("clusters", "where `multisagd launch` runs commands"),
-    "experiment": ("experiments", "a whole set of choices for one task"),
+    "experiment": ("experiments", "a complete set of choices for one task"),
 }
-"""Every group of configurations, in the order of training, with its plural and description."""
+"""Plural and description of each configuration group, in the order of training."""
 
 
 class Entry(NamedTuple):
-    """A group that a command chooses from: its default choice, and the comment above it."""
+    """A group in a command's defaults: its name, its default choice, and the comment above it."""
 
     group: str
     default: str
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandFile:
-    """The contents of `configs/<command>.yaml` and its base files: heading, groups, and the text of the keys."""
+    """Content of `configs/<command>.yaml` and its base files: heading, groups, and the text of the keys."""
 
     heading: str
     entries: tuple[Entry, ...]
@@ -61,7 +61,7 @@ class CommandFile:
 
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
-    """Return every group with the sorted names of its choices; `folder` holds the user's own choices."""
+    """Return every group with the sorted names of its choices; `folder` contains additional choices of the user."""
     found: dict[str, set[str]] = {}
     for root in roots(folder):
         for file in root.rglob("*.yaml"):
@@ -71,24 +71,24 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
 
 
 def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
-    """Return every kind with its plural and description, including groups that only the user's folder has."""
-    own = {group: (group, "of your own folder") for group in groups(folder) if group not in NAMES}
+    """Return plural and description of every kind, including groups that exist only in a user's folder."""
+    own = {group: (group, "from your own folder") for group in groups(folder) if group not in NAMES}
     commands = ("commands", "the commands of `multisagd`")
     return {**NAMES, **own, "commands": commands, "metrics": ("metrics", "what `multisagd evaluate` computes")}
 
 
 def roots(folder: str | Path | None = None) -> tuple[Path, ...]:
-    """Return the folders to search for groups: the project's and the user's."""
+    """Return the folders to search for groups: the project's, and the user's own."""
     return (CONFIGS, *([] if folder is None else [Path(folder)]))
 
 
 def choice_file(group: str, choice: str, folder: str | Path | None = None) -> Path | None:
-    """Return the file of a choice, or None; the project's takes precedence over `folder`."""
+    """Return the file of a choice, or None if it does not exist; the project's files take precedence over `folder`."""
     return next((path for root in roots(folder) if (path := root / group / f"{choice}.yaml").is_file()), None)
 
 
 def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
-    """Return the first paragraph of a choice's heading, up to its example; `folder` as for `groups`."""
+    """Return the first paragraph of the heading of a choice's file, up to its example; `folder` is as for `groups`."""
     path = choice_file(group, choice, folder)
     assert path is not None
     about, _, _ = split_file(path.read_text(encoding="utf-8"))
@@ -96,18 +96,18 @@ def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
 
 
 def offered(command: str) -> list[str]:
-    """Return the groups that a command chooses from."""
+    """Return the groups in a command's defaults."""
     return [entry.group for entry in command_file(command).entries]
 
 
 def opened(command: str) -> tuple[str, ...]:
-    """Return the keys of a command that accept any nested key: those that are empty in its file, as `data: {}`."""
+    """Return the keys of a command that accept any subkey: the keys that are empty in its file, such as `data: {}`."""
     return tuple(key for key, value in (yaml.safe_load(command_file(command).keys) or {}).items() if value == {})
 
 
 @cache
 def command_file(command: str) -> CommandFile:
-    """Return the contents of a command's file, merged with its base files."""
+    """Return the content of a command's file, merged with its base files."""
     heading, defaults, keys = split_file((CONFIGS / f"{command}.yaml").read_text(encoding="utf-8"))
     entries = _entries(defaults)
     for base in re.findall(r"^ *- (\w+)$", defaults, re.MULTILINE):
@@ -119,7 +119,7 @@ def command_file(command: str) -> CommandFile:
 
 
 def own_folder(words: Sequence[str]) -> Path | None:
-    """Return the folder that `--config-dir` names among the words, or None if it is missing."""
+    """Return the folder given by `--config-dir` among words, or None if it is missing or does not exist."""
     for word, after in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--config-dir"):
             named = Path(word.partition("=")[2] or after).expanduser()
@@ -128,7 +128,7 @@ def own_folder(words: Sequence[str]) -> Path | None:
 
 
 def chosen_words(words: Sequence[str], known: Collection[str]) -> dict[str, str]:
-    """Return the choices in words such as `group=choice`, for the `known` groups."""
+    """Return the choices made by words such as `group=choice`, for the groups in `known`."""
     pairs = (word.lstrip("+").partition("=") for word in words)
     return {group: choice for group, _, choice in pairs if group in known}
 
@@ -146,7 +146,7 @@ def split_file(text: str) -> tuple[str, str, str]:
 
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
-    """Return the comment above each key, by dotted name."""
+    """Return the comment above each key; nested keys have dotted names."""
     found: dict[str, str] = {}
     for key, entry in _split_keys(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
@@ -169,7 +169,7 @@ def _entries(text: str) -> tuple[Entry, ...]:
 
 
 def _without(more: str, keys: str) -> str:
-    """Return the entries of `more` that `keys` does not set, with their comments; groups are reduced likewise."""
+    """Return the entries of `more` that `keys` does not set, with their comments; groups keep their remaining keys."""
     own, kept = yaml.safe_load(keys) or {}, []
     for key, entry in _split_keys(more, ""):
         if key not in own:
@@ -182,7 +182,7 @@ def _without(more: str, keys: str) -> str:
 
 
 def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
-    """Split keys at one indentation level into (key, its text including comments above it and nested keys)."""
+    """Split keys at one level of indentation into pairs of key and text, including comments above and subkeys below."""
     found: list[tuple[str, str]] = []
     above = ""
     for line in text.splitlines(keepends=True):
@@ -200,7 +200,7 @@ def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Default:
-    """An entry of a defaults list: a choice of `group` ("" for the file's own group), with its keys at `package`."""
+    """An entry of a file's defaults list: a choice of `group` ("": the file's own), with its keys at `package`."""
 
     choice: str
     group: str = ""
@@ -210,7 +210,7 @@ class Default:
 
 @dataclass(frozen=True)
 class Outline:
-    """Composes files for the given choices; `folder` holds the user's groups."""
+    """Composes configurations for the given choices; `folder` contains the user's own groups."""
 
     chosen: Mapping[str, str]
     folder: str | Path | None = None
@@ -226,7 +226,7 @@ class Outline:
         return found
 
     def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
-        """Return the choices that files make for other groups, as experiments do; the last one wins."""
+        """Yield the choices that files make for other groups, as experiments do; the last one takes precedence."""
         for entry in self.defaults(name, group):
             if entry.override:
                 yield entry.group, entry.choice
@@ -237,7 +237,7 @@ class Outline:
     def _parts(
         self, name: str, group: str, package: str, choices: Mapping[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the content of a file and of its defaults, in order, each with the package of its keys."""
+        """Yield the content of a file and of its base files, in order, each with the package of its keys."""
         for entry in self.defaults(name, group):
             choice, inner, place = entry.choice, entry.group or group, package
             if choice == "_self_":
@@ -251,10 +251,10 @@ class Outline:
                 yield from self._parts(choice, inner, place, choices)
 
     def defaults(self, name: str, group: str) -> Iterator[Default]:
-        """Return a file's defaults list, with `_self_` appended if it is missing."""
+        """Yield a file's defaults list; the file itself, `_self_`, is last if the list does not contain it."""
         lines = self.file(name, group).get("defaults") or []
         for line in lines if "_self_" in lines else [*lines, "_self_"]:
-            # Same group: `- auto` or `- image@modality`; another group: `- override /network: unet`.
+            # Of its own group: `- auto` or `- image@modality`; of another: `- override /network: unet`.
             if not isinstance(line, dict):
                 choice, _, package = str(line).partition("@")
                 yield Default(choice, package=package)
@@ -264,7 +264,7 @@ class Outline:
                 yield Default(str(value), match["group"], match["package"] or "", bool(match["override"]))
 
     def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
-        """Return the comments on the keys of a choice and of its defaults, by dotted name."""
+        """Return the comments on the keys of a choice and of its base files, by dotted names."""
         found: dict[str, str] = {}
         for entry in self.defaults(choice, group):
             if entry.choice != "_self_" and not entry.override:
@@ -277,7 +277,7 @@ class Outline:
         return found | {f"{place}{key}": about for key, about in own.items() if about}
 
     def comment(self, command: str, key: str) -> str:
-        """Return the description of a command's key, or ""."""
+        """Return the comment on a key of a command, or an empty string."""
         file, group = command_file(command), key.partition(".")[0]
         default = next((entry.default for entry in file.entries if entry.group == group), None)
         if default is None:
@@ -285,12 +285,12 @@ class Outline:
         return self.comments(self.chosen.get(group, default), group, f"{group}.").get(key, "")
 
     def file(self, name: str, group: str) -> dict[str, Any]:
-        """Return the contents of a choice's file, or an empty mapping if it is missing or unreadable."""
+        """Return the content of a choice's file; empty if the file does not exist or cannot be read."""
         return read_file(path) if (path := choice_file(group, name, self.folder)) else {}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration as dotted keys; lists and empty groups are values."""
+    """Return a nested configuration with dotted keys; lists and empty groups are values."""
     if not isinstance(node, Mapping) or not node:
         return {prefix: node}
     parts = [flatten(value, f"{prefix}.{key}".removeprefix(".")) for key, value in node.items()]
@@ -298,18 +298,18 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def under(key: str, names: Iterable[str]) -> bool:
-    """Whether a dotted name equals one of these names, or is nested in one."""
+    """Whether a dotted name is one of `names` or below one of them."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def prefixes(keys: Mapping[str, Any]) -> set[str]:
-    """Return the dotted keys and every group of keys above them."""
+    """Return the dotted keys and all their parent groups."""
     return {key.rsplit(".", depth)[0] for key in keys for depth in range(key.count(".") + 1)}
 
 
 @cache
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the contents of a group's file, or an empty mapping if unreadable: composing reports the error."""
+    """Return the content of a group's file; empty if it cannot be read, since composing it reports the error."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -318,12 +318,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def is_global(path: Path | None) -> bool:
-    """Whether the keys of a choice's file belong to the root of the configuration."""
+    """Whether a choice's file sets keys of the whole configuration."""
     return path is not None and path.read_text(encoding="utf-8").startswith("# @package _global_")
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = False) -> dict[str, Any]:
-    """Return nested values updated with others; with `by_class`, a group of another class replaces the existing one."""
+    """Return nested values overridden by others; with `by_class`, a group with another class replaces the old group."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
@@ -336,10 +336,10 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a training configuration with missing keys at their defaults."""
+    """Return the configuration of a training with missing keys set to their defaults."""
     own = _known(train_defaults())
     for group, default, _ in command_file("train").entries:
-        if group == "experiment":  # it makes choices for other groups, and has no keys
+        if group == "experiment":  # choices for other groups, and no keys of its own
             continue
         if isinstance(node := config.get(group), Mapping):
             own[group] = _lacking(group, node)
@@ -349,14 +349,14 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_defaults() -> dict[str, Any]:
-    """Return the keys of `configs/train.yaml` that are in no group."""
+    """Return the keys of `configs/train.yaml` that are not in a group."""
     return {key: value for key, value in read_file(CONFIGS / "train.yaml").items() if key != "defaults"}
 
 
 def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of a group with this class that differs least, with its values, or None.
+    """Return the choice with the same class and the fewest different values, with its values; None if nothing matches.
 
-    Choices differ by class, or only by values, as for engines.
+    Choices differ by class, or, like engines, only by their values.
     """
     here = flatten(node)
     best: tuple[int, str | None, dict[str, Any]] = (len(here) + 1, None, {})
@@ -369,14 +369,14 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
 
 @cache
 def of_choice(group: str, choice: str) -> dict[str, Any]:
-    """Return the values of a choice, merged over those of its base choice."""
+    """Return the values of a choice, merged with the choice that it builds on."""
     return Outline({}).keys(choice, group)
 
 
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return defaults for the missing keys of a group: the values that all choices of its class share.
+    """Return defaults for missing keys of a group: the values that are equal in all choices of its class.
 
-    Other keys have a default in the class, or are required. A group without a class takes the most similar choice.
+    For other keys, the class has a default or requires a value. A group without a class uses the nearest choice.
     """
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])
@@ -386,12 +386,12 @@ def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_class(group: str, node: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the choices of a group with the same class, with their values."""
+    """Return the choices of a group with the same class as `node`, with their values."""
     every = {choice: of_choice(group, choice) for choice in groups()[group]}
     return {choice: values for choice, values in every.items() if values.get("_target_") == node.get("_target_")}
 
 
 def _known(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values without missing ones (???) and interpolations."""
+    """Return nested values without required values (`???`) and interpolations."""
     inner = {key: _known(value) if isinstance(value, Mapping) else value for key, value in node.items()}
     return {key: each for key, each in inner.items() if not (isinstance(each, str) and (each == "???" or "${" in each))}

@@ -17,7 +17,7 @@ import pytest
 from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.base.commands import COMMANDS
-from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
+from recipes.base.signals import StopNow, StopRequest, handled, heard
 from recipes.training.learner import Learner
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +82,10 @@ def test_training_saves_and_the_command_that_is_told_continues(
     told = capfd.readouterr().err.strip().splitlines()
     assert not any("Traceback" in line for line in told)
     if samples is None:
-        assert told[:-1] == ["interrupted; nothing was saved yet; the same command starts from the beginning:"]
+        assert told[:-1] == ["interrupted; nothing was saved yet, and the same command starts from the beginning:"]
         assert not run_dir.exists()
     else:
-        assert told[0] == "saving the state before stopping; Ctrl-C again ends at once"
+        assert told[0] == "stopping in good order; Ctrl-C again ends at once"
         assert told[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
         assert last_state(run_dir).samples == samples
     assert shlex.split(told[-1]) == ["multisagd", "train", *words]
@@ -117,7 +117,7 @@ def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_lik
     words = [*TINY, f"run_dir={tmp_path / 'run'}"]
     assert run("train", *words) == 128 + number
     told = capfd.readouterr().err.strip().splitlines()
-    assert told[0] == "interrupted; nothing was saved yet; the same command starts from the beginning:"
+    assert told[0] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
     assert shlex.split(told[1]) == ["multisagd", "train", *words]
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(number) is signal.SIG_DFL
@@ -141,7 +141,7 @@ def test_a_second_ctrl_c_ends_at_once_and_does_no_damage(
         assert run("train", *words) == 130
     told = capfd.readouterr().err.strip().splitlines()
     if kept is None:
-        assert told[1] == "interrupted; nothing was saved yet; the same command starts from the beginning:"
+        assert told[1] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
     else:
         checkpoint = f"{run_dir}/checkpoints/{kept:012d}"
         assert (
@@ -210,13 +210,13 @@ def test_other_commands_say_what_is_kept_and_how_to_go_on(
 
 def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
     with StopRequest() as stop:
-        with stop.interruptible(False):
+        with stop.hurried(False):
             pass
-        with pytest.raises(ImmediateStop), stop.interruptible():
+        with pytest.raises(StopNow), stop.hurried():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(ImmediateStop), stop.interruptible():
+        with pytest.raises(StopNow), stop.hurried():
             pytest.fail("the signal has come before")
-        with stop.interruptible(False):
+        with stop.hurried(False):
             assert stop.signal_number == signal.SIGTERM
 
 
@@ -228,10 +228,7 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
         assert stop.signal_number == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with (
-            StopRequest() as stop,
-            handled(lambda number, frame: pytest.fail("it is to be ignored"), handled_signals()),
-        ):
+        with StopRequest() as stop, handled(lambda number, frame: pytest.fail("it is to be ignored"), heard()):
             signal.raise_signal(signal.SIGHUP)
         assert stop.signal_number is None
     finally:
