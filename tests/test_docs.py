@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
 
 from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.cli.command import take_option
 from recipes.config import compose as configuration
 from recipes.launch import planned
+from tests.helpers.blocks import PAGES, ROOT, RUNNABLE, Block, blocks_of
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

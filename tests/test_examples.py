@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import ROOT
+
+from tests.helpers.blocks import ROOT
 
 SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 LEAVES = {

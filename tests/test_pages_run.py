@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from blocks import PAGES, ROOT, Block, blocks_of
-from given import GIVEN
-from quick import quick
 
 from recipes.cli import main as cli
+from tests.helpers.blocks import PAGES, ROOT, Block, blocks_of
+from tests.helpers.given import GIVEN
+from tests.helpers.quick import quick
 
 ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
 """These read MNIST and spoken digits."""

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from blocks import ROOT
-from browser import browser, complaints, needs_browser, show_as
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 import multisagd
+from tests.helpers.blocks import ROOT
+from tests.helpers.browser import browser, complaints, needs_browser, show_as
 
 mkdocs = pytest.importorskip("mkdocs.commands.build", reason="needs the documentation's tools (.[docs])")
 CONFIG = ROOT / "mkdocs.yml"

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dense import GRIDS, half, operator, radius
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from multisagd import (
     Table,
 )
 from multisagd.analysis.excess import estimate_corruption, excess_power, fitted_power, measured_corruption
+from tests.helpers.dense import GRIDS, half, operator, radius
 
 SIZES = {name: grid for name, grid in GRIDS.items() if min(grid.shape) > 2}
 

@@ -1,12 +1,12 @@
 """The covariance against dense matrices, against the law it promises, and in the places where users put it."""
 
-import dense
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import multisagd as ms
+from tests.helpers import dense
 
 CASES = [(grid, spectrum) for grid in dense.GRIDS for spectrum in dense.SPECTRA]
 

@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace
 
-import dense
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRID = ms.Grid.of(y=4, x=5)
 SHAPE = (3, 2, *GRID.shape)

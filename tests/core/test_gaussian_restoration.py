@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from multisagd import Band, Corruption, DataStatistics, Grid, SpectralCovariance
 from multisagd.covariance import to_half_spectrum
 from multisagd.gaussian_restoration import MOST_NUMBERS, GaussianRestoration
+from tests.helpers import dense
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=2, height=3, width=4)]
 BAND = Band(0.2, 0.45)

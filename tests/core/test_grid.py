@@ -1,11 +1,11 @@
 """Grids against NumPy's frequencies and brute force over the full spectrum."""
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
+from tests.helpers import dense
 
 
 @pytest.fixture(params=dense.GRIDS.values(), ids=dense.GRIDS.keys())

@@ -2,12 +2,12 @@
 
 import math
 
-import dense
 import pytest
 import torch
 from torch import nn
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRID = ms.Grid.of(y=4, x=5)
 PROCESS = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), GRID).double())

@@ -5,7 +5,6 @@ import timeit
 from collections.abc import Callable
 from typing import Any
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from multisagd.inputs import as_data, as_times
 from multisagd.integrations import KarrasDenoiser
 from multisagd.omission import ProjectedDenoiser
 from multisagd.seeds import one_each
+from tests.helpers import dense
 
 GRID = ms.Grid.of(height=4, width=5)
 SHAPE = (2, 1, 4, 5)

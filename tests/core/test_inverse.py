@@ -2,7 +2,6 @@
 
 import math
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 import multisagd as ms
 import multisagd.inverse
+from tests.helpers import dense
 
 GRIDS = {
     "1-D": ms.Grid.of(time=12),

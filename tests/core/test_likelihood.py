@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRIDS = {
     "1-D odd": ms.Grid.of(time=5),

@@ -1,6 +1,5 @@
 """Metrics against dense matrices, weightings against the papers, training times against SciPy's quantiles."""
 
-import dense
 import numpy as np
 import pytest
 import scipy.stats
@@ -8,6 +7,7 @@ import torch
 
 import multisagd as ms
 from multisagd.loss import squared_error, x0_weight
+from tests.helpers import dense
 
 GRID = ms.Grid.of(y=5, x=6)
 LOG_SNR = torch.linspace(-12, 12, 25, dtype=torch.float64)

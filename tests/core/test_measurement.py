@@ -2,7 +2,6 @@
 
 import itertools
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 import multisagd as ms
 from multisagd.measurement import conjugate_gradients
+from tests.helpers import dense
 
 GRIDS = {
     "1-D even": ms.Grid.of(time=12),

@@ -1,12 +1,12 @@
 """Mixing two noises in frequency keeps their law; sampling again from such noise follows the seed alone."""
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
 from multisagd.mixing import share_of_power
+from tests.helpers import dense
 
 GRIDS = {
     "1-D": ms.Grid.of(x=9),

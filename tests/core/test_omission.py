@@ -2,7 +2,6 @@
 
 import math
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -36,6 +35,7 @@ from multisagd import (
 from multisagd.covariance import to_half_spectrum
 from multisagd.finishing import finish, residual_power
 from multisagd.restoration import clean_power
+from tests.helpers import dense
 
 GRIDS = [Grid.of(time=15), Grid.of(height=6, width=8), Grid.of(frame=3, height=4, width=5)]
 SCHEDULES = [CosineSchedule(), KarrasSchedule(), FlowSchedule()]

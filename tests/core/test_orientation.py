@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from dense import frequencies, half
 
 from multisagd import Grid, SpectralCovariance, Spots, Streaks
+from tests.helpers.dense import frequencies, half
 
 GRID = Grid.of(height=31, width=32)
 

@@ -1,11 +1,11 @@
 """Noise cropped from a longer grid, against the crop of the dense matrix."""
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRIDS = {
     "1-D": (ms.Grid.of(x=6), {"x": 7}),

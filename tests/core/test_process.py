@@ -1,6 +1,5 @@
 """The forward process: conversions, dense posteriors, Tweedie's formula, coefficients per frequency."""
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 import multisagd as ms
 from multisagd.process import Coefficients, Quantity, posterior_step, target_weights
+from tests.helpers import dense
 
 GRID = ms.Grid.of(y=4, x=5)
 QUANTITIES: list[Quantity] = ["x0", "noise", "v", "flow", "score"]

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from gaussian import Recursion
 
 import multisagd as ms
 from multisagd.seeds import derive
+from tests.helpers.gaussian import Recursion
 
 GRIDS = {
     "1-D odd": ms.Grid.of(time=7),

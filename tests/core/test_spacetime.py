@@ -3,13 +3,13 @@
 import itertools
 import math
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
 from multisagd.spectrum import even_power
+from tests.helpers import dense
 
 
 def correlation(spectrum: ms.Spectrum, grid: ms.Grid) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Every spectrum against its formula on the full grid of frequencies, and the algebra they share."""
 
-import dense
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRIDS = {
     "2-D": ms.Grid.of(y=6, x=9),

@@ -2,13 +2,13 @@
 
 import warnings
 
-import dense
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRIDS = {"1-D": ms.Grid.of(x=9), "2-D": ms.Grid.of(y=6, x=5), "3-D": ms.Grid.of(t=3, y=4, x=6)}
 

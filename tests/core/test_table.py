@@ -1,11 +1,11 @@
 """Tabulated spectra: exact on their own grid, linear between their knots on others."""
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
+from tests.helpers import dense
 
 
 def measured(grid: ms.Grid, seed: int = 0) -> torch.Tensor:

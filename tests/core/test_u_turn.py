@@ -3,12 +3,12 @@
 import math
 from itertools import pairwise
 
-import dense
 import numpy as np
 import pytest
 import torch
 
 import multisagd as ms
+from tests.helpers import dense
 
 GRIDS = {"1-D": ms.Grid.of(time=9), "2-D": ms.Grid.of(height=4, width=6), "3-D": ms.Grid.of(frame=2, height=3, width=4)}
 COUNT = 1500

@@ -26,8 +26,7 @@ from multisagd.libraries import BrokenLibraryError
 from multisagd.testing import check_modality
 
 diffusers = pytest.importorskip("diffusers")
-sys.path.append(str(Path(__file__).parent))
-from tiny_autoencoders import save_tiny  # noqa: E402
+from tests.helpers.tiny_autoencoders import save_tiny  # noqa: E402
 
 NAMES = ("frame", "height", "width")
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import PIL.Image
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
+from test_byte_ranges import Flaky, memory, served, serving  # noqa: F401 - fixtures
 
 from modalities import byte_ranges, tar_catalogue, tars
 from modalities.audio import Audio
@@ -30,9 +30,6 @@ from modalities.tar_index import ShardIndex
 from modalities.tar_packing import Packed, divided, shard_size, write_tar
 from modalities.tars import TarShards, in_memory
 from modalities.video import Video
-
-sys.path.append(str(Path(__file__).parent))
-from test_byte_ranges import Flaky, memory, served, serving  # noqa: F401 - fixtures
 
 IMAGE = Image(size=8, flip=True)
 COUNT, EACH = 23, 5

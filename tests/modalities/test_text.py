@@ -16,9 +16,7 @@ from modalities.files import Folder
 from modalities.image import Image
 from modalities.text import TextEncoder
 from multisagd.libraries import BrokenLibraryError
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_text import WIDTH, tiny_encoder
+from tests.helpers.tiny_text import WIDTH, tiny_encoder
 
 IMAGE = Image(size=8)
 TEXTS = ["a red circle", "", "one", "  a red circle\n"]

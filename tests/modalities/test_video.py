@@ -11,7 +11,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from numbered_clips import numbers_shown, write_numbered
 
 from modalities.base import Modality, collate
 from modalities.files import Folder
@@ -19,6 +18,7 @@ from modalities.image import Image
 from modalities.video import Video
 from modalities.video_files import open_video, pixels
 from multisagd.testing import check_modality
+from tests.helpers.numbered_clips import numbers_shown, write_numbered
 
 
 def real_clips() -> list[Path]:

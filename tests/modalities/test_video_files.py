@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from numbered_clips import number_shown, numbered_frame, write_numbered
 
 from modalities import video_files
 from modalities.video_files import VideoFile, open_video, pixels
+from tests.helpers.numbered_clips import number_shown, numbered_frame, write_numbered
 
 OPEN_GROUPS = {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}
 CLIPS = {

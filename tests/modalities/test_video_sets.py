@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from numbered_clips import write_numbered
 from omegaconf import OmegaConf
 
 from modalities.autoencoders import Identity
@@ -18,6 +17,7 @@ from modalities.image_sets import Digits
 from modalities.latent import Latent
 from modalities.video import Video
 from modalities.video_sets import MovingDigits
+from tests.helpers.numbered_clips import write_numbered
 
 GREY = Video(frames=16, fps=8, size=32, channels=1)
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from recipes.runs.settings import ModelSettings
 from recipes.sharing.diffusers_model import read_scheduler
 from recipes.train import train
 from recipes.training.setup import load_initial
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import TINY, assert_same, last_state, tiny_run
+from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 

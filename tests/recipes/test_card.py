@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +22,7 @@ from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.report import ReportSettings, write_report
 from recipes.sharing.card import fields_of_the_hub, in_words, last_samples, shown
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run
+from tests.helpers.tiny import tiny_run
 
 HEADINGS = [
     "How to use it", "Training data", "Noise and schedule", "Network and training", "Evaluation", "Limits",

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 from modalities.base import Dataset, Modality
 from multisagd.ema import PowerEMA
@@ -19,6 +18,7 @@ from recipes.runs.settings import ModelSettings, TrainSettings
 from recipes.runtime.device import Runtime
 from recipes.sampling.generate import SamplingRequest, generate
 from recipes.training.learner import Learner
+from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
 # A hum below Nyquist of the time axis, and a width that its clips can tell.
 HUMS = {

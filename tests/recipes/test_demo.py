@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
-from tiny import read_metrics
 
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.compose import Config
 from recipes.demo import demo
+from tests.helpers.tiny import read_metrics
 
 # First losses of both models, one step each: any change that is not meant to be numerical must leave them alone.
 GOLDEN = {

@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import TINY, tiny_run
 
 from multisagd import DataStatistics, Grid, Schedule, TabulatedSchedule
 from multisagd.analysis.design import DesignedSteps
@@ -19,6 +18,7 @@ from recipes.config.build import Builder
 from recipes.design import design
 from recipes.sample import sample
 from recipes.train import train
+from tests.helpers.tiny import TINY, tiny_run
 
 
 def measured(tmp_path: Path, channels: int = 1) -> Path:

@@ -6,18 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_text_training import words as captions  # noqa: F401 - a fixture
 
 from recipes import export as recipe
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.sample import sample
 from recipes.train import train
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
-from every_modality import MODALITIES
-from launching import ranks
-from test_text_training import words as captions  # noqa: F401 - a fixture
-from tiny import TINY, assert_same, last_state
+from tests.helpers.every_modality import MODALITIES
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import TINY, assert_same, last_state
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 

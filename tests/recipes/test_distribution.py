@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from launching import ranks
 from safetensors.torch import load_file
-from tiny import TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_run, tiny_words
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from recipes import analyze
@@ -19,6 +17,8 @@ from recipes.runs.state import ShardedTensors
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.distribution import SINGLE, Rank, replicate, synchronise
 from recipes.sample import sample
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_run, tiny_words
 
 EXACT = ["engine.precision=float64", "network.dropout=0", "every.log=16", "every.validation=48", "every.samples=48"]
 

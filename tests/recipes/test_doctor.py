@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from packaging.requirements import Requirement
-from tiny import tiny_run
 
 from recipes.config import compose as configuration
 from recipes.diagnosis import device, environment
@@ -22,6 +21,7 @@ from recipes.diagnosis.run_folder import run_folder
 from recipes.doctor import main, report
 from recipes.export import export
 from recipes.runs.lock import held
+from tests.helpers.tiny import tiny_run
 
 ROOT = Path(__file__).parents[2]
 

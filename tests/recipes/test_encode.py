@@ -34,9 +34,8 @@ from recipes.sample import sample
 from recipes.train import train
 
 diffusers = pytest.importorskip("diffusers")
-sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("modalities", "recipes"))
-from tiny import TINY  # noqa: E402
-from tiny_autoencoders import save_tiny  # noqa: E402
+from tests.helpers.tiny import TINY  # noqa: E402
+from tests.helpers.tiny_autoencoders import save_tiny  # noqa: E402
 
 COUNT = 22
 QUICK = ["shard_size=6", "batch=4", "dtype=float32", "engine.threads=1", "engine.device=cpu"]

@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-import equal_trainings
 import pytest
-from every_modality import save_clips
-from launching import ranks
-from tiny import read_metrics
 
 from recipes.runs.lock import held
+from tests.helpers import equal_trainings
+from tests.helpers.every_modality import save_clips
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_are_equal_over_all_steps(tmp_path: Path, shared: Path, count: int, distribution: str) -> None:
-    done = ranks(count, "equal_trainings", str(tmp_path), str(shared / "clips"), distribution)
+    done = ranks(count, "tests.helpers.equal_trainings", str(tmp_path), str(shared / "clips"), distribution)
     assert done.returncode == 0, done.stderr[-6000:]
     for case in equal_trainings.cases(count):
         for precision in equal_trainings.precisions(case, count, distribution):

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from every_modality import MODALITIES, NETWORKS
 from safetensors.torch import save_file
-from tiny import TINY, tiny_run
 from torch import Tensor
 from torchvision.models.video import r3d_18
 
@@ -23,6 +21,8 @@ from recipes.cli import main as cli
 from recipes.config import compose as configuration
 from recipes.evaluation.metric_table import METRICS
 from recipes.train import train
+from tests.helpers.every_modality import MODALITIES, NETWORKS
+from tests.helpers.tiny import TINY, tiny_run
 
 QUICK = [
     "classifier.samples=3200", "classifier.batch=64", "classifier.widths=[16,32]", "classifier.shift=1",

@@ -18,7 +18,6 @@ import PIL.Image
 import pytest
 import torch
 import yaml
-from browser import addresses, browser, complaints, needs_browser, show_as
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -27,6 +26,7 @@ from selenium.webdriver.remote.webelement import WebElement
 import multisagd as ms
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
+from tests.helpers.browser import addresses, browser, complaints, needs_browser, show_as
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'multisagd[explore]'")
 PATIENCE = 60.0

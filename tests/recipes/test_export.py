@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import tiny_run
 
 from modalities.image import Image
 from recipes import export as recipe
@@ -16,6 +15,7 @@ from recipes.cli.main import main
 from recipes.config import compose as configuration
 from recipes.export import load_denoiser
 from recipes.sample import sample
+from tests.helpers.tiny import tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import ranks, torchrun
-from tiny import TINY, assert_same, last_state, read_metrics, tiny_run
 
 from recipes.base.errors import RecipeError
 from recipes.runs.lock import check_shared, held
 from recipes.runtime.watchdog import report, where
 from recipes.training.tracking import Journal
+from tests.helpers.launching import ranks, torchrun
+from tests.helpers.tiny import TINY, assert_same, last_state, read_metrics, tiny_run
 
-ALLOWED = ["allow_targets=[faulty]", "data._target_=faulty.Faulty"]
+ALLOWED = ["allow_targets=[tests.helpers.faulty]", "data._target_=tests.helpers.faulty.Faulty"]
 
 
 def faulty(run_dir: Path, fault: str, rank: int, at: int, size: int) -> list[str]:

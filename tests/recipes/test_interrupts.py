@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import TINY, assert_same, last_state, tiny_run
 
 from recipes.base.commands import COMMANDS
 from recipes.base.signals import StopNow, StopRequest, handled, heard
 from recipes.training.learner import Learner
+from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
 
 ROOT = Path(__file__).parents[2]
 EVERY = ["every.validation=32", "every.samples=48", "report=false"]

@@ -1,7 +1,8 @@
 from pathlib import Path
 
-import kill_and_continue
 import pytest
+
+from tests.helpers import kill_and_continue
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import ranks
-from tiny import TINY, last_state, tiny_run
 
 from recipes.base.commands import CONFIGURED
 from recipes.base.errors import RecipeError
@@ -18,6 +16,8 @@ from recipes.clusters.cluster import Job
 from recipes.clusters.slurm import Slurm, SlurmJob, job_id, requeue
 from recipes.config import compose as configuration
 from recipes.launch import main, planned
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import TINY, last_state, tiny_run
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from fsspec.registry import _registry
-from tiny import TINY
 
 from modalities.audio import Audio
 from modalities.base import Modality
@@ -32,6 +31,7 @@ from recipes.diagnosis import environment
 from recipes.runs.settings import TrackingSettings
 from recipes.sharing.hub import local_folder
 from recipes.training.tracking import Tracker
+from tests.helpers.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 SYMBOL = "raise OSError('libpart.so: undefined symbol: wonderful')"

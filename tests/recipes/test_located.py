@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ from recipes.evaluate import evaluate
 from recipes.evaluation.sets import real_data
 from recipes.runs.model import located, starting_folders
 from recipes.sample import sample
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run
+from tests.helpers.tiny import tiny_run
 
 WORDS = ["steps=1", "count=4", "engine.threads=1", "engine.device=cpu"]
 PICTURES = {"_target_": "modalities.files.Folder", "root": "photos"}

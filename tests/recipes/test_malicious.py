@@ -38,9 +38,7 @@ from recipes.evaluate import evaluate
 from recipes.launch import planned
 from recipes.sample import sample
 from recipes.train import train
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import TINY, tiny_run
+from tests.helpers.tiny import TINY, tiny_run
 
 QUICK = ["steps=2", "count=2", "engine.threads=1", "engine.device=cpu"]
 CHECKPOINT = Path("checkpoints/000000000096")

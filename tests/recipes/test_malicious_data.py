@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import socket
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,9 +20,7 @@ from recipes.config.build import Builder
 from recipes.evaluation.sets import real_data
 from recipes.report import ReportSettings, write_report
 from recipes.sample import sample
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run
+from tests.helpers.tiny import tiny_run
 
 ADDRESSES: list[Any] = [
     "reference::evil.json", "reference://a.tar::http://127.0.0.1:9/evil.json", "http://127.0.0.1:9/a.tar",

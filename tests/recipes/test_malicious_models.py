@@ -8,21 +8,18 @@ import json
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_malicious import HEADERS, Bomb, header, refused, tensor
 
 from recipes import export
 from recipes.adopt import adopt
 from recipes.config import compose as configuration
 from recipes.sharing.pipeline import Pipeline
-
-sys.path.append(str(Path(__file__).parent))
-from test_malicious import HEADERS, Bomb, header, refused, tensor
-from tiny import tiny_run
+from tests.helpers.tiny import tiny_run
 
 Poison = Callable[[Path, Path], object]
 """Harms a model's folder; its second argument is the file that must not come to be."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config
 
 from recipes.base.commands import CONFIGURED
 from recipes.base.errors import RecipeError
@@ -16,6 +15,7 @@ from recipes.runs.lock import held
 from recipes.runs.model import open_model
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import train
+from tests.helpers.tiny import tiny_config
 
 MISTAKES = [
     # words that are no settings

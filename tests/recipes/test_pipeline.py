@@ -21,10 +21,8 @@ from recipes.config import compose as configuration
 from recipes.sample import sample
 from recipes.sharing.pipeline import FILES, Pipeline
 from recipes.train import train
-
-sys.path.append(str(Path(__file__).parent))
-from every_modality import MODALITIES, NETWORKS
-from tiny import TINY, tiny_run
+from tests.helpers.every_modality import MODALITIES, NETWORKS
+from tests.helpers.tiny import TINY, tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tiny import TINY, read_metrics, tiny_run
 
 from modalities.audio import write_wav
 from modalities.image import Image
@@ -43,6 +42,7 @@ from recipes.reports.run import read_run
 from recipes.reports.samples import spread
 from recipes.reports.summary import settings, summary_blocks
 from recipes.runs import metrics as reader
+from tests.helpers.tiny import TINY, read_metrics, tiny_run
 
 POWER = ["spectrum=power_law", "spectrum.exponent=-0.5"]
 

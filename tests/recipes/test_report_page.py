@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import browser, complaints, needs_browser, show_as
-from every_modality import MODALITIES
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-from tiny import TINY
 
 from recipes.config import compose as configuration
 from recipes.report import report
 from recipes.train import train
+from tests.helpers.browser import browser, complaints, needs_browser, show_as
+from tests.helpers.every_modality import MODALITIES
+from tests.helpers.tiny import TINY
 
 pytestmark = needs_browser
 RUNS = {

@@ -1,6 +1,5 @@
 import json
 import shutil
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from recipes.runs.settings import SampleSettings
 from recipes.sample import sample
 from recipes.sampling.condition import chosen_labels
 from recipes.sharing.pipeline import Pipeline
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run
+from tests.helpers.tiny import tiny_run
 
 CLASSES = ["cat", "dog", "emu", "owl"]
 

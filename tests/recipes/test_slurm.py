@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import ROOT, ranks
-from slurm_cluster import Cluster, missing, slurm, wait_for
-from tiny import TINY, last_state
+
+from tests.helpers.launching import ROOT, ranks
+from tests.helpers.slurm_cluster import Cluster, missing, slurm, wait_for
+from tests.helpers.tiny import TINY, last_state
 
 ENDLESS = "training.samples=100000000"
 pytestmark = [

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,8 @@ from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.distribution import Rank
 from recipes.train import train
-
-sys.path.append(str(Path(__file__).parent))
-from test_distribution import ranks
-from tiny import TINY, assert_same, last_state, tiny_config, tiny_run
+from tests.helpers.launching import ranks
+from tests.helpers.tiny import TINY, assert_same, last_state, tiny_config, tiny_run
 
 COUNT = 200
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.sample import sample
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "modalities")]
-from tiny import assert_same, tiny_config, tiny_run
-from tiny_text import tiny_encoder
+from tests.helpers.tiny import assert_same, tiny_config, tiny_run
+from tests.helpers.tiny_text import tiny_encoder
 
 COLORS = ["red", "green", "blue"]
 

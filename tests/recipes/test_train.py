@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image as PILImage
-from tiny import read_metrics
 
 import multisagd as ms
 from modalities.base import Batch
@@ -30,9 +29,7 @@ from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.train import train
 from recipes.training.learner import DivergedError, Learner
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import BATCH, TINY, TRANSFORMER, assert_same, last_state, tiny_config, tiny_run
+from tests.helpers.tiny import BATCH, TINY, TRANSFORMER, assert_same, last_state, read_metrics, tiny_config, tiny_run
 
 CASES = {
     "plain": [],

@@ -1,7 +1,7 @@
 """Kills trainings with SIGKILL at random moments, and checks that the same command ends them as if nothing had been.
 
-    python tests/recipes/kill_and_continue.py --times 30
-    python tests/recipes/kill_and_continue.py --times 30 --ranks 2 --distribution fsdp
+    python -m tests.helpers.kill_and_continue --times 30
+    python -m tests.helpers.kill_and_continue --times 30 --ranks 2 --distribution fsdp
 
 Half of the moments are anywhere in training, and half within the writing of a checkpoint. On one process weights,
 averages, optimiser state and metrics must be bit for bit those of the run that was let be; on two, equal to 1e-6.
@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import torch
-from launching import Program, start
-from tiny import TINY, assert_same, last_state
+
+from tests.helpers.launching import Program, start
+from tests.helpers.tiny import TINY, assert_same, last_state
 
 LENGTH = ["training.samples=960", "every.checkpoint=48", "every.log=48", "every.validation=240", "keep=3"]
 

@@ -1,4 +1,4 @@
-"""Digits that do harm: at a given batch, one process is killed, hangs or fails. Named by tests as `faulty.Faulty`."""
+"""Digits that fail on purpose: at a given batch one process is killed, hangs or raises. `tests.helpers.faulty.Faulty`."""
 
 import os
 import signal

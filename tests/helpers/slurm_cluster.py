@@ -1,7 +1,7 @@
 """A real Slurm on this one machine: munged, slurmctld and two slurmd of Debian's packages, in a folder of their own.
 
     apt-get install -y --no-install-recommends slurm-wlm munge        # as root
-    python tests/recipes/slurm_cluster.py                             # runs until Ctrl-C, and says how to reach it
+    python -m tests.helpers.slurm_cluster                             # runs until Ctrl-C, and says how to reach it
 
 Three partitions share two nodes of one core each. Jobs of `urgent` pre-empt those of `main`, which Slurm puts back into
 the queue, and those of `graceful`, which are warned before. The first node has the name of this machine, because the

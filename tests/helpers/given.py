@@ -1,7 +1,6 @@
 """What the commands on a page presuppose, made small: folders of files, a trained run, pretrained weights."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -9,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from blocks import blocks_of
 from PIL import Image as Picture
-from quick import quick
 
 from modalities.video import Video
 from recipes.cli import main as cli
-
-sys.path.append(str(Path(__file__).parent / "modalities"))
+from tests.helpers.blocks import blocks_of
+from tests.helpers.quick import quick
 
 COUNT = 12
 """Files of a folder: some to train on, and some held out."""
@@ -81,7 +78,7 @@ def ecg(root: Path) -> None:
 
 def text_encoder(root: Path) -> None:
     """Random weights where the name of the hub points, and where the page has them moved to."""
-    from tiny_text import tiny_encoder
+    from tests.helpers.tiny_text import tiny_encoder
 
     for name in ("google-t5/t5-small", "models/t5-small"):
         (root / name).parent.mkdir(parents=True)
@@ -90,7 +87,7 @@ def text_encoder(root: Path) -> None:
 
 def autoencoders(root: Path) -> None:
     """Random weights where the names of the hub point."""
-    from tiny_autoencoders import save_tiny
+    from tests.helpers.tiny_autoencoders import save_tiny
 
     stride_of_8 = {
         "block_out_channels": (4, 4, 4, 8),

@@ -6,11 +6,10 @@ One program for all of them, because starting processes takes longer than traini
 import sys
 from pathlib import Path
 
-from every_modality import AXES, MODALITIES, NETWORKS
-
 from recipes.config import compose as configuration
 from recipes.runtime.distribution import Rank, leave
 from recipes.train import train
+from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS
 
 BATCH, STEPS = 8, 12
 IMAGES = ("image unet", "image transformer")

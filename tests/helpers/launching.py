@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 IMPORTED = [
     "torch._dynamo",
     "torch.distributed.checkpoint",
@@ -115,7 +115,7 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
-    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    sys.path[:0] = [environment["PYTHONPATH"]]
     for number, path in zip((1, 2), output, strict=True):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     if limit is not None:
