@@ -1,4 +1,4 @@
-"""Digits that fail on purpose: at a given batch one process is killed, hangs or raises. `tests.helpers.faulty.Faulty`."""
+"""Digits that fail on purpose: at a given batch one process is killed, hangs or raises an error."""
 
 import os
 import signal

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from recipes.base.commands import COMMANDS
-from recipes.base.signals import StopNow, StopRequest, handled, heard
+from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
 from recipes.training.learner import Learner
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
 
@@ -85,7 +85,7 @@ def test_training_saves_and_the_command_that_is_told_continues(
         assert told[:-1] == ["interrupted; nothing was saved yet, and the same command starts from the beginning:"]
         assert not run_dir.exists()
     else:
-        assert told[0] == "stopping in good order; Ctrl-C again ends at once"
+        assert told[0] == "saving the state before stopping; Ctrl-C again ends at once"
         assert told[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
         assert last_state(run_dir).samples == samples
     assert shlex.split(told[-1]) == ["multisagd", "train", *words]
@@ -210,13 +210,13 @@ def test_other_commands_say_what_is_kept_and_how_to_go_on(
 
 def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
     with StopRequest() as stop:
-        with stop.hurried(False):
+        with stop.interruptible(False):
             pass
-        with pytest.raises(StopNow), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.interruptible():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StopNow), stop.hurried():
+        with pytest.raises(ImmediateStop), stop.interruptible():
             pytest.fail("the signal has come before")
-        with stop.hurried(False):
+        with stop.interruptible(False):
             assert stop.signal_number == signal.SIGTERM
 
 
@@ -228,7 +228,10 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
         assert stop.signal_number == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with StopRequest() as stop, handled(lambda number, frame: pytest.fail("it is to be ignored"), heard()):
+        with (
+            StopRequest() as stop,
+            handled(lambda number, frame: pytest.fail("it is to be ignored"), handled_signals()),
+        ):
             signal.raise_signal(signal.SIGHUP)
         assert stop.signal_number is None
     finally:
