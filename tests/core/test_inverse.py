@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_measurement import cases, power
 from torch import Tensor
 
 import multisagd as ms
 import multisagd.inverse
 from tests.helpers import dense
+from tests.helpers.measurements import cases, power
 
 GRIDS = {
     "1-D": ms.Grid.of(time=12),
