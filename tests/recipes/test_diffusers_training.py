@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_text_training import words as captions  # noqa: F401 - a fixture
 
 from recipes import export as recipe
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.sample import sample
 from recipes.train import train
+from tests.helpers.captions import captioned_pictures
 from tests.helpers.every_modality import MODALITIES
 from tests.helpers.launching import ranks
 from tests.helpers.tiny import TINY, assert_same, last_state
@@ -87,9 +87,9 @@ def test_two_processes_with_a_part_of_it_each_learn_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_texts_are_learned(captions: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_texts_are_learned(tmp_path: Path) -> None:
     network = ["network=diffusers", "network.name=UNet2DConditionModel", IMAGE[1], "modality.size=8"]
-    learn(tmp_path / "run", *network, *captions)
+    learn(tmp_path / "run", *network, *captioned_pictures(tmp_path))
     red, long, none = (
         drawn(tmp_path / "run", f"prompts={prompts}", "count=2")
         for prompts in ('["a red square","a blue square"]', '["a red square","a blue green red square"]', "null")

@@ -6,36 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from recipes.base.errors import RecipeError
 from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.sample import sample
+from tests.helpers.captions import COLORS, captioned_pictures
 from tests.helpers.tiny import assert_same, tiny_config, tiny_run
 from tests.helpers.tiny_text import tiny_encoder
-
-COLORS = ["red", "green", "blue"]
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Settings of a training on pictures with captions in a manifest, every fifth of which is empty."""
-    root = tmp_path_factory.mktemp("text")
-    tiny_encoder(root / "encoder")
-    rows = []
-    for number in range(60):
-        color = COLORS[number % 3]
-        path = root / "photos" / f"{number:02}.png"
-        path.parent.mkdir(exist_ok=True)
-        PILImage.new("L", (8, 8), 80 * (number % 3) + number % 7).save(path)
-        rows.append(f"{path.name},{color},{'' if number % 5 == 4 else f'a {color} square'}")
-    (root / "photos" / "list.csv").write_text("\n".join(["file,label,text", *rows]), encoding="utf-8")
-    return [
-        "data=folder", f"data.root={root / 'photos'}", "data.manifest=list.csv", "validation.holdout=12",
-        "text=encoder", f"text.name={root / 'encoder'}", "text.max_tokens=8", f"text.cache={root / 'cache'}",
-    ]  # fmt: skip
+    return captioned_pictures(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
