@@ -18,7 +18,6 @@ import PIL.Image
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
-from test_byte_ranges import Flaky, memory, served, serving  # noqa: F401 - fixtures
 
 from modalities import byte_ranges, tar_catalogue, tars
 from modalities.audio import Audio
@@ -30,6 +29,7 @@ from modalities.tar_index import ShardIndex
 from modalities.tar_packing import Packed, divided, shard_size, write_tar
 from modalities.tars import TarShards, in_memory
 from modalities.video import Video
+from tests.helpers.web_server import Flaky, serving
 
 IMAGE = Image(size=8, flip=True)
 COUNT, EACH = 23, 5
@@ -85,7 +85,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def upload(memory: Any, shards: Path, pattern: str = "*.tar") -> None:  # noqa: F811
+def upload(memory: Any, shards: Path, pattern: str = "*.tar") -> None:
     for path in shards.glob(pattern):
         memory.pipe_file(f"bucket/{path.name}", path.read_bytes())
 
@@ -121,14 +121,14 @@ def test_shards_give_what_the_folder_gives(folder: Folder, shards: Path, threads
     "urls",
     ["memory://bucket", "memory://bucket/*.tar", "memory://bucket/{000..004}.tar", "filecache::memory://bucket/*.tar"],
 )
-def test_shards_elsewhere_give_it_too(folder: Folder, shards: Path, memory: Any, urls: str) -> None:  # noqa: F811
+def test_shards_elsewhere_give_it_too(folder: Folder, shards: Path, memory: Any, urls: str) -> None:
     upload(memory, shards)
     data = TarShards(IMAGE, urls)
     assert_equal(all_of(data), all_of(folder))
     assert data.fingerprint == TarShards(IMAGE, [str(path) for path in sorted(shards.glob("*.tar"))]).fingerprint
 
 
-def test_shards_on_a_web_server(folder: Folder, served: tuple[Path, str]) -> None:  # noqa: F811
+def test_shards_on_a_web_server(folder: Folder, served: tuple[Path, str]) -> None:
     root, address = served
     packed(folder, root)
     data = TarShards(IMAGE, address + "/{000..004}.tar")
@@ -357,7 +357,7 @@ def test_many_that_start_together_agree(shards: Path, made: list[int]) -> None:
     assert len(list(shards.iterdir())) == 10
 
 
-def test_an_uploaded_index_saves_the_pass(shards: Path, folder: Folder, memory: Any, made: list[int]) -> None:  # noqa: F811
+def test_an_uploaded_index_saves_the_pass(shards: Path, folder: Folder, memory: Any, made: list[int]) -> None:
     TarShards(IMAGE, str(shards))
     upload(memory, shards, "*")
     made.clear()
@@ -416,7 +416,7 @@ def test_a_shard_that_changes_under_a_run_ends_it(shards: Path) -> None:
     assert data.batch([7]).x0.shape == (1, 3, 8, 8)
 
 
-def test_storage_that_fails_for_good_ends_a_run(shards: Path, memory: Any) -> None:  # noqa: F811
+def test_storage_that_fails_for_good_ends_a_run(shards: Path, memory: Any) -> None:
     upload(memory, shards)
     data = TarShards(IMAGE, "flaky://bucket/{000..004}.tar")
     Flaky.failures = 2
