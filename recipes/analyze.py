@@ -134,14 +134,14 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
     }
 
 
-def verdict(found: Mapping[str, Any] | None, out: Path) -> str:
+def verdict(corruption: Mapping[str, Any] | None, out: Path) -> str:
     """Return a summary of what `describe_corruption` found, and how to train on such data."""
-    if found is None:
+    if corruption is None:
         return "no frequency stands out: the spectrum shows no corruption"
-    low, high = found["radius"]
+    low, high = corruption["radius"]
     return (
-        f"corrupted: {found['frequencies']} of {found['of']} frequencies, radius {low:.2f} to {high:.2f} (1 is the "
-        f"corner), by noise of deviation {found['deviation']:.3g}\n"
+        f"corrupted: {corruption['frequencies']} of {corruption['of']} frequencies, radius {low:.2f} to {high:.2f} "
+        f"(1 is the corner), by noise of standard deviation {corruption['deviation']:.3g}\n"
         f"to leave it out or restore it: multisagd train … corruption=measured "
         f"{setting('corruption.path', out / CORRUPTION)}"
     )

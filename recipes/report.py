@@ -108,14 +108,14 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
     """Return the sections of the page. Media are embedded in this order until the size limit is reached."""
     run = runs[0]
     sets = [each.sample_sets[: settings.sets] for each in runs]
-    found = [section("summary", "Summary", lambda: summary_blocks(run))]
+    parts = [section("summary", "Summary", lambda: summary_blocks(run))]
     if len(runs) > 1:
         lead = f"The other sections are about {run.name} only."
         compare = partial(comparison_blocks, runs, sets, settings.pictures, budget)
-        found.append(section("comparison", "Comparison", compare, lead))
+        parts.append(section("comparison", "Comparison", compare, lead))
     samples = partial(sample_blocks, run, sets[0], settings.pictures, settings.media, budget)
     forward = partial(forward_blocks, run, sets[0], settings.examples, settings.data, builder, budget)
-    found += [
+    parts += [
         section("losses", "Losses", lambda: loss_charts(run)),
         section("samples", "Samples", samples),
         section("spectra", "Spectra", lambda: spectrum_blocks(run, sets[0], builder)),
@@ -126,8 +126,8 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
     ]
     if budget.left_out:
         notes = [Note(f"Not embedded in this page: {each}") for each in budget.left_out]
-        found.append(Section("left-out", "Left out", notes, "Increase megabytes=… to embed more."))
-    return found
+        parts.append(Section("left-out", "Left out", notes, "Increase megabytes=… to embed more."))
+    return parts
 
 
 def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:

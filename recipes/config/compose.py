@@ -68,13 +68,13 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 def from_environment(node: Any) -> list[str]:
     """Return the keys whose values come from environment variables, `${oc.env:NAME}`, or from such a key."""
     texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
-    found: set[str] = set()
+    names: set[str] = set()
     while more := {
         key for key, text in texts.items()
-        if "oc.env:" in text or any(part in found for part in re.findall(r"\$\{([\w.]+)\}", text))
-    } - found:  # fmt: skip
-        found |= more
-    return sorted(found)
+        if "oc.env:" in text or any(part in names for part in re.findall(r"\$\{([\w.]+)\}", text))
+    } - names:  # fmt: skip
+        names |= more
+    return sorted(names)
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
@@ -82,13 +82,13 @@ def parse(arguments: Sequence[str]) -> list[Override]:
     for place in range(len(arguments)):
         if problem := advice.word(arguments, place):
             raise RecipeError(problem)
-    found: list[Override] = []
+    overrides: list[Override] = []
     for argument in arguments:
         try:
-            found += OverridesParser.create().parse_overrides([argument])
+            overrides += OverridesParser.create().parse_overrides([argument])
         except HydraException as error:
             raise RecipeError(advice.unreadable(argument, str(error).splitlines()[0])) from error
-    return found
+    return overrides
 
 
 def write(config: Config, path: Path) -> None:

@@ -47,7 +47,7 @@ def likelihood(task: Task) -> Result:
     denoiser = trained_denoiser(assembly, weights, runtime)
     held_out = task.held_out
     places = fixed_order(held_out, wanted.items)
-    found = []
+    batches = []
     with Display("bits per dimension", len(places)) as display:
         for start in range(0, len(places), BATCH):
             numbers = range(start, min(start + BATCH, len(places)))
@@ -60,9 +60,9 @@ def likelihood(task: Task) -> Result:
                 denoiser, runtime.put(x0), steps=wanted.steps, probes=wanted.probes, condition=condition,
                 seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
             )  # fmt: skip
-            found.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
+            batches.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
             display.update(numbers.stop)
-    bits = torch.cat(found)
+    bits = torch.cat(batches)
     what, kind = "density in the tensors' scale", "and may be negative, because a density has a scale"
     if images:
         bits = bits + math.log2(1 / LEVEL)

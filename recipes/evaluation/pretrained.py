@@ -158,8 +158,8 @@ def r3d_features(network: nn.Module, clips: Tensor) -> Tensor:
 
     # The published preprocessing scales to 128×171 and crops, which would hide a third of a square picture.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
-    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
-    return found.cpu()
+    features: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
+    return features.cpu()
 
 
 def load_vggish(path: Path) -> nn.Module:
@@ -236,10 +236,10 @@ def _read(task: Task, name: str, read: Callable[[nn.Module, list[Any]], Tensor])
     published, load, *_ = PUBLISHED[name]
     path = published.found(getattr(task.settings.networks, name)) or published.fetch()
     network = load(path).to(task.runtime.device)
-    sets, found = task.sets, []
+    sets, batches = task.sets, []
     with Display(f"{name} features", len(sets.samples) + len(sets.real)) as display:
         for part in (*sets.samples.split(BATCH), *sets.real.split(BATCH)):
-            found.append(read(network, [task.modality.decode(each) for each in part]))
-            display.update(sum(map(len, found)))
-    features = torch.cat(found)
+            batches.append(read(network, [task.modality.decode(each) for each in part]))
+            display.update(sum(map(len, batches)))
+    features = torch.cat(batches)
     return features[: sets.count], features[sets.count :]

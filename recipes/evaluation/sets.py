@@ -107,17 +107,17 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     # Rounded up; the examples to use are selected below.
     compared = asked if reference is None else [-(-reference * each // max(1, len(samples))) for each in asked]
     wanted = [own + other for own, other in zip(asked, compared, strict=True)]
-    found, masks = read_real(real, wanted, labels is not None)
+    examples, masks = read_real(real, wanted, labels is not None)
     if reference is None:
-        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
+        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, examples, strict=True)]
         before, after = [0] * groups, references
     else:
         # The others are taken first, so that they are the same for every size of the reference.
-        counts, references = matched_counts(asked, [len(group) for group in found], reference)
+        counts, references = matched_counts(asked, [len(group) for group in examples], reference)
         before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
         raise RecipeError(_too_few(len(samples), labels, real, sum(counts)))
-    pool = torch.cat([take(found, references, before), take(found, counts, after)])
+    pool = torch.cat([take(examples, references, before), take(examples, counts, after)])
     mask = None if masks is None else torch.cat([take(masks, references, before), take(masks, counts, after)])
     kept = take(ours, counts)
     if mask is not None:
@@ -154,7 +154,7 @@ def read_real(
 
     Examples are taken in a fixed order, without augmentation. RecipeError if too many cannot be read.
     """
-    found: list[list[Tensor]] = [[] for _ in wanted]
+    examples: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
     modality, shape = dataset.modality, dataset.modality.tensor_shape
     order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
@@ -166,12 +166,12 @@ def read_real(
                 batch = read_batch(dataset, order[start : start + BATCH])
             for place, x0 in enumerate(batch.x0):
                 group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
-                if len(found[group]) < wanted[group]:
-                    found[group].append(modality.encode(modality.decode(x0)))
+                if len(examples[group]) < wanted[group]:
+                    examples[group].append(modality.encode(modality.decode(x0)))
                     padded[group].append(None if batch.mask is None else batch.mask[place])
-            count = sum(map(len, found))
+            count = sum(map(len, examples))
             display.update(count)
-    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]
+    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in examples]
     masks = stack_masks([mask for group in padded for mask in group], shape)
     return real, None if masks is None else list(masks.split([len(group) for group in padded]))
 

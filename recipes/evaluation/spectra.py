@@ -123,16 +123,16 @@ def band_tests(task: Task) -> Result:
     edges = [(low, high) for low, high, _ in made]
     # The test's training and test sets must have equal classes: it splits rows at random.
     _, own, theirs = sets.alike()
-    found = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
+    accuracies = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
     halves = [(one[theirs], other[own]) for one, other in task.halves]
     floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
         Row(f"band {band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
             *spread([100 * value for value in floor]), ideal=50, unit="%")
-        for edge, each, floor in zip(edges, found, floors, strict=True)
+        for edge, each, floor in zip(edges, accuracies, floors, strict=True)
     )  # fmt: skip
-    draw_bands(edges, found, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
-    bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, found, strict=True)]
+    draw_bands(edges, accuracies, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
+    bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, accuracies, strict=True)]
     return Result(rows, {"bands": bands})
 
 

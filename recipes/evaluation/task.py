@@ -218,15 +218,15 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
     `spectrum_error_db`, the root mean square error of power over the radius.
     """
     rows = [row for kind in METRICS if kind in results for row in results[kind].rows]
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
     if distances := [row for row in rows if row.name.endswith("Fréchet distance")]:
-        found = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
+        result = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
     named = {row.name: row.value for row in rows}
     if RECOGNISED in named:
-        found["recognised"] = named[RECOGNISED] / 100
+        result["recognised"] = named[RECOGNISED] / 100
     if RADIAL_ERROR in named:
-        found["spectrum_error_db"] = named[RADIAL_ERROR]
-    return found
+        result["spectrum_error_db"] = named[RADIAL_ERROR]
+    return result
 
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:

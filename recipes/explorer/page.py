@@ -166,7 +166,7 @@ def _controls(panel: Panel) -> dict[str, Any]:
     written = tuple(medium.representations)
     modality = medium.modality(panel.sizes, written[0], 1)
     grid, axes = modality.grid(), axes_choices(modality.grid())
-    found: dict[str, Any] = {
+    controls: dict[str, Any] = {
         "upload": gr.File(label=f"your own {medium.noun}", file_types=list(modality.suffixes), height=140),
         "example": gr.Radio(list(medium.examples), value=next(iter(medium.examples)), label="or an example"),
         "written": gr.Radio(written, value=written[0], label="written as", visible=len(written) > 1),
@@ -175,23 +175,23 @@ def _controls(panel: Panel) -> dict[str, Any]:
         "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
     }
     for name in panel.controls:
-        found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
+        controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
     with gr.Accordion("a band, and an offset", open=False):
         for name in BAND:
-            found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
-        found["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
-        found["offset"] = gr.Slider(
+            controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
+        controls["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
+        controls["offset"] = gr.Slider(
             0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a constant added to all values"
         )
-    found["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
+    controls["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
     with gr.Accordion("schedule, steps and seed", open=False):
-        found["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
-        found["shift"] = gr.Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
-        found["steps"] = gr.Slider(2, 50, 10, step=1, label="steps that are designed")
-        found["seed"] = gr.Number(0, precision=0, label="seed of the noise")
-    found["recommend"] = gr.Button("Recommend noise for these data")
-    found["advice"] = gr.HTML(elem_classes="explored", elem_id=f"{medium.name}-advice")
-    return found
+        controls["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
+        controls["shift"] = gr.Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
+        controls["steps"] = gr.Slider(2, 50, 10, step=1, label="steps that are designed")
+        controls["seed"] = gr.Number(0, precision=0, label="seed of the noise")
+    controls["recommend"] = gr.Button("Recommend noise for these data")
+    controls["advice"] = gr.HTML(elem_classes="explored", elem_id=f"{medium.name}-advice")
+    return controls
 
 
 def _pieces(name: str) -> dict[str, Any]:
@@ -200,16 +200,16 @@ def _pieces(name: str) -> dict[str, Any]:
     def piece(part: str) -> gr.HTML:
         return gr.HTML(elem_classes="explored", elem_id=f"{name}-{part}")
 
-    found: dict[str, Any] = {part: piece(part) for part in PIECES}
+    parts: dict[str, Any] = {part: piece(part) for part in PIECES}
     with gr.Row():
         for part in ("ending", "design"):
             with gr.Column(min_width=320):
-                found[part] = piece(part)
+                parts[part] = piece(part)
     gr.Markdown("### Export")
     label = f"{configuration.FOLDER}/spectrum/explored.yaml"
-    found["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
-    found["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
-    return found | {"download": piece("download")}
+    parts["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
+    parts["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
+    return parts | {"download": piece("download")}
 
 
 def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Callable[[Any], None]:

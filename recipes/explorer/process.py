@@ -84,9 +84,9 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
     Baselines are equal steps of the process's and the cosine schedule. ValueError if data lack power where noise is.
     """
     statistics, small = _small(example, process)
-    found = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
+    best = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
     between = small.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(*design.ENDS)
-    compared = {"designed": torch.tensor(found.log_snrs, dtype=torch.float64)}
+    compared = {"designed": torch.tensor(best.log_snrs, dtype=torch.float64)}
     for name, schedule in (("cosine", CosineSchedule()), ("chosen schedule", small.schedule)):
         if name == "cosine" or schedule != CosineSchedule():
             first, last = schedule.time(between)
@@ -97,7 +97,7 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
         with torch.no_grad():
             transfer = transfer_function(DDIM(), small, small.schedule.time(log_snrs), statistics)
             errors[name] = design.errors(transfer)["relative"]
-    return Designed(found, {name: each.tolist() for name, each in compared.items()}, errors)
+    return Designed(best, {name: each.tolist() for name, each in compared.items()}, errors)
 
 
 def recommend_noise(example: Example, process: Process, steps: int) -> Recommendation:
