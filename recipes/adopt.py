@@ -100,7 +100,10 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
 
 
 def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights; RecipeError if they exceed `count` or `elements` or cannot be built."""
+    """Return the shapes of a network's weights.
+
+    Raises RecipeError if they exceed `count` or `elements` or cannot be built.
+    """
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:
         raise RecipeError(

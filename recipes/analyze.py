@@ -98,7 +98,7 @@ def analyze(config: Config) -> Path:
 
 
 def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return the statistics that the key `clean` names; RecipeError if it does not name any."""
+    """Return the statistics that the key `clean` names. Raises RecipeError if it does not name any."""
     if setting is None or setting == "fit":
         return "fit" if setting else None
     if not isinstance(setting, str):
@@ -109,7 +109,7 @@ def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
 
 
 def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
-    """Return the corruption that the spectrum shows, if any; RecipeError if the two cannot be compared."""
+    """Return the corruption that the spectrum shows, if any. Raises RecipeError if the two cannot be compared."""
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
         shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"

@@ -113,7 +113,7 @@ def fixed(config: Config) -> Config:
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the intact shards of `before`; RecipeError if those are of other data."""
+    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if those are of other data."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),

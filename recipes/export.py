@@ -70,7 +70,7 @@ def load_denoiser(
     `allow_targets` are additional packages that its configuration may name.
 
     Raises:
-        RecipeError: if it cannot be read or built.
+        RecipeError: If it cannot be read or built.
     """
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder, checkpoint=checkpoint)

@@ -101,7 +101,7 @@ def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
 
 
 def begin(run_dir: Path, facts: dict[str, Any]) -> None:
-    """Write the record of what is packed, unless it exists; RecipeError if the folder has other contents."""
+    """Write the record of what is packed, unless it exists. Raises RecipeError if the folder has other contents."""
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):

@@ -44,7 +44,7 @@ def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir"
     `key` is the setting that names the folder.
 
     Raises:
-        RecipeError: if it has other contents.
+        RecipeError: If it has other contents.
     """
     if out.exists() and any(out.iterdir()) and not (out / report).exists():
         raise RecipeError(f"{out} is not empty and not an output of {command}: choose another {key}")

@@ -86,7 +86,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     Only plain values are read: interpolations stay text; tags and aliases are refused.
 
     Raises:
-        RecipeError: if the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
+        RecipeError: If the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
     """
     try:
         # A safe loader: it creates plain values only.

@@ -50,7 +50,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run or submit the jobs and return the exit status; RecipeError if they cannot be submitted from here."""
+        """Run or submit the jobs and return the exit status.
+
+        Raises RecipeError if they cannot be submitted from here.
+        """
 
 
 def check_printable(name: str, value: Any) -> None:

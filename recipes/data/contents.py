@@ -57,7 +57,10 @@ class Contents:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a record, which may come from anyone; OSError if it cannot be read, ValueError if it is not a record."""
+        """Read a record, which may come from anyone.
+
+        Raises OSError if it cannot be read, ValueError if it is not a record.
+        """
         found = read_header(path)
         files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
         each = Stored("I64", (files,))

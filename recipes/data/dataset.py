@@ -47,7 +47,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes.
 
     Raises:
-        RecipeError: if it cannot be built; for missing files it names the key of their location.
+        RecipeError: If it cannot be built; for missing files it names the key of their location.
     """
     try:
         return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
@@ -61,7 +61,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset of a configuration, corrupted if configured; RecipeError if it cannot be built."""
+    """Return the dataset of a configuration, corrupted if configured. Raises RecipeError if it cannot be built."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -86,7 +86,7 @@ def fit_restoration(
     """Measure the covariance of corrupted data on rank 0, and broadcast it.
 
     Raises:
-        RecipeError: if the data cannot be read, are padded, too large or too few for a covariance, or contradict the
+        RecipeError: If the data cannot be read, are padded, too large or too few for a covariance, or contradict the
             corruption.
     """
     numbers = torch.zeros(2, dtype=torch.float64)
@@ -148,7 +148,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
     If classes are learned, every class is represented in training.
 
     Raises:
-        RecipeError: if nothing would be left to train on, or classes cannot be read.
+        RecipeError: If nothing would be left to train on, or classes cannot be read.
     """
     learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
     without = "; validation.holdout=0 trains on all"
@@ -178,7 +178,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     example, as a stationary signal.
 
     Raises:
-        RecipeError: if the data cannot be read, are not finite or are constant.
+        RecipeError: If the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)

@@ -31,7 +31,7 @@ class Order:
     and shuffles the items of each window. Memory holds two lists of groups and some windows of items.
 
     Raises:
-        ValueError: if the groups do not have `length` items in all.
+        ValueError: If the groups do not have `length` items in all.
     """
 
     def __init__(self, length: int, seed: int, groups: Groups | None = None) -> None:
@@ -97,7 +97,10 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 
 
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
-    """Yield the parts of every batch, starting after `samples` seen; RecipeError if too many files are unreadable."""
+    """Yield the parts of every batch, starting after `samples` seen.
+
+    Raises RecipeError if too many files are unreadable.
+    """
     training, seed = settings.training, settings.seed
     order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
     size = len(share) // training.accumulation

@@ -137,7 +137,7 @@ def cached_network(
     Without `test`, a tenth of the examples are left out of the classifier's training and tested on.
 
     Raises:
-        ValueError: if a dataset has no labels or too few examples, or the cached files are not readable.
+        ValueError: If a dataset has no labels or too few examples, or the cached files are not readable.
     """
     training = training or Training()
     if test is None:

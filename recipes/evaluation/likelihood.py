@@ -34,7 +34,7 @@ def likelihood(task: Task) -> Result:
     """Return bits per dimension of held-out examples, without augmentation, each with its own class.
 
     Raises:
-        ValueError: if the run's noise has no likelihood, if it was trained on text, or if data are padded.
+        ValueError: If the run's noise has no likelihood, if it was trained on text, or if data are padded.
     """
     settings, wanted = task.settings, task.settings.likelihood
     builder = Builder(settings.allow_targets)

@@ -57,7 +57,7 @@ class Published:
         return self.kept() if self.kept().is_file() else None
 
     def fetch(self) -> Path:
-        """Download the file to torch.hub's folder; RecipeError if that fails or the hash differs."""
+        """Download the file to torch.hub's folder. Raises RecipeError if that fails or the hash differs."""
         self.kept().parent.mkdir(parents=True, exist_ok=True)
         remedy = f"put it at {self.kept()} yourself, or leave the metric out"
         with as_recipe_error((OSError, RuntimeError), f"cannot fetch {self.url} (", f"): {remedy}"):
@@ -101,7 +101,7 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
 
 
 def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network for inference; RecipeError if they do not fit."""
+    """Load weights into a network for inference. Raises RecipeError if they do not fit."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -99,7 +99,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     real sets, all sets contain fewer of it.
 
     Raises:
-        RecipeError: if fewer than four would be left, or too many examples cannot be read.
+        RecipeError: If fewer than four would be left, or too many examples cannot be read.
     """
     groups = 1 if labels is None else len(real.classes or ())
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
@@ -195,7 +195,7 @@ def real_data(
     those of a run with that seed.
 
     Raises:
-        RecipeError: if there is no run, its data cannot be built, or their classes differ from the run's.
+        RecipeError: If there is no run, its data cannot be built, or their classes differ from the run's.
     """
     check_folder(run_dir)
     source, given = Run(run_dir), given or {}
@@ -220,7 +220,7 @@ def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
     """Check by `run.json` that data are the run's training data; print a note if they differ.
 
     Raises:
-        RecipeError: if their classes differ, because labels of samples would mean something else.
+        RecipeError: If their classes differ, because labels of samples would mean something else.
     """
     before, now = facts.get("data"), data_facts(dataset)
     if before is None:
@@ -242,7 +242,7 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
     """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `most` rows, if given.
 
     Raises:
-        RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
+        RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
     with as_recipe_error(
         (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): make them with multisagd sample"

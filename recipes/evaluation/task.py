@@ -144,7 +144,7 @@ class Task:
 
     @property
     def held_out(self) -> Dataset:
-        """Examples that the run was not trained on; ValueError if there are none."""
+        """Examples that the run was not trained on. Raises ValueError if there are none."""
         if self.test is None:
             raise ValueError(NOTHING_HELD_OUT)
         return self.test
@@ -190,7 +190,10 @@ class Task:
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
-        """The classifier of the data and its record, cached or trained now; ValueError if neither is possible."""
+        """The classifier of the data and its record, cached or trained now.
+
+        Raises ValueError if neither is possible.
+        """
         return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property

@@ -110,7 +110,7 @@ _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
 
 @lru_cache
 def kind(name: str) -> Kind:
-    """Return a kind by its name; KeyError if it is unknown."""
+    """Return a kind by its name. Raises KeyError if it is unknown."""
     if name.startswith("space_by_"):
         other = kind("progressive" if name == "space_by_time" else "velocity")
         space = {"_target_": "multisagd.PowerLaw", "exponent": -0.5, "corner": None, "axes": ["height", "width"]}
@@ -234,7 +234,7 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
 
 
 def build_spectrum(group: Mapping[str, Any], example: Example) -> Spectrum:
-    """Build the spectrum of a configuration group; RecipeError if it is invalid."""
+    """Build the spectrum of a configuration group. Raises RecipeError if it is invalid."""
     return Builder().build(group, Spectrum, "spectrum", statistics=example.statistics)
 
 

@@ -193,7 +193,10 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
 
 @lru_cache(maxsize=16)
 def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
-    """Return the example in a file, cropped to its middle if it is too large; ValueError if it cannot be used."""
+    """Return the example in a file, cropped to its middle if it is too large.
+
+    Raises ValueError if it cannot be used.
+    """
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(

@@ -127,7 +127,7 @@ class Budget:
     left_out: list[str] = field(default_factory=list)
 
     def take(self, kind: str, data: bytes) -> str:
-        """Return a file's content as a data URI; ValueError if it exceeds the budget."""
+        """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
             raise ValueError("beyond megabytes=…")
@@ -205,7 +205,7 @@ def is_report(text: str) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Check that a page may be written there; RecipeError if the path holds another file."""
+    """Check that a page may be written there. Raises RecipeError if the path holds another file."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
     for path in (out, out.with_name(f"{out.name}.partial")):

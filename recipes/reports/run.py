@@ -69,7 +69,10 @@ class SampleSet:
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
-        """Return its first samples, `(count, channels, *grid)`; ValueError if their shape differs from the data's."""
+        """Return its first samples, `(count, channels, *grid)`.
+
+        Raises ValueError if their shape differs from the data's.
+        """
         path = self.folder / TENSORS
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
@@ -168,7 +171,7 @@ class Overview:
 
 
 def read_run(folder: Path, name: str | None = None) -> Overview:
-    """Read the available parts of a run; RecipeError if the folder does not exist or has no part of a run."""
+    """Read the available parts of a run. Raises RecipeError if the folder does not exist or has no part of a run."""
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: give the folder of a training run")
     if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
@@ -237,7 +240,10 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 
 
 def own_json(path: Path, folder: Path) -> Any:
-    """Return the content of a JSON file in a folder; OSError or ValueError if unreadable or outside the folder."""
+    """Return the content of a JSON file in a folder.
+
+    Raises OSError or ValueError if unreadable or outside the folder.
+    """
     if not inside(path, folder):
         raise ValueError(f"{path.name} is a link to somewhere else")
     return read_json(path, finite=False)

@@ -52,7 +52,7 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
-        """Read torchrun's variables, if any; RecipeError if they are incomplete or contradictory."""
+        """Read torchrun's variables, if any. Raises RecipeError if they are incomplete or contradictory."""
         variables = os.environ if environment is None else environment
         if variables.get("WORLD_SIZE", "1") == "1":
             return SINGLE
