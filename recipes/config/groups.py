@@ -18,7 +18,7 @@ import configs
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>[\w.]+))?")
-"""A key in a list of defaults, as in `- override /network: unet`."""
+"""A key in a defaults list, as in `- override /network: unet`."""
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
 """Groups that every run has; a configuration without one of them is damaged."""
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandFile:
-    """Content of `configs/<command>.yaml` and its base files: heading, groups, and the text of the keys."""
+    """The content of `configs/<command>.yaml` and its base files: heading, groups, and the YAML of the keys."""
 
     heading: str
     entries: tuple[Entry, ...]
@@ -336,7 +336,7 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a training with missing keys set to their defaults."""
+    """Return the configuration of a training run with missing keys set to their defaults."""
     own = _known(train_defaults())
     for group, default, _ in command_file("train").entries:
         if group == "experiment":  # choices for other groups, and no keys of its own
@@ -376,7 +376,8 @@ def of_choice(group: str, choice: str) -> dict[str, Any]:
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return defaults for missing keys of a group: the values that are equal in all choices of its class.
 
-    For other keys, the class has a default or requires a value. A group without a class uses the nearest choice.
+    For other keys, either the class has a default or the value is required. A group without a class uses the nearest
+    choice.
     """
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])
