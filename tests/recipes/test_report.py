@@ -212,7 +212,7 @@ class TestMissingParts:
         shutil.rmtree(run_dir / "samples")
         page = page_of(run_dir)
         assert curve(page, "training")["values"]
-        assert "No picture was made during training" in page.words
+        assert "No samples were drawn during training" in page.words
 
     def test_broken_files_are_named_and_the_rest_is_shown(self, run_dir: Path) -> None:
         (run_dir / "run.json").write_text("{")
@@ -307,7 +307,7 @@ def test_links_that_lead_out_of_a_run_are_not_followed(run_dir: Path, tmp_path: 
     (tmp_path / "run.json").write_text('{"starts": [{"device": "a secret"}]}')
     (run_dir / "run.json").symlink_to(tmp_path / "run.json")
     page = page_of(run_dir)
-    assert "a link to somewhere else" in page.words
+    assert "a link that leads out of the run" in page.words
     assert not page.all("img")
     assert "a secret" not in page.words
 
@@ -319,7 +319,7 @@ def test_sets_of_samples_that_are_links_are_not_followed(run_dir: Path, tmp_path
     (linked / "evaluate.json").unlink()
     (linked / "evaluate.json").symlink_to(outside / "evaluate.json")
     page = page_of(run_dir)
-    assert "evaluate.json is a link to somewhere else" in page.words
+    assert "evaluate.json is a link that leads out of the folder" in page.words
     assert "a secret" not in page.words
     assert curve(page, "samples 1: 4, ")["values"]
     (linked / "samples.safetensors").unlink()
