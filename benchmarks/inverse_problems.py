@@ -1,7 +1,7 @@
 """Inverse problems and U-turns on a trained run of images: `python -m benchmarks.inverse_problems --run RUN`.
 
 Held-out images are blurred, lose their middle, or are reduced 2 or 4 times, with noise on top, and are estimated
-without being told their class: by the mean and by samples of the Gaussian posterior, which know the data's spectrum and
+without their class: by the mean and by samples of the Gaussian posterior, which know the data's spectrum and
 no network, and by the run's network under guidance (`multisagd.inverse`). Reported are the peak signal-to-noise ratio,
 the share that a classifier recognises, and by how much the measurement of the estimate misses the measurement, as a
 multiple of its noise: 1 is what the truth has, less is a fit of the noise.
@@ -76,7 +76,7 @@ def problem(name: str, grid: Grid) -> Measurement:
 
 
 def guided(method: str, denoiser: AnyDenoiser, known: DataStatistics, measured: Measurement, y: Tensor) -> AnyDenoiser:
-    """Return the denoiser told of the measurement y, as a method does it."""
+    """Return the denoiser guided by the measurement y with a method."""
     if method == "DPS":
         return DPS(denoiser, measured, y, NOISE)
     if method == "PiGDM, one variance":
@@ -95,8 +95,8 @@ def solve(run: Run, x0: Tensor, arm: dict[str, Any]) -> tuple[Tensor, Tensor, Me
         return posterior.mean(y), y, measured
     if arm["method"] == "Gaussian sample":
         return posterior.sample(y, seeds), y, measured
-    told = guided(arm["method"], run.denoiser, run.statistics, measured, y)
-    return sample(told, DDIM(eta=arm["eta"]), x0.shape, arm["steps"], seeds), y, measured
+    denoiser = guided(arm["method"], run.denoiser, run.statistics, measured, y)
+    return sample(denoiser, DDIM(eta=arm["eta"]), x0.shape, arm["steps"], seeds), y, measured
 
 
 def judge(estimate: Tensor, x0: Tensor, y: Tensor, measured: Measurement) -> dict[str, float]:

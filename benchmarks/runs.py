@@ -46,7 +46,7 @@ def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = Non
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, the `classes` it was told, and features of real examples to judge it by, if these have classes."""
+    """A trained run, the `classes` of its condition, and features of real examples if these have classes."""
 
     denoiser: Denoiser
     statistics: DataStatistics

@@ -91,24 +91,24 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
     parents = [PurePosixPath(file).parent.parts for file in files]
     common = _common_start(parents)
     tops = [parts[len(common)] if len(parts) > len(common) else None for parts in parents]
-    classes = [top for top in tops if top is not None]
-    if required and common and not classes:
+    found = [top for top in tops if top is not None]
+    if required and common and not found:
         return [common[-1]] * len(files)
-    if len(classes) < len(tops):
+    if len(found) < len(tops):
         if not required:
             return None
         raise ValueError(
             f"{root / files[tops.index(None)]} is not in a subfolder, so it has no class: "
             "move it into one, or set labels=none"
         )
-    names = sorted(set(classes))
+    names = sorted(set(found))
     if SPLITS.issuperset(name.lower() for name in names):
         log.warning(
             "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
             "set match to choose one of them, such as ^%s/, or labels=none",
             root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip
-    return classes
+    return found
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -131,13 +131,13 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
     group: str | int = "label" if "label" in pattern.groupindex else 1
     labels = []
     for file in files:
-        match = pattern.search(PurePosixPath(file).name)
-        if match is None or not match[group]:
+        found = pattern.search(PurePosixPath(file).name)
+        if found is None or not found[group]:
             raise ValueError(
                 f"pattern={expression!r} finds no class in the name of {file}: "
                 "change it, or leave the file out by match"
             )
-        labels.append(match[group])
+        labels.append(found[group])
     return labels
 
 

@@ -22,20 +22,20 @@ def attribute(measured: Measured, white: str = "white") -> list[str]:
     if zero is None or slope is None or ahead is None or not (zero.enough and slope.enough and ahead.enough):
         return [f"`{WHOLE}` gains {whole}. Is that DC? Not measured: one of the two parts has too few seeds."]
     shares = {name: _of_whole(measured, name, white) for name in (ZERO, SLOPE)}
-    told = (
+    parts = (
         f"of {whole}, `{ZERO}` gains {zero}{shares[ZERO]} and `{SLOPE}` {slope}{shares[SLOPE]}; "
         f"the first is ahead of the second by {ahead}"
     )
-    return [f"{_carrier(zero, slope, ahead)}; {told}."]
+    return [f"{_carrier(zero, slope, ahead)}; {parts}."]
 
 
 def _no_gain(whole: Estimate, parts: Mapping[str, Estimate | None], white: str) -> list[str]:
     by = f"({_moved(whole)} in Fréchet distance)"
     answer = (
         f"**There is no gain to be DC**: `{WHOLE}` is worse than `{white}` {by}"
-        if whole.told
-        else f"**No gain can be told, so there is none to be DC**: no difference of `{WHOLE}` from `{white}` can be "
-        f"told {by}"
+        if whole.detected
+        else f"**No gain is detected, so no gain can be DC**: no difference of `{WHOLE}` from `{white}` is "
+        f"detected {by}"
     )
     said = [f"`{name}`: {verdict(part)} ({_moved(part)})" for name, part in parts.items() if part is not None]
     return [f"Is the gain DC? {answer}.", *([f"Of its parts against `{white}`, {'; '.join(said)}."] if said else [])]
@@ -47,16 +47,16 @@ def _carrier(zero: Estimate, slope: Estimate, ahead: Estimate) -> str:
         return "**The gain is partly DC**: either part gains by itself"
     if zero.positive and ahead.positive:
         return (
-            "**The gain is DC**: the zero frequency carries it alone, the slope gains nothing that can be told, and "
+            "**The gain is DC**: the zero frequency carries it alone, the slope has no detectable gain, and the two "
+            "differ"
+        )
+    if slope.positive and ahead.detected and ahead.mean < 0:
+        return (
+            "**The gain is not DC**: the slope carries it alone, the zero frequency has no detectable gain, and "
             "the two differ"
         )
-    if slope.positive and ahead.told and ahead.mean < 0:
-        return (
-            "**The gain is not DC**: the slope carries it alone, the zero frequency gains nothing that can be told, "
-            "and the two differ"
-        )
-    why = "one part gains, but no difference of the two can be told" if zero.positive or slope.positive else ""
-    return f"**It cannot be told whether the gain is DC**: {why or 'neither part gains enough by itself'}"
+    why = "one part gains, but no difference of the two is detected" if zero.positive or slope.positive else ""
+    return f"**It is undecided whether the gain is DC**: {why or 'neither part gains enough by itself'}"
 
 
 def _of_whole(measured: Measured, part: str, white: str) -> str:
@@ -121,7 +121,7 @@ def closing(measured: Measured, named: Sequence[str]) -> list[str]:
         if gap is None or not kinds:
             continue
         if gap.enough and not gap.positive:
-            said.append(f"{band}: the corruption costs nothing that can be told ({gap}): there is no gap to close.")
+            said.append(f"{band}: the corruption has no detectable cost ({gap}): there is no gap to close.")
             continue
         few = "" if gap.enough else f" ({no_verdict(gap.count)})"
         shares = ", ".join(f"`{kind}` {percent(closed(measured, band, kind))}" for kind in kinds)
@@ -141,7 +141,7 @@ def aims(measured: Measured, expected: Sequence[str]) -> list[str]:
 
 
 Judged = tuple[bool | None, str]
-"""Whether an aim is met in a band, None if that cannot be told, and why."""
+"""Whether an aim is met in a band, None if that is undecided, and why."""
 MISSING = "not measured"
 
 
@@ -161,12 +161,12 @@ def _restored(measured: Measured, band: str) -> Judged:
     if not (gap.enough and share.enough):
         return None, no_verdict(min(gap.count, share.count))
     if not gap.positive:
-        return None, f"cannot be told, there is no gap that can be told ({gap})"
+        return None, f"undecided, no gap is detected ({gap})"
     if share.mean - 2 * share.error > TARGET:
         return True, f"met, {percent(share)}"
     if share.mean + 2 * share.error < TARGET:
         return False, f"not met, {percent(share)}"
-    return None, f"cannot be told, {percent(share)}"
+    return None, f"undecided, {percent(share)}"
 
 
 def _reached(judged: Mapping[str, Judged], needed: int) -> str:
@@ -178,5 +178,5 @@ def _reached(judged: Mapping[str, Judged], needed: int) -> str:
     elif len(met) - met.count(False) < needed:
         said = NOT_MET
     else:
-        said = "**Not measured in all bands**" if unfinished else "**Cannot be told**"
+        said = "**Not measured in all bands**" if unfinished else "**Undecided**"
     return f"{said}: {'; '.join(f'{band} {why}' for band, (_, why) in judged.items())}."

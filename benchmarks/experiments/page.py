@@ -50,7 +50,7 @@ and a test fails if it says anything else. Conclusions are drawn by rules:
   three seeds chance alone does that in about one comparison of five: one such verdict is a hint.
 - **clearly**: the 95 % confidence interval of the paired differences (Student's t: 4.3 standard errors with three
   seeds) leaves zero out. Among many comparisons, one of twenty does so by chance.
-- Otherwise no difference can be told, which is not to say that there is none.
+- Otherwise no difference is detected, which does not mean that the arms are equal.
 
 What to keep in mind:
 
@@ -111,7 +111,7 @@ def page(path: Path = RESULTS) -> tuple[str, list[Picture]]:
         "## In short",
         bullets(short) or "Nothing was measured yet.",
         "### What failed",
-        bullets(failed) or "Nothing that the rules tell.",
+        bullets(failed) or "Nothing by these rules.",
     ]
     return "\n\n".join([INTRODUCTION, *summary, papers(), *parts, *(each(path) for each in OTHERS)]) + "\n", pictures
 

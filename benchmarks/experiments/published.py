@@ -22,7 +22,7 @@ class Published:
 PUBLISHED: dict[str, dict[str, Published]] = {
     "power_law_mnist": {"papers -.06": Published(0.42, 0.28)},
     "omission_mnist": {
-        # they draw the corruption anew each time
+        # they draw the corruption again each time
         "[.2,.3] redrawn: papers' omission": Published(3.66, 3.04),
         "[.1,.2]: papers' omission": Published(3.23, 2.76),
         "[.2,.3]: papers' omission": Published(3.66, 3.04),

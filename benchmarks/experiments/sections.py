@@ -17,15 +17,15 @@ from benchmarks.experiments.verdicts import (
     FRECHET,
     Estimate,
     changes,
+    detected_worse,
     gain,
     relative,
     sorted_out,
-    told_worse,
     verdict,
 )
 
 SEEDS = (0, 1, 2)
-"""What `python -m benchmarks.experiments` trains unless told otherwise."""
+"""What `python -m benchmarks.experiments` trains by default."""
 NOTES: Mapping[str, str] = {
     "omission_mnist": "The arm `real without it`, real digits with the band set to the mean, is the best that leaving "
     "a band out can give. The papers' omission ends at zero there, and its network sees the corruption in training. "
@@ -128,7 +128,7 @@ def failures(results: Results) -> list[str]:
     said = [line for line in headlines(results) if claims.NOT_MET in line]
     pairs = [(arm, other) for arm, other in results.pairs if other != claims.CLEAN]
     for metric in results.focus[:1]:
-        said += told_worse(results.numbers, pairs, metric)
+        said += detected_worse(results.numbers, pairs, metric)
     for arm, seeds in results.numbers.items():
         lost = [seed for seed, row in seeds.items() if not any(metric.key in row for metric in results.metrics)]
         said += [f"`{arm}`, {_seeds(lost)}: nothing finite came out."] if lost else []

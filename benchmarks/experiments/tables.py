@@ -28,7 +28,7 @@ def found(experiment: Experiment, size: str, path: Path = RESULTS) -> dict[str, 
 
 
 def with_error(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
-    """Write the mean of some values, and its standard error if there is more than one; nothing if there is none."""
+    """Write the mean of some values, and its standard error if there is more than one; nothing without values."""
     if not values:
         return ""
     shown = f"{mean(values):{sign}.{digits}f}"

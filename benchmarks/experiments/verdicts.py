@@ -90,14 +90,14 @@ class Estimate:
         return self.count >= ENOUGH
 
     @property
-    def told(self) -> bool:
+    def detected(self) -> bool:
         """Whether it is of enough seeds and more than two standard errors from zero."""
         return self.enough and abs(self.mean) > 2 * self.error
 
     @property
     def positive(self) -> bool:
-        """Whether it is told from zero, and above it."""
-        return self.told and self.mean > 0
+        """Whether it is detected and above zero."""
+        return self.detected and self.mean > 0
 
     @property
     def clear(self) -> bool:
@@ -150,8 +150,8 @@ def verdict(better_by: Estimate | None) -> str:
     """Put a gain in words."""
     if better_by is None or not better_by.enough:
         return no_verdict(0 if better_by is None else better_by.count)
-    if not better_by.told:
-        return "no difference can be told"
+    if not better_by.detected:
+        return "no difference detected"
     word = "better" if better_by.mean > 0 else "worse"
     return f"**clearly {word}**" if better_by.clear else f"**{word}**"
 
@@ -162,12 +162,12 @@ def no_verdict(count: int) -> str:
 
 
 def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
-    """Say which arms are better than what they are compared with, which are worse, and which cannot be told."""
+    """Say which arms are better than what they are compared with, which are worse, and which show no difference."""
     groups: dict[tuple[str, str], list[str]] = {}
     for arm, other in pairs:
         better_by = gain(measured, arm, other, metric)
         if better_by is not None:
-            moved = f" ({with_error(changes(measured, arm, other, metric), sign='+')})" if better_by.told else ""
+            moved = f" ({with_error(changes(measured, arm, other, metric), sign='+')})" if better_by.detected else ""
             groups.setdefault((other, verdict(better_by)), []).append(f"`{arm}`{moved}")
     title = metric.compared[0].upper() + metric.compared[1:]
     return [
@@ -176,13 +176,13 @@ def sorted_out(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Met
     ]
 
 
-def told_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
+def detected_worse(measured: Measured, pairs: Sequence[tuple[str, str]], metric: Metric) -> list[str]:
     """Return the arms that are worse than what they are compared with, and those with too few seeds to say so."""
     found = {(arm, other): gain(measured, arm, other, metric) for arm, other in pairs}
     said = [
         f"`{arm}` is {verdict(better_by).strip('*')} than `{other}` in {metric.compared}."
         for (arm, other), better_by in found.items()
-        if better_by is not None and better_by.told and better_by.mean < 0
+        if better_by is not None and better_by.detected and better_by.mean < 0
     ]
     open_: dict[str, list[str]] = {}
     for (arm, _), better_by in found.items():

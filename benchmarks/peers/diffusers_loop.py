@@ -3,7 +3,7 @@
 The loop is that of its `train_unconditional` example: `DDPMScheduler.add_noise`, the squared error of the noise, AdamW,
 clipping, a learning rate with warm-up. Network, first weights, data, their order, batches, labels and their dropout are
 those of our own training, and so is the average of weights (in place of diffusers' own, which needs more steps than
-there are). The network is told the log-SNR of a timestep, as ours always is, and not its number. Nothing is centred on
+there are). The network receives the log-SNR of a timestep, as ours always is, and not its number. Nothing is centred on
 the mean of the data, and times are drawn independently of one another, as there.
 """
 
@@ -130,10 +130,10 @@ def draw(
     made = []
     for start in range(0, len(initial), batch):
         x = initial[start : start + batch]
-        told = None if labels is None else labels[start : start + batch].to(initial.device)
+        condition = None if labels is None else labels[start : start + batch].to(initial.device)
         scheduler.set_timesteps(steps)
         for timestep in scheduler.timesteps:
-            noise = network(scheduler.scale_model_input(x, timestep), levels[timestep].expand(len(x)), told)
+            noise = network(scheduler.scale_model_input(x, timestep), levels[timestep].expand(len(x)), condition)
             x = scheduler.step(noise, timestep, x).prev_sample
         made.append(x.cpu())
     return torch.cat(made)

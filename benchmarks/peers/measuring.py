@@ -106,8 +106,8 @@ def white_progress(run: Run, seed: int) -> Progress:
     """Return the progress of a run over its noise levels, measured on trajectories that are no samples of the table."""
     seeds = derive_many(seed, "progress", 0, range(TRAJECTORIES))
     labels = run.labels(TRAJECTORIES)
-    told = None if labels is None else run.runtime.put(labels)
-    return measure_progress(run.denoiser, run.statistics.mean.shape[0], seeds, told)
+    condition = None if labels is None else run.runtime.put(labels)
+    return measure_progress(run.denoiser, run.statistics.mean.shape[0], seeds, condition)
 
 
 def measure_speed(filed: Experiment, options: argparse.Namespace, path: Path) -> None:

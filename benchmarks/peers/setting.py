@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def null_label(self) -> int | None:
-        """The label of no class, None where there are none."""
+        """The label of no class, None without classes."""
         return None if self.assembly.classes is None else len(self.assembly.classes)
 
     def batches(self) -> Iterator[Batch]:

@@ -76,9 +76,9 @@ def measure_progress(
     times = time_steps(denoiser.process.schedule, steps)
     for start in range(0, len(seeds), batch):
         chosen = seeds[start : start + batch]
-        told = None if condition is None else condition[start : start + batch]
+        part = None if condition is None else condition[start : start + batch]
         shape = (len(chosen), channels, *grid.shape)
-        add(steps, sample(denoiser, DPMSolver(), shape, steps, chosen, told, times=times, callback=look))
+        add(steps, sample(denoiser, DPMSolver(), shape, steps, chosen, part, times=times, callback=look))
     shares = (power / power[-1]).clamp(0, 1)
     return Progress(times.flip(0), shares.flip(0), weights.argmax(0))
 

@@ -18,7 +18,7 @@ import configs
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>[\w.]+))?")
-"""A key in a defaults list, as in `- override /network: unet`."""
+"""A key in a list of defaults, as in `- override /network: unet`."""
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
 """Groups that every run has; a configuration without one of them is damaged."""
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandFile:
-    """The content of `configs/<command>.yaml` and its base files: heading, groups, and the YAML of the keys."""
+    """Content of `configs/<command>.yaml` and its base files: heading, groups, and the text of the keys."""
 
     heading: str
     entries: tuple[Entry, ...]
@@ -62,12 +62,12 @@ class CommandFile:
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
     """Return every group with the sorted names of its choices; `folder` contains additional choices of the user."""
-    choices: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for root in roots(folder):
         for file in root.rglob("*.yaml"):
             if file.parent != root:
-                choices.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
-    return {group: sorted(names) for group, names in sorted(choices.items())}
+                found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(choices) for group, choices in sorted(found.items())}
 
 
 def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
@@ -147,25 +147,25 @@ def split_file(text: str) -> tuple[str, str, str]:
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
     """Return the comment above each key; nested keys have dotted names."""
-    texts: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, entry in _split_keys(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
-        texts[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
-        texts |= {f"{key}.{name}": text for name, text in comments(inner, f"{indent}  ").items()}
-    return texts
+        found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
+        found |= {f"{key}.{name}": said for name, said in comments(inner, f"{indent}  ").items()}
+    return found
 
 
 def _entries(text: str) -> tuple[Entry, ...]:
     """Return the groups of a defaults list, each with the comment above it."""
-    entries, note = [], []
+    found, note = [], []
     for line in map(str.strip, text.splitlines()):
         if line.startswith("#"):
             note.append(line.removeprefix("#").strip())
             continue
         if match := re.fullmatch(r"- (?:override )?/?([\w/]+): *(\S+)", line):
-            entries.append(Entry(match[1], match[2], "\n".join(note)))
+            found.append(Entry(match[1], match[2], "\n".join(note)))
         note = []
-    return tuple(entries)
+    return tuple(found)
 
 
 def _without(more: str, keys: str) -> str:
@@ -183,19 +183,19 @@ def _without(more: str, keys: str) -> str:
 
 def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
     """Split keys at one level of indentation into pairs of key and text, including comments above and subkeys below."""
-    parts: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     above = ""
     for line in text.splitlines(keepends=True):
         if match := re.match(rf"{indent}(\w+):", line):
-            parts.append((match[1], above + line))
+            found.append((match[1], above + line))
             above = ""
-        elif line.startswith(f"{indent}#") or not line.strip() or not parts:
+        elif line.startswith(f"{indent}#") or not line.strip() or not found:
             above += line
         else:
-            key, entry = parts.pop()
-            parts.append((key, entry + above + line))
+            key, entry = found.pop()
+            found.append((key, entry + above + line))
             above = ""
-    return parts
+    return found
 
 
 @dataclass(frozen=True)
@@ -217,13 +217,13 @@ class Outline:
 
     def keys(self, name: str, group: str = "") -> dict[str, Any]:
         """Return the nested keys of a command, or of a choice of a group, with their defaults."""
-        merged: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         choices = dict(self.overrides(name, group)) | dict(self.chosen)
         for package, content in self._parts(name, group, "", choices):
             for part in reversed(package.split(".") if package else ()):
                 content = {part: content}
-            merged = over(merged, content)
-        return merged
+            found = over(found, content)
+        return found
 
     def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
         """Yield the choices that files make for other groups, as experiments do; the last one takes precedence."""
@@ -265,16 +265,16 @@ class Outline:
 
     def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
         """Return the comments on the keys of a choice and of its base files, by dotted names."""
-        texts: dict[str, str] = {}
+        found: dict[str, str] = {}
         for entry in self.defaults(choice, group):
             if entry.choice != "_self_" and not entry.override:
                 below = f"{place}{entry.package}." if entry.package else place
-                texts |= self.comments(entry.choice, entry.group or group, below)
+                found |= self.comments(entry.choice, entry.group or group, below)
         if (path := choice_file(group, choice, self.folder)) is None:
-            return texts
+            return found
         place = "" if is_global(path) else place
         own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-        return texts | {f"{place}{key}": about for key, about in own.items() if about}
+        return found | {f"{place}{key}": about for key, about in own.items() if about}
 
     def comment(self, command: str, key: str) -> str:
         """Return the comment on a key of a command, or an empty string."""
@@ -311,10 +311,10 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 def read_file(path: Path) -> dict[str, Any]:
     """Return the content of a group's file; empty if it cannot be read, since composing it reports the error."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_global(path: Path | None) -> bool:
@@ -336,7 +336,7 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a training run with missing keys set to their defaults."""
+    """Return the configuration of a training with missing keys set to their defaults."""
     own = _known(train_defaults())
     for group, default, _ in command_file("train").entries:
         if group == "experiment":  # choices for other groups, and no keys of its own
@@ -376,8 +376,7 @@ def of_choice(group: str, choice: str) -> dict[str, Any]:
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return defaults for missing keys of a group: the values that are equal in all choices of its class.
 
-    For other keys, either the class has a default or the value is required. A group without a class uses the nearest
-    choice.
+    For other keys, the class has a default or requires a value. A group without a class uses the nearest choice.
     """
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])

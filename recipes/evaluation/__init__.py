@@ -1,1 +1,1 @@
-"""The parts of `multisagd evaluate`: sets, metrics, table and figures."""
+"""The parts of `multisagd evaluate`: sets, metrics, table and pictures."""

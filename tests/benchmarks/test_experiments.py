@@ -1,4 +1,4 @@
-"""The experiments on trained runs: what they compare is what they say, and interruption costs no row."""
+"""Experiments on trained runs compare what they name, and an interruption loses no row."""
 
 import itertools
 import json
@@ -15,17 +15,8 @@ from benchmarks.partly_spectral import PartlySpectral
 from benchmarks.preconditioning import SIZES, common, matrix, one_at_a_time
 from benchmarks.recommended import DATA
 from benchmarks.rows import append, missing, rows
-from multisagd import (
-    CosineSchedule,
-    DataStatistics,
-    Denoiser,
-    Flat,
-    Grid,
-    KarrasSchedule,
-    PowerLaw,
-    Process,
-    SpectralCovariance,
-)
+from multisagd import CosineSchedule, DataStatistics, Denoiser, Flat, Grid, KarrasSchedule, PowerLaw, Process
+from multisagd.covariance import SpectralCovariance
 from multisagd.networks.cost import training_flops
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -36,7 +27,7 @@ TIMES = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
 
 
 class Constant(nn.Module):
-    """A network that answers the same everywhere."""
+    """A network with a constant output."""
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
         return torch.full_like(x, 0.3)
@@ -55,61 +46,49 @@ def made(grid: Grid, exponent: float) -> tuple[Process, DataStatistics]:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
-@pytest.mark.parametrize("exponent", [0.0, -0.6])
-@pytest.mark.parametrize("whole", ["karras", "spectral"])
-def test_all_parts_together_are_the_preconditioning_of_the_library(grid: Grid, exponent: float, whole: str) -> None:
-    process, statistics = made(grid, exponent)
-    part = "spectral" if whole == "spectral" else "scalar"
-    ours = PartlySpectral(Constant(), process, statistics, into=part, skip=part, out=part)
-    theirs = Denoiser(Constant(), process, preconditioning=whole, statistics=statistics)  # type: ignore[arg-type]
+def test_partly_spectral_contains_the_preconditioning_of_the_library(grid: Grid) -> None:
     x = random(3, 2, *grid.shape, seed=3)
-    torch.testing.assert_close(ours(x, TIMES), theirs(x, TIMES), rtol=0, atol=1e-12)
-    torch.testing.assert_close(ours.loss(x, TIMES, [1, 2, 3]), theirs.loss(x, TIMES, [1, 2, 3]), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
-def test_unit_sigma_data_is_velocity_prediction(grid: Grid) -> None:
+    for exponent, (whole, part) in itertools.product((0.0, -0.6), (("karras", "scalar"), ("spectral", "spectral"))):
+        process, statistics = made(grid, exponent)
+        ours = PartlySpectral(Constant(), process, statistics, into=part, skip=part, out=part)  # type: ignore[arg-type]
+        theirs = Denoiser(Constant(), process, preconditioning=whole, statistics=statistics)  # type: ignore[arg-type]
+        torch.testing.assert_close(ours(x, TIMES), theirs(x, TIMES), rtol=0, atol=1e-12)
+        torch.testing.assert_close(ours.loss(x, TIMES, [1, 2, 3]), theirs.loss(x, TIMES, [1, 2, 3]), rtol=1e-12, atol=0)
+    # With unit sigma_data it is velocity prediction; the sign of what the network predicts is a convention.
     process, statistics = made(grid, 0.0)
-    ours = PartlySpectral(Constant(), process, statistics, sigma_data=1.0)
-    theirs = Denoiser(Constant(), process, prediction="v", statistics=statistics)
-    x = random(3, 2, *grid.shape, seed=3)
     at = process.coefficients(TIMES, x)
-    found, expected = ours.weights(at, x), theirs.weights(at, x)
-    # The sign of what the network predicts is a convention.
-    for name, sign in {"into": 1, "skip": 1, "out": -1, "signal": -1, "noise": -1}.items():
-        one = torch.ones_like(found.out)
-        torch.testing.assert_close(getattr(found, name) * one, sign * getattr(expected, name) * one)
+    ours = PartlySpectral(Constant(), process, statistics, sigma_data=1.0).preconditioning_at(at, x)
+    theirs = Denoiser(Constant(), process, prediction="v", statistics=statistics).preconditioning_at(at, x)
+    one = torch.ones_like(ours.c_out)
+    for name, sign in {"c_in": 1, "c_skip": 1, "c_out": -1, "target_signal": -1, "target_noise": -1}.items():
+        torch.testing.assert_close(getattr(ours, name) * one, sign * getattr(theirs, name) * one)
 
 
 @pytest.mark.parametrize("skip", ["scalar", "spectral"])
 @pytest.mark.parametrize("exponent", [0.0, -0.6])
-def test_the_output_scale_brings_what_the_skip_leaves_to_unit_variance(skip: str, exponent: float) -> None:
+def test_partly_spectral_targets_have_unit_variance(skip: str, exponent: float) -> None:
     grid = GRIDS[1]
     process, statistics = made(grid, exponent)
     x = random(1, 2, *grid.shape)
     at = process.coefficients(TIMES[1:2], x)
     for out in ("scalar", "spectral"):
         denoiser = PartlySpectral(Constant(), process, statistics, skip=skip, out=out)  # type: ignore[arg-type]
-        weights = denoiser.weights(at, x)
-        target = weights.signal**2 * statistics.power + weights.noise**2 * process.covariance.power()
-        if out == "spectral":
-            torch.testing.assert_close(target, torch.ones_like(target))
-        else:
-            scaled = grid.mean(target * weights.out**2).mean() / weights.out.square().mean()
-            torch.testing.assert_close(scaled, torch.ones_like(scaled))
+        each = denoiser.preconditioning_at(at, x)
+        target = each.target_signal**2 * statistics.power + each.target_noise**2 * process.covariance.power()
+        if out == "scalar":
+            target = grid.mean(target * each.c_out**2).mean() / each.c_out.square().mean()
+        torch.testing.assert_close(target, torch.ones_like(target))
 
 
-def test_not_centred_takes_the_power_about_zero() -> None:
-    grid = GRIDS[1]
-    process, statistics = made(grid, 0.0)
+def test_partly_spectral_without_centring_uses_the_power_about_zero() -> None:
+    process, statistics = made(GRIDS[1], 0.0)
     denoiser = PartlySpectral(Constant(), process, statistics, centred=False)
-    assert denoiser.sigma_data**2 == pytest.approx(
-        statistics.sigma_data**2 + float(statistics.mean.square().mean()), rel=1e-12
-    )
-    assert not denoiser.mean_like(random(1, 2, *grid.shape)).any()
+    expected = statistics.sigma_data**2 + float(statistics.mean.square().mean())
+    assert denoiser.sigma_data**2 == pytest.approx(expected, rel=1e-12)
+    assert not denoiser.mean_like(random(1, 2, *GRIDS[1].shape)).any()
 
 
-def test_the_exact_denoiser_is_the_posterior_mean_of_its_examples() -> None:
+def test_exact_denoiser_is_the_posterior_mean_of_its_examples() -> None:
     grid = Grid.of(height=3, width=2)
     process = Process(KarrasSchedule(), SpectralCovariance(Flat(), grid)).double()
     examples, labels = random(6, 1, 3, 2), torch.tensor([0, 1, 0, 1, 0, 1])
@@ -119,22 +98,17 @@ def test_the_exact_denoiser_is_the_posterior_mean_of_its_examples() -> None:
     at = process.coefficients(t, x)
     for condition in (None, torch.tensor([1, 0])):
         for i in range(2):
-            weights = [
-                math.exp(-float((x[i] - at.a[i] * example).square().sum()) / (2 * float(at.b[i]) ** 2))
-                * (condition is None or int(condition[i]) == int(label))
-                for example, label in zip(examples, labels, strict=True)
-            ]
-            mean = sum((w * example for w, example in zip(weights, examples, strict=True)), torch.zeros(())) / sum(
-                weights
-            )
+            weights = torch.exp(-(x[i] - at.a[i] * examples).square().sum((1, 2, 3)) / (2 * float(at.b[i]) ** 2))
+            if condition is not None:
+                weights = weights * (labels == condition[i])
+            mean = torch.einsum("n,nchw->chw", weights, examples) / weights.sum()
             torch.testing.assert_close(exact(x, t, condition)[i], mean)
     other = Exact(process, examples[:1], None)
-    spliced = Spliced(other, exact, (1.0, math.inf))
-    torch.testing.assert_close(spliced(x, t), other(x, t))
+    torch.testing.assert_close(Spliced(other, exact, (1.0, math.inf))(x, t), other(x, t))
     torch.testing.assert_close(Spliced(other, exact, (-1.0, 1.0))(x, t), exact(x, t))
 
 
-def test_rows_survive_an_interruption_and_are_not_measured_again(tmp_path: Path) -> None:
+def test_rows_survive_an_interruption_and_are_measured_once(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     arms = [{"seed": seed} for seed in range(3)]
     assert missing("a", arms, path) == arms
@@ -149,7 +123,7 @@ def test_rows_survive_an_interruption_and_are_not_measured_again(tmp_path: Path)
 
 
 @pytest.mark.parametrize("data", SIZES["cpu"])
-def test_every_arm_of_the_ablation_composes(data: str) -> None:
+def test_ablation_arms_compose_and_differ_in_their_own_keys(data: str) -> None:
     assert len(matrix()) == 96
     for size, arms in (("cpu", one_at_a_time()), ("gpu", dict(itertools.islice(matrix().items(), 0, None, 7)))):
         found = set()
@@ -168,14 +142,12 @@ def test_every_arm_of_the_ablation_composes(data: str) -> None:
         assert len(found) == len(arms)
 
 
-@pytest.mark.parametrize("name", DATA)
-def test_every_dataset_of_the_recommendation_composes(name: str) -> None:
-    Builder(()).settings(
-        TrainSettings, configuration.load("train", [*DATA[name], "data.root=r", "run_dir=r"]), ""
-    )  # fmt: skip
+def test_recommendation_datasets_compose() -> None:
+    for words in DATA.values():
+        Builder(()).settings(TrainSettings, configuration.load("train", [*words, "data.root=r", "run_dir=r"]), "")
 
 
-def test_the_scale_benchmark_measures_both_noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scale_measures_both_noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers are consistent, and the large size has the parameters and operations of DiT-B with 256 patches."""
     kept: list[tuple[object, ...]] = []
     monkeypatch.setattr(scale, "append", lambda *row: kept.append(row))

@@ -1,4 +1,4 @@
-"""The benchmark of the tutorial on inverse problems, on a training of a few steps."""
+"""The benchmark of inverse problems measures every arm once and shows each in its tables, on a short training."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_the_benchmark_measures_each_arm_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inverse_problems_measures_each_arm_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row on two images in two steps: nothing is measured twice, and both tables show it."""
     run = tmp_path / "digits"
     assert cli.main(["train", "experiment=image_digits", "spectrum=power_law", *SMALL, f"run_dir={run}"]) == 0

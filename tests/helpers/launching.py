@@ -30,7 +30,7 @@ IMPORTED = [
     "recipes.report",
 ]
 PATIENCE = 10
-"""Seconds in which the others end after one has failed."""
+"""Seconds that the others have to end after one has failed."""
 
 
 def torchrun(ranks: int, module: str, *words: str, restarts: int = 0, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -43,14 +43,14 @@ def torchrun(ranks: int, module: str, *words: str, restarts: int = 0, **more: An
 
 @dataclass
 class Program:
-    """A module that runs as several processes, and where each writes what it says."""
+    """A module that runs as several processes, and the files of their output."""
 
     processes: list[BaseProcess]
     outputs: list[tuple[Path, Path]]
     words: tuple[str, ...]
 
     def running(self) -> bool:
-        """Tell whether any of the processes has not ended."""
+        """Whether any of the processes has not ended."""
         return any(process.exitcode is None for process in self.processes)
 
     def kill(self) -> None:
@@ -59,7 +59,7 @@ class Program:
             process.kill()
 
     def wait(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-        """Wait for the end, and return what all have said; where one fails the others have a while to end too."""
+        """Wait for the end and return all outputs; once a process fails, the others have `PATIENCE` seconds to end."""
         deadline = time.monotonic() + seconds
         while self.running():
             if any(process.exitcode for process in self.processes):
@@ -67,17 +67,17 @@ class Program:
             if time.monotonic() > deadline:
                 self.kill()
             time.sleep(0.02)
-        told = ["".join(path.read_text() for path in paths) for paths in zip(*self.outputs, strict=True)]
+        outputs = ["".join(path.read_text() for path in paths) for paths in zip(*self.outputs, strict=True)]
         status = max(abs(process.exitcode or 0) for process in self.processes)
-        return subprocess.CompletedProcess(self.words, status, *told)
+        return subprocess.CompletedProcess(self.words, status, *outputs)
 
 
 def start(folder: Path, count: int, module: str, *words: str, largest_file: int | None = None) -> Program:
-    """Start a module as so many processes in the places that torchrun gives them; they write into a folder.
+    """Start a module as `count` ranks with the environment that torchrun gives them; they write into a folder.
 
     Importing takes most of the time of a small training: these are forked from a process that has done it. Where it
-    matters who starts, watches or ends them, take `torchrun`. `largest_file` is the most bytes that a file may have,
-    which is to a process as a full disk.
+    matters who starts, watches or ends them, use `torchrun`. `largest_file` is the maximum size of a file in bytes: a
+    process meets it like a full disk.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,7 +105,7 @@ def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     with mock.patch.dict(os.environ, ENVIRONMENT):
-        context.Process(target=int).start()  # what it starts with it keeps, as the number of threads
+        context.Process(target=int).start()  # it keeps the environment it starts with, such as the number of threads
     return context
 
 
@@ -121,5 +121,5 @@ def _run(
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv = [module, *words]
-    sys.modules.pop(module, None)  # it runs anew, as the program
+    sys.modules.pop(module, None)  # it runs again, as the program
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,7 +1,7 @@
 """A real Slurm on this one machine: munged, slurmctld and two slurmd of Debian's packages, in a folder of their own.
 
     apt-get install -y --no-install-recommends slurm-wlm munge        # as root
-    python -m tests.helpers.slurm_cluster                             # runs until Ctrl-C, and says how to reach it
+    python -m tests.helpers.slurm_cluster                             # runs until Ctrl-C, and prints how to reach it
 
 Three partitions share two nodes of one core each. Jobs of `urgent` pre-empt those of `main`, which Slurm puts back into
 the queue, and those of `graceful`, which are warned before. The first node has the name of this machine, because the
@@ -51,7 +51,7 @@ SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=sched_interval=2,bf_interval=2
-KillWait={kill_wait}
+KillWait=10
 ReturnToService=2
 NodeName={nodes[0]} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=1000
 NodeName={nodes[1]} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=1000
@@ -86,16 +86,14 @@ def missing() -> str | None:
 
 
 @contextmanager
-def slurm(folder: Path, kill_wait: int = 10) -> Iterator[Cluster]:
-    """Start a cluster whose files lie in `folder` (a short path: sockets have no long ones), and stop it at the end."""
+def slurm(folder: Path) -> Iterator[Cluster]:
+    """Start a cluster with its files in `folder` (a short path, as sockets need), and stop it at the end."""
     folder.chmod(0o755)
     (folder / "state").mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
     conf = folder / "slurm.conf"
-    conf.write_text(
-        CONF.format(user=getpass.getuser(), folder=folder, ports=free_ports(3), nodes=NODES, kill_wait=kill_wait)
-    )
+    conf.write_text(CONF.format(user=getpass.getuser(), folder=folder, ports=free_ports(3), nodes=NODES))
     cluster = Cluster(folder, {**os.environ, "PATH": PATH, "SLURM_CONF": str(conf)})
     munged = [
         "munged", "--force", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket",
@@ -107,8 +105,8 @@ def slurm(folder: Path, kill_wait: int = 10) -> Iterator[Cluster]:
         cluster.run("slurmctld", "-c")
         for node in NODES:
             cluster.run("slurmd", "-N", node)
-        wait_for("two idle nodes", lambda: cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False)
-                 .split() == ["idle"] * 2, 60, cluster.logs)  # fmt: skip
+        states = ("sinfo", "-h", "-N", "-p", "main", "-o", "%T")
+        wait_for("two idle nodes", lambda: cluster.run(*states, check=False).split() == ["idle"] * 2, 60, cluster.logs)
         yield cluster
         # Steps are processes of their own, which outlive slurmd.
         cluster.run("scancel", f"--user={getpass.getuser()}", check=False)
@@ -129,7 +127,7 @@ def stop(folder: Path) -> None:
 
 
 def alive(number: int) -> bool:
-    """Tell whether a process still runs."""
+    """Whether a process still runs."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -137,7 +135,7 @@ def alive(number: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
+    """Return unused ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -145,16 +143,12 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_for(what: str, found: Callable[[], bool], seconds: float, told: Callable[[], str]) -> None:
-    """Return once something is so.
-
-    Raises:
-        TimeoutError: with what is `told`, if it takes longer than `seconds`.
-    """
+def wait_for(what: str, reached: Callable[[], bool], seconds: float, report: Callable[[], str]) -> None:
+    """Return once `reached`; raise a TimeoutError with a report after some seconds."""
     deadline = time.monotonic() + seconds
-    while not found():
+    while not reached():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds} s for {what}\n{told()}")
+            raise TimeoutError(f"waited {seconds} s for {what}\n{report()}")
         time.sleep(0.2)
 
 

@@ -1,6 +1,5 @@
-"""The Python object draws what the command draws, here and in a fresh process."""
+"""A `Pipeline` draws what `multisagd sample` draws, here and in a fresh process, and saves and shares its model."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -26,12 +25,17 @@ from tests.helpers.tiny import TINY, tiny_run
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of images with classes."""
     root = tmp_path_factory.mktemp("models")
     tiny_run(root / "run", "training.samples=32", "spectrum=power_law")
     assert recipe.main([f"run_dir={root / 'run'}", f"out={root / 'image'}"]) == 0
-    return root
+    return root / "image"
+
+
+@pytest.fixture(scope="module")
+def pipeline(model: Path) -> Pipeline:
+    return Pipeline.from_pretrained(model, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +50,13 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def commanded(folder: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
+def drawn_by_command(folder: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
     quick = ["steps=2", "count=5", "engine.threads=1", "engine.device=cpu", f"out={out}", *words]
     return load_file(sample(configuration.load("sample", [f"run_dir={folder}", *quick])) / "samples.safetensors")
 
 
 SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "as it is": ([], {}),
+    "defaults": ([], {}),
     "one class": (["labels=3"], {"labels": 3}),
     "classes, guided": (
         ["labels=[1-2,7]", "guidance.scale=3", "guidance.interval=[-2,4]"],
@@ -64,11 +68,11 @@ SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("how", SETTINGS)
-def test_its_samples_are_those_of_the_command(models: Path, tmp_path: Path, how: str) -> None:
-    words, arguments = SETTINGS[how]
-    expected = commanded(models / "image", tmp_path / "out", *words)
-    drawn = Pipeline.from_pretrained(models / "image", device="cpu")(5, 2, progress=False, **arguments)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_pipeline_draws_the_samples_of_the_command(model: Path, pipeline: Pipeline, tmp_path: Path, name: str) -> None:
+    words, arguments = SETTINGS[name]
+    expected = drawn_by_command(model, tmp_path / "out", *words)
+    drawn = pipeline(5, 2, progress=False, **arguments)
     assert torch.equal(drawn.samples, expected["x0"])
     assert drawn.seeds == expected["seeds"].tolist()
     assert drawn.labels == (expected["labels"].tolist() if "labels" in expected else None)
@@ -86,18 +90,17 @@ for folder in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_a_saved_model_draws_the_same_in_a_fresh_process(models: Path, others: Path, tmp_path: Path) -> None:
+def test_pipeline_draws_the_same_in_a_fresh_process(model: Path, others: Path, tmp_path: Path) -> None:
     folders = [str(tmp_path / name) for name in ("image", "sound")]
-    for folder, source in zip(folders, (models / "image", others / "sound-run"), strict=True):
+    for folder, source in zip(folders, (model, others / "sound-run"), strict=True):
         Pipeline.from_pretrained(source, device="cpu").save_pretrained(folder)
     subprocess.run([sys.executable, "-c", FRESH, *folders], check=True, timeout=200, cwd=Path(__file__).parents[2])
-    for folder, source in zip(folders, (models / "image", others / "sound"), strict=True):
-        here = commanded(source, tmp_path / f"{source.name}-out", "count=3")["x0"]
+    for folder, source in zip(folders, (model, others / "sound"), strict=True):
+        here = drawn_by_command(source, tmp_path / f"{source.name}-out", "count=3")["x0"]
         assert torch.equal(load_file(f"{folder}.safetensors")["x0"], here), source.name
 
 
-def test_a_sample_is_its_seeds(models: Path) -> None:
-    pipeline = Pipeline.from_pretrained(models / "image", device="cpu")
+def test_pipeline_samples_follow_from_their_seeds(pipeline: Pipeline) -> None:
     three = pipeline(3, 2, labels=None, progress=False)
     last = pipeline(steps=2, seeds=three.seeds[2:], labels=None, progress=False)
     torch.testing.assert_close(last.samples[0], three.samples[2], rtol=1e-4, atol=1e-4)
@@ -110,31 +113,27 @@ def test_a_sample_is_its_seeds(models: Path) -> None:
     assert one.seeds[0] != one.seeds[1]
 
 
-def test_what_is_shown_of_them_fits_a_screen(models: Path) -> None:
-    pipeline = Pipeline.from_pretrained(models / "image", device="cpu")
+def test_pipeline_shows_returns_and_saves_images(pipeline: Pipeline, tmp_path: Path) -> None:
     lines = repr(pipeline).splitlines()
     assert len(lines) < 6
     assert all(len(line) <= 200 for line in lines)
     assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
-    assert repr(pipeline(2, 1, progress=False)) == "Drawn(2 of Image, 1 × 8 × 8)"
-
-
-def test_media_are_what_people_use(models: Path, tmp_path: Path) -> None:
-    image = Pipeline.from_pretrained(models / "image", device="cpu")(2, 2, progress=False)
-    assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in image.images)
-    pixels = ((image.samples[0, 0] + 1) * 127.5).round().clamp(0, 255)
-    assert np.array_equal(np.asarray(image.images[0]), pixels.to(torch.uint8).numpy())
-    with pytest.raises(AttributeError, match=r"these samples are no audios, but of Image: use .media"):
-        _ = image.audios
-    image.save(tmp_path)
-    found = sorted(path.name for path in tmp_path.iterdir())
-    assert found == ["grid.png", "sample.json", "samples", "samples.safetensors"]
+    drawn = pipeline(2, 2, progress=False)
+    assert repr(drawn) == "Drawn(2 of Image, 1 × 8 × 8)"
+    assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in drawn.images)
+    pixels = ((drawn.samples[0, 0] + 1) * 127.5).round().clamp(0, 255)
+    assert np.array_equal(np.asarray(drawn.images[0]), pixels.to(torch.uint8).numpy())
+    with pytest.raises(AttributeError, match=r"these samples are .* audios, but of Image: use .media"):
+        _ = drawn.audios
+    drawn.save(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["grid.png", "sample.json", "samples", "samples.safetensors"]
     with PILImage.open(tmp_path / "samples" / "1.png") as written:
-        assert np.array_equal(np.asarray(written), np.asarray(image.images[1]))
+        assert np.array_equal(np.asarray(written), np.asarray(drawn.images[1]))
 
 
 @pytest.mark.slow
-def test_sounds_and_videos_are_what_people_use(others: Path) -> None:
+def test_pipeline_returns_sounds_and_videos(others: Path) -> None:
     sound, film = (
         Pipeline.from_pretrained(others / name, device="cpu")(2, 2, progress=False) for name in ("sound", "film")
     )
@@ -142,18 +141,15 @@ def test_sounds_and_videos_are_what_people_use(others: Path) -> None:
     assert sound.modality.rate == 4000  # type: ignore[attr-defined]
     assert film.videos[0].shape == (3, 5, 8, 8)
     assert film.videos[0].dtype == torch.uint8
-    with pytest.raises(AttributeError, match=r"these samples are no images, but of .*: use .media"):
+    with pytest.raises(AttributeError, match=r"these samples are .* images, but of .*: use .media"):
         _ = sound.images
 
 
-def test_saving_and_moving_change_nothing(models: Path, tmp_path: Path) -> None:
-    pipeline = Pipeline.from_pretrained(models / "image", device="cpu").to("cpu")
+def test_save_pretrained_copies_the_model_exactly(model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model, device="cpu").to("cpu")
     pipeline.save_pretrained(tmp_path / "copy")
     for name in ("model.safetensors", "model.json"):
-        sums = [
-            hashlib.sha256((root / name).read_bytes()).hexdigest() for root in (models / "image", tmp_path / "copy")
-        ]
-        assert sums[0] == sums[1], name
+        assert (model / name).read_bytes() == (tmp_path / "copy" / name).read_bytes(), name
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text.txt").write_text("years of work")
     with pytest.raises(RecipeError, match="is not empty and not what multisagd export left"):
@@ -171,46 +167,43 @@ def test_saving_and_moving_change_nothing(models: Path, tmp_path: Path) -> None:
         ({"guidance_interval": (3, 1)}, "interval is .* must increase"),
     ],
 )
-def test_mistakes_are_told(models: Path, arguments: dict[str, Any], message: str) -> None:
+def test_pipeline_refuses_mistakes(pipeline: Pipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Pipeline.from_pretrained(models / "image", device="cpu")(**{"steps": 2, "progress": False, **arguments})
+        pipeline(**{"steps": 2, "progress": False, **arguments})
 
 
-def test_names_that_are_no_folder_are_the_hubs(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only named files are asked for; that the hub cannot be reached, or its library is missing, is said."""
+def test_from_pretrained_fetches_named_files_from_the_hub(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    asked: list[tuple[Any, ...]] = []
+    requests: list[tuple[Any, ...]] = []
 
-    def fetched(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
-        return str(models / "image")
+    def fetch(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        requests.append((name, revision, allow_patterns))
+        return str(model)
 
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(hub, "snapshot_download", fetched)
+        patch.setattr(hub, "snapshot_download", fetch)
         Pipeline.from_pretrained("someone/digits", revision="v1", device="cpu")
-    assert asked == [("someone/digits", "v1", list(FILES))]
+    assert requests == [("someone/digits", "v1", list(FILES))]
     assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in FILES)
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(
-            RecipeError, match="there is no folder someone/digits, and it cannot be fetched from the hub"
-        ):
+        with pytest.raises(RecipeError, match="there is no folder someone/digits, and it cannot be fetched from the"):
             Pipeline.from_pretrained("someone/digits", device="cpu")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "huggingface_hub", None)
-        with pytest.raises(
-            BrokenLibraryError, match=r"huggingface_hub is not installed.*pip install .*huggingface_hub"
-        ):
+        with pytest.raises(BrokenLibraryError, match=r"huggingface_hub is not installed.*pip install .*hub"):
             Pipeline.from_pretrained("someone/digits", device="cpu")
     for name in ("../elsewhere/model", "a/b/c", "https://example.com/model", tmp_path / "nothing"):
         with pytest.raises(RecipeError, match=r"there is no folder .* and it is not a name of a model on the hub"):
             Pipeline.from_pretrained(name, device="cpu")
     with pytest.raises(RecipeError, match="revision=v1 is for models on the hub"):
-        Pipeline.from_pretrained(models / "image", revision="v1", device="cpu")
+        Pipeline.from_pretrained(model, revision="v1", device="cpu")
 
 
-def test_pushing_uploads_what_saving_writes(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_to_hub_uploads_the_saved_files(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     seen: dict[str, Any] = {}
     monkeypatch.setattr(hub.HfApi, "create_repo", lambda self, name, **options: seen.update(name=name, **options))
@@ -220,7 +213,7 @@ def test_pushing_uploads_what_saving_writes(models: Path, monkeypatch: pytest.Mo
         seen["files"] = {path.name for path in Path(folder_path).iterdir()}
 
     monkeypatch.setattr(hub.HfApi, "upload_folder", upload)
-    Pipeline.from_pretrained(models / "image", device="cpu").push_to_hub("me/digits", private=True)
+    pipeline.push_to_hub("me/digits", private=True)
     assert (seen["name"], seen["private"], seen["exist_ok"]) == ("me/digits", True, True)
     assert {"model.json", "model.safetensors"} <= seen["files"]
     assert seen["notes"]["samples"] == 32
