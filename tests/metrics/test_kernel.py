@@ -1,4 +1,4 @@
-"""The kernel distance against sums written out, torchmetrics, and its expectation."""
+"""The kernel distance equals explicit sums and torchmetrics, and has the right expectation and error."""
 
 import pytest
 import torch
@@ -24,22 +24,18 @@ def test_squared_mmd_is_the_sum_over_pairs() -> None:
     assert squared_mmd(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
 
 
-def test_agrees_with_torchmetrics_on_one_subset() -> None:
-    class Identity(nn.Module):
-        num_features = 6
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
+def test_squared_mmd_equals_torchmetrics_on_one_subset() -> None:
+    features = nn.Identity()
+    features.num_features = 6  # otherwise measured on an image
     a, b = gaussian(60, 0), gaussian(60, 1, 0.3)
-    metric = KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=60, normalize=True)
+    metric = KernelInceptionDistance(feature=features, subsets=1, subset_size=60, normalize=True)
     metric.set_dtype(torch.float64)
     metric.update(a, real=True)
     metric.update(b, real=False)
     assert squared_mmd(a, b) == pytest.approx(float(metric.compute()[0]), rel=1e-6)
 
 
-def test_equal_distributions_have_the_expectation_zero_at_any_count() -> None:
+def test_squared_mmd_of_equal_distributions_is_zero_on_average() -> None:
     for count in (12, 200):
         values = torch.tensor([squared_mmd(gaussian(count, 2 * s), gaussian(count, 2 * s + 1)) for s in range(200)])
         assert abs(float(values.mean())) < 3 * float(values.std()) / 200**0.5
@@ -47,19 +43,19 @@ def test_equal_distributions_have_the_expectation_zero_at_any_count() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "size"), [((4,) * 5, 100), ((2, 4, 12, 0, 2), 5)])
-def test_equal_classes_in_fixed_numbers_have_the_expectation_zero(sizes: tuple[int, ...], size: int) -> None:
+def test_kernel_distance_of_equal_classes_is_zero_on_average(sizes: tuple[int, ...], size: int) -> None:
     centres = 2 * gaussian(5, 99).repeat_interleave(torch.tensor(sizes), dim=0)
     values, plain = [], []
     for seed in range(200):
         a, b = (centres + gaussian(20, 2 * seed + each) for each in range(2))
         values.append(kernel_distance(a, b, sizes, size=size)[0])
         plain.append(squared_mmd(a, b))
-    found, uncorrected = torch.tensor(values), torch.tensor(plain)
-    assert abs(float(found.mean())) < 3 * float(found.std()) / 200**0.5
+    corrected, uncorrected = torch.tensor(values), torch.tensor(plain)
+    assert abs(float(corrected.mean())) < 3 * float(corrected.std()) / 200**0.5
     assert float(uncorrected.mean()) < -3 * float(uncorrected.std()) / 200**0.5
 
 
-def test_weights_of_pairs_are_one_on_average() -> None:
+def test_pair_weights_are_one_on_average() -> None:
     for sizes in ([7], [4, 4, 2], [1, 1, 5], [1] * 6, [0, 3]):
         within, between = pair_weights(sizes)
         count = torch.tensor(sizes, dtype=torch.float64)
@@ -71,15 +67,12 @@ def test_weights_of_pairs_are_one_on_average() -> None:
         kernel_distance(gaussian(5, 0), gaussian(6, 1), [3, 3])
 
 
-def test_the_error_is_how_much_the_distance_varies() -> None:
-    found = [kernel_distance(gaussian(400, 2 * s), gaussian(400, 2 * s + 1, 0.3), size=50) for s in range(40)]
-    values, errors = torch.tensor([value for value, _ in found]), torch.tensor([error for _, error in found])
+def test_kernel_distance_states_its_own_spread() -> None:
+    pairs = [kernel_distance(gaussian(400, 2 * s), gaussian(400, 2 * s + 1, 0.3), size=50) for s in range(40)]
+    values, errors = torch.tensor(pairs).T
     assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.35)
-    # Half as far is nearer.
     assert kernel_distance(gaussian(400, 0), gaussian(400, 1, 0.15))[0] < float(values.mean()) / 2
-
-
-def test_few_items_still_make_several_subsets() -> None:
+    # Few items still make several subsets.
     value, error = kernel_distance(gaussian(20, 0), gaussian(20, 1, 1.0))
     assert value > 0
     assert error is not None

@@ -16,7 +16,7 @@ def means(found: Manifold) -> tuple[float, float, float, float]:
     return tuple(float(each.mean()) for each in (found.precision, found.recall, found.density, found.coverage))  # type: ignore[return-value]
 
 
-def test_is_what_the_papers_define() -> None:
+def test_manifold_is_what_the_papers_define() -> None:
     real, made = gaussian(30, 0), gaussian(40, 1) * 1.3 + 0.4
     found = manifold(real, made, neighbours=3, density_neighbours=5)
 
@@ -37,23 +37,21 @@ def test_is_what_the_papers_define() -> None:
     assert found.coverage.tolist() == [float(each) for each in coverage]
 
 
-def test_density_of_equal_distributions_is_one() -> None:
+def test_manifold_density_of_equal_distributions_is_one() -> None:
     values = [means(manifold(gaussian(300, 2 * s), gaussian(300, 2 * s + 1)))[2] for s in range(20)]
     assert sum(values) / 20 == pytest.approx(1, abs=0.05)
 
 
-def test_fewer_modes_cost_variety_and_no_fidelity() -> None:
+def test_manifold_tells_fidelity_from_variety() -> None:
+    # Half of the modes: half of the variety, and the same fidelity.
     centres = 20 * gaussian(10, 3)
-    real = (centres[:, None] + gaussian(500, 0).reshape(10, 50, 4)).flatten(0, 1)
-    again = (centres[:, None] + gaussian(500, 1).reshape(10, 50, 4)).flatten(0, 1)
+    real, again = ((centres[:, None] + gaussian(500, seed).reshape(10, 50, 4)).flatten(0, 1) for seed in range(2))
     fewer = (centres[:5, None] + gaussian(500, 2).reshape(5, 100, 4)).flatten(0, 1)
-    all_modes, half_of_them = means(manifold(real, again)), means(manifold(real, fewer))
-    assert half_of_them[0] == pytest.approx(all_modes[0], abs=0.05)
-    assert half_of_them[1] == pytest.approx(all_modes[1] / 2, abs=0.05)
-    assert half_of_them[3] == pytest.approx(all_modes[3] / 2, abs=0.05)
-
-
-def test_noise_costs_fidelity() -> None:
+    complete, half = means(manifold(real, again)), means(manifold(real, fewer))
+    assert half[0] == pytest.approx(complete[0], abs=0.05)
+    assert half[1] == pytest.approx(complete[1] / 2, abs=0.05)
+    assert half[3] == pytest.approx(complete[3] / 2, abs=0.05)
+    # Noise costs fidelity.
     real, made = gaussian(400, 0), gaussian(400, 1)
     clean, noisy = means(manifold(real, made)), means(manifold(real, made + 2 * gaussian(400, 2)))
     assert noisy[0] < clean[0] - 0.2
@@ -61,38 +59,30 @@ def test_noise_costs_fidelity() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_an_exact_copy_of_a_set_with_duplicates_is_as_good_as_it(offset: float) -> None:
+def test_manifold_gives_copies_of_duplicates_full_scores(offset: float) -> None:
     once = gaussian(60, 5, 32) + offset
     real = once.repeat(4, 1)
     made = real[torch.randperm(240, generator=torch.Generator().manual_seed(6))]
     precision, recall, _, coverage = means(manifold(real, made))
     assert (precision, recall, coverage) == (1.0, 1.0, 1.0)
-    # Twice each: the balls reach to other items, and those lie within them wherever they are copied.
-    assert means(manifold(once.repeat(2, 1), once.repeat(2, 1)[:100]))[0] == 1.0
-    whole = manifold(once.repeat(2, 1), once.repeat(2, 1), density_neighbours=6)
-    assert (
-        whole.density.tolist()
-        == manifold(once.repeat(2, 1), once.repeat(2, 1).flip(0), density_neighbours=6).density.flip(0).tolist()
-    )
-
-
-def test_too_few_items_are_refused() -> None:
+    # With two copies each, the balls reach other items.
+    twice = once.repeat(2, 1)
+    assert means(manifold(twice, twice[:100]))[0] == 1.0
+    density, reversed_density = (manifold(twice, x, density_neighbours=6).density for x in (twice, twice.flip(0)))
+    assert density.tolist() == reversed_density.flip(0).tolist()
     with pytest.raises(ValueError, match="need more items"):
-        manifold(gaussian(5, 0), gaussian(50, 1))
+        manifold(once[:5], once)
 
 
-def test_nearest_are_found_in_blocks_and_equal_vectors_are_at_zero() -> None:
+def test_smallest_distances_are_exact_in_blocks_and_parts() -> None:
     points, others = gaussian(37, 0) + 100, gaussian(53, 1) + 100
     others[7] = points[3]
     distances, places = smallest_distances(points, others, 4, block=10)
-    exact = torch.cdist(points.double(), others.double())
-    expected, order = exact.sort(1)
+    expected, order = torch.cdist(points.double(), others.double()).sort(1)
     assert torch.equal(places, order[:, :4])
     torch.testing.assert_close(distances.double(), expected[:, :4], rtol=1e-4, atol=1e-5)
-    assert float(distances[3, 0]) == 0.0
-    # In two parts it is the same.
-    parts = [smallest_distances(points, others[:20], 4), smallest_distances(points, others[20:], 4)]
-    merged = nearer(parts[0], (parts[1][0], parts[1][1] + 20), 4)
-    assert torch.equal(merged[1], order[:, :4])
+    assert float(distances[3, 0]) == 0.0  # equal vectors
+    first, (distances, places) = smallest_distances(points, others[:20], 4), smallest_distances(points, others[20:], 4)
+    assert torch.equal(nearer(first, (distances, places + 20), 4)[1], order[:, :4])
     with pytest.raises(ValueError, match="nearest 60 of 53"):
         smallest_distances(points, others, 60)

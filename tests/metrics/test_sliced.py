@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance against closed forms and scipy."""
+"""The sliced Wasserstein distance equals closed forms and scipy's distance along one line."""
 
 import pytest
 import torch
@@ -12,35 +12,32 @@ def gaussian(count: int, seed: int, dimensions: int) -> Tensor:
     return torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_shift_is_its_length_over_the_root_of_the_dimensions() -> None:
-    """Along a random direction a shift of length L shows as L cos, of mean square L²/d; here exactly, on all axes."""
+def test_sliced_distance_of_gaussians_is_the_closed_form() -> None:
+    # Along a random direction a shift of length L has the mean square L²/d; here exactly, on all axes.
     data, lines = gaussian(50, 0, 3), torch.eye(3)
     shift = torch.tensor([1.0, 2.0, 2.0])
     assert sliced_distance(project(data, lines), project(data + shift, lines)) == pytest.approx(3 / 3**0.5, rel=1e-5)
-
-
-def test_gaussians_of_other_widths_are_at_the_difference_of_these() -> None:
+    # Gaussians of different widths differ by the difference of the widths.
     lines = directions(8, 100)
-    assert lines.norm(dim=0).tolist() == pytest.approx([1.0] * 100, rel=1e-5)
     one, other = gaussian(8_000, 0, 8), 2 * gaussian(8_000, 1, 8)
     assert sliced_distance(project(one, lines), project(other, lines)) == pytest.approx(1.0, rel=0.03)
 
 
-def test_one_line_against_scipy() -> None:
-    """In one dimension, for sets that do not overlap, the first Wasserstein distance is the difference of the means."""
+def test_directions_are_unit_vectors_that_depend_on_the_seed() -> None:
+    assert directions(8, 100).norm(dim=0).tolist() == pytest.approx([1.0] * 100, rel=1e-5)
+    assert torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=1))
+    assert not torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=2))
+
+
+def test_sliced_distance_along_one_line_pairs_points_as_scipy_does() -> None:
     one, other = gaussian(40, 0, 1), gaussian(40, 1, 1) + 30
     paired = one.sort(0).values - other.sort(0).values
     assert float(paired.abs().mean()) == pytest.approx(wasserstein_distance(one[:, 0], other[:, 0]), rel=1e-5)
     assert sliced_distance(one, other) == pytest.approx(float(paired.square().mean().sqrt()), rel=1e-5)
 
 
-def test_directions_depend_on_the_seed_alone() -> None:
-    assert torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=1))
-    assert not torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=2))
-
-
 @pytest.mark.parametrize(("one", "other"), [(3, 7), (8, 4), (5, 5), (1, 6)])
-def test_different_counts_are_compared_as_if_each_item_were_there_often(one: int, other: int) -> None:
+def test_sliced_distance_of_different_counts_is_that_of_repeated_items(one: int, other: int) -> None:
     generator = torch.Generator().manual_seed(one)
     a, b = (torch.randn(count, 1, generator=generator, dtype=torch.float64) for count in (one, other))
     copies = [each.repeat_interleave(count, 0).sort(0).values for each, count in ((a, other), (b, one))]
@@ -48,8 +45,7 @@ def test_different_counts_are_compared_as_if_each_item_were_there_often(one: int
     assert sliced_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
 
-def test_other_lines_and_empty_sets_are_refused() -> None:
-    with pytest.raises(ValueError, match="along the same lines"):
-        sliced_distance(torch.zeros(0, 2), torch.zeros(4, 2))
-    with pytest.raises(ValueError, match="along the same lines"):
-        sliced_distance(torch.zeros(3, 2), torch.zeros(4, 3))
+def test_sliced_distance_refuses_different_lines_and_empty_sets() -> None:
+    for one, other in ((torch.zeros(0, 2), torch.zeros(4, 2)), (torch.zeros(3, 2), torch.zeros(4, 3))):
+        with pytest.raises(ValueError, match="along the same lines"):
+            sliced_distance(one, other)

@@ -1,4 +1,4 @@
-"""Spectral errors and the logistic test of bands, on noise of known power."""
+"""Spectral errors and the logistic test of bands have their known values on noise of known power."""
 
 import math
 
@@ -23,14 +23,13 @@ def curves(x: Tensor, mask: Tensor | None = None) -> dict[str, Curves]:
     return item_curves(batches, GRID, 3)
 
 
-def test_the_mean_of_the_items_is_the_profile_of_the_set() -> None:
+def test_item_curves_average_to_the_profiles_of_the_set() -> None:
     x = noise(40, 0)
     found, power = curves(x), ms.DataStatistics.measure([x], GRID).power.mean(0)
     assert found.keys() == {"radius", "bands", "time", "width"}
-    for name, profile in {
-        "radius": radial_profile(power, GRID), "time": axis_profile(power, GRID, "time"),
-        "width": axis_profile(power, GRID, "width"),
-    }.items():  # fmt: skip
+    profiles = {"radius": radial_profile(power, GRID)}
+    profiles |= {name: axis_profile(power, GRID, name) for name in ("time", "width")}
+    for name, profile in profiles.items():
         assert found[name].frequency.tolist() == pytest.approx(profile.frequency.tolist())
         assert found[name].values.mean(0).tolist() == pytest.approx(profile.power.tolist(), rel=1e-10)
     sums = [float((power * weight).sum() / weight.sum()) for _, _, weight in GRID.bands(3)]
@@ -38,30 +37,26 @@ def test_the_mean_of_the_items_is_the_profile_of_the_set() -> None:
     assert found["bands"].edges == tuple((low, high) for low, high, _ in GRID.bands(3))
 
 
-def test_a_gain_is_its_decibels_everywhere() -> None:
+def test_decibels_of_a_gain_are_its_logarithm_everywhere() -> None:
     x = noise(30, 0)
     for name, found in curves(2 * x).items():
-        expected = 20 * math.log10(2)
-        assert decibels(found.values, curves(x)[name].values).tolist() == pytest.approx(
-            [expected] * found.values.shape[1]
-        )
-        assert error(found.values, curves(x)[name].values) == pytest.approx(expected)
+        values, gain = curves(x)[name].values, 20 * math.log10(2)
+        assert decibels(found.values, values).tolist() == pytest.approx([gain] * values.shape[1])
+        assert error(found.values, values) == pytest.approx(gain)
+    # Zero power on both sides.
+    nothing = torch.zeros(4, 3, dtype=torch.float64)
+    assert decibels(nothing, nothing).tolist() == [0.0] * 3
+    assert decibels(torch.ones(4, 1).double(), nothing[:, :1]).tolist() == pytest.approx([120.0])
 
 
-def test_half_as_much_data_leaves_the_power_of_padded_data() -> None:
+def test_item_curves_ignore_padding() -> None:
     x, mask = noise(600, 0), torch.ones(600, 1, *GRID.shape, dtype=torch.bool)
     mask[::2, :, 4:] = False
     padded, whole = curves(torch.where(mask, x, 99.0), mask), curves(x)
     assert error(padded["bands"].values, whole["bands"].values) < 0.4
 
 
-def test_no_power_on_either_side_is_no_error() -> None:
-    nothing = torch.zeros(4, 3, dtype=torch.float64)
-    assert decibels(nothing, nothing).tolist() == [0.0] * 3
-    assert decibels(torch.ones(4, 1).double(), nothing[:, :1]).tolist() == pytest.approx([120.0])
-
-
-def test_the_confidence_band_holds_the_truth() -> None:
+def test_decibel_errors_give_confidence_bands_of_the_stated_level() -> None:
     inside = []
     for seed in range(60):
         made, real = (curves(noise(40, 2 * seed + number))["radius"].values for number in range(2))
@@ -80,7 +75,7 @@ def accuracies(real: Tensor, made: Tensor) -> list[float]:
     return [discriminability(a[2], b[2]).accuracy for a, b in found]
 
 
-def test_bands_are_told_apart_where_they_differ_and_nowhere_else() -> None:
+def test_discriminability_finds_the_bands_that_differ() -> None:
     real = noise(600, 0)
     assert accuracies(real, noise(600, 1)) == pytest.approx([0.5] * 4, abs=0.08)
     for number in (1, 2, 3):
@@ -89,7 +84,7 @@ def test_bands_are_told_apart_where_they_differ_and_nowhere_else() -> None:
         assert [each for n, each in enumerate(found) if n != number] == pytest.approx([0.5] * 3, abs=0.08)
 
 
-def test_more_difference_is_told_more_often_and_the_error_is_that_of_a_share() -> None:
+def test_discriminability_grows_with_the_difference() -> None:
     real, made = noise(400, 0), noise(400, 1)
     steps = [accuracies(real, in_band(made, 2, gain))[2] for gain in (1.0, 1.2, 1.5, 3.0)]
     assert steps == sorted(steps)
@@ -99,7 +94,7 @@ def test_more_difference_is_told_more_often_and_the_error_is_that_of_a_share() -
     assert found.error == pytest.approx(0.5 / 20, rel=0.05)
 
 
-def test_features_are_the_same_bins_of_either_set_and_no_more_than_asked_for() -> None:
+def test_band_powers_use_the_same_bins_of_both_sets() -> None:
     one, other = (band_powers(noise(5, 0).split(size), GRID, 3, most=7) for size in (5, 2))
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a[2], b[2])
