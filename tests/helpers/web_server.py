@@ -15,16 +15,20 @@ from fsspec.implementations.memory import MemoryFileSystem
 from modalities import byte_ranges
 
 
-class Flaky(MemoryFileSystem):
+class AliasedMemory(MemoryFileSystem):
+    """The file system in memory under the name of another protocol."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace(f"{cls.protocol}://", "memory://")))
+
+
+class Flaky(AliasedMemory):
     """Storage in memory whose next `failures` reads fail."""
 
     protocol = "flaky"
     failures = 0
     error: Exception = TimeoutError("too busy")
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return str(MemoryFileSystem._strip_protocol(path.replace("flaky://", "memory://")))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
         if Flaky.failures:

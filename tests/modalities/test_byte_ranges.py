@@ -1,4 +1,4 @@
-"""Parts of files wherever they lie: addresses, open files, and storage that fails now and then."""
+"""Byte ranges are read from local files and remote storage alike, also from storage that fails occasionally."""
 
 import os
 import time
@@ -8,16 +8,19 @@ from typing import Any
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from modalities import byte_ranges
 from modalities.byte_ranges import ATTEMPTS, PartsError, Source, expanded, find
-from tests.helpers.web_server import Flaky, serving
+from tests.helpers.web_server import AliasedMemory, Flaky, serving
 
 CONTENT = bytes(range(256)) * 40
 
 
-def test_ranges_of_numbers() -> None:
+def names(urls: str | list[str]) -> list[str]:
+    return [Path(source.url).name for source in find(urls, ".tar")]
+
+
+def test_expanded_lists_ranges_of_numbers() -> None:
     assert expanded("a{08..11}.tar") == ["a08.tar", "a09.tar", "a10.tar", "a11.tar"]
     assert expanded("{0..1}/{5..6}") == ["0/5", "0/6", "1/5", "1/6"]
     assert expanded("s3://b/{x}.tar") == ["s3://b/{x}.tar"]
@@ -25,22 +28,21 @@ def test_ranges_of_numbers() -> None:
         expanded("{5..4}")
 
 
-def test_addresses_of_local_files(tmp_path: Path) -> None:
-    folder = tmp_path / "with [brackets]"
+def test_find_lists_local_files(tmp_path: Path) -> None:
+    folder, plain = tmp_path / "with [brackets]", tmp_path / "plain"
     folder.mkdir()
     for name in ("1.tar", "2.tar", "10.tar", "other.txt"):
         (folder / name).write_bytes(CONTENT)
     paths = [str(folder / name) for name in ("1.tar", "10.tar", "2.tar")]
     for urls in (str(folder), f"file://{folder}"):
         assert [source.url for source in find(urls, ".tar")] == paths
-    assert [source.url for source in find([str(folder / "2.tar"), str(folder / "1{..}.tar")][:1], ".tar")] == paths[2:]
-    plain = tmp_path / "plain"
+    assert names([str(folder / "2.tar")]) == ["2.tar"]
     folder.rename(plain)
-    assert [Path(source.url).name for source in find(f"{plain}/*.tar", ".tar")] == ["1.tar", "10.tar", "2.tar"]
-    assert [Path(source.url).name for source in find([f"{plain}/{{1..2}}.tar"], ".tar")] == ["1.tar", "2.tar"]
+    assert names(f"{plain}/*.tar") == ["1.tar", "10.tar", "2.tar"]
+    assert names([f"{plain}/{{1..2}}.tar"]) == ["1.tar", "2.tar"]
     for urls, message in (
         ([], "no address"),
-        (f"{plain}/x*.tar", r"there is no file .*x\*.tar"),
+        (f"{plain}/x*.tar", r"there is no file .*x\*\.tar"),
         ([f"{plain}/1.tar", f"{plain}/{{1..2}}.tar"], r"1.tar is named twice"),
         ("nonsense://bucket/1.tar", "nonsense"),
     ):
@@ -48,25 +50,21 @@ def test_addresses_of_local_files(tmp_path: Path) -> None:
             find(urls, ".tar")
 
 
-def test_addresses_elsewhere(memory: Any) -> None:
+def test_find_lists_remote_files(memory: Any) -> None:
     for name in ("/b/1.tar", "/b/2.tar", "/b/2.txt"):
         memory.pipe_file(name, CONTENT)
     for urls in ("memory://b", "memory://b/*.tar", "memory://b/{1..2}.tar", "simplecache::memory://b/*.tar"):
-        found = find(urls, ".tar")
-        assert [source.path for source in found] == ["/b/1.tar", "/b/2.tar"]
-        assert found[0].read(1, 4) == CONTENT[1:4]
-        assert found[0].state()[0] == len(CONTENT)
-        assert not found[0].local
+        sources = find(urls, ".tar")
+        assert [source.path for source in sources] == ["/b/1.tar", "/b/2.tar"]
+        assert sources[0].read(1, 4) == CONTENT[1:4]
+        assert sources[0].state()[0] == len(CONTENT)
+        assert not sources[0].local
 
 
-class Slow(MemoryFileSystem):
-    """Storage that takes its time to hand over a whole file."""
+class Slow(AliasedMemory):
+    """Storage in memory that delivers a whole file slowly."""
 
     protocol = "slow"
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return str(MemoryFileSystem._strip_protocol(path.replace("slow://", "memory://")))
 
     def get_file(self, rpath: str, lpath: str, **more: Any) -> None:
         with Path(lpath).open("wb") as file:
@@ -77,68 +75,64 @@ class Slow(MemoryFileSystem):
 
 
 @pytest.mark.parametrize("cache", ["filecache", "simplecache"])
-def test_a_file_that_a_cache_still_fetches_is_not_read_by_other_threads(memory: Any, cache: str) -> None:
+def test_source_waits_until_a_cache_has_fetched_its_file(memory: Any, cache: str) -> None:
     fsspec.register_implementation("slow", Slow, clobber=True)
     memory.pipe_file("/a.tar", CONTENT)
     (source,) = find(f"{cache}::slow://a.tar", ".tar")
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: source.read(n * 1000, n * 1000 + 1000), range(10)))
-    assert b"".join(found) == CONTENT[:10000]
+        parts = list(pool.map(lambda n: source.read(n * 1000, n * 1000 + 1000), range(10)))
+    assert b"".join(parts) == CONTENT[:10000]
 
 
-def test_a_file_is_known_by_its_state(tmp_path: Path, memory: Any) -> None:
+def test_source_state_changes_with_the_file(tmp_path: Path, memory: Any) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(b"one")
-    (source,) = find(str(path), ".tar")
-    before = source.state()
-    assert source.state() == before
-    os.utime(path, ns=(1, 1))
-    assert source.state() != before
     memory.pipe_file("/a.tar", b"one")
-    (source,) = find("memory://a.tar", ".tar")
-    before = source.state()
-    memory.pipe_file("/a.tar", b"two")
-    assert source.state() != before
+    for url, change in (
+        (str(path), lambda: os.utime(path, ns=(1, 1))),
+        ("memory://a.tar", lambda: memory.pipe_file("/a.tar", b"two")),
+    ):
+        (source,) = find(url, ".tar")
+        before = source.state()
+        assert source.state() == before
+        change()
+        assert source.state() != before
 
 
-def test_few_files_are_open_at_a_time_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
+def test_source_keeps_few_files_open_in_any_number_of_threads(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(byte_ranges, "OPEN_FILES", 3)
     for number in range(10):
         (tmp_path / f"{number}.tar").write_bytes(bytes([number]) * 100)
     sources = find(str(tmp_path), ".tar")
     byte_ranges.OPENED._files.clear()
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0  # noqa: PTH208
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
     with ThreadPoolExecutor(8) as pool:
         for number, data in enumerate(pool.map(lambda n: sources[n * 7 % 10].read(n % 5, 90), range(2000))):
             assert data == bytes([number * 7 % 10]) * (90 - number % 5)
     assert len(byte_ranges.OPENED._files) == 3
     if before:
-        assert len(os.listdir("/proc/self/fd")) <= before + 3  # noqa: PTH208
+        assert len(list(descriptors.iterdir())) <= before + 3
 
 
-@pytest.mark.parametrize("failures", [1, ATTEMPTS - 1])
-def test_storage_that_fails_is_tried_again(memory: Any, failures: int) -> None:
+def test_source_read_retries_storage_that_fails(memory: Any) -> None:
     memory.pipe_file("/a.tar", CONTENT)
     (source,) = find("flaky://a.tar", ".tar")
-    Flaky.failures = failures
-    assert source.read(100, 200) == CONTENT[100:200]
-    assert Flaky.failures == 0
-
-
-def test_storage_that_goes_on_failing_is_an_error(memory: Any) -> None:
-    memory.pipe_file("/a.tar", CONTENT)
-    (source,) = find("flaky://a.tar", ".tar")
+    for failures in (1, ATTEMPTS - 1):
+        Flaky.failures = failures
+        assert source.read(100, 200) == CONTENT[100:200]
+        assert Flaky.failures == 0
     Flaky.failures = ATTEMPTS
     with pytest.raises(OSError, match=rf"^flaky://a.tar: TimeoutError: too busy, in {ATTEMPTS} attempts"):
         source.read(100, 200)
-    # What cannot be mended by waiting is told at once.
+    # A permanent error is raised at once.
     Flaky.failures, Flaky.error = 2, PermissionError("no key")
     with pytest.raises(OSError, match="PermissionError: no key"):
         source.read(100, 200)
     assert Flaky.failures == 1
 
 
-def test_a_file_that_is_shorter_than_it_was_is_an_error(tmp_path: Path, memory: Any) -> None:
+def test_source_read_refuses_a_file_that_became_shorter(tmp_path: Path, memory: Any) -> None:
     (tmp_path / "a.tar").write_bytes(CONTENT)
     memory.pipe_file("/a.tar", CONTENT)
     for url in (str(tmp_path / "a.tar"), "memory://a.tar"):
@@ -147,19 +141,18 @@ def test_a_file_that_is_shorter_than_it_was_is_an_error(tmp_path: Path, memory: 
             source.read(len(CONTENT) - 10, len(CONTENT) + 10)
 
 
-def test_pauses_grow_to_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patiently_doubles_its_pauses_to_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(byte_ranges.time, "sleep", slept.append)
-    source = Source("x", Flaky(), "/missing")
     with pytest.raises(OSError, match="FileNotFoundError"):
-        source.read(0, 1)
+        Source("x", Flaky(), "/missing").read(0, 1)
     assert slept == []
     with pytest.raises(OSError, match="busy"):
         byte_ranges.patiently("x", lambda: (_ for _ in ()).throw(TimeoutError("busy")))
     assert [0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(slept)] == [True] * (ATTEMPTS - 1)
 
 
-def test_a_web_server_is_read_in_parts(served: tuple[Path, str]) -> None:
+def test_source_reads_parts_from_a_web_server(served: tuple[Path, str]) -> None:
     folder, address = served
     (folder / "a.tar").write_bytes(CONTENT)
     (source,) = find(f"{address}/a.tar", ".tar")
@@ -171,7 +164,7 @@ def test_a_web_server_is_read_in_parts(served: tuple[Path, str]) -> None:
         find(f"{address}/b.tar", ".tar")[0].state()
 
 
-def test_a_web_server_without_parts_is_told_with_what_helps(tmp_path: Path) -> None:
+def test_source_read_names_the_cache_for_a_server_without_parts(tmp_path: Path) -> None:
     with serving(tmp_path / "served", parts=False) as address:
         (tmp_path / "served" / "a.tar").write_bytes(CONTENT)
         (source,) = find(f"{address}/a.tar", ".tar")
