@@ -1,4 +1,4 @@
-"""Clips that show the number of each frame in eight blocks, black or white, so that a test sees which frame it got."""
+"""Clips that show the number of each frame in eight blocks, black or white, so that tests can identify frames."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -21,11 +21,7 @@ def number_shown(frame: torch.Tensor) -> int:
     """Read the number back from a frame (channels, height, width) of any size."""
     grey = frame.float().mean(0)
     height, width = grey.shape
-    middles = [
-        grey[round((row + 0.5) * height / 2), round((column + 0.5) * width / 4)]
-        for row in (0, 1)
-        for column in range(4)
-    ]
+    middles = [grey[round((n // 4 + 0.5) * height / 2), round((n % 4 + 0.5) * width / 4)] for n in range(8)]
     return sum(1 << bit for bit, value in enumerate(middles) if value > 128)
 
 
@@ -44,15 +40,18 @@ def write_numbered(
     size: tuple[int, int] = (32, 64),
     sound: bool = False,
     rotation: int = 0,
+    aspect: Fraction | None = None,
     format: str | None = None,
 ) -> Path:
-    """Write `count` numbered frames; `times` are their timestamps in units of 1/rate, for variable rates."""
+    """Write `count` numbered frames; `times` are timestamps in units of 1/rate, for variable rates."""
     rate = Fraction(rate).limit_denominator(1001)
     with av.open(path, "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate, options={"threads": "1", **(options or {})})
         stream.height, stream.width = size
         stream.pix_fmt = PIXELS.get(codec, "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p")
         stream.codec_context.gop_size = gop
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         voice = container.add_stream("aac", rate=8000) if sound else None

@@ -1,8 +1,8 @@
-"""Reading video files: which frame is shown when, whatever the container, codec and rate, and what is refused."""
+"""Video files show the right frame at every time, for any container, codec and rate; bad files are refused."""
 
 import random
 import struct
-from contextlib import suppress
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from modalities.video_files import VideoFile, open_video, pixels
 from tests.helpers.numbered_clips import number_shown, numbered_frame, write_numbered
 
 OPEN_GROUPS = {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}
-CLIPS = {
+CLIPS: dict[str, tuple[str, dict[str, str]]] = {
     "h264.mp4": ("libx264", {}),
     "h264.mkv": ("libx264", {"bf": "3"}),
     "h264.flv": ("libx264", {}),
@@ -35,117 +35,106 @@ CLIPS = {
     "mpeg2.ts": ("mpeg2video", {"bf": "2"}),
     "wmv.wmv": ("wmv2", {}),
 }
+SEEKING = ("h264.mp4", "h264.mkv", "h264.flv", "open.mp4", "hevc.mp4", "vp9.webm", "mpeg2.ts")
 
 
-def write_clip(folder: Path, name: str, **options: object) -> Path:
+def write_clip(folder: Path, name: str) -> Path:
     codec, settings = CLIPS[name]
     try:
         av.codec.Codec(codec, "w")
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"this build of PyAV cannot write {codec}")
-    return write_numbered(folder / name, codec, options=settings, **options)  # type: ignore[arg-type]
+    return write_numbered(folder / name, codec, options=settings)
 
 
-def whole(frame: av.VideoFrame) -> torch.Tensor:
+def picture(frame: av.VideoFrame) -> torch.Tensor:
     return pixels(frame, (64, 64))
 
 
-def decode_all(path: Path) -> list[torch.Tensor]:
-    with av.open(str(path)) as container:
-        return [whole(frame) for frame in container.decode(video=0)]
-
-
-def shown(file: VideoFile, times: list[float]) -> list[int]:
-    return [number_shown(picture) for picture in file.pictures(times, whole)]
+def numbers(file: VideoFile, times: Sequence[float]) -> list[int]:
+    return [number_shown(shown) for shown in file.pictures(times, picture)]
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_window_anywhere_equals_a_decode_from_the_start(tmp_path: Path, name: str) -> None:
+def test_video_file_windows_equal_a_decode_from_the_start(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_clip(tmp_path, name)
-    every = decode_all(path)
-    assert [number_shown(picture) for picture in every] == list(range(60))
+    with av.open(str(path)) as container:
+        every = [picture(frame) for frame in container.decode(video=0)]
+    assert [number_shown(frame) for frame in every] == list(range(60))
     with open_video(path, 10**6) as file:
         assert file.measure() == pytest.approx(2.4)
         for first in range(60):
-            pictures = file.pictures([(first + n) / 25 for n in range(4)], whole)
+            pictures = file.pictures([(first + n) / 25 for n in range(4)], picture)
             assert len(pictures) == min(4, 60 - first)
             assert all(torch.equal(a, b) for a, b in zip(pictures, every[first:], strict=False))
+    if name in SEEKING:
+        with open_video(path, 10**6) as file:
+            monkeypatch.setattr(video_files, "_open", None)  # which would decode from the start
+            decoded = [number_shown(picture(frame)) for frame in file.frames(55 / 25)]
+        assert 30 < decoded[0] <= 55
+        assert decoded == list(range(decoded[0], 60))
 
 
-@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.flv", "open.mp4", "hevc.mp4", "vp9.webm", "mpeg2.ts"])
-def test_seeking_decodes_less_than_the_whole(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_clip(tmp_path, name)
-    with open_video(path, 10**6) as file:
-        # Opened once more, it would decode from the start.
-        monkeypatch.setattr(video_files, "_open", None)
-        numbers = [number_shown(whole(frame)) for frame in file.frames(55 / 25)]
-    assert 30 < numbers[0] <= 55
-    assert numbers == list(range(numbers[0], 60))
-
-
-@pytest.mark.parametrize("rate", [10, 12.5, 25, Fraction(30000, 1001), 29.97, 60])
 @pytest.mark.parametrize("container", ["mp4", "mkv", "avi"])
-def test_any_rate_is_brought_to_any_other(tmp_path: Path, rate: float | Fraction, container: str) -> None:
+@pytest.mark.parametrize("rate", [10, 12.5, 25, Fraction(30000, 1001), 60])
+def test_video_file_converts_any_rate_to_any_other(tmp_path: Path, rate: float | Fraction, container: str) -> None:
     path = write_numbered(tmp_path / f"a.{container}", "libx264", rate, count=int(1.5 * rate), options={"bf": "0"})
     exact = Fraction(rate).limit_denominator(1001)
+    # Frame n is shown from n / rate on, to a millisecond; Matroska's timestamps are rounded to milliseconds.
+    slack = (0, 1, 2) if container == "mkv" else (1,)
     with open_video(path, 10**6) as file:
         assert file.step == pytest.approx(float(1 / exact))
-        for fps in (Fraction(8), Fraction(25), Fraction(30), Fraction(60)):
-            times = [Fraction(3, 10) + n / fps for n in range(8)]
-            # Frame n is shown from n / rate on, to a millisecond; Matroska's timestamps are as coarse as that.
-            slack = (0, 1, 2) if container == "mkv" else (1,)
-            allowed = [{int((time + Fraction(late, 1000)) * exact) for late in slack} for time in times]
-            got = shown(file, [float(time) for time in times])
-            assert all(number in numbers for number, numbers in zip(got, allowed, strict=True))
+        for fps in (8, 25, 30, 60):
+            times = [Fraction(3, 10) + Fraction(n, fps) for n in range(8)]
+            for time, number in zip(times, numbers(file, [float(time) for time in times]), strict=True):
+                assert number in {int((time + Fraction(late, 1000)) * exact) for late in slack}, (fps, time)
 
 
-def test_rates_of_their_own_keep_each_frame_once(tmp_path: Path) -> None:
-    # Matroska rounds timestamps to milliseconds, which must neither skip nor repeat a frame.
+def test_video_file_at_its_own_rate_shows_each_frame_once(tmp_path: Path) -> None:
     for rate in (Fraction(30000, 1001), Fraction(24000, 1001), Fraction(30), Fraction(60)):
         path = write_numbered(tmp_path / "a.mkv", rate=rate, count=100)
         with open_video(path, 10**6) as file:
-            assert shown(file, [float((7 + n) / rate) for n in range(90)]) == list(range(7, 97))
+            assert numbers(file, [float((7 + n) / rate) for n in range(90)]) == list(range(7, 97)), rate
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_variable_frame_rates_follow_the_timestamps(tmp_path: Path, name: str) -> None:
+def test_video_file_follows_variable_timestamps(tmp_path: Path, name: str) -> None:
     draw = random.Random(0)
     times = np.cumsum([draw.choice([1, 1, 2, 5, 30]) for _ in range(60)]).tolist()
     path = write_numbered(tmp_path / name, rate=100, count=60, times=times)
     stamps = [(time - times[0]) / 100 for time in times]
     with open_video(path, 10**6) as file:
         for start in (0.0, 0.333, 1.7, stamps[40], stamps[-1] - 1):
-            wanted = [start + n / 12.5 for n in range(12)]
-            expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time + 1e-3) for time in wanted]
-            assert shown(file, wanted)[:10] == expected[:10]
+            requested = [start + n / 12.5 for n in range(10)]
+            expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time + 1e-3) for time in requested]
+            assert numbers(file, requested) == expected, start
 
 
-def test_converts_each_frame_shown_once_and_no_other(tmp_path: Path) -> None:
-    path = write_numbered(tmp_path / "a.mp4")
+def test_pictures_converts_each_shown_frame_once(tmp_path: Path) -> None:
     converted: list[int] = []
 
     def convert(frame: av.VideoFrame) -> torch.Tensor:
-        picture = whole(frame)
-        converted.append(number_shown(picture))
-        return picture
+        converted.append(number_shown(picture(frame)))
+        return picture(frame)
 
-    with open_video(path, 10**6) as file:
+    with open_video(write_numbered(tmp_path / "a.mp4", sound=True), 10**6) as file:
         assert len(file.pictures([0.4, 0.41, 0.42, 0.43, 0.8], convert)) == 5
     assert converted == [10, 20]
 
 
-def test_sound_is_passed_over_and_a_single_frame_is_enough(tmp_path: Path) -> None:
-    with open_video(write_numbered(tmp_path / "a.mp4", sound=True), 10**6) as file:
-        assert shown(file, [1.0, 1.2]) == [25, 30]
+def test_video_file_of_a_single_frame_shows_it(tmp_path: Path) -> None:
     for name in ("one.mp4", "one.mkv", "one.avi"):
         with open_video(write_numbered(tmp_path / name, count=1, rate=8), 10**6) as file:
             assert file.measure() == pytest.approx(1 / 8, abs=2e-3)
-            assert shown(file, [0.0, 0.1, 0.2]) == [0, 0]
+            assert numbers(file, [0.0, 0.1, 0.2]) == [0, 0]
 
 
-def test_a_duration_that_no_header_declares_is_measured(tmp_path: Path) -> None:
-    # A stream to a pipe cannot go back to fill in its duration.
+def test_measure_finds_a_duration_that_no_header_declares(tmp_path: Path) -> None:
     class Pipe:
+        """A stream that cannot go back to write its duration."""
+
         def __init__(self) -> None:
             self.data = bytearray()
 
@@ -159,61 +148,50 @@ def test_a_duration_that_no_header_declares_is_measured(tmp_path: Path) -> None:
     with open_video(tmp_path / "live.mkv", 10**6) as file:
         assert file.promised is None
         assert file.measure() == pytest.approx(2.4, abs=2e-3)
-        assert shown(file, [1.0, 2.0, 2.39]) == [25, 50, 59]
+        assert numbers(file, [1.0, 2.0, 2.39]) == [25, 50, 59]
 
 
-@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_turned_recordings_stand_upright(tmp_path: Path, degrees: int) -> None:
-    path = write_numbered(tmp_path / "a.mp4", count=26, rotation=degrees)
-    with open_video(path, 10**6) as file:
-        picture = file.pictures([1.0], whole)[0]
-    # The display matrix turns counterclockwise.
-    upright = np.rot90(numbered_frame(25), degrees // 90)
-    assert picture.shape[1:] == upright.shape[:2]
-    assert (picture.permute(1, 2, 0).float() - torch.from_numpy(upright.copy())).abs().mean() < 12
+def test_pixels_turns_rotated_recordings_upright(tmp_path: Path) -> None:
+    for degrees in (0, 90, 180, 270):
+        with open_video(write_numbered(tmp_path / "a.mp4", count=26, rotation=degrees), 10**6) as file:
+            shown = file.pictures([1.0], picture)[0]
+        upright = np.rot90(numbered_frame(25), degrees // 90)  # the display matrix turns counterclockwise
+        assert shown.shape[1:] == upright.shape[:2]
+        assert (shown.permute(1, 2, 0).float() - torch.from_numpy(upright.copy())).abs().mean() < 12, degrees
 
 
-def test_pixels_that_are_not_square_are_made_so(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
-        frame = av.VideoFrame.from_ndarray(numbered_frame(3), format="rgb24")
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with open_video(tmp_path / "a.mkv", 10**6) as file:
+def test_pixels_makes_pixels_square(tmp_path: Path) -> None:
+    with open_video(write_numbered(tmp_path / "a.mkv", count=4, aspect=Fraction(3, 2)), 10**6) as file:
         assert file.aspect == 1.5
-        picture = file.pictures([0.0], lambda frame: pixels(frame, (64, 64), file.aspect))[0]
-    assert picture.shape == (3, 32, 96)
-    assert number_shown(picture) == 3
+        shown = file.pictures([0.12], lambda frame: pixels(frame, (64, 64), file.aspect))[0]
+    assert shown.shape == (3, 32, 96)
+    assert number_shown(shown) == 3
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_pixels_lays_transparency_on_white() -> None:
     rgba = np.zeros((8, 8, 4), np.uint8)
-    rgba[:4, :, 3] = 255
-    rgba[4, :, 3] = 51
+    rgba[:4, :, 3], rgba[4, :, 3] = 255, 51
     frame = av.VideoFrame.from_ndarray(rgba, format="rgba")
     assert pixels(frame, (8, 8))[0, :, 0].tolist() == [0, 0, 0, 0, 204, 255, 255, 255]
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("libvpx-vp9", "webm"), ("mjpeg", "mov")])
-def test_colours_survive(tmp_path: Path, codec: str, suffix: str) -> None:
+def test_pixels_keeps_colours(tmp_path: Path, codec: str, suffix: str) -> None:
     colours = np.array([[200, 30, 60], [255, 255, 255], [20, 180, 90], [0, 0, 0]], np.uint8)
-    picture = colours[None].repeat(32, 0).repeat(16, 1)
     with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height = 64, 32
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        bars = colours[None].repeat(32, 0).repeat(16, 1)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(bars, format="rgb24")))
         container.mux(stream.encode())
     with open_video(tmp_path / f"a.{suffix}", 10**6) as file:
-        read = file.pictures([0.0], whole)[0]
-    assert (read[:, 16, 8::16].T.int() - torch.from_numpy(colours).int()).abs().max() <= 4
+        shown = file.pictures([0.0], picture)[0]
+    assert (shown[:, 16, 8::16].T.int() - torch.from_numpy(colours).int()).abs().max() <= 4
 
 
-def test_large_frames_are_reduced_on_the_way_and_small_ones_are_not() -> None:
-    frame = av.VideoFrame.from_ndarray(numbered_frame(181, 1080, 1920), format="rgb24")
-    reduced = pixels(frame, (32, 32))
+def test_pixels_reduces_large_frames_and_keeps_small_ones() -> None:
+    reduced = pixels(av.VideoFrame.from_ndarray(numbered_frame(181, 1080, 1920), format="rgb24"), (32, 32))
     assert reduced.shape == (3, 68, 120)
     assert number_shown(reduced) == 181
     small = numbered_frame(181, 33, 47)
@@ -221,33 +199,32 @@ def test_large_frames_are_reduced_on_the_way_and_small_ones_are_not() -> None:
     assert torch.equal(exact, torch.from_numpy(small).permute(2, 0, 1))
 
 
-def test_a_broken_index_falls_back_to_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_numbered(tmp_path / "a.mp4")
-    with open_video(path, 10**6) as file:
+def test_video_file_decodes_from_the_start_if_its_index_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: VideoFile, place: float, time: float) -> object:
+        raise av.error.PermissionError(1, "Operation not permitted")
 
-        def nowhere(self: VideoFile, place: float, time: float) -> object:
-            raise av.error.PermissionError(1, "Operation not permitted")
-
-        monkeypatch.setattr(VideoFile, "_seek", nowhere)
-        assert shown(file, [1.0, 1.2]) == [25, 30]
+    with open_video(write_numbered(tmp_path / "a.mp4"), 10**6) as file:
+        monkeypatch.setattr(VideoFile, "_seek", fail)
+        assert numbers(file, [1.0, 1.2]) == [25, 30]
 
 
-def read_some(path: Path, max_pixels: int, time: float) -> None:
+def read_two(path: Path, max_pixels: int, time: float) -> None:
     with open_video(path, max_pixels) as file:
-        count = len(file.pictures([time, time + 0.04], whole))
+        shown = file.pictures([time, time + 0.04], picture)
         file.measure()
-        assert count == 2
+        assert len(shown) == 2
 
 
-def refused(path: Path, reason: str, max_pixels: int = 10**6, time: float = 0.0) -> None:
-    with pytest.raises(ValueError, match=reason):
-        read_some(path, max_pixels, time)
+def check_refused(path: Path, message: str, max_pixels: int = 10**6, time: float = 0.0) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_two(path, max_pixels, time)
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_open_video_refuses_other_files(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     clip = write_numbered(tmp_path / "good.mp4")
     contents = {
-        "empty": b"",
         "text": b"hello\n" * 500,
         "noise": random.Random(0).randbytes(5000),
         # Lists that make their reader open other files.
@@ -255,72 +232,60 @@ def test_what_is_no_video_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtur
         "concatenation": b"ffconcat version 1.0\nfile good.mp4\n",
         "picture": b"\x89PNG\r\n\x1a\n" + bytes(500),
     }
-    for name, content in contents.items():
-        path = tmp_path / f"{name}.mp4"
+    path = tmp_path / "bad.mp4"
+    for content in contents.values():
         path.write_bytes(content)
-        refused(path, "empty" if name == "empty" else "damaged or not a video")
+        check_refused(path, "damaged or not a video")
+    path.write_bytes(b"")
+    check_refused(path, "empty")
     with pytest.raises(FileNotFoundError):
-        refused(tmp_path / "missing.mp4", "missing")
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        check_refused(tmp_path / "missing.mp4", "missing")
+    with av.open(str(path), "w") as container:
         voice = container.add_stream("aac", rate=8000)
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         samples.sample_rate = 8000
         container.mux(voice.encode(samples))
         container.mux(voice.encode())
-    refused(tmp_path / "sound.mp4", "no video stream")
+    check_refused(path, "no video stream")
     assert capfd.readouterr().err == ""
 
 
-def test_names_are_names_and_not_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_video_takes_names_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("http:a.mp4", "concat:a|b.mp4", "ünïcode %d [x].mp4"):
         write_numbered(tmp_path / "plain.mp4", count=3).rename(tmp_path / name)
         with open_video(Path(name), 10**6) as file:
-            assert shown(file, [0.04]) == [1]
+            assert numbers(file, [0.04]) == [1]
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "mpeg4.avi", "vp9.webm", "mjpeg.mov"])
-def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_video_file_refuses_truncated_files(tmp_path: Path, name: str) -> None:
     path = write_clip(tmp_path, name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(path, "truncated|damaged", time=2.0)
+    check_refused(path, "truncated|damaged", time=2.0)
 
 
-def test_damage_is_refused_or_survived_but_never_crashes(tmp_path: Path) -> None:
-    draw = random.Random(0)
-    for name in ("h264.mp4", "h264.mkv", "mpeg4.avi", "gif.gif", "mpeg2.ts"):
-        path = write_clip(tmp_path, name)
-        good = path.read_bytes()
-        for _ in range(12):
-            data = bytearray(good)
-            for _ in range(draw.choice([1, 10, 100])):
-                data[draw.randrange(len(data))] = draw.randrange(256)
-            path.write_bytes(data)
-            with suppress(ValueError), open_video(path, 10**6) as file:
-                assert len(file.pictures([draw.uniform(0, 2)], whole)) <= 1
-                file.measure()
-
-
-def test_huge_frames_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    refused(write_numbered(tmp_path / "a.mp4"), "64×32 pixels", max_pixels=64 * 32 - 1)
+def test_open_video_refuses_huge_frames_before_decoding(tmp_path: Path) -> None:
+    check_refused(write_numbered(tmp_path / "a.mp4"), "64×32 pixels", max_pixels=64 * 32 - 1)
     data = bytearray(write_clip(tmp_path, "gif.gif").read_bytes())
     for width, height in ((9_000, 9_000), (65_535, 65_535)):
         data[6:10] = struct.pack("<HH", width, height)
         (tmp_path / "huge.gif").write_bytes(data)
-        refused(tmp_path / "huge.gif", "max_pixels|damaged", max_pixels=64_000_000)
+        check_refused(tmp_path / "huge.gif", "max_pixels|damaged", max_pixels=64_000_000)
 
 
-def test_nothing_stays_open(tmp_path: Path) -> None:
-    if not Path("/proc/self/fd").is_dir():
+def test_open_video_leaves_no_file_open(tmp_path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
         pytest.skip("open files are counted in /proc")
     good, bad = write_numbered(tmp_path / "a.mkv", count=20), tmp_path / "bad.mkv"
     bad.write_bytes(good.read_bytes()[:-400])
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = len(list(descriptors.iterdir()))
     for turn in range(200):
         try:
             with open_video(bad if turn % 2 else good, 10**6) as file:
-                file.pictures([0.7], whole)
+                file.pictures([0.7], picture)
                 file.measure()
         except ValueError:
             assert turn % 2
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(descriptors.iterdir())) == before
