@@ -34,22 +34,21 @@ def write_numbered(
     codec: str = "libx264",
     rate: float | Fraction = 25,
     count: int = 60,
-    gop: int = 12,
     options: dict[str, str] | None = None,
     times: Sequence[int] | None = None,
     size: tuple[int, int] = (32, 64),
-    sound: bool = False,
+    sound: float = 0.0,
     rotation: int = 0,
     aspect: Fraction | None = None,
     format: str | None = None,
 ) -> Path:
-    """Write `count` numbered frames; `times` are timestamps in units of 1/rate, for variable rates."""
+    """Write `count` numbered frames and seconds of `sound`; `times` are timestamps in units of 1/rate."""
     rate = Fraction(rate).limit_denominator(1001)
     with av.open(path, "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate, options={"threads": "1", **(options or {})})
         stream.height, stream.width = size
         stream.pix_fmt = PIXELS.get(codec, "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p")
-        stream.codec_context.gop_size = gop
+        stream.codec_context.gop_size = 12
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
@@ -62,7 +61,7 @@ def write_numbered(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if voice is not None:
-            for start in range(0, int(8000 * count / rate), 1024):
+            for start in range(0, int(8000 * sound), 1024):
                 tone = np.sin(np.arange(start, start + 1024) / 5).astype(np.float32)[None]
                 samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
                 samples.sample_rate, samples.pts = 8000, start

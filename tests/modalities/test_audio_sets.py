@@ -1,4 +1,4 @@
-"""Plucked strings: in tune, decaying, balanced over no more than 12 classes, and functions of their seed."""
+"""Plucked strings are in tune, decay, have 12 classes, and are functions of seed and index."""
 
 import math
 
@@ -15,8 +15,13 @@ from modalities.representation import Waveform
 AUDIO = Audio(rate=8000, seconds=0.5, representation=Waveform())
 
 
+def plucked(frequency: float, decay: float, rate: int) -> np.ndarray:
+    """One second of a string, plucked at 0.3 of its length."""
+    return pluck(frequency, decay, 0.3, 1.0, rate, rate, np.random.default_rng(0))
+
+
 def fundamental(sound: np.ndarray, rate: int, near: float) -> float:
-    """The peak of the spectrum within a quarter tone and more of `near`, between bins by a parabola."""
+    """The peak of the spectrum within a semitone of `near`, between bins by a parabola."""
     spectrum = np.log(np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 8 * len(sound))) + 1e-12)
     bins = np.arange(len(spectrum)) * rate / (8 * len(sound))
     inside = np.flatnonzero((bins > near * 0.94) & (bins < near * 1.06))
@@ -26,17 +31,16 @@ def fundamental(sound: np.ndarray, rate: int, near: float) -> float:
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 16000, 44100])
-@pytest.mark.parametrize("note", [0, 7, 18, 29, 35])
-def test_strings_are_in_tune(note: int, rate: int) -> None:
-    frequency = LOWEST * 2 ** (note / 12)
-    sound = pluck(frequency, 4.0, 0.3, 1.0, rate, rate, np.random.default_rng(0))
-    cents = 1200 * math.log2(fundamental(sound, rate, frequency) / frequency)
-    assert abs(cents) < 10
+def test_pluck_is_in_tune(rate: int) -> None:
+    for note in (0, 7, 18, 29, 35):
+        frequency = LOWEST * 2 ** (note / 12)
+        cents = 1200 * math.log2(fundamental(plucked(frequency, 4.0, rate), rate, frequency) / frequency)
+        assert abs(cents) < 10, note
 
 
-def test_the_filter_is_the_loop_written_out() -> None:
+def test_pluck_is_its_recursion_sample_by_sample() -> None:
     rate, frequency, decay, samples = 8000, 440.0, 1.0, 400
-    found = pluck(frequency, decay, 0.25, 1.0, rate, samples, np.random.default_rng(3))
+    sound = pluck(frequency, decay, 0.25, 1.0, rate, samples, np.random.default_rng(3))
     # One sample at a time: the average, the all-pass and the loss, fed by the same burst through the same comb.
     delay = math.floor(rate / frequency - 0.6)
     rest, angle = rate / frequency - 0.5 - delay, math.pi * frequency / rate
@@ -53,33 +57,38 @@ def test_the_filter_is_the_loop_written_out() -> None:
         tuned = tune * average + last_average - tune * last_tuned
         last_average, last_tuned = average, tuned
         string[n] = comb[n] + 10 ** (-3 / (frequency * decay)) * tuned
-    assert np.allclose(found, string, atol=1e-9)
+    assert np.allclose(sound, string, atol=1e-9)
 
 
-def test_strings_die_away_and_high_partials_first() -> None:
-    sound = pluck(220.0, 1.0, 0.3, 1.0, 8000, 8000, np.random.default_rng(0))
+def test_pluck_decays_and_high_partials_decay_first() -> None:
+    sound = plucked(220.0, 1.0, 8000)
     early, late = (np.abs(np.fft.rfft(sound[start : start + 1600])) ** 2 for start in (0, 4000))
     assert late.sum() < 0.1 * early.sum()
     low, high = slice(20, 100), slice(300, 700)  # 100 to 500 Hz, and 1500 to 3500 Hz
     assert late[high].sum() / late[low].sum() < 0.1 * early[high].sum() / early[low].sum()
 
 
-def test_an_example_is_a_function_of_seed_and_index() -> None:
+def test_plucked_strings_depend_on_seed_and_index_alone() -> None:
     strings = PluckedStrings(AUDIO, count=30)
     assert len(strings) == 30
     assert strings.classes is not None
     assert len(strings.classes) == 12
     assert torch.equal(strings.example(7).x0, PluckedStrings(AUDIO, count=8).example(7).x0)
-    assert not torch.equal(strings.example(7).x0, PluckedStrings(AUDIO, count=30, seed=1).example(7).x0)
+    other_seed = PluckedStrings(AUDIO, count=30, seed=1)
+    assert not torch.equal(strings.example(7).x0, other_seed.example(7).x0)
     part = strings.subset([4, 7]).subset([1])
     assert torch.equal(part.example(0).x0, strings.example(7).x0)
     assert part.example(0).label == strings.example(7).label
+    training, validation = split(strings, 0.2)
+    assert (len(training), len(validation)) == (24, 6)
+    assert len({each.fingerprint for each in (strings, training, other_seed)}) == 3
+    assert strings.fingerprint == PluckedStrings(AUDIO, count=30).fingerprint
     for index in (-1, 30):
         with pytest.raises(IndexError, match=str(index)):
             strings.example(index)
 
 
-def test_labels_are_the_pitches() -> None:
+def test_plucked_strings_have_the_pitch_of_their_label() -> None:
     strings = PluckedStrings(Audio(rate=8000, seconds=1.0, representation=Waveform()), count=40)
     for index in range(40):
         example = strings.example(index)
@@ -100,7 +109,7 @@ def test_labels_are_the_pitches() -> None:
     assert len(labels.unique()) > 8
 
 
-def test_augmentation_delays_the_pluck_and_nothing_else() -> None:
+def test_plucked_strings_augmentation_only_delays_the_pluck() -> None:
     strings = PluckedStrings(AUDIO, count=4)
     plain = strings.example(2).x0[0]
     onsets = set()
@@ -114,7 +123,7 @@ def test_augmentation_delays_the_pluck_and_nothing_else() -> None:
     assert len(onsets) > 8
 
 
-def test_loudness_varies_unless_the_modality_levels_it() -> None:
+def test_plucked_strings_vary_in_loudness_unless_the_modality_levels_it() -> None:
     peaks = PluckedStrings(AUDIO, count=30).batch(range(30)).x0.abs().amax(dim=(1, 2))
     assert peaks.max() <= 0.9
     assert peaks.max() / peaks.min() > 3
@@ -123,27 +132,21 @@ def test_loudness_varies_unless_the_modality_levels_it() -> None:
     assert torch.allclose(peaks, peaks[:1])
 
 
-def test_works_with_stereo_spectrograms_and_splits() -> None:
-    strings = PluckedStrings(Audio(rate=8000, seconds=0.5, mix="stereo"), count=10)
-    assert strings.batch([0, 1]).x0.shape == (2, 4, 257, 33)
-    training, validation = split(strings, 0.2)
-    assert (len(training), len(validation)) == (8, 2)
-    assert len({strings.fingerprint, training.fingerprint, PluckedStrings(AUDIO, count=10, seed=3).fingerprint}) == 3
-    assert strings.fingerprint == PluckedStrings(AUDIO, count=10).fingerprint
+def test_plucked_strings_have_any_representation_and_length() -> None:
+    stereo = PluckedStrings(Audio(rate=8000, seconds=0.5, mix="stereo"), count=10)
+    assert stereo.batch([0, 1]).x0.shape == (2, 4, 257, 33)
+    for samples in (1, 2, 3, 30):
+        strings = PluckedStrings(Audio(rate=8000, seconds=samples / 8000, representation=Waveform()), count=8)
+        x0 = strings.batch(range(8)).x0
+        assert x0.shape == (8, 1, samples)
+        assert bool(x0.isfinite().all()), samples
 
 
-@pytest.mark.parametrize("samples", [1, 2, 3, 30])
-def test_the_shortest_sounds_are_finite(samples: int) -> None:
-    strings = PluckedStrings(Audio(rate=8000, seconds=samples / 8000, representation=Waveform()), count=8)
-    x0 = strings.batch(range(8)).x0
-    assert x0.shape == (8, 1, samples)
-    assert bool(x0.isfinite().all())
-
-
-def test_impossible_options_are_named() -> None:
-    with pytest.raises(ValueError, match="should be an Audio"):
-        PluckedStrings(Image())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="4000 samples per second"):
-        PluckedStrings(Audio(rate=2000, representation=Waveform()))
-    with pytest.raises(ValueError, match="count"):
-        PluckedStrings(AUDIO, count=0)
+def test_plucked_strings_refuse_impossible_options() -> None:
+    for modality, count, message in (
+        (Image(), 10, "should be an Audio"),
+        (Audio(rate=2000, representation=Waveform()), 10, "4000 samples per second"),
+        (AUDIO, 0, "count"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PluckedStrings(modality, count=count)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def test_pictures_converts_each_shown_frame_once(tmp_path: Path) -> None:
         converted.append(number_shown(picture(frame)))
         return picture(frame)
 
-    with open_video(write_numbered(tmp_path / "a.mp4", sound=True), 10**6) as file:
+    with open_video(write_numbered(tmp_path / "a.mp4", sound=2.4), 10**6) as file:
         assert len(file.pictures([0.4, 0.41, 0.42, 0.43, 0.8], convert)) == 5
     assert converted == [10, 20]
 
