@@ -93,11 +93,11 @@ class DiffusersAutoencoder(Autoencoder):
             ValueError: if the weights cannot be loaded, or the grid has another number of dimensions.
         """
         fitted, undo = self._fit(x)
-        found = self._call("encode", fitted)
-        if hasattr(found, "latent_dist"):
-            z = found.latent_dist.mode()
+        output = self._call("encode", fitted)
+        if hasattr(output, "latent_dist"):
+            z = output.latent_dist.mode()
         else:
-            z = found.latents if hasattr(found, "latents") else found.latent
+            z = output.latents if hasattr(output, "latents") else output.latent
         return undo(z).to(x.device, torch.float32)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -217,9 +217,9 @@ def _diffusers_class(kind: str) -> Any:
         import diffusers
 
         # Its classes are imported on first access.
-        found = getattr(diffusers, kind, None) if named else None
-    if isinstance(found, type) and issubclass(found, diffusers.ModelMixin):
-        return found
+        candidate = getattr(diffusers, kind, None) if named else None
+    if isinstance(candidate, type) and issubclass(candidate, diffusers.ModelMixin):
+        return candidate
     known = [name for name in dir(diffusers) if name.startswith("Autoencoder") or name == "VQModel"]
     close = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)
     raise ValueError(f"diffusers {diffusers.__version__} has no autoencoder {kind!r}; did you mean {close[0]!r}?")

@@ -223,16 +223,16 @@ def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor 
     Raises:
         ValueError: for a mask of another shape than `(1, *grid)` or `(channels, *grid)`.
     """
-    found = [mask for mask in masks if mask is not None]
-    if not found:
+    given = [mask for mask in masks if mask is not None]
+    if not given:
         return None
     one = (1, *shape[1:])
-    for mask in found:
+    for mask in given:
         if tuple(mask.shape) not in (one, tuple(shape)):
             raise ValueError(
                 f"a mask is of shape {one}, or {tuple(shape)} if it differs among channels, got {tuple(mask.shape)}"
             )
-    channels = max(len(mask) for mask in found)
+    channels = max(len(mask) for mask in given)
     full = torch.ones(one, dtype=torch.bool)
     return torch.stack([(full if mask is None else mask).expand(channels, *shape[1:]) for mask in masks])
 
@@ -277,13 +277,13 @@ def split(
 
 def found_classes(dataset: Dataset, indices: Iterable[int]) -> set[int]:
     """Return the classes of these examples; stop as soon as every class has been found."""
-    found: set[int] = set()
+    classes: set[int] = set()
     for index in indices:
         if (label := dataset.label(index)) is not None:
-            found.add(label)
-        if len(found) == len(dataset.classes or ()):
+            classes.add(label)
+        if len(classes) == len(dataset.classes or ()):
             break
-    return found
+    return classes
 
 
 def _keeping_classes(dataset: Dataset, order: Sequence[int], count: int) -> tuple[list[int], list[int]]:

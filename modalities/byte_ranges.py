@@ -182,13 +182,13 @@ def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[So
         ValueError: for no address, a file named twice, or an address that fsspec cannot take.
     """
     addresses = [urls] if isinstance(urls, str) else urls
-    found = [source for given in addresses for url in expanded(given) for source in _files(url, ending, local)]
-    if not found:
+    sources = [source for given in addresses for url in expanded(given) for source in _files(url, ending, local)]
+    if not sources:
         raise ValueError("no address is given")
-    url, count = Counter(source.url for source in found).most_common(1)[0]
+    url, count = Counter(source.url for source in sources).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{url} is named twice")
-    return found
+    return sources
 
 
 def _files(url: str, ending: str, local_only: bool) -> list[Source]:

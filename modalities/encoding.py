@@ -20,7 +20,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
         ValueError: for a setting that JSON cannot hold, naming it.
     """
     kind = type(part)
-    found: dict[str, Any] = {f"{name}._target_": f"{kind.__module__}.{kind.__qualname__}"}
+    keys: dict[str, Any] = {f"{name}._target_": f"{kind.__module__}.{kind.__qualname__}"}
     if dataclasses.is_dataclass(part):
         settings = {
             setting.name: getattr(part, setting.name) for setting in dataclasses.fields(part) if setting.compare
@@ -36,10 +36,10 @@ def describe(part: object, name: str) -> dict[str, Any]:
         settings["fingerprint"] = fingerprint
     for key, value in settings.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= describe(value, f"{name}.{key}")
+            keys |= describe(value, f"{name}.{key}")
         else:
-            found[f"{name}.{key}"] = _plain(value, f"{name}.{key}", kind.__qualname__)
-    return found
+            keys[f"{name}.{key}"] = _plain(value, f"{name}.{key}", kind.__qualname__)
+    return keys
 
 
 def _plain(value: Any, name: str, owner: str) -> Any:

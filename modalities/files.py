@@ -140,7 +140,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that contains the files")
-    found: list[str] = []
+    matching: list[str] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_fail):
@@ -155,13 +155,13 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
             if is_hidden(name) or not path.is_file():
                 continue
             if path.suffix.lower() in suffixes:
-                found.append(path.relative_to(root).as_posix())
+                matching.append(path.relative_to(root).as_posix())
             else:
                 others[path.suffix.lower() or "(none)"] += 1
-    if not found:
+    if not matching:
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "nothing"
         raise FileNotFoundError(f"no file under {root.absolute()} ends in {', '.join(suffixes)}; it contains {seen}")
-    return sorted(found)
+    return sorted(matching)
 
 
 def _fail(error: OSError) -> NoReturn:

@@ -131,10 +131,10 @@ class MNIST(Pixels):
         wanted = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
         if download and _idx_files(Path(root), self.name, wanted) is None:
             _download(self.name, root)
-        found = _idx_files(Path(root), self.name, wanted)
-        if found is None:
+        paths = _idx_files(Path(root), self.name, wanted)
+        if paths is None:
             raise _missing(self.name, root, f"{' and '.join(wanted)} (or .gz), there or in {self.name}/raw")
-        images, labels = (read_idx(path) for path in found)
+        images, labels = (read_idx(path) for path in paths)
         super().__init__(modality, images.unsqueeze(1), labels, self.names)
 
 
@@ -193,9 +193,9 @@ def read_idx(path: Path) -> Tensor:
 
 def _idx_files(root: Path, name: str, wanted: Sequence[str]) -> list[Path] | None:
     for folder in (root, root / name / "raw", root / "raw"):
-        found = [path for stem in wanted for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
-        if {path.name.removesuffix(".gz") for path in found} == set(wanted):
-            return [next(path for path in found if path.name.startswith(stem)) for stem in wanted]
+        paths = [path for stem in wanted for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        if {path.name.removesuffix(".gz") for path in paths} == set(wanted):
+            return [next(path for path in paths if path.name.startswith(stem)) for stem in wanted]
     return None
 
 

@@ -91,24 +91,24 @@ def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] 
     parents = [PurePosixPath(file).parent.parts for file in files]
     common = _common_start(parents)
     tops = [parts[len(common)] if len(parts) > len(common) else None for parts in parents]
-    found = [top for top in tops if top is not None]
-    if required and common and not found:
+    classes = [top for top in tops if top is not None]
+    if required and common and not classes:
         return [common[-1]] * len(files)
-    if len(found) < len(tops):
+    if len(classes) < len(tops):
         if not required:
             return None
         raise ValueError(
             f"{root / files[tops.index(None)]} is not in a subfolder, so it has no class: "
             "move it into one, or set labels=none"
         )
-    names = sorted(set(found))
+    names = sorted(set(classes))
     if SPLITS.issuperset(name.lower() for name in names):
         log.warning(
             "the subfolders of %s (%s) are taken as classes, but are named like parts of a dataset: "
             "set match to choose one of them, such as ^%s/, or labels=none",
             root.joinpath(*common), ", ".join(names), "/".join((*common, names[0])),
         )  # fmt: skip
-    return found
+    return classes
 
 
 def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -131,13 +131,13 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
     group: str | int = "label" if "label" in pattern.groupindex else 1
     labels = []
     for file in files:
-        found = pattern.search(PurePosixPath(file).name)
-        if found is None or not found[group]:
+        match = pattern.search(PurePosixPath(file).name)
+        if match is None or not match[group]:
             raise ValueError(
                 f"pattern={expression!r} finds no class in the name of {file}: "
                 "change it, or leave the file out by match"
             )
-        labels.append(found[group])
+        labels.append(match[group])
     return labels
 
 

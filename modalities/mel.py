@@ -28,15 +28,15 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
     if not low < high <= rate / 2:
         raise ValueError(f"bands from {low:g} to {high:g} Hz do not fit below half the rate, {rate / 2:g} Hz")
     first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
-    found = [first + (last - first) * place / (bands + 1) for place in range(bands + 2)]
-    bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in found]
+    mels = [first + (last - first) * place / (bands + 1) for place in range(bands + 2)]
+    bins = [700 * (10 ** (mel / 2595) - 1) * window / rate for mel in mels]
     for band in range(bands):
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
             raise ValueError(
                 f"{bands} bands are too narrow for a window of {window} samples: band {band} contains no frequency; "
                 "take fewer bands, a longer window, or a higher low"
             )
-    return found
+    return mels
 
 
 @lru_cache

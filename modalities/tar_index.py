@@ -104,17 +104,17 @@ class ShardIndex:
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
         places = {name: place for place, name in enumerate(classes)}
-        found = [media[key] for key in keys]
+        members = [media[key] for key in keys]
         return cls(
             size,
             state,
             classes,
-            np.array([each.header for each in found], np.int64),
-            np.array([each.size for each in found], np.int64),
-            np.array([each.crc for each in found], np.uint32),
+            np.array([each.header for each in members], np.int64),
+            np.array([each.size for each in members], np.int64),
+            np.array([each.crc for each in members], np.uint32),
             np.array([places.get(labels.get(key, ""), -1) if key in labels else -1 for key in keys], np.int32),
             np.array([key in texts for key in keys], np.bool_),
-            Texts.of([each.name for each in found]),
+            Texts.of([each.name for each in members]),
             Texts.of([texts.get(key, "") for key in keys]),
         )
 
@@ -151,11 +151,11 @@ class ShardIndex:
     @property
     def digest(self) -> str:
         """A hash of the examples: their names, sizes, classes and texts."""
-        found = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
+        hashed = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
         arrays: tuple[NDArray[Any], ...] = (self.size, self.label, self.captioned)
         for array in (*arrays, *(part for packed in (self.names, self.texts) for part in (packed.ends, packed.data))):
-            found.update(array.tobytes())
-        return found.hexdigest()
+            hashed.update(array.tobytes())
+        return hashed.hexdigest()
 
     def _check(self) -> None:
         count = len(self)
@@ -230,10 +230,10 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
                     target[key] = str(value).strip()
         else:
             (labels if ending == "cls" else texts)[ending][key] = _content(read, member)
-    found = labels["json"] | labels["cls"]
-    if empty := next((key for key, label in found.items() if not label), None):
+    classes = labels["json"] | labels["cls"]
+    if empty := next((key for key, label in classes.items() if not label), None):
         raise ValueError(f"the class of {empty!r} is empty")
-    return media, found, texts["json"] | texts["txt"]
+    return media, classes, texts["json"] | texts["txt"]
 
 
 def _content(read: Read, member: Member) -> str:

@@ -168,9 +168,9 @@ class TarShards(MediaFiles):
     def fingerprint(self) -> str:
         """A hash of the examples' names, sizes, classes and captions, independent of the shards' location."""
         facts = [[index.digest for index in self.indices], self.classes, self._captions]
-        found = hashlib.sha256(json.dumps(facts).encode())
-        found.update(self._places.tobytes())
-        return found.hexdigest()
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(self._places.tobytes())
+        return digest.hexdigest()
 
     def _find(self, index: int) -> tuple[int, int]:
         """Return the shard of one example, and its row in the shard's index."""

@@ -76,8 +76,8 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings `(batch, tokens, width)` of several texts, zero-padded to the longest, on the CPU."""
-        found = [self._embedding(text.strip()) for text in texts]
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+        embeddings = [self._embedding(text.strip()) for text in texts]
+        return torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 
     def _find(self, text: str) -> Tensor:
         if not text:

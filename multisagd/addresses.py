@@ -33,8 +33,8 @@ def for_others(text: str) -> str:
     return HOME.sub("~", without_secrets(text))
 
 
-def _plain(found: re.Match[str]) -> str:
-    rest, mark, _ = (*re.split(r"([?#])", found["rest"], maxsplit=1), "", "")[:3]
+def _plain(match: re.Match[str]) -> str:
+    rest, mark, _ = (*re.split(r"([?#])", match["rest"], maxsplit=1), "", "")[:3]
     # A password may contain unescaped characters, so the last @ counts.
     _, at, place = rest.rpartition("@")
-    return f"{found['scheme']}{'…@' if at else ''}{place}{f'{mark}…' if mark else ''}"
+    return f"{match['scheme']}{'…@' if at else ''}{place}{f'{mark}…' if mark else ''}"

@@ -76,11 +76,11 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
     size = start[0].numel()
     stacks = _stacked(groups, size)
     now = Estimate(_positive(start), torch.zeros(len(start), size, dtype=groups[0].rows.dtype, device="cpu"))
-    found, converged = [], False
+    log_likelihoods, converged = [], False
     for _ in range(MOST_ROUNDS):
         one, before = step(now, stacks, weight)
         two, between = step(one, stacks, weight)
-        found.append(before)
+        log_likelihoods.append(before)
         far = _extrapolated(now, one, two)
         now, after = (two, between) if far is None else step(far, stacks, weight)
         if not after >= between:  # also where it is not a number
@@ -88,7 +88,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
         if after - before < TOLERANCE * float(weight.sum()) * size:
             converged = True
             break
-    return Fit(now, tuple(found), converged)
+    return Fit(now, tuple(log_likelihoods), converged)
 
 
 def _extrapolated(start: Estimate, one: Estimate, two: Estimate) -> Estimate | None:

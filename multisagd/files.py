@@ -36,11 +36,11 @@ def check_file(path: str | Path, largest: int | None = None) -> None:
         OSError: if it does not exist, or access is denied.
         ValueError: if it is not a regular file, or larger.
     """
-    found = Path(path).stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"it is {KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and not a file")
-    if largest is not None and found.st_size > largest:
-        raise ValueError(f"it has {found.st_size:,} bytes, more than the limit of {largest:,}")
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"it is {KINDS.get(stat.S_IFMT(status.st_mode), 'something else')} and not a file")
+    if largest is not None and status.st_size > largest:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the limit of {largest:,}")
 
 
 def digest(path: str | Path) -> str:
@@ -79,19 +79,19 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         ValueError: if it is not JSON, nested too deeply, has a repeated name in an object, or an invalid number.
     """
     try:
-        found = json.loads(
+        value = json.loads(
             text, object_pairs_hook=_object, parse_int=_whole,
             parse_float=_finite if finite else float, parse_constant=_finite if finite else float,
         )  # fmt: skip
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     # Level by level, not recursively: code that walks through it later may be recursive.
-    level = [found]
+    level = [value]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _containers(outer)]
     if level:
         raise ValueError("it is nested too deeply")
-    return found
+    return value
 
 
 def _containers(value: Any) -> list[Any]:
@@ -106,16 +106,16 @@ def _whole(digits: str) -> int:
 
 
 def _finite(number: str) -> float:
-    found = float(number)
-    if not math.isfinite(found):
+    value = float(number)
+    if not math.isfinite(value):
         raise ValueError(f"{number:.40} is not a finite number")
-    return found
+    return value
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         # Programs differ in which value they use, so a checked value may not be the one used elsewhere.
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in one object")
-    return found
+    return members

@@ -196,8 +196,8 @@ class _Channel:
         items = {key: float(counts[channel]) for key, counts in masks.items.items() if counts[channel] > 0}
         grid = layout.grid
         packed = np.stack([np.frombuffer(key, dtype=np.uint8) for key in items])
-        found = torch.from_numpy(np.unpackbits(packed, axis=1, count=grid.numel).astype(bool)).view(-1, *grid.shape)
-        shown, number = torch.unique(layout.places(found & usable), dim=0, return_inverse=True)
+        valid = torch.from_numpy(np.unpackbits(packed, axis=1, count=grid.numel).astype(bool)).view(-1, *grid.shape)
+        shown, number = torch.unique(layout.places(valid & usable), dim=0, return_inverse=True)
         counts = torch.zeros(len(shown), dtype=torch.float64, device="cpu")
         counts.index_add_(0, number, torch.tensor(list(items.values()), dtype=torch.float64, device="cpu"))
         kept = _kept(shown, counts, len(layout.weight))
@@ -216,9 +216,9 @@ class _Channel:
 
     def add(self, residual: Tensor, item_keys: Sequence[bytes], first: int) -> None:
         """Add the residuals `(batch, *grid)` of a batch, zero where they are not valid."""
-        found = [self.mask_of.get(key, -1) for key in item_keys]
+        numbers = [self.mask_of.get(key, -1) for key in item_keys]
         places: dict[int, list[int]] = {}
-        for item, number in enumerate(found):
+        for item, number in enumerate(numbers):
             if number >= 0 and (self.averages is not None or bool(self.chosen[first + item : first + item + 1].all())):
                 places.setdefault(number, []).append(item)
         for number, items in places.items():

@@ -26,15 +26,15 @@ class Recent(Generic[Value]):
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return the value of a key; make it if it is missing."""
-        found = self._values.get(key)
-        if found is None:
+        entry = self._values.get(key)
+        if entry is None:
             with torch.inference_mode(False):  # cached values must be usable in training too
-                found = self._values.setdefault(key, (make(),))
+                entry = self._values.setdefault(key, (make(),))
             for old in list(self._values)[: -self.most]:
                 self._values.pop(old, None)
         elif not torch.compiler.is_compiling():  # reordering inside a graph would add guards
-            self._values[key] = self._values.pop(key, found)
-        return found[0]
+            self._values[key] = self._values.pop(key, entry)
+        return entry[0]
 
     def __len__(self) -> int:
         return len(self._values)

@@ -79,8 +79,8 @@ class SpectralPenalty:
         decompose = (ptwt.wavedec, ptwt.wavedec2, ptwt.wavedec3)[min(dimensions, 3) - 1]
         axes = min(dimensions, 3)
         flat = difference.reshape(-1, *difference.shape[-axes:])
-        found = decompose(flat, self.wavelet, level=self.levels, mode="zero")
-        details = torch.cat([each.flatten(1) for level in found[1:] for each in _tensors(level)], 1)
+        coefficients = decompose(flat, self.wavelet, level=self.levels, mode="zero")
+        details = torch.cat([each.flatten(1) for level in coefficients[1:] for each in _tensors(level)], 1)
         return details.abs().mean(1).reshape(len(difference), -1).mean(1)
 
 

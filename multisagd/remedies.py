@@ -90,8 +90,8 @@ def _requirement(name: str, torch: str) -> str:
     for line in lines if name != "torch" or not torch else ():
         if (asked := re.match(r"([\w.-]+)[^;<>=!~\s]*\s*([^;]*)", line)) and _same(asked[1], name):
             return f"{name}{asked[2].strip()}"
-    found = version(name)
-    return f"{name}=={found}" if found else name
+    installed = version(name)
+    return f"{name}=={installed}" if installed else name
 
 
 def _same(one: str, other: str) -> bool:
@@ -107,8 +107,9 @@ def _pinned() -> dict[str, str]:
 
 def _pip() -> list[str]:
     """Return the pip command of this interpreter, in its short form if the shell finds the same pip."""
-    found = shutil.which("pip")
-    return ["pip"] if found and Path(found).parent == Path(sys.executable).parent else [sys.executable, "-m", "pip"]
+    executable = shutil.which("pip")
+    own = executable is not None and Path(executable).parent == Path(sys.executable).parent
+    return ["pip"] if own else [sys.executable, "-m", "pip"]
 
 
 def version(distribution: str) -> str:

@@ -35,15 +35,15 @@ def one_each(seeds: Sequence[int], count: int | None = None) -> list[int]:
         ValueError: for a different number of seeds, or a seed that is not an integer from 0 to 2^64 - 1.
     """
     try:
-        found = [_checked(seed) for seed in seeds]
+        checked = [_checked(seed) for seed in seeds]
     except TypeError as error:
         raise ValueError(
             f"seeds are integers, one for each item of the batch, for example range({4 if count is None else count}); "
             f"got {seeds!r:.80}"
         ) from error
-    if count is not None and len(found) != count:
-        raise ValueError(f"a batch of {count} needs {count} seeds, got {len(found)}")
-    return found
+    if count is not None and len(checked) != count:
+        raise ValueError(f"a batch of {count} needs {count} seeds, got {len(checked)}")
+    return checked
 
 
 def generator_seed(seed: int) -> int:

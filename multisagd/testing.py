@@ -89,9 +89,9 @@ def _check_mask(modality: Any, media: Any, grid: Grid) -> None:
         return
     one, every = (1, *grid.shape), (modality.channels, *grid.shape)
     right = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) in (one, every)
-    found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    actual = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     shapes = f"{one}" if one == every else f"{one}, or {every} if channels differ"
-    _require(right, f"mask returns None or bool of shape {shapes}, got {found}")
+    _require(right, f"mask returns None or bool of shape {shapes}, got {actual}")
     _require(bool(mask.any()), "mask excludes all of this file: load should have refused it")
 
 
@@ -142,9 +142,9 @@ def _check_errors(modality: Any, path: Path, folder: Path) -> None:
 
 def _check_tensor(x: Any, shape: tuple[int, ...], what: str) -> None:
     _require(isinstance(x, Tensor), f"{what} is a tensor, got {type(x).__name__}")
-    found = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
+    actual = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
     right = x.dtype == torch.float32 and tuple(x.shape) == shape and x.device.type == "cpu"
-    _require(right, f"{what} is float32 of shape {shape} on the CPU, got {found}")
+    _require(right, f"{what} is float32 of shape {shape} on the CPU, got {actual}")
     _require(bool(torch.isfinite(x).all()), f"{what} is finite, but contains NaN or infinity")
 
 

@@ -1,17 +1,17 @@
-"""Adopt a model of the diffusers library: `multisagd adopt model=… out=…`, the same as `python -m recipes.adopt …`.
+"""Adopt a diffusers model: `multisagd adopt model=… out=…`, the same as `python -m recipes.adopt …`.
 
 What it does, in order: find the network and the scheduler of a saved pipeline (or of a model with its scheduler next to
 it); check that the weights fit the network; write an experiment with the original network, schedule and prediction,
 and the weights. `multisagd train --config-dir=OUT experiment=adopted` continues from there:
 
-    out/experiment/adopted.yaml   network, schedule and prediction, for any training
+    out/experiment/adopted.yaml   network, schedule and prediction, for any training run
     out/adopted.safetensors       the weights, under the parameter names of this project's network
 
 Only JSON and safetensors files are opened. Of the classes that the folder names, only those in
 `multisagd.integrations` are imported.
 
 Errors, each in one message: a missing model, an unsupported network or scheduler, weights that are pickles or do not
-fit, an output folder with other contents.
+fit the network, an output folder with other contents.
 """
 
 import math
@@ -83,7 +83,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
     """Return the weights under the names of our network, after checking their shapes and before reading them.
 
     The embedding of the empty class is the mean of all classes; the empty text is zero. Raises RecipeError if the
-    weights do not fit.
+    weights do not fit the network.
     """
     there = dict(stored.shapes)
     if extended in there:
@@ -100,7 +100,10 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
 
 
 def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's weights; RecipeError if they exceed `count` or `elements` or cannot be built."""
+    """Return the shapes of a network's weights.
+
+    Raises RecipeError if they exceed `count` or `elements` or cannot be built.
+    """
     channels, dimensions = node["options"].get("in_channels"), KINDS[node["name"]].dimensions
     if type(channels) is not int or channels < 1:
         raise RecipeError(
@@ -128,7 +131,7 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
     # A low learning rate, so that the first steps do not undo what the model has learned.
     keys["training"] = {"initial": str(weights.absolute()), "learning_rate": 1e-4}
     lines = [
-        f"{name} of {settings.model}, trained with {noise.scheduler}: network, schedule and prediction are its own.",
+        f"{name} of {settings.model}, trained with {noise.scheduler}: its own network, schedule and prediction.",
         "",
         f"  {training(settings.out)} run_dir=runs/adopted",
     ]

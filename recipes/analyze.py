@@ -1,9 +1,9 @@
 """Measure a dataset's spectrum: `multisagd analyze …`, the same as `python -m recipes.analyze …`.
 
-It takes the configuration of a training and writes into `run_dir`:
+It takes the configuration of a training run and writes into `run_dir`:
 
     statistics.safetensors  mean and power spectrum per channel, for `multisagd design statistics=…`
-    spectrum.png            power over the radius and along every axis, with 95 % confidence bands and a power law
+    spectrum.png            power, radially averaged and along every axis, with 95 % confidence bands and a power law
     analysis.json           the curves as numbers, the fit, the coherence between channels
     corruption.safetensors  with clean=…: the excess power over clean data, for `multisagd train corruption=measured`
 
@@ -98,7 +98,7 @@ def analyze(config: Config) -> Path:
 
 
 def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
-    """Return the statistics that the key `clean` names; RecipeError if it does not name any."""
+    """Return the statistics to which the key `clean` refers. Raises RecipeError if it does not name any."""
     if setting is None or setting == "fit":
         return "fit" if setting else None
     if not isinstance(setting, str):
@@ -109,7 +109,7 @@ def clean_statistics(setting: Any) -> DataStatistics | Literal["fit"] | None:
 
 
 def found_corruption(statistics: DataStatistics, clean: DataStatistics | Literal["fit"]) -> Corruption | None:
-    """Return the corruption that the spectrum shows, if any; RecipeError if the two cannot be compared."""
+    """Return the corruption that the spectrum shows, if any. Raises RecipeError if the two cannot be compared."""
     expected = None if clean == "fit" else clean
     if expected is not None and expected.grid != statistics.grid:
         shapes = f"{expected.grid.shape}, not {statistics.grid.shape}"
@@ -134,21 +134,21 @@ def describe_corruption(corruption: Corruption) -> dict[str, Any]:
     }
 
 
-def verdict(found: Mapping[str, Any] | None, out: Path) -> str:
+def verdict(corruption: Mapping[str, Any] | None, out: Path) -> str:
     """Return a summary of what `describe_corruption` found, and how to train on such data."""
-    if found is None:
+    if corruption is None:
         return "no frequency stands out: the spectrum shows no corruption"
-    low, high = found["radius"]
+    low, high = corruption["radius"]
     return (
-        f"corrupted: {found['frequencies']} of {found['of']} frequencies, radius {low:.2f} to {high:.2f} (1 is the "
-        f"corner), by noise of deviation {found['deviation']:.3g}\n"
-        f"to leave it out or restore it: multisagd train … corruption=measured "
+        f"corrupted: {corruption['frequencies']} of {corruption['of']} frequencies, radius {low:.2f} to {high:.2f} "
+        f"(1 is the corner), by noise of standard deviation {corruption['deviation']:.3g}\n"
+        f"to omit or restore these frequencies: multisagd train … corruption=measured "
         f"{setting('corruption.path', out / CORRUPTION)}"
     )
 
 
 def draw(profiles: Mapping[str, Profile], fit: PowerLawFit, grid: Grid, path: Path) -> None:
-    """Draw every profile with its confidence band, and the fit over the radius."""
+    """Draw every profile with its confidence band, and the fitted power law over the radially averaged power."""
     figure = Figure(figsize=(COLUMN * len(profiles), 3.4), layout="constrained")
     plots = figure.subplots(1, len(profiles), squeeze=False)[0]
     for plot, (name, profile) in zip(plots, profiles.items(), strict=True):
@@ -167,7 +167,7 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
     power = statistics.power.mean(0)
     share = float(power.flatten()[0] / (statistics.grid.mean(power) * statistics.grid.numel))
     lines = [
-        f"{report['examples']:,} of {report['of']:,} examples, deviation {statistics.sigma_data:.3f} about the mean",
+        f"{report['examples']:,} of {report['of']:,} examples, standard deviation {statistics.sigma_data:.3f}",
         f"power falls as radius^{fit.exponent:.2f} above {fit.knee:.3g} cycles per sample; the fit deviates by "
         f"{fit.residual:.1f} dB (root mean square)",
         f"the powers span {_decibels(power)}; zero frequency holds {share:.0%} of the variance",
@@ -183,7 +183,11 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
 
 def _decibels(power: torch.Tensor) -> str:
     least = float(power.min())
-    return "everything, some are zero" if least <= 0 else f"{10 * float((power.max() / least).log10()):.0f} dB"
+    return (
+        "an infinite range, because some are zero"
+        if least <= 0
+        else f"{10 * float((power.max() / least).log10()):.0f} dB"
+    )
 
 
 main = command("analyze", analyze)

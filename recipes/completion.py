@@ -1,6 +1,6 @@
 """Command-line completion: a shell script that calls `multisagd __complete SHELL …` for candidates.
 
-It runs at every press of the Tab key, so only the standard library and YAML are imported. Completion libraries do not
+It runs at each press of the Tab key, so only the standard library and YAML are imported. Completion libraries do not
 fit: they complete a parser's options, whereas these words are `key=value` and the keys depend on earlier words.
 """
 
@@ -26,7 +26,7 @@ HELP = """examples:
 The first lines of the script say how to install it for every shell.
 read more: docs/command-line.md"""
 Candidate = tuple[str, str]
-"""A complete word, and its description."""
+"""A candidate for the whole word, and its description."""
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
 """Options of every configured command."""

@@ -2,13 +2,13 @@
 
 Trains on scikit-learn's digits (8×8 pixels, enlarged to 16×16), so nothing is downloaded, and leaves in the folder:
 
-    forward.png        one image noised over time under both processes, and the two spectra
+    forward.png        one image with increasing noise under both processes, and the two spectra
     loss.png           both training and validation curves
     samples_white.png, samples_shaped.png
     white/, shaped/    the two runs, for `multisagd sample` and `multisagd train`
 
-Both runs have the same seed, so they see the same images at the same times; only the colour of the noise differs.
-The two losses are not comparable as numbers: each is the error of predicting its own noise.
+Both runs have the same seed, so they see the same images at the same times; only the spectrum of the noise differs. The
+two losses are not comparable as numbers: each is the error of predicting its own noise.
 """
 
 import shutil
@@ -53,7 +53,7 @@ class DemoSettings:
 
 
 def demo(config: Config) -> None:
-    """Train both models and draw the pictures; raises what `recipes.train.train` raises."""
+    """Train both models and draw the figures. Raises as `recipes.train.train` does."""
     start = time.monotonic()
     settings = Builder().settings(DemoSettings, config, "")
     out, exponent, corner = settings.run_dir, settings.exponent, settings.corner
@@ -79,7 +79,7 @@ def demo(config: Config) -> None:
 
 
 def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
-    """Draw one digit noised over time under both processes, each next to the spectrum of its noise."""
+    """Draw one digit with increasing noise under both processes, each next to the spectrum of its noise."""
     modality = Image(size=16, channels=1)
     x0 = Digits(modality).batch([3]).x0
     figure = Figure(figsize=(1.3 * len(TIMES) + 3.6, 3.4), layout="constrained")
@@ -99,7 +99,7 @@ def draw_forward(spectra: Mapping[str, Spectrum], path: Path) -> None:
 
 
 def _draw_spectrum(axes: Axes, process: Process) -> None:
-    """Draw the mean power of the noise at each radius, and that of the digits for comparison."""
+    """Draw the radially averaged power of the noise, and of the digits for comparison."""
     digits = Digits(Image(size=16, channels=1)).batch(range(500)).x0[:, 0].double()
     data = torch.fft.rfft2(digits - digits.mean(0), norm="ortho").abs().square().mean(0)
     axes.loglog(*_radial(data, process), color="0.6")
@@ -134,11 +134,11 @@ def ending(out: Path) -> str:
     return f"""Done. Look at
   {out / "samples_white.png"}   samples of the model trained with white noise
   {out / "samples_shaped.png"}  samples of the model trained with shaped noise
-  {out / "forward.png"}         what the two noises do to an image
+  {out / "forward.png"}         the effect of both kinds of noise on an image
   {out / "loss.png"}            the losses
 More samples of either:
   multisagd sample {setting("run_dir", out / "shaped")} labels=7 count=16
-Your own folder of images, its subfolders being the classes:
+A folder of your own images, with one subfolder per class:
   multisagd train experiment=image_folder data.root=FOLDER spectrum=power_law run_dir=runs/mine"""
 
 

@@ -8,7 +8,7 @@ Leaves in `out`:
     transfer.png                   generated power over the data's per frequency, compared with the usual schedules
     design.json                    the table of errors that is printed, the noise, and the reasons of a recommendation
 
-Errors are computed in the Gaussian model: the error of this number of steps with a perfect network on Gaussian data.
+Errors are computed in the Gaussian model: the error of this number of steps with a perfect network and Gaussian data.
 
 Errors, each in one message: statistics that are missing or invalid, a noise or schedule that does not fit them, ends
 that do not increase, an invalid sampler.
@@ -73,7 +73,7 @@ class DesignSettings:
         if self.ends is not None and not self.ends[0] < self.ends[1]:
             raise ValueError(f"ends must increase from the first log-SNR to the last, got {list(self.ends)}")
         if self.free_ends and self.noise != "given":
-            raise ValueError("free_ends requires noise=given: leave it out, or set noise=given")
+            raise ValueError("free_ends requires noise=given: set free_ends=false or noise=given")
 
 
 @dataclass(frozen=True)

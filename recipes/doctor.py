@@ -1,4 +1,4 @@
-"""Check whether multisagd works on this machine, and which feature lacks which package: `multisagd doctor`.
+"""Check whether multisagd works on this machine, and which optional packages are missing: `multisagd doctor`.
 
 The exit status is 0 if training works here and the run folder is intact, and 1 otherwise. See docs/command-line.md.
 """
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("multisagd doctor", description=__doc__)
     parser.add_argument("run_dir", nargs="?", metavar="run_dir=FOLDER", help="also check the folder of a run")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--deep", action="store_true", help="also run what takes minutes: compiling")
+    parser.add_argument("--deep", action="store_true", help="also check compilation, which takes minutes")
     words = parser.parse_args(arguments)
     key, _, run_dir = (words.run_dir or "run_dir=").partition("=")
     if key != "run_dir" or (words.run_dir and not run_dir):

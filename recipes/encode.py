@@ -1,12 +1,12 @@
 """Encode a dataset into latents, once: `multisagd encode …`; training takes them with `data=latents`.
 
-In order: build the autoencoder's modality and the data; encode the shards that are missing or
-damaged; measure mean and deviation of each latent channel. `modalities/shard_index.py` describes the folder's files.
-Every row is a function of the data, the seed and its number, so on a CPU a command that was stopped and started again
-writes the same bytes as an uninterrupted one.
+In order: build the autoencoder's modality and the data; encode the shards that are missing or damaged; measure the mean
+and the standard deviation of each latent channel. `modalities/shard_index.py` describes the folder's files. Every row
+is a function of the data, the seed and its number, so on a CPU a command that was stopped and started again writes the
+same bytes as an uninterrupted one.
 
-Errors, each in one message: a modality without autoencoder, weights that cannot be loaded, unreadable data, latents
-that overflow the stored precision, a folder with another configuration or other data.
+Errors, each in one message: a modality without an autoencoder, weights that cannot be loaded, unreadable data, latents
+that overflow the stored precision, a folder that contains latents of a different configuration or of other data.
 """
 
 import sys
@@ -69,8 +69,8 @@ def encode(config: Config) -> None:
     """Encode as configured, continuing after the folder's last complete shard.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-        Interrupted: after SIGINT or SIGTERM; finished shards are kept.
+        RecipeError: If there is one of the errors listed at the top of this file.
+        Interrupted: After SIGINT or SIGTERM; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EncodeSettings, config, "")
@@ -78,7 +78,7 @@ def encode(config: Config) -> None:
     with held(settings.run_dir):
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
-        # The dataset uses the wrapped modality, so that every dataset works and whole batches are encoded at once.
+        # The dataset uses the encoded modality, so that every dataset works and whole batches are encoded at once.
         dataset = build_dataset(settings.data, latent.modality, builder)
         with as_recipe_error((ValueError, UnreadableFilesError)):
             index = plan(config, settings, latent, dataset, before)
@@ -89,7 +89,8 @@ def encode(config: Config) -> None:
 def earlier(run_dir: Path, config: Config) -> Index | None:
     """Return the index of the folder's shards, or None if there are no shards.
 
-    Raises RecipeError if the folder holds latents of another configuration, naming the keys, or other files.
+    Raises RecipeError if the folder contains other files, or latents of a different configuration (the message names
+    the keys).
     """
     if not (run_dir / INDEX).exists():
         if any(not entry.name.startswith(".") and entry.suffix != ".partial" for entry in run_dir.iterdir()):
@@ -101,7 +102,7 @@ def earlier(run_dir: Path, config: Config) -> Index | None:
         return None
     if different := differences(index.config, fixed(config)):
         raise RecipeError(
-            f"{run_dir} holds latents of another configuration; these differ: {different}. "
+            f"{run_dir} holds latents of another configuration; these keys differ: {different}. "
             "Use the same values to continue, or another run_dir to encode again"
         )
     return index
@@ -113,7 +114,7 @@ def fixed(config: Config) -> Config:
 
 
 def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Dataset, before: Index | None) -> Index:
-    """Return the index to fill, with the intact shards of `before`; RecipeError if those are of other data."""
+    """Return the index to fill, with the intact shards of `before`. Raises RecipeError if those are of other data."""
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),
@@ -139,7 +140,10 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:
-    """Encode the missing shards and measure all; raises Interrupted after a stop request, without the current shard."""
+    """Encode the missing shards and measure all shards.
+
+    Raises Interrupted after a stop request, without saving the current shard.
+    """
     run_dir, done = settings.run_dir, sum(shard.rows for shard in index.shards)
     with Display("encoding", index.examples * index.passes, done) as display:
         display.say(introduction(index, latent, done))
@@ -167,7 +171,7 @@ def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Datase
 
 
 def batches(dataset: Dataset, rows: range, settings: EncodeSettings) -> Iterator[Batch]:
-    """Yield batches of rows, prefetched by threads; the first pass is not augmented, the others are."""
+    """Yield batches of rows, prefetched by threads; all passes except the first are augmented."""
     examples = len(dataset)
     # A batch never contains rows of two passes.
     starts = [row for row in rows if (row - rows.start) % settings.batch == 0 or row % examples == 0]

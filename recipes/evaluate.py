@@ -14,16 +14,16 @@ The steps, each with the file that implements it (in recipes/):
 
 Outputs, next to the samples:
 
-    evaluate.json             `scores`, the most informative numbers; every number with its uncertainty and its floor;
+    evaluate.json             `scores`, the most informative numbers; every number with uncertainty and noise floor;
                               metrics that could not be computed
-    evaluate_spectra.png      power over the radius and along every axis, and its ratio to the data in dB
+    evaluate_spectra.png      power, radially averaged and along every axis, and its ratio to the data in dB
     evaluate_bands.png        accuracy of distinguishing samples from data by a single frequency band
     evaluate_classes.png      the classes that a classifier assigns to samples
     evaluate_neighbours.png   the samples nearest to a training example, each followed by that example
 
 Errors, each in one message: a missing run, metrics requested by name that do not exist or cannot be computed here,
-nothing held out for reference_split=test, samples that have another shape, are not finite or are too few, weight files
-that hold anything but tensors.
+reference_split=test without held-out data, samples that have the wrong shape, are not finite or are too few, weight
+files that contain anything but tensors.
 """
 
 import json
@@ -58,7 +58,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate samples as configured; the first process returns the contents of evaluate.json.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
+        RecipeError: If there is one of the errors listed at the top of this file.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EvaluateSettings, config, "")
@@ -77,7 +77,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         return {}
     path = path / TENSORS if path.is_dir() else path
     if settings.run_dir in path.parents:
-        check_own(path.parent, settings.run_dir)  # a stranger's run may hold links that lead out of it
+        check_own(path.parent, settings.run_dir)  # someone else's run may contain links that lead out of it
     x0, labels = load_samples(path, real, None if settings.samples_from is None else settings.samples)
     with Display("reading samples", len(x0)) as display:
         seen = as_files(real.modality, x0, display.update)
@@ -99,7 +99,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
     against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
-    print(f"also in {kept}, with {', '.join(task.pictures) or 'no pictures'} next to it")
+    print(f"also in {kept}, with {', '.join(task.pictures) or 'no figures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored
 

@@ -1,7 +1,7 @@
 """Serve an interactive page to edit a spectrum: `multisagd explore`, the same as `python -m recipes.explore`.
 
-The page shows, for an image, a sound or a clip: the noise, its spectrum and the data's, the forward process with white
-and with shaped noise, the remaining signal at its end, designed sampling steps, and the matching training
+The page shows, for an image, an audio clip or a video clip: the noise, its spectrum and the data's, the forward process
+with white and with shaped noise, the remaining signal at its end, designed sampling steps, and the matching training
 configuration. By default only this machine can open the page. The page makes no requests to the internet. Uploaded
 files are kept in a folder that is removed when the command ends (Ctrl-C).
 
@@ -77,7 +77,7 @@ def explore(config: Config) -> None:
 
 
 def serve(settings: ExploreSettings, folder: Path) -> tuple[Any, str]:
-    """Start serving in the background, uploads going into `folder`, and return the page and its address."""
+    """Start serving in the background, with uploads in `folder`, and return the page and its address."""
     with refused(settings):  # fails at once; gradio would try a hundred ports
         family, *_, place = socket.getaddrinfo(settings.host, settings.port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(place, family=family).close()
@@ -119,7 +119,7 @@ def refused(settings: ExploreSettings) -> Iterator[None]:
 
 
 class OwnAddress:
-    """Passes on to `app` requests that name this server's `host` or one of `names`, and come from its own site.
+    """Passes requests on to `app` if they name this server's `host` or one of `names`, and come from its own site.
 
     A browser sends the requests of any open site to any address, including this machine, and a name may first resolve
     to another machine and later to this one (DNS rebinding). But the browser always sends the requested name (Host)

@@ -1,9 +1,9 @@
 """Export a trained model as one safetensors file and one JSON, with its card: `multisagd export run_dir=… out=…`.
 
 The export holds everything that sampling needs and nothing else: `multisagd sample run_dir=OUT` draws the same samples
-from it as from the run, and `load_denoiser` loads it in a script. It cannot execute code; a class that its
-configuration names is built only if it is in an allowed package. README.md is the model card, for people and for the
-Hugging Face hub (`recipes.sharing.card`).
+as from the run, and `load_denoiser` loads the model in a script. It cannot execute code; a class that its configuration
+names is built only if it is in an allowed package. README.md is the model card, for people and for the Hugging Face Hub
+(`recipes.sharing.card`).
 
 Errors, each in one message: a missing run or checkpoint, an output folder with other contents.
 """
@@ -44,7 +44,7 @@ def export(config: Config) -> Path:
     """Export as configured and return the folder.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
+        RecipeError: If there is one of the errors listed at the top of this file.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(ExportSettings, config, "")
@@ -54,8 +54,10 @@ def export(config: Config) -> Path:
     size = (settings.out / WEIGHTS).stat().st_size
     print(f"{settings.weights} after {weights.samples:,} samples, {size / 2**20:,.1f} MiB, in {settings.out}")
     if settings.license is None:
-        print(f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, as license=apache-2.0")
-    print(f"Samples of it: multisagd sample {setting('run_dir', settings.out)}")
+        print(
+            f"Its card, {settings.out / CARD}, says that no licence was chosen: choose one, such as license=apache-2.0"
+        )
+    print(f"To draw samples: multisagd sample {setting('run_dir', settings.out)}")
     return settings.out
 
 
@@ -70,7 +72,7 @@ def load_denoiser(
     `allow_targets` are additional packages that its configuration may name.
 
     Raises:
-        RecipeError: if it cannot be read or built.
+        RecipeError: If it cannot be read or built.
     """
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder, checkpoint=checkpoint)

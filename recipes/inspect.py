@@ -1,13 +1,13 @@
 """Show what a model would see: `multisagd inspect …`, the same as `python -m recipes.inspect …`.
 
-It takes the configuration of a training and writes into `run_dir`:
+It takes the configuration of a training run and writes into `run_dir`:
 
     originals/ originals.png     examples as loaded, cropped and augmented as in training
     decoded/   decoded.png       the same after encode and decode: what the representation keeps
     noise/     noise.png         draws of the configured noise, about the data's mean and with their standard deviation
     forward.png                  the first example at increasing times of the forward process
     spectrum.png                 power of data and noise along every axis, in its units
-    inspect.json                 sizes, units, range, round-trip error, share of padding, warnings about the process
+    inspect.json                 sizes, units, range, round-trip error, fraction of padding, warnings about the process
 
 Errors, each in one message: the errors of data and configuration, as in training; a `run_dir` with contents other than
 an earlier inspection, which is replaced.
@@ -124,7 +124,7 @@ def show_noise(
 
 
 def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> None:
-    """Draw the first example at increasing times."""
+    """Draw the first example at increasing times of the forward process."""
     modality = dataset.modality
     x0 = dataset.batch(Order(len(dataset), seed).indices(0, 1)).x0
     noise = process.noise(x0.shape, [seeds.derive(seed, "inspect", 1)])
@@ -134,7 +134,7 @@ def show_forward(dataset: Dataset, process: Process, seed: int, out: Path) -> No
 
 
 def save_all(modality: Modality, media: Sequence[Any], folder: Path) -> None:
-    """Write media as numbered files into a folder, and as one picture next to the folder."""
+    """Write media as numbered files into a folder, and as one image next to the folder."""
     for number, each in enumerate(media):
         modality.save(each, folder / f"{number:0{len(str(len(media) - 1))}d}{modality.suffixes[0]}")
     modality.save_grid(media, folder.with_suffix(".png"))
@@ -152,11 +152,11 @@ def summary(report: dict[str, Any], out: Path) -> str:
         f"decoding and encoding changes the values by {report['round_trip_error']:.2g} of their root mean square",
     ]
     if report["padding"]:
-        lines.append(f"{report['padding']:.0%} of the samples shown are padding, left out of losses and statistics")
+        lines.append(f"{report['padding']:.0%} of the samples shown are padding, excluded from losses and statistics")
     if report["unreadable"]:
         lines.append(f"{report['unreadable']} files could not be read: {out / 'unreadable.json'}")
     lines += [f"note: {note}" for note in report["notes"]]
-    return "\n".join([*lines, f"pictures and media files are in {out}: look at spectrum.png and forward.png first"])
+    return "\n".join([*lines, f"figures and media files are in {out}: look at spectrum.png and forward.png first"])
 
 
 main = command("inspect", inspect)

@@ -1,8 +1,8 @@
 """Run a command on several processes or machines, or once for each value of a sweep: `multisagd launch WORDS`.
 
 The configuration of every job is composed and checked here, before anything runs or is submitted. RecipeError is raised
-for an invalid configuration; a batch that the processes cannot share; several jobs in one folder; several processes for
-a single-process command; a cluster that cannot be reached from here.
+if a configuration is invalid, a batch cannot be divided among the processes, several jobs use one folder, several
+processes are requested for a single-process command, or the cluster cannot be reached from here.
 """
 
 import itertools
@@ -83,7 +83,7 @@ def planned(words: Sequence[str], folder: str | None = None) -> tuple[LaunchSett
 
 
 def sweep_values(override: Override) -> list[str]:
-    """Return one word for each listed value of a sweep; any other word is returned unchanged."""
+    """Return one argument for each value of a sweep; an argument without a sweep is returned unchanged."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     try:

@@ -1,4 +1,4 @@
-"""List choices of configuration groups, one line each (the file's first comment), with the words to select them."""
+"""List choices of configuration groups, each with the first comment of its file and the argument that selects it."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
   multisagd list                        the kinds of choices
-  multisagd list spectra                one kind; the name of its group (spectrum) does too
+  multisagd list spectra                one kind; the name of the group, spectrum, also works
   multisagd list everything
-  multisagd list spectra --config-dir=mine   your own choices too
+  multisagd list spectra --config-dir=mine   includes your own choices
   multisagd list experiments --json
 
 read more: docs/command-line.md"""
@@ -35,7 +35,10 @@ def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
 
 
 def find(word: str, folder: str | Path | None = None) -> str:
-    """Return the kind that a word names: a group or its plural, in any case; RecipeError names the nearest."""
+    """Return the kind with this name: a group or its plural, in upper or lower case.
+
+    Raises RecipeError that names the nearest.
+    """
     plain = word.lower().rstrip("=").replace("-", "_")
     known = kinds(folder)
     for kind, (plural, _) in known.items():
@@ -47,12 +50,12 @@ def find(word: str, folder: str | Path | None = None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
-        "multisagd list", description="Lists choices, with the words to select them.",
+        "multisagd list", description="Lists choices, with the argument that selects each.",
         epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("what", nargs="?", help="a kind of choices, such as spectra, or everything")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
-    own = "also your own choices, laid out like the project's"
+    own = "also list your own choices, in a folder with the structure of the project's configs"
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help=own)
     words = parser.parse_args(arguments)
     folder, every = words.config_dir, words.what in (None, "everything", "all")
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     headed = [(*kinds(folder)[kind], rows) for kind, rows in found.items()]
     if words.what is None:
         counts = columns([(plural, f"{about} ({len(rows)})") for plural, about, rows in headed])
-        ending = fold("`multisagd list spectra` lists one kind, with the words to select each choice.")
+        ending = fold("`multisagd list spectra` lists one kind, with the argument that selects each choice.")
         show("\n".join(["kinds of choices, and the number of each:", "", *counts, "", ending]))
         return 0
     for number, (plural, about, rows) in enumerate(headed):

@@ -4,7 +4,7 @@
 them, and pack.json with the source and settings. The same files, settings and seed give the same bytes. A shard is
 written completely or not at all, so a command that was stopped and started again continues with the first missing one.
 
-Errors, each in one message: data that are not a folder of files, files that change meanwhile or cannot be read, an
+Errors, each in one message: data that are not a folder of files, files that cannot be read or change during packing, an
 output folder with shards of other data or settings, or with other contents.
 """
 
@@ -65,8 +65,8 @@ def pack(config: Config) -> None:
     """Pack as configured; existing shards are kept.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
-        Interrupted: after a stop request; finished shards are kept.
+        RecipeError: If there is one of the errors listed at the top of this file.
+        Interrupted: After a stop request; finished shards are kept.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(PackSettings, config, "")
@@ -89,7 +89,7 @@ def pack(config: Config) -> None:
 
 
 def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
-    """Return what must not change while a folder is packed."""
+    """Return the values that must not change while a folder is packed."""
     return {
         "seed": settings.seed,
         "shuffle": settings.shuffle,
@@ -101,7 +101,10 @@ def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
 
 
 def begin(run_dir: Path, facts: dict[str, Any]) -> None:
-    """Write the record of what is packed, unless it exists; RecipeError if the folder has other contents."""
+    """Write the record of the source and the settings, unless it exists.
+
+    Raises RecipeError if the folder has other contents.
+    """
     path = run_dir / RECORD
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
@@ -118,7 +121,7 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
 
 
 def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, stop: StopRequest) -> None:
-    """Write missing and truncated shards, and the index of each; Interrupted after a stop request."""
+    """Write missing and truncated shards, and the index of each. Raises Interrupted after a stop request."""
 
     def until_stopped(examples: Sequence[Packed], done: int) -> Iterator[Packed]:
         for number, example in enumerate(examples, done):

@@ -1,14 +1,14 @@
 """Write one HTML page about a run: `multisagd report …`, the same as `python -m recipes.report …`.
 
 In order: draw samples, if requested; read the run's folder and those of the runs to compare it with; draw losses,
-spectra, the forward process and tables; embed pictures, sounds and clips up to a number of megabytes; write the page.
-The page is self-contained and needs neither network nor data. It works for a run that is training, has crashed or is
-finished: a section that cannot be made states the reason.
+spectra, the forward process and tables; embed images, audio and video up to a maximum size; write the page. The page is
+self-contained and needs neither network nor data. It works for a run that is training, has crashed or is finished: a
+section that cannot be shown gives the reason instead.
 
-A folder may come from someone else: nothing in it is executed, and its texts are escaped in the page.
+A folder may come from someone else: nothing in it is executed, and all text from it is escaped in the page.
 
-Errors, each in one message: folders without a run, a number of names other than the number of runs, a page that would
-replace a file of another kind.
+Errors, each in one message: folders without a run, a different number of names than of runs, a page that would replace
+a file of a different kind.
 """
 
 import datetime
@@ -70,7 +70,7 @@ def report(config: Config) -> Path:
     """Write the page as configured and return its path.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
+        RecipeError: If there is one of the errors listed at the top of this file.
     """
     settings = Builder().settings(ReportSettings, config, "")
     if settings.samples:
@@ -78,12 +78,12 @@ def report(config: Config) -> Path:
     path, left_out = write_report(settings)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if left_out:
-        print(f"left out: {len(left_out)} files, listed at its end")
+        print(f"omitted: {len(left_out)} files, listed at the end of the page")
     return path
 
 
 def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
-    """Write the page; return its path, and the files that were left out. Raises as `report`."""
+    """Write the page; return its path, and the files that were omitted. Raises as `report` does."""
     out = settings.out or settings.run_dir / PAGE
     check_out(out)
     folders = (settings.run_dir, *settings.others)
@@ -108,14 +108,14 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
     """Return the sections of the page. Media are embedded in this order until the size limit is reached."""
     run = runs[0]
     sets = [each.sample_sets[: settings.sets] for each in runs]
-    found = [section("summary", "Summary", lambda: summary_blocks(run))]
+    parts = [section("summary", "Summary", lambda: summary_blocks(run))]
     if len(runs) > 1:
         lead = f"The other sections are about {run.name} only."
         compare = partial(comparison_blocks, runs, sets, settings.pictures, budget)
-        found.append(section("comparison", "Comparison", compare, lead))
+        parts.append(section("comparison", "Comparison", compare, lead))
     samples = partial(sample_blocks, run, sets[0], settings.pictures, settings.media, budget)
     forward = partial(forward_blocks, run, sets[0], settings.examples, settings.data, builder, budget)
-    found += [
+    parts += [
         section("losses", "Losses", lambda: loss_charts(run)),
         section("samples", "Samples", samples),
         section("spectra", "Spectra", lambda: spectrum_blocks(run, sets[0], builder)),
@@ -126,12 +126,12 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
     ]
     if budget.left_out:
         notes = [Note(f"Not embedded in this page: {each}") for each in budget.left_out]
-        found.append(Section("left-out", "Left out", notes, "Increase megabytes=… to embed more."))
-    return found
+        parts.append(Section("omitted", "Omitted media", notes, "Increase megabytes=… to embed more."))
+    return parts
 
 
 def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], lead: str = "") -> Section:
-    """Return a section of the page; if it fails, the section states the reason and the others are unaffected."""
+    """Return a section of the page; if it fails, the section gives the reason instead and the others are unaffected."""
     try:
         return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:
@@ -155,7 +155,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    raise RecipeError("the same folder is given twice: leave one out")
+    raise RecipeError("the same folder is given twice: remove one")
 
 
 main = command("report", report)

@@ -5,13 +5,13 @@ The steps, each with the file that implements it (in recipes/):
     open the run or exported model: configuration, facts, statistics      runs/model.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
-    choose the folder, which `evaluate` takes as it is if it holds these  sampling/sample_files.py
+    choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
     labels, or prompts through the run's text encoder, as one tensor      sampling/condition.py
     build the denoiser: network, diffusion process and statistics         runs/assembly.py
     sampler, steps, guidance and refinement                               sampling/generate.py
-    in batches, shared among the processes: draw noise of the run's
+    in batches, divided among the processes: draw noise of the run's
     spectrum from each sample's seed, and run the sampler back to x0      sampling/generate.py
-    decode x0 and write one file a sample, all of them as one picture,
+    decode x0 and write one file a sample, all of them as one image,
     the tensors, and sample.json with settings and versions               sampling/sample_files.py
 
 The run's configuration defines the model, and the command defines how to sample it. Every sample is a function of the
@@ -45,10 +45,10 @@ from recipes.sampling.sample_files import FOLDER, GRID, already_drawn, check_fre
 def sample(config: Config, reuse: bool = False) -> Path:
     """Draw samples as configured and return the folder, into which the first process writes them.
 
-    With `reuse`, the folder is returned unchanged if it holds samples of the same settings.
+    With `reuse`, the folder is returned unchanged if it contains samples drawn with the same settings.
 
     Raises:
-        RecipeError: for the mistakes listed at the head of this file.
+        RecipeError: If there is one of the errors listed at the top of this file.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(SampleSettings, config, "")
@@ -80,7 +80,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
         made = {"samples_seen": weights.samples, "settings": shareable(config), "classes": assembly.classes,
                 "prompts": condition.prompts, "versions": versions()}  # fmt: skip
         write_set(out, modality, x0, seeds, condition.labels, made)
-        display.say(f"{settings.count} samples in {out / FOLDER}, all in one picture in {out / GRID}")
+        display.say(f"{settings.count} samples in {out / FOLDER}, all in one image in {out / GRID}")
     return out
 
 

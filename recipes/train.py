@@ -13,18 +13,19 @@ The steps, each with the file that implements it (in recipes/):
         at the intervals of `every`:
             append to metrics.jsonl, TensorBoard, Weights & Biases        training/tracking.py
             save weights, average, optimiser and samples seen             runs/checkpoint.py
-            validate on the held-out data, draw a picture of samples      training/validation.py
+            validate on the held-out data, save an image of samples       training/validation.py
         after a signal, save and stop; after many steps that are not
         finite, return to the last checkpoint
     write the run as one HTML page                                        report.py
 
 Progress is counted in samples seen. Data order, diffusion times, noise and dropout are functions of (seed, samples
 seen), so a run that was stopped and continued is, on a CPU, bit for bit the same as an uninterrupted one: weights,
-averages, optimiser and metrics. Under torchrun several processes share every batch; only the first writes files and
-prints.
+averages, optimiser and metrics. Under torchrun every batch is divided among the processes; only the first writes files
+and prints.
 
 Errors, each in one message and without a traceback: unknown keys and choices, values of a wrong type, missing or
-unreadable data, data or losses that are not finite, a run folder of another configuration, unreadable checkpoints.
+unreadable data, data or losses that are not finite, a run folder with a different configuration, unreadable
+checkpoints.
 """
 
 import sys
@@ -54,9 +55,9 @@ def train(config: Config) -> None:
     """Train as configured, continuing from the run folder's last checkpoint.
 
     Raises:
-        RecipeError: for every mistake listed at the head of this file.
-        Interrupted: after SIGINT or SIGTERM, once the state is saved.
-        Ended: after a signal before the first step, when there is nothing to save.
+        RecipeError: If there is one of the errors listed at the top of this file.
+        Interrupted: After SIGINT or SIGTERM, once the state is saved.
+        Ended: After a signal before the first step, when there is nothing to save.
     """
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(TrainSettings, config, "")
@@ -72,7 +73,7 @@ def train(config: Config) -> None:
         Run(run_dir).check_config(config, resuming)
         data = prepare_data(job, resuming)
         model = prepare_model(job, data, state)
-        # From here on files are written, and once something is learned, a signal has it saved before the training ends.
+        # From here on files are written, and after the first step a signal saves a checkpoint before training ends.
         with StopRequest() as stop, ExitStack() as cleanup:
             if runtime.main:
                 cleanup.callback(name_unreadable, data.dataset, run_dir)
@@ -106,7 +107,7 @@ def train_and_report(config: Config) -> None:
 
             path, _ = write_report(ReportSettings(run_dir, examples=1, allow_targets=tuple(config["allow_targets"])))
             print(f"Losses, samples and spectra on one page: {path}")
-        except Exception as error:  # the training succeeded; an error of the report must not hide that
+        except Exception as error:  # training succeeded; an error of the report must not hide that
             reason = failed_import(error) or error
             print(
                 f"note: no report was written ({reason}); to try again: multisagd report {setting('run_dir', run_dir)}"

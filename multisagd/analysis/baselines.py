@@ -53,12 +53,12 @@ def transfers(
     Sets beyond its ends or without strict ascent are left out: 1,000 discrete levels have at most that many steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
-    found = {}
+    results = {}
     for name, each in log_snrs.items():
         if bool((each.diff() > 0).all() & (each[0] >= low - 1e-6) & (each[-1] <= high + 1e-6)):
             with torch.no_grad():
-                found[name] = transfer_function(sampler, process, process.schedule.time(each), statistics)
-    return found
+                results[name] = transfer_function(sampler, process, process.schedule.time(each), statistics)
+    return results
 
 
 def _discrete_linear(steps: int) -> Tensor:

@@ -88,11 +88,11 @@ def design_joint(
     starts = [torch.cat([white, each]) for each in search.starts()]
     best = minimise(value, starts)
     with torch.no_grad():
-        found = DesignedSteps(
+        designed = DesignedSteps(
             tuple(search.log_snrs(best[count:]).tolist()), objective, str(sampler), float(value(best))
         )
     spectrum, parameters = _described(family, best[:count], statistics)
-    return JointDesign(found, spectrum, family, parameters)
+    return JointDesign(designed, spectrum, family, parameters)
 
 
 def _family(family: Family, statistics: DataStatistics, bands: int) -> tuple[Callable[[Tensor], Tensor], int]:

@@ -79,8 +79,8 @@ def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profi
     """
     place, frequency = _rings(grid, rings)
     flat = power.to(torch.float64).reshape(-1, *grid.half_shape)
-    found = torch.stack([_averages(each, place, grid.multiplicity, len(frequency)) for each in flat])
-    return Profile(frequency, found.reshape(*power.shape[: -grid.dimensions], -1))
+    averages = torch.stack([_averages(each, place, grid.multiplicity, len(frequency)) for each in flat])
+    return Profile(frequency, averages.reshape(*power.shape[: -grid.dimensions], -1))
 
 
 def profile_of(power: Tensor, grid: Grid, along: str, rings: int | None = None) -> Profile:

@@ -99,10 +99,10 @@ def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method
     options: Any = {"maxiter": 1000, "ftol": 1e-13}
     if method == "L-BFGS-B":
         options |= {"maxfun": 4000, "gtol": 1e-9}
-    found = [
+    minima = [
         scipy.optimize.minimize(function, start.numpy(), jac=True, method=method, options=options) for start in starts
     ]
-    best = min(found, key=lambda each: float(each.fun))
+    best = min(minima, key=lambda each: float(each.fun))
     if not best.fun < 1e30:
         raise ValueError("the objective is not finite at any start: is there noise power where the data have none?")
     return torch.from_numpy(np.asarray(best.x, dtype=np.float64))

@@ -164,8 +164,8 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
         ImportError: without diffusers.
         ValueError: for options that the class does not have, or cannot be built with.
     """
-    found = _found(name)
-    known = inspect.signature(found).parameters
+    kind = _found(name)
+    known = inspect.signature(kind).parameters
     if unknown := [option for option in given if option not in known]:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
@@ -179,5 +179,5 @@ def _found(name: str) -> type[nn.Module]:
     with importing("diffusers", "networks of diffusers"):
         import diffusers  # takes seconds
 
-        found: type[nn.Module] = getattr(diffusers, name)  # and imports more
-    return found
+        kind: type[nn.Module] = getattr(diffusers, name)  # and imports more
+    return kind

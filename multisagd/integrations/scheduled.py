@@ -143,10 +143,10 @@ def _sigma_of_step(scheduler: Any, timesteps: Tensor) -> Tensor | None:
         return None
     own, at = torch.as_tensor(own, dtype=torch.float64, device="cpu"), float(timesteps[0])
     if index is None or index >= len(own) or abs(float(own[index]) - at) > 1e-6 * abs(at):
-        found = (own == at).nonzero()
-        if len(found) == 0:
+        matches = (own == at).nonzero()
+        if len(matches) == 0:
             return None
-        index = int(found[0])
+        index = int(matches[0])
     # Second-order solvers stop between two levels.
     if not getattr(scheduler, "state_in_first_order", True):
         if getattr(scheduler, "mid_point_sigma", None) is not None:

@@ -20,14 +20,14 @@ def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Te
     `frequency` `(points,)` rises from zero, in cycles per unit of the axis. Bands without a point are left out.
     """
     top = float(frequency[-1])
-    found = [("0", torch.tensor([0]))]
+    subsets = [("0", torch.tensor([0]))]
     for number in range(bands):
         low, high = top * number / bands, top * (number + 1) / bands
         # Rounding must not decide the band of a frequency on an edge: it is in the lower band.
         inside = (frequency > low + 1e-9 * top) & (frequency <= high + 1e-9 * top)
         if bool(inside.any()):
-            found.append((f"{low:.3g}-{high:.3g} / {axis.unit}", inside.nonzero()[:, 0]))
-    return found
+            subsets.append((f"{low:.3g}-{high:.3g} / {axis.unit}", inside.nonzero()[:, 0]))
+    return subsets
 
 
 def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid: Grid, name: str) -> Tensor:
@@ -36,7 +36,7 @@ def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid:
     Batches are `(count, channels, *grid)`, each with its mask `(count, 1 or channels, *grid)` or None; the result is
     float64 `(items, 2)`. Pairs with padding are ignored.
     """
-    found = []
+    sums = []
     for x0, mask in batches:
         place = x0.ndim - grid.dimensions + grid.names.index(name)
         size = x0.shape[place]
@@ -44,8 +44,8 @@ def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid:
         both = torch.ones_like(difference)
         if mask is not None:
             both = (mask.narrow(place, 1, size - 1) & mask.narrow(place, 0, size - 1)).expand_as(difference).double()
-        found.append(torch.stack([(difference * both).flatten(1).sum(1), both.flatten(1).sum(1)], dim=1))
-    return torch.cat(found)
+        sums.append(torch.stack([(difference * both).flatten(1).sum(1), both.flatten(1).sum(1)], dim=1))
+    return torch.cat(sums)
 
 
 def mean_difference(items: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def band_powers(
     """
     rings = grid.bands(bands)
     chosen: list[Tensor] = []
-    found: list[list[Tensor]] = [[] for _ in rings]
+    features: list[list[Tensor]] = [[] for _ in rings]
     zero: Tensor | None = None
     for batch in batches:
         channels = (batch if isinstance(batch, Tensor) else batch[0]).shape[1]
@@ -52,9 +52,9 @@ def band_powers(
             ]
         for transform in transforms_about(zero, [batch], grid):
             power = transform.abs().square().flatten(1)
-            for parts, places in zip(found, chosen, strict=True):
+            for parts, places in zip(features, chosen, strict=True):
                 parts.append(power[:, places])
-    return [(low, high, torch.cat(parts)) for (low, high, _), parts in zip(rings, found, strict=True)]
+    return [(low, high, torch.cat(parts)) for (low, high, _), parts in zip(rings, features, strict=True)]
 
 
 def _features(weight: Tensor, channels: int, most: int, seed: int) -> Tensor:

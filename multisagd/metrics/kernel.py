@@ -71,13 +71,13 @@ def kernel_distance(
         _shuffled(groups, len(each), derive(seed, "kernel", n)) for n, each in enumerate((features_a, features_b))
     ]
     classes = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
-    found = []
+    estimates = []
     for part in range(parts):
         # The same positions in both orders, so that both subsets have equal numbers of each class.
         weights = _of_pairs(classes[part::parts], len(groups))
         a, b = (order[part::parts] for order in orders)
-        found.append(squared_mmd(features_a[a], features_b[b], (weights, weights)))
-    values = torch.tensor(found, dtype=torch.float64)
+        estimates.append(squared_mmd(features_a[a], features_b[b], (weights, weights)))
+    values = torch.tensor(estimates, dtype=torch.float64)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
     return float(values.mean()), error
 

@@ -9,7 +9,7 @@ from torch import Tensor
 def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 256) -> tuple[Tensor, Tensor]:
     """Return the Euclidean distances of each point to its `count` nearest others, ascending, and their indices.
 
-    `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are found in float32 and
+    `points` and `others` are `(…, dimensions)`, both results `(points, count)`. Neighbours are blocks in float32 and
     their distances then computed by subtraction, so that equal vectors are at distance 0.
 
     Raises:
@@ -21,13 +21,13 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
     centre = others.float().mean(0)
     points, others = points.float() - centre, others.float() - centre
     norms = others.square().sum(1)
-    found = []
+    blocks = []
     for part in points.split(block):
         squares = norms - 2 * part @ others.T  # up to the part's own norm, which does not change the order
         places = squares.topk(count, dim=1, largest=False).indices
         distances, order = (part[:, None] - others[places]).norm(dim=2).sort(dim=1)
-        found.append((distances, places.gather(1, order)))
-    return torch.cat([distances for distances, _ in found]), torch.cat([places for _, places in found])
+        blocks.append((distances, places.gather(1, order)))
+    return torch.cat([distances for distances, _ in blocks]), torch.cat([places for _, places in blocks])
 
 
 def nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:

@@ -42,23 +42,23 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
     """
     mean, _, count, _ = measure_mean(batches, grid)
     rings = grid.bands(bands)
-    found: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, BANDS, *grid.names)}
+    curves: dict[str, list[Tensor]] = {name: [] for name in (RADIUS, BANDS, *grid.names)}
     frequency: dict[str, Tensor] = {}
     for transform in transforms_about(mean, batches, grid):
         power = transform.abs().square().mean(1) * (count / max(1, count - 1))
         radial = radial_profile(power, grid)
-        found[RADIUS].append(radial.power)
+        curves[RADIUS].append(radial.power)
         frequency[RADIUS] = radial.frequency
-        found[BANDS].append(torch.stack([(power * w).flatten(1).sum(1) / w.sum() for _, _, w in rings], dim=1))
+        curves[BANDS].append(torch.stack([(power * w).flatten(1).sum(1) / w.sum() for _, _, w in rings], dim=1))
         for name in grid.names:
             profiles = [axis_profile(each, grid, name) for each in power]
-            found[name].append(torch.stack([profile.power for profile in profiles]))
+            curves[name].append(torch.stack([profile.power for profile in profiles]))
             frequency[name] = profiles[0].frequency
     frequency[BANDS] = torch.tensor([(low + high) / 2 for low, high, _ in rings], dtype=torch.float64)
     edges = tuple((low, high) for low, high, _ in rings)
     return {
         name: Curves(frequency[name], torch.cat(values), edges if name == BANDS else ())
-        for name, values in found.items()
+        for name, values in curves.items()
     }
 
 

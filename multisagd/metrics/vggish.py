@@ -39,8 +39,8 @@ class VGGish(nn.Module):
     def forward(self, log_mel: Tensor) -> Tensor:
         """Return the features `(pieces, 128)` of pieces of sound `(pieces, 1, 96, 64)`."""
         # The weights come from TensorFlow, where channels are last.
-        found: Tensor = self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
-        return found
+        embedding: Tensor = self.embeddings(self.features(log_mel).permute(0, 2, 3, 1).flatten(1))
+        return embedding
 
 
 @torch.no_grad()
@@ -50,8 +50,8 @@ def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
         from torchaudio.functional import resample
     device = next(network.parameters()).device
     pieces = log_mel(resample(sound.float().mean(0), rate, RATE))
-    found: Tensor = network(pieces[:, None].to(device)).mean(0)
-    return found.cpu()
+    embedding: Tensor = network(pieces[:, None].to(device)).mean(0)
+    return embedding.cpu()
 
 
 def log_mel(sound: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The table of all commands of `multisagd`, and the quoting of their arguments.
 
-No heavy imports, so that help and completion respond quickly.
+It imports nothing heavy, so that help and completion respond quickly.
 """
 
 import re
@@ -46,7 +46,7 @@ COMMANDS = {
         reads_run=True,
     ),
     "adopt": Command(
-        "import a model of the diffusers library, to continue its training with different noise",
+        "import a diffusers model, to continue its training with different noise",
         "docs/tutorials/fine-tuning.md",
         "recipes.adopt:AdoptSettings",
     ),
@@ -102,12 +102,12 @@ TOOLS = {name: command for name, command in COMMANDS.items() if not command.sett
 
 
 def setting(key: str, value: str | Path) -> str:
-    """Return `key=value` for a text, quoted so that a shell and Hydra read the same text back."""
+    """Return `key=value`, quoted so that a shell and Hydra read the same string back."""
     return shlex.quote(f"{key}={written(str(value))}")
 
 
 def written(text: str) -> str:
-    """Return a text as a value in Hydra's grammar, quoted if it would otherwise be read as something else."""
+    """Return a string as a value in Hydra's grammar, quoted if it would otherwise be parsed as something else."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException

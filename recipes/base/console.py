@@ -12,15 +12,15 @@ from typing import IO
 
 
 class Outlet(io.TextIOWrapper):
-    """A standard stream whose write errors never end the work.
+    """A standard stream whose write errors do not end the command.
 
-    Characters that its encoding lacks are escaped. Text that cannot be written is dropped; `lost` says why.
+    Characters that its encoding does not have are escaped. Text that cannot be written is dropped; `lost` says why.
     """
 
     lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it if that fails."""
+        """Write text, or drop it if that fails."""
         try:
             return super().write(text)
         except OSError as error:
@@ -58,7 +58,7 @@ def steady() -> None:
 
 
 def escaped() -> None:
-    """Let standard output escape characters that its encoding lacks, also in a host process."""
+    """Let standard output escape characters that its encoding does not have, also in a host process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -72,7 +72,7 @@ def lost() -> OSError | None:
 
 
 def show(text: str, stream: IO[str] | None = None) -> None:
-    """Print a text to a pipe that may close early, or with an encoding that may lack characters."""
+    """Print text to a stream that may close early, or whose encoding may not have all characters."""
     if stream is None:
         escaped()
         stream = sys.stdout

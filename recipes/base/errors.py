@@ -15,7 +15,7 @@ Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
 
 class RecipeError(Exception):
-    """An invalid request; it is reported as one message without a traceback."""
+    """An invalid request, which is reported as one message without a traceback."""
 
 
 class MissingError(RecipeError):
@@ -26,7 +26,7 @@ class MissingError(RecipeError):
         self.parameters = parameters
 
 
-class Interrupted(Exception):  # noqa: N818 - the word people know, and it is no error
+class Interrupted(Exception):  # noqa: N818 - the usual word, and not an error
     """A run that was stopped by a signal, after saving its state."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -11,7 +11,7 @@ from recipes.base.errors import RecipeError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically, so that no reader sees it half written.
+    """Replace a file atomically, so that readers never see a partial file.
 
     File names need not be valid UTF-8; their surrogates are written as escapes, which JSON reads back.
     """
@@ -34,7 +34,7 @@ def replace_file(path: Path, write: Callable[[Path], Any], shared: bool = False)
 
 
 def as_stored(value: Any) -> Any:
-    """Return a value in the form in which JSON reads it back: tuples as lists, and keys as texts."""
+    """Return a value in the form in which JSON reads it back: tuples as lists, and keys as strings."""
     return parse_json(json.dumps(value), finite=False)
 
 
@@ -44,7 +44,7 @@ def check_replaceable(out: Path, report: str, command: str, key: str = "run_dir"
     `key` is the setting that names the folder.
 
     Raises:
-        RecipeError: if it has other contents.
+        RecipeError: If it has other contents.
     """
     if out.exists() and any(out.iterdir()) and not (out / report).exists():
         raise RecipeError(f"{out} is not empty and not an output of {command}: choose another {key}")

@@ -27,8 +27,8 @@ class Patient(Console):
 class Display:
     """Shows progress from `start` to `total` (in samples, or steps), unless `quiet`; use it as a context manager.
 
-    Without a terminal, work of less than `after` seconds prints no line.
-    Output that cannot be written (full disk, closed terminal) is dropped.
+    Without a terminal, work that takes less than `after` seconds prints nothing. Output that cannot be written (full
+    disk, closed terminal) is dropped.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """During imports, let a signal end the process at once: an exception may be swallowed or altered by an import."""
+    """During imports, let a signal end the process at once: an import may swallow or change an exception."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:
@@ -118,7 +118,7 @@ class StopRequest:
         """Inside the context, a signal stops the work at once, because it may take minutes and can be repeated.
 
         Raises:
-            ImmediateStop: at the first signal, or at once if there was one.
+            ImmediateStop: At the first signal, or immediately if there was one before.
         """
         if wanted and self.signal_number is not None:
             raise ImmediateStop

@@ -41,9 +41,9 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or those of some names, as copies: the file may be replaced later.
+    """Return all tensors of a safetensors file, or those with the given `names`, as copies.
 
-    Raises ValueError also if a name is missing.
+    They are copies because the file may be replaced later. Raises ValueError also if a name is missing.
     """
     with _opened(path, "pt") as file:
         mapped = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -51,7 +51,7 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
 
 
 def read_rows(path: Path, name: str, count: int) -> Tensor:
-    """Return the first `count` rows of a tensor in a safetensors file; ValueError as in `read_tensors`."""
+    """Return the first `count` rows of a tensor in a safetensors file. Raises as `read_tensors` does."""
     with _opened(path, "pt") as file:
         rows: Tensor = file.get_slice(name)[:count]
     return rows.clone()
@@ -86,7 +86,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     Only plain values are read: interpolations stay text; tags and aliases are refused.
 
     Raises:
-        RecipeError: if the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
+        RecipeError: If the file is missing, not a YAML mapping, or larger or deeper than any that training writes.
     """
     try:
         # A safe loader: it creates plain values only.
@@ -146,11 +146,11 @@ def check_own(folder: Path, root: Path) -> None:
     """Check that files written into `folder`, which may be inside `root`, end up inside it.
 
     A folder from elsewhere may hold links to files outside it, and pipes, which block the writer. The root itself may
-    be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed: nothing
-    is written there again.
+    be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed: nothing is
+    written through it again.
 
     Raises:
-        RecipeError: naming the first such link or pipe.
+        RecipeError: If there is such a link or pipe; the message names the first one.
     """
     if root in folder.parents:
         for each in (folder, *folder.parents[: folder.parents.index(root)]):
@@ -167,6 +167,6 @@ def _check_entry(path: Path, root: Path) -> None:
     if path.is_symlink() and not inside(path, root) and not path.match(WANDB_LOG):
         leads = f"{path} is a link to {path.resolve()}, outside of {root}, where this command would write"
         room = "if space is short, move the whole folder, and link to it"
-        raise RecipeError(f"{leads}: replace it by what it leads to ({room})")
+        raise RecipeError(f"{leads}: replace it with its target ({room})")
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RecipeError(f"{path} is a pipe or a device and not a file: remove it")

@@ -1,4 +1,4 @@
-"""The wrapper of every configured command: options, help, configuration, errors."""
+"""The common part of all configured commands: options, help, configuration, errors."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ from recipes.runs.run import Run
 from recipes.runtime.distribution import Rank, leave
 
 LOST = ("closed by peer", "reset by peer", "Timed out", "timed out")
-"""Texts in gloo's errors that indicate a lost connection; these errors are plain RuntimeErrors."""
+"""Parts of gloo's error messages that indicate a lost connection; these errors are plain RuntimeErrors."""
 
 
 def command(name: str, action: Callable[[Config], object]) -> partial[int]:
@@ -33,7 +33,7 @@ def command(name: str, action: Callable[[Config], object]) -> partial[int]:
 
 
 def run_configured(name: str, action: Callable[[Config], object], arguments: Sequence[str] | None = None) -> int:
-    """Compose `configs/<name>.yaml` with the command line, act on it, and return the exit status."""
+    """Compose `configs/<name>.yaml` with the command line, call `action` with it, and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         steady()
@@ -95,8 +95,8 @@ def run_command(action: Callable[[], int | None], again: Callable[[bool], str]) 
     """Run a command's body and return its exit status.
 
     It is the status of `action`, 2 for a `RecipeError` or a library that cannot be imported, 128 + signal when
-    interrupted.
-    `again(reported)` returns how to continue after an interruption; `reported`: the command has printed what is kept.
+    interrupted. `again(reported)` returns how to continue after an interruption; `reported` says whether the command
+    has already printed what is kept.
     """
     try:
         return action() or 0

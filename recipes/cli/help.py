@@ -1,4 +1,4 @@
-"""Help texts, generated from the comments of the configuration files."""
+"""Help, generated from the comments of the configuration files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
     listed, wanted = groups(), _wanted(name, needed)
     shown = "what would be run or submitted" if name == "launch" else "the resolved configuration"
     options = [
-        ("--help", "this text"), ("--show", f"print {shown} and stop"),
-        ("--config-dir DIR", "also look for groups' choices in DIR, laid out like the project's configs"),
+        ("--help", "show this help"), ("--show", f"print {shown} and stop"),
+        ("--config-dir DIR", "also search for choices in DIR, a folder with the structure of the project's configs"),
     ]  # fmt: skip
     sections = [_group(*entry, listed.get(entry.group, [])) for entry in file.entries]
     explained = chosen_sections(name, words)
@@ -37,7 +37,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
         *explained,
         fold(
             "groups, each with its choices (the default is marked *); with a choice, as in "
-            f"`multisagd {name} {'='.join(file.entries[0][:2])} --help`, this text lists its settings too:"
+            f"`multisagd {name} {'='.join(file.entries[0][:2])} --help`, the settings of that choice are listed too:"
         )
         if sections
         else "",

@@ -38,7 +38,7 @@ read more: docs/command-line.md"""
 
 
 def usage() -> str:
-    """Return the help of the whole command."""
+    """Return the help of `multisagd` itself."""
     width = max(map(len, COMMANDS))
     lines = {name: f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()}
     commands, tools = ("\n".join(lines[name] for name in some) for some in (CONFIGURED, TOOLS))
@@ -46,7 +46,7 @@ def usage() -> str:
 
 
 def version() -> str:
-    """Return the version, and what it runs on."""
+    """Return the versions of multisagd, Python and PyTorch."""
     found = {}
     for name in ("multisagd", "torch"):
         try:
@@ -82,7 +82,9 @@ def failed_library(error: Exception) -> str | None:
         if not isinstance(error, ImportError | OSError):
             return None
         reason = " ".join(str(deeper).split())
-        return f"nothing works without this ({type(deeper).__name__}: {reason:.300}). To repair it: multisagd doctor"
+        return (
+            f"a library is missing or broken ({type(deeper).__name__}: {reason:.300}). To repair it: multisagd doctor"
+        )
     failure = failed_import(error)
     return None if failure is None else str(failure)
 
@@ -112,8 +114,8 @@ def run(words: Sequence[str], own: bool) -> int:
     if name in TOOLS:
         return int(importlib.import_module(f"recipes.{name}").main(rest))
     if (place := foreign_modalities()) is not None:
-        foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which lies in {ROOT}"
-        remedy = "Another distribution has the same name: install multisagd in its own environment"
+        foreign = f"the package `modalities` found at {place or None} is not multisagd's own, which is in {ROOT}"
+        remedy = "Another package has the same name: install multisagd in its own environment"
         print(f"error: {foreign}. {remedy}", file=sys.stderr)
         return USAGE_STATUS
     with exit_on_signal() if own else nullcontext():

@@ -1,4 +1,4 @@
-"""Clusters and their jobs; the simplest cluster is this machine, which runs the jobs one after the other."""
+"""Clusters and their jobs; the simplest cluster is this machine, which runs the jobs one after another."""
 
 import re
 import shlex
@@ -37,7 +37,7 @@ class Job:
 
 
 class Cluster(ABC):
-    """A place to run jobs; its settings are the fields of the subclass, a choice of the group `cluster`."""
+    """Where jobs run; the settings are the fields of the subclass, a choice of the group `cluster`."""
 
     @property
     @abstractmethod
@@ -50,14 +50,17 @@ class Cluster(ABC):
 
     @abstractmethod
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Run or submit the jobs and return the exit status; RecipeError if they cannot be submitted from here."""
+        """Run or submit the jobs and return the exit status.
+
+        Raises RecipeError if they cannot be submitted from here.
+        """
 
 
 def check_printable(name: str, value: Any) -> None:
-    """Check that a text, or every text in a list or mapping, is one line, because scripts are read by line.
+    """Check that a string, or every string in a list or mapping, is one line, because scripts are read by line.
 
     Raises:
-        RecipeError: with its name and its first control character.
+        RecipeError: If there is a control character; the message names the setting and the character.
     """
     if isinstance(value, Mapping):
         value = list(value.items())
@@ -66,7 +69,7 @@ def check_printable(name: str, value: Any) -> None:
             check_printable(name, each)
     elif isinstance(value, str | Path) and (found := CONTROL_CHARACTERS.search(str(value))):
         place = f"{name!r:.200} has the control character {found[0]!a} at position {found.start()}"
-        raise RecipeError(f"{place}, which could start a new line in the launched script: leave it out")
+        raise RecipeError(f"{place}, which could start a new line in the launched script: remove it")
 
 
 @dataclass(frozen=True)

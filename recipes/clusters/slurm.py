@@ -5,7 +5,7 @@ script, and next to the logs a pickle of the `SlurmJob` that the processes call.
 A job unpickles this file, so nobody else may write into that folder. Importing this file imports
 nothing heavy, because a job imports it before it can handle signals.
 
-A signal during the training loop makes the training save a checkpoint and stop; at any other time the command ends at
+After a signal during the training loop, training saves a checkpoint and stops; at any other time the command ends at
 once. In both cases the first process asks Slurm to run the same job again, and that continues from the checkpoint.
 
 The job is requeued only if Slurm reports it as running: then the signal was the warning before a time limit (USR2, by
@@ -13,9 +13,9 @@ The job is requeued only if Slurm reports it as running: then the signal was the
 states Slurm is ending the job itself: pre-emption with PreemptMode=REQUEUE and `scontrol requeue` requeue it, and after
 `scancel` it should not run again. SIGINT saves and ends the job for good.
 
-Outside of the training loop a signal can get lost: the exception of its handler may be swallowed, and no handler runs
-while a process waits for the others inside a C++ call. So a thread also reads the numbers of signals, from the file
-descriptor that Python writes them to on arrival, and ends the process if nothing else has done so after a while.
+Outside the training loop a signal can get lost: the exception raised by its handler may be swallowed, and no handler
+runs while a process waits for the others inside a C++ call. So a thread also reads the signal numbers from the file
+descriptor to which Python writes them on arrival, and ends the process if nothing else has done so after a while.
 """
 
 import math
@@ -39,7 +39,7 @@ from recipes.base.signals import postponed
 from recipes.clusters.cluster import Cluster, Job
 
 GRACE = 5.0
-"""Seconds that the main thread has to act on a signal by itself."""
+"""Number of seconds that the main thread has to handle a signal itself."""
 REQUEUING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a job is requeued."""
 
@@ -97,7 +97,10 @@ class Slurm(Cluster):
         return "\n".join([script, *(f"# job {number}: {job}" for number, job in enumerate(jobs))])
 
     def launch(self, jobs: Sequence[Job]) -> int:
-        """Submit the jobs and print how to follow and stop them; RecipeError without `sbatch`, or if Slurm refuses."""
+        """Submit the jobs and print how to monitor and stop them.
+
+        Raises RecipeError if there is no `sbatch`, or Slurm refuses.
+        """
         slurm = _submitit()
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise RecipeError("there is no sbatch here: run this on a machine from which jobs are submitted to Slurm")
@@ -154,7 +157,7 @@ def _submitit() -> Any:
 
 @dataclass(frozen=True)
 class SlurmJob(Job):
-    """A job as each of its processes calls it."""
+    """A job, as called by each of its processes."""
 
     max_requeues: int
 
@@ -183,7 +186,7 @@ class SlurmJob(Job):
             except Interrupted as stop:
                 tell(str(stop))
             finally:
-                # Even if something else has failed since, as it does when another process has already left.
+                # Even if something else has failed since, as happens when another process has already ended.
                 number = received[0] if received else status - 128
                 if number in REQUEUING_SIGNALS or number == signal.SIGINT:
                     for each in REQUEUING_SIGNALS:
@@ -205,7 +208,8 @@ class Backstop:
     """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
 
     `handler` has these signals until the training loop installs its own: if that has happened meanwhile, the signal is
-    sent again, and the training saves. `stopped` is called with the signal before the process ends, for its status.
+    sent again, so that training saves a checkpoint. `stopped` is called with the signal before the process ends, for
+    its status.
     """
 
     def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:

@@ -1,4 +1,4 @@
-"""Addresses in a configuration that came with a run or model: refused, unless the command line repeats them."""
+"""Refuse addresses in a configuration that came with a run or model, unless the command line repeats them."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from recipes.config.groups import flatten
 
 FROM_ENVIRONMENT = "(from the environment)"
 PATTERNS = ("match", "pattern")
-"""Keys of regular expressions, which may look like addresses."""
+"""Keys whose values are regular expressions, which may look like addresses."""
 
 
 def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
@@ -29,14 +29,14 @@ def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hidden_values(config: Mapping[str, Any]) -> list[str]:
-    """Return the texts that a configuration has from environment variables, the longest first."""
+    """Return the strings in a configuration that come from environment variables, longest first."""
     flat = flatten(config)
     found = {text for key in _hidden(config) for _, text in texts(flat.get(key), key) if len(text) > 3}
     return sorted(found, key=len, reverse=True)
 
 
 def mapped(node: Any, change: Callable[[str], str], hidden: Collection[str] = (), where: str = "") -> Any:
-    """Return nested values with every text changed, and those at the dotted keys `hidden` replaced."""
+    """Return nested values with every string changed, and those at the dotted keys `hidden` replaced."""
     if where in hidden:
         return FROM_ENVIRONMENT
     if isinstance(node, str):
@@ -52,7 +52,7 @@ def _hidden(config: Mapping[str, Any]) -> list[str]:
 
 
 def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in nested values, with its dotted key; texts in a list get the key of the list."""
+    """Yield every string in nested values, with its dotted key; strings in a list get the key of the list."""
     if isinstance(node, str):
         yield where, node
     elif isinstance(node, Mapping):

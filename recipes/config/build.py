@@ -1,9 +1,9 @@
 """Build objects from a configuration, without executing arbitrary code that it names.
 
 A `_target_` is a dotted path to a class (or to a classmethod of one, such as a `load`). It is built only if the class
-is in an allowed package AND is of the type expected at that place. The user extends the list of packages on the command
-line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked
-against the type hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
+is in an allowed package and has the type expected at that place. The user extends the list of packages on the command
+line (`allow_targets=[my_package]`), never by a file that came with a checkpoint. Values are checked against the type
+hints of the parameter that receives them, so that a mistake is found here, with the key that holds it.
 """
 
 import importlib
@@ -25,7 +25,7 @@ T = TypeVar("T")
 PACKAGES = ("multisagd", "modalities", "recipes")
 """Packages that are always allowed."""
 ADDRESSED = ("urls", "name")
-"""Parameters that may be addresses or hub names; a class with such a parameter also has `trusted`."""
+"""Parameters that may be addresses or names on the Hub; a class with such a parameter also has `trusted`."""
 DOWNLOAD = "download"
 KEEPING = ("index", "cache")
 """Parameters that name cache folders."""
@@ -55,19 +55,19 @@ class Builder:
     def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
         """Build the object that `node` describes.
 
-        `context` fills in parameters that the node leaves out or null, if the class has a parameter of that
-        name: a network gets the channels of the modality without repeating them in its configuration.
+        `context` holds values for parameters that the node omits or sets to null, if the class has a parameter of that
+        name. So the configuration of a network need not repeat the channels of the modality.
 
         Raises:
-            RecipeError: naming the key, if the target is not allowed or not of the expected type, a parameter is
-                unknown, missing or of the wrong type, or the class itself refuses its arguments.
+            RecipeError: If the target is not allowed or not of the expected type, a parameter is unknown, missing or of
+                the wrong type, or the class itself refuses its arguments. The message names the key.
         """
         if self.repeated is not None:
             check_addresses(node, where, self.repeated)
         return cast(T, self._nested(node, (expected,), where, context))
 
     def settings(self, cls: type[T], node: Mapping[str, Any], where: str) -> T:
-        """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration; errors as in `build`."""
+        """Fill the dataclass `cls` from plain keys, `where` "" for the whole configuration. Raises as `build` does."""
         return cast(T, self._construct(cls, node, where, {}))
 
     def check_keys(self, node: Mapping[str, Any], expected: type, where: str, keys: Iterable[str]) -> None:
@@ -84,10 +84,10 @@ class Builder:
             target = self._resolve(node["_target_"], expected, where)
             built = self._construct(target, {k: v for k, v in node.items() if k != "_target_"}, where, context)
             if not any(_is_subclass(type(built), kind) for kind in expected):
-                made = f"{node['_target_']} made a {type(built).__name__}"
+                made = f"{node['_target_']} returned a {type(built).__name__}"
                 raise RecipeError(f"{where}: {made}, expected {_names(expected)}")
             return built
-        # An abstract base class cannot be meant itself.
+        # An abstract base class cannot be built itself.
         if len(expected) == 1 and is_dataclass(expected[0]) and not expected[0].__subclasses__():
             return self._construct(expected[0], node, where, context)
         raise _no_target(where, expected)
@@ -140,7 +140,7 @@ class Builder:
             return target(**arguments)
 
     def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
-        """Return the settings that override a configuration from somebody else."""
+        """Return the settings that override a configuration from someone else."""
         places = {text for key in ADDRESSED for _, text in texts(values.get(key), "")}
         repeated = self.repeated or frozenset()
         careful = {"trusted": bool(places) and places <= repeated, DOWNLOAD: DOWNLOAD in repeated}
@@ -219,7 +219,7 @@ def _names(kinds: Sequence[type]) -> str:
 
 
 def _is_subclass(cls: type, kind: type) -> bool:
-    """Whether a class is of a kind; for a protocol, whether it defines the protocol's methods."""
+    """Whether a class is a subclass of `kind`; for a protocol, whether it defines the protocol's methods."""
     if not getattr(kind, "_is_protocol", False):
         return issubclass(cls, kind)
     methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")]
@@ -227,7 +227,7 @@ def _is_subclass(cls: type, kind: type) -> bool:
 
 
 def convert(value: Any, hint: Any, where: str, nested: Nested) -> Any:
-    """Return `value` as the type `hint` says: lists become tuples, whole floats ints, mappings objects."""
+    """Return `value` converted to the type `hint`: lists to tuples, whole floats to ints, mappings to objects."""
     if isinstance(value, Mapping):
         return _mapping(value, hint, where, nested)
     if hint is Any or hint is object:

@@ -29,11 +29,11 @@ Config = dict[str, Any]
 def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) -> Config:
     """Compose `configs/<name>.yaml` with `group=choice` and `key=value` arguments.
 
-    `folder` holds additional groups of the user.
+    `folder` contains additional groups of the user.
 
     Raises:
-        RecipeError: for a key, group or choice that does not exist (naming the nearest that does), for an argument
-            that cannot be read, for a key without a value, and for a `folder` that is not a folder.
+        RecipeError: If a key, group or choice does not exist (the message names the nearest one), an argument cannot be
+            read, a key has no value, or `folder` is not a folder.
     """
     if folder is not None and not Path(folder).is_dir():
         raise RecipeError(f"--config-dir: {Path(folder).absolute()} is not a folder")
@@ -57,7 +57,7 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
     except HydraException as error:
         raise RecipeError(_refusal(error, name, overrides, folder)) from error
     assert isinstance(plain, dict)
-    # Needed before anything is built, so it is checked here and not with the settings.
+    # This is needed before anything is built, so it is checked here and not with the settings.
     if not isinstance(allowed := plain.get("allow_targets", []), list):
         raise RecipeError(f"allow_targets: expected a list of packages such as [my_package], or [], got {allowed!r}")
     if "environment" in plain:
@@ -68,27 +68,27 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 def from_environment(node: Any) -> list[str]:
     """Return the keys whose values come from environment variables, `${oc.env:NAME}`, or from such a key."""
     texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
-    found: set[str] = set()
+    names: set[str] = set()
     while more := {
         key for key, text in texts.items()
-        if "oc.env:" in text or any(part in found for part in re.findall(r"\$\{([\w.]+)\}", text))
-    } - found:  # fmt: skip
-        found |= more
-    return sorted(found)
+        if "oc.env:" in text or any(part in names for part in re.findall(r"\$\{([\w.]+)\}", text))
+    } - names:  # fmt: skip
+        names |= more
+    return sorted(names)
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
-    """Read `key=value` and `group=choice` arguments in Hydra's grammar; RecipeError for what cannot be read."""
+    """Read `key=value` and `group=choice` arguments in Hydra's grammar. Raises RecipeError if one cannot be read."""
     for place in range(len(arguments)):
         if problem := advice.word(arguments, place):
             raise RecipeError(problem)
-    found: list[Override] = []
+    overrides: list[Override] = []
     for argument in arguments:
         try:
-            found += OverridesParser.create().parse_overrides([argument])
+            overrides += OverridesParser.create().parse_overrides([argument])
         except HydraException as error:
             raise RecipeError(advice.unreadable(argument, str(error).splitlines()[0])) from error
-    return found
+    return overrides
 
 
 def write(config: Config, path: Path) -> None:

@@ -18,7 +18,7 @@ import configs
 CONFIGS = Path(configs.__file__).resolve().parent
 """The project's own configuration groups."""
 ENTRY = re.compile(r"(?P<override>override )?/?(?P<group>[\w/]*)(?:@(?P<package>[\w.]+))?")
-"""A key in a list of defaults, as in `- override /network: unet`."""
+"""A key in a defaults list, as in `- override /network: unet`."""
 ABSENT = "-"
 ALWAYS = ("modality", "data", "spectrum", "schedule", "denoiser", "network", "loss")
 """Groups that every run has; a configuration without one of them is damaged."""
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class CommandFile:
-    """Content of `configs/<command>.yaml` and its base files: heading, groups, and the text of the keys."""
+    """The content of `configs/<command>.yaml` and its base files: heading, groups, and the YAML of the keys."""
 
     heading: str
     entries: tuple[Entry, ...]
@@ -62,12 +62,12 @@ class CommandFile:
 
 def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
     """Return every group with the sorted names of its choices; `folder` contains additional choices of the user."""
-    found: dict[str, set[str]] = {}
+    choices: dict[str, set[str]] = {}
     for root in roots(folder):
         for file in root.rglob("*.yaml"):
             if file.parent != root:
-                found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
-    return {group: sorted(choices) for group, choices in sorted(found.items())}
+                choices.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(names) for group, names in sorted(choices.items())}
 
 
 def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
@@ -147,25 +147,25 @@ def split_file(text: str) -> tuple[str, str, str]:
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
     """Return the comment above each key; nested keys have dotted names."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, entry in _split_keys(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
-        found[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
-        found |= {f"{key}.{name}": said for name, said in comments(inner, f"{indent}  ").items()}
-    return found
+        texts[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
+        texts |= {f"{key}.{name}": text for name, text in comments(inner, f"{indent}  ").items()}
+    return texts
 
 
 def _entries(text: str) -> tuple[Entry, ...]:
     """Return the groups of a defaults list, each with the comment above it."""
-    found, note = [], []
+    entries, note = [], []
     for line in map(str.strip, text.splitlines()):
         if line.startswith("#"):
             note.append(line.removeprefix("#").strip())
             continue
         if match := re.fullmatch(r"- (?:override )?/?([\w/]+): *(\S+)", line):
-            found.append(Entry(match[1], match[2], "\n".join(note)))
+            entries.append(Entry(match[1], match[2], "\n".join(note)))
         note = []
-    return tuple(found)
+    return tuple(entries)
 
 
 def _without(more: str, keys: str) -> str:
@@ -183,19 +183,19 @@ def _without(more: str, keys: str) -> str:
 
 def _split_keys(text: str, indent: str) -> list[tuple[str, str]]:
     """Split keys at one level of indentation into pairs of key and text, including comments above and subkeys below."""
-    found: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     above = ""
     for line in text.splitlines(keepends=True):
         if match := re.match(rf"{indent}(\w+):", line):
-            found.append((match[1], above + line))
+            parts.append((match[1], above + line))
             above = ""
-        elif line.startswith(f"{indent}#") or not line.strip() or not found:
+        elif line.startswith(f"{indent}#") or not line.strip() or not parts:
             above += line
         else:
-            key, entry = found.pop()
-            found.append((key, entry + above + line))
+            key, entry = parts.pop()
+            parts.append((key, entry + above + line))
             above = ""
-    return found
+    return parts
 
 
 @dataclass(frozen=True)
@@ -217,13 +217,13 @@ class Outline:
 
     def keys(self, name: str, group: str = "") -> dict[str, Any]:
         """Return the nested keys of a command, or of a choice of a group, with their defaults."""
-        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         choices = dict(self.overrides(name, group)) | dict(self.chosen)
         for package, content in self._parts(name, group, "", choices):
             for part in reversed(package.split(".") if package else ()):
                 content = {part: content}
-            found = over(found, content)
-        return found
+            merged = over(merged, content)
+        return merged
 
     def overrides(self, name: str, group: str = "") -> Iterator[tuple[str, str]]:
         """Yield the choices that files make for other groups, as experiments do; the last one takes precedence."""
@@ -265,16 +265,16 @@ class Outline:
 
     def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
         """Return the comments on the keys of a choice and of its base files, by dotted names."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for entry in self.defaults(choice, group):
             if entry.choice != "_self_" and not entry.override:
                 below = f"{place}{entry.package}." if entry.package else place
-                found |= self.comments(entry.choice, entry.group or group, below)
+                texts |= self.comments(entry.choice, entry.group or group, below)
         if (path := choice_file(group, choice, self.folder)) is None:
-            return found
+            return texts
         place = "" if is_global(path) else place
         own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-        return found | {f"{place}{key}": about for key, about in own.items() if about}
+        return texts | {f"{place}{key}": about for key, about in own.items() if about}
 
     def comment(self, command: str, key: str) -> str:
         """Return the comment on a key of a command, or an empty string."""
@@ -311,10 +311,10 @@ def prefixes(keys: Mapping[str, Any]) -> set[str]:
 def read_file(path: Path) -> dict[str, Any]:
     """Return the content of a group's file; empty if it cannot be read, since composing it reports the error."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_global(path: Path | None) -> bool:
@@ -336,7 +336,7 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
 
 
 def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a training with missing keys set to their defaults."""
+    """Return the configuration of a training run with missing keys set to their defaults."""
     own = _known(train_defaults())
     for group, default, _ in command_file("train").entries:
         if group == "experiment":  # choices for other groups, and no keys of its own
@@ -376,7 +376,8 @@ def of_choice(group: str, choice: str) -> dict[str, Any]:
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Return defaults for missing keys of a group: the values that are equal in all choices of its class.
 
-    For other keys, the class has a default or requires a value. A group without a class uses the nearest choice.
+    For other keys, either the class has a default or the value is required. A group without a class uses the nearest
+    choice.
     """
     if node.get("_target_") is None:
         return _known(nearest_choice(group, node)[1])

@@ -97,7 +97,7 @@ def word(arguments: Sequence[str], place: int) -> str | None:
     if argument.endswith("=") and bare:
         if after and "=" not in after:
             return f"a space ended {argument!r}: write {_typed(bare, after)}, without a space"
-        return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty text"
+        return f"{argument} has no value: write {bare}=null for none, or '{bare}=\"\"' for an empty string"
     if bare and re.fullmatch(r"[\w.]+", bare) and after == "=":
         return f"no spaces around the equals sign: {_typed(bare, ''.join(arguments[place + 2 : place + 3]))}"
     if bare and (Path(bare).exists() or "/" in bare or "\\" in bare):
@@ -180,11 +180,11 @@ def refused(error: HydraException, overrides: Sequence[Override]) -> str:
         if first.startswith("Ambiguous value") and line in first:
             key, _, value = line.partition("=")
             return (
-                f"{first}: a list is written {key}=[{value.strip()}], a text with commas '{key}=\"{value.strip()}\"', "
-                "and a number without commas; several values, a run of each, are for `multisagd launch`"
+                f"{first}: a list is written {key}=[{value.strip()}], text with commas '{key}=\"{value.strip()}\"', "
+                "and a number without commas; several values, one run for each, are for `multisagd launch`"
             )
     if "appears more than once" in first and (added := [each for each in overrides if each.is_add()]):
-        return f"{first}: leave out the + of {added[0].input_line}"
+        return f"{first}: remove the + of {added[0].input_line}"
     return first
 
 

@@ -1,9 +1,9 @@
-"""Detect changes in the files that a run learns from.
+"""Detect changes in the files that a run is trained on.
 
 The dataset's fingerprint identifies the list of files. The run's folder records each file's size and a hash of its
 modification time, and a hash of the bytes of up to 10,000 files (of pieces of each file, if they exceed 1 GiB in
-total). A file with another size has changed; if only the time differs, as after every copy, the bytes decide. The
-record holds neither names nor contents.
+total). A file with a different size has changed; if only the time differs, as after every copy, the bytes are compared.
+The record contains neither names nor contents.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ MOST_READ = 10_000
 MOST_BYTES = 1 << 30
 """Maximum number of bytes hashed, in total."""
 PIECES = 4
-"""Number of pieces hashed of a file that is longer than its share, from its first byte to its last."""
+"""Number of evenly spaced pieces to hash if a file is longer than its part of `LIMIT`."""
 DIGEST = 16
 THREADS = 16
 NAMED = 3
@@ -57,7 +57,10 @@ class Contents:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a record, which may come from anyone; OSError if it cannot be read, ValueError if it is not a record."""
+        """Read a record, which may come from anyone.
+
+        Raises OSError if it cannot be read, ValueError if it is not a record.
+        """
         found = read_header(path)
         files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
         each = Stored("I64", (files,))
@@ -107,7 +110,7 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
         among = ", ".join(source.url for source in _chosen(dataset, sorted(changed)[:NAMED]))
         return (
             f"{len(changed):,} of {len(sizes):,} files have changed since this run began: {among}"
-            f"{', …' * (len(changed) > NAMED)}. Its statistics and its training so far are of the earlier contents"
+            f"{', …' * (len(changed) > NAMED)}. The run's statistics and its training so far used the earlier contents"
             ": restore them, or train in another run_dir"
         )
     unknown = int((touched & ~resized).sum()) - int(known.sum())
@@ -127,7 +130,7 @@ def _hashed(files: int) -> Integers:
 
 
 def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
-    """Yield the files of these increasing numbers."""
+    """Yield the files with these increasing numbers."""
     wanted = set(places)
     return (source for place, source in enumerate(dataset.stored()) if place in wanted)
 

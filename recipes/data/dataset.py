@@ -1,4 +1,4 @@
-"""The data of a run: building, corruption or restoration, splitting, measuring, and notes about them."""
+"""The data of a run: build, corrupt or restore, split and measure them, and return notes about them."""
 
 import copy
 import math
@@ -29,15 +29,15 @@ from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_ba
 PLACES = ("root", "urls")
 """Keys for the location of data; each source of data has one of them."""
 LEAST_DEVIATION = 1e-6
-"""Standard deviation about their mean, in units of the data's range, below which all examples count as equal."""
+"""Standard deviation about the mean, in units of the data's range, below which all examples count as equal."""
 READINGS = 2
-"""Number of passes over the examples when measuring: for the mean, and for the spectrum."""
+"""Number of passes over the examples when measuring: one for the mean, one for the spectrum."""
 LOOKED_AT = 16
 """Number of examples whose colours are checked, evenly spaced over the data."""
 DIFFERENCE = 0.1
-"""Difference of red, green and blue (values from -1 to 1) from which a pixel is coloured; JPEG errors are smaller."""
+"""Minimum difference between red, green and blue (from -1 to 1) of a coloured pixel; JPEG errors are smaller."""
 COLOURED = 0.01
-"""Share of coloured pixels from which an example counts as coloured."""
+"""Minimum fraction of coloured pixels of a coloured example."""
 NOTHING_HELD_OUT = (
     "this run has no held-out examples to compare with: train one with validation.holdout=0.05, for example"
 )
@@ -47,7 +47,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
     """Return the dataset that the group `data` of a configuration describes.
 
     Raises:
-        RecipeError: if it cannot be built; for missing files it names the key of their location.
+        RecipeError: If it cannot be built; for missing files, the message names the key of their location.
     """
     try:
         return builder.build(data, Dataset, "data", modality=modality)  # type: ignore[type-abstract]
@@ -61,7 +61,7 @@ def build_dataset(data: Group, modality: Modality, builder: Builder) -> Dataset:
 
 
 def build_data(data: Group, corruption: Group, seed: int, modality: Modality, builder: Builder) -> Dataset:
-    """Return the dataset of a configuration, corrupted if configured; RecipeError if it cannot be built."""
+    """Return the dataset of a configuration, corrupted if configured. Raises RecipeError if it cannot be built."""
     dataset = build_dataset(data, modality, builder)
     options = CorruptionOptions.of(corruption, builder)
     described = build_corruption(corruption, modality, builder) if options.added else None
@@ -86,8 +86,8 @@ def fit_restoration(
     """Measure the covariance of corrupted data on rank 0, and broadcast it.
 
     Raises:
-        RecipeError: if the data cannot be read, are padded, too large or too few for a covariance, or contradict the
-            corruption.
+        RecipeError: If the data cannot be read, are padded, are too large or too few for a covariance, or contradict
+            the corruption.
     """
     numbers = torch.zeros(2, dtype=torch.float64)
     found = None
@@ -145,10 +145,10 @@ class _Unpadded:
 def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
     """Split a dataset into (training, held out), the same way each time; None if nothing is held out.
 
-    If classes are learned, every class is represented in training.
+    If classes are learned, every class has examples in the training part.
 
     Raises:
-        RecipeError: if nothing would be left to train on, or classes cannot be read.
+        RecipeError: If nothing would be left to train on, or classes cannot be read.
     """
     learns_classes = settings.training.conditional is not False and settings.text.get("_target_") is None
     without = "; validation.holdout=0 trains on all"
@@ -157,7 +157,7 @@ def hold_out(dataset: Dataset, settings: TrainSettings) -> tuple[Dataset, Datase
 
 
 def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSettings) -> str | None:
-    """Return a note on a split: without validation, or with fewer examples than requested; else None."""
+    """Return a note if a split has no validation, or fewer held-out examples than requested; else None."""
     wanted, found = settings.validation.holdout, 0 if held_out is None else len(held_out)
     if wanted == 0:
         return "validation.holdout=0: nothing is held out of training, so there is no validation"
@@ -165,7 +165,7 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
     if 0 < asked <= found or (found and asked == 0):
         return None
     if len(training) == 1:
-        return "the only example is trained on, so there is no validation"
+        return "the only example is used for training, so there is no validation"
     names = training.classes or ()
     few = f"{found or 'no'} example{'s' * (found != 1)} held out, though validation.holdout={wanted:g}"
     return f"{few}: each of {len(names)} classes keeps one for training (data.labels=none trains without classes)"
@@ -174,11 +174,11 @@ def held_out_note(training: Dataset, held_out: Dataset | None, settings: TrainSe
 def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     """Measure mean and power spectrum on up to `training.statistics` examples, drawn and augmented as in training.
 
-    The power about the mean of one example, or of several equal ones, is zero: then the spectrum is estimated from one
-    example, as a stationary signal.
+    A single example, or several equal ones, have no power about their mean: then the spectrum is estimated from one
+    example as a stationary signal.
 
     Raises:
-        RecipeError: if the data cannot be read, are not finite or are constant.
+        RecipeError: If the data cannot be read, are not finite or are constant.
     """
     count = min(settings.training.statistics, len(dataset))
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
@@ -195,7 +195,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
 
 
 def colour_note(dataset: Dataset) -> str | None:
-    """Return a note if coloured images are learned as grey, or grey ones in colour; else None."""
+    """Return a note if coloured images are loaded in grey, or grey ones in colour; else None."""
     files = untouched(dataset)
     modality = files.modality
     if not isinstance(modality, Image | Video):
@@ -207,7 +207,7 @@ def colour_note(dataset: Dataset) -> str | None:
         seen.report = FileReport(len(files), 1.0)  # unreadable files are not counted here
     try:
         x0 = seen.batch([number * len(files) // count for number in range(count)]).x0
-    except Exception:  # any error of a decoder or a user's dataset: training will report it
+    except Exception:  # any error of a decoder or of a user's dataset; training will report it
         return None
     if x0.shape[1] != 3:
         return None
@@ -215,7 +215,7 @@ def colour_note(dataset: Dataset) -> str | None:
     found = int(coloured.sum())
     if modality.channels == 1 and found:
         return (
-            f"{found} of {count} checked examples are in colour, but learned in grey: modality.channels=3 keeps colours"
+            f"{found} of {count} checked examples are in colour, but loaded in grey: modality.channels=3 keeps colours"
         )
     if modality.channels == 3 and not found:
         return f"all {count} checked examples are grey: modality.channels=1 needs a third of the values"

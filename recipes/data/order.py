@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 
 class Order:
-    """An endless order of `length` items: every epoch a new permutation, derived from the seed and the epoch.
+    """An endless order of `length` items: each epoch is a new permutation, derived from the seed and the epoch.
 
     With `groups` of items that are stored together, an epoch shuffles the groups, takes a window of groups at a time,
-    and shuffles the items of each window. Memory holds two lists of groups and some windows of items.
+    and shuffles the items of each window. Memory use is limited to two lists of groups and a few windows of items.
 
     Raises:
-        ValueError: if the groups do not have `length` items in all.
+        ValueError: If the groups do not contain `length` items in total.
     """
 
     def __init__(self, length: int, seed: int, groups: Groups | None = None) -> None:
@@ -46,7 +46,7 @@ class Order:
         self._items = lru_cache(maxsize=4)(self._shuffle)
 
     def indices(self, start: int, count: int) -> list[int]:
-        """Return the items of samples number `start` to `start + count - 1` of the whole training."""
+        """Return the items for the samples `start` to `start + count - 1`, counted from the beginning of training."""
         return [self._item(*divmod(number, self.length)) for number in range(start, start + count)]
 
     def _item(self, epoch: int, place: int) -> int:
@@ -97,7 +97,10 @@ def prefetch(fetch: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterat
 
 
 def batches(dataset: Dataset, samples: int, settings: TrainSettings, runtime: Runtime) -> Iterator[list[Batch]]:
-    """Yield the parts of every batch, starting after `samples` seen; RecipeError if too many files are unreadable."""
+    """Yield the parts of every batch, starting after `samples` seen.
+
+    Raises RecipeError if too many files are unreadable.
+    """
     training, seed = settings.training, settings.seed
     order, share = Order(len(dataset), seed, dataset.groups), runtime.share(training.batch)
     size = len(share) // training.accumulation

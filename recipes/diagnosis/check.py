@@ -1,7 +1,8 @@
 """Checks of `multisagd doctor`, run in another process, so that a crash does not end the others.
 
-A library built for another processor crashes its process, and an unavailable file system blocks it. The running check
-is then reported, and a new process runs the remaining checks. The modules of checks are imported in that process too.
+A library built for a different processor crashes its process, and an unavailable file system blocks it. The running
+check is then reported, and a new process runs the remaining checks. The modules of checks are imported in that process
+too.
 """
 
 import multiprocessing
@@ -20,7 +21,7 @@ State = Literal["ok", "absent", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and the remedy if there is one."""
+    """The result of a check, and the remedy if there is one."""
 
     state: State
     message: str

@@ -25,7 +25,7 @@ def training_step() -> Finding:
     torch.optim.AdamW(network.parameters()).step()
     after = torch.nn.utils.parameters_to_vector(network.parameters())
     if torch.equal(after, before) or not after.isfinite().all():
-        return Finding("broken", "a training step leaves the weights unchanged, or not finite")
+        return Finding("broken", "a training step leaves the weights unchanged, or makes them non-finite")
     return Finding("ok", "noise is coloured and whitened, and a training step changes the weights")
 
 
@@ -55,7 +55,9 @@ def gpus() -> Finding:
         described.append(f"{facts.name}, {memory}, compute capability {capability}")
         product = torch.ones(64, 64, device=f"cuda:{number}") @ torch.ones(64, 64, device=f"cuda:{number}")
         if float(product.sum()) != 64.0**3 or float(torch.fft.rfft2(product)[0, 0].real) != 64.0**3:
-            return Finding("broken", f"{'; '.join(described)}: it computes wrongly", "engine.device=cpu")
+            return Finding(
+                "broken", f"{'; '.join(described)}: the results of its computation are wrong", "engine.device=cpu"
+            )
     if described:
         return Finding("ok", "; ".join(described))
     return Finding("absent", "none for CUDA; training runs on the CPU, which suits small models only")
@@ -64,7 +66,7 @@ def gpus() -> Finding:
 def attention(backend: str) -> Finding:
     """Compare an attention backend with softmax(q kᵀ / √features) v written out in double precision."""
     if backend == "xformers" and not torch.cuda.is_available():
-        return Finding("absent", "it computes on CUDA only, and sdpa gives the same")
+        return Finding("absent", "it requires CUDA, and sdpa gives the same results")
     query, key, value = torch.randn(3, 2, 16, 4, 32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     result = attend(query, key, value, backend, strict=True)
     scores = torch.einsum("bqhf,bkhf->bhqk", query.double(), key.double()) / 32**0.5
@@ -74,7 +76,7 @@ def attention(backend: str) -> Finding:
 
 
 def compiler() -> Finding:
-    """Compile a function; this needs a C++ compiler, Python's headers, and minutes."""
+    """Compile a function; this requires a C++ compiler and Python's headers, and takes minutes."""
     values = torch.linspace(0.0, 1.0, 64, device=DEVICE)
     try:
         found = torch.compile(lambda x: torch.sin(x) * 2.0 + x)(values)

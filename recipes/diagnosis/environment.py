@@ -24,7 +24,7 @@ LIBRARIES = (
 )  # fmt: skip
 """Modules of the required libraries other than PyTorch."""
 EXTRAS = {
-    "cluster": "cluster=slurm", "diffusers": "networks, schedulers and pipelines of the diffusers library",
+    "cluster": "cluster=slurm", "diffusers": "diffusers networks, schedulers and pipelines",
     "docs": "the documentation site", "explore": "multisagd explore", "latents": "modality=latent_image and others",
     "metrics": "metrics=[inception]", "remote": "shards in object storage and on the web", "text": "text=encoder",
     "tracking": "tracking=tensorboard and wandb", "wavelets": "loss.penalty.kind=wavelet",
@@ -65,7 +65,7 @@ def pytorch() -> Finding:
     """Import PyTorch."""
     try:
         torch = import_module("torch")
-    except Exception as error:  # a broken installation may raise anything
+    except Exception as error:  # a broken installation may raise any error
         return Finding("broken", summary(error), f"{sys.executable} -m pip install --force-reinstall {source()}")
     return Finding("ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
 

@@ -40,7 +40,10 @@ def _trained(folder: Path) -> Finding:
     settings, facts, _ = run.config, run.facts, run.statistics  # each is read and checked
     before, now = (facts.get("starts") or [{}])[-1].get("versions", {}), versions()
     changed = [name for name in ("multisagd", "torch") if before.get(name, now[name]) != now[name]]
-    notes = [f"last started with {name} {before[name]}, now {now[name]}: not bit for bit the same" for name in changed]
+    notes = [
+        f"last started with {name} {before[name]}, now {now[name]}: results will not be bit for bit the same"
+        for name in changed
+    ]
     in_use = is_held(folder)
     if in_use:
         notes.append("another process is using it, so a second one would be refused")

@@ -1,1 +1,1 @@
-"""The parts of `multisagd evaluate`: sets, metrics, table and pictures."""
+"""The parts of `multisagd evaluate`: sets, metrics, table and figures."""

@@ -1,7 +1,8 @@
 """A classifier of a labelled dataset, trained once and cached, whose features are compared.
 
-Training takes about two minutes on two cores for MNIST at 32×32, and the record states the accuracy on unseen data.
-Distances are comparable only for the same dataset and cached network: they are not the FID of Inception.
+Training takes about two minutes on two cores for MNIST at 32×32, and the record contains the accuracy on unseen data.
+Distances are comparable only for the same dataset and the same cached network: they are not the FID, which uses an
+Inception network.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ REPORTS = 4
 
 @dataclass(frozen=True)
 class Training:
-    """How the classifier is trained: AdamW with a one-cycle learning rate over `samples` examples.
+    """Settings of the classifier's training: AdamW with a one-cycle learning rate over `samples` examples.
 
     `widths` are the channels of the stages, each of which halves the grid; the last one is the number of features.
     Training images are shifted by up to `shift` samples along every axis.
@@ -65,7 +66,7 @@ def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | N
 
 
 def train_network(train: Dataset, training: Training, log: Callable[[str], None] = print) -> FeatureNetwork:
-    """Train the classifier from scratch, as a function of only the dataset, which must have labels, and `training`."""
+    """Train the classifier from scratch; the result depends only on the labelled dataset and `training`."""
     x0, _ = _labelled(train, [0])
     classes = len(train.classes or ())
     # The global generator is used only for the initial weights, and is then restored.
@@ -115,8 +116,8 @@ def _shifted(x0: Tensor, shift: int, seed: int) -> Tensor:
 def fingerprint(train: Dataset, test: Dataset, training: Training) -> str:
     """Hash the network's inputs: the settings, the sizes and classes, and a few examples of each set.
 
-    The data are hashed, not their configuration, so that the cache survives moving a folder, but not a change of the
-    image size or of a hashed example; other changes go unnoticed.
+    The data are hashed, not their configuration, so that the cache remains valid if a folder is moved, but not if the
+    image size or a hashed example changes; other changes are not detected.
     """
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, asdict(training), train.classes]).encode())
     for dataset in (train, test):
@@ -131,13 +132,13 @@ def cached_network(
     train: Dataset, test: Dataset | None, folder: Path | str = ".cache/features", training: Training | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[FeatureNetwork, dict[str, Any]]:  # fmt: skip
-    """Return the classifier of a dataset and its record, cached in `folder` or trained now and stored there.
+    """Return the classifier of a dataset and its record, from the cache `folder`, or trained now and cached there.
 
-    The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings.
-    Without `test`, a tenth of the examples are left out of the classifier's training and tested on.
+    The record (also `features-<hash>.json`) holds the accuracy on `test`, the counts, the classes and the settings. If
+    `test` is None, a tenth of the examples are excluded from the classifier's training and used for testing.
 
     Raises:
-        ValueError: if a dataset has no labels or too few examples, or the cached files are not readable.
+        ValueError: If a dataset has no labels or too few examples, or the cached files are not readable.
     """
     training = training or Training()
     if test is None:
@@ -145,7 +146,7 @@ def cached_network(
     if test is None or not len(train) or not len(test):
         raise ValueError(
             f"a classifier needs examples for training and others for testing, but there are {len(train)}: "
-            "leave it out, or train on more examples of each class"
+            "remove it from metrics, or train on more examples of each class"
         )
     key = fingerprint(train, test, training)
     weights = Path(folder) / f"features-{key}.safetensors"
@@ -153,7 +154,7 @@ def cached_network(
     # The record is written last, so its presence means that the weights are complete.
     if notes.exists():
         return _load(weights, notes)
-    log(f"training the feature classifier on {len(train):,} examples (once; kept as {weights})")
+    log(f"training the feature classifier on {len(train):,} examples (once; cached as {weights})")
     network = train_network(train, training, log)
     x0, _ = _labelled(train, [0])
     record = {

@@ -18,17 +18,17 @@ from multisagd.metrics.sliced import directions, project, sliced_distance
 from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, flat, spread
 
 WIDE, WIDE_RESAMPLES = 512, 10
-"""Number of features from which the Fréchet distance takes seconds, and the maximum of its bootstrap resamples then."""
+"""Number of features above which the Fréchet distance takes seconds, and the maximum of bootstrap resamples then."""
 
 Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
-"""Returns a function from data to features, fitted to the real half that serves as reference."""
+"""Takes the real half that serves as reference, and returns a function from data to features that is fitted to it."""
 
 
 def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: Fit | None = None) -> tuple[Row, ...]:
     """Return the rows of features `(count, dimensions)` of samples, and `(reference_count + count, …)` of real ones.
 
-    `fit` computes features, fitted to the reference only, for every split. KID and the four shares compare equal
-    numbers of items; the Fréchet distance uses all items.
+    `fit` computes features for every split, fitted only to the reference. KID, precision, recall, density and coverage
+    compare equal numbers of items; the Fréchet distance uses all items.
     """
     sets, resamples = task.sets, task.settings.bootstrap
     sizes, own, theirs = sets.alike()
@@ -79,12 +79,12 @@ def classifier_features(task: Task) -> Result:
         return Result(rows, details)
     reference = real.features[: task.sets.reference_count]
     distance = frechet_distance(read_samples(network, held_out).features, reference)
-    note = f"classifier: as many held-out examples have a Fréchet distance of {distance:.4g}"
+    note = f"classifier: the same number of held-out examples has a Fréchet distance of {distance:.4g}"
     return Result(rows, details | {"held_out": distance}, (note,))
 
 
 def principal_components(task: Task) -> Result:
-    """Compare the leading principal components of the data, which need no network."""
+    """Compare the leading principal components of the data, which require no network."""
     sets = task.sets
     count = components(flat(sets.real[: sets.reference_count]))(flat(sets.samples[:1])).shape[1]
     rows = feature_rows(task, flat(sets.samples), flat(sets.real), fit=components)
@@ -92,7 +92,7 @@ def principal_components(task: Task) -> Result:
 
 
 def sliced(task: Task) -> Result:
-    """Compare random projections, in the scale of the tensors."""
+    """Compare random projections, in the units of the tensors."""
     samples, count = task.sets.samples, task.settings.directions
     lines = directions(samples[0].numel(), count)
     row = task.row("Wasserstein distance", sliced_distance, project(samples, lines), project(task.sets.real, lines))
@@ -111,7 +111,7 @@ def classes(task: Task) -> Result:
     def apart(a: Tensor, b: Tensor) -> float:
         return float((shares(a) - shares(b)).abs().sum() / 2)
 
-    rows = [task.row("share in other classes", apart, made.predictions, real.predictions, unit="%")]
+    rows = [task.row("fraction in other classes", apart, made.predictions, real.predictions, unit="%")]
     recognised, notes = None, []
     if made.labels is None:
         notes.append("samples were drawn without classes: there is no accuracy")
@@ -137,11 +137,11 @@ def classes(task: Task) -> Result:
 def draw_classes(
     names: Sequence[str], seen: Tensor, real: Tensor, recognised: Sequence[float | None] | None, path: Path
 ) -> None:
-    """Draw the share of items `(classes,)` predicted as each class, and the recognised share of conditional samples.
+    """Draw the fraction of items `(classes,)` predicted as each class, and of samples recognised as requested.
 
-    A class that was not requested has None, and no bar.
+    A class that was not requested has the value None, and no bar.
     """
-    from matplotlib.figure import Figure  # takes a second, and only this metric draws here
+    from matplotlib.figure import Figure  # the import takes a second, and only this metric draws
 
     from recipes.plotting.figures import REAL, SAMPLES, save
 
@@ -151,7 +151,7 @@ def draw_classes(
     places = np.arange(len(names))
     plots[0].bar(places - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
     plots[0].bar(places + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
-    plots[0].set(ylabel="predicted as this, %")
+    plots[0].set(ylabel="predicted as this class, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
         plots[1].bar(places, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)

@@ -1,8 +1,9 @@
 """Bits per dimension of held-out data, by the probability-flow ODE (2011.13456).
 
-For 8-bit images this is the number of the literature: uniform noise within a level is added to the pixels, so that the
-result is an upper bound of the length of a lossless code based on the model. Other media have no levels: the result is
-the negative log density in their own scale, comparable only among models of the same representation.
+For 8-bit images this is the value reported in the literature: uniform noise within a level is added to the pixels, so
+that the result is an upper bound on the length of a lossless code based on the model. Other media have no levels: the
+result is the negative log density in the units of their tensors, comparable only among models with the same
+representation.
 """
 
 import math
@@ -31,42 +32,42 @@ def lacks_likelihood(train: Dataset, settings: EvaluateSettings) -> str | None:
 
 
 def likelihood(task: Task) -> Result:
-    """Return bits per dimension of held-out examples, without augmentation, each with its own class.
+    """Return bits per dimension of held-out examples, without augmentation, each conditioned on its own class.
 
     Raises:
-        ValueError: if the run's noise has no likelihood, if it was trained on text, or if data are padded.
+        ValueError: If the run's noise has no likelihood, if it was trained on text, or if data are padded.
     """
     settings, wanted = task.settings, task.settings.likelihood
     builder = Builder(settings.allow_targets)
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     if model.facts.get("text"):
-        raise ValueError("this run was trained on text, and held-out texts are not embedded here: leave it out")
+        raise ValueError("this run was trained on captions, which are not embedded here: set likelihood.items=0")
     assembly = model.assembly(builder)
     weights = model.weights(settings.weights, assembly.check_outline)
     runtime, images = task.runtime, isinstance(task.modality, Image)
     denoiser = trained_denoiser(assembly, weights, runtime)
     held_out = task.held_out
     places = fixed_order(held_out, wanted.items)
-    found = []
+    batches = []
     with Display("bits per dimension", len(places)) as display:
         for start in range(0, len(places), BATCH):
             numbers = range(start, min(start + BATCH, len(places)))
             batch = held_out.batch([places[number] for number in numbers])
             if batch.mask is not None and not bool(batch.mask.all()):
-                raise ValueError("held-out data are padded, and padding would count as data: leave it out")
+                raise ValueError("held-out data are padded, and padding would count as data: set likelihood.items=0")
             x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0
             condition = None if assembly.classes is None or batch.labels is None else runtime.put(batch.labels)
             nats = log_likelihood(
                 denoiser, runtime.put(x0), steps=wanted.steps, probes=wanted.probes, condition=condition,
                 seeds=derive_many(0, "evaluate/likelihood", 0, numbers), statistics=model.statistics,
             )  # fmt: skip
-            found.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
+            batches.append(bits_per_dimension(nats.cpu(), x0[0].numel()))
             display.update(numbers.stop)
-    bits = torch.cat(found)
-    what, kind = "density in the tensors' scale", "and may be negative, because a density has a scale"
+    bits = torch.cat(batches)
+    what, kind = "density in the units of the tensors", "and may be negative, because a density depends on the units"
     if images:
         bits = bits + math.log2(1 / LEVEL)
-        what, kind = "8 bits a value", "of pixels with noise uniform within a level"
+        what, kind = "8 bits per value", "of pixels with noise uniform within a level"
     note = f"bits per dimension are the mean over {len(bits)} held-out examples ± its standard error, {kind}"
     row = Row(f"bits per dimension, {what}", float(bits.mean()), mean_error(bits), ideal=None)
     return Result((row,), {"bits": bits.tolist()}, (note,))

@@ -1,7 +1,7 @@
 """The table of metrics of `multisagd evaluate`.
 
-It imports nothing of recipes: the functions are named, and imported on use. So the list is fast, and a missing library
-affects only the metric that needs it.
+It imports nothing from recipes: functions are given by name, and imported when they are used. So listing the metrics is
+fast, and a missing library affects only the metric that needs it.
 """
 
 from dataclasses import dataclass

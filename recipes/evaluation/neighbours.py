@@ -14,7 +14,7 @@ from recipes.evaluation.sets import BATCH, as_files, fixed_order
 from recipes.evaluation.task import Result, Row, Task, flat
 
 PAIRS, FEW_PAIRS = 18, 4
-"""Number of images shown with their nearest example, and of other media, whose pictures are larger."""
+"""Number of samples shown with their nearest example: of images, and of other media, which take more space."""
 
 
 def neighbours(task: Task) -> Result:
@@ -30,7 +30,7 @@ def neighbours(task: Task) -> Result:
         kept = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
         samples = samples[kept]
     if len(unseen) < 2:
-        raise ValueError("there are no held-out examples of the samples' classes to compare with: leave it out")
+        raise ValueError("there are no held-out examples of the samples' classes: remove it from metrics")
     views: dict[str, Callable[[Tensor], Tensor]] = {"data": flat}
     if task.train.classes is not None:
         views["features"] = lambda x0: read_samples(task.classifier[0], x0).features
@@ -49,10 +49,10 @@ def neighbours(task: Task) -> Result:
         ours, theirs = search.distances.double().split([len(samples), len(unseen)])
         rows += _rows(name, ours, theirs, task.settings.bootstrap)
     draw_pairs(task, samples, searches["data"], examples)
-    notes = ["of nearest neighbours, the column of real data shows held-out data"]
+    notes = ["nearest neighbours: the column of real data shows held-out data"]
     if len(samples) < looked_up:
         notes.append(
-            f"{len(samples):,} of {looked_up:,} samples were looked up: at most as many per class as held-out data"
+            f"{len(samples):,} of {looked_up:,} samples were searched for: at most as many per class as held-out data"
         )
     if len(examples) < len(task.train):
         notes.append(f"{len(examples):,} of {len(task.train):,} training examples were searched (neighbours.examples)")

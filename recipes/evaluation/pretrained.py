@@ -1,6 +1,6 @@
 """Metrics on features of published networks, whose weights are read without executing code.
 
-TorchScript files (the I3D network of FVD is published as one) are programs and are not read at all.
+TorchScript files, such as the published I3D network of FVD, are programs and are not read.
 """
 
 import re
@@ -31,7 +31,7 @@ from recipes.evaluation.task import EvaluateSettings, Result, Row, Task
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights: the file's name ends in the first digits of its SHA-256."""
+    """Published weights, in a file whose name ends in the first digits of its SHA-256."""
 
     url: str
 
@@ -42,7 +42,7 @@ class Published:
 
     @property
     def stated_hash(self) -> str | None:
-        """First digits of the SHA-256 of the file, as its name says."""
+        """First digits of the file's SHA-256, taken from its name."""
         match = re.search(r"-([0-9a-f]{8,64})\.\w+$", self.name)
         return None if match is None else match[1]
 
@@ -57,9 +57,9 @@ class Published:
         return self.kept() if self.kept().is_file() else None
 
     def fetch(self) -> Path:
-        """Download the file to torch.hub's folder; RecipeError if that fails or the hash differs."""
+        """Download the file to torch.hub's folder. Raises RecipeError if that fails or the hash differs."""
         self.kept().parent.mkdir(parents=True, exist_ok=True)
-        remedy = f"put it at {self.kept()} yourself, or leave the metric out"
+        remedy = f"put it at {self.kept()} yourself, or remove the metric"
         with as_recipe_error((OSError, RuntimeError), f"cannot fetch {self.url} (", f"): {remedy}"):
             torch.hub.download_url_to_file(self.url, str(self.kept()), hash_prefix=self.stated_hash)
         return self.kept()
@@ -72,14 +72,14 @@ R3D = Published("https://download.pytorch.org/models/r3d_18-b3b3357e.pth")
 VGGISH = Published("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth")
 
 BLOCKS = (2048, 768)
-"""Features of Inception: the last ones, and averages of an earlier block, which need fewer items."""
+"""Features of the Inception network: the last ones, and averages of an earlier block, which require fewer items."""
 
 
 def read_weights(path: Path, published: Published | None = None) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from a torch file that holds only tensors.
 
-    A file with the name of the `published` one must have the hash in that name. RecipeError if the file is missing,
-    unreadable, invalid or altered.
+    A file with the name of the `published` one must have the hash in that name. Raises RecipeError if the file is
+    missing, unreadable, invalid or altered.
     """
     try:
         check_file(path)
@@ -101,7 +101,7 @@ def read_weights(path: Path, published: Published | None = None) -> dict[str, Te
 
 
 def fill(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network for inference; RecipeError if they do not fit."""
+    """Load weights into a network for inference. Raises RecipeError if they do not fit."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -116,7 +116,7 @@ def load_inception(path: Path) -> nn.Module:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     tensors = read_weights(path, INCEPTION)
-    # Its loader unpickles any file, so it gets one that was just written from tensors.
+    # Its loader unpickles its input, so it is given a file that was just written from tensors.
     with tempfile.TemporaryDirectory() as folder:
         safe = Path(folder) / "weights.pth"
         torch.save(tensors, safe)
@@ -141,7 +141,7 @@ def load_r3d(path: Path) -> nn.Module:
     """Return the video network R3D-18 (1711.11248), trained on Kinetics-400, without its last layer: 512 features.
 
     Published Fréchet video distances (1812.01717) use an I3D network, which is distributed as TorchScript and therefore
-    not read here: distances on R3D-18 are comparable only with one another.
+    not read here: distances with R3D-18 are comparable only with one another.
     """
     with importing("torchvision", "r3d"):
         from torchvision.models.video import r3d_18
@@ -156,14 +156,14 @@ def r3d_features(network: nn.Module, clips: Tensor) -> Tensor:
     """Return features `(batch, 512)` of uint8 clips `(batch, 1 or 3, frames, height, width)`, scaled to 112×112."""
     from torchvision.models.video import R3D_18_Weights
 
-    # The published preprocessing scales to 128×171 and crops, which would hide a third of a square picture.
+    # The published preprocessing scales to 128×171 and crops, which would remove a third of a square frame.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
-    found: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
-    return found.cpu()
+    features: Tensor = network(usual(clips.expand(-1, 3, -1, -1, -1).transpose(1, 2).contiguous()))
+    return features.cpu()
 
 
 def load_vggish(path: Path) -> nn.Module:
-    """Return VGGish with weights from a file, as torchvggish publishes them."""
+    """Return VGGish with weights from a file in the format of torchvggish."""
     network = VGGish()
     fill(network, read_weights(path, VGGISH), path)
     return network
@@ -172,7 +172,7 @@ def load_vggish(path: Path) -> nn.Module:
 BATCH = 32
 PUBLISHED = {
     "inception": (INCEPTION, load_inception, Image, "images"),
-    "vggish": (VGGISH, load_vggish, Audio, "sounds"),
+    "vggish": (VGGISH, load_vggish, Audio, "audio"),
     "r3d": (R3D, load_r3d, Video, "videos"),
 }
 """Published weights, loader and medium of each network."""
@@ -197,7 +197,7 @@ lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUB
 
 
 def inception(task: Task) -> Result:
-    """Compare features of FID's Inception network: the last ones, and an earlier block's."""
+    """Compare features of FID's Inception network: the last ones, and those of an earlier block."""
     device = task.runtime.device
     rows: list[Row] = []
 
@@ -214,12 +214,12 @@ def r3d(task: Task) -> Result:
     """Compare features of the video network R3D-18."""
     device = task.runtime.device
     features = _read(task, "r3d", lambda network, media: r3d_features(network, torch.stack(media).to(device)))
-    note = "r3d: distances on R3D-18 are not the FVD of the literature, which uses an I3D network"
+    note = "r3d: distances with R3D-18 are not the published FVD, which uses an I3D network"
     return Result(feature_rows(task, *features), notes=(note,))
 
 
 def vggish(task: Task) -> Result:
-    """Compare features of VGGish, a mean for each sound."""
+    """Compare features of VGGish, averaged over each recording."""
     modality = medium(task.modality)
     assert isinstance(modality, Audio)
     rate = modality.rate
@@ -227,7 +227,7 @@ def vggish(task: Task) -> Result:
     def read(network: nn.Module, media: list[Any]) -> Tensor:
         return torch.stack([vggish_features(network, each, rate) for each in media])
 
-    note = "vggish: one mean per sound; the FAD of the literature uses every piece of 0.96 s"
+    note = "vggish: features are averaged over each recording; published FADs use every 0.96 s excerpt"
     return Result(feature_rows(task, *_read(task, "vggish", read)), notes=(note,))
 
 
@@ -236,10 +236,10 @@ def _read(task: Task, name: str, read: Callable[[nn.Module, list[Any]], Tensor])
     published, load, *_ = PUBLISHED[name]
     path = published.found(getattr(task.settings.networks, name)) or published.fetch()
     network = load(path).to(task.runtime.device)
-    sets, found = task.sets, []
+    sets, batches = task.sets, []
     with Display(f"{name} features", len(sets.samples) + len(sets.real)) as display:
         for part in (*sets.samples.split(BATCH), *sets.real.split(BATCH)):
-            found.append(read(network, [task.modality.decode(each) for each in part]))
-            display.update(sum(map(len, found)))
-    features = torch.cat(found)
+            batches.append(read(network, [task.modality.decode(each) for each in part]))
+            display.update(sum(map(len, batches)))
+    features = torch.cat(batches)
     return features[: sets.count], features[sets.count :]

@@ -1,8 +1,8 @@
 """The sets of an evaluation: samples, a reference of real examples, and other real examples.
 
-The result compares samples with the reference. The noise floor compares the other real examples, as many as samples,
-with the reference, at the same counts and class proportions. If data are padded, each sample gets the padding of one
-of the others of its class, because a model does not learn to generate padding.
+The result compares samples with the reference. The noise floor compares the other real examples, as many as there are
+samples, with the reference, with the same counts and class proportions. If data are padded, each sample gets the
+padding of one of the others of its class, because a model does not learn to generate padding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Sets:
-    """Samples `(count, channels, *grid)` and real examples `(reference_count + count, …)`, as decoded files.
+    """Samples `(count, channels, *grid)` and real examples `(reference_count + count, …)`, rounded as in decoded files.
 
     Real examples are the reference followed by the others. Rows are sorted by class: `sizes` is the number per class
     among the samples and among the others, `references` the number per class in the reference. `mask`
@@ -61,7 +61,7 @@ class Sets:
         return sum(self.references)
 
     def halves(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the places of a reference and of others among the real examples, disjoint and each sorted by class.
+        """Return the indices of a reference and of others among the real examples, disjoint and each sorted by class.
 
         Number 0 is the division used for comparing the samples; the others are random.
         """
@@ -75,7 +75,7 @@ class Sets:
         return reference, others
 
     def alike(self) -> tuple[tuple[int, ...], Tensor, Tensor]:
-        """Return equal numbers per class, and their places among the samples and in the reference."""
+        """Return equal numbers per class, and their indices among the samples and in the reference."""
         sizes = tuple(map(min, self.sizes, self.references))
         own, theirs = (take(torch.arange(sum(each)).split(each), sizes) for each in (self.sizes, self.references))
         return sizes, own, theirs
@@ -87,7 +87,7 @@ class Sets:
         return list(zip(data.split(BATCH), masks, strict=True))
 
     def scattered(self, count: int, stream: str) -> Tensor:
-        """Return the places of up to `count` random samples, balanced over classes."""
+        """Return the indices of up to `count` random samples, balanced over classes."""
         generator = torch.Generator().manual_seed(derive(0, stream))
         return torch.randperm(self.count, generator=generator)[:count].sort().values
 
@@ -99,7 +99,7 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     real sets, all sets contain fewer of it.
 
     Raises:
-        RecipeError: if fewer than four would be left, or too many examples cannot be read.
+        RecipeError: If fewer than four would be left, or too many examples cannot be read.
     """
     groups = 1 if labels is None else len(real.classes or ())
     ours = [samples] if labels is None else [samples[labels == number] for number in range(groups)]
@@ -107,21 +107,21 @@ def gather(real: Dataset, samples: Tensor, labels: Tensor | None, reference: int
     # Rounded up; the examples to use are selected below.
     compared = asked if reference is None else [-(-reference * each // max(1, len(samples))) for each in asked]
     wanted = [own + other for own, other in zip(asked, compared, strict=True)]
-    found, masks = read_real(real, wanted, labels is not None)
+    examples, masks = read_real(real, wanted, labels is not None)
     if reference is None:
-        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, found, strict=True)]
+        counts = references = [min(wish, len(group) // 2) for wish, group in zip(asked, examples, strict=True)]
         before, after = [0] * groups, references
     else:
         # The others are taken first, so that they are the same for every size of the reference.
-        counts, references = matched_counts(asked, [len(group) for group in found], reference)
+        counts, references = matched_counts(asked, [len(group) for group in examples], reference)
         before, after = counts, [0] * groups
     if min(sum(counts), sum(references)) < 4:
         raise RecipeError(_too_few(len(samples), labels, real, sum(counts)))
-    pool = torch.cat([take(found, references, before), take(found, counts, after)])
+    pool = torch.cat([take(examples, references, before), take(examples, counts, after)])
     mask = None if masks is None else torch.cat([take(masks, references, before), take(masks, counts, after)])
     kept = take(ours, counts)
     if mask is not None:
-        # Not padding of the reference: equal padding would bring the samples closer than data are.
+        # Not the padding of the reference: equal padding would make samples closer to it than real data are.
         kept = torch.where(mask[sum(references) :], kept, pool[sum(references) :])
     sorted_labels = None if labels is None else torch.repeat_interleave(torch.arange(groups), torch.tensor(counts))
     return Sets(kept, pool, tuple(counts), tuple(references), mask, sorted_labels, len(samples))
@@ -141,7 +141,7 @@ def _too_few(samples: int, labels: Tensor | None, real: Dataset, compared: int) 
 
 
 def fixed_order(dataset: Dataset, count: int) -> list[int]:
-    """Return `count` indices of a dataset in a fixed random order, because files may be sorted by class or writer."""
+    """Return `count` indices of a dataset in a fixed random order, because files may be sorted by class or author."""
     generator = torch.Generator().manual_seed(derive(0, "fidelity"))
     indices: list[int] = torch.randperm(len(dataset), generator=generator)[:count].tolist()
     return indices
@@ -152,9 +152,9 @@ def read_real(
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """Return up to `wanted` examples per class (or in total), as decoded files, and their masks if any is padded.
 
-    Examples are taken in a fixed order, without augmentation. RecipeError if too many cannot be read.
+    Examples are taken in a fixed order, without augmentation. Raises RecipeError if too many cannot be read.
     """
-    found: list[list[Tensor]] = [[] for _ in wanted]
+    examples: list[list[Tensor]] = [[] for _ in wanted]
     padded: list[list[Tensor | None]] = [[] for _ in wanted]
     modality, shape = dataset.modality, dataset.modality.tensor_shape
     order, total, count = fixed_order(dataset, len(dataset)), sum(wanted), 0
@@ -166,18 +166,18 @@ def read_real(
                 batch = read_batch(dataset, order[start : start + BATCH])
             for place, x0 in enumerate(batch.x0):
                 group = int(batch.labels[place]) if by_class and batch.labels is not None else 0
-                if len(found[group]) < wanted[group]:
-                    found[group].append(modality.encode(modality.decode(x0)))
+                if len(examples[group]) < wanted[group]:
+                    examples[group].append(modality.encode(modality.decode(x0)))
                     padded[group].append(None if batch.mask is None else batch.mask[place])
-            count = sum(map(len, found))
+            count = sum(map(len, examples))
             display.update(count)
-    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in found]
+    real = [torch.stack(group) if group else torch.empty(0, *shape) for group in examples]
     masks = stack_masks([mask for group in padded for mask in group], shape)
     return real, None if masks is None else list(masks.split([len(group) for group in padded]))
 
 
 def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
-    """Return data decoded and encoded, clipped and rounded as the modality saves them; `report` gets counts."""
+    """Return data decoded and encoded again, rounded as the modality saves them; `report` is called with counts."""
     seen = torch.empty_like(x0, dtype=torch.float32)
     for number, each in enumerate(x0):
         seen[number] = modality.encode(modality.decode(each))
@@ -189,13 +189,13 @@ def as_files(modality: Modality, x0: Tensor, report: Callable[[int], None] | Non
 def real_data(
     run_dir: Path, builder: Builder, given: Group | None = None, seed: int | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the run's training examples, and its test set, or its held-out examples, or None.
+    """Return the run's training examples, and its test set or held-out examples, or None.
 
-    `given` are keys of the data from the command line, such as their location. With a `seed`, the held-out examples are
-    those of a run with that seed.
+    `given` are keys of the data from the command line, such as their location. With a `seed`, examples are held out as
+    in a run with that seed.
 
     Raises:
-        RecipeError: if there is no run, its data cannot be built, or their classes differ from the run's.
+        RecipeError: If there is no run, its data cannot be built, or their classes differ from the run's.
     """
     check_folder(run_dir)
     source, given = Run(run_dir), given or {}
@@ -220,7 +220,7 @@ def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
     """Check by `run.json` that data are the run's training data; print a note if they differ.
 
     Raises:
-        RecipeError: if their classes differ, because labels of samples would mean something else.
+        RecipeError: If their classes differ, because the labels of samples would not match.
     """
     before, now = facts.get("data"), data_facts(dataset)
     if before is None:
@@ -242,7 +242,7 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
     """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `most` rows, if given.
 
     Raises:
-        RecipeError: if the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
+        RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
     """
     with as_recipe_error(
         (OSError, KeyError, ValueError), f"cannot read samples from {path} (", "): make them with multisagd sample"

@@ -1,4 +1,4 @@
-"""Metrics of power over frequency, and of neighbours along the grid's axes, without network or labels.
+"""Metrics of power over frequency, and of neighbours along the grid's axes, which need no network and no labels.
 
 They apply to every modality, in the units of its axes: for a video, the temporal spectrum in hertz and the mean frame
 difference.
@@ -25,15 +25,15 @@ from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_a
 
 
 def spectrum(task: Task) -> Result:
-    """Compare power spectra in decibels: over the radius, along every axis, in bands."""
+    """Compare power spectra in decibels: radially averaged, along every axis, and in bands."""
     made, real = task.curves
     halves = task.halves
     one, other = halves[0]
     rows = []
     for name in made:
         if name != BANDS:
-            where = "over the radius" if name == RADIUS else f"along {name}"
-            rows.append(task.row(f"rms {where}", error, made[name].values, real[name].values, unit="dB"))
+            where = ", radially averaged" if name == RADIUS else f" along {name}"
+            rows.append(task.row(f"rms{where}", error, made[name].values, real[name].values, unit="dB"))
     ours, theirs = made[BANDS].values, real[BANDS].values
     signed, signed_error = decibels(ours, theirs[one]), decibel_errors(ours, theirs[one])
     floors = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
@@ -62,9 +62,9 @@ def spectrum(task: Task) -> Result:
 def draw_spectra(
     made: Mapping[str, Curves], real: Mapping[str, Curves], other: Mapping[str, Curves], grid: Grid, path: Path
 ) -> None:
-    """Draw power over the radius and along every axis, and below it the ratio to the data in dB with 95 % bands.
+    """Draw power, radially averaged and along every axis, and below it the ratio to the data in dB with 95 % bands.
 
-    `real` and `other` are the curves of two halves of the data: their ratio shows the statistical variation.
+    `real` and `other` are the curves for two halves of the data, whose ratio shows the statistical variation.
     """
     names = [RADIUS, *grid.names]
     figure = Figure(figsize=(3.9 * len(names) + 0.5, 5.6), layout="constrained")
@@ -82,7 +82,7 @@ def draw_spectra(
         lower.set(xlabel=unit_of(name, grid))
         upper.set(title=name)
     above[0].set_ylabel("power")
-    below[0].set_ylabel("over data, dB (95 %)")
+    below[0].set_ylabel("ratio to data, dB (95 %)")
     figure.legend(*above[0].get_legend_handles_labels(), fontsize="small", loc="outside upper right", ncols=2)
     save(figure, path)
 
@@ -96,7 +96,7 @@ def _ratio(plot: Axes, made: Curves, real: Curves, colour: str) -> None:
 
 
 def axes(task: Task) -> Result:
-    """Compare neighbours, and power in bands of equal width, along every axis: samples over data."""
+    """Compare neighbours, and power in bands of equal width, along every axis: the ratio of samples to data."""
     sets, grid = task.sets, task.modality.grid()
     made, real = task.curves
     rows: list[Row] = []
@@ -117,22 +117,22 @@ def axes(task: Task) -> Result:
 
 
 def band_tests(task: Task) -> Result:
-    """Classify samples against data by the magnitudes in one frequency band at a time."""
+    """Classify samples and data by the magnitudes in one frequency band at a time."""
     sets, settings, grid = task.sets, task.settings, task.modality.grid()
     made, real = (band_powers(sets.batches(real=each), grid, settings.bands) for each in (False, True))
     edges = [(low, high) for low, high, _ in made]
-    # The test's training and test sets must have equal classes: it splits rows at random.
+    # The classes must be balanced, because the test splits its rows into training and test rows at random.
     _, own, theirs = sets.alike()
-    found = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
+    accuracies = [discriminability(b[2][theirs], a[2][own]) for a, b in zip(made, real, strict=True)]
     halves = [(one[theirs], other[own]) for one, other in task.halves]
     floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
         Row(f"band {band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
             *spread([100 * value for value in floor]), ideal=50, unit="%")
-        for edge, each, floor in zip(edges, found, floors, strict=True)
+        for edge, each, floor in zip(edges, accuracies, floors, strict=True)
     )  # fmt: skip
-    draw_bands(edges, found, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
-    bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, found, strict=True)]
+    draw_bands(edges, accuracies, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
+    bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, accuracies, strict=True)]
     return Result(rows, {"bands": bands})
 
 
@@ -161,5 +161,5 @@ def draw_bands(
 
 
 def band_name(low: float, high: float) -> str:
-    """Name a band by its edges, zero frequency as 0."""
+    """Return the name of a band from its edges; zero frequency is 0."""
     return f"{low:.2f}-{high:.2f}" if high else "0"

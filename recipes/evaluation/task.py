@@ -24,15 +24,15 @@ from recipes.evaluation.sets import Sets, read_real
 from recipes.runs.settings import SampleSettings
 from recipes.runtime.device import Runtime
 
-RECOGNISED, RADIAL_ERROR = "recognised as asked for", "rms over the radius"
+RECOGNISED, RADIAL_ERROR = "recognised as requested", "rms, radially averaged"
 """Names of the rows that are scores."""
 WIDTH = 92
-"""Minimum width of the table in columns, also on a narrow terminal: wrapped names are worse than wrapped lines."""
+"""Minimum width of the table in characters, also on a narrow terminal: wrapped names are worse than wrapped lines."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Settings of bits per dimension: number of held-out examples (0: off), steps and random probes."""
+    """Settings of bits per dimension: the numbers of held-out examples (0: off), of steps and of random probes."""
 
     items: int = 0
     steps: int = 50
@@ -97,10 +97,10 @@ class EvaluateSettings(SampleSettings):
 
 @dataclass(frozen=True)
 class Row:
-    """One number about the samples, and its floor: the same number for real data against real data of equal counts.
+    """One value for the samples, and its floor: the same value for real data against real data with equal counts.
 
-    Errors are standard deviations, or None. `ideal` is the value for equal distributions at infinite counts, and shows
-    which direction is better.
+    Errors are standard deviations, or None. `ideal` is the value for equal distributions and infinite counts, which
+    shows whether larger or smaller is better.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one metric: rows, further contents of the JSON, and notes on the numbers."""
+    """The result of one metric: rows, further contents of the JSON, and notes on the values."""
 
     rows: tuple[Row, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +132,10 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 @dataclass(eq=False)
 class Task:
-    """The evaluated run and sets. `folder` holds the samples and receives pictures; `pictures` names the drawn ones."""
+    """The evaluated run and sets.
+
+    Figures are written into `folder`, which contains the samples; `pictures` names them.
+    """
 
     settings: EvaluateSettings
     runtime: Runtime
@@ -144,7 +147,7 @@ class Task:
 
     @property
     def held_out(self) -> Dataset:
-        """Examples that the run was not trained on; ValueError if there are none."""
+        """Examples that the run was not trained on. Raises ValueError if there are none."""
         if self.test is None:
             raise ValueError(NOTHING_HELD_OUT)
         return self.test
@@ -172,8 +175,8 @@ class Task:
     ) -> Row:  # fmt: skip
         """Return the row of `statistic(samples, reference)`, with its bootstrap error and its noise floor.
 
-        `made` has one entry for each sample and `real` one for each real example. In the unit % the statistic is a
-        share from 0 to 1.
+        `made` has one entry for each sample and `real` one for each real example. With the unit %, the statistic is a
+        fraction from 0 to 1.
         """
         sets, scale = self.sets, 100 if unit == "%" else 1
         floors = [scale * statistic(real[other], real[one]) for one, other in self.halves]
@@ -185,12 +188,18 @@ class Task:
         return Row(name, value, None if error is None else scale * error, *spread(floors), ideal, unit)
 
     def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
-        """Return up to `wanted` held-out examples of each of the samples' classes, as files; ValueError without any."""
+        """Return up to `wanted` held-out examples of each of the samples' classes, as files.
+
+        Raises ValueError if there are none.
+        """
         return read_real(self.held_out, wanted, self.sets.labels is not None, "reading held-out examples")[0]
 
     @cached_property
     def classifier(self) -> tuple[FeatureNetwork, dict[str, Any]]:
-        """The classifier of the data and its record, cached or trained now; ValueError if neither is possible."""
+        """The classifier of the data and its record, from the cache or trained now.
+
+        Raises ValueError if neither is possible.
+        """
         return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property
@@ -200,7 +209,7 @@ class Task:
         return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
 
     def picture(self, name: str) -> Path:
-        """Return the path of a picture, and record its name."""
+        """Return the path for a figure, and record its name."""
         self.pictures.append(name)
         return self.folder / name
 
@@ -214,31 +223,31 @@ def scores(results: Mapping[str, Result]) -> dict[str, float | None]:
     """Return the most informative numbers of the computed metrics.
 
     `frechet_distance`, of the first metric in `METRICS` that has one, and its value for real data,
-    `frechet_distance_floor`; `recognised`, the share of samples that the classifier recognises, from 0 to 1;
-    `spectrum_error_db`, the root mean square error of power over the radius.
+    `frechet_distance_floor`; `recognised`, the fraction of samples that the classifier recognises, from 0 to 1;
+    `spectrum_error_db`, the root mean square error of the radially averaged power.
     """
     rows = [row for kind in METRICS if kind in results for row in results[kind].rows]
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
     if distances := [row for row in rows if row.name.endswith("Fréchet distance")]:
-        found = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
+        result = {"frechet_distance": distances[0].value, "frechet_distance_floor": distances[0].floor}
     named = {row.name: row.value for row in rows}
     if RECOGNISED in named:
-        found["recognised"] = named[RECOGNISED] / 100
+        result["recognised"] = named[RECOGNISED] / 100
     if RADIAL_ERROR in named:
-        found["spectrum_error_db"] = named[RADIAL_ERROR]
-    return found
+        result["spectrum_error_db"] = named[RADIAL_ERROR]
+    return result
 
 
 def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str, str]) -> list[str]:
-    """Return remarks on the numbers: uncertainty, bias, fewer items than requested, missing metrics."""
+    """Return remarks on the values: uncertainty, bias, fewer items than requested, missing metrics."""
     sets, settings = task.sets, task.settings
     unreadable = {**task.train.unreadable, **(task.test.unreadable if task.test is not None else {})}
     lines = [
         f"± of samples is a standard error (bootstrap, {settings.bootstrap} resamples, or of independent items); ± of "
         f"real data is over {settings.splits} divisions into halves.",
-        "Bias: at finite counts Fréchet and sliced distances and root mean square errors are too large, and precision, "
-        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; shares in other "
-        "classes are too large. KID and errors of one band have no bias. Compare only numbers of equal counts.",
+        "Bias: with finite counts, Fréchet and sliced distances and root mean square errors are too large, precision, "
+        f"recall and coverage too small, by what the column of real data shows at {sets.count:,}; fractions in other "
+        "classes are too large. KID and errors of one band have no bias. Compare only values for equal counts.",
     ]
     if sets.count < sets.asked:
         lines.append(

@@ -1,1 +1,1 @@
-"""The page of `multisagd explore`: pure functions from control values to pictures, curves and text."""
+"""The page of `multisagd explore`: pure functions from control values to images, curves and text."""

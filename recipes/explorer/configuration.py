@@ -1,8 +1,8 @@
-"""From the page's controls to a configuration: kinds of spectra, their sliders, and the export.
+"""Convert the page's controls to a configuration: kinds of spectra, their sliders, and the export.
 
-Most kinds are choices of `configs/spectrum`, and a slider sets a dotted key of the choice. Not offered are `rings`,
-whose levels `multisagd design` writes, and `omitting`, which depends on a corruption. Clips also offer products of a
-power law in space with a spectrum along time.
+Most kinds are choices of `configs/spectrum`, and a slider sets a dotted key of the choice. The choices `rings`, whose
+levels `multisagd design` writes, and `omitting`, which depends on a corruption, are not offered. For clips there are
+also products of a power law in space and a spectrum along time.
 """
 
 import copy
@@ -32,7 +32,7 @@ FOLDER = "explored"
 
 @dataclass(frozen=True)
 class Control:
-    """One slider: a "frequency" is a share of the highest one along the axes, a "distance" is in samples."""
+    """One slider: a "frequency" is a fraction of the highest frequency along the axes, a "distance" is in samples."""
 
     label: str
     low: float
@@ -53,9 +53,9 @@ CONTROLS: dict[str, Control] = {
     "length": Control("length of the blur", 0.0, 8.0, 0.05, "distance"),
     "level": Control("power of the white noise below it", 0.0, 1.0, 0.005),
     "rate": Control("rate of decay (below 0: more noise at high frequencies)", -20.0, 20.0, 0.1),
-    "strength": Control("standard deviation of the shared part", 0.0, 3.0, 0.01),
+    "strength": Control("standard deviation of the shared component", 0.0, 3.0, 0.01),
     "data_exponent": Control("exponent of the data's power (0: white, 1: like the data)", -1.0, 1.0, 0.05),
-    "floor": Control("least power, in decibels below the largest", 10.0, 80.0, 1.0),
+    "floor": Control("minimum power, in decibels below the maximum", 10.0, 80.0, 1.0),
     "coefficient": Control("correlation of neighbours", -0.98, 0.98, 0.01),
     "time_constant": Control("seconds after which the noise has changed", 0.02, 4.0, 0.01),
     "time_factor": Control("cycles per pixel that one hertz counts as", 0.005, 0.5, 0.005),
@@ -66,14 +66,14 @@ CONTROLS: dict[str, Control] = {
     "band_low": Control("band from", 0.0, 1.0, 0.005, "frequency"),
     "band_high": Control("band to", 0.0, 1.0, 0.005, "frequency"),
 }
-"""Every control by name: those of the kinds of spectra, and those of the optional band."""
+"""All controls by name: of the kinds of spectra, and of the optional band."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of spectrum: its configuration, and the dotted key that each control sets.
 
-    `radial` is the key with `axes` and `factors` if the axes can be chosen; `axes` are fixed axes.
+    `radial` is the key that has `axes` and `factors`, if the axes can be chosen; `axes` are fixed axes.
     """
 
     about: str
@@ -110,7 +110,7 @@ _KEYS: dict[str, tuple[dict[str, str], str | None]] = {
 
 @lru_cache
 def kind(name: str) -> Kind:
-    """Return a kind by its name; KeyError if it is unknown."""
+    """Return a kind by its name. Raises KeyError if it is unknown."""
     if name.startswith("space_by_"):
         other = kind("progressive" if name == "space_by_time" else "velocity")
         space = {"_target_": "multisagd.PowerLaw", "exponent": -0.5, "corner": None, "axes": ["height", "width"]}
@@ -128,7 +128,7 @@ def kind(name: str) -> Kind:
 
 
 def axes_choices(grid: Grid) -> tuple[str, ...]:
-    """Return the choices of axes for a radius, the usual one first."""
+    """Return the choices of axes for a radius, starting with the most common one."""
     if grid.dimensions == 1:
         return grid.names
     units = [[axis.name for axis in grid.axes if axis.unit == unit] for unit in {a.unit: 0 for a in grid.axes}]
@@ -139,7 +139,7 @@ def axes_choices(grid: Grid) -> tuple[str, ...]:
 
 
 def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict[str, Any]:
-    """Return the arguments of a control's slider on these axes; `value` is clamped to the range, None is the lowest."""
+    """Return the arguments of a control's slider on these axes; `value` is clamped to its range, None the minimum."""
     control = CONTROLS[name]
     low, high, step, unit = control.low, control.high, control.step, ""
     if control.scale != "plain":
@@ -157,7 +157,7 @@ def slider(name: str, grid: Grid, axes: str, value: float | None = None) -> dict
 
 
 def first_values(name: str, grid: Grid, axes: str) -> dict[str, float]:
-    """Return the initial values of a kind's controls: its configuration's, unless their effect is hardly visible."""
+    """Return the initial values of a kind's controls: from its configuration, unless their effect is hardly visible."""
     chosen, values = kind(name), {}
     for control, keys in chosen.controls.items():
         highest = slider(control, grid, chosen.over(axes))["maximum"]
@@ -212,7 +212,7 @@ class Settings:
 
 
 def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
-    """Return the spectrum as a group of the configuration; RecipeError, or ValueError for a band that is empty."""
+    """Return the spectrum as a group of the configuration. Raises RecipeError, or ValueError if the band is empty."""
     chosen, grid = kind(settings.kind), example.grid
     group: dict[str, Any] = copy.deepcopy(dict(chosen.template))
     for control, keys in chosen.controls.items():
@@ -226,7 +226,7 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
     if settings.band_weight != 1 and settings.band[1] > 0:
         group = _combined("Product", group, _banded(settings, example))
     if settings.offset > 0:
-        # Spectra have no scale: the offset is in units of this spectrum.
+        # The scale of a spectrum has no effect: the offset is relative to this spectrum.
         scale = math.sqrt(float(grid.mean(build_spectrum(group, example).power(grid))))
         offset = {"_target_": "multisagd.Offset", "strength": settings.offset * scale, "axes": None}
         group = _combined("Sum", group, offset)
@@ -234,12 +234,12 @@ def spectrum_group(settings: Settings, example: Example) -> dict[str, Any]:
 
 
 def build_spectrum(group: Mapping[str, Any], example: Example) -> Spectrum:
-    """Build the spectrum of a configuration group; RecipeError if it is invalid."""
+    """Build the spectrum of a configuration group. Raises RecipeError if it is invalid."""
     return Builder().build(group, Spectrum, "spectrum", statistics=example.statistics)
 
 
 def _banded(settings: Settings, example: Example) -> dict[str, Any]:
-    """Return a spectrum of 1 outside the band, and of its weight inside."""
+    """Return a spectrum that is 1 outside the band, and has the band's weight inside."""
     low, high = settings.band
     band: dict[str, Any] = {"_target_": "multisagd.Band", "low": low, "high": high}
     _set_axes(band, example.grid, settings.axes)
@@ -257,7 +257,7 @@ def _combined(how: str, left: dict[str, Any], right: dict[str, Any]) -> dict[str
 
 
 def _set_axes(group: dict[str, Any], grid: Grid, axes: str) -> None:
-    """Write the axes into the group of a radial spectrum."""
+    """Set the axes in the group of a radial spectrum."""
     names = axes_names(grid, axes)
     group["axes"] = None if len(names) == grid.dimensions else names
     group["factors"] = {axis.name: axis.spacing for axis in grid.axes} if axes == ALL else None
@@ -286,7 +286,7 @@ def train_words(settings: Settings, example: Example) -> list[str]:
 
 
 def train_command(settings: Settings, example: Example) -> str:
-    """Return the command line for a shell, with continuation lines."""
+    """Return the command for a shell, with continuation lines."""
     line = " ".join(["multisagd train", *train_words(settings, example)])
     return " \\\n  ".join(textwrap.wrap(line, 88, break_long_words=False, break_on_hyphens=False))
 

@@ -1,7 +1,7 @@
 """The explorer's three media, their sizes, and one example of each: built-in or from a file.
 
-Built-in examples need no network: generated data sets, whose spectrum is measured on many examples, and a photograph
-from scikit-learn. The spectrum of a single example is estimated from that example.
+Built-in examples need no network: they are generated datasets, whose spectrum is measured on many examples, and a
+photograph from scikit-learn. The spectrum of a single example is estimated from that example.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,13 +30,13 @@ LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000
 LARGEST_CLIP = 1 << 20
 MOST_PIXELS = 50_000_000
-"""Pixels of an uploaded image, or of a frame of an uploaded clip, above which it is refused before decoding."""
+"""Maximum number of pixels of an uploaded image, or of a frame of an uploaded clip, checked before decoding."""
 MEASURED = 64
-"""Number of examples of a built-in data set for measuring its power spectrum."""
+"""Number of examples of a built-in dataset for measuring its power spectrum."""
 SOUND_DEVIATION = 0.4
-"""Standard deviation to which sounds are scaled, about that of images; noise has 1."""
+"""Standard deviation to which audio is scaled, similar to that of images; the noise has 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
-"""Kinds of spectra for every medium."""
+"""Kinds of spectra that suit all media."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Sizes:
 
     def __post_init__(self) -> None:
         if not 16 <= self.image <= LARGEST_IMAGE:
-            raise ValueError(f"image must be a side from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
+            raise ValueError(f"the side of an image must be from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
         if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= LARGEST_SOUND):
             raise ValueError(
-                f"sounds have a rate from 4000 to 48000, last from 0.1 s, and have up to {LARGEST_SOUND:,} samples: "
+                f"audio clips must have a rate from 4000 to 48000, at least 0.1 s and up to {LARGEST_SOUND:,} samples: "
                 f"got {self.seconds:g} s at {self.rate}"
             )
         if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= LARGEST_CLIP):
             raise ValueError(
-                f"clips have from 4 frames of from 16 pixels, and up to {LARGEST_CLIP:,} pixels in all: got "
+                f"clips must have at least 4 frames, at least 16 pixels a side, and up to {LARGEST_CLIP:,} pixels: got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:
@@ -69,7 +69,7 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Medium:
-    """One medium: its examples, and how it is read, configured and shown.
+    """One medium: its examples, and how its files are read, configured and shown.
 
     `noun` names one example, and `folder` stands for the user's data in a command. `examples` maps names to choices of
     the group `data` (None: a photograph), `representations` to choices of the group `modality`. `kinds` are the useful
@@ -107,7 +107,7 @@ def _video_tile(media: Any, modality: Video, about: str) -> str:
 
 
 def _audio(sizes: Sizes, representation: str, _: int) -> Audio:
-    """Return the modality of sounds with unscaled values; see `scaled`."""
+    """Return the modality of audio clips with unscaled values; see `scaled`."""
     written_as = Stft(scale=1.0) if representation == "spectrogram" else Waveform()
     return Audio(sizes.rate, sizes.seconds, representation=written_as, short="silence", loudness="peak")
 
@@ -121,7 +121,7 @@ MEDIA = {
         keys=lambda it: {"size": it.sides[0], "channels": it.channels}, tile=_image_tile,
     ),
     "sound": Medium(
-        name="sound", noun="sound", folder="recordings", examples={"plucked string": "plucked_strings"},
+        name="sound", noun="audio clip", folder="recordings", examples={"plucked string": "plucked_strings"},
         representations={"waveform": "audio_waveform", "spectrogram": "audio"},
         kinds=(*EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"), first="pink", modality=_audio,
         keys=lambda it: {"rate": it.rate, "seconds": it.seconds, "loudness": it.loudness, "short": it.short,
@@ -163,7 +163,7 @@ class Example:
 
 
 def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
-    """Return a modality and its data, scaled for sounds so that noise and data have similar deviations."""
+    """Return a modality and its data; audio is scaled so that noise and data have similar standard deviations."""
     if not isinstance(modality, Audio) or not bool(x0.abs().max() > 0):
         return modality, x0
     representation = modality.representation
@@ -174,7 +174,7 @@ def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
 
 @lru_cache(maxsize=16)
 def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Example:
-    """Return a built-in example; ValueError for an example that the medium does not have."""
+    """Return a built-in example. Raises ValueError if the medium has no example of that name."""
     if name not in medium.examples:
         choices = " or ".join(medium.examples)
         raise ValueError(f"there is no example {name!r} of a {medium.name}: choose {choices}")
@@ -193,7 +193,10 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
 
 @lru_cache(maxsize=16)
 def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> Example:
-    """Return the example in a file, cropped to its middle if it is too large; ValueError if it cannot be used."""
+    """Return the example in a file, cropped to its middle if it is too large.
+
+    Raises ValueError if it cannot be used.
+    """
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(
@@ -202,7 +205,7 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> E
     try:
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))
         statistics = statistics_of_one(x0, modality.grid())
-    except Exception as error:  # a decoder may raise anything, see `Modality.load`
+    except Exception as error:  # a decoder may raise any error; see `Modality.load`
         if (failure := failed_import(error)) is not None:
             raise ValueError(str(failure)) from error
         reason = str(error).replace(str(path), path.name)

@@ -1,7 +1,8 @@
 """The page of `multisagd explore`: a tab per medium with its controls and outputs.
 
-Every output is a function of the controls' values; only uploaded files and measurements on them are kept between
-events. An invalid setting or an unreadable file is reported in one sentence on the page, and the rest is unchanged.
+Every output is a function of the controls' values; only uploaded files and measurements of them are kept between
+events. An invalid setting or an unreadable file is reported in one sentence on the page, and the other outputs stay
+unchanged.
 """
 
 import html
@@ -21,8 +22,8 @@ from recipes.explorer.process import SCHEDULES, TIMES, Pair, design_steps, recom
 from recipes.explorer.rendering import charts_html, ending, listed, media_table, mistake, spectra_charts, steps_chart
 
 INTRODUCTION = """# Explore noise shaped in frequency
-Choose a spectrum and move the sliders: it filters the same white noise, drawn once from the seed. Nothing leaves this
-computer; uploaded files are deleted when the explorer ends. `multisagd explore --help` says more."""
+Choose a spectrum and move the sliders: they filter the same white noise, drawn once from the seed. Nothing leaves this
+computer; uploaded files are deleted when the explorer ends. `multisagd explore --help` explains the options."""
 CSS = (files("recipes.explorer") / "page.css").read_text(encoding="utf-8")
 PIECES = ("message", "now", "spectra", "forward")
 """Outputs of the page that are HTML, from top to bottom."""
@@ -51,7 +52,7 @@ class Panel:
         return dict(zip(self.inputs, values, strict=True))
 
     def read(self, values: tuple[Any, ...]) -> tuple[Example, Settings]:
-        """Return the selected example and settings; ValueError for a file that cannot be used."""
+        """Return the selected example and settings. Raises ValueError if a file cannot be used."""
         said = self.named(values)
         if said["upload"] is None:
             example = built_in(self.medium, said["example"], said["written"], self.sizes)
@@ -64,7 +65,7 @@ class Panel:
         )  # fmt: skip
 
     def show(self, *values: Any) -> list[Any]:
-        """Return message, noise and noisy example, spectra, example over time, final signal, configuration, command."""
+        """Return the message, the noise, the spectra, the example over time, the final signal, YAML and command."""
         try:
             example, settings = self.read(values)
             group = spectrum_group(settings, example)
@@ -108,7 +109,7 @@ class Panel:
         return self._controls(self.named(values), dict.fromkeys(self.controls))
 
     def adapt(self, *values: Any) -> list[Any]:
-        """Return control updates for other axes; controls keep their values where possible."""
+        """Return control updates for newly chosen axes; controls keep their values where possible."""
         said = self.named(values)
         return self._controls(said, said)
 
@@ -130,7 +131,7 @@ class Panel:
         return [recommendation, name, *self._controls(self.named(values) | {"kind": name}, own), 1.0, 0.0]
 
     def _controls(self, said: dict[str, Any], own: dict[str, Any]) -> list[Any]:
-        """Return updates of the text about the kind, the axes and every slider; `own` None is the first value."""
+        """Return updates of the description, the axes and every slider; a value None in `own` is the initial one."""
         chosen, grid = kind(said["kind"]), self.medium.modality(self.sizes, said["written"], 1).grid()
         choices = axes_choices(grid)
         axes = said["axes"] if said["axes"] in choices else choices[0]
@@ -166,32 +167,32 @@ def _controls(panel: Panel) -> dict[str, Any]:
     written = tuple(medium.representations)
     modality = medium.modality(panel.sizes, written[0], 1)
     grid, axes = modality.grid(), axes_choices(modality.grid())
-    found: dict[str, Any] = {
+    controls: dict[str, Any] = {
         "upload": gr.File(label=f"your own {medium.noun}", file_types=list(modality.suffixes), height=140),
         "example": gr.Radio(list(medium.examples), value=next(iter(medium.examples)), label="or an example"),
-        "written": gr.Radio(written, value=written[0], label="written as", visible=len(written) > 1),
+        "written": gr.Radio(written, value=written[0], label="representation", visible=len(written) > 1),
         "kind": gr.Dropdown(medium.kinds, value=medium.first, label="spectrum", elem_id=f"{medium.name}-kind"),
         "about": gr.Markdown(),
         "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
     }
     for name in panel.controls:
-        found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
+        controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name}", visible=False)
     with gr.Accordion("a band, and an offset", open=False):
         for name in BAND:
-            found[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
-        found["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
-        found["offset"] = gr.Slider(
-            0.0, 3.0, 0.0, step=0.01, label="offset: deviation of a constant added to all values"
+            controls[name] = gr.Slider(**slider(name, grid, axes[0]), elem_id=f"{medium.name}-{name.replace('_', '-')}")
+        controls["band_weight"] = gr.Slider(0.0, 10.0, 1.0, step=0.05, label="power in the band is multiplied by")
+        controls["offset"] = gr.Slider(
+            0.0, 3.0, 0.0, step=0.01, label="offset: standard deviation of a constant added to all values"
         )
-    found["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
+    controls["time"] = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="noise level t", elem_id=f"{medium.name}-time")
     with gr.Accordion("schedule, steps and seed", open=False):
-        found["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
-        found["shift"] = gr.Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
-        found["steps"] = gr.Slider(2, 50, 10, step=1, label="steps that are designed")
-        found["seed"] = gr.Number(0, precision=0, label="seed of the noise")
-    found["recommend"] = gr.Button("Recommend noise for these data")
-    found["advice"] = gr.HTML(elem_classes="explored", elem_id=f"{medium.name}-advice")
-    return found
+        controls["schedule"] = gr.Dropdown(SCHEDULES, value="cosine", label="schedule")
+        controls["shift"] = gr.Slider(0.1, 10.0, 1.0, step=0.05, label="shift (above 1: more noise)")
+        controls["steps"] = gr.Slider(2, 50, 10, step=1, label="number of designed steps")
+        controls["seed"] = gr.Number(0, precision=0, label="seed of the noise")
+    controls["recommend"] = gr.Button("Recommend noise for these data")
+    controls["advice"] = gr.HTML(elem_classes="explored", elem_id=f"{medium.name}-advice")
+    return controls
 
 
 def _pieces(name: str) -> dict[str, Any]:
@@ -200,16 +201,16 @@ def _pieces(name: str) -> dict[str, Any]:
     def piece(part: str) -> gr.HTML:
         return gr.HTML(elem_classes="explored", elem_id=f"{name}-{part}")
 
-    found: dict[str, Any] = {part: piece(part) for part in PIECES}
+    parts: dict[str, Any] = {part: piece(part) for part in PIECES}
     with gr.Row():
         for part in ("ending", "design"):
             with gr.Column(min_width=320):
-                found[part] = piece(part)
+                parts[part] = piece(part)
     gr.Markdown("### Export")
     label = f"{configuration.FOLDER}/spectrum/explored.yaml"
-    found["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
-    found["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
-    return found | {"download": piece("download")}
+    parts["config"] = gr.Code(language="yaml", label=label, elem_id=f"{name}-config", lines=1)
+    parts["command"] = gr.Code(language="shell", label="train with it", elem_id=f"{name}-command", lines=1)
+    return parts | {"download": piece("download")}
 
 
 def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Callable[[Any], None]:
@@ -230,7 +231,7 @@ def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Cal
     sliders = [*own, *(controls[name] for name in (*BAND, "band_weight", "offset", "shift"))]
     dragged = [event for each in sliders for event in (each.input, each.release)]
     dragged += [controls["schedule"].input, controls["seed"].input]
-    # While dragging, only the latest position is processed.
+    # While a slider is dragged, only the latest position is processed.
     last: dict[str, Any] = {"trigger_mode": "always_last"}
     gr.on([*dragged, controls["time"].input, controls["time"].release], panel.show, **last, **showing)
     gr.on([*dragged, controls["steps"].input, controls["steps"].release], panel.design, **last, **designing)

@@ -1,7 +1,7 @@
 """The processes of the selected settings: noise and noisy data, and designed steps and noise.
 
-White and shaped noise use the same random draw, so that two pictures differ only in the spectrum. Designs use few
-frequencies of the data, for speed.
+White and shaped noise use the same random draw, so that two outputs differ only in the spectrum. For speed, designs use
+few frequencies of the data.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,10 @@ MOST_FREQUENCIES = 4096
 
 
 def build_process(settings: Settings, example: Example, group: Mapping[str, Any]) -> Process:
-    """Build the process with noise of the spectrum `group`; RecipeError, or ValueError without power on the grid."""
+    """Build the process whose noise has the spectrum `group`.
+
+    Raises RecipeError, or ValueError if it has no power on the grid.
+    """
     schedule_group = of_choice("schedule", settings.schedule)
     schedule = Builder().build(schedule_group | {"shift": settings.shift}, Schedule, "schedule")
     return Process(schedule, SpectralCovariance(build_spectrum(group, example), example.grid))
@@ -44,7 +47,10 @@ class Pair:
 
     @classmethod
     def of(cls, example: Example, settings: Settings, group: Mapping[str, Any]) -> Self:
-        """Build the processes "white" and "shaped", and draw from `settings.seed`; raises what `build_process` does."""
+        """Build the processes "white" and "shaped", and draw noise from `settings.seed`.
+
+        Raises as `build_process` does.
+        """
         shaped = build_process(settings, example, group)
         white = Process(shaped.schedule, SpectralCovariance(Flat(), example.grid))
         processes = {"white": white, "shaped": shaped}
@@ -57,12 +63,12 @@ class Pair:
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
     def noised(self, name: str, time: float) -> Tensor:
-        """Return the example at a time, in the range of data."""
+        """Return the noisy example at a time, in the range of the data."""
         t = torch.tensor([time], dtype=torch.float64)
         return self.processes[name].in_range(self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
-        """Return the example at a time under both processes, as media."""
+        """Return the noisy example at a time under both processes, as media."""
         return {name: self.example.modality.decode(self.noised(name, time)) for name in self.processes}
 
 
@@ -70,7 +76,7 @@ class Pair:
 class Designed:
     """Designed steps, and the increasing log-SNRs and errors of these and of the baselines, by name.
 
-    Errors are DDIM's 2-Wasserstein distance on Gaussian data, as a share of the data's deviation.
+    Errors are DDIM's 2-Wasserstein distance on Gaussian data, relative to the data's standard deviation.
     """
 
     steps: design.DesignedSteps
@@ -81,12 +87,13 @@ class Designed:
 def design_steps(example: Example, process: Process, steps: int) -> Designed:
     """Return the steps that minimise DDIM's error on Gaussian data with the example's spectrum.
 
-    Baselines are equal steps of the process's and the cosine schedule. ValueError if data lack power where noise is.
+    The baselines are equal steps of the process's schedule and of the cosine schedule. Raises ValueError if there is
+    noise at frequencies without data power.
     """
     statistics, small = _small(example, process)
-    found = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
+    best = design.design_schedule(statistics, small, steps, ends=design.spectral_ends(statistics, small), restarts=1)
     between = small.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(*design.ENDS)
-    compared = {"designed": torch.tensor(found.log_snrs, dtype=torch.float64)}
+    compared = {"designed": torch.tensor(best.log_snrs, dtype=torch.float64)}
     for name, schedule in (("cosine", CosineSchedule()), ("chosen schedule", small.schedule)):
         if name == "cosine" or schedule != CosineSchedule():
             first, last = schedule.time(between)
@@ -97,11 +104,14 @@ def design_steps(example: Example, process: Process, steps: int) -> Designed:
         with torch.no_grad():
             transfer = transfer_function(DDIM(), small, small.schedule.time(log_snrs), statistics)
             errors[name] = design.errors(transfer)["relative"]
-    return Designed(found, {name: each.tolist() for name, each in compared.items()}, errors)
+    return Designed(best, {name: each.tolist() for name, each in compared.items()}, errors)
 
 
 def recommend_noise(example: Example, process: Process, steps: int) -> Recommendation:
-    """Return the recommended noise for sampling in this number of steps, and the reasons; raises as `recommend`."""
+    """Return the recommended noise for sampling in this number of steps, and the reasons.
+
+    Raises as `recommend` does.
+    """
     statistics, small = _small(example, process)
     return recommend(statistics, process.schedule, steps, ends=design.spectral_ends(statistics, small), restarts=1)
 

@@ -19,7 +19,7 @@ POINTS = 150
 """Maximum number of points of a curve; more are indistinguishable."""
 COLOURS = {"data": "c0", "white": "c1", "shaped": "c2"}
 SHOWN = 1e-9
-"""Lowest power of a curve, as a share of the largest of its chart."""
+"""Lowest power shown in a chart, relative to the largest."""
 
 
 def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example) -> str:
@@ -36,14 +36,14 @@ def media_table(rows: Iterable[tuple[str, Mapping[str, Any]]], example: Example)
 
 
 def thinned(profile: Profile) -> Profile:
-    """Return the points of a profile that a logarithmic axis can show, averaged over equal shares of an octave."""
+    """Return the points of a profile that a logarithmic axis can show, averaged over equal fractions of an octave."""
     return Profile(on_logarithmic_axis(profile.frequency), profile.power).thinned(POINTS)
 
 
 def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
     """Return a chart along every axis with the power of the data and of both noises, with the noise at `time`.
 
-    Noise is divided by the signal's share, `(σ/α)² W`: noise dominates where its curve is above the data's.
+    Noise is divided by the signal coefficient, `(σ/α)² W`: noise dominates where its curve is above the data's.
     """
     example = pair.example
     schedule, charts = pair.processes["shaped"].schedule, []
@@ -65,13 +65,13 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
 
 
 def steps_chart(designed: Designed, name: str) -> Chart | None:
-    """Return a chart of the log-SNR at every step: designed, and equal steps in the time of other schedules."""
+    """Return a chart of the log-SNR at every step: designed, and at equal steps in the time of other schedules."""
     series = []
     for number, (each, log_snrs) in enumerate(designed.log_snrs.items()):
         share = torch.linspace(0, 1, len(log_snrs)).tolist()
         label = f"{each} ({designed.errors[each]:.1%})"
         series.append(Series(label, share, log_snrs, ("c2", "c0", "c1")[number], number))
-    x, title = Axis("share of the steps, from noise to data"), "steps (error of the Gaussian model)"
+    x, title = Axis("fraction of the steps, from noise to data"), "steps (error of the Gaussian model)"
     return draw(name, title, "Log-SNR at every designed step", x, Axis("log-SNR"), series)
 
 
@@ -103,7 +103,7 @@ def ending(pair: Pair) -> str:
 
 
 def listed(texts: Sequence[str]) -> str:
-    """Return texts as a list."""
+    """Return strings as an HTML list."""
     return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
 
 

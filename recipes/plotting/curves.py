@@ -26,19 +26,19 @@ SVG = "http://www.w3.org/2000/svg"
 SIZE = (5.6, 3.3)
 """Width and height in inches, of 72 points each."""
 MARGINS = (0.16, 0.16, 0.8, 0.81)
-"""Left, bottom, width and height of the plot: with room for labels; a layout engine would draw everything twice."""
+"""Left, bottom, width and height of the plot, with room for labels; a layout engine would draw everything twice."""
 TEXT, LINES = "#010101", "#010102"
 COLOURS = {**{f"c{n}": f"#0202{n:02x}" for n in range(8)}, **{f"s{n}": f"#0303{n:02x}" for n in range(8)}}
 """Placeholder colours: c0 to c7 are categorical, s0 to s7 sequential."""
 VARIABLES = {TEXT: "var(--text)", LINES: "var(--line)", **{hex_: f"var(--{name})" for name, hex_ in COLOURS.items()}}
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
-"""Dash patterns, so that curves differ also without colours."""
+"""Dash patterns, so that curves can be distinguished without colours."""
 ROWS = 30
 """Maximum number of rows of the table under a chart; the CSV file has all rows."""
 MARKED = 40
 """Number of points of a curve below which points have markers."""
 LABEL = 40
-"""Maximum length of a run's name in a chart, taken from both ends: names often begin alike."""
+"""Maximum length of a run's name in a chart; the middle of longer names is omitted, because names often begin alike."""
 FORMULA = re.compile(r"[=+@\t\r]|-(?!\d[\d.e+-]*$)")
 """First characters of spreadsheet formulas, except in negative numbers."""
 ROOM = 56
@@ -49,7 +49,7 @@ _STYLED = threading.Lock()
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `x` are numbers or indices of an axis's `ticks`; `colour` and `dashes` are of `COLOURS` and `DASHES`.
+    """One curve, with `x` as numbers or as indices of an axis's `ticks`, and keys of `COLOURS` and `DASHES`.
 
     If there are more curves than dashes, the dashes repeat.
     """
@@ -63,7 +63,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Name and scale of an axis; `ticks` name the positions 0, 1, …; `level` is marked."""
+    """Name and scale of an axis; `ticks` are the names of the positions 0, 1, …; a line marks `level`."""
 
     name: str
     scale: Literal["linear", "log"] = "linear"
@@ -75,13 +75,13 @@ class Axis:
         return math.isfinite(value) and (self.scale == "linear" or value > 0)
 
     def tell(self, value: float, number: Callable[[float], str]) -> str:
-        """Return the name of a position's tick, or the number as text."""
+        """Return the name of the tick at a position, or the number as text."""
         return number(value) if self.ticks is None else self.ticks[int(value)]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: `picture` is SVG without inline styles, `points` are the values shown under the pointer.
+    """A drawn chart: `picture` is SVG without inline styles, `points` are the values shown at the pointer.
 
     `caption`, `header` and `rows` are a thinned table of its numbers; `csv` is the text of a CSV file with all numbers.
     """
@@ -99,7 +99,7 @@ class Chart:
 
 
 def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
-    """Return a chart, or None if its scales can show nothing. `name` is unique on the page."""
+    """Return a chart, or None if its scales can show no point. `name` is unique on the page."""
     if not (drawn := [kept for each in series if (kept := _shown(each, x, y)).x]):
         return None
     figure = Figure(figsize=SIZE, dpi=72, facecolor="none")
@@ -187,12 +187,12 @@ class _Plain(LogFormatterSciNotation):
 
 
 def _plain(text: str) -> str:
-    """Return a run's text with dollars escaped, which matplotlib would read as mathematics."""
+    """Return text from a run with dollars escaped, which matplotlib would parse as mathematics."""
     return _short(text).replace("$", r"\$")
 
 
 def _short(text: str) -> str:
-    """Return a run's text without secrets in addresses, and with the middle omitted if it is long."""
+    """Return text from a run without secrets in addresses, and with the middle omitted if it is long."""
     text = without_secrets(text)  # first, because a shortened address would not be recognised
     return text if len(text) <= LABEL else f"{text[: LABEL // 2]}…{text[-LABEL // 2 :]}"
 
@@ -215,7 +215,7 @@ def _svg(figure: Figure, name: str) -> Markup:
                 element.set(key, VARIABLES.get(value, value))
         identity = element.get("id", "")
         if identity and not identity.startswith(name) and re.fullmatch(r"[A-Za-z]+[\w.]*_\d+", identity):
-            del element.attrib["id"]  # matplotlib's numbers repeat in every drawing
+            del element.attrib["id"]  # matplotlib uses the same numbers in every figure
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {"aria-hidden": "true", "focusable": "false"}
@@ -229,7 +229,7 @@ def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> li
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as the text of a CSV file; texts that look like spreadsheet formulas are escaped."""
+    """Return rows as the text of a CSV file; cells that look like spreadsheet formulas are escaped."""
     safe = [[f"'{text}" if FORMULA.match(text) else text for text in row] for row in rows]
     file = io.StringIO()
     csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(safe)

@@ -35,9 +35,9 @@ def power_axes(plot: Axes, along: str, grid: Grid) -> None:
 
 
 def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
-    """Draw power over frequency, both logarithmic, with the 95 % band of a profile that has errors.
+    """Draw power over frequency on logarithmic axes, with the 95 % band of a profile that has errors.
 
-    A single example has zero power about the mean; it is not drawn on the logarithmic scale.
+    A single example has no power about its mean, and is not drawn on the logarithmic scale.
     """
     floor = float(profile.power.max()) * LEAST
     if floor <= 0:
@@ -50,7 +50,7 @@ def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
 
 
 def draw_profiles(powers: Mapping[str, Tensor], grid: Grid, path: Path) -> None:
-    """Draw the profile of every axis, one curve for each named power `(..., *half_shape)`, as one PNG."""
+    """Draw the profile along every axis, with one curve for each named power `(..., *half_shape)`, in one PNG file."""
     figure = Figure(figsize=(COLUMN * grid.dimensions + 0.4, 3.2), layout="constrained")
     plots = figure.subplots(1, grid.dimensions, squeeze=False)[0]
     for plot, axis in zip(plots, grid.names, strict=True):

@@ -1,4 +1,4 @@
-"""Comparison of several runs: differing settings, losses, numbers, spectra and samples."""
+"""Comparison of several runs: differing settings, losses, metrics, spectra and samples."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ MOST_ROWS = 300
 def comparison_blocks(
     runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]], pictures: int, budget: Budget
 ) -> list[Block | None]:
-    """Return the comparison of runs."""
+    """Return the blocks that compare runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
     about = (
         "Losses of runs with different noise, data or weighting measure different predictions: such curves "
-        "show the progress of each run, not which is better."
+        "show the progress of each run, not which run is better."
     )
     for name, title, entries in (
         ("both-train", "Training loss", [run.train for run in runs]),
@@ -93,7 +93,7 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
 
 
 def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block]:
-    """Return the runs' training pictures side by side, at equal numbers of samples seen."""
+    """Return the images that the runs drew during training side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
     frames = []
     for seen in spread(shared, most):
@@ -101,9 +101,9 @@ def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block
         frames.append(Gallery(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:
         seeds = {(run.config or {}).get("seed") for run in runs}
-        same = "of the same seeds" if len(seeds) == 1 else "of different seeds"
+        same = "with the same seeds" if len(seeds) == 1 else "with different seeds"
         return [Slider(f"Samples side by side, {same}", frames)]
-    return [Note("The runs have no pictures at equal numbers of samples seen.")]
+    return [Note("The runs have no images at equal numbers of samples seen.")]
 
 
 def _spectra(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Sequence[Block | None]:

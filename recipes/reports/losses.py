@@ -22,7 +22,7 @@ MOST_LEVELS = 24
 
 
 def loss_charts(run: Overview) -> list[Block | None]:
-    """Return the charts of a run's losses, and notes on missing ones."""
+    """Return the charts of a run's losses, and notes on missing charts."""
     training = over_samples("training", run.train, loss, "c0")
     validation = over_samples("validation", run.validation, loss, "c1", 1)
     norm = over_samples("gradient norm", run.train, lambda entry: number(entry.get("gradient_norm")), "c0")
@@ -39,7 +39,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
             Axis("norm", "log"), [norm],
         ),
         draw(
-            "speed", "Speed", "Samples per second between two entries of the log, without validation and pictures.",
+            "speed", "Speed", "Samples per second between two entries of the log, excluding validation and sampling.",
             SEEN, Axis("samples per second"), [speed],
         ),
     ]  # fmt: skip
@@ -59,7 +59,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
 def over_samples(
     name: str, entries: Sequence[Entry], value: Callable[[Entry], float], colour: str, dashes: int = 0
 ) -> Series:
-    """Return a series of one number of every entry over samples seen."""
+    """Return a series of one value from every entry over samples seen."""
     return Series(name, [number(e.get("samples")) for e in entries], [value(e) for e in entries], colour, dashes)
 
 
@@ -79,7 +79,7 @@ def _level(name: str, entry: Entry, what: str = "loss") -> float:
 
 
 def _validation_charts(run: Overview) -> list[Chart | None]:
-    """Return charts of validation loss: over noise, over training by noise level and by band, and of the last one."""
+    """Return charts of validation losses: over noise, over training by noise level and by band, and the last ones."""
     if not run.validation:
         return []
     last = run.validation[-1]
@@ -102,15 +102,15 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
     ]  # fmt: skip
     return [
         draw(
-            "log-snr", "Validation loss over noise", "The same loss by the log-SNR of the noise level: high is little "
+            "log-snr", "Validation loss over noise", "The same loss as a function of log-SNR; high means little "
             "noise. Each curve is one validation.", Axis("log-SNR"), Axis("loss", "log"), by_noise,
         ),
         _over_training(
-            run, "levels", "Validation loss by noise level", "Each curve is one time of the process, and its log-SNR: "
-            "high is little noise.", "loss", levels,
+            run, "levels", "Validation loss by noise level", "Each curve is one time of the process, with its log-SNR: "
+            "a high log-SNR means little noise.", "loss", levels,
         ),
         _over_training(
-            run, "bands", "Validation error by band of frequency", f"{BANDS}The average over noise levels.",
+            run, "bands", "Validation error by frequency band", f"{BANDS}Averaged over noise levels.",
             "error / power", {name: partial(band_error, name) for name in bands},
         ),
         draw(
@@ -124,7 +124,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
 def _over_training(
     run: Overview, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
 ) -> Chart | None:
-    """Return a chart of numbers of every validation; it needs at least two validations."""
+    """Return a chart of values from every validation; it needs at least two validations."""
     if len(run.validation) < 2:
         return None
     series = [

@@ -1,7 +1,7 @@
 """The page: blocks of plain data, media within a size budget, and one self-contained HTML file.
 
-A block is rendered by the macro in `blocks.html.j2` with the name of its class. Texts may come from someone else's
-folder: Jinja escapes them, and a content security policy allows only the script and the style with the given hashes.
+A block is rendered by the macro in `blocks.html.j2` with the name of its class. Text may come from someone else's
+folder: Jinja escapes it, and a content security policy allows only the script and the style with the given hashes.
 Nothing is fetched.
 """
 
@@ -31,7 +31,7 @@ HEAD = 400
 LARGEST = 64 << 20
 """Maximum size of a media file, in bytes."""
 MOST_LEFT_OUT = 20
-"""Maximum number of left-out files that are named."""
+"""Maximum number of omitted files that are named."""
 DECODERS = ("PIL", "av")
 """Packages whose errors mean that a file is damaged."""
 
@@ -79,7 +79,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """A picture, sound or clip; each address is a `data:` URI."""
+    """An image, audio clip or video clip; each address is a `data:` URI."""
 
     title: str
     picture: str | None = None
@@ -121,13 +121,13 @@ class Section:
 
 @dataclass
 class Budget:
-    """Remaining bytes for media in a page; `left_out` names the omitted files."""
+    """Number of bytes left for media in a page; `left_out` names the omitted files."""
 
     left: int
     left_out: list[str] = field(default_factory=list)
 
     def take(self, kind: str, data: bytes) -> str:
-        """Return a file's content as a data URI; ValueError if it exceeds the budget."""
+        """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
             raise ValueError("beyond megabytes=…")
@@ -141,9 +141,9 @@ class Budget:
 
 
 def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") -> Item | None:
-    """Return a media file and the files of the same name next to it (picture, sound, clip), or None.
+    """Return a media file with the files of the same name next to it (image, audio, video), or None.
 
-    Files that resolve to a path outside of `root` are refused.
+    Files that resolve to a path outside `root` are refused.
     """
     found: dict[str, str] = {}
     small = False
@@ -153,7 +153,7 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
             continue
         try:
             if not inside(file, root):
-                raise ValueError("a link to somewhere else")
+                raise ValueError("a link that leads out of the run")
             check_file(file, LARGEST)
             kind, data, shrunk = read(file)
             small = small or shrunk
@@ -166,12 +166,12 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
 
 
 def unmade(error: BaseException) -> Note:
-    """Return a note on why something could not be shown."""
+    """Return a note that gives the reason why something cannot be shown."""
     return Note(f"This could not be shown. {shortened(error)}")
 
 
 def render(title: str, about: str, sections: Sequence[Section], footer: str, hidden: Sequence[str] = ()) -> str:
-    """Return a page as HTML, without secrets in addresses and without the texts `hidden`."""
+    """Return a page as HTML, without secrets in addresses and without the strings `hidden`."""
 
     def shared(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -200,12 +200,12 @@ def render(title: str, about: str, sections: Sequence[Section], footer: str, hid
 
 
 def is_report(text: str) -> bool:
-    """Whether a text begins like a page of `render`."""
+    """Whether text begins like a page written by `render`."""
     return f'<meta name="generator" content="{GENERATOR}">' in text[:HEAD]
 
 
 def check_out(out: Path) -> None:
-    """Check that a page may be written there; RecipeError if the path holds another file."""
+    """Check that a page may be written there. Raises RecipeError if the path holds another file."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"out={out}: the page is HTML, so its name should end in .html")
     for path in (out, out.with_name(f"{out.name}.partial")):

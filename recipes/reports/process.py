@@ -34,9 +34,9 @@ from recipes.runs.settings import Group, ModelSettings, TrainSettings
 
 BANDS = 6
 LOG_SNRS = (6.0, 3.0, 0.0, -3.0, -6.0)
-"""Log-SNRs of the shown data, between the clean data and t = 1."""
+"""Log-SNRs of the noisy data shown between the clean data and t = 1."""
 INSTEAD = 2
-"""Number of samples shown at increasing noise if there are no data."""
+"""Number of samples shown at increasing noise levels if there are no data."""
 BATCH = 32
 ABOUT = (
     "Zero frequency, the mean of an example, is shown at half the lowest frequency. The noise is scaled to the data's "
@@ -50,7 +50,7 @@ def _not_at_hand(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Measured(Modality):
-    """A modality that only knows the shape of its data, which is enough for a process."""
+    """A modality that has only the shape of its data, which is enough for a process."""
 
     statistics: DataStatistics
     suffixes = ()
@@ -65,14 +65,14 @@ class _Measured(Modality):
 
 
 def _assembly(run: Overview, builder: Builder) -> Assembly:
-    """Return an assembly that builds a run's process; the run's modality need not be available or allowed."""
+    """Return an assembly that builds a run's process; the run's modality need not be importable or allowed."""
     if run.config is None or run.statistics is None:
         raise RecipeError("the process needs config.yaml and statistics.safetensors, and one is missing")
     config: Config = check_config(run.config, run.folder / "config.yaml", builder)
     modality, kept = _Measured(run.statistics), None
     if (run.folder / CORRUPTION).exists():
         if not inside(run.folder / CORRUPTION, run.folder):
-            raise RecipeError(f"{CORRUPTION} is a link to somewhere else")
+            raise RecipeError(f"{CORRUPTION} is a link that leads out of the run")
         kept = Run(run.folder).corruption(modality.grid(), config.get("corruption"))
     return Assembly(ModelSettings.of(config, builder), builder, modality, run.statistics, None, None, kept)
 
@@ -80,7 +80,7 @@ def _assembly(run: Overview, builder: Builder) -> Assembly:
 def forward_blocks(
     run: Overview, sets: Sequence[SampleSet], count: int, data: Group, builder: Builder, budget: Budget
 ) -> list[Block | None]:
-    """Return the schedule, the remaining signal, and `count` examples, or else a few samples, at increasing noise.
+    """Return the schedule, the remaining signal, and `count` examples or a few samples at increasing noise levels.
 
     `data` are keys of the run's data from the command line, such as their current location.
     """
@@ -101,11 +101,9 @@ def forward_blocks(
         if x0 is not None:
             return [*blocks, *_strips(x0, modality, process, parts.settings.seed, budget, of)]
         command = f"multisagd sample {setting('run_dir', run.folder)}"
-        return [*blocks, Note("Neither data nor samples are available to show at increasing noise.", command)]
+        return [*blocks, Note("Neither data nor samples are available to show at increasing noise levels.", command)]
     except MALFORMED as error:
-        text = (
-            "Nothing can be shown at increasing noise. A report downloads nothing, not even autoencoders from the hub."
-        )
+        text = "No noisy data can be shown. A report downloads nothing, not even autoencoders from the Hub."
         return [*blocks, Note(f"{text} {shortened(error)}")]
 
 
@@ -123,7 +121,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
     own = 10 / math.log(10) * schedule.log_snr(times)
     series.append(Series("schedule", times.tolist(), own.tolist(), "c1", 1))
     chart = draw(
-        "snr", "Signal and noise over time", "Data's power (including their mean) over the noise's, in dB, in "
+        "snr", "Signal and noise over time", "Power of the data (with their mean) over that of the noise, in dB, in "
         "bands of frequency (cycles per sample of every axis, 0 is the mean of an example). The schedule's log-SNR "
         "refers to data of variance one and white noise.",
         Axis("time t, 0 data to 1 noise"), Axis("dB", level=0.0), series,
@@ -141,7 +139,7 @@ def _process_blocks(parts: Assembly, process: Process) -> list[Block | None]:
 
 
 def _in_words(node: Any) -> str:
-    """Return the description of an object as a text: its class, and the settings that are not null."""
+    """Return the description of an object: its class, and the settings that are not null."""
     if not isinstance(node, Mapping):
         return shown(node)
     name = str(node.get("_target_", "")).rsplit(".", 1)[-1]
@@ -153,7 +151,7 @@ def _in_words(node: Any) -> str:
 def _examples(config: Config, modality: Modality, builder: Builder, count: int) -> Tensor:
     """Return examples of the data, chosen by the run's seed, without augmentation, `(count, channels, *grid)`.
 
-    Nothing is fetched, because a run may name any address. RecipeError if they cannot be read.
+    Nothing is fetched, because a run may name any address. Raises RecipeError if they cannot be read.
     """
     settings = builder.settings(TrainSettings, config, "")
     dataset = build_data(settings.data, settings.corruption, settings.seed, modality, builder)
@@ -162,9 +160,9 @@ def _examples(config: Config, modality: Modality, builder: Builder, count: int) 
 
 
 def _strips(x0: Tensor, modality: Modality, process: Process, seed: int, budget: Budget, of: str) -> list[Block]:
-    """Return data `(count, channels, *grid)` at increasing noise, under the run's noise and under white noise.
+    """Return data `(count, channels, *grid)` at increasing noise levels, with the run's noise and with white noise.
 
-    Both use the same random numbers. Raises the errors of decoding and writing.
+    Both use the same random numbers. Errors of decoding and writing are raised.
     """
     power = process.covariance.power()
     both = {"the run's noise": process}
@@ -185,7 +183,7 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     levels = process.schedule.time(torch.tensor(LOG_SNRS, dtype=torch.float64))
     times = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)])
     found = []
-    # No warning about noise beyond full scale: it always exceeds it.
+    # No warning about values beyond full scale, because noise always exceeds it.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
         for place, (name, t) in enumerate(zip(names, times, strict=True)):
             noised = process.in_range(x0, t[None], noise) if place else x0
@@ -225,7 +223,7 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
         try:
             x0 = each.read(data)
             if len(x0) < 2:
-                raise ValueError("one sample has zero power about its mean: draw more")
+                raise ValueError("one sample has no power about its mean: draw more samples")
             name = f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"
             powers[name] = DataStatistics.measure(x0.split(BATCH), data.grid).power
         except MALFORMED as error:
@@ -234,14 +232,14 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
 
 
 def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spectrum") -> list[Block | None]:
-    """Return a chart over the radius and one along every axis, with a curve for each power `(..., *half_shape)`.
+    """Return a radially averaged chart and one along every axis, with a curve for each power `(..., *half_shape)`.
 
     The first power is the data's; powers with names that begin with "samples" are also shown relative to it in dB.
     """
     blocks: list[Block | None] = []
     over = "Ratio of the samples' power to the data's, in dB: 0 means equal."
     for place, along in enumerate((RADIUS, *grid.names) if grid.dimensions > 1 else grid.names):
-        where = "over the radius" if along == RADIUS else f"along {along}"
+        where = ", radially averaged" if along == RADIUS else f" along {along}"
         x = Axis(unit_of(along, grid), "log")
         curves, ratios, data = [], [], None
         for number, (key, power) in enumerate(powers.items()):
@@ -251,13 +249,13 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
             if key.startswith("samples"):
                 decibels = 10 * (profile.power / data).log10()
                 ratios.append(_series(key, number, profile, decibels, data))
-        blocks.append(draw(f"{name}-{place}", f"Power {where}", ABOUT, x, Axis("power", "log"), curves))
-        title = f"Samples over data {where}"
+        blocks.append(draw(f"{name}-{place}", f"Power{where}", ABOUT, x, Axis("power", "log"), curves))
+        title = f"Samples over data{where}"
         blocks.append(draw(f"{name}-{place}-ratio", title, over, x, Axis("dB", level=0.0), ratios))
     return blocks
 
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
-    """Return values over frequency, without those that are indistinguishable from rounding errors."""
+    """Return values over frequency, without values that are indistinguishable from rounding errors."""
     kept = values.where(power > LEAST * power.max(), math.nan)
     return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

@@ -31,9 +31,9 @@ MALFORMED = (
     RecipeError, SafetensorError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     RuntimeError, MemoryError,
 )  # fmt: skip
-"""Errors of reading and drawing invalid files."""
+"""Errors raised when invalid files are read or drawn."""
 MOST = 1000
-"""Maximum number of samples of a set for measuring the spectrum."""
+"""Maximum number of samples of a set whose spectrum is measured."""
 MOST_NUMBERS = 1 << 25
 """Maximum number of values in these samples."""
 LONGEST = 300
@@ -69,7 +69,10 @@ class SampleSet:
         return own_json(self.folder / EVALUATION, self.root)
 
     def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
-        """Return its first samples, `(count, channels, *grid)`; ValueError if their shape differs from the data's."""
+        """Return its first samples, `(count, channels, *grid)`.
+
+        Raises ValueError if their shape differs from the data's.
+        """
         path = self.folder / TENSORS
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
@@ -102,7 +105,7 @@ class Overview:
     validation: list[Entry]
     timing: list[Entry]
     thinned: bool
-    """Whether some entries were left out."""
+    """Whether some entries were omitted."""
     statistics: DataStatistics | None
     missing: tuple[str, ...]
 
@@ -145,7 +148,7 @@ class Overview:
 
     @cached_property
     def pictures(self) -> dict[int, Path]:
-        """Pictures drawn during training, by samples seen."""
+        """Images drawn during training, by samples seen."""
         folder = self.folder / "samples"
         files = folder.glob("*.png") if folder.is_dir() and inside(folder, self.folder) else ()
         named = {int(path.stem): path for path in files if path.stem.isdecimal() and len(path.stem) < 19}
@@ -153,7 +156,7 @@ class Overview:
 
     @cached_property
     def sample_sets(self) -> list[SampleSet]:
-        """The sets in its folder `sampled`, newest first."""
+        """The sets of samples in its folder `sampled`, newest first."""
         root = self.folder / "sampled"
         found = []
         for folder in root.iterdir() if root.is_dir() else ():
@@ -168,7 +171,7 @@ class Overview:
 
 
 def read_run(folder: Path, name: str | None = None) -> Overview:
-    """Read the available parts of a run; RecipeError if the folder does not exist or has no part of a run."""
+    """Read the available parts of a run. Raises RecipeError if the folder does not exist or has no part of a run."""
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: give the folder of a training run")
     if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
@@ -183,7 +186,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
             if not path.exists():
                 raise FileNotFoundError(path)
             if not inside(path, folder):
-                raise ValueError("it is a link to somewhere else")
+                raise ValueError("it is a link that leads out of the run")
             return read()
         except FileNotFoundError:
             missing.append(f"{name} is missing: {what}.")
@@ -206,7 +209,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
 
 
 def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the kind and the row of every number in an evaluate.json."""
+    """Yield the kind and the row of every value in an evaluate.json."""
     for kind, result in inner(report, "results").items():
         rows = result.get("rows") if isinstance(result, dict) else None
         for row in rows if isinstance(rows, list) else ():
@@ -215,20 +218,20 @@ def metric_rows(report: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def metric_notes(report: Any, kind: str) -> list[str]:
-    """Return the notes in an evaluate.json on the numbers of a kind."""
+    """Return the notes in an evaluate.json on the values of a kind."""
     notes = inner(report, "results", kind).get("notes")
     return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a row of an evaluate.json as texts: samples, real data, ideal."""
+    """Return a row of an evaluate.json as strings: samples, real data, ideal."""
     ideal = number(row.get("ideal"))
     floor = with_error(row, "floor", "floor_error")
     return with_error(row, "value", "error"), floor, "" if math.isnan(ideal) else f"{ideal:g}"
 
 
 def with_error(row: dict[str, Any], value: str, error: str) -> str:
-    """Return a row's number with its uncertainty and unit."""
+    """Return a row's value with its uncertainty and unit."""
     found, spread = number(row.get(value)), number(row.get(error))
     if math.isnan(found):
         return "-"
@@ -237,9 +240,12 @@ def with_error(row: dict[str, Any], value: str, error: str) -> str:
 
 
 def own_json(path: Path, folder: Path) -> Any:
-    """Return the content of a JSON file in a folder; OSError or ValueError if unreadable or outside the folder."""
+    """Return the content of a JSON file in a folder.
+
+    Raises OSError or ValueError if unreadable or outside the folder.
+    """
     if not inside(path, folder):
-        raise ValueError(f"{path.name} is a link to somewhere else")
+        raise ValueError(f"{path.name} is a link that leads out of the folder")
     return read_json(path, finite=False)
 
 

@@ -1,4 +1,4 @@
-"""Samples of a run: pictures during training, sets of samples, and their evaluations."""
+"""Samples of a run: images drawn during training, sets of samples, and their evaluations."""
 
 from collections.abc import Sequence
 
@@ -25,14 +25,14 @@ MOST_ROWS = 400
 
 
 def spread(places: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` evenly spaced places, including the first and the last."""
+    """Return at most `most` evenly spaced indices, including the first and the last."""
     if len(places) <= most:
         return list(places)
     return [places[round(n * (len(places) - 1) / max(1, most - 1))] for n in range(most)][-most:]
 
 
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:
-    """Return the training pictures as a slider, and every set of samples with its sounds and clips."""
+    """Return the images drawn during training as a slider, and every set of samples with its audio and video."""
     blocks: list[Block] = []
     chosen = spread(list(run.pictures), pictures)
     frames = []
@@ -43,9 +43,9 @@ def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media
     if frames:
         blocks.append(Slider("Samples over training, with fixed seeds", frames))
     if len(chosen) < (count := len(run.pictures)):
-        blocks.append(Note(f"{len(chosen)} of {count} pictures are shown: pictures={count} shows all."))
+        blocks.append(Note(f"{len(chosen)} of {count} images are shown: pictures={count} shows all."))
     if not run.pictures:
-        blocks.append(Note("No picture was made during training: every.samples sets how often that is done."))
+        blocks.append(Note("No samples were drawn during training: every.samples sets the interval."))
     for each in sets:
         blocks += _set_blocks(each, run.classes, media, budget)
     if not sets:
@@ -80,7 +80,7 @@ def _set_blocks(each: SampleSet, classes: Sequence[str], media: int, budget: Bud
 
 
 def evaluation_blocks(run: Overview, sets: Sequence[SampleSet], budget: Budget) -> list[Block]:
-    """Return the evaluation of every set of samples, or the command that makes one."""
+    """Return the evaluation of every set of samples, or the command that evaluates one."""
     blocks: list[Block] = []
     for each in sets:
         if (each.folder / EVALUATION).exists():
@@ -111,9 +111,9 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
     names = report.get("pictures")
     named = [name for name in names if isinstance(name, str) and "/" not in name] if isinstance(names, list) else []
     found = [
-        item(name, each.folder / name, each.root, budget, f"picture of the evaluation: {name}")
+        item(name, each.folder / name, each.root, budget, f"figure of the evaluation: {name}")
         for name in named
         if name.endswith(".png")
     ]
     pictures = [made for made in found if made is not None]
-    return [*blocks, Gallery(f"Pictures of the evaluation {each.title}", pictures)] if pictures else blocks
+    return [*blocks, Gallery(f"Figures of the evaluation {each.title}", pictures)] if pictures else blocks

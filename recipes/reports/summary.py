@@ -17,7 +17,7 @@ from recipes.reports.run import Overview, shown
 from recipes.runs.metrics import inner, number
 
 MOST_STARTS = 50
-"""Maximum number of listed starts of a run (the last ones)."""
+"""Maximum number of starts of a run that are listed (the last ones)."""
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
 """Groups of the configuration shown in the summary."""
 OF_THE_RUN = ("run_dir",)
@@ -64,7 +64,7 @@ def summary_blocks(run: Overview) -> list[Block]:
 
 
 def training_seconds(run: Overview) -> float:
-    """Return the total duration of training steps, from the speed between entries; repeated work counts twice."""
+    """Return the total duration of training steps, from the speed between entries; repeated steps count twice."""
     entries, total = run.timing, 0.0
     first = [{"samples": 0}] if entries else []
     for before, now in pairwise([*first, *entries]):

@@ -85,7 +85,10 @@ class Assembly:
         return self.kept or build_corruption(self.settings.corruption, self.modality, self.builder)
 
     def covariance(self, spectrum: Spectrum) -> SpectralCovariance:
-        """Return the covariance of a spectrum on the modality's grid, padded as configured; RecipeError if invalid."""
+        """Return the covariance of a spectrum on the modality's grid, padded as configured.
+
+        Raises RecipeError if invalid.
+        """
         grid, padding = self.modality.grid(), self.settings.padding or {}
         with as_recipe_error(ValueError, "spectrum: "):
             covariance = SpectralCovariance(spectrum, grid)
@@ -110,7 +113,7 @@ class Assembly:
         """Return the network with initial weights, a function of the run's seed.
 
         Raises:
-            RecipeError: if it cannot be built, or does not accept texts but the run has them.
+            RecipeError: If it cannot be built, or does not accept texts but the run has them.
         """
         torch.manual_seed(seeds.derive(self.settings.seed, "initialisation"))
         network = self._build()
@@ -150,7 +153,10 @@ class Assembly:
             raise RecipeError(f"the checkpoint does not fit the configured network: {different}. {RESTORE}")
 
     def denoiser(self, network: nn.Module, process: Process) -> Denoiser:
-        """Return the denoiser around a network; RecipeError if it cannot be trained with this loss or on these data."""
+        """Return the denoiser around a network.
+
+        Raises RecipeError if it cannot be trained with this loss or on these data.
+        """
         parts = {"network": network, "process": process, "statistics": self.statistics}
         denoiser = self._build_part("denoiser", Denoiser, **parts)
         if not isinstance(denoiser, RestoringDenoiser):
@@ -180,7 +186,7 @@ class Assembly:
 
 
 def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corruption | None:
-    """Return the corruption of a configuration, or None; RecipeError if it is invalid on this grid."""
+    """Return the corruption of a configuration, or None. Raises RecipeError if it is invalid on this grid."""
     if group.get("_target_") is None:
         return None
     described = {key: value for key, value in group.items() if key not in CorruptionOptions.names()}

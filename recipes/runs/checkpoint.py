@@ -98,8 +98,8 @@ class Checkpoints:
         """Write a checkpoint unless the same one exists, remove those not to be kept, and return its folder.
 
         Raises:
-            SaveError: if it cannot be written, for example on a full disk; earlier checkpoints stay intact.
-            FailedElsewhereError: if another rank cannot write its part.
+            SaveError: If it cannot be written, for example on a full disk; earlier checkpoints stay intact.
+            FailedElsewhereError: If another rank cannot write its part.
         """
         target = self.place(state.samples)
         temporary = self.folder / f"{WRITING}{target.name}"
@@ -210,7 +210,7 @@ class Checkpoints:
         that names it. With `counted`, checkpoints by the clock are tried last.
 
         Raises:
-            CheckpointError: if there are checkpoints and none can be read, or one has an unknown format version.
+            CheckpointError: If there are checkpoints and none can be read, or one has an unknown format version.
         """
         state = self._latest(parts, check, counted) if is_first() else None
         long_barrier()
@@ -230,7 +230,7 @@ class Checkpoints:
         """Load the checkpoint after this number of samples, or only some parts of it; `check` as for `latest`.
 
         Raises:
-            CheckpointError: if it is missing (naming the existing ones) or unreadable.
+            CheckpointError: If it is missing (naming the existing ones) or unreadable.
         """
         folders = {samples_of(path): path for path in self.folders()}
         if samples not in folders:

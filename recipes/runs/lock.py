@@ -62,9 +62,9 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
     """Lock a run's folder, creating it if necessary; the lock ends with the process at the latest.
 
     Raises:
-        RecipeError: if another process keeps it for longer than `patience` seconds, it holds a link that leads out of
+        RecipeError: If another process keeps it for longer than `patience` seconds, it holds a link that leads out of
             it, or it becomes unwritable.
-        VanishedError: if an error occurred because the folder has vanished.
+        VanishedError: If an error occurred because the folder has vanished.
     """
     check_own(run_dir, run_dir)
     new, path = not run_dir.exists(), run_dir / ".lock"
@@ -123,7 +123,7 @@ def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
     """Lock a run's folder in the first process, and report its errors.
 
     Raises:
-        RecipeError: if it is in use, not shared by all processes, vanishes, or becomes unwritable.
+        RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
     """
     patience = LINGERING if runtime.process.world > 1 else 0.0
     with held(run_dir, patience) if runtime.main else nullcontext() as hold:

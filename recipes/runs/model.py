@@ -109,7 +109,7 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
     None takes the last checkpoint.
 
     Raises:
-        RecipeError: if there is neither, or a part of it is missing, unreadable or of a wrong type.
+        RecipeError: If there is neither, or a part of it is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
     given, run, path = data or {}, Run(folder), folder / CONFIG
@@ -243,7 +243,10 @@ def _run_weights(run: Run, samples: int | None, which: Which, check: CheckShapes
 
 
 def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runtime) -> Denoiser:
-    """Return the denoiser of a run on the device, for sampling; RecipeError if the weights do not fit its network."""
+    """Return the denoiser of a run on the device, for sampling.
+
+    Raises RecipeError if the weights do not fit its network.
+    """
     network = assembly.network()
     load_module(network, weights.tensors, "weights")
     network.eval().requires_grad_(False).to(runtime.device, runtime.dtype)

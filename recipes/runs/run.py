@@ -69,12 +69,12 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The resolved configuration, with missing keys at their defaults; RecipeError if it cannot be read."""
+        """The resolved configuration, with missing keys at their defaults. Raises RecipeError if it cannot be read."""
         return filled(read_configuration(self.folder / CONFIG))
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The contents of `run.json`; RecipeError if it cannot be read or an entry is invalid."""
+        """The contents of `run.json`. Raises RecipeError if it cannot be read or an entry is invalid."""
         with unreadable(self.folder / FACTS, f"is {self.folder} the folder of a training run?"):
             found = read_object(self.folder / FACTS)
             check_facts(found)
@@ -87,7 +87,7 @@ class Run:
 
     @cached_property
     def statistics(self) -> DataStatistics:
-        """Statistics of the training data; RecipeError if they are missing or cannot be read."""
+        """Statistics of the training data. Raises RecipeError if they are missing or cannot be read."""
         return read_statistics(self.folder / STATISTICS, RESTORE)
 
     @property
@@ -107,14 +107,14 @@ class Run:
         """Return the corruption of the data, or None if none was saved; `group` is the configuration's.
 
         Raises:
-            RecipeError: if it cannot be read.
+            RecipeError: If it cannot be read.
         """
         path, shared = self.folder / CORRUPTION, bool((group or {}).get("shared"))
         with unreadable(path, RESTORE):
             return Corruption.load(path, grid, shared) if path.exists() else None
 
     def restoration(self) -> GaussianRestoration:
-        """Return the restoration of the data; RecipeError if it is missing or cannot be read."""
+        """Return the restoration of the data. Raises RecipeError if it is missing or cannot be read."""
         with unreadable(self.folder / RESTORATION, RESTORE):
             return GaussianRestoration.load(self.folder / RESTORATION)
 

@@ -52,8 +52,8 @@ class ShardedTensors(Mapping[str, Tensor]):
     """Tensors in a folder of `save_shards`: a mapping of full tensors; `fill` reads them piece by piece.
 
     Raises:
-        OSError: if a file cannot be read.
-        ValueError: if an entry is not a file, lacks a header of shards, or pieces do not fill their tensors.
+        OSError: If a file cannot be read.
+        ValueError: If an entry is not a file, lacks a header of shards, or pieces do not fill their tensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +81,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         """Read into tensors in place, sharded or not; every rank must call this.
 
         Raises:
-            ValueError: if names or shapes differ from the files.
+            ValueError: If names or shapes differ from the files.
         """
         if different := mismatch(self.shapes, {name: tuple(each.shape) for name, each in targets.items()}):
             raise ValueError(different)
@@ -130,7 +130,7 @@ def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
 
 
 def optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as `<parameter name>/<entry>`; TypeError if an entry is not a tensor."""
+    """Return an optimiser's state as `<parameter name>/<entry>`. Raises TypeError if an entry is not a tensor."""
     tensors = {}
     for name, parameter in network.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -160,7 +160,7 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
     """Restore the result of `optimizer_tensors`; learning rates and other options are unchanged.
 
     Raises:
-        RecipeError: if an entry has no parameter in the network, has another shape, or is missing.
+        RecipeError: If an entry has no parameter in the network, has another shape, or is missing.
     """
     parameters = dict(network.named_parameters())
     _check_entries(shapes(tensors), parameters, optimizer)

@@ -114,7 +114,7 @@ class Runtime:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
     def share(self, batch: int) -> range:
-        """Return this process's range of a global batch; RecipeError if shares would be unequal."""
+        """Return this process's range of a global batch. Raises RecipeError if shares would be unequal."""
         each, rest = divmod(batch, self.process.world)
         if rest:
             raise RecipeError(f"training.batch={batch} cannot be split over {self.process.world} processes")

@@ -52,17 +52,17 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Rank:
-        """Read torchrun's variables, if any; RecipeError if they are incomplete or contradictory."""
-        found = os.environ if environment is None else environment
-        if found.get("WORLD_SIZE", "1") == "1":
+        """Read torchrun's variables, if any. Raises RecipeError if they are incomplete or contradictory."""
+        variables = os.environ if environment is None else environment
+        if variables.get("WORLD_SIZE", "1") == "1":
             return SINGLE
         try:
-            process = cls(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-            _ = found["MASTER_ADDR"], found["MASTER_PORT"]
+            process = cls(*(int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            _ = variables["MASTER_ADDR"], variables["MASTER_PORT"]
         except (KeyError, ValueError) as error:
             raise RecipeError(
-                f"WORLD_SIZE={found['WORLD_SIZE']} requests several processes, but {error} is missing or not a number: "
-                "start them with torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE={variables['WORLD_SIZE']} requests several processes, but {error} is missing or not a "
+                "number: start them with torchrun, or unset WORLD_SIZE"
             ) from error
         if not 0 <= process.rank < process.world:
             raise RecipeError(f"RANK={process.rank} does not fit WORLD_SIZE={process.world}")

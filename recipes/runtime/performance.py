@@ -125,8 +125,8 @@ def _exposed_communication(network: nn.Module) -> list[float]:
     """
     if not isinstance(network, DistributedDataParallel):
         return []
-    found = network._get_ddp_logging_data()
-    total, hidden = (found.get(f"backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
+    timings = network._get_ddp_logging_data()
+    total, hidden = (timings.get(f"backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
     return [max(total - hidden, 0) / 1e9]
 
 
@@ -157,27 +157,27 @@ class StepProfiler:
 
     def finish(self) -> Path | None:
         """Write the profile, even if training ended early; None if nothing was profiled."""
-        found, self._profile = self._profile, None
-        if found is None:
+        running, self._profile = self._profile, None
+        if running is None:
             return None
-        found.stop()
+        running.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{self.rank}.json"
-        found.export_chrome_trace(str(path))
+        running.export_chrome_trace(str(path))
         if self.device.type == "cuda":
             torch.cuda.memory._dump_snapshot(str(path.with_name(f"rank{self.rank}_memory.pickle")))
             torch.cuda.memory._record_memory_history(enabled=None)
-        busy, exposed = communication(found)
+        busy, exposed = communication(running)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        table = found.key_averages().table(sort_by=by, row_limit=30)
+        table = running.key_averages().table(sort_by=by, row_limit=30)
         shares = f"{busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not overlapped by computation"
         path.with_suffix(".txt").write_text(f"communication: {shares}\n\n{table}\n", encoding="utf-8")
         return path
 
 
-def communication(found: profile) -> tuple[float, float]:
+def communication(recorded: profile) -> tuple[float, float]:
     """Return the seconds of communication, and those of them without computation."""
-    events = found.events() or []
+    events = recorded.events() or []
     on_gpu = any(event.device_type.name == "CUDA" for event in events)
     exchanged, computing = [], []
     for event in events:

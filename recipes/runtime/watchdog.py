@@ -79,7 +79,7 @@ class Watchdog:
                 return
 
     def _everyone(self) -> dict[int, dict[str, Any]]:
-        now, found = time.monotonic(), {}
+        now, reports = time.monotonic(), {}
         for rank in range(self.process.world):
             key = f"watchdog/{rank}"
             if not self._store.check([key]):
@@ -87,9 +87,9 @@ class Watchdog:
             message = self._store.get(key)
             if rank not in self._heard or self._heard[rank][0] != message:
                 self._heard[rank] = (message, now)
-            found[rank] = parse_json(message)
-            found[rank]["seconds"] += now - self._heard[rank][1]
-        return found
+            reports[rank] = parse_json(message)
+            reports[rank]["seconds"] += now - self._heard[rank][1]
+        return reports
 
 
 def where(frame: FrameType | None) -> str:
@@ -108,8 +108,8 @@ def report(processes: Mapping[int, Mapping[str, Any]], world: int) -> str:
     lines = ["no training step for a while; each process's progress, seconds since then, and position:"]
     for rank in range(world):
         if rank in processes:
-            found = processes[rank]
-            lines.append(f"  {rank}: {found['samples']:,} samples, {found['seconds']:.0f} s at {found['where']}")
+            state = processes[rank]
+            lines.append(f"  {rank}: {state['samples']:,} samples, {state['seconds']:.0f} s at {state['where']}")
         else:
             lines.append(f"  {rank}: no report")
     return "\n".join(lines)

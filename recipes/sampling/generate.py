@@ -70,7 +70,10 @@ def sampling_request(
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
-    """Return designed steps, or None without a file; RecipeError if invalid or outside the process's schedule."""
+    """Return designed steps, or None without a file.
+
+    Raises RecipeError if invalid or outside the process's schedule.
+    """
     if path is None:
         return None
     with as_recipe_error((OSError, ValueError), "steps_file: "):
@@ -85,7 +88,7 @@ def band_residual(
     """Return the missing power of a restored band's estimate, measured on the run's data; None for the mean.
 
     Raises:
-        RecipeError: if it is requested and the run restores no band, or its data cannot be read.
+        RecipeError: If it is requested and the run restores no band, or its data cannot be read.
     """
     if settings.band == "mean":
         return None
@@ -127,7 +130,7 @@ def generate(
     with the number of samples done so far. Each rank draws a share, and every rank returns all samples.
 
     Raises:
-        ValueError: if the number of conditions differs from the number of seeds.
+        ValueError: If the number of conditions differs from the number of seeds.
         RecipeError: for invalid numbers in the settings of process or sampler.
     """
     if condition is not None and len(condition) != len(seeds):

@@ -128,7 +128,7 @@ def write_set(
     `made` is the record; its `classes` are the names of `labels`, its `prompts` the texts.
 
     Raises:
-        RecipeError: if samples cannot be decoded (naming the file of tensors), or a path is in conflict.
+        RecipeError: If samples cannot be decoded (naming the file of tensors), or a path is in conflict.
     """
     classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]

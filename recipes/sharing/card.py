@@ -75,7 +75,7 @@ def write_exported(
     """Write a model and its card as `multisagd export` does, and return its weights.
 
     Raises:
-        RecipeError: if the weights cannot be read or do not fit.
+        RecipeError: If the weights cannot be read or do not fit.
     """
     assembly = model.assembly(builder)
     weights = model.weights(which, assembly.check_outline)

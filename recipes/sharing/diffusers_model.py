@@ -30,7 +30,7 @@ FILES = (
 
 
 def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
-    """Return the network's folder, class name and options; RecipeError if the class is not supported."""
+    """Return the network's folder, class name and options. Raises RecipeError if the class is not supported."""
     for place in (folder / name for name in NETWORKS):
         if not (place / "config.json").exists():
             continue
@@ -56,7 +56,7 @@ def _plain(value: Any) -> bool:
 
 
 def read_scheduler(folder: Path) -> TrainingNoise:
-    """Read the scheduler of a saved pipeline, or the one next to a model; RecipeError if it is not supported."""
+    """Read the scheduler of a saved pipeline, or the one next to a model. Raises RecipeError if it is not supported."""
     paths = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     path = next((each for each in paths if each.exists()), None)
     if path is None:
@@ -90,7 +90,7 @@ class Stored:
 
 
 def stored_weights(folder: Path, network: str) -> Stored:
-    """Find the weights of a diffusers network, and read their shapes; RecipeError if there are only pickles."""
+    """Find the weights of a diffusers network, and read their shapes. Raises RecipeError if there are only pickles."""
     files = _files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:

@@ -18,8 +18,8 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     """Return a folder unchanged; for a model on the hub, return a folder with its `files` (names or patterns).
 
     Raises:
-        BrokenLibraryError: if it must be fetched, but huggingface_hub cannot be imported.
-        RecipeError: if it does not exist or cannot be fetched (no network, unknown revision).
+        BrokenLibraryError: If it must be fetched, but huggingface_hub cannot be imported.
+        RecipeError: If it does not exist or cannot be fetched (no network, unknown revision).
     """
     folder = Path(name)
     if folder.is_dir():

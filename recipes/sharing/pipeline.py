@@ -92,7 +92,7 @@ class Drawn:
         """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one picture, and tensors.
 
         Raises:
-            RecipeError: if the folder has other contents.
+            RecipeError: If the folder has other contents.
         """
         made = {"classes": self.classes, "prompts": self.prompts, "versions": versions()}
         write_set(Path(folder), self.modality, self.samples, self.seeds, self.labels, made)
@@ -161,7 +161,7 @@ class Pipeline:
         configuration may name.
 
         Raises:
-            RecipeError: if it does not exist, cannot be fetched, read or built, or names a package that is not allowed.
+            RecipeError: If it does not exist, cannot be fetched, read or built, or names a package that is not allowed.
         """
         builder = Builder(tuple(allow_targets))
         engine = builder.settings(EngineSettings, {"device": device, "precision": precision}, "engine")
@@ -227,7 +227,7 @@ class Pipeline:
         """Write the model and its card as `multisagd export` does; weights are read again from their source.
 
         Raises:
-            RecipeError: if the folder has other contents, or the weights no longer exist.
+            RecipeError: If the folder has other contents, or the weights no longer exist.
             ValueError: for a license that is not an SPDX identifier.
         """
         check_license(license)

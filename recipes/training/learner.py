@@ -69,7 +69,7 @@ class Learner:
         """Train on one batch, given as equal parts whose gradients are accumulated.
 
         Raises:
-            DivergedError: if the gradient was not finite in `training.max_skips` consecutive steps: at once on a CPU;
+            DivergedError: If the gradient was not finite in `training.max_skips` consecutive steps: at once on a CPU;
                 on an accelerator within 1,000 steps, or when `averages`, `healthy` or `state` is called.
         """
         seed, training = self.seed, self.settings.training
@@ -174,7 +174,7 @@ class Learner:
         return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
-        """Restore a checkpoint's state and return the tracker's position; RecipeError if it does not fit."""
+        """Restore a checkpoint's state and return the tracker's position. Raises RecipeError if it does not fit."""
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")

@@ -65,7 +65,7 @@ class Saver:
             self.checkpoints.save(state)
 
     def finish(self) -> None:
-        """Wait until the state is on disk; SaveError if it could not be written."""
+        """Wait until the state is on disk. Raises SaveError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -109,7 +109,7 @@ class Loop:
         Raises:
             Interrupted: after a signal, once the state is saved.
             Ended: after a signal before the first step, when there is nothing to save.
-            RecipeError: if training diverged repeatedly, or a required checkpoint cannot be written.
+            RecipeError: If training diverged repeatedly, or a required checkpoint cannot be written.
         """
         learner = self.learner
         try:

@@ -78,7 +78,10 @@ class LearnedCondition:
         return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
 
     def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with embeddings of its captions, if texts are used; RecipeError if it has no captions."""
+        """Return the dataset with embeddings of its captions, if texts are used.
+
+        Raises RecipeError if it has no captions.
+        """
         if self.encoder is None:
             return dataset
         with as_recipe_error(ValueError):
@@ -109,7 +112,7 @@ def learned_condition(
     """Return a run's condition from its training data; `training.conditional=null` uses the available one.
 
     Raises:
-        RecipeError: if a condition is requested but the data have none, if settings contradict each other, if the text
+        RecipeError: If a condition is requested but the data have none, if settings contradict each other, if the text
             encoder cannot be loaded, or if guidance is requested without a condition or without condition dropout.
     """
     text, wanted, samples = settings.text, settings.training.conditional, settings.training.samples
@@ -304,7 +307,7 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
     network's parameter names, or the folder of a run (its averaged weights) or of an exported model (its weights).
 
     Raises:
-        RecipeError: if they are missing, unreadable, or do not fit the network.
+        RecipeError: If they are missing, unreadable, or do not fit the network.
     """
     wanted = shapes(network.state_dict())
 

@@ -119,8 +119,8 @@ class Tracker:
     """Writes metrics to the run folder and the services of `settings`; `position` and `samples` are a checkpoint's.
 
     Raises:
-        BrokenLibraryError: if the library of a configured service cannot be imported.
-        RecipeError: if Weights & Biases does not start: no login, or no connection.
+        BrokenLibraryError: If the library of a configured service cannot be imported.
+        RecipeError: If Weights & Biases does not start: no login, or no connection.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""The forward process: conversions, dense posteriors, Tweedie's formula, coefficients per frequency."""
+"""The forward process agrees with dense matrices, with the definitions of its quantities and with published ones."""
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -54,61 +56,63 @@ def factors(p: ms.Process, t: float) -> tuple[np.ndarray, np.ndarray]:
     return alpha * signal, sigma * noise
 
 
-def spectral_power(p: ms.Process) -> np.ndarray:
-    return GRID.full(p.covariance.power()).numpy()
+modulations = pytest.mark.parametrize("modulation", MODULATIONS.values(), ids=MODULATIONS)
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA.keys())
-@pytest.mark.parametrize("modulation", MODULATIONS.values(), ids=MODULATIONS.keys())
-class TestDense:
-    def test_add_noise(self, spectrum, modulation):
+@modulations
+def test_add_noise_filters_signal_and_noise(modulation):
+    for name, spectrum in SPECTRA.items():
         p = process(spectrum=spectrum, modulation=modulation)
         x0, noise = dense.random(2, 3, *GRID.shape), dense.random(2, 3, *GRID.shape, seed=1)
         x_t = p.add_noise(x0, times(0.2, 0.7), noise)
         for item, t in enumerate((0.2, 0.7)):
             A, B = (dense.operator(v) for v in factors(p, t))
             expected = dense.flat(x0[item], GRID) @ A + dense.flat(noise[item], GRID) @ B
-            np.testing.assert_allclose(dense.flat(x_t[item], GRID), expected, atol=1e-10)
+            np.testing.assert_allclose(dense.flat(x_t[item], GRID), expected, atol=1e-10, err_msg=name)
 
-    def test_posterior_is_gaussian_conditioning(self, spectrum, modulation):
-        """Join x_s and x_t given x0 by the Markov chain x_t = (a_t/a_s) x_s + noise, then condition."""
-        p = process(spectrum=spectrum, modulation=modulation)
-        x0, x_t = dense.random(1, 2, *GRID.shape), dense.random(1, 2, *GRID.shape, seed=1)
-        x_t = p.covariance.project(x_t)
-        s, t = 0.35, 0.6
-        (a_s, b_s), (a_t, b_t) = factors(p, s), factors(p, t)
-        W = spectral_power(p)
-        cov_s, cov_t, cross = (dense.operator(v) for v in (b_s**2 * W, b_t**2 * W, a_t / a_s * b_s**2 * W))
-        gain = cross @ np.linalg.pinv(cov_t, rcond=1e-10, hermitian=True)
-        residual = dense.flat(x_t[0], GRID) - dense.flat(x0[0], GRID) @ dense.operator(a_t)
-        expected = dense.flat(x0[0], GRID) @ dense.operator(a_s) + residual @ gain.T
-        mean, factor = p.posterior(x0, x_t, times(t), times(s))
-        support = dense.operator((W > 0).astype(float))
-        # Outside the support nothing is random, and what x_t holds there is not defined: compare on it.
-        np.testing.assert_allclose(dense.flat(mean[0], GRID) @ support, expected @ support, atol=1e-9)
-        columns = p.scale(torch.eye(GRID.numel, dtype=torch.float64).reshape(-1, 1, *GRID.shape), factor)
-        F = dense.flat(columns[:, 0], GRID).T
-        covariance = F @ dense.operator(W) @ F.T
-        np.testing.assert_allclose(covariance, cov_s - gain @ cross.T, atol=1e-9)
 
-    def test_tweedie(self, spectrum, modulation):
-        """For Gaussian data the score of x_t is known, and the oracle's estimate must imply it."""
-        p = process(spectrum=spectrum, modulation=modulation)
-        C, mean = (dense.radius(GRID) + 0.2) ** -2, dense.random(*GRID.shape, seed=3).numpy()
-        oracle = ms.GaussianDenoiser(p, dense.stationary(C, GRID, mean))
-        x_t, t = dense.random(1, 1, *GRID.shape, seed=4), 0.4
-        a, b = factors(p, t)
-        W = spectral_power(p)
-        centered = dense.flat(x_t[0], GRID) - mean.reshape(1, -1) @ dense.operator(a)
-        score = -centered @ dense.operator(1 / (a**2 * C + b**2 * W)) @ dense.operator((W > 0).astype(float))
-        x0 = oracle(x_t, times(t))
-        ours = p.from_x0(x0, x_t, times(t), "score")
-        np.testing.assert_allclose(dense.flat(ours[0], GRID), score, atol=1e-9)
-        posterior_mean = mean.reshape(1, -1) + centered @ dense.operator(a * C / (a**2 * C + b**2 * W))
-        np.testing.assert_allclose(dense.flat(x0[0], GRID), posterior_mean, atol=1e-10)
-        # E[x0|x_t] = (x_t + σ² Σ score)/α, on the range of Σ.
-        back = p.to_x0(ours, x_t, times(t), "score")
-        torch.testing.assert_close(p.covariance.project(back), p.covariance.project(x0), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@modulations
+def test_posterior_is_gaussian_conditioning(spectrum, modulation):
+    """Join x_s and x_t given x0 by the Markov chain x_t = (a_t/a_s) x_s + noise, then condition."""
+    p = process(spectrum=spectrum, modulation=modulation)
+    x0, x_t = dense.random(1, 2, *GRID.shape), p.covariance.project(dense.random(1, 2, *GRID.shape, seed=1))
+    s, t = 0.35, 0.6
+    (a_s, b_s), (a_t, b_t) = factors(p, s), factors(p, t)
+    W = GRID.full(p.covariance.power()).numpy()
+    cov_s, cov_t, cross = (dense.operator(v) for v in (b_s**2 * W, b_t**2 * W, a_t / a_s * b_s**2 * W))
+    gain = cross @ np.linalg.pinv(cov_t, rcond=1e-10, hermitian=True)
+    residual = dense.flat(x_t[0], GRID) - dense.flat(x0[0], GRID) @ dense.operator(a_t)
+    expected = dense.flat(x0[0], GRID) @ dense.operator(a_s) + residual @ gain.T
+    mean, factor = p.posterior(x0, x_t, times(t), times(s))
+    support = dense.operator((W > 0).astype(float))
+    # Outside the support nothing is random, and what x_t holds there is not defined: compare on it.
+    np.testing.assert_allclose(dense.flat(mean[0], GRID) @ support, expected @ support, atol=1e-9)
+    columns = p.scale(torch.eye(GRID.numel, dtype=torch.float64).reshape(-1, 1, *GRID.shape), factor)
+    F = dense.flat(columns[:, 0], GRID).T
+    np.testing.assert_allclose(F @ dense.operator(W) @ F.T, cov_s - gain @ cross.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@modulations
+def test_score_and_gaussian_denoiser_obey_tweedies_formula(spectrum, modulation):
+    """For Gaussian data the score of x_t is known, and the oracle's estimate must imply it."""
+    p = process(spectrum=spectrum, modulation=modulation)
+    C, mean = (dense.radius(GRID) + 0.2) ** -2, dense.random(*GRID.shape, seed=3).numpy()
+    oracle = ms.GaussianDenoiser(p, dense.stationary(C, GRID, mean))
+    x_t, t = dense.random(1, 1, *GRID.shape, seed=4), 0.4
+    a, b = factors(p, t)
+    W = GRID.full(p.covariance.power()).numpy()
+    centered = dense.flat(x_t[0], GRID) - mean.reshape(1, -1) @ dense.operator(a)
+    expected = -centered @ dense.operator(1 / (a**2 * C + b**2 * W)) @ dense.operator((W > 0).astype(float))
+    x0 = oracle(x_t, times(t))
+    score = p.from_x0(x0, x_t, times(t), "score")
+    np.testing.assert_allclose(dense.flat(score[0], GRID), expected, atol=1e-9)
+    posterior_mean = mean.reshape(1, -1) + centered @ dense.operator(a * C / (a**2 * C + b**2 * W))
+    np.testing.assert_allclose(dense.flat(x0[0], GRID), posterior_mean, atol=1e-10)
+    # E[x0|x_t] = (x_t + σ² Σ score)/α, on the range of Σ.
+    back = p.to_x0(score, x_t, times(t), "score")
+    torch.testing.assert_close(p.covariance.project(back), p.covariance.project(x0), rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=150)
@@ -120,7 +124,7 @@ class TestDense:
     source=st.sampled_from(QUANTITIES),
     target=st.sampled_from(QUANTITIES),
 )
-def test_conversions_agree_with_the_truth(schedule, t, spectrum, modulation, source, target):
+def test_to_x0_and_from_x0_convert_every_quantity(schedule, t, spectrum, modulation, source, target):
     """Every quantity of a true (x0, noise) pair converts to every other, through x0."""
     p = process(schedule, spectrum, modulation)
     at, time = p.coefficients(times(t), torch.empty(1, 1, *GRID.shape, dtype=torch.float64)), times(t)
@@ -150,7 +154,7 @@ def test_conversions_agree_with_the_truth(schedule, t, spectrum, modulation, sou
     modulation=st.sampled_from([None, MODULATIONS["colour shift"]]),
     quantity=st.sampled_from(QUANTITIES),
 )
-def test_conversions_round_trip(schedule, t, modulation, quantity):
+def test_from_x0_inverts_to_x0(schedule, t, modulation, quantity):
     """Also of values that no real pair implies, as a network's are."""
     p = process(schedule, modulation=modulation)
     value, x_t = dense.random(1, 2, *GRID.shape), dense.random(1, 2, *GRID.shape, seed=1)
@@ -159,7 +163,7 @@ def test_conversions_round_trip(schedule, t, modulation, quantity):
     torch.testing.assert_close(p.from_x0(x0, x_t, times(t), quantity), value, rtol=1e-9, atol=max(tolerance, 1e-10))
 
 
-def test_the_definitions():
+def test_from_x0_follows_the_definitions():
     p = process(ms.FlowSchedule())
     x0, noise, t = dense.random(2, 1, *GRID.shape), p.noise((2, 1, *GRID.shape), [1, 2]), times(0.3, 0.8)
     x_t = p.add_noise(x0, t, noise)
@@ -171,16 +175,7 @@ def test_the_definitions():
     torch.testing.assert_close(p.from_x0(x0, x_t, t, "score"), -p.covariance.solve(noise) / b, rtol=1e-8, atol=1e-8)
 
 
-def test_the_score_is_projected_where_the_spectrum_is_empty():
-    p = process(spectrum=ms.Band(0.15, 0.5))
-    x0 = dense.random(1, 1, *GRID.shape)
-    x_t = p.add_noise(x0, times(0.5), p.noise((1, 1, *GRID.shape), [1]))
-    score = p.from_x0(x0, x_t, times(0.5), "score")
-    torch.testing.assert_close(p.covariance.project(score), score, rtol=1e-9, atol=1e-9)
-    assert score.abs().max() < 100
-
-
-def test_posterior_scalars_are_those_of_ddpm():
+def test_posterior_step_has_the_scalars_of_ddpm():
     """2006.11239, Eq. 7: β̃ and the weights of x0 and x_t, in discrete ᾱ."""
     p = process()
     s, t = times(0.3), times(0.31)
@@ -194,7 +189,7 @@ def test_posterior_scalars_are_those_of_ddpm():
     assert factor**2 == pytest.approx((1 - bar_s) / (1 - bar_t) * beta, rel=1e-9)
 
 
-def test_posterior_joins_the_marginals():
+def test_posterior_step_joins_the_marginals():
     """A step back from x_t ~ q(x_t|x0) lands on q(x_s|x0), whatever the coefficients."""
     now, then = (Coefficients(*(times(v) for v in pair)) for pair in ((0.3, 0.8), (0.7, 0.5)))
     of_x0, of_x_t, factor = posterior_step(now, then)
@@ -203,7 +198,7 @@ def test_posterior_joins_the_marginals():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-def test_float32_coefficients_keep_their_digits_at_both_ends(schedule):
+def test_coefficients_in_float32_keep_their_digits_at_both_ends(schedule):
     t32 = torch.tensor([0.0, 1e-6, 1e-3, 0.5, 1 - 1e-3, 1.0])
     p = process(schedule)
     narrow = p.coefficients(t32, torch.empty(6, 1, *GRID.shape))
@@ -212,39 +207,28 @@ def test_float32_coefficients_keep_their_digits_at_both_ends(schedule):
     assert narrow.a.shape == (6, 1, 1, 1)
     for ours, exact in ((narrow.a, wide.a), (narrow.b, wide.b)):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
-    log_snr = schedule.log_snr(t32.double())
-    for at, tolerance in ((narrow, 1e-5), (wide, 1e-9)):
-        found = 2 * (at.a.double().log() - at.b.double().log()).flatten()
-        torch.testing.assert_close(found, log_snr, rtol=1e-6 if at is narrow else 1e-9, atol=tolerance)
+    for at, rtol, atol in ((narrow, 1e-6, 1e-5), (wide, 1e-9, 1e-9)):
+        log_snr = 2 * (at.a.double().log() - at.b.double().log()).flatten()
+        torch.testing.assert_close(log_snr, schedule.log_snr(t32.double()), rtol=rtol, atol=atol)
 
 
-def test_prior():
-    p = process(ms.KarrasSchedule())
-    prior = p.prior((2, 3, *GRID.shape), [4, 5])
-    torch.testing.assert_close(prior, 80.0 * p.noise((2, 3, *GRID.shape), [4, 5]))
+def test_noise_and_prior_follow_the_covariance_and_their_seeds():
+    p, shape, seeds = process(ms.KarrasSchedule()), (2, 3, *GRID.shape), [4, 5]
+    noise = p.noise(shape, seeds)
+    assert torch.equal(noise, p.covariance.sample(seeds, channels=3))
+    assert p.noise((2, 3, 2, *GRID.shape), seeds).shape == (2, 3, 2, *GRID.shape)
+    torch.testing.assert_close(p.prior(shape, seeds), 80.0 * noise)
     mean = dense.random(3, *GRID.shape)
-    shifted = p.prior((2, 3, *GRID.shape), [4, 5], mean)
-    torch.testing.assert_close(shifted, prior + mean)
+    torch.testing.assert_close(p.prior(shape, seeds, mean), 80.0 * noise + mean)
 
 
-def test_noise_has_the_covariance_and_its_own_seeds():
-    p = process()
-    noise = p.noise((3, 2, *GRID.shape), [4, 5, 6])
-    assert torch.equal(noise, p.covariance.sample([4, 5, 6], channels=2))
-    two_leading = p.noise((2, 3, 2, *GRID.shape), [4, 5])
-    assert two_leading.shape == (2, 3, 2, *GRID.shape)
+def test_process_serves_any_grid_size():
+    p, x0, t = process(modulation=ms.Blur(length=2.0)), dense.random(1, 2, 7, 6), times(0.5)
+    x_t = p.add_noise(x0, t, p.noise((1, 2, 7, 6), [1]))
+    torch.testing.assert_close(p.to_x0(p.from_x0(x0, x_t, t, "v"), x_t, t, "v"), x0, rtol=1e-9, atol=1e-9)
 
 
-def test_any_grid_size_goes_through():
-    p = process(modulation=ms.Blur(length=2.0))
-    x0 = dense.random(1, 2, 7, 6)
-    x_t = p.add_noise(x0, times(0.5), p.noise((1, 2, 7, 6), [1]))
-    torch.testing.assert_close(
-        p.to_x0(p.from_x0(x0, x_t, times(0.5), "v"), x_t, times(0.5), "v"), x0, rtol=1e-9, atol=1e-9
-    )
-
-
-def test_blur_and_colour_shift_end_where_they_say():
+def test_blur_and_color_shift_have_their_values_at_both_ends():
     grid = ms.Grid.of(y=8, x=6)
     signal, noise = ms.Blur(length=1.5, floor=0.01)(times(0.0, 1.0), grid)
     assert signal.shape == noise.shape == (2, *grid.half_shape)
@@ -257,50 +241,48 @@ def test_blur_and_colour_shift_end_where_they_say():
     assert noise[0, 0, 0] < noise[0, 4, 3]
 
 
-@pytest.mark.parametrize("spectrum", [ms.Flat(), ms.PowerLaw(-0.5), ms.Band(0.1, 0.4)], ids=["white", "colour", "band"])
-@pytest.mark.parametrize("path", ["preserving", "exploding", "flow"])
-@pytest.mark.parametrize("ends", [20.0, 80.0])
-def test_conversions_are_finite_at_both_ends_of_the_widest_ranges(ends, path, spectrum):
-    grid = ms.Grid.of(y=4, x=5)
-    schedule = ms.TabulatedSchedule((ends, -ends), log_snr_range=(-ends, ends), path=path)
-    process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid))
-    x0, noise = dense.random(2, 1, 4, 5).float(), process.noise((2, 1, 4, 5), [0, 1])
-    for t in (0, 1):
-        x_t = process.add_noise(x0, t, noise)
-        for quantity in ("x0", "noise", "v", "flow", "score"):
-            value = process.from_x0(x0, x_t, t, quantity)
-            assert value.isfinite().all(), (t, quantity)
-            assert process.to_x0(value, x_t, t, quantity).isfinite().all(), (t, quantity)
-        for options in ({}, {"preconditioning": "karras"}, *({"prediction": p} for p in ("x0", "noise", "flow"))):
-            denoiser = ms.Denoiser(Half(), process, **options)
-            assert denoiser(x_t, t).isfinite().all(), (t, options)
-            assert denoiser.loss(x0, t, [0, 1]).isfinite().all(), (t, options)
-
-
 class Half(torch.nn.Module):
     def forward(self, x, log_snr, condition=None):
         return x / 2
 
 
+@pytest.mark.parametrize("path", ["preserving", "exploding", "flow"])
+@pytest.mark.parametrize("ends", [20.0, 80.0])
+def test_conversions_and_losses_are_finite_at_both_ends_of_the_widest_ranges(ends, path):
+    grid = ms.Grid.of(y=4, x=5)
+    schedule = ms.TabulatedSchedule((ends, -ends), log_snr_range=(-ends, ends), path=path)
+    for spectrum, t in product((ms.Flat(), ms.PowerLaw(-0.5), ms.Band(0.1, 0.4)), (0, 1)):
+        process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid))
+        x0, noise = dense.random(2, 1, 4, 5).float(), process.noise((2, 1, 4, 5), [0, 1])
+        x_t = process.add_noise(x0, t, noise)
+        for quantity in QUANTITIES:
+            value = process.from_x0(x0, x_t, t, quantity)
+            assert value.isfinite().all(), (spectrum, t, quantity)
+            assert process.to_x0(value, x_t, t, quantity).isfinite().all(), (spectrum, t, quantity)
+        for options in ({}, {"preconditioning": "karras"}, *({"prediction": p} for p in ("x0", "noise", "flow"))):
+            denoiser = ms.Denoiser(Half(), process, **options)
+            assert denoiser(x_t, t).isfinite().all(), (spectrum, t, options)
+            assert denoiser.loss(x0, t, [0, 1]).isfinite().all(), (spectrum, t, options)
+
+
 @pytest.mark.parametrize("sizes", [(4, 4, 5), (3, 6, 4), (4, 2, 2)])
 def test_modulations_of_opposite_velocities_are_mirror_images(sizes):
-    grid = ms.Grid.of(**dict(zip(("frame", "height", "width"), sizes, strict=True)))
-    factors = []
-    for speed in (1.3, -1.3):
+    grid, schedule = ms.Grid.of(**dict(zip(("frame", "height", "width"), sizes, strict=True))), ms.CosineSchedule()
+    covariance = ms.SpectralCovariance(ms.Flat(), grid)
+
+    def modulation_factors(speed: float) -> list[torch.Tensor]:
         drift = ms.VelocityTuned({"height": speed, "width": 0.4}, 2.0)
-        covariance, schedule = ms.SpectralCovariance(ms.Flat(), grid), ms.CosineSchedule()
-        corruption = ms.Corruption(drift, grid)
-        modulations = (ms.ColorShift(drift, ms.Flat()), ms.Prefilter(drift),
-                       ms.NoiseFloor(schedule, covariance, corruption))  # fmt: skip
-        both = [torch.cat(modulation(times(0.3), grid)) for modulation in modulations]
-        factors.append([grid.full(factor) for factor in both])
-    turned = -torch.arange(sizes[1]) % sizes[1]
-    for here, there in zip(*factors, strict=True):
-        torch.testing.assert_close(here.index_select(2, turned), there, rtol=1e-9, atol=0)
+        floor = ms.NoiseFloor(schedule, covariance, ms.Corruption(drift, grid))
+        each = (ms.ColorShift(drift, ms.Flat()), ms.Prefilter(drift), floor)
+        return [grid.full(torch.cat(modulation(times(0.3), grid))) for modulation in each]
+
+    mirrored = -torch.arange(sizes[1]) % sizes[1]
+    for here, there in zip(modulation_factors(1.3), modulation_factors(-1.3), strict=True):
+        torch.testing.assert_close(here.index_select(2, mirrored), there, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("grid", [ms.Grid.of(x=9), ms.Grid.of(y=4, x=5), ms.Grid.of(t=3, y=4, x=6)], ids=str)
-def test_filtered_data_under_white_noise_are_shaped_noise_in_other_coordinates(grid):
+def test_prefilter_under_white_noise_is_shaped_noise_in_other_coordinates(grid):
     spectrum, t = ms.PowerLaw(-0.6, corner=0.1), times(0.3)
     white = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid), ms.Prefilter(spectrum)).double()
     shaped = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(spectrum, grid)).double()
@@ -313,28 +295,23 @@ def test_filtered_data_under_white_noise_are_shaped_noise_in_other_coordinates(g
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_under_autocast_stays_finite(dtype):
-    for modulation in MODULATIONS.values():
+def test_add_noise_in_half_precision_under_autocast_stays_finite(dtype):
+    for name, modulation in MODULATIONS.items():
         p = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), GRID), modulation)
         x0 = dense.random(2, 1, *GRID.shape).to(dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             x_t = p.add_noise(x0, torch.tensor([0.0, 1.0]), p.noise(x0.shape, [1, 2]))
-        assert x_t.isfinite().all()
+        assert x_t.isfinite().all(), name
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda p: p.noise((2, 1, 4, 5), [1]), "a batch of 2 needs 2 seeds, got 1"),
-        (lambda p: p.noise((4, 5), [1, 2, 3, 4]), "expected .batch, channels, y, x."),
-        (lambda p: p.to_x0(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5), times(0.5), "mean"), "unknown quantity"),
-        (lambda p: p.from_x0(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5), times(0.5), "mean"), "unknown quantity"),
-        (
-            lambda p: p.add_noise(torch.zeros(3, 1, 4, 5), times(0.5, 0.5), torch.zeros(3, 1, 4, 5)),
-            "needs 3 times or one for all, got 2",
-        ),
-    ],
-)
-def test_errors(make, message):
-    with pytest.raises(ValueError, match=message):
-        make(process())
+def test_process_refuses_impossible_arguments():
+    p, one, three = process(), torch.zeros(1, 1, 4, 5), torch.zeros(3, 1, 4, 5)
+    for message, attempt in (
+        ("a batch of 2 needs 2 seeds, got 1", lambda: p.noise((2, 1, 4, 5), [1])),
+        ("expected .batch, channels, y, x.", lambda: p.noise((4, 5), [1, 2, 3, 4])),
+        ("unknown quantity", lambda: p.to_x0(one, one, times(0.5), "mean")),
+        ("unknown quantity", lambda: p.from_x0(one, one, times(0.5), "mean")),
+        ("needs 3 times or one for all, got 2", lambda: p.add_noise(three, times(0.5, 0.5), three)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attempt()

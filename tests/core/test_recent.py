@@ -1,4 +1,4 @@
-"""What is kept for every shape: bounded, shared by threads, and not carried along in copies."""
+"""Recent is bounded, shared by threads and empty in copies, and everything kept per shape is kept in one."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ import multisagd as ms
 from multisagd.recent import MOST, Recent
 
 
-def test_the_longest_unused_goes_first():
+def test_recent_drops_the_longest_unused():
     made: list[str] = []
     recent: Recent[str] = Recent(2)
 
@@ -24,7 +24,7 @@ def test_the_longest_unused_goes_first():
     assert len(recent) == 2
 
 
-def test_none_is_a_value_and_failures_are_not_kept():
+def test_recent_keeps_none_but_not_failures():
     recent: Recent[int | None] = Recent()
     assert recent.get("none", lambda: None) is None
     assert recent.get("none", lambda: 1) is None
@@ -33,7 +33,7 @@ def test_none_is_a_value_and_failures_are_not_kept():
     assert recent.get("bad", lambda: 2) == 2
 
 
-def test_copies_and_pickles_begin_empty():
+def test_recent_is_empty_in_copies_and_pickles():
     recent: Recent[int] = Recent(3)
     recent.get(0, lambda: 1)
     for other in (copy.deepcopy(recent), pickle.loads(pickle.dumps(recent))):
@@ -42,11 +42,11 @@ def test_copies_and_pickles_begin_empty():
         assert other.get(0, lambda: 2) == 2
 
 
-def test_threads_share_it():
+def test_recent_is_shared_by_threads():
     recent: Recent[int] = Recent(4)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: recent.get(i % 9, lambda: i % 9), range(20000)))
-    assert found == [i % 9 for i in range(20000)]
+        values = list(pool.map(lambda i: recent.get(i % 9, lambda: i % 9), range(20000)))
+    assert values == [i % 9 for i in range(20000)]
     assert len(recent) == 4
 
 
@@ -81,7 +81,7 @@ def everything(spectrum: ms.Spectrum) -> list[object]:
     return [covariance, padded, padded.drawn, corruption.covariance, floor, shift, filtered, spectral, restoring]
 
 
-def test_many_shapes_keep_no_more_than_a_few():
+def test_recent_bounds_what_every_object_keeps_for_many_shapes():
     for thing in everything(ms.PowerLaw(-0.5)):
         kept = [value for value in vars(thing).values() if isinstance(value, Recent)]
         assert kept, thing
@@ -91,7 +91,7 @@ def test_many_shapes_keep_no_more_than_a_few():
         assert all(len(value) <= MOST for value in vars(thing).values() if isinstance(value, dict | list)), thing
 
 
-def test_what_was_dropped_is_made_again_bit_for_bit():
+def test_sample_is_the_same_after_its_shape_was_dropped():
     covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(x=16))
     first = covariance.sample([3])
     for size in range(17, 17 + 2 * MOST):
@@ -101,10 +101,12 @@ def test_what_was_dropped_is_made_again_bit_for_bit():
 
 def test_what_is_kept_in_inference_serves_training():
     grid = ms.Grid.of(x=16)
-    for modulation in (ms.ColorShift(ms.PowerLaw(0.5), ms.Flat()), ms.Prefilter(ms.PowerLaw(0.5))):
+    for modulation in (None, ms.ColorShift(ms.PowerLaw(0.5), ms.Flat()), ms.Prefilter(ms.PowerLaw(0.5))):
         process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid), modulation)
-        x0 = torch.ones(1, 1, 16, requires_grad=True)
+        network, x0 = ms.networks.UNet(channels=1, dimensions=1, width=8, multipliers=(1,)), torch.ones(1, 1, 16)
+        denoiser = ms.Denoiser(network, process)
         with torch.inference_mode():
-            process.add_noise(torch.ones(1, 1, 16), 0.5, process.noise((1, 1, 16), [0]))
-        process.add_noise(x0, 0.5, process.noise((1, 1, 16), [0])).sum().backward()
-        assert x0.grad is not None
+            ms.sample(denoiser, ms.DDIM(), (1, 1, 16), 2, [0])
+        x0.requires_grad_()
+        denoiser.loss(x0, 0.5, [0], metric="mahalanobis").sum().backward()
+        assert x0.grad is not None, modulation

@@ -1,4 +1,4 @@
-"""Spectral penalties against full transforms and PyWavelets, item by item."""
+"""Spectral penalties equal full transforms and PyWavelets, item by item."""
 
 import numpy as np
 import pytest
@@ -6,99 +6,90 @@ import pywt
 import torch
 from torch import Tensor
 
-from multisagd import CosineSchedule, Denoiser, Flat, Grid, Process, SpectralCovariance
-from multisagd.regularisation import PenaltyKind, SpectralPenalty
+import multisagd as ms
+from multisagd.regularisation import SpectralPenalty
+from tests.helpers import dense
 
-GRIDS = [Grid.of(time=9), Grid.of(height=4, width=6), Grid.of(frame=4, height=6, width=5)]
-ids = {"ids": lambda grid: "x".join(map(str, grid.shape))}
-
-
-def pair(grid: Grid) -> tuple[Tensor, Tensor]:
-    drawn = torch.randn(2, 3, 2, *grid.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return drawn[0], drawn[1]
+GRIDS = [ms.Grid.of(time=9), ms.Grid.of(height=4, width=6), ms.Grid.of(frame=4, height=6, width=5)]
+KINDS = ("amplitude", "amplitude_phase", "wavelet")
+grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
 
 
-@pytest.mark.parametrize("grid", GRIDS, **ids)
-def test_amplitude_and_phase_over_the_full_spectrum(grid: Grid) -> None:
+def pair(grid: ms.Grid) -> tuple[Tensor, Tensor]:
+    one, other = dense.random(2, 3, 2, *grid.shape)
+    return one, other
+
+
+@grids
+def test_amplitude_penalties_average_over_the_full_spectrum(grid) -> None:
     one, other = pair(grid)
     dims = tuple(range(-grid.dimensions, 0))
     ours, theirs = (np.fft.fftn(each.numpy(), axes=dims, norm="ortho").reshape(3, -1) for each in (one, other))
     amplitude = np.abs(np.abs(ours) - np.abs(theirs)).mean(1)
     phase = np.abs(np.angle(ours * theirs.conj())).mean(1)
     for kind, expected in (("amplitude", amplitude), ("amplitude_phase", amplitude * (1 + phase))):
-        found = SpectralPenalty(kind, weight=0.3)(one, other, grid)  # type: ignore[arg-type]
-        np.testing.assert_allclose(found.numpy(), 0.3 * expected, rtol=1e-10)
+        penalty = SpectralPenalty(kind, weight=0.3)(one, other, grid)
+        np.testing.assert_allclose(penalty.numpy(), 0.3 * expected, rtol=1e-10, err_msg=kind)
 
 
-@pytest.mark.parametrize("wavelet", ["haar", "bior1.3"])
-@pytest.mark.parametrize("grid", GRIDS, **ids)
-def test_wavelets_are_those_of_pywavelets(grid: Grid, wavelet: str) -> None:
+@grids
+def test_wavelet_penalty_equals_pywavelets(grid) -> None:
     one, other = pair(grid)
-    found = SpectralPenalty("wavelet", wavelet=wavelet)(one, other, grid)
-    axes = tuple(range(-grid.dimensions, 0))
-    parts = pywt.dwtn((one - other).numpy(), wavelet, mode="zero", axes=axes)
-    details = [value.reshape(3, -1) for name, value in parts.items() if "d" in name]
-    np.testing.assert_allclose(found.numpy(), np.abs(np.concatenate(details, 1)).mean(1), rtol=1e-8)
+    for wavelet in ("haar", "bior1.3"):
+        axes = tuple(range(-grid.dimensions, 0))
+        parts = pywt.dwtn((one - other).numpy(), wavelet, mode="zero", axes=axes)
+        details = np.concatenate([value.reshape(3, -1) for name, value in parts.items() if "d" in name], 1)
+        penalty = SpectralPenalty("wavelet", wavelet=wavelet)(one, other, grid)
+        np.testing.assert_allclose(penalty.numpy(), np.abs(details).mean(1), rtol=1e-8, err_msg=wavelet)
 
 
-@pytest.mark.parametrize("kind", ["amplitude", "amplitude_phase", "wavelet"])
-@pytest.mark.parametrize("grid", GRIDS, **ids)
-def test_a_right_estimate_has_no_penalty_and_gradients_are_finite(grid: Grid, kind: PenaltyKind) -> None:
+@grids
+def test_penalty_is_zero_for_a_right_estimate_and_has_finite_gradients(grid) -> None:
     one, other = pair(grid)
-    penalty = SpectralPenalty(kind)
-    assert float(penalty(other, other, grid).abs().max()) < 1e-12
-    for estimate in (one.clone(), torch.zeros_like(one), other.clone()):
-        estimate.requires_grad_()
-        penalty(estimate, other, grid).sum().backward()
-        assert estimate.grad is not None
-        assert bool(torch.isfinite(estimate.grad).all())
+    for kind in KINDS:
+        penalty = SpectralPenalty(kind)
+        assert float(penalty(other, other, grid).abs().max()) < 1e-12, kind
+        for estimate in (one.clone(), torch.zeros_like(one), other.clone()):
+            estimate.requires_grad_()
+            penalty(estimate, other, grid).sum().backward()
+            assert bool(torch.isfinite(estimate.grad).all()), kind
 
 
-def test_amplitude_does_not_see_shifts_and_phase_does() -> None:
-    one, _ = pair(GRIDS[1])
+def test_amplitude_penalty_does_not_see_shifts_and_phase_penalty_does() -> None:
+    grid, (one, _) = GRIDS[1], pair(GRIDS[1])
     moved = one.roll(1, -1)
-    assert float(SpectralPenalty("amplitude")(moved, one, GRIDS[1]).max()) < 1e-12
-    assert float(SpectralPenalty("amplitude_phase")(0.9 * moved, one, GRIDS[1]).min()) > 1.5 * float(
-        SpectralPenalty("amplitude")(0.9 * moved, one, GRIDS[1]).min()
-    )
+    assert float(SpectralPenalty("amplitude")(moved, one, grid).max()) < 1e-12
+    plain, with_phase = (float(SpectralPenalty(kind)(0.9 * moved, one, grid).min()) for kind in KINDS[:2])
+    assert with_phase > 1.5 * plain
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_padding_counts_for_nothing(channels: int) -> None:
+def test_penalty_ignores_padding(channels: int) -> None:
     one, other = pair(GRIDS[1])
     mask = torch.ones(3, channels, 4, 6, dtype=torch.bool)
     mask[:, 0, :, 4:] = False
     changed = torch.where(mask, one, 100.0)
-    for kind in ("amplitude", "amplitude_phase", "wavelet"):
-        penalty = SpectralPenalty(kind)  # type: ignore[arg-type]
+    for kind in KINDS:
+        penalty = SpectralPenalty(kind)
         torch.testing.assert_close(penalty(changed, other, GRIDS[1], mask), penalty(one, other, GRIDS[1], mask))
 
 
-def test_the_loss_adds_it_to_what_it_was() -> None:
-    grid = GRIDS[1]
-    process = Process(CosineSchedule(), SpectralCovariance(Flat(), grid)).double()
-
-    class Half(torch.nn.Module):
-        def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
-            return 0.5 * x
-
-    denoiser, x0 = Denoiser(Half(), process), pair(grid)[0]
-    t, seeds, penalty = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), [1, 2, 3], SpectralPenalty(weight=0.2)
+def test_loss_adds_the_penalty() -> None:
+    grid, t, seeds = GRIDS[1], torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), [1, 2, 3]
+    process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.Flat(), grid)).double()
+    denoiser = ms.Denoiser(lambda x, log_snr, condition: 0.5 * x, process)  # type: ignore[arg-type]
+    penalty, x0 = SpectralPenalty(weight=0.2), pair(grid)[0]
     estimate = denoiser(process.add_noise(x0, t, process.noise(x0.shape, seeds)), t)
-    torch.testing.assert_close(
-        denoiser.loss(x0, t, seeds, penalty=penalty), denoiser.loss(x0, t, seeds) + penalty(estimate, x0, grid)
-    )
+    with_penalty = denoiser.loss(x0, t, seeds, penalty=penalty)
+    torch.testing.assert_close(with_penalty, denoiser.loss(x0, t, seeds) + penalty(estimate, x0, grid))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kind": "cepstrum"}, "unknown penalty"),
-        ({"weight": 0.0}, "weight > 0"),
-        ({"kind": "wavelet", "wavelet": "wavy"}, "unknown wavelet"),
-        ({"kind": "wavelet", "levels": 0}, "levels >= 1"),
-    ],
-)
-def test_impossible_penalties_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SpectralPenalty(**settings)  # type: ignore[arg-type]
+def test_penalty_refuses_impossible_settings() -> None:
+    for message, settings in (
+        ("unknown penalty", {"kind": "cepstrum"}),
+        ("weight > 0", {"weight": 0.0}),
+        ("unknown wavelet", {"kind": "wavelet", "wavelet": "wavy"}),
+        ("levels >= 1", {"kind": "wavelet", "levels": 0}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SpectralPenalty(**settings)

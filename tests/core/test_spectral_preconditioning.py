@@ -1,197 +1,146 @@
-"""Spectral preconditioning against dense matrices, its scalar case, and the properties it is made for."""
+"""Spectral preconditioning equals dense matrices and its scalar case, and has the properties it is made for."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from multisagd import (
-    Band,
-    Blur,
-    CosineSchedule,
-    DataStatistics,
-    Denoiser,
-    Flat,
-    FlowSchedule,
-    GaussianDenoiser,
-    Grid,
-    KarrasSchedule,
-    PaddedCovariance,
-    PowerLaw,
-    Process,
-    SpectralCovariance,
-)
+import multisagd as ms
+from tests.helpers import dense
+from tests.helpers.stationary import draw_data, half_spectrum, random_statistics
 
-GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=3, height=4, width=6)]
-SPECTRA = [Flat(), PowerLaw(exponent=-0.6, corner=0.1)]
-SCHEDULES = [CosineSchedule(), KarrasSchedule(), FlowSchedule()]
+GRIDS = [ms.Grid.of(time=9), ms.Grid.of(height=4, width=5), ms.Grid.of(frame=3, height=4, width=6)]
+PLANE = GRIDS[1]
+SPECTRA = [ms.Flat(), ms.PowerLaw(exponent=-0.6, corner=0.1)]
+SCHEDULES = [ms.CosineSchedule(), ms.KarrasSchedule(), ms.FlowSchedule()]
 TIMES = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
 
+grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
+schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
 
-class Told(nn.Module):
-    """A network that keeps what it is asked and answers as told."""
 
-    def __init__(self, answer: Tensor | float = 0.0) -> None:
+class Constant(nn.Module):
+    """A network that keeps its input and returns a constant."""
+
+    def __init__(self, output: Tensor | float = 0.0) -> None:
         super().__init__()
-        self.answer = answer
-        self.asked: list[Tensor] = []
+        self.output = output
+        self.inputs: list[Tensor] = []
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
-        self.asked.append(x)
-        return torch.zeros_like(x) + self.answer
+        self.inputs.append(x)
+        return torch.zeros_like(x) + self.output
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def build(grid=PLANE, schedule=SCHEDULES[0], spectrum=SPECTRA[1], output=0.0, modulation=None) -> ms.Denoiser:
+    process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid), modulation).double()
+    statistics = random_statistics(grid)
+    return ms.Denoiser(Constant(output), process, preconditioning="spectral", statistics=statistics)
 
 
-def made(grid: Grid) -> DataStatistics:
-    power = torch.stack([grid.even(each) for each in torch.exp(random(2, *grid.half_shape, seed=1))])
-    return DataStatistics(random(2, *grid.shape, seed=2), power, grid, 10)
+def data(grid=PLANE, seed=0) -> Tensor:
+    return dense.random(3, 2, *grid.shape, seed=seed)
 
 
-def built(grid: Grid, schedule: object = SCHEDULES[0], spectrum: object = SPECTRA[1], network: nn.Module | None = None):  # type: ignore[no-untyped-def]
-    process = Process(schedule, SpectralCovariance(spectrum, grid)).double()  # type: ignore[arg-type]
-    statistics = made(grid)
-    return Denoiser(network or Told(), process, preconditioning="spectral", statistics=statistics), process, statistics
+def matrix(power: Tensor, grid: ms.Grid) -> Tensor:
+    return dense.tensor(dense.operator(grid.full(power).numpy()))
 
 
-def matrix(power: Tensor, grid: Grid) -> Tensor:
-    """The circulant matrix with these eigenvalues, from the full transform."""
-    eye = torch.eye(grid.numel, dtype=torch.complex128).reshape(grid.numel, *grid.shape)
-    dims = tuple(range(-grid.dimensions, 0))
-    return torch.fft.ifftn(torch.fft.fftn(eye, dim=dims) * grid.full(power), dim=dims).real.reshape(grid.numel, -1)
-
-
-@pytest.mark.parametrize("spectrum", SPECTRA, ids=str)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
-@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
-def test_the_formula_on_dense_matrices(grid: Grid, schedule: object, spectrum: object) -> None:
+@grids
+@schedules
+def test_spectral_preconditioning_is_the_formula_on_dense_matrices(grid, schedule) -> None:
     """D = μ + S(x - aμ) + O F(I(x - aμ)), with matrix functions of K and Σ from their eigenvalues."""
-    answer = random(3, 2, *grid.shape, seed=3)
-    network = Told(answer)
-    denoiser, process, statistics = built(grid, schedule, spectrum, network)
-    x = random(3, 2, *grid.shape, seed=4)
-    result = denoiser(x, TIMES)
-    noise = process.covariance.power()
-    for item, t in enumerate(TIMES):
-        a, b = process.schedule.alpha_sigma(t)
-        for channel in range(2):
-            power = statistics.power[channel]
-            total = a**2 * power + b**2 * noise
-            skip, into = matrix(a * power / total, grid), matrix(total**-0.5, grid)
-            out = matrix((power * b**2 * noise / total).sqrt(), grid)
-            mean = statistics.mean[channel].flatten()
-            y = x[item, channel].flatten() - a * mean
-            expected = mean + skip @ y + out @ answer[item, channel].flatten()
-            torch.testing.assert_close(result[item, channel].flatten(), expected, rtol=1e-9, atol=1e-9)
-            asked = network.asked[0][item, channel].flatten()
-            torch.testing.assert_close(asked, into @ y, rtol=1e-9, atol=1e-9)
+    output, x = data(grid, 3), data(grid, 4)
+    for spectrum in SPECTRA:
+        denoiser = build(grid, schedule, spectrum, output)
+        result, noise = denoiser(x, TIMES), denoiser.process.covariance.power()
+        for item, t in enumerate(TIMES):
+            a, b = schedule.alpha_sigma(t)
+            for channel, power in enumerate(denoiser.statistics.power):
+                total = a**2 * power + b**2 * noise
+                skip, into = matrix(a * power / total, grid), matrix(total**-0.5, grid)
+                out = matrix((power * b**2 * noise / total).sqrt(), grid)
+                mean = denoiser.statistics.mean[channel].flatten()
+                y = x[item, channel].flatten() - a * mean
+                expected = mean + skip @ y + out @ output[item, channel].flatten()
+                torch.testing.assert_close(result[item, channel].flatten(), expected, rtol=1e-9, atol=1e-9)
+                network_input = denoiser.network.inputs[0][item, channel].flatten()
+                torch.testing.assert_close(network_input, into @ y, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid.shape)))
-def test_a_network_of_zero_is_the_wiener_filter(grid: Grid) -> None:
-    denoiser, process, statistics = built(grid)
-    x = random(3, 2, *grid.shape)
-    torch.testing.assert_close(denoiser(x, TIMES), GaussianDenoiser(process, statistics)(x, TIMES))
+@pytest.mark.parametrize("modulation", [None, ms.Blur(length=1.0)], ids=["scalar", "blur"])
+@grids
+def test_spectral_preconditioning_of_a_zero_network_is_the_wiener_filter(grid, modulation) -> None:
+    denoiser, x = build(grid, modulation=modulation), data(grid)
+    oracle = ms.GaussianDenoiser(denoiser.process, denoiser.statistics)
+    torch.testing.assert_close(denoiser(x, TIMES), oracle(x, TIMES))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        result = denoiser.float()(x.to(dtype), TIMES)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), oracle(x.to(dtype).double(), TIMES), rtol=0.05, atol=0.05)
 
 
-def test_it_serves_coefficients_that_depend_on_frequency() -> None:
-    grid = GRIDS[1]
-    process = Process(CosineSchedule(), SpectralCovariance(SPECTRA[1], grid), Blur(length=1.0)).double()
-    denoiser = Denoiser(Told(), process, preconditioning="spectral", statistics=made(grid))
-    x = random(3, 2, *grid.shape)
-    torch.testing.assert_close(denoiser(x, TIMES), GaussianDenoiser(process, made(grid))(x, TIMES))
-
-
-def test_flat_data_in_white_noise_are_karras() -> None:
-    grid = GRIDS[1]
-    statistics = DataStatistics(random(2, *grid.shape), torch.full((2, *grid.half_shape), 0.36).double(), grid, 10)
-    process = Process(CosineSchedule(), SpectralCovariance(Flat(), grid)).double()
-    network = Told(random(3, 2, *grid.shape, seed=5))
+def test_spectral_preconditioning_of_flat_data_in_white_noise_is_karras() -> None:
+    flat = torch.full((2, *PLANE.half_shape), 0.36).double()
+    statistics = ms.DataStatistics(dense.random(2, *PLANE.shape), flat, PLANE, 10)
+    process, network, x = build(spectrum=ms.Flat()).process, Constant(data(seed=5)), data()
     one, other = (
-        Denoiser(network, process, preconditioning=kind, statistics=statistics)  # type: ignore[arg-type]
-        for kind in ("karras", "spectral")
+        ms.Denoiser(network, process, preconditioning=kind, statistics=statistics) for kind in ("karras", "spectral")
     )
-    x = random(3, 2, *grid.shape)
-    torch.testing.assert_close(one(x, TIMES), other(x, TIMES))
     noise = process.noise(x.shape, [1, 2, 3])
+    torch.testing.assert_close(one(x, TIMES), other(x, TIMES))
     torch.testing.assert_close(one.error(x, TIMES, noise), other.error(x, TIMES, noise))
     torch.testing.assert_close(one.loss(x, TIMES, [1, 2, 3]), other.loss(x, TIMES, [1, 2, 3]))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
-def test_input_and_target_have_unit_power_at_every_frequency(schedule: object) -> None:
+@schedules
+def test_spectral_preconditioning_gives_input_and_target_unit_power_at_every_frequency(schedule) -> None:
     """Monte Carlo over 4,000 Gaussian data: each power within 6 standard errors of one."""
-    grid, count = GRIDS[1], 4000
-    network = Told()
-    denoiser, process, statistics = built(grid, schedule, network=network)
-    white = random(count, 2, *grid.shape, seed=6)
-    dims = (-2, -1)
-    x0 = statistics.mean + torch.fft.irfftn(
-        torch.fft.rfftn(white, dim=dims) * statistics.power.sqrt(), s=grid.shape, dim=dims
-    )
-    t = torch.full((count,), 0.4, dtype=torch.float64)
-    error = denoiser.error(x0, t, process.noise(x0.shape, range(count)))
-    for values in (network.asked[0], error):
-        power = torch.fft.rfftn(values, dim=dims, norm="ortho").abs().square().mean(0)
+    denoiser, count = build(schedule=schedule), 4000
+    x0, t = draw_data(denoiser.statistics, count, seed=6), torch.full((count,), 0.4, dtype=torch.float64)
+    error = denoiser.error(x0, t, denoiser.process.noise(x0.shape, range(count)))
+    for values in (denoiser.network.inputs[0], error):
+        power = half_spectrum(values, PLANE).abs().square().mean(0)
         assert float((power - 1).abs().max()) < 6 * (2 / count) ** 0.5
 
 
-@pytest.mark.parametrize("spectrum", [*SPECTRA, Band(0.0, 0.3)], ids=str)
-def test_errors_of_the_output_are_errors_of_the_estimate(spectrum: object) -> None:
+@pytest.mark.parametrize("spectrum", [*SPECTRA, ms.Band(0.0, 0.3)], ids=str)
+def test_x0_error_turns_errors_of_the_output_into_errors_of_the_estimate(spectrum) -> None:
     """Also where the spectrum is empty: there the datum is known, and nothing is to be learned."""
-    grid = GRIDS[1]
-    denoiser, process, _ = built(grid, spectrum=spectrum, network=Told(random(3, 2, *grid.shape, seed=7)))
-    x0 = random(3, 2, *grid.shape)
-    noise = process.noise(x0.shape, [1, 2, 3])
-    estimate = denoiser(process.add_noise(x0, TIMES, noise), TIMES)
+    denoiser, x0 = build(spectrum=spectrum, output=data(seed=7)), data()
+    noise = denoiser.process.noise(x0.shape, [1, 2, 3])
+    estimate = denoiser(denoiser.process.add_noise(x0, TIMES, noise), TIMES)
     error = denoiser.error(x0, TIMES, noise)
     assert bool(torch.isfinite(error).all())
     torch.testing.assert_close(denoiser.x0_error(error, TIMES), estimate - x0, rtol=1e-8, atol=1e-8)
 
 
-def test_the_metrics() -> None:
+def test_weigh_applies_each_metric_and_weighting() -> None:
     """Whitened is the plain error of the output; Euclidean that of x0, as large on the whole."""
     grid = GRIDS[2]
-    denoiser, process, _ = built(grid, network=Told(random(3, 2, *grid.shape, seed=8)))
-    x0, noise = random(3, 2, *grid.shape), process.noise((3, 2, *grid.shape), [1, 2, 3])
-    error = denoiser.error(x0, TIMES, noise)
+    denoiser, x0 = build(grid, output=data(grid, 8)), data(grid)
+    error = denoiser.error(x0, TIMES, denoiser.process.noise(x0.shape, [1, 2, 3]))
     torch.testing.assert_close(denoiser.weigh(error, TIMES, metric="whitened"), error.square().flatten(1).mean(1))
     x0_error = denoiser.x0_error(error, TIMES).square().flatten(1).mean(1)
     # Errors of unit power everywhere come out as they are.
-    white = random(400, 2, *grid.shape, seed=9)
-    t = TIMES[1].expand(400)
+    white, t = dense.random(400, 2, *grid.shape, seed=9), TIMES[1].expand(400)
     assert float(denoiser.weigh(white, t).mean()) == pytest.approx(1, abs=0.02)
     scale = denoiser.x0_error(white, t).square().mean()
     torch.testing.assert_close(denoiser.weigh(error, TIMES)[1], x0_error[1] / scale, rtol=0.05, atol=0)
-    weighted = denoiser.weigh(error, TIMES, weighting="min_snr")
-    snr = process.schedule.log_snr(TIMES).exp().clamp(max=5)
-    torch.testing.assert_close(weighted, x0_error * snr)
+    snr = denoiser.process.schedule.log_snr(TIMES).exp().clamp(max=5)
+    torch.testing.assert_close(denoiser.weigh(error, TIMES, weighting="min_snr"), x0_error * snr)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
-    grid = GRIDS[1]
-    process = Process(CosineSchedule(), SpectralCovariance(Flat(), grid)).double()
-    with pytest.raises(ValueError, match="needs the statistics"):
-        Denoiser(Told(), process, preconditioning="spectral")
-    padded = Process(CosineSchedule(), PaddedCovariance(Flat(), grid, {"width": 3}))
-    with pytest.raises(ValueError, match="leave out the padding"):
-        Denoiser(Told(), padded, preconditioning="spectral", statistics=made(grid))
-    karras = Denoiser(Told(), process, preconditioning="karras", statistics=made(grid))
-    with pytest.raises(ValueError, match="whitened metric"):
-        karras.weigh(random(3, 2, *grid.shape), TIMES, metric="whitened")
-    spectral = Denoiser(Told(), process, preconditioning="spectral", statistics=made(grid))
-    with pytest.raises(ValueError, match="uniform weighting"):
-        spectral.weigh(random(3, 2, *grid.shape), TIMES, metric="whitened", weighting="min_snr")
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_low_precision_comes_back_as_it_was(dtype: torch.dtype) -> None:
-    grid = GRIDS[1]
-    denoiser, process, statistics = built(grid)
-    x = random(3, 2, *grid.shape).to(dtype)
-    result = denoiser.float()(x, TIMES)
-    assert result.dtype == dtype
-    torch.testing.assert_close(
-        result.double(), GaussianDenoiser(process, statistics)(x.double(), TIMES), rtol=0.05, atol=0.05
-    )
+def test_spectral_preconditioning_refuses_impossible_settings() -> None:
+    spectral = build()
+    process, statistics = spectral.process, spectral.statistics
+    padded = ms.Process(ms.CosineSchedule(), ms.PaddedCovariance(ms.Flat(), PLANE, {"width": 3}))
+    karras = ms.Denoiser(Constant(), process, preconditioning="karras", statistics=statistics)
+    options = {"preconditioning": "spectral"}
+    for message, attempt in (
+        ("needs the statistics", lambda: ms.Denoiser(Constant(), process, **options)),
+        ("leave out the padding", lambda: ms.Denoiser(Constant(), padded, statistics=statistics, **options)),
+        ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
+        ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting="min_snr")),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attempt()

@@ -88,7 +88,7 @@ def coloured(count: int, classes: int) -> Pixels:
         (40, 4, [], 2, None),
         (5, 1, [], 1, None),
         (5, 1, ["validation.holdout=0"], None, "validation.holdout=0: nothing is held out"),
-        (1, 1, [], None, "the only example is trained on"),
+        (1, 1, [], None, "the only example is used for training"),
         (6, 6, [], None, "no examples held out, though"),
         (6, 6, ["training.conditional=false"], 1, None),
         (8, 4, ["validation.holdout=7"], 4, "4 examples held out, though validation.holdout=7"),

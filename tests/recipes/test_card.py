@@ -131,7 +131,7 @@ def test_without_licence_or_evaluation_it_says_so(
     (tmp_path / "other").mkdir()
     tiny_run(tmp_path / "other" / "run", "training.samples=16", "training.conditional=false")
     fields, text = exported(tmp_path / "other" / "run", tmp_path / "model")
-    assert "choose one, as license=apache-2.0" in capsys.readouterr().out
+    assert "choose one, such as license=apache-2.0" in capsys.readouterr().out
     assert "license" not in fields
     assert "model-index" not in fields
     assert section(text, "Licence").startswith("\nNo licence was chosen")

@@ -1,4 +1,4 @@
-"""`multisagd list`: every choice with a line about it, and what is written to choose it."""
+"""`multisagd list` shows every choice with a line about it, and what to write to choose it."""
 
 import json
 import pkgutil
@@ -7,50 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from recipes.base.commands import COMMANDS, Command
+from recipes.base.commands import COMMANDS
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.groups import NAMES, groups, kinds
-from recipes.evaluation.metric_table import METRICS, Metric
+from recipes.evaluation.metric_table import METRICS
 from recipes.list import find, listed, main
 
-ROOT = Path(__file__).parents[2]
+
+def test_tables_of_commands_and_metrics_name_what_exists() -> None:
+    for metric in METRICS.values():
+        for name in filter(None, [metric.compute, metric.lacking]):
+            assert callable(pkgutil.resolve_name(name)), name
+    for name, command in COMMANDS.items():
+        assert callable(pkgutil.resolve_name(f"recipes.{name}:main")), name
+        assert not command.settings or is_dataclass(pkgutil.resolve_name(command.settings)), name
 
 
-def test_every_group_is_introduced() -> None:
+def test_list_describes_every_choice_by_a_line_of_its_own() -> None:
+    """That of a choice in a file is the first comment of the file, over several lines up to its full stop."""
     assert NAMES.keys() == groups().keys()
-
-
-@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_what_the_table_of_metrics_names_is_there(metric: Metric) -> None:
-    assert all(callable(pkgutil.resolve_name(name)) for name in filter(None, [metric.compute, metric.lacking]))
-
-
-@pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=COMMANDS)
-def test_what_the_table_of_commands_names_is_there(name: str, command: Command) -> None:
-    assert callable(pkgutil.resolve_name(f"recipes.{name}:main"))
-    assert not command.settings or is_dataclass(pkgutil.resolve_name(command.settings))
-
-
-@pytest.mark.parametrize("kind", kinds())
-def test_every_choice_has_a_line_of_its_own(kind: str) -> None:
-    rows = listed(kind)
-    assert rows
-    for row in rows:
-        assert len(row["about"]) > 8, row
-        assert "Example" not in row["about"]
-    assert len({row["about"] for row in rows}) == len(rows)
-
-
-def test_the_first_comment_of_a_file_is_whole() -> None:
-    """A file's comment goes over several lines, and ends with a full stop."""
+    for kind in kinds():
+        lines = [row["about"] for row in listed(kind)]
+        assert lines, kind
+        assert len(set(lines)) == len(lines), kind
+        assert all(len(line) > 8 and "Example" not in line for line in lines), lines
     for group, names in groups().items():
-        for row in listed(group):
-            assert row["about"].endswith("."), row
+        assert all(row["about"].endswith(".") for row in listed(group)), group
         assert [row["choice"] for row in listed(group)] == names
 
 
-def test_what_is_written_chooses() -> None:
+def test_list_shows_overrides_that_choose() -> None:
     for row in listed("spectrum"):
         name, _, choice = row["override"].partition("=")
         (override,) = configuration.parse([row["override"]])
@@ -58,32 +45,28 @@ def test_what_is_written_chooses() -> None:
     assert {row["override"] for row in listed("commands")} == {f"multisagd {name}" for name in COMMANDS}
 
 
-@pytest.mark.parametrize(
-    ("word", "kind"),
-    [("spectra", "spectrum"), ("spectrum", "spectrum"), ("Spectrum=", "spectrum"), ("process", "process"),
-     ("processes", "process"), ("data", "data"), ("datasets", "data"), ("dataset", "data"), ("losses", "loss"),
-     ("loss", "loss"), ("modalities", "modality"), ("refinement", "refine"), ("clusters", "cluster"),
-     ("commands", "commands"), ("command", "commands"), ("metric", "metrics"), ("experiments", "experiment")],
-)  # fmt: skip
-def test_singular_plural_and_the_name_of_the_group_are_one(word: str, kind: str) -> None:
-    assert find(word) == kind
-
-
-def test_a_slip_of_the_finger_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_accepts_singular_plural_and_group(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds_of_words = {
+        "spectra": "spectrum", "spectrum": "spectrum", "Spectrum=": "spectrum", "process": "process",
+        "processes": "process", "data": "data", "datasets": "data", "dataset": "data", "losses": "loss", "loss": "loss",
+        "modalities": "modality", "refinement": "refine", "clusters": "cluster", "commands": "commands",
+        "command": "commands", "metric": "metrics", "experiments": "experiment",
+    }  # fmt: skip
+    assert {word: find(word) for word in kinds_of_words} == kinds_of_words
     with pytest.raises(RecipeError, match="no list of 'spctra'; did you mean 'spectra'"):
         find("spctra")
     assert main(["spctra"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no list of 'spctra'")
 
 
-def test_json_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spectra", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == listed("spectrum")
     assert main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {kind: listed(kind) for kind in kinds()}
 
 
-def test_your_own_choices_and_groups_are_listed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_includes_choices_and_groups_of_config_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for group, about in (("spectrum", "# Mine.\n"), ("dust", "")):
         (tmp_path / group).mkdir()
         (tmp_path / group / "mine.yaml").write_text(f"{about}_target_: multisagd.Flat\n")
@@ -95,17 +78,14 @@ def test_your_own_choices_and_groups_are_listed_too(tmp_path: Path, capsys: pyte
     assert "is not a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_lists_fit_the_terminal(
-    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_list_fits_the_terminal_and_counts_each_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    assert main(["everything"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= int(columns)
-
-
-def test_without_a_word_it_says_what_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for columns in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["everything"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
     assert main([]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for kind, (plural, about) in kinds().items():
-        assert f" {plural} {about} ({len(listed(kind))})" in told
+        assert f" {plural} {about} ({len(listed(kind))})" in printed

@@ -1,3 +1,5 @@
+"""`multisagd demo` trains two models whose first losses are golden, and replaces no files of others."""
+
 from pathlib import Path
 
 import pytest
@@ -16,34 +18,33 @@ GOLDEN = {
 }
 
 
-def test_the_demo_replaces_nothing_of_others(tmp_path: Path) -> None:
-    (tmp_path / "loss.png").write_text("mine")
-    with pytest.raises(RecipeError, match="not what multisagd demo left"):
-        demo(configuration.load("demo", [f"run_dir={tmp_path}"]))
-
-
-def test_folders_of_any_name_hold_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an apostrophe, and what would be a reference to a key of the training."""
-
-    def train(config: Config) -> None:
-        raise RecipeError(config["run_dir"])
-
-    monkeypatch.setattr("recipes.demo.train", train)
-    out = tmp_path / "it's ${seed}"
-    with pytest.raises(RecipeError) as told:
-        demo({**configuration.load("demo", []), "run_dir": str(out)})
-    assert str(told.value) == str(out / "white")
-
-
-def test_the_demo_leaves_its_pictures_and_its_first_losses_are_golden(
+def test_demo_draws_its_pictures_and_its_first_losses_are_golden(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demo(configuration.load("demo", [f"run_dir={tmp_path}", "samples=256", "log=64", "threads=1"]))
     for name in ("forward", "loss", "samples_white", "samples_shaped"):
         with PILImage.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 100
-    told = capsys.readouterr().out
-    assert f"multisagd sample run_dir={tmp_path / 'shaped'}" in told
-    assert "experiment=image_folder data.root=FOLDER" in told
+    printed = capsys.readouterr().out
+    assert f"multisagd sample run_dir={tmp_path / 'shaped'}" in printed
+    assert "experiment=image_folder data.root=FOLDER" in printed
     losses = {name: [entry["loss"] for entry in read_metrics(tmp_path / name, "train")] for name in GOLDEN}
     assert losses == {name: pytest.approx(values, rel=1e-4) for name, values in GOLDEN.items()}
+
+
+def test_demo_replaces_no_files_of_others_and_takes_folders_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loss.png").write_text("mine")
+    with pytest.raises(RecipeError, match="multisagd demo"):
+        demo(configuration.load("demo", [f"run_dir={tmp_path}"]))
+
+    def train(config: Config) -> None:
+        raise RecipeError(config["run_dir"])
+
+    monkeypatch.setattr("recipes.demo.train", train)
+    # With an apostrophe, and what would be a reference to a key of the training.
+    out = tmp_path / "it's ${seed}"
+    with pytest.raises(RecipeError) as error:
+        demo({**configuration.load("demo", []), "run_dir": str(out)})
+    assert str(error.value) == str(out / "white")

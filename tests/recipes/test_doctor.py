@@ -1,4 +1,4 @@
-"""The doctor: what it finds here, and that nothing that is broken keeps it from reporting the rest."""
+"""`multisagd doctor` reports what works here, whatever else is broken."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def findings(output: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in json.loads(output)["findings"]}
 
 
-def test_training_does_not_work_where_an_essential_check_could_not_run(
+def test_doctor_fails_where_an_essential_check_could_not_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checks = (Check("area", "training", "recipes.diagnosis.missing:step", essential=True),)
@@ -47,17 +47,17 @@ def test_training_does_not_work_where_an_essential_check_could_not_run(
 
 
 @pytest.mark.slow
-def test_all_is_well_here() -> None:
+def test_doctor_finds_nothing_broken_here() -> None:
     done = doctor("--json")
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["works"]
-    found = findings(done.stdout)
-    assert not [row for row in found.values() if row["state"] == "broken"]
+    rows = findings(done.stdout)
+    assert not [row for row in rows.values() if row["state"] == "broken"]
     for name in ("packages", "modalities", "torch", "torchvision", "torchaudio", "training", "sdpa", "soundfile", "av"):
-        assert found[name]["state"] == "ok", found[name]
+        assert rows[name]["state"] == "ok", rows[name]
     # What is normal is not reported as a warning, which is left to what differs between machines.
     areas = ("Python and packages", "Optional packages")
-    assert not [row for row in found.values() if row["area"] in areas and row["state"] == "warning"]
+    assert not [row for row in rows.values() if row["area"] in areas and row["state"] == "warning"]
 
 
 def broken_torch(folder: Path, source: str) -> str:
@@ -74,9 +74,7 @@ def broken_torch(folder: Path, source: str) -> str:
         ("import os; os.write(2, b'undefined symbol: x'); os._exit(127)", "with status 127: undefined symbol: x"),
     ],
 )
-def test_a_torch_that_cannot_be_imported_is_named_and_the_rest_is_looked_at(
-    tmp_path: Path, source: str, message: str
-) -> None:
+def test_doctor_names_a_broken_torch_and_checks_the_rest(tmp_path: Path, source: str, message: str) -> None:
     """In ASCII, and without rich, which is made to be missing too."""
     path = broken_torch(tmp_path, source)
     (tmp_path / "rich.py").write_text("raise ImportError('broken too')")
@@ -90,7 +88,7 @@ def test_a_torch_that_cannot_be_imported_is_named_and_the_rest_is_looked_at(
     assert lines[-1].startswith("Training does not work")
 
 
-def test_a_foreign_package_named_modalities_is_reported(tmp_path: Path) -> None:
+def test_doctor_reports_a_foreign_package_named_modalities(tmp_path: Path) -> None:
     (tmp_path / "modalities").mkdir()
     (tmp_path / "modalities" / "__init__.py").touch()
     broken_torch(tmp_path, "raise ImportError")  # to be quick
@@ -100,7 +98,7 @@ def test_a_foreign_package_named_modalities_is_reported(tmp_path: Path) -> None:
     assert f"{tmp_path}/modalities" in found["message"]
 
 
-def test_checks_that_crash_hang_or_raise_do_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trouble.py").write_text(
         "import os, signal, time\n"
         "from recipes.diagnosis.check import Finding\n"
@@ -124,46 +122,41 @@ def test_checks_that_crash_hang_or_raise_do_not_end_the_others(tmp_path: Path, m
     ]
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("thing>=2", ""),
-        ("thing==2.1.*", ""),
-        ("thing<2", "thing is 2.1.0+cu13, but <2 is required"),
-        ("nothing-of-this-name>=1", "nothing-of-this-name is not installed"),
-        ("thing[more]>=2", "absent-part is not installed"),
-        ("thing[other]", "thing is 2.1.0+cu13, but <1 is required"),
-    ],
-)
-def test_requirements_are_compared_with_what_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, problem: str
-) -> None:
-    information = tmp_path / "thing-2.1.0.dist-info"
+def install(folder: Path, name: str, version: str, *metadata: str) -> None:
+    """Write the metadata of an installed package."""
+    information = folder / f"{name}-{version}.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: thing\nVersion: 2.1.0+cu13\nProvides-Extra: more\nProvides-Extra: other\n"
-        "Requires-Dist: absent-part>=3; extra == 'more'\nRequires-Dist: thing<1; extra == 'other'\n"
-    )
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata]
+    (information / "METADATA").write_text("\n".join([*lines, ""]))
+
+
+def test_unmet_compares_requirements_with_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    assert environment.unmet(Requirement(line)) == problem
+    install(
+        tmp_path, "thing", "2.1.0+cu13", "Provides-Extra: more", "Provides-Extra: other",
+        "Requires-Dist: absent-part>=3; extra == 'more'", "Requires-Dist: thing<1; extra == 'other'",
+    )  # fmt: skip
+    problems = {
+        "thing>=2": "",
+        "thing==2.1.*": "",
+        "thing<2": "thing is 2.1.0+cu13, but <2 is required",
+        "nothing-of-this-name>=1": "nothing-of-this-name is not installed",
+        "thing[more]>=2": "absent-part is not installed",
+        "thing[other]": "thing is 2.1.0+cu13, but <1 is required",
+    }
+    assert {line: environment.unmet(Requirement(line)) for line in problems} == problems
 
 
-def test_every_optional_dependency_is_reported() -> None:
+def test_requirements_of_a_wheel_are_those_of_its_metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert environment.EXTRAS.keys() == extras.keys() - {"dev"}
-
-
-def test_an_installed_wheel_has_the_same_requirements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    information = tmp_path / "multisagd-1.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: multisagd\nVersion: 1\nRequires-Python: >=3.11\nProvides-Extra: text\n"
-        'Requires-Dist: torch==2.11.*\nRequires-Dist: xformers==0.0.35; sys_platform == "never"\n'
-        'Requires-Dist: transformers>=4.57; extra == "text"\n'
-        'Requires-Dist: av>=18; (sys_platform != "never") and extra == "text"\n'
-    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(environment, "ROOT", tmp_path)
+    install(
+        tmp_path, "multisagd", "1", "Requires-Python: >=3.11", "Provides-Extra: text", "Requires-Dist: torch==2.11.*",
+        'Requires-Dist: xformers==1; sys_platform == "never"', 'Requires-Dist: transformers>=4.57; extra == "text"',
+        'Requires-Dist: av>=18; (sys_platform != "never") and extra == "text"',
+    )  # fmt: skip
     assert [str(each) for each in environment.requirements()] == ["torch==2.11.*"]
     assert [each.name for each in environment.requirements("text")] == ["transformers", "av"]
     assert environment.source("text") == "'multisagd[text]'"
@@ -172,7 +165,7 @@ def test_an_installed_wheel_has_the_same_requirements(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("installed", "pinned"), [("2.14.1+cu130", True), ("2.11.0", False), ("", True)])
-def test_constraints_are_given_unless_they_replace_the_installed_pytorch(
+def test_source_has_constraints_unless_they_would_replace_pytorch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: str, pinned: bool
 ) -> None:
     def version(name: str) -> str:
@@ -189,136 +182,114 @@ def test_constraints_are_given_unless_they_replace_the_installed_pytorch(
     assert environment.source() == f"{constraints}-e '{tmp_path}'"
 
 
-@pytest.mark.parametrize(("folder", "state"), [(ROOT, "ok"), ("/opt/another", "warning"), (None, "absent")])
-def test_the_console_command_of_another_checkout_is_reported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: object, state: str
-) -> None:
-    if folder is not None:
-        (tmp_path / "multisagd").write_text(f"#!/bin/sh\necho multisagd 0.1.0 in {folder}, Python 3.11, torch 2.11\n")
-        (tmp_path / "multisagd").chmod(0o755)
+def test_console_command_reports_another_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = environment.console_command()
-    assert found.state == state
-    assert str(folder) in found.message or state != "warning"
+    assert environment.console_command().state == "absent"
+    command = tmp_path / "multisagd"
+    for folder, state in ((str(ROOT), "ok"), ("/opt/another", "warning")):
+        command.write_text(f"#!/bin/sh\necho multisagd 0.1.0 in {folder}, Python 3.11, torch 2.11\n")
+        command.chmod(0o755)
+        finding = environment.console_command()
+        assert finding.state == state
+        assert folder in finding.message or state == "ok"
 
 
-def test_threads_are_compared_with_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_and_attention_report_too_many_threads_and_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 10**6)
-    found = device.cpu()
-    assert found.state == "warning"
-    assert found.remedy.startswith("engine.threads=")
-
-
-def test_an_attention_backend_that_computes_wrongly_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = device.cpu()
+    assert finding.state == "warning"
+    assert finding.remedy.startswith("engine.threads=")
     assert device.attention("sdpa").state == "ok"
     monkeypatch.setattr(device, "attend", lambda query, key, value, backend, strict: value)
     with pytest.raises(AssertionError, match="not close"):
         device.attention("sdpa")
 
 
-def test_folders_that_are_files_or_full_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writable_and_data_folder_report_files_space_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     assert environment.writable(str(tmp_path / "file")).state == "broken"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
-    free = namedtuple("Usage", "free")
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: free(2**40))
+    limit_disk(monkeypatch, 2**40)
     assert environment.writable(str(tmp_path / "a" / "b")).state == "ok"
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: free(2**20))
+    limit_disk(monkeypatch, 2**20)
     assert "checkpoints soon fill" in environment.writable(str(tmp_path)).message
-
-
-def test_data_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MULTISAGD_DATA", str(tmp_path))
     assert environment.data_folder().state == "absent"
     (tmp_path / "images" / "mnist").mkdir(parents=True)
     assert environment.data_folder() == Finding("ok", f"{tmp_path}: images/mnist")
 
 
+def limit_disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
+
+
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     tiny_run(folder)
     return folder
 
 
-def test_a_sound_run_is_ok(sound: Path) -> None:
-    found = run_folder(str(sound))
-    assert found.state == "ok"
-    assert found.message.startswith("checkpoint after 96 of 96 samples")
-    with held(sound):
-        found = run_folder(str(sound))
-    assert found.state == "warning"
-    assert "another process is using it" in found.message
+@pytest.fixture
+def copied(intact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(intact, tmp_path / "run")
 
 
-def test_a_run_of_other_versions_is_reported(sound: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(sound, tmp_path / "run")
-    facts = json.loads((copy / "run.json").read_text())
+def check(folder: Path, state: str, message: str = "") -> str:
+    """Return the message of a finding about a folder, of which the state and a part of the message are expected."""
+    finding = run_folder(str(folder))
+    assert finding.state == state, finding
+    assert message in finding.message
+    return finding.message
+
+
+def test_run_folder_reports_lock_and_lack_of_space(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(intact, "ok").startswith("checkpoint after 96 of 96 samples")
+    with held(intact):
+        check(intact, "warning", "another process is using it")
+    limit_disk(monkeypatch, 1000)
+    check(intact, "broken", "do not fit on the disk")
+
+
+def test_run_folder_reports_other_versions_and_damaged_checkpoints(copied: Path) -> None:
+    facts = json.loads((copied / "run.json").read_text())
     facts["starts"][-1]["versions"]["torch"] = "2.0.0"
-    (copy / "run.json").write_text(json.dumps(facts))
-    found = run_folder(str(copy))
-    assert found.state == "warning"
-    assert "last started with torch 2.0.0, now" in found.message
-
-
-def test_damaged_checkpoints_are_reported_and_the_one_before_is_found(sound: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(sound, tmp_path / "run")
-    files = sorted((copy / "checkpoints").rglob("network.safetensors"))
+    (copied / "run.json").write_text(json.dumps(facts))
+    check(copied, "warning", "last started with torch 2.0.0, now")
+    files = sorted((copied / "checkpoints").rglob("network.safetensors"))
     files[-1].write_bytes(files[-1].read_bytes()[:-1] + b"\1")
-    found = run_folder(str(copy))
-    assert found.state == "warning"
-    assert found.message.startswith("checkpoint after 48")
-    assert "its content was altered" in found.message
+    assert check(copied, "warning", "its content was altered").startswith("checkpoint after 48")
     files[0].write_bytes(b"")
-    assert run_folder(str(copy)).state == "broken"
+    check(copied, "broken", "no checkpoint is intact")
 
 
-def test_a_disk_without_space_for_the_next_checkpoints_is_reported(
-    sound: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(1000))
-    found = run_folder(str(sound))
-    assert found.state == "broken"
-    assert "do not fit on the disk" in found.message
+def test_run_folder_reports_files_that_cannot_be_read(copied: Path) -> None:
+    for name, content in (("config.yaml", "a: [1"), ("run.json", "{"), ("statistics.safetensors", "")):
+        intact = (copied / name).read_bytes()
+        (copied / name).unlink()  # the file may be mapped into memory
+        (copied / name).write_text(content)
+        check(copied, "broken", name)
+        (copied / name).write_bytes(intact)
+    (copied / "samples" / "link").symlink_to(ROOT)
+    check(copied, "broken", "outside of")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("config.yaml", "a: [1"), ("run.json", "{"), ("statistics.safetensors", "")]
-)
-def test_what_cannot_be_read_of_a_run_is_broken(sound: Path, tmp_path: Path, name: str, content: str) -> None:
-    copy = shutil.copytree(sound, tmp_path / "run")
-    (copy / name).write_text(content)
-    found = run_folder(str(copy))
-    assert found.state == "broken"
-    assert name in found.message
-
-
-def test_a_link_out_of_a_run_is_refused(sound: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(sound, tmp_path / "run")
-    (copy / "samples" / "link").symlink_to(ROOT)
-    found = run_folder(str(copy))
-    assert found.state == "broken"
-    assert "outside of" in found.message
-
-
-def test_folders_without_a_run(tmp_path: Path) -> None:
-    assert run_folder(str(tmp_path / "new")).state == "ok"
-    assert run_folder(str(tmp_path)).state == "ok"
+def test_run_folder_accepts_new_folders_and_no_others(tmp_path: Path) -> None:
+    check(tmp_path / "new", "ok")
+    check(tmp_path, "ok")
     (tmp_path / "thesis.tex").touch()
-    found = run_folder(str(tmp_path))
-    assert found.state == "broken"
-    assert f"no run or exported model is in {tmp_path}" in found.message
+    check(tmp_path, "broken", f"no run or exported model is in {tmp_path}")
 
 
-def test_an_exported_model_is_read_completely(sound: Path, tmp_path: Path) -> None:
-    export(configuration.load("export", [f"run_dir={sound}", f"out={tmp_path / 'model'}"]))
-    assert run_folder(str(tmp_path / "model")).message.endswith("intact")
+def test_run_folder_reads_an_exported_model_completely(intact: Path, tmp_path: Path) -> None:
+    export(configuration.load("export", [f"run_dir={intact}", f"out={tmp_path / 'model'}"]))
+    assert check(tmp_path / "model", "ok").endswith("intact")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    assert run_folder(str(tmp_path / "model")).state == "broken"
+    check(tmp_path / "model", "broken")
 
 
-def test_commands_stand_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_keeps_a_remedy_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     remedy = "pip install -e '/a/very/long/path/to/a/checkout/of/multisagd[remote]'"
     assert f"  it: {remedy}" in list(report([(Check("area", "it", ""), Finding("absent", "word " * 30, remedy))]))

@@ -80,7 +80,7 @@ def noise(seed: int = 0) -> Tensor:
 
 DISTANCES = (
     "classifier/Fréchet distance", "classifier/KID", "components/Fréchet distance", "components/KID",
-    "sliced/Wasserstein distance", "spectrum/rms over the radius", "spectrum/rms along height",
+    "sliced/Wasserstein distance", "spectrum/rms, radially averaged", "spectrum/rms along height",
     "spectrum/rms along width",
 )  # fmt: skip
 
@@ -99,8 +99,8 @@ def test_new_real_data_score_the_noise_floor_in_everything(real: Found) -> None:
             assert row["value"] == pytest.approx(50, abs=12)
         if name.startswith("spectrum/band"):
             assert abs(row["value"]) < 5 * (row["error"] ** 2 + row["floor_error"] ** 2) ** 0.5 + 0.1
-    assert real["classes/recognised as asked for"]["value"] > 90
-    assert real["classes/share in other classes"]["value"] < 8
+    assert real["classes/recognised as requested"]["value"] > 90
+    assert real["classes/fraction in other classes"]["value"] < 8
     assert real["neighbours/data: repetitions"]["value"] == 0
     assert real["neighbours/data: nearer than new"]["value"] == pytest.approx(50, abs=12)
 
@@ -146,8 +146,8 @@ def test_fewer_classes_cost_variety_and_balance(folder: Path, real: Found) -> No
     kept = labels < 5
     # As if drawn without classes: half of them never come.
     found = rows(folder, torch.cat([x0[kept], x0[kept].roll(1, -1)])[:COUNT], None, "metrics=[classifier,classes]")
-    assert found["classes/share in other classes"]["value"] == pytest.approx(50, abs=8)
-    assert "classes/recognised as asked for" not in found
+    assert found["classes/fraction in other classes"]["value"] == pytest.approx(50, abs=8)
+    assert "classes/recognised as requested" not in found
     assert found["classifier/recall"]["value"] < real["classifier/recall"]["value"] - 0.2
     assert found["classifier/coverage"]["value"] < real["classifier/coverage"]["value"] - 0.3
     assert found["classifier/precision"]["value"] > found["classifier/recall"]["value"] + 0.1
@@ -156,7 +156,7 @@ def test_fewer_classes_cost_variety_and_balance(folder: Path, real: Found) -> No
 def test_wrong_labels_cost_the_accuracy_and_not_the_distance(folder: Path, real: Found) -> None:
     x0, labels = digits()
     wrong = rows(folder, x0, (labels + 1) % 10, "metrics=[classifier,classes]")
-    assert wrong["classes/recognised as asked for"]["value"] < 5
+    assert wrong["classes/recognised as requested"]["value"] < 5
     # The proportions of the classes are the only difference.
     right = real["classifier/Fréchet distance"]
     assert wrong["classifier/Fréchet distance"]["value"] < right["value"] + 5 * right["floor"]
@@ -209,12 +209,12 @@ def test_leaves_a_table_a_report_and_pictures(folder: Path, capsys: pytest.Captu
 def test_scores_are_the_numbers_that_say_most(folder: Path, real: Found) -> None:
     x0, labels = digits()
     found = report(folder, x0, labels)
-    rows_by_name = {name: real[name] for name in ("classifier/Fréchet distance", "spectrum/rms over the radius")}
+    rows_by_name = {name: real[name] for name in ("classifier/Fréchet distance", "spectrum/rms, radially averaged")}
     assert found["scores"] == {
         "frechet_distance": rows_by_name["classifier/Fréchet distance"]["value"],
         "frechet_distance_floor": rows_by_name["classifier/Fréchet distance"]["floor"],
-        "recognised": real["classes/recognised as asked for"]["value"] / 100,
-        "spectrum_error_db": rows_by_name["spectrum/rms over the radius"]["value"],
+        "recognised": real["classes/recognised as requested"]["value"] / 100,
+        "spectrum_error_db": rows_by_name["spectrum/rms, radially averaged"]["value"],
         "count": found["counts"]["compared"], "reference_count": found["counts"]["reference"],
     }  # fmt: skip
     assert json.loads((folder / "evaluate.json").read_text())["scores"] == found["scores"]

@@ -327,8 +327,8 @@ def test_noise_in_the_chart_is_that_of_the_level_it_is_drawn_at() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sizes.image=4"], "sizes: image must be a side from 16 to 512 pixels, got 4"),
-        (["sizes.seconds=60"], "have up to 480,000 samples: got 60 s at 16000"),
+        (["sizes.image=4"], "sizes: the side of an image must be from 16 to 512 pixels, got 4"),
+        (["sizes.seconds=60"], "up to 480,000 samples: got 60 s at 16000"),
         (["sizes.clip=512"], "up to 1,048,576 pixels in all"),
         (["port=0"], "port must be a number from 1 to 65535, got 0"),
         (["upload_megabytes=0"], "upload_megabytes must be at least 1"),

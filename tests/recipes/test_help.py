@@ -83,9 +83,11 @@ def test_help_says_what_is_said_in_the_files(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "120")
     text = command_help("train", ["experiment=image_folder", "engine=gpu", "modality=latent_image"])
     assert re.search(r"^  data.root=… +needed", text, re.MULTILINE)
-    assert re.search(r"^  engine.workers=2 +threads that load data ahead of training$", text, re.MULTILINE)
+    assert re.search(r"^  engine.workers=2 +number of threads that prefetch data$", text, re.MULTILINE)
     assert re.search(
-        r"^  modality.autoencoder.name=stabilityai/sd-vae-ft-mse +hub id, or local folder$", text, re.MULTILINE
+        r"^  modality.autoencoder.name=stabilityai/sd-vae-ft-mse +id on the Hugging Face Hub, or a local folder$",
+        text,
+        re.MULTILINE,
     )
     assert "experiment=image_folder stands for:\n  modality=image data=folder" in text
     composed = configuration.load("train", ["network=unet", "run_dir=x"])["network"]

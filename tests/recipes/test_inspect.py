@@ -47,7 +47,7 @@ def test_inspect_a_folder_of_sounds_with_a_broken_one(tmp_path: Path, capsys: py
     assert "broken.wav" in (out / "unreadable.json").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "1 files could not be read" in printed
-    assert "are padding, left out" in printed
+    assert "are padding, excluded" in printed
     original, _ = soundfile.read(out / "originals" / "0.wav")
     assert len(original) == 4000  # its real length, not that of the grid
 

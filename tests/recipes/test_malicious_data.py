@@ -1,4 +1,4 @@
-"""Runs whose records name data by addresses: judging one opens plain paths of this machine, and writes nothing."""
+"""A run whose records name data by addresses opens nothing but plain paths of this machine, and writes nothing."""
 
 import io
 import json
@@ -42,8 +42,10 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a run, in a process that cannot use the network."""
+
     def connect(*words: object) -> NoReturn:
-        raise AssertionError(f"the network was asked: {words[1:]}")
+        raise AssertionError(f"a connection was opened: {words[1:]}")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
@@ -52,6 +54,7 @@ def run_dir(healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def naming(run_dir: Path, **data: Any) -> Path:
+    """Let the records of a run name other data."""
     config = read_configuration(run_dir / "config.yaml")
     configuration.write({**config, "data": {**SHARDS, **data}}, run_dir / "config.yaml")
     facts = json.loads((run_dir / "run.json").read_text())
@@ -60,51 +63,43 @@ def naming(run_dir: Path, **data: Any) -> Path:
 
 
 @pytest.mark.parametrize("urls", ADDRESSES, ids=str)
-def test_addresses_of_a_run_are_not_opened(run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: asked.append(url))
+def test_real_data_opens_an_address_only_if_the_command_line_repeats_it(
+    run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def open_url(url: str) -> NoReturn:
+        opened.append(url)
+        raise ValueError("opened")
+
+    monkeypatch.setattr(byte_ranges, "url_to_fs", open_url)
     with pytest.raises(RecipeError, match=r"^data\.urls=.* If you trust it, repeat it") as refused:
         real_data(naming(run_dir, urls=urls), Builder())
     assert "SECRET" not in str(refused.value)
-    assert not asked
-
-
-@pytest.mark.parametrize("urls", ADDRESSES, ids=str)
-def test_addresses_that_the_command_line_repeats_are_opened(
-    run_dir: Path, urls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def ask(url: str) -> NoReturn:
-        asked.append(url)
-        raise ValueError("asked")
-
-    monkeypatch.setattr(byte_ranges, "url_to_fs", ask)
-    with pytest.raises(RecipeError, match="asked"):
+    assert not opened
+    with pytest.raises(RecipeError, match="opened"):
         real_data(naming(run_dir, urls="http://127.0.0.1:9/other.tar"), Builder(), {"urls": urls})
-    assert asked == byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[:1]
+    assert opened == byte_ranges.expanded(urls if isinstance(urls, str) else urls[0])[:1]
 
 
-@pytest.mark.parametrize("key", ["root", "manifest", "index", "anything"])
-def test_other_keys_of_a_run_are_no_addresses_either(run_dir: Path, key: str) -> None:
-    with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
-        real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
-
-
-def test_data_within_data_are_judged_too(run_dir: Path) -> None:
+def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: pytest.fail(f"fsspec was given {url}"))
+    for key in ("root", "manifest", "index", "anything"):
+        with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
+            real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
     inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
     naming(run_dir, _target_="modalities.captions.Captioned", dataset=inner, encoder={})
     with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
         real_data(run_dir, Builder())
-
-
-def test_a_run_cannot_call_itself_trusted(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_ranges, "url_to_fs", lambda url: pytest.fail(f"fsspec was given {url}"))
+    # A run cannot call itself trusted, and environment variables are not a part of it.
     with pytest.raises(RecipeError, match=r"nowhere\.tar"):
         real_data(naming(run_dir, urls="nowhere.tar", trusted=True), Builder())
+    monkeypatch.setenv("SECRET", "/etc")
+    with pytest.raises(RecipeError, match=r"\$\{oc\.env:SECRET\}"):
+        real_data(naming(run_dir, urls="${oc.env:SECRET}/a.tar"), Builder())
 
 
-def test_nothing_is_written_where_a_run_says(run_dir: Path, tmp_path: Path) -> None:
+def test_real_data_writes_nothing_where_a_run_names_an_index(run_dir: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
     picture = io.BytesIO()
@@ -121,14 +116,8 @@ def test_nothing_is_written_where_a_run_says(run_dir: Path, tmp_path: Path) -> N
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_environment_variables_are_no_part_of_a_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", "/etc")
-    with pytest.raises(RecipeError, match=r"\$\{oc\.env:SECRET\}"):
-        real_data(naming(run_dir, urls="${oc.env:SECRET}/a.tar"), Builder())
-
-
-def test_other_commands_do_not_ask_either(run_dir: Path) -> None:
-    """A report says why it shows no data, and samples are drawn without any."""
+def test_report_and_sample_open_no_address_of_a_run(run_dir: Path) -> None:
+    """A report says why it shows no data, and samples need none."""
     naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
     path, _ = write_report(ReportSettings(run_dir))
     assert "contacts no other address" in path.read_text()
@@ -136,7 +125,7 @@ def test_other_commands_do_not_ask_either(run_dir: Path) -> None:
     sample(configuration.load("sample", words))
 
 
-def test_autoencoders_of_a_run_are_looked_for_here_alone(run_dir: Path) -> None:
+def test_builder_of_a_run_downloads_no_autoencoder(run_dir: Path) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed")
     autoencoder = {"_target_": "modalities.autoencoders.DiffusersAutoencoder", "name": "nobody/nothing"}
     inner = read_configuration(run_dir / "config.yaml")["modality"]
