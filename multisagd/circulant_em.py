@@ -119,7 +119,10 @@ def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
 
 
 def step(now: Estimate, stacks: Sequence[Stack], weight: Tensor) -> tuple[Estimate, float]:
-    """Return the estimate after one step of EM, and the log-likelihood before it, up to a constant."""
+    """Return the estimate after one step of EM, and the log-likelihood before it in nats, up to a constant.
+
+    `weight` `(blocks,)` is the number of blocks of the full spectrum that each block represents.
+    """
     power, items, likelihood = now.power, 0.0, 0.0
     energy, shift = torch.zeros_like(power), torch.zeros(power.shape, dtype=torch.complex128, device="cpu")
     for places, rows, counts in stacks:

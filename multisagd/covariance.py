@@ -62,7 +62,7 @@ class SpectralCovariance(nn.Module):
         return power / grid.mean(power)
 
     def support(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return which bins of the half spectrum carry noise, bool `(*half_shape,)`."""
+        """Return which bins of the half spectrum carry noise, boolean `(*half_shape,)`."""
         return self.power(shape) > 0
 
     @uncompiled  # a graph cannot hold generators
@@ -91,11 +91,11 @@ class SpectralCovariance(nn.Module):
         return self.color(noise)
 
     def color(self, x: Tensor) -> Tensor:
-        """Return `Σ^{1/2} x` for x `(..., *grid)`, shaped like x."""
+        """Return `Σ^{1/2} x` for x `(..., *grid)`, shaped like x: noise in the units of the data if x is white."""
         return self._filter(x, "color")
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return `Σ^{-1/2} x` for x `(..., *grid)`, shaped like x; zero where the spectrum is empty."""
+        """Return `Σ^{-1/2} x` for x `(..., *grid)`, dimensionless, shaped like x; zero where the spectrum is empty."""
         return self._filter(x, "whiten")
 
     def apply(self, x: Any) -> Any:
@@ -103,22 +103,22 @@ class SpectralCovariance(nn.Module):
         return self._filter(x, "apply") if isinstance(x, Tensor) else super().apply(x)
 
     def solve(self, x: Tensor) -> Tensor:
-        """Return `Σ⁺ x` (pseudo-inverse) for x `(..., *grid)`, shaped like x."""
+        """Return `Σ⁺ x` (pseudo-inverse) for x `(..., *grid)`, shaped like x, in inverse units of x."""
         return self._filter(x, "solve")
 
     def project(self, x: Tensor) -> Tensor:
-        """Return x `(..., *grid)` projected on the range of Σ: its part at frequencies that carry noise."""
+        """Return x `(..., *grid)` projected on the range of Σ (the frequencies that carry noise), in its units."""
         return self._filter(x, "project")
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Return the log-determinant of Σ for one channel (over the range of Σ when singular), float64 scalar."""
+        """Return the log-determinant of Σ (over its range if singular) for one channel in nats, a float64 scalar."""
         power = self.power(shape)
         grid = self.grid if shape is None else self.grid.resize(shape)
         logs = torch.where(power > 0, power.clamp(min=torch.finfo(power.dtype).tiny).log(), 0.0)
         return grid.mean(logs) * grid.numel
 
     def mahalanobis(self, x: Tensor) -> Tensor:
-        """Return `xᵀ Σ⁺ x`, the squared Mahalanobis norm, of each item of x `(batch, ..., *grid)`, `(batch,)`."""
+        """Return the squared Mahalanobis norm `xᵀ Σ⁺ x` of items `(batch, ..., *grid)`, dimensionless `(batch,)`."""
         return self.whiten(x.to(torch.promote_types(x.dtype, torch.float32))).square().flatten(1).sum(1)
 
     def _filter(self, x: Tensor, gain: Gain) -> Tensor:
@@ -147,7 +147,7 @@ class SpectralCovariance(nn.Module):
 
 @uncompiled
 def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
-    """Return `rfftn` over the last `dimensions` axes of a real tensor, complex `(..., *half_shape)`.
+    """Return `rfftn` over the last `dimensions` axes of a real tensor: complex amplitudes `(..., *half_shape)`.
 
     All filtering in training and sampling uses this pair. Both run outside compiled graphs and
     autocast: half-precision transforms do not exist on the CPU, and on CUDA only for powers of two.
@@ -162,7 +162,7 @@ def to_half_spectrum(x: Tensor, dimensions: int) -> Tensor:
 
 @uncompiled
 def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `to_half_spectrum` for a grid of this shape: `(..., *half_shape)` to real `(..., *shape)`."""
+    """Undo `to_half_spectrum` for a grid of this shape: amplitudes `(..., *half_shape)` to real `(..., *shape)`."""
     dims = tuple(range(-len(shape), 0))
     with torch.autocast(spectrum.device.type, enabled=False):
         if spectrum.numel() == 0:
@@ -174,5 +174,5 @@ def from_half_spectrum(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def filter_grid(x: Tensor, gain: Tensor, dimensions: int) -> Tensor:
-    """Multiply a real tensor `(..., *grid)` by `gain` in frequency, which broadcasts over the half spectrum."""
+    """Multiply a real tensor `(..., *grid)` by a `gain` of amplitudes, which broadcasts over the half spectrum."""
     return from_half_spectrum(to_half_spectrum(x, dimensions).mul_(gain), x.shape[-dimensions:])

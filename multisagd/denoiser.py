@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
     def mean_like(self, x: Tensor) -> Tensor:
-        """Return the mean of the data for a batch like x, `(channels, *grid)`, or a zero scalar if not centred."""
+        """Return the mean of the data in the units of x, `(channels, *grid)`, or a zero scalar if not centred."""
         if not self.centred or self.statistics is None:
             return torch.zeros((), device=x.device, dtype=x.dtype)
         shape, statistics = tuple(x.shape[2:]), self.statistics
@@ -124,9 +124,9 @@ class Denoiser(nn.Module):
         return self._powers.get((shape, x.device, dtype), make)
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the formula and of its training target at these coefficients, for a batch like `like`.
+        """Return the factors of the network's input, of its output and of its training target at these coefficients.
 
-        They multiply the result of `to_basis`.
+        They broadcast over the result of `to_basis` for a batch of the shape of `like`, `(batch, channels, *grid)`.
         """
         if self.preconditioning == "none":
             schedule, one = self.process.schedule, torch.ones_like(at.a)
@@ -162,7 +162,7 @@ class Denoiser(nn.Module):
         return to_half_spectrum(x, self.process.grid.dimensions)
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`."""
+        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`, in the same units."""
         if not self.per_frequency:
             return self.process.from_basis(x, shape)
         return from_half_spectrum(x, shape[-self.process.grid.dimensions :])
@@ -212,7 +212,7 @@ class Denoiser(nn.Module):
         return loss + penalty(x0 + self.x0_error(error, t), x0, self.process.grid, mask)
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target for this noise, shaped like x0."""
+        """Return the network's output minus its target for this noise, shaped like x0, in the units of the output."""
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape
         factors = self.preconditioning_at(at, x0)
@@ -223,7 +223,7 @@ class Denoiser(nn.Module):
         return self._output(y, factors, t, condition) - target
 
     def x0_error(self, error: Tensor, t: Tensor | float) -> Tensor:
-        """Convert errors of the network's output to errors of the estimate of x0, `(batch, channels, *grid)`."""
+        """Convert errors of the network's output to errors of x0, `(batch, channels, *grid)`, in its units."""
         return self._scale(error, self.preconditioning_at(self.process.coefficients(t, error), error).c_out)
 
     def weigh(
@@ -234,7 +234,10 @@ class Denoiser(nn.Module):
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
     ) -> Tensor:
-        """Convert errors of the network's output to the loss of each item, shape `(batch,)`; see `loss`.
+        """Convert errors `(batch, channels, *grid)` of the network's output to a loss per item, `(batch,)`; see `loss`.
+
+        The unit is that of a squared error of the network's output, or of x0 with a weighting; it is dimensionless for
+        `whitened`.
 
         Raises:
             ValueError: for the metric `whitened` without spectral preconditioning, or with a weighting.

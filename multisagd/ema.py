@@ -46,9 +46,9 @@ class PowerEMA(nn.Module):
             mine.copy_(theirs)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return the number of updates, stored with the weights in `state_dict`."""
+        """Return the number of updates, a scalar count stored with the weights in `state_dict`."""
         return torch.tensor(self.updates)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Restore the number of updates."""
+        """Restore the number of updates, a scalar count."""
         self.updates = int(state)

@@ -41,7 +41,7 @@ class GaussianPosterior:
             raise ValueError(f"the noise of a measurement is at least 0, got {self.noise}")
 
     def mean(self, y: Tensor) -> Tensor:
-        """Return `E[x0 | y]`, `(batch, channels, *grid)`, for y shaped like the measurement: the Wiener estimate."""
+        """Return the Wiener estimate `E[x0 | y]`, `(batch, channels, *grid)` in the units of x0, for measurements y."""
         y = as_data(y)
         mean = self.statistics.mean_on(self.measurement.grid.shape).to(y)[None]
         return mean + self._gain(self.measurement.restrict(y) - self.measurement.apply(mean))

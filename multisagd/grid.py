@@ -171,7 +171,7 @@ class Grid:
 
     @property
     def multiplicity(self) -> Tensor:
-        """Number of bins of the full spectrum (1 or 2) per bin of the half spectrum, shape `half_shape`."""
+        """Count of bins of the full spectrum (1 or 2) per bin of the half spectrum, shape `half_shape`."""
         counts = torch.full((self.half_shape[-1],), 2.0, dtype=torch.float64, device="cpu")
         counts[0] = 1.0
         if self.shape[-1] % 2 == 0:
@@ -222,7 +222,7 @@ class Grid:
         return [(low, high, ring * self.multiplicity) for low, high, ring in rings if bool(ring.any())]
 
     def full(self, values: Tensor) -> Tensor:
-        """Spread values on the half spectrum over the full one, `(*half_shape) -> (*shape)`, by W(-k) = W(k)."""
+        """Extend values of any unit from the half to the full spectrum, `(*half_shape) -> (*shape)`: W(-k) = W(k)."""
         dims = tuple(range(-self.dimensions, 0))
         mirrored = values[..., 1 : (self.shape[-1] + 1) // 2].flip(dims)
         # Index -k (mod N) is a flip that leaves bin 0 in place; the last axis starts at bin 1, so needs no roll.

@@ -58,7 +58,7 @@ class ClassifierFree(_Guided):
         super().__init__(denoiser, scale, interval)
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the estimate without condition, shaped like x_t."""
+        """Return the estimate of x0 without the condition, in the units of x_t and of its shape."""
         if condition is None:
             raise ValueError("classifier-free guidance needs a condition to guide towards")
         return self.denoiser(x_t, t, None)
@@ -78,5 +78,5 @@ class Autoguidance(_Guided):
         self.weak = weak
 
     def weak_estimate(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the weaker model's estimate under the same condition, shaped like x_t."""
+        """Return the weaker model's estimate of x0 under the same condition, in the units of x_t and of its shape."""
         return self.weak(x_t, t, condition)

@@ -11,7 +11,7 @@ _HINT = "diffusers' timestep i of 1,000 is the time (i + 1) / 1000 here (Discret
 
 
 def as_times(t: Tensor | float) -> Tensor:
-    """Return times from 0 (the data) to 1 (the noise) as a floating-point tensor, one for all items or one for each.
+    """Return times from 0 (the data) to 1 (the noise) as a floating-point scalar for all items, or `(batch,)`.
 
     Numbers become float64 on the CPU; the integers 0 and 1 are accepted as numbers. A tensor is returned unchanged. An
     integer tensor is refused, since it must contain timesteps. Values are checked on the CPU only, outside of compiled

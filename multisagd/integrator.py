@@ -40,7 +40,7 @@ class GaussianIntegrator:
     stochastic = False
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         dimensions = model.process.grid.dimensions

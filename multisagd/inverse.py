@@ -78,7 +78,7 @@ class _Measured(nn.Module):
         return (log_snr >= interval[0]) & (log_snr <= interval[1])
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and the correction by the measurement, both shaped like x_t."""
+        """Return the estimate without the measurement and the correction by it, shaped like x_t and in its units."""
         x0, pullback = estimate_and_pullback(self.denoiser, x_t, t, condition)
         at = self.process.coefficients(t, x_t)
         gradient = pullback(self.measurement.adjoint(self.solved(self.residual(x0), at)))
@@ -89,7 +89,7 @@ class _Measured(nn.Module):
         return self.measurement.restrict(self.y.to(x0)) - self.measurement.apply(x0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Return `S⁻¹ (y - H D)`, shaped like y."""
+        """Return `S⁻¹ (y - H D)`, shaped like y, in inverse units of y."""
         raise NotImplementedError
 
 
@@ -119,7 +119,7 @@ class DPS(_Measured):
         super().__init__(denoiser, measurement, y, noise, scale, interval)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Divide by the mean square error, shaped like y."""
+        """Return the residual divided by its mean square, shaped like y, in inverse units of y."""
         count = self.measurement.restrict(torch.ones_like(residual)).flatten(1).sum(1).clamp(min=1)
         variance = (residual.square().flatten(1).sum(1) / count).clamp(min=max(self.noise**2, 1e-12))
         return residual / variance.reshape(-1, *(1,) * (residual.dim() - 1))
@@ -160,7 +160,7 @@ class PiGDM(_Measured):
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
     def corrected(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the estimate without the measurement, and the correction by the measurement, both shaped like x_t."""
+        """Return the estimate without the measurement and the correction by it, shaped like x_t and in its units."""
         inside = self.inside(self.gradient, t, x_t)
         if bool(inside.all()):
             return super().corrected(x_t, t, condition)
@@ -185,7 +185,7 @@ class PiGDM(_Measured):
         return torch.where(total > 0, at.b**2 * noise * data / torch.where(total > 0, total, 1.0), 0.0)
 
     def solved(self, residual: Tensor, at: Coefficients) -> Tensor:
-        """Solve with `S = H R Hᵀ + noise²`; the result is shaped like y."""
+        """Return the residual divided by `S = H R Hᵀ + noise²`, shaped like y, in inverse units of y."""
         return self.measurement.solve(residual, self.power(at), self.noise**2)
 
 

@@ -32,7 +32,7 @@ class PairAverages:
         self._items = 0
 
     def add(self, x: Tensor, mask: Tensor) -> None:
-        """Add items `(items, blocks, places)`, zero outside of their common mask `(places,)`."""
+        """Add items `(items, blocks, places)` in any units, zero outside of their common boolean mask `(places,)`."""
         dims = tuple(range(-len(self.shape), 0))
         energy = torch.fft.fftn(x.view(*x.shape[:2], *self.shape), dim=dims).abs().square().sum(0)
         self._energy += energy
@@ -66,7 +66,7 @@ class PairAverages:
 
 
 def pair_counts(masks: Tensor) -> Tensor:
-    """Return how many pairs of valid samples masks `(masks, *shape)` have at each lag around the grid, `(*shape)`."""
+    """Return the count of pairs of valid samples that masks `(masks, *shape)` have at each periodic lag, `(*shape)`."""
     dims = tuple(range(1, masks.dim()))
     energy = torch.fft.fftn(masks.double(), dim=dims).abs().square().sum(0)
     return torch.fft.ifftn(energy).real.round()

@@ -52,7 +52,7 @@ class MaskCount:
         return any(key != self._full for key in self.items)
 
     def add(self, mask: Tensor, channels: int) -> None:
-        """Count the masks of a batch, bool `(batch, 1 or channels, *grid.shape)`."""
+        """Count the masks of a batch, boolean `(batch, 1 or channels, *grid.shape)`."""
         every = tuple(range(2, mask.dim()))
         if bool(mask.all()):
             self._count(self._full, slice(None), len(mask), channels)
@@ -72,7 +72,7 @@ class MaskCount:
 
 
 def keys(mask: Tensor) -> list[bytes]:
-    """Return the masks of a batch `(batch, channels, *grid)` as bytes, item after item."""
+    """Return the boolean masks of a batch `(batch, channels, *grid)` as bytes, item after item."""
     packed = np.packbits(mask.flatten(2).flatten(0, 1).numpy(), axis=1)
     return [row.tobytes() for row in packed]
 
@@ -105,13 +105,13 @@ class Layout:
 
     @property
     def weight(self) -> Tensor:
-        """Number of blocks of the full spectrum that each block represents, `(blocks,)`."""
+        """Count of blocks of the full spectrum that each block represents, `(blocks,)`."""
         if not self.constant:
             return torch.ones(1, dtype=torch.float64, device="cpu")
         return Grid(tuple(self.grid.axes[axis] for axis in self.constant)).multiplicity.flatten()
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Return data `(items, *grid)` as `(items, blocks, places)`, complex if there is more than one block."""
+        """Return data `(items, *grid)` as `(items, blocks, places)` in the same units, complex for several blocks."""
         turned = x.permute(0, *(axis + 1 for axis in (*self.varying, *self.constant)))
         if not self.constant:
             return turned.flatten(1).unsqueeze(1)
@@ -120,7 +120,7 @@ class Layout:
         return transform.reshape(len(x), math.prod(self.shape), -1).mT.contiguous()
 
     def places(self, mask: Tensor) -> Tensor:
-        """Return masks `(masks, *grid)` on the axes along which they change, `(masks, places)`."""
+        """Return boolean masks `(masks, *grid)` on the axes along which they change, `(masks, places)`."""
         for axis in self.constant:
             mask = mask.narrow(axis + 1, 0, 1)
         return mask.flatten(1)

@@ -28,16 +28,19 @@ from multisagd.spectrum import Flat, Spectrum, even_power
 
 
 class Measurement:
-    """A linear operator on tensors `(batch, channels, *grid)`, all channels alike unless stated otherwise."""
+    """A linear operator on tensors `(batch, channels, *grid)`, the same for all channels unless stated otherwise.
+
+    Measurements have the units of the data.
+    """
 
     grid: Grid
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return `H x`, `(batch, channels, *measured)`."""
+        """Return `H x`, `(batch, channels, *measured)`, in the units of x."""
         raise NotImplementedError
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Return `Hᵀ y`, `(batch, channels, *grid)`."""
+        """Return `Hᵀ y`, `(batch, channels, *grid)`, in the units of y."""
         raise NotImplementedError
 
     def solve(self, y: Tensor, power: Tensor, variance: float) -> Tensor:
@@ -45,7 +48,7 @@ class Measurement:
         raise NotImplementedError
 
     def restrict(self, y: Tensor) -> Tensor:
-        """Return y, zero wherever nothing was measured."""
+        """Return y, of its shape and in its units, zero wherever nothing was measured."""
         return y
 
     def observe(self, x0: Tensor, noise: float, seeds: Sequence[int]) -> Tensor:
@@ -90,7 +93,7 @@ class Filtered(Measurement):
 
     @classmethod
     def of_kernel(cls, kernel: Tensor, grid: Grid) -> Filtered:
-        """Convolve periodically with a kernel `(*sizes)` whose centre is at `size // 2` of each axis.
+        """Convolve periodically with a dimensionless kernel `(*sizes)` whose centre is at `size // 2` of each axis.
 
         Raises:
             ValueError: if the kernel is larger than the grid, or has another number of axes.
@@ -104,7 +107,7 @@ class Filtered(Measurement):
         return cls(to_half_spectrum(placed, grid.dimensions), grid)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return `H x`, `(batch, channels, *measured)`."""
+        """Return `H x`, `(batch, channels, *measured)`, in the units of x."""
         return self._filter(x, self.transfer)
 
     def adjoint(self, y: Tensor) -> Tensor:

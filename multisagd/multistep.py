@@ -45,7 +45,7 @@ class DPMSolver:
         return self.sde
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         h = then.half_log_snr - now.half_log_snr
@@ -81,7 +81,7 @@ class UniPC:
     stochastic = False
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         x, now = state.x, state.point
         if not state.estimates:
             state = replace(state, estimates=((now, model.estimate(x, now)),))

@@ -52,7 +52,10 @@ class ProjectedDenoiser(Denoiser):
         self.blind = blind
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class where there is noise, and factors that predict nothing elsewhere."""
+        """Return the factors of the base class where there is noise, and factors that predict nothing elsewhere.
+
+        They broadcast over the half spectrum of `like`, `(batch, channels, *half_shape)`.
+        """
         inside = self.support_like(like)
         plain = super().preconditioning_at(at, like)
         c_in, c_skip, c_out, signal, noise = (
@@ -64,11 +67,11 @@ class ProjectedDenoiser(Denoiser):
         return Preconditioning(c_in, c_skip, c_out, signal, noise)
 
     def support_like(self, x: Tensor) -> Tensor:
-        """Return 1 at frequencies that carry noise and 0 elsewhere, `half_shape`, for a batch like x."""
+        """Return 1 at frequencies that carry noise and 0 elsewhere, `(*half_shape)` of the grid of x."""
         inside = self.process.covariance.support(tuple(x.shape[2:]))
         return inside.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
     def error(self, x0: Tensor, t: Tensor | float, noise: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the network's output minus its target where there is noise, zero elsewhere, shaped like x0."""
+        """Return the network's output minus its target, in its units, shaped like x0; zero where there is no noise."""
         error = super().error(x0, t, noise, condition)
         return self._scale(error, self.support_like(error))

@@ -29,7 +29,7 @@ class GaussianDenoiser(nn.Module):
         self.statistics = statistics
 
     def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
-        """Return `E[x0 | x_t]`, shaped like x_t `(batch, channels, *grid)`; the condition is ignored."""
+        """Return `E[x0 | x_t]`, `(batch, channels, *grid)`, in the units of x_t; the condition is ignored."""
         x_t = as_data(x_t)
         shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions
         at = self.process.coefficients(t, x_t)

@@ -45,7 +45,7 @@ class PaddedCovariance(SpectralCovariance):
         return noise.contiguous()
 
     def logdet(self, shape: Sequence[int] | None = None) -> Tensor:
-        """Not supported: there is no closed form.
+        """Not supported: the scalar in nats has no closed form.
 
         Raises:
             ValueError: always.

@@ -77,15 +77,18 @@ class Process(nn.Module):
         return Coefficients(alpha.to(dtype), sigma.to(dtype))
 
     def to_basis(self, x: Tensor) -> Tensor:
-        """Return x in the basis in which coefficients multiply: x itself, or its half spectrum under a modulation."""
+        """Return x `(batch, channels, *grid)` in the basis in which coefficients multiply, in the units of x.
+
+        That is x itself, or its half spectrum if coefficients depend on frequency.
+        """
         return x if self.modulation is None else to_half_spectrum(x, self.grid.dimensions)
 
     def from_basis(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`."""
+        """Undo `to_basis` for a tensor of this shape, `(batch, channels, *grid)`, in the same units."""
         return x if self.modulation is None else from_half_spectrum(x, shape[-self.grid.dimensions :])
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Multiply x `(batch, channels, *grid)` by a coefficient, in frequency if it depends on frequency."""
+        """Multiply x `(batch, channels, *grid)` by a dimensionless coefficient, per frequency if it depends on it."""
         return self.from_basis(self.to_basis(x) * factor, x.shape)
 
     def noise(self, shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -101,7 +104,7 @@ class Process(nn.Module):
         return self.covariance.sample(seeds, channels=tuple(shape[1:split]), grid_shape=tuple(shape[split:]))
 
     def add_noise(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
-        """Return `x_t = a_t x0 + b_t noise`, shaped like x0 and noise, `(batch, channels, *grid)`."""
+        """Return `x_t = a_t x0 + b_t noise`, `(batch, channels, *grid)` like x0 and noise, in the units of x0."""
         at = self.coefficients(t, x0)
         return self.from_basis(at.a * self.to_basis(x0) + at.b * self.to_basis(noise), x0.shape)
 
@@ -128,7 +131,9 @@ class Process(nn.Module):
         return self.from_basis(of_x0 * self.to_basis(x0) + of_x_t * self.to_basis(x_t), x0.shape), factor
 
     def to_x0(self, value: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
-        """Return the clean datum of a value of `quantity` at x_t, shaped like both; inverse of `from_x0`.
+        """Return the clean sample x0 of a value of `quantity` at x_t, shaped like both, in the units of x_t.
+
+        Inverse of `from_x0`.
 
         Raises:
             ValueError: for an unknown quantity.
@@ -143,6 +148,8 @@ class Process(nn.Module):
 
     def from_x0(self, x0: Tensor, x_t: Tensor, t: Tensor | float, quantity: Quantity) -> Tensor:
         """Return the noise, v, flow or score that x0 implies at x_t, shaped like both.
+
+        The score has inverse units of the data, the others the units of the data.
 
         `v = a ε - b x0`; the flow is the tangent of the schedule's path, `ε - x0` in flow matching; the score is
         `-Σ⁺ ε/b` (pseudo-inverse where the spectrum is empty).
@@ -159,7 +166,7 @@ class Process(nn.Module):
 
 
 def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return (skip, out), shaped like `at.a`, such that `x0 = skip · x_t + out · value` for a value of `quantity`.
+    """Return factors (skip, out), shaped like `at.a`, such that `x0 = skip · x_t + out · value` for a `quantity`.
 
     Raises:
         ValueError: for an unknown quantity.
@@ -179,7 +186,7 @@ def x0_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tupl
 
 
 def target_weights(at: Coefficients, schedule: Schedule, quantity: Quantity) -> tuple[Tensor, Tensor]:
-    """Return (signal, noise), shaped like `at.a`: the training target is `signal · x0 + noise · ε`.
+    """Return dimensionless (signal, noise), shaped like `at.a`: the training target is `signal · x0 + noise · ε`.
 
     Raises:
         ValueError: for an unknown quantity.

@@ -50,11 +50,11 @@ class BandPowers:
 
     @property
     def target_variance(self) -> Tensor:
-        """Variance of the target about the clean datum, `c² V/A`."""
+        """The variance of the target about the clean sample, `c² V/A`, which broadcasts like the powers."""
         return self.corruption / self.left
 
     def share(self, a: Tensor) -> Tensor:
-        """Return `a c²/A`, the factor of the added noise subtracted from a corrupted datum to get the target."""
+        """Return `a c²/A`, which broadcasts like the powers: the factor of the added noise in the target."""
         return torch.where(self.seen, a * self.corruption / (self.noise * self.left), 0.0)
 
 
@@ -118,16 +118,16 @@ class RestoringDenoiser(Denoiser):
         return self._known.get((shape, x.device, dtype), make)
 
     def band(self, at: Coefficients, like: Tensor) -> BandPowers:
-        """Return the powers at every frequency for these coefficients, for a batch like `like`."""
+        """Return the powers per frequency, in squared units of `like` `(batch, channels, *grid)`, for coefficients."""
         clean, corruption, white = self._known_powers(like)
         noise, seen = at.b**2 * white, white > 0
         left = torch.where(seen, 1 - at.a**2 * corruption / torch.where(seen, noise, 1.0), 1.0)
         return BandPowers(clean, corruption, noise, seen, left)
 
     def preconditioning_at(self, at: Coefficients, like: Tensor) -> Preconditioning:
-        """Return the factors of the base class outside the band, and the factors of restoration inside.
+        """Return the factors of the base class, of its shapes, outside the band, and those of restoration inside.
 
-        The target's factors multiply the datum and noise at its full power V.
+        The target's factors multiply x0, and noise at its full power V.
         """
         band, plain = self.band(at, like), super().preconditioning_at(at, like)
         total = at.a**2 * band.clean + band.noise
@@ -180,7 +180,7 @@ class RestoringDenoiser(Denoiser):
         metric: Metric = "euclidean",
         weighting: Weighting = "uniform",
     ) -> Tensor:
-        """Convert errors of the network's output to the loss of each item, `(batch,)`; see `Denoiser.weigh`."""
+        """Convert errors of the network's output to a loss per item, `(batch,)`; see `Denoiser.weigh` for units."""
         if metric == "mahalanobis" and not bool(self.process.covariance.support(tuple(error.shape[2:])).all()):
             raise ValueError(
                 "the Mahalanobis metric ignores frequencies without noise, so the band would not be learned"
@@ -188,9 +188,10 @@ class RestoringDenoiser(Denoiser):
         return super().weigh(error, t, mask, metric, weighting)
 
     def noised(self, x0: Tensor, t: Tensor | float, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_t of corrupted data, with only the missing noise added, and the unbiased target, both like x0.
+        """Return x_t of corrupted data and the training target, both of the shape `(batch, channels, *grid)` of x0.
 
-        The target's mean, given x_t and the clean datum, is the clean datum.
+        Only the missing noise is added. Both have the units of x0. The mean of the target, given x_t and the clean
+        sample, is the clean sample.
         """
         x0 = as_data(x0)
         at, shape = self.process.coefficients(t, x0), x0.shape

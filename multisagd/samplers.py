@@ -32,7 +32,7 @@ class Point:
 
     @property
     def half_log_snr(self) -> Tensor:
-        """Return `λ = log(a/b)`, shaped like `at.a`."""
+        """Return half the log-SNR, `λ = log(a/b)`, shaped like `at.a`."""
         return self.at.a.log() - self.at.b.log()
 
 
@@ -45,7 +45,10 @@ class SamplerState:
     estimates: tuple[tuple[Point, Tensor], ...] = ()
 
     def moved(self, x: Tensor, point: Point, *estimates: tuple[Point, Tensor]) -> SamplerState:
-        """Return the state at the next point, these estimates added."""
+        """Return the state with x `(batch, channels, *grid)` at the next point, in the units of the data.
+
+        `estimates` of x0 are appended; the last two are kept.
+        """
         return replace(self, x=x, point=point, estimates=(*self.estimates, *estimates)[-2:])
 
 
@@ -67,7 +70,11 @@ class Sampler(Protocol):
         """Whether steps need noise."""
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Return the state at `then`; raise ValueError if noise is needed but missing."""
+        """Take one step to `then`; x, estimates and `noise` are `(batch, channels, *grid)` in the units of the data.
+
+        Raises:
+            ValueError: If noise is needed but None.
+        """
 
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,7 +83,7 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def required(noise: Tensor | None, sampler: object) -> Tensor:
-    """Return the noise, or raise ValueError if it is None."""
+    """Return the noise `(batch, channels, *grid)` in its units, or raise ValueError if it is None."""
     if noise is None:
         raise ValueError(f"{sampler} needs noise for this step, got None")
     return noise
@@ -104,7 +111,7 @@ class DDIM:
         return self.eta > 0
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         a, b, a_s, b_s = now.at.a, now.at.b, then.at.a, then.at.b
@@ -128,7 +135,7 @@ class Ancestral:
     stochastic = True
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         x, now = state.x, state.point
         x0 = model.estimate(x, now)
         mean_x0, mean_x, factor = posterior_step(now.at, then.at)
@@ -165,7 +172,7 @@ class Euler:
         return self.churn > 0
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         return self._integrate(self._churned(state, model, noise), then, model, corrected=False)
 
     def _integrate(self, state: SamplerState, then: Point, model: Model, *, corrected: bool) -> SamplerState:
@@ -210,5 +217,5 @@ class Heun(Euler):
     """
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step."""
+        """Take one step; see `Sampler.step` for shapes and units."""
         return self._integrate(self._churned(state, model, noise), then, model, corrected=True)

@@ -32,7 +32,7 @@ class AnyDenoiser(Protocol):
 
 
 def time_steps(schedule: Schedule, steps: int, spacing: Spacing = "time", start: float = 1.0) -> Tensor:
-    """Return `steps + 1` descending times from `start` to 0, float64.
+    """Return `steps + 1` descending times from `start` to 0, float64 of shape `(steps + 1,)`.
 
     Equal steps in the schedule's time (the default), in log-SNR, or in `(σ/α)^{1/7}` (arXiv 2206.00364, Eq. 5).
 

@@ -54,15 +54,15 @@ class Schedule:
             raise ValueError(f"the log-SNR of a schedule must descend over time; check the numbers of {self}")
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Return λ(t) before shift and clamp, shaped like t."""
+        """Return the log-SNR λ(t) before shift and clamp, shaped like t."""
         raise NotImplementedError
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Return the inverse of `raw_log_snr`, shaped like its argument."""
+        """Return the time of a log-SNR, the inverse of `raw_log_snr`, shaped like its argument."""
         raise NotImplementedError
 
     def log_snr(self, t: Tensor | float) -> Tensor:
-        """Return λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for valid t)."""
+        """Return the log-SNR λ(t), shifted and clamped, in the shape and dtype of t (see `as_times` for valid t)."""
         return (self.raw_log_snr(as_times(t)) - 2 * math.log(self.shift)).clamp(*self.log_snr_range)
 
     def time(self, log_snr: Tensor) -> Tensor:
@@ -82,11 +82,11 @@ class Schedule:
         return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)
 
     def path_parameter(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the path's own parameter at (α, σ), shaped like them: the angle when preserving, else σ."""
+        """Return the path's dimensionless parameter at (α, σ), shaped like them: the angle if preserving, else σ."""
         return torch.atan2(sigma, alpha) if self.path == "preserving" else sigma
 
     def tangent(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivative (α̇, σ̇) of the path by its own parameter, everywhere with `α σ̇ - σ α̇ = 1`.
+        """Return the derivative (α̇, σ̇) of the path by its parameter, dimensionless and shaped like α; `α σ̇ - σ α̇ = 1`.
 
         In flow matching it gives `ε - x0`. Unlike a derivative by t, it does not depend on the shift and never
         vanishes.
@@ -141,7 +141,7 @@ class LinearSchedule(Schedule):
         return -torch.expm1(decay).log()
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Solve the quadratic for t, in the form without cancellation."""
+        """Solve the quadratic for t in a numerically stable form."""
         decay = F.softplus(-log_snr)
         rise = self.beta_max - self.beta_min
         return 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * rise * decay).sqrt())

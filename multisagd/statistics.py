@@ -114,7 +114,7 @@ class DataStatistics:
 
     @property
     def mean_power(self) -> Tensor:
-        """Power |F(mean)|² of the mean, `(channels, *grid.half_shape)`."""
+        """The power |F(mean)|² of the mean, `(channels, *grid.half_shape)`, in squared units of the data."""
         return torch.fft.rfftn(self.mean, dim=tuple(range(-self.grid.dimensions, 0)), norm="ortho").abs().square()
 
     def spectrum(self, floor: float | None = None) -> Table:
@@ -127,7 +127,7 @@ class DataStatistics:
         return Table(power if floor is None else power.clamp(min=float(power.max()) * 10 ** (-floor / 10)), self.grid)
 
     def mean_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the mean on a grid of another shape, interpolated linearly, `(channels, *shape)`."""
+        """Return the mean in the units of the data, interpolated linearly to another size, `(channels, *shape)`."""
         if tuple(shape) == self.grid.shape:
             return self.mean
         mode = ("linear", "bilinear", "trilinear")
@@ -146,7 +146,10 @@ class DataStatistics:
         save_file(tensors, str(path), metadata=metadata)
 
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the tensors and the metadata of a safetensors file for `load`; the file may contain others too."""
+        """Return mean `(channels, *grid)` and power `(channels, *half_shape)` with the metadata that `load` reads.
+
+        The file may contain other tensors too. Units are those of the data, and their square.
+        """
         described = {"format_version": FORMAT_VERSION, "count": self.count, "axes": describe_axes(self.grid)}
         tensors = {"mean": self.mean.contiguous(), "power": self.power.contiguous()}
         return tensors, {"statistics": json.dumps(described)}

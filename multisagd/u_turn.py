@@ -51,7 +51,7 @@ def u_turn(
 def u_turn_correlation(
     process: Process, statistics: DataStatistics, time: float, *, stochastic: bool = False
 ) -> Tensor:
-    """Return the correlation of Gaussian data before and after an exact U-turn, `(channels, *half_shape)`.
+    """Return the correlation in [0, 1] of Gaussian data before and after an exact U-turn, `(channels, *half_shape)`.
 
     Per frequency `ρ = a √C/√(a²C + V)` for the flow, and its square for a reverse SDE, which loses information in both
     directions. Both ends have the data's distribution.

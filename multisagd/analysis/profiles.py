@@ -118,7 +118,9 @@ def _averages(values: Tensor, place: Tensor, weight: Tensor, count: int) -> Tens
 def measure_profiles(
     batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], statistics: DataStatistics, rings: int | None = None
 ) -> dict[str, Profile]:
-    """Return the radial profile ("radius") and the profile of every axis by its name, channels averaged, with errors.
+    """Return the radial profile ("radius") and the profile of every axis by its name, with standard errors.
+
+    Power is averaged over channels, `(points,)`, in squared units of the data.
 
     `batches` are those given to `DataStatistics.measure`; the power is about the mean of the statistics. Padding leaks
     into the power of single data: with padding, the curves are those of the statistics, with proportional errors of
@@ -241,7 +243,7 @@ def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tens
 
 
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
-    """Return (low, high, coherence) of the bands of `Grid.bands`, the squared correlation `(channels, channels)`.
+    """Return (low, high, coherence) per band of `Grid.bands`: the squared correlation `(channels, channels)`, from 0 to 1.
 
     It is the correlation of the band-passed channels: cross powers and powers are summed over
     it, both halves of the spectrum, before they are divided.

@@ -26,7 +26,10 @@ SMALLEST = 1e-4
 
 @dataclass(frozen=True)
 class Search:
-    """Search space of a design: `steps + 1` rising log-SNRs from `low` to `high`, or between them with free ends."""
+    """Search space for a sampling schedule: `steps + 1` increasing log-SNRs.
+
+    The ends are `low` and `high`, or any values in between if `free_ends` is true.
+    """
 
     low: float
     high: float
@@ -53,14 +56,20 @@ class Search:
         return cls(low, high, steps, free_ends, restarts, seed)
 
     def log_snrs(self, free: Tensor) -> Tensor:
-        """Turn free numbers, one for each step and two more for free ends, into rising log-SNRs."""
+        """Convert free parameters to increasing log-SNRs `(steps + 1,)`.
+
+        `free` has shape `(steps,)`, or `(steps + 2,)` with free ends.
+        """
         # No step vanishes, for any proposal of the optimiser.
         share = torch.softmax(free, 0) * (1 - SMALLEST * len(free)) + SMALLEST
         shares = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), share.cumsum(0)])
         return self.low + (self.high - self.low) * (shares[1:-1] if self.free_ends else shares)
 
     def starts(self) -> list[Tensor]:
-        """Return free parameters of several plausible schedules, then random ones around them."""
+        """Return dimensionless free parameters, each of the shape that `log_snrs` takes, to start the search from.
+
+        The first are those of several plausible schedules; the others are random variations of these.
+        """
         even = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device="cpu")
         span = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
         measures: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
@@ -80,7 +89,7 @@ class Search:
 
 
 def minimise(value: Callable[[Tensor], Tensor], starts: Sequence[Tensor], method: Method = "L-BFGS-B") -> Tensor:
-    """Return the best minimum of a positive function of a float64 vector, from several starts.
+    """Return the minimum `(n,)` of a positive function of a dimensionless float64 vector, the best of several starts.
 
     The logarithm is minimised, because its gradient does not vanish with the error.
 

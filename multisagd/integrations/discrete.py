@@ -53,11 +53,11 @@ class DiscreteSchedule(Schedule):
         super().__post_init__()
 
     def raw_log_snr(self, t: Tensor) -> Tensor:
-        """Interpolate the levels."""
+        """Return λ(t) by linear interpolation of the levels, shaped like t."""
         return self._table.raw_log_snr(t)
 
     def raw_time(self, log_snr: Tensor) -> Tensor:
-        """Find the time between the levels around a log-SNR."""
+        """Return the time of a log-SNR by linear interpolation of the levels, shaped like it."""
         return self._table.raw_time(log_snr)
 
     def _levels(self) -> Tensor:

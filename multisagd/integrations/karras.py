@@ -54,7 +54,9 @@ class KarrasDenoiser(nn.Module):
         return self._sigma_at(1.0)
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """Return `E[x0 | x]`, shaped like x; `condition` is passed to the denoiser unchanged.
+        """Return `E[x0 | x]` for x `(batch, channels, *grid)` at noise standard deviations, a scalar or `(batch,)`.
+
+        Sigma and the result are in the units of x; `condition` is passed to the denoiser unchanged.
 
         Raises:
             ValueError: for a sigma above `sigma_max`, negative or NaN, or unless there is one for all items or one per

@@ -122,7 +122,7 @@ class DiffusersNetwork(nn.Module):
         self.offset = offset if offset is not None else -self.scale / 2 if fourier and scale is None else 0.0
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction, shaped like x; the class describes the arguments."""
+        """Return the prediction for x `(batch, channels, *grid)` at log-SNRs `(batch,)`, shaped like x."""
         check_input(x, self.channels, self.dimensions)
         if log_snr.shape != x.shape[:1]:
             raise ValueError(f"log_snr must have shape ({len(x)},), got {tuple(log_snr.shape)}")

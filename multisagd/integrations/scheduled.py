@@ -97,7 +97,7 @@ class ScheduledDenoiser(nn.Module):
 
 
 def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
-    """Return the factors of datum and noise in the scaled sample at a timestep.
+    """Return the dimensionless factors of x0 and noise in the scaled sample at a timestep, two scalars.
 
     Within a sampling loop the scheduler's own σ of the step is used, since a timestep may be rounded; for timesteps
     outside the loop it is read from the scheduler's table.

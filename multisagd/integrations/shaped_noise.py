@@ -101,7 +101,9 @@ class ShapedNoise:
         return f"(batch, channels, {', '.join(axis.name for axis in self.axes)})"
 
     def covariance_like(self, x: Tensor) -> SpectralCovariance:
-        """Return the covariance of the noise, for tensors like x and of other sizes.
+        """Return the covariance of the noise for x `(batch, channels, *grid)` and for other sizes of its axes.
+
+        Power is in squared units of x.
 
         Raises:
             ValueError: if x has too few dimensions, or the spectrum does not fit the axes.
@@ -116,7 +118,7 @@ class ShapedNoise:
         return self._covariance
 
     def color(self, white: Tensor) -> Tensor:
-        """Colour white noise `(..., batch, channels, *grid)`, in float32 or wider; the result is shaped like it."""
+        """Colour white noise `(..., batch, channels, *grid)` of variance 1, in at least float32; the shape stays."""
         return self.covariance_like(white).color(white)
 
     def noise(
@@ -126,7 +128,7 @@ class ShapedNoise:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw noise of a shape: `torch.randn(shape, generator=…)`, coloured.
+        """Draw noise of a shape and of mean power 1: `torch.randn(shape, generator=…)`, coloured.
 
         Of several generators each draws one item. The noise is drawn on the generator's device, and then moved.
 
@@ -141,14 +143,15 @@ class ShapedNoise:
         return self.color(torch.cat(items))
 
     def noise_like(self, x: Tensor, generator: Generators = None) -> Tensor:
-        """Draw noise of the shape, device and dtype of x, like `torch.randn_like(x)` for white noise."""
+        """Draw noise of mean power 1 with the shape, device and dtype of x: `torch.randn_like(x)`, coloured."""
         return self.noise(x.shape, generator, x.device, x.dtype)
 
     def draws(self, like: Tensor | None = None) -> Draws:
         """Return a context in which `torch.randn` and `torch.randn_like` draw this noise, in libraries too.
 
         This applies to shapes `(batch, channels, *grid)`, also with other dimensions before the grid; draws with fewer
-        dimensions stay white. With `like`, a draw of another shape than that tensor's or one item's is an error.
+        dimensions stay white. The mean power is 1. With `like`, a draw whose shape
+        differs from that of `like` and of its items is an error.
         """
         return Draws(self, like)
 

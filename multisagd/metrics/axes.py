@@ -49,6 +49,6 @@ def neighbour_differences(batches: Iterable[tuple[Tensor, Tensor | None]], grid:
 
 
 def mean_difference(items: Tensor) -> Tensor:
-    """Return the mean absolute difference over all pairs of items `(items, 2)` of `neighbour_differences`."""
+    """Return the mean absolute difference, in the units of the data, of `neighbour_differences` `(items, 2)`."""
     total, pairs = items.sum(0)
     return total / pairs.clamp(min=1)

@@ -19,7 +19,7 @@ from multisagd.seeds import derive
 
 
 def redrawn(sizes: Sequence[int], seed: int) -> Tensor:
-    """Return indices drawn with replacement within consecutive groups of these sizes, int64 `(sum(sizes),)`."""
+    """Return indices drawn with replacement within consecutive groups, int64 of shape `(sum(sizes),)`."""
     generator = torch.Generator().manual_seed(seed)
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     return torch.cat(

@@ -44,7 +44,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take(groups: Sequence[Tensor], counts: Sequence[int], skip: Sequence[int] | None = None) -> Tensor:
-    """Return the first `counts` rows of each group, after leaving out `skip` of them, as one tensor."""
+    """Return `counts` rows of each group `(items, features)` after its first `skip`, `(sum(counts), features)`."""
     starts = [0] * len(groups) if skip is None else skip
     return torch.cat([group[i : i + n] for group, i, n in zip(groups, starts, counts, strict=True)])
 

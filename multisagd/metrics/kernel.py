@@ -55,6 +55,8 @@ def kernel_distance(
 ) -> tuple[float, float | None]:
     """Return the mean of MMD² over disjoint subsets of up to `size` items, and the standard error of that mean.
 
+    Features are `(items, features)`; MMD² is dimensionless.
+
     The subsets share no item, so no bootstrap is needed. There are at least four subsets if there are enough items;
     with a single one the error is None. `sizes` are given if both sets consist of classes in fixed numbers, one after
     the other: subsets then contain an equal part of each class, and are larger if classes are small.

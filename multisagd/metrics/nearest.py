@@ -31,7 +31,7 @@ def smallest_distances(points: Tensor, others: Tensor, count: int, block: int = 
 
 
 def nearer(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` smallest of two results of `smallest_distances` with indices in a common numbering."""
+    """Return the `count` smallest of two results `(items, neighbours)` of `smallest_distances`, with their indices."""
     distances, places = (torch.cat(pair, dim=1) for pair in zip(one, other, strict=True))
     distances, order = distances.sort(dim=1)
     return distances[:, :count], places.gather(1, order)[:, :count]

@@ -29,7 +29,7 @@ class NearestExamples:
         self.places = torch.empty(len(points), 0, dtype=torch.int64)
 
     def add(self, examples: Tensor) -> None:
-        """Search a batch of examples `(batch, dimensions)`."""
+        """Search a batch of examples `(batch, dimensions)`, in the units of the samples."""
         distances, places = smallest_distances(self.points, examples, min(self.count, len(examples)))
         before = (self.distances, self.places)
         self.distances, self.places = nearer(before, (distances, places + self.seen), self.count)

@@ -70,7 +70,7 @@ def decibels(made: Tensor, real: Tensor) -> Tensor:
 
 
 def decibel_errors(made: Tensor, real: Tensor) -> Tensor:
-    """Return the standard error of each value of `decibels`, to first order in the means' errors: `(points,)`."""
+    """Return the standard error of each value of `decibels` in dB, to first order in the means' errors: `(points,)`."""
     relative = [each.std(0) / (len(each) ** 0.5 * each.mean(0).clamp(min=1e-300)) for each in (made, real)]
     return 10 / math.log(10) * (relative[0].square() + relative[1].square()).sqrt()
 

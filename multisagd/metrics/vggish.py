@@ -55,7 +55,10 @@ def vggish_features(network: nn.Module, sound: Tensor, rate: int) -> Tensor:
 
 
 def log_mel(sound: Tensor) -> Tensor:
-    """Return a sound `(samples,)` at 16 kHz as whole pieces `(pieces, 96, 64)` of its log mel spectrogram."""
+    """Return the log-mel spectrogram of a 16 kHz waveform `(samples,)` as patches `(patches, 96, 64)`.
+
+    Values are natural logarithms of amplitudes. An incomplete last patch is dropped.
+    """
     needed = WINDOW + (FRAMES - 1) * HOP
     sound = torch.nn.functional.pad(sound, (0, max(0, needed - len(sound))))
     frames = sound.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
@@ -66,7 +69,7 @@ def log_mel(sound: Tensor) -> Tensor:
 
 
 def mel_bands() -> Tensor:
-    """Return triangles over the bins of the transform, linear in mel, with height 1: `(bands, bins)`."""
+    """Return triangular weights over the bins of the transform, linear in mel, with height 1: `(bands, bins)`."""
     bins = _mel(torch.linspace(0, RATE / 2, TRANSFORM // 2 + 1))
     edges = torch.linspace(float(_mel(torch.tensor(LOWEST))), float(_mel(torch.tensor(HIGHEST))), BANDS + 2)
     low, centre, high = (edges[start : start + BANDS, None] for start in range(3))

@@ -156,7 +156,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, positions: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Let every token attend to all tokens, with relative positions by `rotary_positions`."""
+        """Return the tokens after each has attended to all: features `(batch, tokens, width)` in and out.
+
+        Relative positions are encoded by `rotary_positions`.
+        """
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)
         if positions is not None:

@@ -67,7 +67,7 @@ class Conditioning(nn.Module):
             nn.init.normal_(self.labels.weight, std=0.02)
 
     def forward(self, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the embedding of each sample, (batch, width)."""
+        """Return the embedding of log-SNRs `(batch,)` and conditions, features `(batch, width)`."""
         if log_snr.ndim != 1:
             raise ValueError(f"log_snr must have shape (batch,), got {tuple(log_snr.shape)}")
         embedding = self.mlp(self.features(log_snr).to(self.mlp[0].weight.dtype))

@@ -18,7 +18,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 
 
 def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
-    """Repeat the last sample of each grid axis until its size is a multiple: (batch, channels, *grid) -> larger.
+    """Extend features (batch, channels, *grid): repeat the last sample of each grid axis until its size is a multiple.
 
     The border is repeated, not reflected, because a reflection needs more samples than it adds and so fails on short
     axes, and not filled with zeros, because zeros are atypical of noisy data. Written as a concatenation, it supports
@@ -35,14 +35,14 @@ def pad_to_multiple(x: Tensor, multiples: Sequence[int]) -> Tensor:
 
 
 def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Keep the first samples of each grid axis, undoing `pad_to_multiple`: (batch, channels, *grid) -> smaller."""
+    """Crop features (batch, channels, *grid) to the first samples of each grid axis, undoing `pad_to_multiple`."""
     for axis, size in enumerate(sizes, start=2):
         x = x.narrow(axis, 0, size)
     return x
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return a 2-D or 3-D grid in channels-last memory layout, which is faster for convolutions and attention.
+    """Return features `(batch, channels, *grid)` in 2-D or 3-D in channels-last memory layout, which is faster.
 
     Only data have this layout, never weights: FSDP2 refuses parameters that are not contiguous.
     """
@@ -51,7 +51,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def check_input(x: Tensor, channels: int, dimensions: int) -> None:
-    """Raise unless `x` is (batch, channels, *grid) with this many channels and grid dimensions.
+    """Raise unless the features `x` are (batch, channels, *grid) with this number of channels and grid dimensions.
 
     Raises:
         ValueError: naming the expected and the actual shape.

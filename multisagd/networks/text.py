@@ -48,7 +48,7 @@ class TextInput(nn.Module):
         nn.init.zeros_(self.summary.bias)
 
     def forward(self, condition: Tensor | None, batch: int) -> Text:
-        """Return the tokens of each text, `batch` of them."""
+        """Return the tokens of captions, features `(batch, tokens, width)`, and which are valid, `(batch, tokens)`."""
         null = self.null.expand(batch, 1, -1)
         if condition is None:
             tokens, valid = null, torch.ones(batch, 1, dtype=torch.bool, device=null.device)
@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
         self.out = zero(nn.Linear(width, width))
 
     def forward(self, samples: Tensor, text: Text) -> Tensor:
-        """Let every sample attend to the tokens of its text; (batch, samples, width) in and out."""
+        """Let every sample attend to the tokens of its caption: features (batch, samples, width) in and out."""
         query = self.query(samples).unflatten(-1, (self.heads, -1))
         key, value = self.key_value(text.tokens).unflatten(-1, (2, self.heads, -1)).unbind(2)
         query, key = normalize(query, self.query_gain), normalize(key, self.key_gain)

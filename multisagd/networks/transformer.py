@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         )  # raises now, not at the first step, if heads are too narrow
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction (batch, out_channels, *grid); the class describes the arguments."""
+        """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
         check_input(x, self.channels, self.dimensions)
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
@@ -125,7 +125,10 @@ class Block(nn.Module):
     def forward(
         self, tokens: Tensor, embedding: Tensor, positions: tuple[Tensor, Tensor], text: Text | None = None
     ) -> Tensor:
-        """Return the tokens after attention and MLP, given the embedding, the tokens' positions and a text."""
+        """Return the tokens after attention and MLP: features `(batch, tokens, width)` in and out.
+
+        `embedding` `(batch, width)` encodes the noise level and the class.
+        """
         modulation = self.modulation(embedding)[:, None]
         scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = modulation.chunk(6, dim=-1)
         attended = self.attention(modulate(tokens, scale, shift), positions)
@@ -143,7 +146,9 @@ def modulate(tokens: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """Cut a grid into patches, the last axis fastest: (batch, channels, *grid) -> (batch, tokens, channels * samples).
+    """Cut features on a grid into patches, the last axis fastest.
+
+    (batch, channels, *grid) -> (batch, tokens, channels * samples).
 
     Every axis must be a whole number of patches long.
     """

@@ -103,7 +103,7 @@ class UNet(nn.Module):
         self.head = zero(convolution(sizes[0], out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the prediction (batch, out_channels, *grid); the class describes the arguments."""
+        """Return the prediction (batch, out_channels, *grid) at log-SNRs (batch,); see the class for the arguments."""
         check_input(x, self.channels, self.dimensions)
         embedding = self.conditioning(log_snr, condition if self.text is None else None)
         text = None if self.text is None else self.text(condition, len(x))
@@ -128,7 +128,7 @@ class Stage(nn.ModuleList):
     """Blocks one after the other, all with the same embedding and text."""
 
     def forward(self, x: Tensor, embedding: Tensor, text: Text | None = None) -> Tensor:
-        """Return the output of the last block."""
+        """Return the output of the last block, features `(batch, out_channels, *grid)`."""
         for block in self:
             x = block(x, embedding, text)
         return x
@@ -172,7 +172,10 @@ class Block(nn.Module):
             self.text_attention = CrossAttention(channels, context, heads)
 
     def forward(self, x: Tensor, embedding: Tensor, text: Text | None = None) -> Tensor:
-        """Return the block's output for features of a grid, an embedding of noise level and condition, and a text."""
+        """Return features `(batch, out_channels, *grid)` for features x `(batch, channels, *grid)`.
+
+        `embedding` `(batch, width)` encodes the noise level and the condition.
+        """
         scale, shift = self.modulation(embedding)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
         hidden = self.modulated_norm(self.conv(F.silu(self.norm(x))))
         hidden = F.silu(torch.addcmul(shift, hidden, 1 + scale))

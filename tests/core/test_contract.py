@@ -96,11 +96,11 @@ def test_public_names_exist_and_are_documented() -> None:
 
 SHAPE = re.compile(
     r"\((batch|\.\.\.|\*|channels|items|count|points|steps|levels|features|tokens|length|width|[a-z_]+,)[^()]*\)"
-    r"|\bshape|\b[Ss]calars?\b|one-dimensional|[Bb]roadcast|half spectrum|elementwise"
+    r"|\bshape|for shapes and units|\b[Ss]calars?\b|one-dimensional|[Bb]roadcast|half spectrum|elementwise"
 )
 UNIT = re.compile(
     r"\b(units?|cycles|hertz|Hz|dB|nats?|bits?|seconds?|octaves?|log-SNRs?|variances?|power|probabilit(y|ies)|amplitudes?"
-    r"|ind(ex|ices)|booleans?|integers?|dimensionless|deviations?|counts?|times?|timesteps?|fractions?|factors?|features"
+    r"|ind(ex|ices)|booleans?|integers?|dimensionless|deviations?|variances?|[Cc]ounts?|times?|timesteps?|fractions?|factors?|features"
     r"|weights|seeds?)\b|\[0, 1\]|\b0 or 1\b|\b1 .{1,60} 0\b"
 )
 
