@@ -243,9 +243,9 @@ def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tens
 
 
 def coherence(cross: Tensor, grid: Grid, bands: int = 8) -> list[tuple[float, float, Tensor]]:
-    """Return (low, high, coherence) per band of `Grid.bands`: the squared correlation `(channels, channels)`, from 0 to 1.
+    """Return (low, high, coherence) per band of `Grid.bands`: the squared correlation `(channels, channels)`.
 
-    It is the correlation of the band-passed channels: cross powers and powers are summed over
+    It lies in [0, 1] and is the correlation of the band-passed channels: cross powers and powers are summed over
     it, both halves of the spectrum, before they are divided.
     """
     result = []

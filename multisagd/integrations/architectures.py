@@ -54,7 +54,7 @@ def defaults(name: str) -> dict[str, Any]:
     Raises:
         ImportError: without diffusers.
     """
-    known = inspect.signature(_found(name)).parameters.values()
+    known = inspect.signature(_class_of(name)).parameters.values()
     defaults = {each.name: each.default for each in known if each.default is not each.empty}
     return {option: list(value) if isinstance(value, tuple) else value for option, value in defaults.items()}
 
@@ -164,18 +164,18 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
         ImportError: without diffusers.
         ValueError: for options that the class does not have, or cannot be built with.
     """
-    kind = _found(name)
+    kind = _class_of(name)
     known = inspect.signature(kind).parameters
     if unknown := [option for option in given if option not in known]:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     try:
-        return found(**given)
+        return kind(**given)
     except (AttributeError, KeyError, IndexError, NameError, RuntimeError) as error:
         # diffusers checks few options; errors in the others appear wherever they are used.
         raise ValueError(f"{name} cannot be built with these options ({error!r:.200})") from error
 
 
-def _found(name: str) -> type[nn.Module]:
+def _class_of(name: str) -> type[nn.Module]:
     with importing("diffusers", "networks of diffusers"):
         import diffusers  # takes seconds
 
