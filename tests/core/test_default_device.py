@@ -1,6 +1,6 @@
-"""What is computed once, on the CPU, stays there wherever a program has its new tensors made by default."""
+"""Values computed once, on the CPU, stay there and are the same under another default device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ CORRUPTION = ms.Corruption(ms.Band(0.2, 0.5).on(*SPATIAL), GRID, 0.1)
 
 
 class Plain(ms.Spectrum):
-    """One as a user writes it, who does not think of devices."""
+    """A spectrum written without a thought of devices."""
 
     def power(self, grid: ms.Grid) -> Tensor:
         return torch.linspace(1, 2, grid.half_shape[-1]).expand(grid.half_shape) + torch.zeros(grid.half_shape)
@@ -57,9 +57,10 @@ SPECTRA: dict[str, ms.Spectrum] = {
 SMALL = GRID.resize((6, 4, 8))
 
 CALLS: dict[str, Callable[[], Any]] = {
-    **{name: lambda s=spectrum: ms.SpectralCovariance(s, GRID).power() for name, spectrum in SPECTRA.items()},
-    **{f"{name}, elsewhere": lambda s=s: ms.SpectralCovariance(s, GRID).power((6, 4, 8)) for name, s in SPECTRA.items()
-       if name not in ("harmonics",)},
+    "spectra": lambda: [ms.SpectralCovariance(each, GRID).power() for each in SPECTRA.values()],
+    "spectra on another grid": lambda: [
+        ms.SpectralCovariance(each, GRID).power((6, 4, 8)) for name, each in SPECTRA.items() if name != "harmonics"
+    ],
     "even": lambda: even_power(SPECTRA["velocity"], SMALL),
     "spectrum": lambda: SPECTRA["band"].power(GRID),
     "padded": lambda: ms.PaddedCovariance(ms.PowerLaw(-0.5).on(*SPATIAL), GRID, {"frame": 2}).power(),
@@ -91,21 +92,11 @@ CALLS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[None]:
-    """As accelerators are chosen for a whole program; of the device meta nothing can be read."""
-    torch.set_default_device("meta")
-    yield
-    torch.set_default_device(None)  # another device, the CPU too, would be looked up in every call from here on
-
-
-@pytest.fixture(params=CALLS)
-def expected(request) -> tuple[str, Any]:
-    return request.param, CALLS[request.param]()
-
-
-def test_it_stays_on_the_cpu_and_says_the_same(expected, elsewhere):
-    name, right = expected
-    found = CALLS[name]()
-    assert found.device.type == "cpu"
-    assert torch.equal(found, right)
+@pytest.mark.parametrize("name", CALLS)
+def test_values_computed_once_stay_on_the_cpu_under_another_default_device(name):
+    expected = CALLS[name]()
+    with torch.device("meta"):  # a device from which nothing can be read
+        results = CALLS[name]()
+    for result, value in zip(results, expected, strict=True) if isinstance(expected, list) else [(results, expected)]:
+        assert result.device.type == "cpu"
+        assert torch.equal(result, value)

@@ -1,4 +1,4 @@
-"""Spectra as plain data: every one of them there and back, and what is refused."""
+"""Spectra are described as plain data from which they are built again; all else is refused by place and reason."""
 
 import json
 import math
@@ -56,34 +56,34 @@ SPECTRA = st.recursive(
 )
 
 
-def there_and_back(spectrum: ms.Spectrum) -> ms.Spectrum:
+def rebuilt(spectrum: ms.Spectrum) -> ms.Spectrum:
     return spectrum_of(json.loads(json.dumps(describe(spectrum))))
 
 
 @settings(max_examples=80, deadline=None)
 @given(SPECTRA)
-def test_every_composition_is_itself_again(spectrum):
-    again = there_and_back(spectrum)
+def test_describe_keeps_every_composition(spectrum):
+    again = rebuilt(spectrum)
     assert again == spectrum
     assert torch.equal(again.power(GRID), spectrum.power(GRID))
 
 
-def test_there_is_an_example_of_every_public_spectrum():
+def test_examples_contain_every_public_spectrum():
     public = [name for name in ms.__all__ if isinstance(getattr(ms, name), type)]
     assert {n for n in public if issubclass(getattr(ms, n), ms.Spectrum)} - {"Spectrum"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_public_spectrum_has_the_same_power_again(name):
+def test_describe_keeps_every_public_spectrum(name):
     spectrum, grid = EXAMPLES[name], WAVEFORM if name == "HarmonicStop" else GRID
-    again = there_and_back(spectrum)
+    again = rebuilt(spectrum)
     assert type(again) is getattr(ms, name)
     assert torch.equal(again.power(grid), spectrum.power(grid))
     if name != "Table":  # which compares by identity, as tensors do
-        assert again == spectrum
+        assert again == spectrum == Builder().build(describe(spectrum), ms.Spectrum, "spectrum")
 
 
-def test_the_notation_is_that_of_configurations():
+def test_describe_uses_the_notation_of_configurations():
     spectrum = ms.PowerLaw(-0.3, axes=("height", "width")) * ms.Autoregressive(0.5, axis="frame") + 0.1
     described = describe(spectrum)
     assert described == {
@@ -96,97 +96,89 @@ def test_the_notation_is_that_of_configurations():
         "right": {"_target_": "multisagd.Flat", "level": 0.1},
     }
     assert Builder().build(described, ms.Spectrum, "spectrum") == spectrum
+    assert spectrum_of({"_target_": "multisagd.radial.PowerLaw", "exponent": -1, "axes": None}) == ms.PowerLaw(-1.0)
 
 
-@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"Table"}))
-def test_configurations_take_what_is_described(name):
-    assert Builder().build(describe(EXAMPLES[name]), ms.Spectrum, "spectrum") == EXAMPLES[name]
-
-
-def test_a_module_path_names_a_class_too():
-    node = {"_target_": "multisagd.radial.PowerLaw", "exponent": -1, "axes": None}
-    assert spectrum_of(node) == ms.PowerLaw(-1.0)
+def node(target: object, **parameters: object) -> dict:
+    return {"_target_": target, **parameters}
 
 
 def nested(depth: int) -> dict:
-    node: dict = {"_target_": "multisagd.Flat"}
+    inner = node("multisagd.Flat")
     for _ in range(depth):
-        node = {"_target_": "multisagd.spectrum.Power", "base": node, "exponent": 1.0}
-    return node
+        inner = node("multisagd.spectrum.Power", base=inner, exponent=1.0)
+    return inner
 
 
-FLAT = {"_target_": "multisagd.Flat"}
+def table(values: list, axes: list) -> dict:
+    return node("multisagd.Table", values=values, axes=axes)
+
+
 BAD = {
-    "os": ({"_target_": "os.system", "command": "true"}, "is not a spectrum"),
-    "not a spectrum": ({"_target_": "multisagd.Denoiser"}, "is not a spectrum"),
-    "abstract": ({"_target_": "multisagd.Spectrum"}, "is not a spectrum"),
-    "abstract, of a module": ({"_target_": "multisagd.radial.Radial"}, "is not a spectrum"),
-    "misspelt": ({"_target_": "multisagd.PowerLaws", "exponent": 1}, "did you mean 'multisagd.PowerLaw'"),
+    "os": (node("os.system", command="true"), "is not a spectrum"),
+    "not a spectrum": (node("multisagd.Denoiser"), "is not a spectrum"),
+    "abstract": (node("multisagd.Spectrum"), "is not a spectrum"),
+    "abstract, of a module": (node("multisagd.radial.Radial"), "is not a spectrum"),
+    "misspelt": (node("multisagd.PowerLaws", exponent=1), "did you mean 'multisagd.PowerLaw'"),
     "no target": ({"exponent": 1}, "expected a spectrum"),
-    "a list as target": ({"_target_": ["multisagd.Flat"]}, "expected a spectrum"),
+    "a list as target": (node(["multisagd.Flat"]), "expected a spectrum"),
     "no mapping": ([1], "expected a spectrum"),
-    "unknown parameter": ({"_target_": "multisagd.PowerLaw", "exponnent": 1}, "did you mean 'exponent'"),
-    "missing": ({"_target_": "multisagd.PowerLaw"}, "PowerLaw needs exponent"),
-    "text for a number": ({"_target_": "multisagd.PowerLaw", "exponent": "-1"}, r"spectrum\.exponent: expected float"),
-    "truth for a number": ({"_target_": "multisagd.Flat", "level": True}, r"spectrum\.level: expected float"),
-    "a huge number": ({"_target_": "multisagd.Flat", "level": 10**400}, "out of range"),
-    "refused by its class": ({"_target_": "multisagd.Flat", "level": -1.0}, "at least 0"),
-    "a choice": ({"_target_": "multisagd.Band", "low": 0, "high": 1, "unit": "hertz"}, r"spectrum\.unit"),
-    "too few": ({"_target_": "multisagd.TwoBand", "low": [0.1]}, r"spectrum\.low"),
+    "unknown parameter": (node("multisagd.PowerLaw", exponnent=1), "did you mean 'exponent'"),
+    "missing": (node("multisagd.PowerLaw"), "PowerLaw needs exponent"),
+    "text for a number": (node("multisagd.PowerLaw", exponent="-1"), r"spectrum\.exponent: expected float"),
+    "truth for a number": (node("multisagd.Flat", level=True), r"spectrum\.level: expected float"),
+    "a huge number": (node("multisagd.Flat", level=10**400), "out of range"),
+    "refused by its class": (node("multisagd.Flat", level=-1.0), "at least 0"),
+    "a choice": (node("multisagd.Band", low=0, high=1, unit="hertz"), r"spectrum\.unit"),
+    "too few": (node("multisagd.TwoBand", low=[0.1]), r"spectrum\.low"),
     "deeper down": (
-        {"_target_": "multisagd.spectrum.Sum", "left": FLAT, "right": {"_target_": "builtins.eval"}},
+        node("multisagd.spectrum.Sum", left=node("multisagd.Flat"), right=node("builtins.eval")),
         r"spectrum\.right: 'builtins.eval' is not a spectrum",
     ),
     "bottomless": (nested(5000), "nested too deeply"),
     "endless harmonics": (
-        {"_target_": "multisagd.Spots", "frequency": {"x": 0.1}, "radius": 0.1, "harmonics": 10**9},
+        node("multisagd.Spots", frequency={"x": 0.1}, radius=0.1, harmonics=10**9),
         "from 1 to 1000 harmonics",
     ),
     "a table without spacing": (
-        {"_target_": "multisagd.Table", "values": [1.0] * 3, "axes": [{"name": "x", "size": 4, "spacing": None}]},
+        table([1.0] * 3, [{"name": "x", "size": 4, "spacing": None}]),
         "spacing must be positive and finite, got None",
     ),
-    "a table of another size": (
-        {"_target_": "multisagd.Table", "values": [1.0], "axes": [{"name": "x", "size": 4}]},
-        "needs 3 values",
-    ),
-    "a table of words": ({"_target_": "multisagd.Table", "values": ["a"], "axes": []}, "expected float"),
-    "a table without axes": ({"_target_": "multisagd.Table", "values": [1.0]}, "two lists"),
-    "a table with an odd axis": (
-        {"_target_": "multisagd.Table", "values": [1.0], "axes": [{"names": "x"}]},
-        "each axis of a table has",
-    ),
+    "a table of another size": (table([1.0], [{"name": "x", "size": 4}]), "needs 3 values"),
+    "a table of words": (table(["a"], []), "expected float"),
+    "a table without axes": (node("multisagd.Table", values=[1.0]), "two lists"),
+    "a table with an odd axis": (table([1.0], [{"names": "x"}]), "each axis of a table has"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_description_is_refused_by_place_and_reason(name):
-    node, message = BAD[name]
+def test_spectrum_of_refuses_bad_descriptions_by_place_and_reason(name):
+    description, message = BAD[name]
     with pytest.raises(ValueError, match=message):
-        spectrum_of(node)
+        spectrum_of(description)
 
 
 class Mine(ms.PowerLaw):
     pass
 
 
-def test_what_cannot_be_read_again_is_not_described():
-    with pytest.raises(ValueError, match=r"Mine is not a spectrum of multisagd.*multisagd\.Table"):
-        describe(ms.Flat() + Mine(-1.0))
-    with pytest.raises(ValueError, match=r"PowerLaw\.exponent is a Parameter"):
-        describe(ms.PowerLaw(torch.nn.Parameter(torch.tensor(-1.0))))
+def test_describe_refuses_what_cannot_be_built_again():
     grid = ms.Grid.of(y=512, x=512)
-    with pytest.raises(ValueError, match="131,584 numbers is too large"):
-        describe(ms.Table(torch.ones(grid.half_shape), grid))
     deep: ms.Spectrum = ms.Flat()
     for _ in range(DEEPEST + 1):
         deep = deep**1.0
-    with pytest.raises(ValueError, match="nested spectra"):
-        describe(deep)
+    for spectrum, message in (
+        (ms.Flat() + Mine(-1.0), r"Mine is not a spectrum of multisagd.*multisagd\.Table"),
+        (ms.PowerLaw(torch.nn.Parameter(torch.tensor(-1.0))), r"PowerLaw\.exponent is a Parameter"),
+        (ms.Table(torch.ones(grid.half_shape), grid), "131,584 numbers is too large"),
+        (deep, "nested spectra"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            describe(spectrum)
 
 
-def test_infinite_numbers_and_those_of_numpy_are_kept():
-    assert there_and_back(ms.Band(np.float32(0.25), math.inf)) == ms.Band(0.25, math.inf)
+def test_describe_keeps_infinite_numbers_and_those_of_numpy():
+    assert rebuilt(ms.Band(np.float32(0.25), math.inf)) == ms.Band(0.25, math.inf)
     grid = ms.Grid((ms.Axis("x", np.int64(4), np.float32(0.5)),))
-    again = there_and_back(ms.Table(torch.tensor([1.0, 2.0, 3.0]), grid))
+    again = rebuilt(ms.Table(torch.tensor([1.0, 2.0, 3.0]), grid))
     assert again.power(grid).tolist() == [1.0, 2.0, 3.0]

@@ -1,4 +1,4 @@
-"""The Gaussian estimate of clean data against dense formulas, and where it must beat what is diagonal in frequency."""
+"""The Gaussian estimate of clean data equals dense conditioning, and beats what is diagonal in frequency."""
 
 from pathlib import Path
 
@@ -14,16 +14,15 @@ from multisagd.gaussian_restoration import MOST_NUMBERS, GaussianRestoration
 from tests.helpers import dense
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=2, height=3, width=4)]
+IMAGE = Grid.of(height=6, width=7)
 BAND = Band(0.2, 0.45)
-grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
 
 
 def draw(grid: Grid, count: int, seed: int = 0, channels: int = 2) -> tuple[Tensor, Tensor]:
     """Gaussian data that are not stationary, `(count, channels, *grid)`, and their covariance matrix."""
     numbers = channels * grid.numel
-    generator = torch.Generator().manual_seed(7)
-    factor = torch.randn(numbers, numbers // 2, generator=generator, dtype=torch.float64) / numbers**0.5
-    white = torch.randn(count, numbers // 2, generator=generator.manual_seed(100 + seed), dtype=torch.float64)
+    factor = dense.random(numbers, numbers // 2, seed=7) / numbers**0.5
+    white = dense.random(count, numbers // 2, seed=100 + seed)
     return (white @ factor.T + 0.5).reshape(count, channels, *grid.shape), factor @ factor.T
 
 
@@ -37,38 +36,31 @@ def share_in_band(restored: Tensor, clean: Tensor, corruption: Corruption) -> fl
     return float(error / power)
 
 
-@grids
-def test_estimate_and_uncertainty_are_those_of_conditioning_a_gaussian(grid: Grid) -> None:
-    corruption = Corruption(BAND, grid, 0.8)
-    clean, covariance = draw(grid, 40000)
-    fitted = GaussianRestoration.fit(corruption.corrupt(clean, range(40000)).split(5000), corruption)
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
+def test_gaussian_restoration_conditions_the_dense_gaussian_in_its_band(grid: Grid) -> None:
+    corruption, count = Corruption(BAND, grid, 0.8), 40000
+    clean, covariance = draw(grid, count)
+    corrupted = corruption.corrupt(clean, range(count))
+    fitted = GaussianRestoration.fit(corrupted.split(5000), corruption)
     # The dense covariance of the corruption, from the full spectrum, one block a channel.
     inside = ((dense.radius(grid) >= 0.2 - 1e-9) & (dense.radius(grid) <= 0.45 + 1e-9)).astype(float)
     noise = torch.from_numpy(np.kron(np.eye(2), dense.operator(0.8**2 * inside / inside.mean())))
     gain = covariance @ torch.linalg.pinv(covariance + noise, hermitian=True, rtol=1e-9)
     x = corruption.corrupt(draw(grid, 2000, seed=1)[0], range(10**6, 10**6 + 2000))
-    expected = (x - 0.5).flatten(1) @ gain.T + 0.5
-    found = fitted.restore(x).flatten(1)
+    restored, expected = fitted.restore(x), (x - 0.5).flatten(1) @ gain.T + 0.5
     # The fit knows the covariance to about 1/√40000 of it in every direction.
-    difference = float((found - expected).square().mean().sqrt() / (x - 0.5).square().mean().sqrt())
-    assert difference < 0.05
+    error = (restored.flatten(1) - expected).square().mean().sqrt() / (x - 0.5).square().mean().sqrt()
+    assert float(error) < 0.05
     left = float((covariance - gain @ covariance).diagonal().sum())
     assert float(fitted.root.square().sum()) == pytest.approx(left, rel=0.1, abs=0.05)
     assert fitted.risk == pytest.approx(left / float(noise.diagonal().sum()), rel=0.25, abs=0.01)
-
-
-@grids
-def test_outside_the_band_nothing_changes(grid: Grid) -> None:
-    corruption = Corruption(BAND, grid, 0.8)
-    x = corruption.corrupt(draw(grid, 500)[0], range(500))
-    fitted = GaussianRestoration.fit([x], corruption)
-    for restored in (fitted.restore(x), fitted.restore(x, range(500))):
-        moved = restored - x
+    # Outside of the band, neither the mean nor a sample changes anything.
+    for moved in (restored - x, fitted.restore(x, range(2000)) - x):
         torch.testing.assert_close(moved, corruption.covariance.project(moved), rtol=0, atol=1e-9)
 
 
-@grids
-def test_what_is_not_stationary_tells_more_than_its_spectrum(grid: Grid) -> None:
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid.dimensions}d")
+def test_gaussian_restoration_of_data_that_are_not_stationary_beats_the_wiener_filter(grid: Grid) -> None:
     """The Wiener filter, which knows the power alone, recovers less of the band than the covariance does."""
     corruption, count = Corruption(BAND, grid, 1.0), 20000
     clean, _ = draw(grid, count)
@@ -80,56 +72,52 @@ def test_what_is_not_stationary_tells_more_than_its_spectrum(grid: Grid) -> None
     assert ours < 0.7 * share_in_band(wiener, clean, corruption)
 
 
-def test_a_sample_has_the_power_that_the_mean_lacks() -> None:
-    grid, count = Grid.of(height=6, width=7), 20000
-    corruption = Corruption(BAND, grid, 1.0)
+def test_gaussian_restoration_sample_has_the_power_that_the_mean_lacks() -> None:
+    corruption, count = Corruption(BAND, IMAGE, 1.0), 20000
     # Stationary data: the band follows from nothing else, and its mean is as quiet as the Wiener filter makes it.
-    clean = SpectralCovariance(Band(0.0, 1.0), grid).sample(range(count))
+    clean = SpectralCovariance(Band(0.0, 1.0), IMAGE).sample(range(count))
     x = corruption.corrupt(clean, range(count, 2 * count))
     fitted = GaussianRestoration.fit([x], corruption)
-    inside = corruption.power() > 0
-    powers = [
-        DataStatistics.measure([each], grid).power[0][inside].mean()
+    mean, sample, original = (
+        float(DataStatistics.measure([each], IMAGE).power[0][corruption.power() > 0].mean())
         for each in (fitted.restore(x), fitted.restore(x, range(count)), clean)
-    ]
-    assert float(powers[0] / powers[2]) < 0.6
-    assert float(powers[1] / powers[2]) == pytest.approx(1, abs=0.05)
+    )
+    assert mean / original < 0.6
+    assert sample / original == pytest.approx(1, abs=0.05)
 
 
-def test_few_data_are_not_trusted() -> None:
-    """With fewer data than numbers the covariance is singular, and the estimate must not follow the noise."""
+def test_gaussian_restoration_does_not_follow_the_noise_of_few_data() -> None:
+    """With fewer data than numbers the covariance is singular."""
     grid = Grid.of(height=8, width=8)
     corruption = Corruption(Band(0.2, 0.3), grid, 1.0)
     clean, _ = draw(grid, 540, channels=1)
     x = corruption.corrupt(clean, range(540))
-    fitted = GaussianRestoration.fit([x[:40]], corruption)
-    before = share_in_band(x[40:], clean[40:], corruption)
-    assert share_in_band(fitted.restore(x[40:]), clean[40:], corruption) < before / 3
+    restored = GaussianRestoration.fit([x[:40]], corruption).restore(x[40:])
+    assert share_in_band(restored, clean[40:], corruption) < share_in_band(x[40:], clean[40:], corruption) / 3
 
 
-def test_what_channels_share_is_restored_as_that_and_not_as_anything_else() -> None:
-    grid, count = Grid.of(height=6, width=7), 5000
-    shared = Corruption(BAND, grid, 1.0, shared=True)
-    clean, _ = draw(grid, count)
+def test_gaussian_restoration_handles_corruption_shared_by_channels_only_as_such() -> None:
+    shared, count = Corruption(BAND, IMAGE, 1.0, shared=True), 5000
+    clean, _ = draw(IMAGE, count)
     x = shared.corrupt(clean, range(count))
     restored = GaussianRestoration.fit([x], shared).restore(x)
     assert share_in_band(restored, clean, shared) < 0.5 * share_in_band(x, clean, shared)
     with pytest.raises(ValueError, match="shared by the channels"):
-        GaussianRestoration.fit([x], Corruption(BAND, grid, 1.0))
+        GaussianRestoration.fit([x], Corruption(BAND, IMAGE, 1.0))
 
 
-def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
-    grid = Grid.of(height=4, width=5)
+def test_gaussian_restoration_is_kept_in_a_file(tmp_path: Path) -> None:
+    grid, path = Grid.of(height=4, width=5), tmp_path / "fit.safetensors"
     corruption = Corruption(BAND, grid)
     x = corruption.corrupt(draw(grid, 100)[0], range(100))
     fitted = GaussianRestoration.fit([x], corruption)
-    fitted.save(tmp_path / "fit.safetensors")
-    again = GaussianRestoration.load(tmp_path / "fit.safetensors")
+    fitted.save(path)
+    again = GaussianRestoration.load(path)
     assert torch.equal(again.restore(x, range(100)), fitted.restore(x, range(100)))
     assert (again.grid, again.risk) == (fitted.grid, fitted.risk)
 
 
-def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
+def test_gaussian_restoration_refuses_files_with_other_contents(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is not a restoration"):
@@ -145,19 +133,18 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
             GaussianRestoration.load(path)
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_gaussian_restoration_refuses_unusable_data() -> None:
     corruption = Corruption(Band(0.1, 0.3), Grid.of(time=16))
-    with pytest.raises(ValueError, match="needs more than 3"):
-        GaussianRestoration.fit([torch.zeros(3, 1, 16)], corruption)
-    with pytest.raises(ValueError, match="expected finite data"):
-        GaussianRestoration.fit([torch.zeros(9, 1, 15)], corruption)
-    with pytest.raises(ValueError, match="expected finite data"):
-        GaussianRestoration.fit([torch.full((9, 1, 16), float("nan"))], corruption)
-    with pytest.raises(ValueError, match="not a generator"):
-        GaussianRestoration.fit((torch.zeros(9, 1, 16) for _ in range(2)), corruption)
     large = Corruption(Band(0.1, 0.3), Grid.of(time=MOST_NUMBERS + 1))
-    with pytest.raises(ValueError, match="would not fit into memory"):
-        GaussianRestoration.fit([torch.zeros(9, 1, MOST_NUMBERS + 1)], large)
-    fitted = GaussianRestoration.fit([torch.randn(9, 1, 16, generator=torch.Generator().manual_seed(0))], corruption)
+    for batches, other, message in (
+        ([torch.zeros(3, 1, 16)], corruption, "needs more than 3"),
+        ([torch.zeros(9, 1, 15)], corruption, "expected finite data"),
+        ([torch.full((9, 1, 16), float("nan"))], corruption, "expected finite data"),
+        ((torch.zeros(9, 1, 16) for _ in range(2)), corruption, "not a generator"),
+        ([torch.zeros(9, 1, MOST_NUMBERS + 1)], large, "would not fit into memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GaussianRestoration.fit(batches, other)
+    fitted = GaussianRestoration.fit([dense.random(9, 1, 16)], corruption)
     with pytest.raises(ValueError, match="restores data of shape"):
         fitted.restore(torch.zeros(2, 1, 15))
