@@ -1,4 +1,4 @@
-"""JSON from someone else: whatever is in it, it is read or refused by one kind of error."""
+"""JSON from an untrusted source is read as Python reads it, or refused by one kind of error."""
 
 import json
 import math
@@ -15,21 +15,20 @@ ABSURD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ABSURD)
-@pytest.mark.parametrize("within", ["{}", '{{"a": [1, {}]}}'])
-def test_absurd_json_is_refused(how: str, within: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - of whichever reason
-        parse_json(within.format(ABSURD[how]))
-    assert len(str(refused.value)) < 200
+@pytest.mark.parametrize("kind", ABSURD)
+def test_parse_json_refuses_absurd_text(kind: str) -> None:
+    for text in (ABSURD[kind], '{"a": [1, ' + ABSURD[kind] + "]}"):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011 - for any of several reasons
+            parse_json(text)
+        assert len(str(refusal.value)) < 200
 
 
-def test_other_json_is_read_as_python_reads_it() -> None:
+def test_parse_json_reads_other_text_as_python_does() -> None:
     text = json.dumps({"a": [-0.0, 1e308, 5e-324, 10**299, [[{"b": None}]]], "c": "x" * 10**6, "d": True})
-    assert parse_json(text) == json.loads(text)
-    assert parse_json(text.encode()) == json.loads(text)
+    assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
 
 
-def test_numbers_that_are_none_are_read_where_they_may_be() -> None:
-    found = parse_json('{"a": NaN, "b": [-Infinity, 1e400]}', finite=False)
-    assert math.isnan(found["a"])
-    assert found["b"] == [-math.inf, math.inf]
+def test_parse_json_reads_numbers_that_are_not_finite_if_allowed() -> None:
+    numbers = parse_json('{"a": NaN, "b": [-Infinity, 1e400]}', finite=False)
+    assert math.isnan(numbers["a"])
+    assert numbers["b"] == [-math.inf, math.inf]
