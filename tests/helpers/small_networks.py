@@ -11,7 +11,7 @@ from tests.helpers import dense
 
 def unet(channels: int, dimensions: int, **options: Any) -> ms.networks.UNet:
     return ms.networks.UNet(
-        channels, dimensions, **{"width": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2} | options
+        channels, dimensions, **{"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "heads": 2} | options
     )
 
 

@@ -1,3 +1,5 @@
+"""Attention is softmax attention on every backend, and rotary positions make it depend on relative positions only."""
+
 import logging
 import math
 import sys
@@ -11,12 +13,21 @@ from multisagd.networks import SelfAttention, attend, attention, rotary_position
 
 @pytest.fixture
 def fresh_log(monkeypatch):
+    """No fallback has been reported yet."""
     monkeypatch.setattr(attention, "_reported", set())
 
 
 def qkv(*shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(3)]
+
+
+class PretendCuda(torch.Tensor):
+    """A CPU tensor whose device is an accelerator, to reach the xformers path on any machine."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
 
 
 def test_attend_is_softmax_attention():
@@ -26,22 +37,22 @@ def test_attend_is_softmax_attention():
     assert torch.allclose(attend(query, key, value), expected, atol=1e-12)
 
 
-def test_xformers_on_the_cpu_falls_back_with_one_log_line(fresh_log, caplog):
+def test_attend_with_xformers_on_the_cpu_falls_back_with_one_warning(fresh_log, caplog):
     inputs = qkv(1, 4, 2, 8)
     with caplog.at_level(logging.WARNING, logger="multisagd"):
         results = [attend(*inputs, backend="xformers") for _ in range(3)]
     assert all(torch.equal(result, attend(*inputs)) for result in results)
-    own = [record for record in caplog.records if record.name == "multisagd"]
-    assert len(own) == 1
-    assert "falls back to sdpa" in own[0].message
-
-
-def test_strict_raises_instead_of_falling_back():
+    (record,) = [record for record in caplog.records if record.name == "multisagd"]
+    assert "falls back to sdpa" in record.message
     with pytest.raises(RuntimeError, match='attention="sdpa"'):
-        attend(*qkv(1, 4, 2, 8), backend="xformers", strict=True)
+        attend(*inputs, backend="xformers", strict=True)
 
 
-def test_missing_xformers_is_found_when_the_network_is_built(fresh_log, monkeypatch, caplog):
+def test_self_attention_reports_missing_xformers_when_it_is_built(fresh_log, monkeypatch, caplog):
+    monkeypatch.setattr(attention, "_imported", {})
+    with caplog.at_level(logging.WARNING):
+        attention._xformers()
+    assert not caplog.records
     monkeypatch.setattr(attention, "_imported", {})
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     with pytest.raises(RuntimeError, match="xformers is not installed"):
@@ -49,27 +60,12 @@ def test_missing_xformers_is_found_when_the_network_is_built(fresh_log, monkeypa
     with caplog.at_level(logging.WARNING, logger="multisagd"):
         SelfAttention(8, 2, "xformers")
         SelfAttention(8, 2, "xformers")
-    (told,) = [record.message for record in caplog.records if "is not installed" in record.message]
-    assert told.startswith("attention=xformers: xformers is not installed. To install it: ")
-    assert told.endswith(": attention falls back to sdpa, with the same result")
+    (message,) = [record.message for record in caplog.records if "is not installed" in record.message]
+    assert message.startswith("attention=xformers: xformers is not installed. To install it: ")
+    assert message.endswith(": attention falls back to sdpa, with the same result")
 
 
-def test_importing_xformers_says_nothing(caplog, monkeypatch):
-    monkeypatch.setattr(attention, "_imported", {})
-    with caplog.at_level(logging.WARNING):
-        attention._xformers()
-    assert not caplog.records
-
-
-class PretendCuda(torch.Tensor):
-    """A CPU tensor that says it lies on an accelerator, to reach the xformers path on any machine."""
-
-    @property
-    def device(self):
-        return torch.device("cuda")
-
-
-def test_xformers_gets_its_own_layout(monkeypatch):
+def test_attend_gives_xformers_its_own_layout(monkeypatch):
     def reference(query, key, value):
         assert query.shape == (1, 4, 2, 8)  # (batch, tokens, heads, features), as its documentation has it
         return torch.full_like(query, 7.0)
@@ -79,7 +75,7 @@ def test_xformers_gets_its_own_layout(monkeypatch):
     assert (result == 7).all()
 
 
-def test_xformers_without_a_kernel_for_the_input_falls_back(fresh_log, monkeypatch, caplog):
+def test_attend_falls_back_where_xformers_has_no_kernel(fresh_log, monkeypatch, caplog):
     def refuse(*_):
         raise NotImplementedError("no operator found")
 
@@ -91,20 +87,21 @@ def test_xformers_without_a_kernel_for_the_input_falls_back(fresh_log, monkeypat
         attend(*inputs, backend="xformers", strict=True)
 
 
-def test_unknown_backends_are_refused():
-    with pytest.raises(ValueError, match="choose one of sdpa, xformers"):
-        SelfAttention(8, 2, "flash")
-
-
-def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="10 channels, 4 heads"):
-        SelfAttention(10, 4)
+def test_attention_refuses_unknown_backends_and_impossible_widths():
+    for make, message in (
+        (lambda: SelfAttention(8, 2, "flash"), "choose one of sdpa, xformers"),
+        (lambda: SelfAttention(10, 4), "10 channels, 4 heads"),
+        (lambda: rotary_positions((4, 4), 7), "raise the width or take fewer heads"),
+        (lambda: rotary_positions((4, 4, 4), 4), "raise the width or take fewer heads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 @pytest.mark.parametrize(
     ("sizes", "steps"), [((7,), (2,)), ((5, 6), (1, 3)), ((4, 3, 5), (2, 1, 2)), ((2, 3, 2, 4), (0, 1, 1, 2))]
 )
-def test_attention_logits_depend_on_relative_positions_only(sizes, steps):
+def test_rotary_positions_make_logits_depend_on_relative_positions_only(sizes, steps):
     features = 22
     larger = [size + step for size, step in zip(sizes, steps, strict=True)]
     tables = [table.double().unflatten(0, larger) for table in rotary_positions(larger, features)]
@@ -121,35 +118,27 @@ def test_attention_logits_depend_on_relative_positions_only(sizes, steps):
     assert not torch.allclose(logits(near), unrotated, atol=0.1)
 
 
-def test_every_axis_turns_features_of_its_own():
-    cosine, _ = rotary_positions((3, 4, 5), 22)
-    cosine = cosine.reshape(3, 4, 5, 11)
-    moved = [
-        (cosine.narrow(axis, 1, 1) != cosine.narrow(axis, 0, 1)).any(axis).flatten(0, 1).any(0) for axis in range(3)
-    ]
+def test_rotary_positions_give_every_axis_features_of_its_own():
+    cosine = rotary_positions((3, 4, 5), 22)[0].reshape(3, 4, 5, 11)
+    changes = [cosine.narrow(axis, 1, 1) != cosine.narrow(axis, 0, 1) for axis in range(3)]
+    moved = [change.flatten(0, 2).any(0) for change in changes]
     assert [int(features.sum()) for features in moved] == [4, 4, 3]
     assert (torch.stack(moved).sum(0) == 1).all()
 
 
-def test_rotation_keeps_lengths_and_dtype():
+def test_rotate_keeps_lengths_and_dtype():
     query, _, _ = qkv(2, 12, 3, 8)
     positions = rotary_positions((3, 4), 8)
     assert torch.allclose(rotate(query, positions).norm(dim=-1), query.norm(dim=-1), rtol=1e-5)
     assert rotate(query.bfloat16(), positions).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("sizes", "features"), [((4, 4), 7), ((4, 4, 4), 4)])
-def test_heads_too_narrow_for_the_axes_are_refused(sizes, features):
-    with pytest.raises(ValueError, match="raise the width or take fewer heads"):
-        rotary_positions(sizes, features)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_normalised_queries_and_keys_bound_the_logits(scale, monkeypatch):
-    seen = []
-    monkeypatch.setattr(attention, "attend", lambda query, key, value, *_: seen.extend([query, key]) or value)
+def test_self_attention_bounds_its_logits(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(attention, "attend", lambda query, key, value, *_: recorded.append((query, key)) or value)
     torch.manual_seed(0)
-    SelfAttention(32, 2)(scale * torch.randn(3, 9, 32), rotary_positions((3, 3), 16))
-    logits = torch.einsum("bqhd,bkhd->bhqk", *seen) / 4
-    assert logits.abs().max() <= 4 * (1 + 1e-5)  # √16
-    assert logits.abs().max() > 1
+    layer = SelfAttention(32, 2)
+    for scale in (1.0, 1e4):
+        layer(scale * torch.randn(3, 9, 32), rotary_positions((3, 3), 16))
+        logits = torch.einsum("bqhd,bkhd->bhqk", *recorded.pop()) / 4
+        assert 1 < logits.abs().max() <= 4 * (1 + 1e-5), scale  # √16

@@ -1,9 +1,8 @@
-"""What every network promises, asked of all of them in one, two and three dimensions."""
+"""Every network keeps its promises in one, two and three dimensions."""
 
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,31 +11,10 @@ from torch import Tensor, nn
 from multisagd.networks import Transformer, UNet
 from multisagd.networks.layers import crop, pad_to_multiple
 from multisagd.networks.transformer import patchify, unpatchify
+from tests.helpers.small_networks import data, trained, transformer, unet
 
 Build = Callable[..., nn.Module]
-SIZES = {1: [(16,), (13,)], 2: [(8, 8), (7, 10)], 3: [(4, 8, 4), (3, 5, 7)]}
-SHAPES = [size for sizes in SIZES.values() for size in sizes]
-
-
-def unet(channels: int, dimensions: int, **options: Any) -> UNet:
-    return UNet(channels, dimensions, **{"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "heads": 2} | options)
-
-
-def transformer(channels: int, dimensions: int, **options: Any) -> Transformer:
-    return Transformer(channels, dimensions, **{"width": 24, "depth": 2, "heads": 2} | options)
-
-
-def trained(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Move all weights a little, as training would, so that nothing is exactly zero any more."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-    return network.eval()
-
-
-def data(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+SHAPES = [(16,), (13,), (8, 8), (7, 10), (4, 8, 4), (3, 5, 7)]
 
 
 @pytest.fixture(params=[unet, transformer], ids=["unet", "transformer"])
@@ -45,30 +23,27 @@ def build(request) -> Build:
 
 
 @pytest.mark.parametrize("size", SHAPES, ids=str)
-def test_any_size_gives_its_own_shape_and_finite_gradients_everywhere(build, size):
-    network = trained(build(2, len(size), classes=3))
+def test_network_of_any_size_starts_at_zero_and_trains_every_weight(build, size):
+    network, levels, labels = build(2, len(size), classes=3), torch.tensor([-20.0, 20.0]), torch.tensor([0, 3])
     x = data(2, 2, *size).requires_grad_()
-    output = network(x, torch.tensor([-20.0, 20.0]), torch.tensor([0, 3]))
+    assert not network(x, levels, labels).any()
+    output = trained(network)(x, levels, labels)
     assert output.shape == x.shape
     output.square().mean().backward()
     for name, tensor in [*network.named_parameters(), ("x", x)]:
+        assert tensor.is_contiguous(), name  # as sharding demands
         assert tensor.grad is not None, name
         assert tensor.grad.isfinite().all(), name
         assert tensor.grad.any(), name
 
 
-@pytest.mark.parametrize("size", [(1,), (1, 1), (1, 9), (2, 1, 3)], ids=str)
-def test_axes_shorter_than_the_stride_work(build, size):
-    assert build(1, len(size))(data(1, 1, *size), torch.zeros(1)).shape == (1, 1, *size)
+def test_network_takes_axes_shorter_than_its_stride_and_other_output_channels(build):
+    for size in ((1,), (1, 1), (1, 9), (2, 1, 3)):
+        assert build(1, len(size))(data(1, 1, *size), torch.zeros(1)).shape == (1, 1, *size)
+    assert build(3, 2, out_channels=5)(data(2, 3, 7, 6), torch.zeros(2)).shape == (2, 5, 7, 6)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3])
-def test_an_untrained_network_answers_zero(build, dimensions):
-    x = data(2, 1, *SIZES[dimensions][1])
-    assert not build(1, dimensions, classes=4)(x, torch.zeros(2), torch.tensor([0, 1])).any()
-
-
-def test_an_untrained_network_learns_from_its_first_steps(build):
+def test_network_learns_from_its_first_steps(build):
     torch.manual_seed(0)
     network, x = build(1, 1), data(4, 1, 16)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -82,7 +57,7 @@ def test_an_untrained_network_learns_from_its_first_steps(build):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_noise_level_and_label_change_the_output(build):
+def test_network_depends_on_noise_level_and_label(build):
     network = trained(build(1, 2, classes=3))
     x, level = data(1, 1, 8, 8), torch.zeros(1)
     plain = network(x, level)
@@ -91,24 +66,17 @@ def test_noise_level_and_label_change_the_output(build):
     assert not torch.allclose(plain, network(x, level + 0.1))
 
 
-def test_a_condition_needs_classes(build):
+def test_network_refuses_labels_without_classes_and_other_shapes(build):
     with pytest.raises(ValueError, match="classes=N"):
         build(1, 1)(data(2, 1, 8), torch.zeros(2), torch.tensor([0, 1]))
+    for shape in ((2, 3, 8, 8), (2, 1, 8), (1, 8, 8)):
+        with pytest.raises(ValueError, match=r"takes \(batch, 1, n1, n2\), got"):
+            build(1, 2)(data(*shape), torch.zeros(shape[0]))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8), (1, 8, 8)], ids=str)
-def test_another_shape_is_refused(build, shape):
-    with pytest.raises(ValueError, match=r"takes \(batch, 1, n1, n2\), got"):
-        build(1, 2)(data(*shape), torch.zeros(shape[0]))
-
-
-def test_out_channels(build):
-    assert build(3, 2, out_channels=5)(data(2, 3, 7, 6), torch.zeros(2)).shape == (2, 5, 7, 6)
-
-
-def test_a_sample_does_not_depend_on_its_batch(build):
+def test_network_output_of_a_sample_does_not_depend_on_its_batch(build):
     network = trained(build(2, 2, classes=3)).double()
-    x, level = data(16, 2, 7, 9, dtype=torch.float64), torch.linspace(-9, 9, 16, dtype=torch.float64)
+    x, level = data(16, 2, 7, 9).double(), torch.linspace(-9, 9, 16, dtype=torch.float64)
     labels = torch.arange(16) % 4
     together = network(x, level, labels)
     for index in (0, 7, 15):
@@ -116,47 +84,38 @@ def test_a_sample_does_not_depend_on_its_batch(build):
         assert torch.allclose(network(x[one], level[one], labels[one]), together[one], rtol=0, atol=1e-10)
 
 
-def test_the_same_seed_gives_the_same_network_and_dropout(build):
-    def run(seed: int) -> Tensor:
+def test_network_weights_and_dropout_follow_the_seed_and_evaluation_has_no_dropout(build):
+    x = data(2, 1, 8, 8)
+
+    def run(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(seed)
         network = build(1, 2, dropout=0.3)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter += 0.1
-        return network.train()(data(2, 1, 8, 8), torch.zeros(2))
+        dropped = network.train()(x, torch.zeros(2))
+        return dropped, network.eval()(x, torch.zeros(2)), network(x, torch.zeros(2))
 
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
-
-
-def test_dropout_is_off_in_evaluation(build):
-    network = trained(build(1, 2, dropout=0.5))
-    x = data(2, 1, 8, 8)
-    assert torch.equal(network(x, torch.zeros(2)), network(x, torch.zeros(2)))
-    assert not torch.equal(network.train()(x, torch.zeros(2)), network(x, torch.zeros(2)))
+    first, again, other = run(1), run(1), run(2)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(first[1], first[2])
+    assert not torch.equal(first[0], first[1])
 
 
-def test_the_output_has_the_dtype_of_the_input(build):
-    network = trained(build(1, 2))
-    x = data(2, 1, 8, 8)
+def test_network_output_has_the_dtype_of_its_input(build):
+    network, x = trained(build(1, 2)), data(2, 1, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
         warnings.simplefilter("error")
         mixed = network(x, torch.zeros(2))
     assert mixed.dtype == torch.float32
     assert torch.allclose(mixed, network(x, torch.zeros(2)), atol=0.05 * mixed.abs().max().item())
-    half = copy.deepcopy(network).to(torch.bfloat16)
-    assert half(x, torch.zeros(2)).dtype == torch.float32
+    assert copy.deepcopy(network).to(torch.bfloat16)(x, torch.zeros(2)).dtype == torch.float32
 
 
-def test_parameters_are_contiguous_as_sharding_demands(build):
-    assert all(parameter.is_contiguous() for parameter in build(2, 2).parameters())
-
-
-def test_xformers_asked_for_on_the_cpu(build):
-    network = trained(build(1, 2, attention="xformers"))
-    plain = trained(build(1, 2))
+def test_network_with_xformers_on_the_cpu_falls_back_unless_strict(build):
+    network, plain, x = trained(build(1, 2, attention="xformers")), build(1, 2).eval(), data(2, 1, 8, 8)
     plain.load_state_dict(network.state_dict())
-    x = data(2, 1, 8, 8)
     assert torch.equal(network(x, torch.zeros(2)), plain(x, torch.zeros(2)))
     with pytest.raises(RuntimeError, match="xformers"):
         build(1, 2, attention="xformers", strict=True)(x, torch.zeros(2))
@@ -178,58 +137,52 @@ def test_xformers_asked_for_on_the_cpu(build):
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_impossible_architectures_are_refused(network, options, message):
+def test_network_refuses_impossible_architectures(network, options, message):
     with pytest.raises(ValueError, match=message):
         network(**{"channels": 1, "dimensions": 2} | options)
 
 
-@pytest.mark.parametrize("levels", [(), (0,), (0, 1, 2)], ids=str)
-def test_attention_at_chosen_levels(levels):
-    network = trained(unet(1, 2, attention_levels=levels))
-    assert any("attention" in name for name, _ in network.named_parameters()) == bool(levels)
-    assert network(data(1, 1, 9, 6), torch.zeros(1)).isfinite().all()
-
-
-def test_a_single_level_has_no_stride():
+def test_unet_attends_at_chosen_levels_and_may_have_one_level():
+    for levels in ((), (0,), (0, 1, 2)):
+        network = trained(unet(1, 2, attention_levels=levels))
+        assert any("attention" in name for name, _ in network.named_parameters()) == bool(levels)
+        assert network(data(1, 1, 9, 6), torch.zeros(1)).isfinite().all()
     network = unet(1, 1, multipliers=(1,))
     assert network.stride == 1
     assert network(data(1, 1, 5), torch.zeros(1)).shape == (1, 1, 5)
 
 
-def test_four_dimensions_and_a_patch_per_axis():
+def test_transformer_takes_four_dimensions_and_a_patch_per_axis():
     network = trained(transformer(1, 4, patch=(1, 2, 3, 2)))
     assert network(data(2, 1, 2, 3, 4, 5), torch.zeros(2)).shape == (2, 1, 2, 3, 4, 5)
 
 
-def test_parameter_counts_of_the_docstrings():
-    def count(network: nn.Module) -> str:
-        return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
-
+def test_network_docstrings_state_true_parameter_counts():
     with torch.device("meta"):
-        assert count(UNet(channels=1, dimensions=2)) in UNet.__doc__
-        assert count(UNet(channels=3, dimensions=2, classes=10)) in UNet.__doc__
-        assert count(Transformer(channels=3, dimensions=2)) in Transformer.__doc__
-        small = Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10)
-    assert count(small) in Transformer.__doc__
+        for network in (
+            UNet(channels=1, dimensions=2),
+            UNet(channels=3, dimensions=2, classes=10),
+            Transformer(channels=3, dimensions=2),
+            Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10),
+        ):
+            assert f"{sum(parameter.numel() for parameter in network.parameters()):,}" in type(network).__doc__
 
 
 @pytest.mark.parametrize("size", SHAPES, ids=str)
-def test_padding_repeats_the_border_and_cropping_undoes_it(size):
+def test_pad_to_multiple_repeats_the_border_and_crop_undoes_it(size):
     x = data(2, 3, *size)
     padded = pad_to_multiple(x, [4] * len(size))
-    assert all(
-        extent % 4 == 0 and 0 <= extent - before < 4 for extent, before in zip(padded.shape[2:], size, strict=True)
-    )
-    assert torch.equal(crop(padded, size), x)
     missing = [extent - before for extent, before in zip(padded.shape[2:], size, strict=True)]
+    assert all(extent % 4 == 0 for extent in padded.shape[2:])
+    assert all(0 <= count < 4 for count in missing)
+    assert torch.equal(crop(padded, size), x)
     reach = [value for count in reversed(missing) for value in (0, count)]
     assert torch.equal(padded, nn.functional.pad(x, reach, mode="replicate"))
 
 
 @pytest.mark.parametrize(("size", "patch"), [((6,), (3,)), ((4, 6), (2, 3)), ((2, 4, 6), (1, 2, 3))], ids=str)
-def test_patches_are_those_of_a_strided_convolution(size, patch):
-    x = data(2, 3, *size, dtype=torch.float64)
-    weight = data(5, 3, *patch, dtype=torch.float64, seed=1)
+def test_patchify_is_a_strided_convolution_and_unpatchify_undoes_it(size, patch):
+    x, weight = data(2, 3, *size).double(), data(5, 3, *patch, seed=1).double()
     convolve = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}[len(size)]
     tokens = patchify(x, patch)
     expected = convolve(x, weight, stride=patch).flatten(2).transpose(1, 2)
@@ -238,40 +191,17 @@ def test_patches_are_those_of_a_strided_convolution(size, patch):
     assert torch.equal(unpatchify(tokens, counts, patch), x)
 
 
-def test_networks_trace_into_one_graph(build):
-    network = trained(build(1, 2, classes=3))
-    traced = torch.compile(network, dynamic=False, fullgraph=True, backend="eager")
-    x, level = data(2, 1, 7, 8), torch.tensor([-3.0, 5.0])
-    for labels in (None, torch.tensor([0, 3])):
-        assert torch.allclose(traced(x, level, labels), network(x, level, labels), atol=1e-6)
-
-
-@pytest.mark.parametrize(("build", "size"), [(unet, {"multipliers": (1,)}), (transformer, {"depth": 1})])
-def test_compiled_networks_give_the_same_output_and_gradients(build, size):
-    """Their graphs, forward and backward; what the code generator makes of these, trainings show."""
+@pytest.mark.parametrize(("build", "size"), [(unet, {"multipliers": (1, 2)}), (transformer, {"depth": 1})])
+def test_compiled_network_gives_the_same_output_and_gradients(build, size):
+    """One graph with labels and one without; the tests of training run the generated code."""
     network = trained(build(1, 2, classes=3, **size))
-    compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True, backend="aot_eager")
     x, level, labels = data(2, 1, 7, 8), torch.tensor([-3.0, 5.0]), torch.tensor([0, 3])
+    traced = torch.compile(network, dynamic=False, fullgraph=True, backend="eager")
+    assert torch.allclose(traced(x, level), network(x, level), atol=1e-6)
+    compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True, backend="aot_eager")
     expected, output = network(x, level, labels), compiled(x, level, labels)
     assert torch.allclose(output, expected, atol=1e-4)
     expected.square().sum().backward()
     output.square().sum().backward()
     for (name, one), other in zip(network.named_parameters(), compiled.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-3), name
-
-
-def test_a_diffusers_network_takes_the_same_call():
-    diffusers = pytest.importorskip("diffusers")
-    network = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=4,
-    )
-    x = data(2, 1, 8, 8)
-    assert network(x, torch.tensor([-3.0, 5.0]), torch.tensor([0, 3])).sample.shape == x.shape
