@@ -1,4 +1,4 @@
-"""EM of a circulant Gaussian against dense matrices: one step, the likelihood, and its maximum."""
+"""EM of a circulant Gaussian equals dense matrices: its step, its likelihood, and the maximum of the likelihood."""
 
 import itertools
 import math
@@ -12,29 +12,25 @@ from torch import Tensor
 import multisagd as ms
 from multisagd import circulant_em
 from multisagd.circulant_em import Estimate, MaskGroup, fit_power, step
+from tests.helpers import dense
 
 SHAPES = [(7,), (6,), (3, 4), (2, 3, 2)]
 
 
-def transform(shape: tuple[int, ...]) -> Tensor:
-    """Return the matrix F of the unitary transform over the flattened grid."""
-    size = math.prod(shape)
-    eye = torch.eye(size, dtype=torch.complex128).reshape(size, *shape)
-    return torch.fft.fftn(eye, dim=tuple(range(1, 1 + len(shape))), norm="ortho").reshape(size, size).T
-
-
-def made(shape: tuple[int, ...], complex_valued: bool, seen: list[int]) -> tuple[list[MaskGroup], Tensor, list[Tensor]]:
+def random_groups(
+    shape: tuple[int, ...], complex_valued: bool, observed: list[int]
+) -> tuple[list[MaskGroup], Tensor, list[Tensor]]:
     """Return groups of 3, 4, … items with random masks, a random power, and the items of each group."""
     generator = torch.Generator().manual_seed(0)
     size, blocks = math.prod(shape), 2 if complex_valued else 1
     dtype = torch.complex128 if complex_valued else torch.float64
     power = torch.rand(blocks, *shape, generator=generator, dtype=torch.float64) + 0.1
-    if not complex_valued:  # of real data it is even
+    if not complex_valued:  # the power of real data is even
         power = torch.fft.fftn(torch.rand(shape, generator=generator, dtype=torch.float64)).abs()[None] + 0.1
     groups, items = [], []
-    for number, places_seen in enumerate(seen):
-        places = torch.randperm(size, generator=generator)[:places_seen].sort().values
-        x = torch.randn(blocks, 3 + number, places_seen, generator=generator, dtype=dtype)
+    for number, count in enumerate(observed):
+        places = torch.randperm(size, generator=generator)[:count].sort().values
+        x = torch.randn(blocks, 3 + number, count, generator=generator, dtype=dtype)
         groups.append(MaskGroup(places, torch.cat([torch.ones_like(x[..., :1]), x], 2), 3 + number))
         items.append(x)
     return groups, power, items
@@ -45,7 +41,7 @@ def dense_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return power, mean, and log-likelihood per block of the estimate before it, item by item with dense matrices."""
     shape = tuple(power.shape[1:])
-    F, size = transform(shape), math.prod(shape)
+    F, size = dense.tensor(dense.dft(shape)), math.prod(shape)
     new_power, new_mean = torch.zeros(len(power), size, dtype=torch.float64), torch.zeros_like(mean)
     likelihood = torch.zeros(len(power), dtype=torch.float64)
     for block in range(len(power)):
@@ -68,53 +64,50 @@ def dense_step(
 
 @pytest.mark.parametrize("complex_valued", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_step_is_that_of_dense_matrices(shape, complex_valued):
-    """With few samples seen and with most, where the other formula serves, and with all."""
+def test_step_equals_dense_matrices(shape, complex_valued):
+    """With few samples observed and with most, for which there are two formulas, and with all."""
     size = math.prod(shape)
-    groups, power, items = made(shape, complex_valued, [1, 2, size // 2, size - 1, size - 1, size])
+    groups, power, items = random_groups(shape, complex_valued, [1, 2, size // 2, size - 1, size - 1, size])
     mean = torch.randn(len(power), size, generator=torch.Generator().manual_seed(1), dtype=items[0].dtype)
     weight = torch.tensor([1.0, 2.0], dtype=torch.float64)[: len(power)]
-    found, likelihood = step(Estimate(power, mean), circulant_em._stacked(groups, size), weight)
+    estimate, likelihood = step(Estimate(power, mean), circulant_em._stacked(groups, size), weight)
     new_power, new_mean, expected = dense_step(groups, items, power, mean)
-    torch.testing.assert_close(found.power, new_power)
-    torch.testing.assert_close(found.mean, new_mean)
+    torch.testing.assert_close(estimate.power, new_power)
+    torch.testing.assert_close(estimate.mean, new_mean)
     assert likelihood == pytest.approx(float((weight * expected).sum()), rel=1e-10)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_step_and_every_round_raises_the_likelihood(shape):
+def test_step_and_fit_power_raise_the_likelihood_in_every_round(shape):
     size = math.prod(shape)
-    groups, power, _ = made(shape, False, [size // 2, size - 2, size])
+    groups, power, _ = random_groups(shape, False, [size // 2, size - 2, size])
     stacks, weight = circulant_em._stacked(groups, size), torch.ones(1, dtype=torch.float64)
-    now, found = Estimate(power, torch.zeros(1, size, dtype=torch.float64)), []
+    now, likelihoods = Estimate(power, torch.zeros(1, size, dtype=torch.float64)), []
     for _ in range(30):
         now, likelihood = step(now, stacks, weight)
-        found.append(likelihood)
+        likelihoods.append(likelihood)
         assert bool((now.power > 0).all())
-    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(found))
+    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(likelihoods))
     fit = fit_power(groups, power, weight)
     assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(fit.log_likelihood))
     # Extrapolation gets further than as many steps do.
-    assert fit.log_likelihood[min(9, len(fit.log_likelihood) - 1)] >= found[9] - 1e-9
+    assert fit.log_likelihood[min(9, len(fit.log_likelihood) - 1)] >= likelihoods[9] - 1e-9
 
 
-def test_the_end_is_the_maximum_of_the_likelihood(monkeypatch):
-    """Against SciPy's search over the powers of 5 samples, seen in groups of 3 to 5, with a mean of zero."""
+def test_fit_power_maximises_the_likelihood(monkeypatch):
+    """As SciPy's search over the powers of 5 samples does, 3 to 5 of them observed, with a mean of zero."""
     monkeypatch.setattr(circulant_em, "TOLERANCE", 1e-9)
     grid = ms.Grid.of(x=5)
-    truth = torch.tensor([4.0, 1.0, 0.3, 0.3, 1.0], dtype=torch.float64)
-    F, generator = transform((5,)), torch.Generator().manual_seed(0)
-    root = (F.mH @ torch.diag(truth.sqrt().to(F.dtype)) @ F).real
-    groups, rows = [], []
-    for seen in (3, 4, 5):
+    root = dense.tensor(dense.operator(np.sqrt([4.0, 1.0, 0.3, 0.3, 1.0])))
+    generator, groups, rows = torch.Generator().manual_seed(0), [], []
+    for observed in (3, 4, 5):
         x = torch.randn(40, 5, generator=generator, dtype=torch.float64) @ root.T
-        x = torch.cat([x, -x])[:, :seen]  # the mean of what is seen is zero, and its most likely value
+        x = torch.cat([x, -x])[:, :observed]  # the mean of what is observed is zero, and its most likely value
         rows.append(x)
-        groups.append(MaskGroup(torch.arange(seen), torch.cat([torch.ones(1, 80, 1).double(), x[None]], 2), 80))
+        groups.append(MaskGroup(torch.arange(observed), torch.cat([torch.ones(1, 80, 1).double(), x[None]], 2), 80))
 
     def negative(logs: np.ndarray) -> float:
-        power = grid.full(torch.from_numpy(np.exp(logs)))
-        covariance = (F.mH @ torch.diag(power.to(F.dtype)) @ F).real
+        covariance = dense.tensor(dense.operator(grid.full(torch.from_numpy(np.exp(logs))).numpy()))
         total = 0.0
         for x in rows:
             part = covariance[: x.shape[1], : x.shape[1]]

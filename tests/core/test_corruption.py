@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import multisagd as ms
 from multisagd import Band, Corruption, DataStatistics, Grid, Outside, SpectralCovariance
-from multisagd.analysis.excess import estimate_corruption, excess_power, fitted_power, measured_corruption
+from multisagd.analysis.excess import estimate_corruption, excess_power, fitted_power
 from tests.helpers import dense
 
 BAND = Band(0.2, 0.3)
@@ -36,11 +36,7 @@ def test_corruption_noise_has_the_covariance_of_its_dense_matrix(name: str, scal
     assert float(spectrum[corruption.power() == 0].max()) < 1e-10
 
 
-def test_corruption_level_is_a_deviation_or_that_of_the_loudest_bin_on_every_grid() -> None:
-    grid = Grid.of(height=32, width=32)
-    for band in (Band(0.1, 0.12), Band(0.1, 0.4)):
-        assert Corruption(band, grid, 0.5).deviation == pytest.approx(0.5)
-        assert float(Corruption(band, grid, 0.5, "bins").power().max()) == pytest.approx(0.25)
+def test_corruption_keeps_the_level_of_its_loudest_bin_on_every_grid() -> None:
     hum = Corruption(Band(99.5, 100.5), Grid.of(time=(1000, 1 / 1000, "s")), 1.0, "bins")
     for size in (1000, 2000):
         assert float(hum.power((size,)).max()) == pytest.approx(1.0)
@@ -66,13 +62,10 @@ def measured(grid: Grid, count: int, seed: int, corruption: Corruption | None = 
     return DataStatistics.measure([x0], grid)
 
 
-HUM = Outside(ms.HarmonicStop(100.0, width=10.0, axis="time", harmonics=3))
-
-
 @pytest.mark.parametrize(
     ("grid", "spectrum"),
     [
-        (Grid.of(time=(200, 1 / 1000, "s")), HUM),
+        (Grid.of(time=(200, 1 / 1000, "s")), Outside(ms.HarmonicStop(100.0, width=10.0, axis="time", harmonics=3))),
         (IMAGE, BAND),
         (Grid.of(height=12, width=12), ms.Streaks(90.0, 30.0) * Band(0.2, 0.8)),
         (Grid.of(frame=(8, 1 / 8, "s"), height=6, width=6), ms.Spots({"frame": 2.0}, 0.4)),
@@ -103,14 +96,6 @@ def test_estimate_corruption_without_clean_data_fits_a_power_law(spectrum: ms.Sp
     assert estimate.deviation == pytest.approx(0.5, rel=0.1)
 
 
-def test_excess_power_compares_with_a_given_power_law() -> None:
-    made = Corruption(BAND, IMAGE, 0.5)
-    expected = 0.6**2 * SpectralCovariance(ms.PowerLaw(-1.0, corner=0.1, axes=("width",)), IMAGE).power()
-    excess = excess_power(measured(IMAGE, 2000, 7000, made), expected, errors=5.0)
-    assert torch.equal(excess > 0, made.power() > 0)
-    assert measured_corruption(excess, IMAGE).deviation == pytest.approx(0.5, rel=0.05)
-
-
 def test_excess_power_does_not_count_equal_channels_as_more_data() -> None:
     grid = Grid.of(height=8, width=8)
     for start in range(0, 10_000, 1000):
@@ -125,7 +110,7 @@ def test_excess_power_does_not_count_equal_channels_as_more_data() -> None:
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_outside_is_the_complement_of_the_support(sizes: list[int], seed: int) -> None:
     grid = Grid.of(**dict(zip("abc", sizes, strict=False)))
-    power = (dense.random(*grid.half_shape, seed=seed)).clamp(min=0)
+    power = dense.random(*grid.half_shape, seed=seed).clamp(min=0)
     power.flatten()[0] = 1.0
     table = ms.Table(power, grid)
     inner, outer = (grid.even(each.power(grid)) for each in (table, Outside(table)))

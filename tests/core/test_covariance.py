@@ -149,16 +149,6 @@ def test_power_ratios_at_shared_frequencies_do_not_depend_on_the_grid():
         torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])), rtol=1e-12, atol=0)
 
 
-def test_lag_one_correlation_converges_as_the_grid_grows():
-    covariance = ms.SpectralCovariance(ms.PowerLaw(-1.0), ms.Grid.of(x=1024))
-    lags = []
-    for size in (1024, 4096, 16384):
-        power = covariance.grid.resize((size,)).full(covariance.power((size,)))
-        lags.append(float(torch.fft.ifft(power).real[1]))
-    assert abs(lags[0] - lags[1]) < 0.01
-    assert abs(lags[1] - lags[2]) < 0.001
-
-
 def test_covariance_serves_other_grid_sizes():
     spectrum, grid = ms.PowerLaw(-0.7), ms.Grid.of(y=8, x=8)
     covariance = ms.SpectralCovariance(spectrum, grid).double()
@@ -195,15 +185,12 @@ def test_covariance_keeps_half_precision_and_computes_in_single():
         assert torch.equal(covariance.sample([1, 2]), noise)
         assert torch.equal(covariance.color(x), plain)
         assert covariance.color(x.bfloat16()).dtype == torch.bfloat16
+    # 65,504 is the largest float16: the squared norm of an ordinary image exceeds it.
+    x = (10 * dense.random(1, 48, 32, 32)).to(torch.float16)
+    torch.testing.assert_close(
+        covariance.mahalanobis(x).double(), covariance.mahalanobis(x.double()), rtol=2e-3, atol=0
+    )
     assert torch.equal(covariance.bfloat16().sample([1, 2]), noise)
-
-
-def test_mahalanobis_of_half_precision_does_not_overflow():
-    """65,504 is the largest float16: the sum over an ordinary image exceeds it."""
-    covariance = ms.SpectralCovariance(ms.PowerLaw(-0.2), ms.Grid.of(y=32, x=32))
-    x = (10 * dense.random(1, 3, 32, 32)).to(torch.float16)
-    result = covariance.mahalanobis(x)
-    torch.testing.assert_close(result.double(), covariance.mahalanobis(x.double()), rtol=2e-3, atol=0)
 
 
 def test_covariance_works_inside_a_compiled_function():

@@ -1,4 +1,4 @@
-"""The same mathematics written out with dense matrices and full spectra: what the core is compared with.
+"""The mathematics of the core written out with dense matrices and full spectra, for comparison.
 
 Nothing here uses `rfftn`, half spectra or the core's own formulas: frequencies are NumPy's, the transform is a
 Kronecker product of explicit DFT matrices, and spectra are formulas on the full grid of frequencies.
@@ -67,25 +67,13 @@ def power_law(grid: ms.Grid) -> np.ndarray:
     return np.maximum(radius(grid), 1 / 256) ** (2 * -0.4)
 
 
-def band(grid: ms.Grid) -> np.ndarray:
-    r = radius(grid)
-    return ((r >= 0.1) & (r <= 0.45)).astype(float)
-
-
-def without_band(grid: ms.Grid) -> np.ndarray:
-    r = radius(grid)
-    return ((r < 0.2) | (r > 0.3)).astype(float)
+def ring(grid: ms.Grid, low: float, high: float) -> np.ndarray:
+    return ((radius(grid) >= low) & (radius(grid) <= high)).astype(float)
 
 
 def separable(grid: ms.Grid) -> np.ndarray:
     first, last = frequencies(grid)[0], frequencies(grid)[-1]
     return (1 - 0.36) / np.abs(1 - 0.6 * np.exp(-2j * np.pi * first)) ** 2 * np.exp(-2 * 1.5 * last**2)
-
-
-def offset(grid: ms.Grid) -> np.ndarray:
-    result = np.full(grid.shape, 0.5)
-    result.flat[0] += 0.3**2 * grid.numel
-    return result
 
 
 class Oriented(ms.Spectrum):
@@ -97,7 +85,7 @@ class Oriented(ms.Spectrum):
 
 
 def oriented(grid: ms.Grid) -> np.ndarray:
-    """That of a real field: at Nyquist, which is +1/2 and -1/2 at once, the mean of what both signs would give."""
+    """Power of a real field: at Nyquist, which is +1/2 and -1/2 at once, the mean over both signs."""
     signs = [(1, -1) if size % 2 == 0 else (1,) for size in grid.shape]
     values = []
     for chosen in itertools.product(*signs):
@@ -113,14 +101,20 @@ def oriented(grid: ms.Grid) -> np.ndarray:
 SPECTRA: dict[str, tuple[Callable[[ms.Grid], ms.Spectrum], FullSpectrum]] = {
     "white": (lambda grid: ms.Flat(3.0), lambda grid: np.ones(grid.shape)),
     "power law": (lambda grid: ms.PowerLaw(-0.4), power_law),
-    "band": (lambda grid: ms.Band(0.1, 0.45), band),
-    "band left out": (lambda grid: ms.TwoBand((0.0, 0.2 - 1e-9), (0.3 + 1e-9, 1.0), unit="cycles"), without_band),
+    "band": (lambda grid: ms.Band(0.1, 0.45), lambda grid: ring(grid, 0.1, 0.45)),
+    "band left out": (
+        lambda grid: ms.TwoBand((0.0, 0.2 - 1e-9), (0.3 + 1e-9, 1.0), unit="cycles"),
+        lambda grid: 1 - ring(grid, 0.2, 0.3),
+    ),
     "separable": (
         lambda grid: ms.Autoregressive(0.6, axis=grid.names[0]) * ms.Exponential(1.5).on(grid.names[-1]),
         separable,
     ),
     "oriented": (lambda grid: Oriented(), oriented),
-    "offset": (lambda grid: 0.5 * ms.Flat() + ms.Offset(0.3), offset),
+    "offset": (
+        lambda grid: 0.5 * ms.Flat() + ms.Offset(0.3),
+        lambda grid: 0.5 + 0.3**2 * grid.numel * (radius(grid) == 0),
+    ),
 }
 
 

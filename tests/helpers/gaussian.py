@@ -22,14 +22,13 @@ class Recursion:
         return np.divide(a * self.C, total, out=np.zeros_like(total), where=total > 0)
 
     def start(self):
-        x = np.zeros((self.steps + 1, len(self.C)))
-        x[0] = 1.0
-        return x
+        return self.noise(-1)
 
     def noise(self, i):
-        z = np.zeros((self.steps + 1, len(self.C)))
-        z[i + 1] = 1.0
-        return z
+        """Weights of the noise of step i alone; that of the start is the noise before step 0."""
+        x = np.zeros((self.steps + 1, len(self.C)))
+        x[i + 1] = 1.0
+        return x
 
     def ddim(self, eta=0.0):
         x = self.start()

@@ -17,10 +17,6 @@ def places(grid: ms.Grid) -> list[tuple[int, ...]]:
     return list(itertools.product(*(range(size) for size in grid.shape)))
 
 
-def kernel_of(grid: ms.Grid, seed: int = 0) -> torch.Tensor:
-    return dense.random(*(min(3, size) for size in grid.shape), seed=seed)
-
-
 def blur(grid: ms.Grid, kernel: torch.Tensor) -> np.ndarray:
     """`(H x)(p) = Σ_q k(q) x(p - q + middle)`, periodic."""
     H, index = np.zeros((grid.numel, grid.numel)), {place: i for i, place in enumerate(places(grid))}
@@ -50,7 +46,8 @@ def factors(grid: ms.Grid) -> dict[str, int]:
 
 
 def cases(grid: ms.Grid) -> dict[str, tuple[ms.Measurement, np.ndarray]]:
-    kernel, mask = kernel_of(grid), dense.random(1, *grid.shape, seed=3) > 0
+    kernel = dense.random(*(min(3, size) for size in grid.shape))
+    mask = dense.random(1, *grid.shape, seed=3) > 0
     pooled = ms.Pooled(factors(grid), grid)
     smooth = np.exp(-2 * np.pi**2 * 1.3**2 * dense.radius(grid) ** 2)
     return {
