@@ -316,9 +316,7 @@ def test_pixel_process_is_built_from_a_configuration() -> None:
         config["process"], ms.Process, "process", schedule=white.schedule, covariance=white.covariance
     )
     assert isinstance(process.covariance, PixelCovariance)
-    denoiser = made.assembly.denoiser(made.network(), process)
-    batch = next(made.batches())
-    t = torch.full((8,), 0.5)
+    denoiser, batch, t = made.assembly.denoiser(made.network(), process), next(made.batches()), torch.full((8,), 0.5)
     loss = denoiser.loss(batch.x0, t, range(8), batch.labels, metric="mahalanobis")
     error = denoiser.error(batch.x0, t, process.noise(batch.x0.shape, range(8)), batch.labels)
     torch.testing.assert_close(loss, process.covariance.mahalanobis(error) / 64)

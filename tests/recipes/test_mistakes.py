@@ -49,7 +49,7 @@ MISTAKES = [
     (["train", "exponent=-1"], "it is spectrum.exponent=-1 with spectrum=brown"),
     (["train", "exponent=-1,-2"], "it is spectrum.exponent=… with spectrum=brown"),
     (["train", "zebra=1,2"], "`multisagd train --help` lists the keys"),
-    (["train", "+spectrum=white"], "leave out the + of +spectrum=white"),
+    (["train", "+spectrum=white"], "remove the + of +spectrum=white"),
     (["train", "learning_rate=1e-3"], "did you mean 'training.learning_rate'?"),
     (["train", "training.batch_size=3"], "did you mean 'training.batch'?"),
     (["train", "steps=3"], "did you mean 'sampling.steps'"),

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -146,26 +144,11 @@ def test_pack_names_a_folder_that_becomes_unwritable(
             at_header(patch, 30, act)
             with pytest.raises(RecipeError, match=message):
                 run(photos, out)
+    # No half shard is under the name of a whole one, and what a killed process left is no obstacle.
+    assert 0 < len(tars_of(out)) < len(whole)
+    assert tars_of(out).items() <= whole.items()
+    (out / f"{len(tars_of(out)):06}.tar.partial").write_bytes(b"half")
     assert tars_of(run(photos, out)) == whole
-
-
-def test_pack_leaves_no_half_shard_when_killed(photos: Path, tmp_path: Path) -> None:
-    program = (
-        "import os, sys\nfrom modalities import tar_packing\nfrom recipes.pack import main\n"
-        "write, names = tar_packing._header, []\n"
-        "def header(name, size):\n    names.append(name)\n    len(names) == 30 and os._exit(9)\n"
-        "    return write(name, size)\n"
-        "tar_packing._header = header\nsys.exit(main(sys.argv[1:]))\n"
-    )
-    words = [f"data.root={photos}", f"run_dir={tmp_path / 'out'}", "shard_bytes=12000"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program, *words], cwd=root, check=False, timeout=60)
-    assert done.returncode == 9
-    whole = tars_of(run(photos, tmp_path / "whole"))
-    left = tars_of(tmp_path / "out")
-    assert left
-    assert left.items() < whole.items()
-    assert tars_of(run(photos, tmp_path / "out")) == whole
 
 
 def test_pack_refuses_other_files_and_settings(

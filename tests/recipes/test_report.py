@@ -191,8 +191,9 @@ def test_settings_are_marked_where_they_differ_from_the_defaults(trained: Path) 
     defaults, values = flatten(configuration.load("train", ["run_dir=r", *chosen])), flatten(config)
     for row in shown.rows:
         differs = defaults[row.key] != values[row.key] and row.key != "run_dir"
-        assert row.default == (str(defaults[row.key]) if differs else None), row.key
-    assert next(row for row in shown.rows if row.key == "network.width").default is not None
+        assert (row.default is not None) == differs, row.key
+    (width,) = (row for row in shown.rows if row.key == "network.width")
+    assert width.default == str(defaults["network.width"])
 
 
 class TestMissingParts:
@@ -218,7 +219,7 @@ class TestMissingParts:
         shutil.rmtree(run_dir / "samples")
         page = page_of(run_dir)
         assert page.values("training")
-        assert "No picture was made during training" in page.words
+        assert "No samples were drawn during training" in page.words
 
     def test_read_run_names_broken_files_and_reads_the_rest(self, run_dir: Path) -> None:
         (run_dir / "run.json").write_text("{")
@@ -298,19 +299,19 @@ class TestHostileRuns:
         (tmp_path / "run.json").write_text('{"starts": [{"device": "a secret"}]}')
         (run_dir / "run.json").symlink_to(tmp_path / "run.json")
         page = page_of(run_dir)
-        assert "a link to somewhere else" in page.words
+        assert "a link that leads out of the run" in page.words
         assert not page.all("img")
         assert "a secret" not in page.words
 
     def test_report_follows_no_links_of_sets_of_samples(self, run_dir: Path, tmp_path: Path) -> None:
-        judged = {"counts": {}, "results": {"kind": {"rows": [{"name": "a secret", "value": 1.0}]}}}
+        judged = {"results": {"kind": {"rows": [{"name": "a secret", "value": 1.0}]}}, "counts": {}}
         outside = save_samples(tmp_path / "outside", evaluate=judged)
         linked = save_samples(run_dir / "sampled" / "linked", evaluate=judged)
         assert "a secret" in page_of(run_dir).words
         (linked / "evaluate.json").unlink()
         (linked / "evaluate.json").symlink_to(outside / "evaluate.json")
         page = page_of(run_dir)
-        assert "evaluate.json is a link to somewhere else" in page.words
+        assert "evaluate.json is a link that leads out of the folder" in page.words
         assert "a secret" not in page.words
         assert page.curves("samples 1: 4, ")
         (linked / "samples.safetensors").unlink()
@@ -331,7 +332,8 @@ class TestHostileRuns:
         save_samples(run_dir / "sampled" / "some", evaluate={})
         page = page_of(run_dir, examples=1)
         assert not requests
-        assert "A report fetches nothing, autoencoders of the hub included. cannot read the configuration" in page.words
+        assert "A report downloads nothing, not even autoencoders from the hub" in page.words
+        assert "cannot read the configuration" in page.words
         assert "Signal left at t = 1" in page.words
 
 

@@ -52,10 +52,6 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def change_configuration(run_dir: Path, **groups: Any) -> None:
-    configuration.write(read_configuration(run_dir / "config.yaml") | groups, run_dir / "config.yaml")
-
-
 def test_sample_writes_tensors_pictures_a_table_and_a_record(trained: Path, tmp_path: Path) -> None:
     out = draw(trained, f"out={tmp_path}", "labels=[7,1-2]")
     assert names_in(out) == ["grid.png", "sample.json", "samples", "samples.safetensors"]
@@ -175,19 +171,12 @@ def test_sample_refuses_mistakes(trained: Path, overrides: list[str], message: s
 
 
 def test_sample_guides_only_models_trained_without_some_labels(copy: Path) -> None:
-    training = read_configuration(copy / "config.yaml")["training"]
-    change_configuration(copy, training=training | {"condition_dropout": 0.0})
+    config = read_configuration(copy / "config.yaml")
+    config["training"]["condition_dropout"] = 0.0
+    configuration.write(config, copy / "config.yaml")
     with pytest.raises(RecipeError, match=r"guidance.scale .* training.condition_dropout=0"):
         draw(copy, "guidance.scale=2")
     draw(copy)
-
-
-def test_sample_runs_nothing_that_a_run_names(copy: Path, tmp_path: Path) -> None:
-    network = {"_target_": "os.system", "command": f"touch {tmp_path}/owned"}
-    change_configuration(copy, network=network, allow_targets=["os"])
-    with pytest.raises(RecipeError, match=r"os.system is not under an allowed package"):
-        draw(copy)
-    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "run.json", "statistics.safetensors", "checkpoints"])
