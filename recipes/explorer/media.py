@@ -60,7 +60,8 @@ class Sizes:
             )
         if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= LARGEST_CLIP):
             raise ValueError(
-                f"clips must have at least 4 frames, at least 16 pixels a side, and up to {LARGEST_CLIP:,} pixels: got "
+                f"clips must have at least 4 frames, at least 16 pixels a side, and "
+                f"up to {LARGEST_CLIP:,} pixels in all: got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:

@@ -1,4 +1,4 @@
-"""Building a run's denoiser from its configuration, for training and sampling alike."""
+"""Build a run's denoiser from its configuration, for training and for sampling."""
 
 import inspect
 import math
@@ -42,9 +42,9 @@ T = TypeVar("T")
 MOST_PADDING = 1000
 """Maximum size of a padded grid, relative to the data's grid."""
 LARGE_SHARE = 0.5
-"""Share of the power at zero frequency above which noise is mostly a random brightness."""
+"""Fraction of the power at zero frequency above which noise is mostly a random brightness."""
 LARGE_SIGMA = 2.0
-"""Noise, in units of the data's range, above which a network needs input scaling."""
+"""Noise level, in units of the data's range, above which a network needs input scaling."""
 LOW_LOG_SNR = -12.0
 """Log-SNR below which a noise prediction contains almost no information about the data."""
 RESTORE = "Restore the config.yaml that the run was trained with"
@@ -53,9 +53,9 @@ LARGER = f"network: the configured network is far larger than the one in the che
 
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of a run; the network's condition is `classes`, text embeddings of width `context`, or neither.
+    """Builds the parts of a run, whose condition is `classes`, text embeddings of width `context`, or neither.
 
-    `kept` is the corruption of the run's data if it need not be built from the configuration.
+    `kept` is the corruption of the run's data, if it is known and need not be built from the configuration.
     """
 
     settings: ModelSettings
@@ -75,7 +75,10 @@ class Assembly:
             )
 
     def process(self) -> Process:
-        """Return the forward process; RecipeError for an invalid key, or a spectrum that is invalid on the grid."""
+        """Return the forward process.
+
+        Raises RecipeError if a key is invalid, or the spectrum is invalid on the grid.
+        """
         spectrum = self._build_part("spectrum", Spectrum, statistics=self.statistics)
         schedule = self._build_part("schedule", Schedule)
         return self._build_part("process", Process, schedule=schedule, covariance=self.covariance(spectrum))
@@ -96,7 +99,7 @@ class Assembly:
             return covariance
         if self.settings.loss["metric"] == "mahalanobis":
             raise RecipeError(
-                "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: leave out one of them"
+                "padding: noise from a padded grid cannot be whitened, as loss=mahalanobis does: remove one of them"
             )
         added = {
             name: samples for name, samples in padding.items() if isinstance(samples, int)
@@ -113,14 +116,14 @@ class Assembly:
         """Return the network with initial weights, a function of the run's seed.
 
         Raises:
-            RecipeError: If it cannot be built, or does not accept texts but the run has them.
+            RecipeError: If it cannot be built, or the run is trained on captions but the network does not accept text.
         """
         torch.manual_seed(seeds.derive(self.settings.seed, "initialisation"))
         network = self._build()
         if self.context is not None and "context" not in inspect.signature(type(network)).parameters:
             raise RecipeError(
-                f"network: {type(network).__name__} does not accept texts: it needs a parameter `context` (the "
-                "width of their embeddings); or train without text=encoder"
+                f"network: {type(network).__name__} does not accept text: it needs a parameter `context` (the "
+                "width of text embeddings); or train without text=encoder"
             )
         return network
 
@@ -134,10 +137,10 @@ class Assembly:
     def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights with these names and shapes, before allocating memory.
 
-        Both may come from elsewhere, and require more memory than any machine has.
+        Both may come from someone else, and require more memory than any machine has.
 
         Raises:
-            RecipeError: naming the first that differs.
+            RecipeError: If they differ; the message names the first difference.
         """
         # A network may register a weight more than once during construction.
         count, elements = 4 * len(trained), 4 * sum(map(math.prod, trained.values()))
@@ -163,7 +166,7 @@ class Assembly:
             return denoiser
         loss = self.settings.loss
         if self.settings.corruption.get("restored"):
-            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: leave one out")
+            raise RecipeError("corruption.restored and denoiser=restoring both restore the data: remove one of them")
         if loss.get("metric") == "mahalanobis" or loss.get("penalty") is not None:
             raise RecipeError("denoiser=restoring requires loss=euclidean: choose that")
         return denoiser
@@ -195,7 +198,7 @@ def build_corruption(group: Group, modality: Modality, builder: Builder) -> Corr
 
 @contextmanager
 def at_most(count: int, elements: int, otherwise: str = LARGER) -> Iterator[None]:
-    """Inside the context, raise RecipeError(`otherwise`) if a network has more parameters or elements than given."""
+    """Inside the context, raise RecipeError(`otherwise`) if a network has more parameters or values than given."""
     left = [count, elements]
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -215,16 +218,16 @@ def check_sampler(sampler: Sampler, process: Process) -> None:
     """Check that a sampler supports this process; Heun is a subclass of Euler.
 
     Raises:
-        RecipeError: for an ODE solver in x_t on a process with frequency-dependent coefficients, for a sampler that
-            needs noise at every frequency if some have none, or for UniPC on a noise floor.
+        RecipeError: If the sampler is an ODE solver in x_t and the coefficients of the process depend on frequency, if
+            it needs noise at every frequency but some have none, or if it is UniPC and the process has a noise floor.
     """
     if isinstance(sampler, GaussianIntegrator):
         with as_recipe_error(ValueError, "sampler: "):
             sampler.check(process)
     if isinstance(process.modulation, NoiseFloor) and isinstance(sampler, UniPC):
         raise RecipeError(
-            "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above the "
-            "corruption's: choose sampler=ddim or dpm_solver"
+            "sampler=unipc needs noise that decreases at every frequency, but process=floored keeps it above that of "
+            "the corruption: choose sampler=ddim or dpm_solver"
         )
     if process.modulation is not None and isinstance(sampler, Euler):
         raise RecipeError(
@@ -264,6 +267,6 @@ def process_notes(process: Process, denoiser: Denoiser, statistics: DataStatisti
 
 
 def check_refinement(refinement: Refinement, grid: Grid) -> None:
-    """Raise RecipeError if a refinement's low-pass exceeds [0, 1], or has axes or factors that the grid lacks."""
+    """Raise RecipeError if a refinement's low-pass exceeds [0, 1], or has axes or factors that are not on the grid."""
     with as_recipe_error(ValueError, "refine: "):
         share_of_power(refinement.low_pass, grid)

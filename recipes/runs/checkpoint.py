@@ -7,9 +7,9 @@ written into a temporary folder next to the others, flushed to disk and renamed,
 A checkpoint that it replaces is moved aside before and removed after, so that one of them always exists. With several
 ranks, every rank calls `save` and `latest`; the first decides.
 
-`checkpoint.json` holds the format version, and size and SHA-256 of every tensor file. The hashes detect damage, not
-malicious files, whose author may have written the hashes too. So names, kinds and headers of files are checked before
-reading, and a caller that knows the network can check the shapes before tensors are read.
+`checkpoint.json` contains the format version, and the size and SHA-256 of every tensor file. The hashes detect damage,
+not malicious files, whose author may have written the hashes too. So the names, kinds and headers of files are checked
+before reading, and a caller that knows the network can check the shapes before tensors are read.
 """
 
 import json
@@ -46,11 +46,11 @@ FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
 MOST_SAMPLES = 10**18
-"""Maximum number of samples: more than any training, within the range of int64."""
+"""Maximum number of samples: more than any training run sees, and within the range of int64."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 Check = Callable[[Mapping[str, Shapes]], None]
-"""Checks the shapes of every part before its tensors are read, and raises if they are wrong."""
+"""A function that checks the shapes of every part before its tensors are read, and raises if they are wrong."""
 log = logging.getLogger("multisagd")
 
 
@@ -58,8 +58,8 @@ log = logging.getLogger("multisagd")
 class State:
     """Everything that a run needs to continue: named groups of tensors, and a JSON-compatible record.
 
-    `samples` is the number of samples seen in training; `by_clock` says that this state was saved because of elapsed
-    time, and not because of its number of samples.
+    `samples` is the number of samples seen in training; `by_clock` says whether this state was saved because of the
+    elapsed time instead of its number of samples.
     """
 
     samples: int
@@ -84,9 +84,9 @@ class SaveError(RecipeError):
 class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
-    Saving keeps the last `keep` checkpoints, and permanently the first at or after every multiple of `keep_every`
-    samples (0: none). Checkpoints by the clock are never permanent, and the last one by samples is always kept too, so
-    that training can return to a state that does not depend on its speed. Ranks synchronise in `group`.
+    Saving keeps the last `keep` checkpoints, and permanently the first checkpoint at or after every multiple of
+    `keep_every` samples (0: none). Checkpoints by the clock are never permanent, and the last one by samples is always
+    kept too, so that training can return to a state that does not depend on its speed. Ranks synchronise in `group`.
     """
 
     folder: Path
@@ -95,7 +95,7 @@ class Checkpoints:
     group: Group = None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint unless the same one exists, remove those not to be kept, and return its folder.
+        """Write a checkpoint unless the same one exists, remove superfluous ones, and return its folder.
 
         Raises:
             SaveError: If it cannot be written, for example on a full disk; earlier checkpoints stay intact.
@@ -117,7 +117,7 @@ class Checkpoints:
     def _begin(self, state: State, temporary: Path, target: Path) -> None:
         if is_first():
             self._clear_leftovers()
-            self.folder.mkdir(exist_ok=True)  # without parents: a run folder that has vanished is not created again
+            self.folder.mkdir(exist_ok=True)  # without parents: a vanished run folder is not created again
             temporary.mkdir()
 
     def _write(self, state: State, temporary: Path, target: Path) -> None:
@@ -170,8 +170,9 @@ class Checkpoints:
     def _failed(self, target: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder if self.folder.exists() else target.anchor or ".").free
         last = self.newest(but=target)
-        return f"cannot write the checkpoint {target} ({error}; {free / 2**20:,.0f} MiB are free): make room. " + (
-            f"The last intact one is {last.name}" if last else "There is no earlier one"
+        return (
+            f"cannot write the checkpoint {target} ({error}; {free / 2**20:,.0f} MiB are free): free some space. "
+            + (f"The last intact one is {last.name}" if last else "There is no earlier one")
         )
 
     def place(self, samples: int) -> Path:
@@ -183,7 +184,7 @@ class Checkpoints:
         return next((path for path in reversed(self.folders()) if path != but and looks_whole(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
-        """Set aside the checkpoints after this number of samples, where a run continues; return their folders.
+        """Set aside the checkpoints after this number of samples, from which a run continues; return their folders.
 
         They are unreadable, or no longer valid. Otherwise they would be kept instead of newer intact ones, and one that
         becomes readable again would count as the newest. They are removed once training has passed them.
@@ -230,7 +231,7 @@ class Checkpoints:
         """Load the checkpoint after this number of samples, or only some parts of it; `check` as for `latest`.
 
         Raises:
-            CheckpointError: If it is missing (naming the existing ones) or unreadable.
+            CheckpointError: If it is missing (the message names the existing ones) or unreadable.
         """
         folders = {samples_of(path): path for path in self.folders()}
         if samples not in folders:
@@ -273,7 +274,7 @@ def samples_of(folder: Path) -> int:
 
 
 def saved_by_clock(folder: Path) -> bool:
-    """Whether a checkpoint was saved because of elapsed time; False if unreadable."""
+    """Whether a checkpoint was saved because of the elapsed time; False if it is unreadable."""
     try:
         return read_json(folder / INDEX)["by_clock"] is True
     except (OSError, ValueError, KeyError, TypeError):
@@ -294,8 +295,8 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
     """Load one checkpoint, or only some parts of it; tensor files are verified unless another rank has done so.
 
     Raises:
-        VersionError: for an unknown format version.
-        CheckpointError: for a missing, truncated or altered file.
+        VersionError: If the format version is unknown.
+        CheckpointError: If a file is missing, truncated or altered.
     """
     path = folder / INDEX
     with _reading(path):
@@ -307,7 +308,7 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
                 "use the version of multisagd that wrote it, or train again in another run_dir"
             )
         if not isinstance(files, dict) or not isinstance(record, dict):
-            raise ValueError("its entries have the wrong form")
+            raise ValueError("its entries have the wrong types")
         if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
             raise ValueError(f"{samples!r:.80} is not a number of samples seen")
         for part, facts in files.items():

@@ -1,4 +1,4 @@
-"""Exclusive lock of a run folder, with detection of its disappearance."""
+"""Lock a run folder exclusively, and detect whether it vanishes."""
 
 import errno
 import fcntl
@@ -23,11 +23,11 @@ from recipes.runtime.distribution import barrier
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EROFS, errno.EIO, errno.EACCES)
 LINGERING = 20.0
-"""Seconds that processes of an earlier attempt may take to end after their launcher is gone."""
+"""Number of seconds that processes of an earlier attempt may take to end after their launcher has ended."""
 
 
 class VanishedError(RecipeError):
-    """A run's folder that vanished while a command was using it."""
+    """The folder of a run vanished while a command was using it."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(
@@ -38,13 +38,13 @@ class VanishedError(RecipeError):
 
 
 class Hold:
-    """A run's folder that this process has locked; `new`: this process has created it."""
+    """A run folder that this process has locked; `new` says whether this process has created it."""
 
     def __init__(self, run_dir: Path, lock: IO[str], new: bool) -> None:
         self.run_dir, self._lock, self.new = run_dir, lock, new
 
     def lasts(self) -> bool:
-        """Whether the folder still exists, and is not another one of the same name."""
+        """Whether the folder still exists, and is not a different folder with the same name."""
         try:
             return os.path.samestat((self.run_dir / ".lock").stat(), os.fstat(self._lock.fileno()))
         except OSError:
@@ -59,7 +59,7 @@ class Hold:
 
 @contextmanager
 def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
-    """Lock a run's folder, creating it if necessary; the lock ends with the process at the latest.
+    """Lock a run's folder, and create it if necessary; the lock ends with the process at the latest.
 
     Raises:
         RecipeError: If another process keeps it for longer than `patience` seconds, it holds a link that leads out of
@@ -72,7 +72,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"cannot make the folder {run_dir} ({error.strerror}): choose another run_dir") from error
+        raise RecipeError(f"cannot create the folder {run_dir} ({error.strerror}): choose another run_dir") from error
     with path.open("w") as lock:
         deadline = time.monotonic() + patience
         while _locked(lock, fcntl.LOCK_EX) is False:
@@ -94,7 +94,7 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
 
 
 def _explain(error: OSError | SafetensorError, run_dir: Path) -> None:
-    """Raise RecipeError for a file-system error in a locked folder."""
+    """Raise RecipeError with an explanation of a file-system error in a locked folder."""
     if not run_dir.exists():
         raise VanishedError(run_dir) from error
     if isinstance(error, OSError):
@@ -120,7 +120,7 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 @contextmanager
 def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
-    """Lock a run's folder in the first process, and report its errors.
+    """Lock a run's folder in the first process, and report errors there on all processes.
 
     Raises:
         RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
@@ -133,13 +133,13 @@ def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
             yield hold
         except Ended:
             if hold is not None and hold.new and not (run_dir / "checkpoints").exists():
-                shutil.rmtree(run_dir)  # nothing was learned, and another command may use the name
+                shutil.rmtree(run_dir)  # nothing was trained, and another command may use the name
             raise
         except (OSError, SaveError) as error:
             if hold is not None:
                 hold.check()  # raises if the folder has vanished
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise RecipeError(f"cannot write into {run_dir} ({error}): make room") from error
+                raise RecipeError(f"cannot write into {run_dir} ({error}): free some space") from error
             raise
 
 
@@ -157,7 +157,7 @@ def is_held(run_dir: Path) -> bool | None:
 
 
 def _locked(lock: IO[str], kind: int) -> bool | None:
-    """Lock a file unless another process has; None if locks are unsupported, as on some network file systems."""
+    """Lock a file unless another process has locked it; None if unsupported, as on some network file systems."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Reading metrics for charts: a bounded number of entries from a file of any length.
+"""Read metrics for charts: a bounded number of entries from a file of any length.
 
 A run may be writing the file, or may have crashed while writing: an invalid line is counted and skipped.
 """
@@ -17,7 +17,7 @@ MOST = 400
 KINDS = 8
 """Maximum number of kinds of entries; training writes two."""
 LONGEST = 1 << 20
-"""Maximum length of a line in bytes; a line with sixty noise levels and sixty bands has a tenth of it."""
+"""Maximum length of a line in bytes; a line with 60 noise levels and 60 bands has a tenth of that length."""
 Entry = dict[str, Any]
 
 
@@ -45,7 +45,7 @@ class Thinned:
 
 @dataclass
 class Metrics:
-    """Contents of a file of JSON lines, by the `kind` of entries; `broken` counts invalid lines."""
+    """The contents of a JSON Lines file, by the `kind` of entries; `broken` is the number of invalid lines."""
 
     kinds: dict[str, Thinned] = field(default_factory=dict)
     broken: int = 0
@@ -61,7 +61,7 @@ class Metrics:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Metrics:
-    """Read a file of JSON lines; `kind` is the default kind of entries. Raises OSError or ValueError if unreadable."""
+    """Read a JSON Lines file; `kind` is the default kind of entries. Raises OSError or ValueError if unreadable."""
     check_file(path)
     metrics = Metrics()
     for line in _lines(path):
@@ -70,7 +70,7 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
             name = entry.get("kind", kind)
             known = isinstance(name, str) and (name in metrics.kinds or len(metrics.kinds) < KINDS)
             if not known or not math.isfinite(number(entry.get("samples"))):
-                raise ValueError("no entry")
+                raise ValueError("not an entry")
         except (ValueError, AttributeError):
             metrics.broken += 1
             continue

@@ -1,11 +1,11 @@
-"""Loading a trained model from a run's folder or an exported model.
+"""Load a trained model from a run's folder or an exported model.
 
 An exported model is two files, and nothing in them can execute code:
 
     model.safetensors   the network's weights, `network.…`, and the data's statistics, as `DataStatistics` stores them
-    model.json          configuration, classes, samples seen, versions, and the SHA-256 of the former
+    model.json          configuration, classes, samples seen, versions, and the SHA-256 of model.safetensors
 
-and, for a run on corrupted data, corruption.safetensors, the power of the corruption.
+and, if the run was trained on corrupted data, corruption.safetensors, the power of the corruption.
 
 Paths are resolved independently of the working folder. A configuration keeps them as typed. A relative path is relative
 to the folder in which training was started (recorded in `run.json`); or, if run and data were moved together, to the
@@ -50,7 +50,7 @@ Chosen = int | str | None
 """A checkpoint by its number of samples seen, its folder, or `last` (the same as None)."""
 T = TypeVar("T")
 CheckShapes = Callable[[Shapes], None]
-"""Raises if weights of these shapes are wrong, before they are read."""
+"""A function that checks the shapes of weights before they are read, and raises if they are wrong."""
 FORMAT_VERSION = 1
 WEIGHTS, NOTES = "model.safetensors", "model.json"
 NETWORK = "network."
@@ -60,8 +60,8 @@ PATHS = (
     "data.root", "data.urls", "data.index", "corruption.path", "modality.statistics", "modality.autoencoder.name",
     "text.name", "text.cache",
 )  # fmt: skip
-"""Keys of a run that are paths after training; a hub name counts only if such a folder exists."""
-OTHER_VERSION = ". The run may be of another version of multisagd; see its run.json"
+"""Keys of a run whose paths are used after training; a name on the Hub counts only if such a folder exists."""
+OTHER_VERSION = ". The run may be from another version of multisagd; see its run.json"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TrainedModel:
     """A model for sampling: the run's `config` and `facts` (classes and text), the data's statistics, and weights.
 
     It is in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An exported
-    model holds only the weights `exported`. `located` is the configuration with resolved paths, from which parts are
+    model contains only the weights `exported`. `located` is the configuration with resolved paths, from which parts are
     built; `given` are keys of the data from the command line.
     """
 
@@ -91,7 +91,10 @@ class TrainedModel:
     given: Group = field(default_factory=dict)
 
     def assembly(self, builder: Builder) -> Assembly:
-        """Return the assembly of the model's parts; RecipeError for an invalid modality or unreadable corruption."""
+        """Return the assembly of the model's parts.
+
+        Raises RecipeError if the modality is invalid or the corruption unreadable.
+        """
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
         classes, text = self.facts["classes"], self.facts.get("text")
@@ -103,13 +106,13 @@ class TrainedModel:
 
 
 def open_model(folder: Path, builder: Builder, data: Group | None = None, checkpoint: Chosen = None) -> TrainedModel:
-    """Open a run or an exported model; everything except its weights is read.
+    """Open a run or an exported model, and read everything except its weights.
 
     `data` are keys of its data from the command line, such as their current location. `checkpoint` selects the weights;
     None takes the last checkpoint.
 
     Raises:
-        RecipeError: If there is neither, or a part of it is missing, unreadable or of a wrong type.
+        RecipeError: If the folder contains neither, or a part is missing, unreadable or of a wrong type.
     """
     check_folder(folder)
     given, run, path = data or {}, Run(folder), folder / CONFIG
@@ -122,7 +125,7 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
-    """Return the number of samples of a checkpoint given by number or folder; None for the last one."""
+    """Return the number of samples of a checkpoint that is given by number or folder; None means the last one."""
     if checkpoint in (None, "last"):
         return None
     name = Path(str(checkpoint)).name
@@ -135,7 +138,7 @@ def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RecipeError, naming nearby runs, unless a folder holds a run or an exported model."""
+    """Raise RecipeError, which names nearby runs, if a folder contains neither a run nor an exported model."""
     marks = (CONFIG, NOTES)
     if any((folder / mark).exists() for mark in marks):
         return
@@ -152,7 +155,7 @@ def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group
     `facts` are the contents of `run.json` in its `folder`; `given` are the command line's keys below `data`.
 
     Raises:
-        RecipeError: for a key that the run's data do not have.
+        RecipeError: If there is a key that the run's data do not have.
     """
     data = config.get("data")
     if given and isinstance(data, Mapping):
@@ -172,12 +175,12 @@ def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group
 
 
 def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Return the base folders for the relative paths of a run in `folder`, the likeliest first."""
+    """Return the base folders for the relative paths of a run in `folder`, most likely first."""
     starts = facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], Mapping) else {}
     home, run_dir = last.get("folder"), last.get("run_dir")
     if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
-        return []  # an exported model has no starts, and a record may have been edited
+        return []  # an exported model records no starts, and a record may have been edited
     return [Path(home), Path(os.path.normpath(folder.absolute() / os.path.relpath(home, run_dir)))]
 
 
@@ -203,7 +206,10 @@ def _found(value: Any, homes: Sequence[Path]) -> Any:
 
 
 def check_config(config: Config, path: Path, builder: Builder) -> Config:
-    """Check the parts of a run's configuration that sampling needs; RecipeError names the file and the wrong value."""
+    """Check the parts of a run's configuration that sampling needs.
+
+    Raises RecipeError that names the file and the wrong value.
+    """
     with as_recipe_error(RecipeError, f"{path}: ", ". Restore the file that training wrote"):
         ModelSettings.of(config, builder)
     return config
@@ -219,7 +225,7 @@ def check_parts(config: Config, path: Path, builder: Builder) -> Config:
 
 
 def run_settings(config: Config, path: Path, builder: Builder) -> TrainSettings:
-    """Return the training settings of a run; RecipeError names the file and the first wrong key."""
+    """Return the training settings of a run. Raises RecipeError that names the file and the first wrong key."""
     with as_recipe_error(RecipeError, f"{path}: ", OTHER_VERSION):
         return builder.settings(TrainSettings, config, "")
 
@@ -264,13 +270,13 @@ def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir
 
 
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
-    """Write a model as two files into a folder; the notes are last, so their presence means that it is complete."""
+    """Write a model as two files into a folder; model.json is last, so its presence means that all is complete."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, metadata = model.statistics.stored()
     tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}
     partial_file = out / f"{WEIGHTS}.partial"
     safetensors.torch.save_file(tensors, partial_file, metadata)
-    partial_file.chmod(out.stat().st_mode & 0o666)  # its mode is for the owner only, but models are shared
+    partial_file.chmod(out.stat().st_mode & 0o666)  # safetensors files are for the owner only; models are shared
     notes = {
         "format_version": FORMAT_VERSION,
         "weights": which,
@@ -309,19 +315,19 @@ def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:
     folder = run.folder
     with _reading(folder):
-        notes = read_object(folder / NOTES, finite=False)  # its numbers are checked when objects are built
+        notes = read_object(folder / NOTES, finite=False)  # numbers are checked when objects are built
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
         facts, config = notes["facts"], notes["config"]
         if not isinstance(facts, dict) or not isinstance(config, dict):
-            raise ValueError("it holds no facts or no configuration")
+            raise ValueError("it contains no facts or no configuration")
         check_facts(facts)
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
-        raise RecipeError(f"checkpoint={checkpoint}: {folder} only holds the one after {notes['samples']} samples")
+        raise RecipeError(f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples")
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
     here, weights = located(config, facts, folder, given, builder), partial(_exported_weights, folder, notes)

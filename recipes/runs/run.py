@@ -1,11 +1,11 @@
-"""A run by its folder: names, writing and reading of its files.
+"""The folder of a run: the names of its files, and their reading and writing.
 
     config.yaml              the resolved configuration
     run.json                 facts about the data, and one entry for each start of the command
     statistics.safetensors   mean and power spectrum of the training data
     checkpoints/             states to continue from, and to sample with
-    metrics.jsonl            functions of configuration and seed; timing.jsonl: other metrics
-    samples/, sampled/       pictures drawn during training; sets drawn by `multisagd sample`
+    metrics.jsonl            metrics that depend only on configuration and seed; timing.jsonl: other metrics
+    samples/, sampled/       images drawn during training; sets drawn by `multisagd sample`
     corruption.safetensors, restoration.safetensors   for corrupted data: the corruption, and its restoration
 
 Each part is read on demand, through `untrusted`: the folder may come from someone else.
@@ -52,7 +52,7 @@ FREE = (
     "training.max_rollbacks", "every", "keep", "keep_every", "environment", "report", "tracking", "engine", "sampling",
     "sampler", "guidance", "validation.items", "validation.levels", "validation.bands",
 )  # fmt: skip
-"""Keys, or groups of keys, that may change when a run is continued: they do not change the result, except that
+"""Keys, or groups of keys, that may change when a run is continued: they do not affect the result, except that
 `engine` may change rounding."""
 
 
@@ -119,11 +119,11 @@ class Run:
             return GaussianRestoration.load(self.folder / RESTORATION)
 
     def check_config(self, config: Config, begun: bool) -> None:
-        """Check that the folder is empty or belongs to this run; a run without a checkpoint may be changed.
+        """Check that the folder is empty or belongs to this run; without a checkpoint, the configuration may change.
 
         Raises:
-            RecipeError: naming the keys that differ, if the folder holds a run of another configuration; or if it has
-                other contents.
+            RecipeError: If the folder has other contents, or contains a run with a different configuration (the message
+                names the keys that differ).
         """
         if not self.begun:
             if self.folder.exists() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
@@ -133,9 +133,7 @@ class Run:
         different = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
         changed = {key for key in different if not under(key, FREE)}
         if changed and begun:
-            pairs = {
-                key: [repr(each[key]) if key in each else "not there" for each in (before, now)] for key in changed
-            }
+            pairs = {key: [repr(each[key]) if key in each else "missing" for each in (before, now)] for key in changed}
             listed = "".join(f"\n  {key}: {' -> '.join(pairs[key])}" for key in sorted(pairs))
             raise RecipeError(
                 f"{self.folder} holds a run with another configuration; these differ:{listed}\n"
@@ -143,7 +141,10 @@ class Run:
             )
 
     def check_data(self, dataset: Dataset) -> None:
-        """Check that the data match the run's record, if there is one; RecipeError names the differing key."""
+        """Check that the data match the run's record, if there is one.
+
+        Raises RecipeError that names the differing key.
+        """
         before, now = self.noted_facts.get("data"), data_facts(dataset)
         key = next((key for key in now if before is not None and before[key] != now[key]), None)
         if before is not None and key is not None:
@@ -156,7 +157,7 @@ class Run:
         """Write the run's configuration and the statistics of its data."""
         modality = config["modality"]
         if modality.get("statistics") is not None:
-            # Sampling reads the scale of latents, and may be started in another folder than training.
+            # Sampling reads the scale of latents, and may be started in a different folder than training.
             config = {**config, "modality": {**modality, "statistics": str(Path(modality["statistics"]).absolute())}}
         configuration.write(config, self.folder / CONFIG)
         replace_file(self.folder / STATISTICS, statistics.save)
@@ -178,7 +179,7 @@ class Run:
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """Return the facts about the data that must not change during a run; they do not depend on the folder."""
+    """Return the facts about the data that must not change during a run; they do not depend on the data's location."""
     return {
         "examples": len(dataset),
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -212,7 +213,10 @@ def revision() -> str | None:
 
 
 def read_statistics(path: Path, remedy: str, key: str = "") -> DataStatistics:
-    """Read a file of statistics, named by `key` in the configuration; RecipeError with the remedy if unreadable."""
+    """Read a statistics file given by `key` of the configuration.
+
+    Raises RecipeError with the remedy if it is unreadable.
+    """
     with unreadable(path, remedy, key):
         return DataStatistics.load(path)
 
@@ -224,7 +228,7 @@ def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
-    """Check the entries of `run.json` that are read; ValueError names the first invalid one."""
+    """Check the entries of `run.json` that are used. Raises ValueError that names the first invalid one."""
 
     def require(holds: bool, name: str) -> None:
         if not holds:

@@ -44,9 +44,9 @@ class Training:
         if self.batch % self.accumulation:
             raise ValueError(f"batch={self.batch} cannot be split into accumulation={self.accumulation} equal parts")
         if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout must be a share from 0 to 1, got {self.condition_dropout}")
+            raise ValueError(f"condition_dropout must be a fraction from 0 to 1, got {self.condition_dropout}")
         if not self.ema < 0.28:
-            raise ValueError(f"ema is the width of an average and must be below 0.28, got {self.ema}")
+            raise ValueError(f"ema, the width of an average, must be below 0.28, got {self.ema}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
         check_minimum(self, 0, "warmup", "weight_decay", "max_rollbacks")
@@ -71,7 +71,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out data (below 1 a share, else a number; 0 none), and the breakdown of their loss."""
+    """Held-out data (below 1: a fraction, otherwise a number; 0: none), and how their loss is broken down."""
 
     holdout: float
     items: int
@@ -82,12 +82,12 @@ class Validation:
         check_minimum(self, 1, "items", "levels", "bands")
         check_minimum(self, 0, "holdout")
         if math.isinf(self.holdout):
-            raise ValueError("holdout must be a share below 1 or a number of examples, got infinity")
+            raise ValueError("holdout must be a fraction below 1 or a number of examples, got infinity")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The pictures made during training."""
+    """The samples drawn during training."""
 
     count: int
     steps: int
@@ -99,7 +99,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance; the interval is in log-SNR, None means everywhere."""
+    """Classifier-free guidance; the interval is in log-SNR, and None means everywhere."""
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
@@ -108,7 +108,7 @@ class Guidance:
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be a finite number, got {self.scale}")
         if self.interval is not None and not self.interval[0] < self.interval[1]:
-            raise ValueError(f"interval is (low, high) in log-SNR and must increase, got {list(self.interval)}")
+            raise ValueError(f"interval must be (low, high) in log-SNR and increasing, got {list(self.interval)}")
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ class Loss:
 class CorruptionOptions:
     """Handling of a corruption: the keys of its group that do not describe the corruption itself.
 
-    `added`: add it to clean data, for experiments; otherwise the data already have it. `redrawn`: new noise each time.
-    `restored`: restore data by their covariance before training, to the conditional mean or a sample; None: not at all.
-    `examples`: number of examples for measuring that covariance; None: all.
+    `added`: add it to clean data, for experiments; otherwise the data are already corrupted. `redrawn`: draw new
+    corruption each time. `restored`: restore data by their covariance before training, to the conditional mean or a
+    sample; None: do not. `examples`: number of examples for measuring that covariance; None: all.
     """
 
     added: bool = True
@@ -141,7 +141,10 @@ class CorruptionOptions:
 
     @classmethod
     def of(cls, group: Group, builder: Builder) -> Self:
-        """Return the options in a configuration's group `corruption`; RecipeError names a value of a wrong type."""
+        """Return the options in a configuration's group `corruption`.
+
+        Raises RecipeError if a value has a wrong type.
+        """
         return builder.settings(cls, {key: group[key] for key in cls.names() & group.keys()}, "corruption")
 
     @classmethod
@@ -207,7 +210,7 @@ class TrainSettings(ModelParts):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(ModelParts):
-    """The keys of a run's configuration that sampling needs; the rest may be of another version."""
+    """The keys of a run's configuration that sampling needs; other keys may be from another version."""
 
     training: Group
     loss: Group
@@ -219,7 +222,7 @@ class ModelSettings(ModelParts):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], builder: Builder) -> Self:
-        """Return these keys of a run's configuration; RecipeError names a missing or wrong value."""
+        """Return these keys of a run's configuration. Raises RecipeError if a value is missing or wrong."""
         own = {field.name for field in fields(cls)}
         return builder.settings(cls, {key: value for key, value in config.items() if key in own}, "")
 
@@ -257,4 +260,4 @@ class SampleSettings:
 
 def _folder(name: str, path: Path | None) -> None:
     if path is not None and path.exists() and not path.is_dir():
-        raise ValueError(f"{name}={path} is a file: name a folder")
+        raise ValueError(f"{name}={path} is a file: give a folder")

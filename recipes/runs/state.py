@@ -1,9 +1,10 @@
 """Weights and optimiser state as named tensors, independent of parameter order and number of ranks.
 
 Sharded tensors are safetensors files, written by all ranks together and read by any number of ranks, by
-torch.distributed.checkpoint with its safetensors storage. The files' headers hold the position of each piece, so
-nothing is pickled, and two ranks can read what eight have written. Pieces must fill their tensors, so that no tensor
-is larger than the files. The module is imported on use: that takes a second, and most runs have no shards.
+torch.distributed.checkpoint with its safetensors storage. The files' headers contain the position of each piece, so
+nothing is pickled, and two ranks can read what eight have written. Pieces must fill their tensors, so that no tensor is
+larger than the files. That module is imported only when needed: the import takes a second, and most runs have no
+shards.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ADAM = {STEP, "exp_avg", "exp_avg_sq"}
 
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None) -> None:
-    """Write every rank's pieces into a new folder; every rank must call this. OSError if any rank fails."""
+    """Write every rank's pieces into a new folder; every rank must call this. Raises OSError if any rank fails."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -49,7 +50,7 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path, group: Group = None
 
 
 class ShardedTensors(Mapping[str, Tensor]):
-    """Tensors in a folder of `save_shards`: a mapping of full tensors; `fill` reads them piece by piece.
+    """Tensors in a folder written by `save_shards`: a mapping of full tensors; `fill` reads them piece by piece.
 
     Raises:
         OSError: If a file cannot be read.
@@ -71,7 +72,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         return len(self._metadata)
 
     def empty_like(self, name: str, model: Tensor | None) -> Tensor:
-        """Return a tensor to `fill`: sharded like the model if the shapes agree, or else full."""
+        """Return a tensor to `fill`: sharded like `model` if the shapes agree, or else a full tensor."""
         size, dtype = self._metadata[name].size, self._metadata[name].properties.dtype
         if model is not None and model.shape == size:
             return torch.zeros_like(model, dtype=dtype)
@@ -148,7 +149,7 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def mismatch(there: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return the first difference between a checkpoint's and a module's tensors, or None."""
+    """Return the first difference between the tensors of a checkpoint and of a module, or None."""
     for name in (*wanted, *there):
         if there.get(name) != wanted.get(name):
             found, asked = (str(each.get(name, "missing")) for each in (there, wanted))
@@ -160,7 +161,7 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors
     """Restore the result of `optimizer_tensors`; learning rates and other options are unchanged.
 
     Raises:
-        RecipeError: If an entry has no parameter in the network, has another shape, or is missing.
+        RecipeError: If an entry has no parameter in the network, has the wrong shape, or is missing.
     """
     parameters = dict(network.named_parameters())
     _check_entries(shapes(tensors), parameters, optimizer)
@@ -197,7 +198,7 @@ def _check_entries(
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly; RecipeError names the first names or shapes that differ."""
+    """Load weights strictly. Raises RecipeError that names the first difference in names or shapes."""
     try:
         now = module.state_dict()
         if different := mismatch(shapes(tensors), shapes(now)):  # before any tensor is read
@@ -214,7 +215,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
 
 @dataclass(frozen=True)
 class Progress:
-    """A checkpoint's record of a training; see `Learner.state`."""
+    """A checkpoint's record of a training run; see `Learner.state`."""
 
     window: tuple[float, float, float]
     metrics_position: int
@@ -224,12 +225,12 @@ class Progress:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read a checkpoint's record; RecipeError names a missing or invalid entry."""
+        """Read a checkpoint's record. Raises RecipeError if an entry is missing or invalid."""
         counts: dict[str, Any] = {"metrics_position": record.get("metrics_position")}
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:
-                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {AWAY}")
+                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, which is not a count: {AWAY}")
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:

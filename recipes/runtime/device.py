@@ -16,11 +16,11 @@ from recipes.runtime.distribution import SINGLE, Distribution, Rank
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The `engine` group of a configuration.
+    """The group `engine` of a configuration.
 
     `precision` is the precision of the network's matrix products (bfloat16 by autocast); weights and noise stay
-    float32. With float64 everything is in double precision, to distinguish rounding from errors.
-    `workers` is the number of threads that prefetch data, `threads` the number for CPU operations (null: torch's).
+    float32. With float64 everything is in double precision, to distinguish rounding errors from mistakes. `workers` is
+    the number of threads that prefetch data, `threads` the number for CPU operations (null: torch's).
 
     For several processes only: `distribution`, and for fsdp `shard_ranks`, `reshard` and `offload`
     (`recipes.runtime.distribution`); `timeout` in seconds for waiting for another process; `hang_report`, the seconds
@@ -68,8 +68,8 @@ class Runtime:
     def start(cls, settings: EngineSettings) -> Self:
         """Choose the device, set process-wide options, and connect to the other processes, if any.
 
-        Raises RecipeError for an unavailable device, for offloading from a CPU to itself, or for incomplete torchrun
-        variables.
+        Raises RecipeError if the device is unavailable, weights would be offloaded from a CPU to itself, or torchrun's
+        variables are incomplete.
         """
         process = Rank.from_environment()
         if settings.threads is not None:
@@ -88,12 +88,12 @@ class Runtime:
                 message = ": unknown kind of device; write auto, cpu, cuda or cuda:1"
             raise RecipeError(f"engine.device={name}{message}") from error
         if device.type == "cuda":
-            # TF32 for float32 products: no visible loss in training, several times the speed.
+            # TF32 for float32 products: several times faster, with no visible effect on training.
             torch.set_float32_matmul_precision("high")
             torch.cuda.set_device(device)
         if settings.offload and settings.distribution == "fsdp" and process.world > 1 and device.type == "cpu":
             raise RecipeError(
-                "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU: leave it out"
+                "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU: set it to false"
             )
         distribution.join(process, device, settings.timeout)
         return cls(device, settings, process)
@@ -114,7 +114,10 @@ class Runtime:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else self.dtype
 
     def share(self, batch: int) -> range:
-        """Return this process's range of a global batch. Raises RecipeError if shares would be unequal."""
+        """Return this process's range of a global batch.
+
+        Raises RecipeError if the ranges would have different sizes.
+        """
         each, rest = divmod(batch, self.process.world)
         if rest:
             raise RecipeError(f"training.batch={batch} cannot be split over {self.process.world} processes")
@@ -136,10 +139,9 @@ class Runtime:
     def sharded(self, network: nn.Module, reshard: bool = True) -> nn.Module:
         """Return a network unchanged, or with fsdp sharded in place, such as the averaged network.
 
-        Its blocks are sharded one by one, so that few are gathered at a time. `reshard` frees the weights of a block
-        after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced in
-        float32.
-        Raises RecipeError if `shard_ranks` does not divide the number of processes.
+        Its blocks are sharded one by one, so that only a few are gathered at a time. `reshard` frees the weights of a
+        block after its forward pass, and gathers them again for the backward pass. In bfloat16, gradients are reduced
+        in float32. Raises RecipeError if `shard_ranks` does not divide the number of processes.
         """
         settings, world = self.settings, self.process.world
         if world == 1 or settings.distribution != "fsdp":

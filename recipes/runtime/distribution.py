@@ -1,9 +1,9 @@
 """Distributed training: torchrun's ranks, rendezvous, and parallel networks.
 
-Each rank gets a share of every global batch. With `ddp` it has the full network, and gradients are averaged; with
-`fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or over
-groups of `shard_ranks` with one copy each (hybrid sharding). Every rank must run the network equally often, because
-gathering sharded weights is a collective operation.
+Each rank processes an equal part of every global batch. With `ddp` it has the full network, and gradients are averaged;
+with `fsdp` (FSDP2, arXiv 2304.11277) weights, gradients, averages and optimiser state are sharded over all ranks, or
+over groups of `shard_ranks` with one copy each (hybrid sharding). Every rank must run the network the same number of
+times, because gathering sharded weights is a collective operation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ POLL = 0.02
 
 
 class FailedElsewhereError(RecipeError):
-    """An error of another process."""
+    """An error in another process."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def join(process: Rank, device: torch.device, timeout: float) -> None:
 
     torchrun uses one store for all its attempts (torch 2.11), which still holds the addresses of dead processes: a
     process that reads them before they are overwritten waits forever. So the first process of an attempt generates a
-    name, and all processes use only keys below this name. A count of attempts would not work, because machines may
-    have seen different numbers of them. Raises RecipeError if the others have not joined in time.
+    name, and all processes use only keys below this name. A count of attempts would not work, because it may differ
+    between machines. Raises RecipeError if the others have not joined in time.
     """
     if process.world == 1 or dist.is_initialized():
         return
@@ -92,7 +92,7 @@ def join(process: Rank, device: torch.device, timeout: float) -> None:
 
 
 def _name(store: Store, world: int, deadline: float) -> str:
-    """Offer a name, together with the announced ids of the processes, until all have taken it; an id may be stale."""
+    """Offer a name, together with the announced ids of the processes, until all have taken it; ids may be outdated."""
     name = f"attempt-{secrets.token_hex(8)}"
     while True:
         keys = {rank: f"multisagd/here/{rank}" for rank in range(1, world)}
@@ -168,7 +168,7 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """Return every rank's tensor, in order, on the CPU; shapes must be equal on all ranks."""
+    """Return the tensors of all ranks, in order, on the CPU; shapes must be equal on all ranks."""
     if not dist.is_initialized():
         return [tensor.cpu()]
     tensor = tensor.cpu().contiguous()
@@ -180,7 +180,7 @@ def gathered(tensor: Tensor) -> list[Tensor]:
 def separate_group(timeout: float) -> Group:
     """Return a group of all ranks for a second thread, because threads must not share a group.
 
-    None if this is the only process; every rank must call this at the same point.
+    Return None if this is the only process. Every rank must call this at the same point.
     """
     if not dist.is_initialized():
         return None
@@ -188,7 +188,7 @@ def separate_group(timeout: float) -> Group:
 
 
 def long_barrier() -> None:
-    """Wait for up to a day until every rank calls this: one of them may have to read all data first."""
+    """Wait for up to a day until every rank calls this, because one of them may have to read all data first."""
     if (group := separate_group(timedelta(days=1).total_seconds())) is not None:
         dist.barrier(group=group)
         dist.destroy_process_group(group)
@@ -201,7 +201,7 @@ def barrier() -> None:
 
 
 def raise_together(error: Exception | None, group: Group = None) -> None:
-    """Raise on every rank if any has failed: the error on the failed rank, FailedElsewhereError on the others."""
+    """Raise on every rank if one has failed: the error on the failed rank, and FailedElsewhereError on the others."""
     failed = torch.tensor(int(error is not None))
     if dist.is_initialized():
         dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
@@ -223,16 +223,16 @@ def is_first() -> bool:
 
 
 class Agreement:
-    """The maximum of the ranks' numbers, from the previous call, so that no rank waits for the others."""
+    """The maximum over all ranks, from the previous call, so that no rank waits for the others."""
 
     def __init__(self) -> None:
         self._numbers = torch.zeros(2, dtype=torch.int64)
         self._under_way: dist.Work | None = None
 
     def exchange(self, signal: int | None, due: bool) -> tuple[int, bool]:
-        """Send a signal (None is 0), and whether something is due, to all ranks; return the result of the last call.
+        """Send a signal (None is 0), and whether something is due, to all ranks; return the previous result.
 
-        The result is the largest signal, and whether it was due on any rank; 0 and False in the first call.
+        The result of a call is the largest signal, and whether it was due on any rank; 0 and False for the first call.
         """
         if not dist.is_initialized():
             return signal or 0, due

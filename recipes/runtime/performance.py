@@ -26,14 +26,15 @@ PEAKS: dict[str, dict[torch.dtype, float]] = {
     "L4": {torch.bfloat16: 121e12, torch.float32: 60e12},
     "V100": {torch.float32: 15.7e12},
 }
-"""Peak rates of dense matrix products in operations per second (a multiply-add is two), from NVIDIA's data sheets.
+"""Peak rates of dense matrix products in operations per second (a multiply-add counts as two), from NVIDIA's data
+sheets.
 
 float32 has the rates of TF32 if the device supports it, because `Runtime` allows it. The first name contained in the
 device's name is used; `engine.peak_flops` overrides it.
 """
 GIB = 2**30
 WARM_UP = 3
-"""Steps before the profiled ones: the first ones compile, tune and allocate."""
+"""Number of steps before the profiled ones: the first steps compile, tune and allocate."""
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel")
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass
 class Monitor:
-    """Measures windows of training, each between two logs; `network` is the parallelised network.
+    """Measures windows of training, each between two log entries; `network` is the parallelised network.
 
     `flops` are the operations of one sample, and `peak` is one device's peak rate; both may be None if unknown.
     """
@@ -83,7 +84,7 @@ class Monitor:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time inside the context from the window: saving and reporting are not training."""
+        """Exclude the time inside the context from the window, because saving and reporting are not training."""
         begun = time.monotonic()
         yield
         self._begun += time.monotonic() - begun
@@ -91,9 +92,9 @@ class Monitor:
     def window(self, batch: int) -> dict[str, Any]:
         """Return the measurements since the last call; every rank must call this with the size of a global batch.
 
-        Samples per second; for every rank, seconds per step, the share of time spent waiting for data, and peak memory,
-        each as mean and as maximum with its rank. If operations are counted, also operations per second, and their
-        share of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
+        They are: samples per second; seconds per step, the fraction of time spent waiting for data, and peak memory,
+        each as the mean over ranks and as the maximum with its rank. If operations are counted, also operations per
+        second, and their fraction of the devices' peak: model FLOPs utilisation (arXiv 2204.02311, appendix B).
         """
         seconds = max(time.monotonic() - self._begun, 1e-9)
         mine = [seconds / max(self._steps, 1), self._waited / seconds, peak_memory(self.runtime.device) / GIB]
@@ -133,8 +134,8 @@ def _exposed_communication(network: nn.Module) -> list[float]:
 class StepProfiler:
     """Profiles `steps` training steps of this process, after a few warm-up steps; 0 turns it off.
 
-    It writes into `folder` rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
-    that took longest, with the time of communication and its part not overlapped by computation; and on a GPU
+    Into `folder` it writes rank0.json, a Chrome trace (chrome://tracing, ui.perfetto.dev); rank0.txt, the operations
+    that took longest, with the time of communication and the part that was not overlapped by computation; and on a GPU
     rank0_memory.pickle, for https://docs.pytorch.org/memory_viz.
     """
 
@@ -170,13 +171,13 @@ class StepProfiler:
         busy, exposed = communication(running)
         by = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table = running.key_averages().table(sort_by=by, row_limit=30)
-        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps, of which {exposed:.6f} s not overlapped by computation"
+        shares = f"{busy:.6f} s in {self._done - WARM_UP} steps; {exposed:.6f} s were not overlapped by computation"
         path.with_suffix(".txt").write_text(f"communication: {shares}\n\n{table}\n", encoding="utf-8")
         return path
 
 
 def communication(recorded: profile) -> tuple[float, float]:
-    """Return the seconds of communication, and those of them without computation."""
+    """Return the seconds of communication, and the seconds of communication without simultaneous computation."""
     events = recorded.events() or []
     on_gpu = any(event.device_type.name == "CUDA" for event in events)
     exchanged, computing = [], []

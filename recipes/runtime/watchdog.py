@@ -1,9 +1,9 @@
-"""Reports where each process is waiting when training stalls, before a timeout ends it.
+"""Report where each process is waiting when training stalls, before a timeout ends it.
 
 Every few seconds, each process publishes its number of samples seen, the time since that changed, and its current line.
-If no process has progressed for long, the first prints all of this: a process whose line is not a collective operation
-(but a read of data, for example) is the one that the others wait for. Ages are measured by each process's clock; a
-frozen process does not update its age, so the first process adds the time since the last update.
+If no process has made progress for long, the first prints all of this: a process whose line is not a collective
+operation (but a read of data, for example) is the one that the others wait for. Each process measures these times with
+its own clock; a frozen process does not update them, so the first process adds the time since the last update.
 """
 
 import json
@@ -26,13 +26,13 @@ from recipes.runtime.device import Runtime
 log = logging.getLogger("multisagd")
 OURS = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("recipes", "modalities", "multisagd"))
 TICKS = 10
-"""Number of updates of each process within `patience`."""
+"""Number of updates by each process within `patience` seconds."""
 
 
 class Watchdog:
     """Monitors training on all ranks in a thread; idle with one process or with `engine.hang_report=0`.
 
-    Training begins at `samples` samples seen.
+    `samples` is the number of samples seen at the start.
     """
 
     def __init__(self, runtime: Runtime, samples: int) -> None:
@@ -93,7 +93,7 @@ class Watchdog:
 
 
 def where(frame: FrameType | None) -> str:
-    """Return a thread's innermost line in this project, and the function called from there."""
+    """Return the innermost line of a thread that is in this project, and the function called from there."""
     stack: Sequence[traceback.FrameSummary] = traceback.extract_stack(frame) if frame is not None else []
     ours = [each for each in stack if each.filename.startswith(OURS)]
     if not ours:
@@ -105,7 +105,7 @@ def where(frame: FrameType | None) -> str:
 
 def report(processes: Mapping[int, Mapping[str, Any]], world: int) -> str:
     """Return one line per process: samples seen, seconds since progress, and position."""
-    lines = ["no training step for a while; each process's progress, seconds since then, and position:"]
+    lines = ["no training step for a while; progress of each process, seconds since then, and position:"]
     for rank in range(world):
         if rank in processes:
             state = processes[rank]

@@ -1,4 +1,4 @@
-"""The condition of each sample: a class, a text, or neither."""
+"""The condition of each sample: a class, a prompt, or neither."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ log = logging.getLogger("multisagd")
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """The condition of samples: `labels` are class numbers, `prompts` texts, `tensor` the network's input."""
+    """The condition of samples: `labels` are class numbers, `prompts` strings, and `tensor` is the network's input."""
 
     labels: list[int] | None = None
     prompts: list[str] | None = None
@@ -33,11 +33,11 @@ class Condition:
 def checked_labels(
     model: TrainedModel, count: int, labels: Labels, prompts: list[str] | None, guidance: Guidance
 ) -> list[int] | None:
-    """Return the class of each of `count` samples, cycling through the labels; None without classes.
+    """Return the class of each of `count` samples, cycling through the labels, or None if there are no classes.
 
     Raises:
-        RecipeError: for unknown classes, guidance without a condition, or guidance of a network trained without
-            condition dropout.
+        RecipeError: If a class is unknown, or guidance is requested without a condition or for a network trained
+            without condition dropout.
     """
     facts = model.facts
     numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
@@ -45,7 +45,7 @@ def checked_labels(
         raise RecipeError("guidance.scale needs labels or prompts: leave it at 1, or give labels or prompts")
     if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
         raise RecipeError(
-            "guidance.scale needs a network trained without conditions too, but this run has "
+            "guidance.scale needs a network that is also trained without a condition, but this run has "
             "training.condition_dropout=0: leave it at 1, or train with condition_dropout=0.1"
         )
     return numbers
@@ -55,12 +55,12 @@ def chosen_condition(
     model: TrainedModel, numbers: list[int] | None, prompts: list[str] | None, text_model: str | None,
     builder: Builder, device: torch.device,
 ) -> Condition:  # fmt: skip
-    """Return the condition of samples of these classes, or of these prompts.
+    """Return the condition of samples with these classes, or with these prompts.
 
     Prompts are embedded by the model's text encoder, or by the same encoder at `text_model`.
 
     Raises:
-        RecipeError: for an encoder that cannot be loaded, or that differs from the model's.
+        RecipeError: If the encoder cannot be loaded, or differs from the model's.
     """
     if prompts is None:
         return Condition(numbers, tensor=None if numbers is None else torch.tensor(numbers))
@@ -73,17 +73,18 @@ def chosen_condition(
 
 
 def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
-    """Return a prompt for each sample, cycling through the given ones; None to draw without text.
+    """Return a prompt for each sample, cycling through the given ones, or None for samples without text.
 
     Raises:
-        RecipeError: for prompts of a run without text, for two sources, or for an unreadable or empty source.
+        RecipeError: If there are prompts but the run was trained without text, two sources are given, or the source is
+            unreadable or empty.
     """
     if settings.prompts is None and settings.prompts_file is None:
         return None
     if not learned:
-        raise RecipeError("prompts: this run was trained without text; leave them out, or train with text=encoder")
+        raise RecipeError("prompts: this run was trained without text; remove them, or train with text=encoder")
     if settings.prompts is not None and settings.prompts_file is not None:
-        raise RecipeError("prompts and prompts_file are both given: leave one out")
+        raise RecipeError("prompts and prompts_file are both given: remove one of them")
     if settings.prompts_file is not None:
         with as_recipe_error((OSError, UnicodeDecodeError), f"prompts_file: cannot read {settings.prompts_file}: "):
             lines = settings.prompts_file.read_text(encoding="utf-8-sig").splitlines()
@@ -98,23 +99,23 @@ def chosen_prompts(settings: SampleSettings, learned: bool) -> list[str] | None:
 def chosen_labels(
     wanted: Labels, classes: Sequence[str] | None, count: int, text: bool = False, untrained: Collection[str] = ()
 ) -> list[int] | None:
-    """Return a class number for each sample, cycling through the requested classes; None to draw without classes.
+    """Return a class number for each sample, cycling through the requested classes; None means no classes.
 
-    `untrained` are classes without training examples: "all" leaves them out with a note.
+    `untrained` are classes without training examples: "all" omits them with a note.
 
     Raises:
-        RecipeError: for classes that do not exist (naming the nearest) or were not trained, or for labels of a run
-            without classes.
+        RecipeError: If a class does not exist (the message names the nearest) or was not trained, or if there are
+            labels but the run has no classes.
     """
     if wanted is None or (classes is None and wanted == "all"):
         return None
     if classes is None:
-        other = "on text: give prompts" if text else "without classes: leave out labels"
+        other = "on text: give prompts" if text else "without classes: remove labels"
         raise RecipeError(f"labels={wanted}: this run was trained {other}")
     if wanted == "all":
         numbers = trained_classes(classes, untrained)
         if untrained and is_first():
-            log.warning("note: %s, so it is left out", never_trained(untrained))
+            log.warning("note: %s, so it is omitted", never_trained(untrained))
     else:
         entries = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
         numbers = [number for entry in entries for number in _numbers(str(entry), classes)]
@@ -141,7 +142,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def _numbers(entry: str, classes: Sequence[str]) -> list[int]:
-    """Return the classes of one entry: by name, or by number if no class has a number as its name."""
+    """Return the classes of one entry: by name, or by number if no class name is a number."""
     if entry in classes:
         return [classes.index(entry)]
     span = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", entry)

@@ -1,4 +1,4 @@
-"""Sampling requests and generation, for pictures during training and for all commands."""
+"""Sampling requests and generation, for samples during training and for all commands."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ from recipes.runtime.distribution import gathered
 
 NO_REFINEMENT = Refinement(Flat(), iterations=0)
 RESIDUAL_EXAMPLES = 1000
-"""Maximum number of held-out examples for measuring the power missing in a restored band."""
+"""Maximum number of held-out examples for measuring the missing power of a restored band."""
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingRequest:
     """How samples are drawn: `batch` at a time, in `steps` sampler steps, or at the given `times`.
 
-    With a restoring denoiser, the restored band is sampled if `residual` (the missing power of the band's estimate) is
-    given, and otherwise is its mean.
+    With a restoring denoiser, the restored band is sampled if `residual`, the missing power of its estimate, is given;
+    otherwise it is the conditional mean.
     """
 
     sampler: Sampler
@@ -51,10 +51,10 @@ class SamplingRequest:
 def sampling_request(
     settings: SampleSettings, denoiser: Denoiser, run_config: Config, assembly: Assembly, runtime: Runtime
 ) -> SamplingRequest:
-    """Return the sampling request of some settings, for a run with this configuration.
+    """Return the sampling request for these settings and a run with this configuration.
 
     Raises:
-        RecipeError: for a sampler or refinement that does not support the run's process, or invalid steps.
+        RecipeError: If the sampler or refinement does not support the run's process, or the steps are invalid.
     """
     process, builder = denoiser.process, assembly.builder
     sampler = builder.build(settings.sampler, Sampler, "sampler", statistics=assembly.statistics)  # type: ignore[type-abstract]
@@ -70,7 +70,7 @@ def sampling_request(
 
 
 def designed_steps(path: Path | None, process: Process) -> DesignedSteps | None:
-    """Return designed steps, or None without a file.
+    """Return designed steps, or None if there is no file.
 
     Raises RecipeError if invalid or outside the process's schedule.
     """
@@ -88,29 +88,29 @@ def band_residual(
     """Return the missing power of a restored band's estimate, measured on the run's data; None for the mean.
 
     Raises:
-        RecipeError: If it is requested and the run restores no band, or its data cannot be read.
+        RecipeError: If it is requested but the run restores no band, or its data cannot be read.
     """
     if settings.band == "mean":
         return None
     if not isinstance(denoiser, RestoringDenoiser):
         raise RecipeError(
-            "band=sample requires a run that restores a corrupted band (denoiser=restoring): leave it out"
+            "band=sample requires a run that restores a corrupted band (denoiser=restoring): set band=mean"
         )
     if assembly.context is not None:
-        raise RecipeError("band=sample does not support runs trained on text: leave it out")
+        raise RecipeError("band=sample does not support runs trained on captions: set band=mean")
     builder = assembly.builder
     run = builder.settings(TrainSettings, run_config, "")
-    # Held-out data: the missing power is smaller on training data.
+    # On held-out data, because the missing power is smaller on training data.
     _, held_out = hold_out(build_data(run.data, run.corruption, run.seed, assembly.modality, builder), run)
     if held_out is None:
-        raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or leave it out")
+        raise RecipeError(f"band=sample: {NOTHING_HELD_OUT}; or set band=mean")
     chosen = Order(len(held_out), derive(settings.seed, "residual")).indices(0, min(RESIDUAL_EXAMPLES, len(held_out)))
 
     def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(chosen), settings.batch):
             batch = held_out.batch(chosen[start : start + settings.batch])
             if batch.mask is not None and not bool(batch.mask.all()):
-                raise RecipeError("band=sample cannot measure padded data: leave it out")
+                raise RecipeError("band=sample cannot measure padded data: set band=mean")
             labels = batch.labels if assembly.classes is not None else None
             yield runtime.put(batch.x0), None if labels is None else runtime.put(labels)
 
@@ -126,19 +126,19 @@ def generate(
     """Return one sample per seed, `(len(seeds), *shape)` float32 on the CPU, `shape` being (channels, *grid).
 
     `condition` is one class number per seed, int64 `(len(seeds),)`, or text embeddings `(len(seeds), tokens, width)`;
-    None draws without one. Samples of a restoring denoiser are finished (`multisagd.finishing`). `report` is called
-    with the number of samples done so far. Each rank draws a share, and every rank returns all samples.
+    None means no condition. Samples of a restoring denoiser are finished (`multisagd.finishing`). `report` is called
+    with the number of samples done so far. Each rank draws a part, and every rank returns all samples.
 
     Raises:
         ValueError: If the number of conditions differs from the number of seeds.
-        RecipeError: for invalid numbers in the settings of process or sampler.
+        RecipeError: If the settings of process or sampler contain invalid numbers.
     """
     if condition is not None and len(condition) != len(seeds):
         raise ValueError(f"{len(seeds)} samples need the same number of conditions, got {len(condition)}")
     guided: AnyDenoiser = denoiser
     if request.guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
-    # All ranks draw the same number, because gathering sharded weights is collective; the surplus is cut off.
+    # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
     share = -(-len(seeds) // runtime.process.world)
     mine = [
         min(place, len(seeds) - 1) for place in range(runtime.process.rank * share, (runtime.process.rank + 1) * share)

@@ -1,8 +1,8 @@
-"""The folder of a set of samples: its files, and their replacement by another set.
+"""The folder of a set of samples: its files, and how another set replaces them.
 
     samples/0000.png …    every sample as a file, and no other media files
-    samples/samples.csv   the file of each with its class or text and its seed, as `data.manifest` reads it
-    grid.png              all samples in one picture, with their classes
+    samples/samples.csv   the file of each with its class or prompt and its seed, as `data.manifest` reads it
+    grid.png              all samples in one image, with their classes
     samples.safetensors   x0 (count, channels, *grid), labels, seeds
     sample.json           settings and versions
 
@@ -37,9 +37,9 @@ TENSORS, NOTES, GRID = "samples.safetensors", "sample.json", "grid.png"
 BESIDE = (".png", ".wav", ".mp4")
 """Suffixes of preview files next to a sample or a grid."""
 EVALUATION = "evaluate.json"
-"""The evaluation of a set by `multisagd evaluate`; it lists its pictures."""
+"""The evaluation of a set by `multisagd evaluate`, which lists its figures."""
 MOST = 10_000_000
-"""Maximum number of samples of a set, because its record may come from elsewhere."""
+"""Maximum number of samples in a set, because its record may come from someone else."""
 
 
 def default_folder(
@@ -63,7 +63,10 @@ def default_folder(
 
 
 def check_free(out: Path, count: int, suffix: str) -> None:
-    """Check that `count` samples with a suffix replace only an earlier set; RecipeError names a conflicting path."""
+    """Check that `count` samples with a suffix replace only an earlier set.
+
+    Raises RecipeError if a path is in conflict.
+    """
     if not out.exists():
         return
     own = former(out)
@@ -88,7 +91,7 @@ def planned(out: Path, count: int, suffix: str) -> set[Path]:
 
 
 def former(out: Path) -> set[Path]:
-    """Return the files of the set in a folder, or none if there is no record of a set."""
+    """Return the files of the set in a folder, or an empty set if there is no record of a set."""
     made = notes(out)
     count, suffix = made.get("count"), made.get("suffix")
     if type(count) is not int or not 0 < count <= MOST:
@@ -125,10 +128,10 @@ def write_set(
 ) -> None:  # fmt: skip
     """Write a set of samples x0 `(count, channels, *grid)`, replacing an earlier one.
 
-    `made` is the record; its `classes` are the names of `labels`, its `prompts` the texts.
+    `made` is the record, with the names of `labels` in `classes`, and the `prompts`.
 
     Raises:
-        RecipeError: If samples cannot be decoded (naming the file of tensors), or a path is in conflict.
+        RecipeError: If samples cannot be decoded (the message names the file of tensors), or a path is in conflict.
     """
     classes, prompts = made["classes"], made["prompts"]
     count, suffix = len(x0), modality.suffixes[0]
@@ -136,7 +139,7 @@ def write_set(
     record = {**made, "count": count, "suffix": suffix}
     clear(out, judged=notes(out) != as_stored(record))
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_text(out / NOTES, json.dumps(record, indent=1))  # first, because it declares the other files as part of a set
+    write_text(out / NOTES, json.dumps(record, indent=1))  # first, because it marks the other files as parts of a set
     # Tensors next, so that samples are not lost if they cannot be decoded here.
     tensors = {"x0": x0, "seeds": torch.tensor(seeds)}
     if labels is not None:
@@ -158,7 +161,7 @@ def write_set(
 
 
 def save_grid(modality: Modality, media: Sequence[Any], path: Path, names: Sequence[str] | None) -> None:
-    """Write media as one picture with their names, if the modality supports it; users' modalities may not."""
+    """Write media as one image with their names, if the modality supports that; users' modalities may not."""
     if names is not None and "names" in inspect.signature(modality.save_grid).parameters:
         modality.save_grid(media, path, names=names)
     else:

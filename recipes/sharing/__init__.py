@@ -1,1 +1,1 @@
-"""Sharing models: cards, pipelines, the hub, and models of diffusers."""
+"""Sharing models: cards, pipelines, the Hugging Face Hub, and diffusers models."""

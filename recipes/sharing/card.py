@@ -1,11 +1,11 @@
-"""The card of an exported model: README.md, for people and for the Hugging Face hub, and its pictures.
+"""The card of an exported model: README.md, for people and for the Hugging Face Hub, and its figures.
 
-    README.md       description, data and evaluation of the model; the hub's metadata at the top
+    README.md       description, data and evaluation of the model; the Hub's metadata at the top
     spectrum.png    power of noise and data along every axis
     samples.png     the last samples drawn during training, if drawn with these weights
     evaluate.json   the results of `multisagd evaluate` for these weights, if any
 
-Everything comes from the records of a run, which may be someone else's: their texts are escaped.
+Everything comes from the records of a run, which may be someone else's, so all text is escaped.
 """
 
 import json
@@ -40,12 +40,12 @@ from recipes.sampling.sample_files import EVALUATION
 CARD, SPECTRUM, SAMPLES = "README.md", "spectrum.png", "samples.png"
 TASKS = {"image": "text-to-image", "audio": "text-to-audio", "video": "text-to-video"}
 WITHOUT_TEXT = {"image": "unconditional-image-generation"}
-"""The hub's task names; there are none for unconditional audio and video."""
+"""The task names of the Hub; it has no names for unconditional audio and video."""
 LARGEST_PICTURE = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
 MOST_ROWS = 100
-"""Maximum number of results of an evaluation in a card."""
+"""Maximum number of results from an evaluation in a card."""
 PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
 """Settings that contain locations or names of files."""
 LONGEST = 200
@@ -64,7 +64,7 @@ class Subject:
 
 
 def check_license(name: str | None) -> None:
-    """Raise ValueError unless a licence has a name of the hub: an SPDX identifier, `other` or `unknown`."""
+    """Raise ValueError if a licence is not an SPDX identifier, `other` or `unknown`, as required by the Hub."""
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", name):
         raise ValueError(f"license={name!r:.80} is not an SPDX identifier, such as apache-2.0, mit or cc-by-4.0")
 
@@ -85,10 +85,10 @@ def write_exported(
 
 
 def write_card(subject: Subject, out: Path) -> None:
-    """Write the card and its pictures into the folder of the exported model."""
+    """Write the card and its figures into the folder of the exported model."""
     from recipes.plotting.figures import (
         draw_profiles,
-    )  # importing matplotlib takes half a second, which a pipeline avoids
+    )  # importing matplotlib takes half a second, which loading a pipeline avoids
 
     process, source = subject.assembly.process(), subject.model.folder
     powers = {"data": subject.model.statistics.power, "noise": process.covariance.power()[None]}
@@ -140,7 +140,7 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
 def text_of_the_card(
     subject: Subject, name: str, process: Process, evaluation: Mapping[str, Any] | None, pictured: bool
 ) -> str:
-    """Return the body of the card as Markdown, with escaped texts from the model's records."""
+    """Return the body of the card as Markdown, with escaped text from the model's records."""
     model, grid = subject.model, process.grid
     starts = model.facts.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], dict) else {}
@@ -190,10 +190,10 @@ def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def last_samples(source: Path, samples: int, which: Which) -> Path | None:
-    """Return the picture of samples of these weights in a run or an exported model, or None.
+    """Return the image with samples of these weights in a run or an exported model, or None.
 
-    Training draws with averaged weights only. Links out of the folder are ignored, except the links in the hub's cache
-    from snapshots/COMMIT to blobs next to it.
+    Training draws with averaged weights only. Links out of the folder are ignored, except links from snapshots/COMMIT
+    to blobs in the cache of the Hub.
     """
     place = source.resolve()
     homes = [place, place.parents[1] / "blobs"] if place.parent.name == "snapshots" else [place]
@@ -245,7 +245,7 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
 
 
 def rows_of(evaluation: Mapping[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the kinds and rows of an evaluation that contain a number."""
+    """Return the kinds and rows of an evaluation whose value is a number."""
     return [(kind, row) for kind, row in metric_rows(evaluation or {}) if math.isfinite(number(row.get("value")))]
 
 
@@ -269,7 +269,7 @@ def in_words(process: Process) -> str:
         if bool(weight.any()):
             level = float((power * weight).sum() / weight.sum())
             said.append(f"in the {band} third of frequencies {decibels(level)}")
-    return ", ".join(said) + ", against white noise of the same power"
+    return ", ".join(said) + ", relative to white noise of the same power"
 
 
 def described(node: Mapping[str, Any]) -> str:
@@ -297,7 +297,7 @@ def one_line(value: object) -> str:
 
 
 def slug(text: str) -> str:
-    """Return a text in the form of the hub's identifiers."""
+    """Return text in the form of the Hub's identifiers."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "unnamed"
 

@@ -1,4 +1,4 @@
-"""A saved model of diffusers: network, scheduler and weights, read only from JSON and safetensors."""
+"""Read a saved diffusers model: network, scheduler and weights, only from JSON and safetensors."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from recipes.base.untrusted import read_header, read_tensors
 
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 NETWORKS = ("unet", "transformer", ".")
-"""Folders of the network in a saved pipeline; the last is for a model saved alone."""
+"""Folders of the network in a saved pipeline; the last one is for a model saved without a pipeline."""
 STEM = "diffusion_pytorch_model"
 SINGLE = (f"{STEM}.safetensors", f"{STEM}.fp16.safetensors", f"{STEM}.non_ema.safetensors")
 """File names of unsharded weights; the first existing one is used."""
@@ -26,7 +26,7 @@ FILES = (
     f"{STEM}*.index.json", "unet/config.json", "unet/*.safetensors", "unet/*.index.json",
     "transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json",
 )  # fmt: skip
-"""Files to fetch from a model on the hub."""
+"""Files to fetch from a model on the Hub."""
 
 
 def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
@@ -34,12 +34,12 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
     for place in (folder / name for name in NETWORKS):
         if not (place / "config.json").exists():
             continue
-        with as_recipe_error(MALFORMED, f"cannot read {place / 'config.json'} (", "): is it a model of diffusers?"):
+        with as_recipe_error(MALFORMED, f"cannot read {place / 'config.json'} (", "): is it a diffusers model?"):
             config = read_json(place / "config.json", finite=False)
             name = config["_class_name"]
             options = {key: value for key, value in config.items() if not key.startswith("_")}
             if not _plain(options):
-                raise ValueError("it has texts that are not options of a network")
+                raise ValueError("it contains strings that are not options of a network")
         if not isinstance(name, str) or name not in KINDS:
             raise RecipeError(f"{place}: networks of class {name!r:.80} cannot be adopted{nearest(str(name), KINDS)}")
         return place, name, options
@@ -47,7 +47,7 @@ def read_network(folder: Path) -> tuple[Path, str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a configuration value is plain in YAML, not an interpolation."""
+    """Whether a configuration value is plain in YAML, and not an interpolation."""
     if isinstance(value, dict):
         return all(_plain(each) for pair in value.items() for each in pair)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""Models by folder, or by name on the Hugging Face hub; only named files are fetched, and no code.
+"""Find models by folder, or by name on the Hugging Face Hub; only named files are fetched, and no code.
 
-Fetched files are kept in the hub's cache. Nothing is fetched if a folder of that name exists.
+Fetched files are kept in the cache of the Hub. Nothing is fetched if a folder of that name exists.
 """
 
 import re
@@ -11,11 +11,11 @@ from multisagd.libraries import importing
 from recipes.base.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-"""Names of hub repositories: `owner/model`, or one word."""
+"""Names of repositories on the Hub: `owner/model`, or one word."""
 
 
 def local_folder(name: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return a folder unchanged; for a model on the hub, return a folder with its `files` (names or patterns).
+    """Return a folder unchanged; for a model on the Hub, return a folder with its `files` (names or patterns).
 
     Raises:
         BrokenLibraryError: If it must be fetched, but huggingface_hub cannot be imported.
@@ -25,12 +25,12 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     if folder.is_dir():
         if revision is not None:
             raise RecipeError(
-                f"revision={revision} is for models on the hub, but {folder} is a local folder: leave it out"
+                f"revision={revision} is for models on the Hub, but {folder} is a local folder: remove it"
             )
         return folder
     if isinstance(name, Path) or not NAME.fullmatch(name):
-        raise RecipeError(f"there is no folder {name}, and it is not a name of a model on the hub (owner/model)")
-    with importing("huggingface_hub", f"there is no folder {name}, so it is fetched from the hub"):
+        raise RecipeError(f"there is no folder {name}, and it is not the name of a model on the Hub (owner/model)")
+    with importing("huggingface_hub", f"there is no folder {name}, so it is fetched from the Hub"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     try:
@@ -38,6 +38,6 @@ def local_folder(name: str | Path, files: Sequence[str], revision: str | None = 
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RecipeError(
-            f"there is no folder {name}, and it cannot be fetched from the hub ({reason}): check the name and the "
-            "network, or copy the model here and name its folder"
+            f"there is no folder {name}, and it cannot be fetched from the Hub ({reason}): check the name and the "
+            "network, or copy the model here and give its folder"
         ) from error

@@ -1,4 +1,4 @@
-"""A trained model in a few lines of Python, similar to the pipelines of diffusers.
+"""Use a trained model in a few lines of Python, similar to diffusers pipelines.
 
     pipeline = Pipeline.from_pretrained("models/digits")
     drawn = pipeline(count=4, steps=20, labels="3-6")
@@ -43,7 +43,7 @@ from recipes.sharing.card import CARD, SAMPLES, SPECTRUM, check_license, innermo
 from recipes.sharing.hub import local_folder
 
 FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
-"""Files to fetch from a model on the hub."""
+"""Files to fetch from a model on the Hub."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +64,7 @@ class Drawn:
 
     @property
     def media(self) -> list[Any]:
-        """The decoded samples: uint8 pixels of images and videos, float32 waveforms of sounds."""
+        """The decoded samples: uint8 pixels of images and videos, float32 waveforms of audio."""
         return [self.modality.decode(each) for each in self.samples]
 
     @property
@@ -72,7 +72,7 @@ class Drawn:
         """PIL images.
 
         Raises:
-            AttributeError: for a model of another medium, as for `audios` and `videos`.
+            AttributeError: If the model is of a different medium; the same holds for `audios` and `videos`.
         """
         from torchvision.transforms.functional import to_pil_image
 
@@ -80,7 +80,7 @@ class Drawn:
 
     @property
     def audios(self) -> list[Tensor]:
-        """Sounds `(channels, samples)`, float32 about [-1, 1]; `modality.rate` is in samples per second."""
+        """Waveforms `(channels, samples)`, float32 about [-1, 1]; `modality.rate` is in samples per second."""
         return self._of(Audio, "audios")
 
     @property
@@ -89,7 +89,7 @@ class Drawn:
         return self._of(Video, "videos")
 
     def save(self, folder: str | Path) -> None:
-        """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one picture, and tensors.
+        """Write the samples as `multisagd sample` does: each as a file in `samples/`, all as one image, and tensors.
 
         Raises:
             RecipeError: If the folder has other contents.
@@ -105,12 +105,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DrawingOptions:
-    """Options of sampling, except the number of samples and steps.
+    """Options of sampling, except the numbers of samples and steps.
 
-    Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives one sample per seed, and a `generator`
-    draws the seeds. `labels` are classes in turn, by name or number ("3", "0-9", ["cat",
-    "dog"]), "all" or None for no class; `prompts` are texts in turn, embedded by the encoder at `text_model` if it has
-    moved since training. `guidance` acts within `guidance_interval` in log-SNR, everywhere if that is None.
+    Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives the seed of each sample, and a `generator`
+    draws the seeds. `labels` are classes to cycle through, by name or number ("3", "0-9", ["cat", "dog"]), "all" or
+    None for no class; `prompts` are prompts to cycle through, embedded by the encoder at `text_model` if it has moved
+    since training. `guidance` is applied within `guidance_interval` in log-SNR, or everywhere if that is None.
     `sampler` is a sampler, or the name of one in configs/sampler. `batch` samples are computed at a time.
     """
 
@@ -139,7 +139,7 @@ class DrawingOptions:
 
 @dataclass(repr=False)
 class Pipeline:
-    """A trained model for sampling; create it by `from_pretrained`."""
+    """A trained model for sampling; create it with `from_pretrained`."""
 
     model: TrainedModel
     which: Which
@@ -154,10 +154,10 @@ class Pipeline:
         cls, name: str | Path, revision: str | None = None, device: str = "auto", weights: Which | None = None,
         allow_targets: Sequence[str] = (), precision: str = "float32", checkpoint: Chosen = None,
     ) -> Self:  # fmt: skip
-        """Load an exported model, or a run: a folder, or a name on the hub with its `revision`.
+        """Load an exported model or a run, from a folder or by its name on the Hub with a `revision`.
 
         `weights` of a run are the averaged ("ema", the default) or the last ones ("network"); `checkpoint` is a number
-        of samples seen, by default the last checkpoint's. `allow_targets` are additional packages that its
+        of samples seen, by default that of the last checkpoint. `allow_targets` are additional packages that its
         configuration may name.
 
         Raises:
@@ -176,7 +176,7 @@ class Pipeline:
     def __repr__(self) -> str:
         """Return a description in a few lines, without weights."""
         classes, text = self.model.facts["classes"], self.model.facts.get("text")
-        condition = f"{len(classes)} classes" if classes else "texts" if text else "no condition"
+        condition = f"{len(classes)} classes" if classes else "captions" if text else "no condition"
         count = sum(each.numel() for each in self.denoiser.parameters())
         network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
         return (
@@ -190,16 +190,16 @@ class Pipeline:
         """Draw `count` samples in `steps` sampler steps; `options` are the fields of `DrawingOptions`.
 
         Raises:
-            RecipeError: for an unknown condition, guidance without a condition, an unknown sampler or one that does not
-                support the model's process.
-            TypeError: for an option that does not exist.
+            RecipeError: If the condition is unknown, guidance is requested without a condition, or the sampler is
+                unknown or does not support the model's process.
+            TypeError: If an option does not exist.
         """
         chosen = DrawingOptions(**options)
         seeds = chosen.seeds_of(count)
         if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
         if chosen.prompts is not None and self.model.facts.get("text") is None:
-            raise RecipeError("prompts: this model was trained without text; leave them out")
+            raise RecipeError("prompts: this model was trained without text; remove them")
         given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
         scale = {"scale": chosen.guidance, "interval": chosen.guidance_interval}
@@ -228,7 +228,7 @@ class Pipeline:
 
         Raises:
             RecipeError: If the folder has other contents, or the weights no longer exist.
-            ValueError: for a license that is not an SPDX identifier.
+            ValueError: If the license is not an SPDX identifier.
         """
         check_license(license)
         out = Path(folder)

@@ -1,10 +1,10 @@
-"""One optimiser step, and its state.
+"""Optimiser steps, and their state.
 
 Randomness in a step is a function of (seed, samples seen): training times are stratified over the batch, every sample
 has its own noise seed, and torch's global generator, used by dropout, is seeded in each step.
 
 A step with a non-finite gradient changes neither weights nor optimiser, and is counted. This is decided on the device,
-equally on all ranks, because they have the same norm of the averaged gradient.
+with the same result on all ranks, because they have the same norm of the averaged gradient.
 """
 
 import math
@@ -31,9 +31,9 @@ class DivergedError(RecipeError):
 
 
 class Learner:
-    """The network, its average and its optimiser; `null_label` is the label of "no class"; None without classes.
+    """The network, its average and its optimiser; `null_label` is the label "no class", None without classes.
 
-    Batches with text embeddings use these, and ignore labels. `parallel` is the network parallelised over ranks
+    Batches with text embeddings use the embeddings and ignore labels. `parallel` is the network parallelised over ranks
     (`Runtime.parallelize`), and `denoiser` may hold a compiled form of it; all share their weights.
     """
 
@@ -49,7 +49,7 @@ class Learner:
             network.parameters(), training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
         self.samples = self.rollbacks = 0
-        self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last good one
+        self.skipped = self._in_a_row = 0  # skipped steps in total, and since the last successful one
         self._window = (0.0, 0.0, 0.0)  # sums of loss and gradient norm, and number of steps
         self._pending: list[Tensor] = []  # (loss, gradient norm) of the last steps, still on the device
         # Reading them back synchronises an accelerator, so it is deferred to the next log or checkpoint.
@@ -61,7 +61,7 @@ class Learner:
         return derive(self.settings.seed, "rollback", self.rollbacks) if self.rollbacks else self.settings.seed
 
     def healthy(self) -> bool:
-        """Whether the last step was good; every rank must call this. Raises DivergedError as `step`."""
+        """Whether the last step was successful; every rank must call this. Raises DivergedError as `step` does."""
         self._settle()
         return self._in_a_row == 0
 
@@ -113,7 +113,7 @@ class Learner:
         return losses.sum()
 
     def _condition(self, part: Batch, number: int, slots: range) -> Tensor | None:
-        """Return texts or labels with a random share dropped, for classifier-free guidance."""
+        """Return text embeddings or labels with a random fraction dropped, for classifier-free guidance."""
         share = self.settings.training.condition_dropout
         drawn = [draw / 2**32 for draw in derive_many(self.seed, "condition", number, slots)]
         dropped = torch.tensor([value < share for value in drawn])
@@ -124,9 +124,10 @@ class Learner:
         return self.runtime.put(part.labels.masked_fill(dropped, self.null_label))
 
     def averages(self) -> dict[str, float]:
-        """Return mean loss and gradient norm of the good steps since the last call, and the learning rate.
+        """Return the mean loss and gradient norm of the successful steps since the last call, and the learning rate.
 
-        Includes `skipped_steps`, the total number of skipped steps, if not 0; omits loss and norm if no step was good.
+        Includes `skipped_steps`, the total number of skipped steps, if not 0; omits loss and norm if no step was
+        successful.
         """
         self._settle()
         loss, norm, count = self._window
@@ -157,7 +158,7 @@ class Learner:
                 )
 
     def state(self, position: int) -> State:
-        """Return the state for a checkpoint; `position` is the tracker's."""
+        """Return the state for a checkpoint; `position` is the position of the tracker."""
         self._settle()
         tensors = {
             "network": dict(self.network.state_dict()),
@@ -174,7 +175,10 @@ class Learner:
         return State(self.samples, tensors, record)
 
     def restore(self, state: State) -> int:
-        """Restore a checkpoint's state and return the tracker's position. Raises RecipeError if it does not fit."""
+        """Restore a checkpoint's state and return the position of the tracker.
+
+        Raises RecipeError if it does not fit.
+        """
         progress = Progress.of(state.record)
         load_module(self.network, state.tensors.get("network", {}), "network")
         load_module(self.ema, state.tensors.get("ema", {}), "average")

@@ -3,9 +3,9 @@
 Checkpoints are saved by samples seen and, if those are far apart, by the first rank's clock. The result does not depend
 on the clock: saving uses no random numbers, and training only returns to checkpoints by samples.
 
-A state is saved before it is reported, because reports may fail, and a continued run repeats them. A checkpoint that
-cannot be written is a warning as long as training can continue without it. Non-finite steps are skipped; after several
-consecutive ones, training returns to the last checkpoint and continues with other random numbers.
+A state is saved before it is reported, because reports may fail, and a continued run repeats them. If a checkpoint
+cannot be written, that is only a warning as long as training can continue without it. Non-finite steps are skipped;
+after several consecutive ones, training returns to the last checkpoint and continues with other random numbers.
 """
 
 import logging
@@ -30,7 +30,7 @@ from recipes.training.tracking import NullTracker, Tracker
 from recipes.training.validation import save_samples, validate
 
 LOOK_INTERVAL = 10.0
-"""Seconds between two checks that the run's folder exists."""
+"""Number of seconds between two checks that the run's folder exists."""
 log = logging.getLogger("multisagd")
 
 
@@ -57,7 +57,7 @@ class Saver:
             log.warning("%s", failed)
 
     def save(self, state: State) -> None:
-        """Save a state; its tensors may be changed afterwards. SaveError if it cannot be written."""
+        """Save a state; its tensors may be changed afterwards. Raises SaveError if it cannot be written."""
         self.finish()
         if self.in_background:
             self._pending = self._pool.submit(self.checkpoints.save, staged(state))
@@ -107,8 +107,8 @@ class Loop:
         Each state is saved before it is reported, so stopping during the first or last report loses nothing.
 
         Raises:
-            Interrupted: after a signal, once the state is saved.
-            Ended: after a signal before the first step, when there is nothing to save.
+            Interrupted: After a signal, once the state is saved.
+            Ended: After a signal before the first step, when there is nothing to save.
             RecipeError: If training diverged repeatedly, or a required checkpoint cannot be written.
         """
         learner = self.learner
@@ -156,14 +156,14 @@ class Loop:
                 self._report_or_stop(stop)
 
     def _look_for_folder(self) -> None:
-        """Check periodically that the run's folder exists, so that no hours are spent on work that cannot be saved."""
+        """Check periodically that the run's folder exists, so that hours of work are not lost."""
         now = time.monotonic()
         if now - self._looked >= LOOK_INTERVAL:
             self._looked = now
             self.job.check_folder()
 
     def _late(self) -> bool:
-        """Whether a checkpoint by the clock is due; True at most once per interval, and only on the first rank."""
+        """Whether a checkpoint by the clock is due: at most once per interval, and only on the first rank."""
         every, now = self.settings.every, time.monotonic()
         wanted = is_first() and every.checkpoint and every.checkpoint_minutes
         if late := bool(wanted and now - self._saved >= 60 * every.checkpoint_minutes):
@@ -181,7 +181,7 @@ class Loop:
         return f"{loss}, {speed['samples_per_second']:,.0f} samples/s"
 
     def _report_or_stop(self, stop: StopRequest) -> None:
-        """Report; with one process a signal ends this at once, because a continued run repeats it."""
+        """Report; with one process, a signal ends the report at once, because a continued run repeats it."""
         position = self.tracker.position
         try:
             with stop.interruptible(self.alone):
@@ -191,7 +191,7 @@ class Loop:
             raise self._stopped(stop.signal_number) from None
 
     def _report(self, final: bool = False) -> None:
-        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints exclude reports."""
+        """Validate and save samples when due, or at the end (`final`) if not yet done; checkpoints precede reports."""
         every, now = self.settings.every, self.learner.samples
         before = now - self.settings.training.batch
         if every.validation and crossed(before, now, every.validation) != final and self.data.held_out is not None:
@@ -210,7 +210,7 @@ class Loop:
             self.display.say(f"profile of {self.profiler.steps} steps in {profile}")
 
     def _save(self, must: bool, by_clock: bool = False, position: int | None = None) -> None:
-        """Save the state, with the metrics up to a position; unless `must`, an error is only a warning."""
+        """Save the state, with the metrics up to a position; an error is only a warning unless `must` is set."""
         self.job.check_folder()
         self._saved, self._due = time.monotonic(), False
         self._or_warn(self.saver.finish)  # of the previous checkpoint
@@ -229,7 +229,7 @@ class Loop:
             self.display.say(f"warning: {error}. Training continues; the next checkpoint will be attempted as usual")
 
     def _go_back(self, error: DivergedError) -> None:
-        """Return to the last checkpoint, with new random numbers; RecipeError after too many returns."""
+        """Return to the last checkpoint, with new random numbers. Raises RecipeError after too many returns."""
         learner, limit = self.learner, self.settings.training.max_rollbacks
         remedy = "In another run_dir, try a lower learning_rate, a longer warmup or engine.precision=float32"
         self._or_warn(self.saver.finish)
@@ -247,7 +247,7 @@ class Loop:
         self.display.say(
             f"warning: {error}; returning to the checkpoint after {state.samples:,} samples, with other random numbers"
         )
-        self._report()  # the report of the checkpoint's step was cut off with the later ones
+        self._report()  # the report of the checkpoint's step was removed with the later ones
 
     def _stopped(self, signal_number: int | None) -> Interrupted:
         """Return the exception to raise after a signal, once the state is saved."""

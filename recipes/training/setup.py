@@ -1,4 +1,4 @@
-"""Setup of training: the job, its data and condition, its model and initial weights."""
+"""Set up training: the job, its data and condition, its model and initial weights."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ INITIAL = "training.initial"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One start of a training: configuration, runtime, and the folder that its first process has locked."""
+    """One start of a training run: its configuration, its runtime, and the folder that its first process has locked."""
 
     config: Config
     settings: TrainSettings
@@ -51,14 +51,14 @@ class Job:
     hold: Hold | None
 
     def check_folder(self) -> None:
-        """Raise VanishedError if the folder has vanished; checked by the process that has locked it."""
+        """Raise VanishedError if the folder has vanished; only the process that has locked it checks."""
         if self.hold is not None:
             self.hold.check()
 
 
 @dataclass(frozen=True)
 class LearnedCondition:
-    """The condition: class names, or a text encoder, or neither.
+    """The condition of a network: class names, a text encoder, or neither.
 
     `untrained` are classes without training examples.
     """
@@ -78,7 +78,7 @@ class LearnedCondition:
         return f"{never_trained(self.untrained)}, so it is not drawn" if self.untrained else None
 
     def embedded(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with embeddings of its captions, if texts are used.
+        """Return the dataset with embeddings of its captions, if captions are used.
 
         Raises RecipeError if it has no captions.
         """
@@ -88,7 +88,7 @@ class LearnedCondition:
             return Captioned(dataset, self.encoder)
 
     def shown(self, examples: Dataset, count: int) -> tuple[Tensor | None, list[str] | None]:
-        """Return the condition of `count` samples, and its texts: trained classes in turn, or the first captions."""
+        """Return the condition of `count` samples: trained classes in turn, or the first captions, also as text."""
         if self.encoder is not None:
             texts = [examples.caption(slot % len(examples)) or "" for slot in range(count)]
             return self.encoder(texts), texts
@@ -109,7 +109,7 @@ class LearnedCondition:
 def learned_condition(
     settings: TrainSettings, training: Dataset, builder: Builder, device: torch.device
 ) -> LearnedCondition:
-    """Return a run's condition from its training data; `training.conditional=null` uses the available one.
+    """Return a run's condition from its training data; `training.conditional=null` uses classes if there are any.
 
     Raises:
         RecipeError: If a condition is requested but the data have none, if settings contradict each other, if the text
@@ -119,7 +119,7 @@ def learned_condition(
     found = LearnedCondition()
     if text.get("_target_") is not None:
         if wanted is False:
-            raise RecipeError("training.conditional=false and text=encoder contradict each other: leave one out")
+            raise RecipeError("training.conditional=false and text=encoder contradict each other: remove one of them")
         node = {**text, "device": text.get("device") or str(device)}
         found = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and wanted is not False:
@@ -150,7 +150,7 @@ class TrainingData:
     """The data of a run: the dataset, its training and held-out parts, and facts about them.
 
     `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this
-    start. `shown` are the conditions of samples drawn during training, and `texts` their texts, if any. `notes` are
+    start. `shown` are the conditions of samples drawn during training, and `texts` their captions, if any. `notes` are
     printed before the first step.
     """
 
@@ -168,10 +168,10 @@ class TrainingData:
 
 
 def prepare_data(job: Job, begun: bool) -> TrainingData:
-    """Build the data of a run, and measure them, or read the measurements if the run has `begun`.
+    """Build the data of a run, and measure them, or read the measurements if the run has already `begun`.
 
     Raises:
-        RecipeError: for data that are unreadable or have changed since the run began, and for process settings that are
+        RecipeError: If the data are unreadable or have changed since the run began, or if settings of the process are
             invalid for them, before anything is measured.
     """
     settings, builder, runtime, run = job.settings, job.builder, job.runtime, Run(job.settings.run_dir)
@@ -210,7 +210,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
 
 
 def placeholder_statistics(modality: Modality) -> DataStatistics:
-    """Return placeholder statistics (white data), to be overwritten by the measured ones."""
+    """Return placeholder statistics (of white data), which are overwritten by the measured ones."""
     grid, channels = modality.grid(), modality.channels
     mean = torch.ones(channels, *grid.shape, dtype=torch.float64)
     return DataStatistics(mean, torch.ones(channels, *grid.half_shape, dtype=torch.float64), grid, 1)
@@ -231,8 +231,8 @@ class TrainingModel:
     """The model of a run: the `learner` trains its network, `averaged` is the denoiser with averaged weights.
 
     `request` defines sampling during training. `initial` is the source of the initial weights, or None if they are
-    random. `position` is the metrics' position at the state that training continues from. `flops` are the operations
-    of a training step per sample, or None if unknown.
+    random. `position` is the position in the metrics file at the state from which training continues. `flops` are the
+    operations of a training step per sample, or None if unknown.
     """
 
     learner: Learner
@@ -249,10 +249,10 @@ class TrainingModel:
 
 
 def prepare_model(job: Job, data: TrainingData, state: State | None) -> TrainingModel:
-    """Build the model of a run, with initial weights or those of a checkpoint's state.
+    """Build the model of a run, with initial weights or with the state of a checkpoint.
 
     Raises:
-        RecipeError: for parts that do not fit each other or the data, and weights that do not fit the network.
+        RecipeError: If parts do not fit each other or the data, or weights do not fit the network.
     """
     settings, builder, runtime = job.settings, job.builder, job.runtime
     classes, encoder = data.condition.classes, data.condition.encoder
@@ -282,14 +282,14 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
 
 
 def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator[str]:
-    """Yield lines that describe the training, and notes on data, condition and process."""
+    """Yield lines that describe the training run, and notes on data, condition and process."""
     samples, training, names = model.learner.samples, data.training, data.training.classes
     again = f"continuing after {samples:,} samples; " if samples else ""
     condition = (
         "" if names is None else f" of {len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
     )
     if isinstance(training, Captioned):
-        condition = f" with captions, read by {training.encoder.name}"
+        condition = f" with captions, encoded by {training.encoder.name}"
     apart = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
     yield (
         f"{again}{len(training):,} examples{condition} ({apart}, statistics of {data.statistics.count:,}), "
@@ -329,7 +329,7 @@ def load_initial(network: nn.Module, source: Path, builder: Builder) -> dict[str
         raise error if str(error).startswith(INITIAL) else RecipeError(f"{INITIAL}={source}: {error}") from error
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"{INITIAL}={source} cannot be read ({error}): name a safetensors file, an exported model or a run"
+            f"{INITIAL}={source} cannot be read ({error}): give a safetensors file, an exported model or a run"
         ) from error
     load_module(network, tensors, INITIAL)
     digest = hashlib.sha256()

@@ -1,7 +1,8 @@
 """The outputs of a run: its record, `metrics.jsonl`, and optionally TensorBoard and Weights & Biases.
 
-`metrics.jsonl` holds only functions of configuration and seed, so that two runs can be compared byte for byte; times
-are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both files.
+`metrics.jsonl` contains only values that depend on configuration and seed, so that two runs can be compared byte for
+byte; durations are in `timing.jsonl`. A resumed run truncates `metrics.jsonl` to its checkpoint and continues both
+files.
 """
 
 import errno
@@ -63,7 +64,7 @@ def name_unreadable(dataset: Dataset, run_dir: Path) -> None:
 
 
 def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
-    """Return where the files are, and how to train on them."""
+    """Return where the files are, and how to draw samples."""
     lines = [
         f"done. In {run_dir}:",
         *(["  samples      samples/"] if (run_dir / "samples").is_dir() else []),
@@ -77,7 +78,7 @@ def ending(run_dir: Path, checkpoint: Path, dataset: Dataset) -> str:
 
 
 class Journal:
-    """A file of JSON lines, truncated to `position` bytes if given."""
+    """A JSON Lines file, truncated to `position` bytes if given."""
 
     def __init__(self, path: Path, position: int | None = None) -> None:
         self.path, self._failed = path, False
@@ -94,7 +95,7 @@ class Journal:
         except OSError as error:
             os.truncate(self._file.fileno(), before)
             if not self._failed:
-                log.warning("cannot write %s (%s): entries are dropped until there is room", self.path, error)
+                log.warning("cannot write %s (%s): entries are dropped until there is space", self.path, error)
             self._failed = True
         else:
             self._failed = False
@@ -120,7 +121,7 @@ class Tracker:
 
     Raises:
         BrokenLibraryError: If the library of a configured service cannot be imported.
-        RecipeError: If Weights & Biases does not start: no login, or no connection.
+        RecipeError: If Weights & Biases does not start because there is no login or no connection.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Tracker:
             self._failed.add(service)
 
     def cut(self, position: int) -> None:
-        """Drop the metrics after a position, when training returns to a checkpoint. The services keep both."""
+        """Drop the metrics after a position, when training returns to a checkpoint. The services keep both versions."""
         self._metrics.cut(position)
 
     @property

@@ -24,9 +24,9 @@ def validate(
     denoiser: Denoiser, dataset: Dataset, statistics: DataStatistics, settings: TrainSettings, runtime: Runtime,
     conditional: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure a denoiser on the first `validation.items` examples of a dataset, with a share of each batch per rank.
+    """Measure a denoiser on the first `validation.items` examples of a dataset; ranks divide each batch.
 
-    Times, noise and examples are the same at every call, so that two validations differ by the model alone.
+    Times, noise and examples are the same at every call, so that two validations differ only in the model. Raises
     RecipeError if too many files cannot be read.
 
     Returns:
@@ -34,7 +34,7 @@ def validate(
         `level`: for each level, its time and log-SNR, its training loss, and the mean squared error of x0.
         `band`: for each level, the squared error of x0 in each band relative to the data's power there: 0 is perfect,
             and 1 is no better than the mean of the data. Bands are in cycles per sample; the first is zero frequency.
-            For padded data, power and error are those of the valid part.
+            For padded data, only the valid part counts in power and error.
     """
     grid, loss, wanted, size = statistics.grid, settings.loss, settings.validation, settings.training.batch
     members, names = band_members(grid, wanted.bands)
@@ -46,7 +46,7 @@ def validate(
         losses, errors, power, hidden = 0.0, 0.0, *torch.zeros(2, len(names), dtype=torch.float64)
         for start in range(0, count, size):
             whole_batch = range(start, min(start + size, count))
-            # A rank without a share repeats another's, uncounted, because gathering sharded weights is collective.
+            # A rank without examples repeats another's, uncounted, because gathering sharded weights is collective.
             mine = whole_batch[runtime.process.rank :: runtime.process.world]
             items, counted = (mine, 1.0) if mine else (whole_batch[:1], 0.0)
             with as_recipe_error(UnreadableFilesError):
@@ -92,12 +92,12 @@ def band_members(grid: Grid, bands: int) -> tuple[Tensor, list[str]]:
 
 
 def _by_band(power: Tensor, members: Tensor) -> Tensor:
-    """Sum a power `(channels, *half_shape)` over channels and the bins of each band, shape `(bands,)`."""
+    """Return a power `(channels, *half_shape)` summed over channels and the bins of each band, `(bands,)`."""
     return (members * power.sum(0)).flatten(1).sum(1)
 
 
 def save_samples(job: Job, data: TrainingData, model: TrainingModel) -> str:
-    """Save samples of the averaged weights as one picture, with fixed seeds, and return a message."""
+    """Save samples drawn with the averaged weights and fixed seeds as one image, and return a message."""
     settings, samples = job.settings, model.learner.samples
     path = settings.run_dir / "samples" / f"{samples:012d}.png"
     seeds = derive_many(settings.seed, "sample", 0, range(settings.sampling.count))

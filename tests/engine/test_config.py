@@ -159,7 +159,7 @@ def test_a_mistake_is_told_beside_an_experiment_which_leaves_no_key_of_its_name(
         ("validation.bands=0", "validation: bands must be at least 1"),
         ("sampling.steps=0", "sampling: steps must be at least 1"),
         ("sampling.count=0", "sampling: count must be at least 1"),
-        ("guidance.interval=[5,1]", r"guidance: interval is .* must increase, got \[5.0, 1.0\]"),
+        ("guidance.interval=[5,1]", r"guidance: interval is .* increasing, got \[5.0, 1.0\]"),
         ("guidance.scale=nan", "guidance.scale: expected a number, got nan"),
         ("engine.threads=0", "engine: threads must be at least 1, got 0"),
         ("engine.workers=-1", "engine: workers must be at least 0, got -1"),

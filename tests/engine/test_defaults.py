@@ -84,7 +84,7 @@ def test_what_this_version_does_not_know_is_told_with_the_file(tmp_path: Path) -
     ):
         run_settings(config, path, Builder())
     configuration.write({**composed(), "old": 1}, path)
-    with pytest.raises(RecipeError, match="old: 1 -> not there"):
+    with pytest.raises(RecipeError, match="old: 1 -> missing"):
         Run(tmp_path).check_config(composed(), begun=True)
     for part in ({"_target_": "multisagd.networks.Gone"}, {**composed()["network"], "gone": 1}):
         with pytest.raises(RecipeError, match=r"config.yaml: .*another version of multisagd"):

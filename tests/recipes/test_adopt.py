@@ -331,7 +331,7 @@ def test_a_training_starts_from_another_run_or_an_exported_model(tmp_path: Path)
         (["training.conditional=false"], "does not fit the configured network: size mismatch: conditioning.labels"),
         (
             ["training.initial=nowhere"],
-            "training.initial=nowhere cannot be read .*name a safetensors file, an exported",
+            "training.initial=nowhere cannot be read .*give a safetensors file, an exported",
         ),
         (["training.initial=."], r"training.initial=\.: "),
     ],

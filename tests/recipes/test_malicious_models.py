@@ -218,8 +218,8 @@ FOREIGN: dict[str, tuple[Poison, str]] = {
     # It would be written into the experiment, and printed.
     "a scheduler named in colour": (updated(SCHEDULER, _class_name="DDPM\x1b[31m"), "is not the name of a class"),
     "a scheduler named by lines": (updated(SCHEDULER, _class_name=LINES), "is not the name of a class"),
-    "an environment variable": (updated(UNET, act_fn="${oc.env:SECRET}"), "texts that are not options"),
-    "a missing value": (updated(UNET, act_fn="???"), "texts that are not options"),
+    "an environment variable": (updated(UNET, act_fn="${oc.env:SECRET}"), "strings that are not options"),
+    "a missing value": (updated(UNET, act_fn="???"), "strings that are not options"),
     "a target": (updated(UNET, act_fn=SHELL), "cannot be built with these options"),
     "a target with shell syntax": (updated(UNET, act_fn={**SHELL, "command": "touch x; rm y"}), "not options of a"),
     "absurd width": (updated(UNET, block_out_channels=[10**9, 10**9]), DO_NOT_FIT),

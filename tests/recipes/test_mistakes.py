@@ -178,7 +178,7 @@ def test_open_model_lists_the_runs_nearby(tmp_path: Path) -> None:
 
 def test_held_names_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecipeError, match=r"cannot make the folder .*: choose another"), held(tmp_path / "file/x"):
+    with pytest.raises(RecipeError, match=r"cannot create the folder .*: choose another"), held(tmp_path / "file/x"):
         pass
 
 

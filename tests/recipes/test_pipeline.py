@@ -197,9 +197,9 @@ def test_from_pretrained_fetches_named_files_from_the_hub(
         with pytest.raises(BrokenLibraryError, match=r"huggingface_hub is not installed.*pip install .*hub"):
             Pipeline.from_pretrained("someone/digits", device="cpu")
     for name in ("../elsewhere/model", "a/b/c", "https://example.com/model", tmp_path / "nothing"):
-        with pytest.raises(RecipeError, match=r"there is no folder .* and it is not a name of a model on the hub"):
+        with pytest.raises(RecipeError, match=r"there is no folder .* and it is not the name of a model on the Hub"):
             Pipeline.from_pretrained(name, device="cpu")
-    with pytest.raises(RecipeError, match="revision=v1 is for models on the hub"):
+    with pytest.raises(RecipeError, match="revision=v1 is for models on the Hub"):
         Pipeline.from_pretrained(model, revision="v1", device="cpu")
 
 

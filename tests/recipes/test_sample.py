@@ -143,7 +143,7 @@ def test_sample_draws_from_the_chosen_checkpoint(
     for folder, checkpoint, message in (
         (trained, "64", r"there is no checkpoint after 64 samples in .*; there are 48, 96"),
         (trained, "best", r"checkpoint=best: expected last, or the samples seen .*: 48, 96"),
-        (exported, "96", "only holds the one after 48 samples"),
+        (exported, "96", "only contains the one after 48 samples"),
     ):
         with pytest.raises(RecipeError, match=message):
             draw(folder, f"checkpoint={checkpoint}")

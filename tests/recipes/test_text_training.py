@@ -130,7 +130,7 @@ def test_train_refuses_to_continue_with_another_encoder(copy: Path, words: list[
         (["labels=3"], r"labels=3: .*on text: give prompts"),
         (["guidance.scale=2"], "guidance.scale needs labels or prompts"),
         (["prompts=[]"], "prompts is empty"),
-        (["prompts=one", "prompts_file=list.txt"], "leave out one"),
+        (["prompts=one", "prompts_file=list.txt"], "remove one of them"),
         (["prompts_file=/missing.txt"], "cannot read /missing.txt"),
     ],
 )

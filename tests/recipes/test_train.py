@@ -123,7 +123,7 @@ def test_train_refuses_another_configuration_or_folder(tmp_path: Path) -> None:
         tiny_run(tmp_path / "run", "training.learning_rate=0.5", "spectrum=power_law", "every.log=16")
     message = str(caught.value)
     assert "training.learning_rate: 0.001 -> 0.5" in message
-    assert "spectrum.exponent: not there -> -0.06" in message
+    assert "spectrum.exponent: missing -> -0.06" in message
     assert "every.log" not in message
     assert "another run_dir" in message
     # A run without a checkpoint has learned nothing, so its configuration may change.
