@@ -16,8 +16,8 @@ from multisagd.analysis.profiles import axis_profile, radial_profile
 from multisagd.analysis.transfer import transfer_function
 from multisagd.integrations.discrete import DiscreteSchedule
 from multisagd.spectrum import even_power
+from tests.helpers.every_spectrum import EXAMPLES, GRID, WAVEFORM
 
-GRID = ms.Grid.of(frame=(4, 0.1, "s"), height=6, width=5)
 DATA = torch.randn((20, 1, 4, 6, 5), generator=torch.Generator().manual_seed(0))
 STATISTICS = ms.DataStatistics.measure([DATA], GRID)
 LOUD = ms.DataStatistics.measure([DATA * 3], GRID)
@@ -35,34 +35,19 @@ class Plain(ms.Spectrum):
         return torch.linspace(1, 2, grid.half_shape[-1]).expand(grid.half_shape) + torch.zeros(grid.half_shape)
 
 
-SPECTRA: dict[str, ms.Spectrum] = {
-    "flat": ms.Flat(2.0),
-    "offset": ms.Flat() + ms.Offset(0.5, axes=("frame",)),
-    "power law": ms.PowerLaw(-0.5).on(*SPATIAL),
-    "Gaussian": ms.Gaussian(0.3).on("width"),
-    "exponential": ms.Exponential(1.0).on("height"),
-    "low pass": ms.LowPass(0.2).on(*SPATIAL),
-    "band": ms.Band(0.1, 0.4).on(*SPATIAL),
-    "two bands": ms.TwoBand(),
-    "outside": ms.Outside(ms.Band(0.1, 0.3).on("width")),
-    "rings": ms.Rings((1.0, 2.0, 1.0)),
-    "autoregressive": ms.Autoregressive(0.5, axis="frame") ** 0.5,
-    "velocity": ms.VelocityTuned({"height": 13.0}, 0.2),
-    "harmonics": ms.HarmonicStop(2.5, width=2.4, axis="frame"),
-    "streaks": ms.Streaks(30.0) + 0.1,
-    "spots": ms.Spots({"height": 0.2, "width": 0.1}, radius=0.2) + 0.1,
-    "table": ms.Table(STATISTICS.power[0], GRID),
-    "a user's": Plain(),
-}
+SPECTRA = [
+    *(spectrum for name, spectrum in EXAMPLES.items() if name != "HarmonicStop"),
+    ms.Autoregressive(0.5, axis="frame") ** 0.5 * ms.Flat() + 0.1,
+    Plain(),
+]
 SMALL = GRID.resize((6, 4, 8))
 
 CALLS: dict[str, Callable[[], Any]] = {
-    "spectra": lambda: [ms.SpectralCovariance(each, GRID).power() for each in SPECTRA.values()],
-    "spectra on another grid": lambda: [
-        ms.SpectralCovariance(each, GRID).power((6, 4, 8)) for name, each in SPECTRA.items() if name != "harmonics"
-    ],
-    "even": lambda: even_power(SPECTRA["velocity"], SMALL),
-    "spectrum": lambda: SPECTRA["band"].power(GRID),
+    "spectra": lambda: [ms.SpectralCovariance(spectrum, GRID).power() for spectrum in SPECTRA],
+    "spectra on another grid": lambda: [ms.SpectralCovariance(each, GRID).power(SMALL.shape) for each in SPECTRA],
+    "harmonics": lambda: ms.SpectralCovariance(EXAMPLES["HarmonicStop"], WAVEFORM).power(),
+    "even": lambda: even_power(EXAMPLES["VelocityTuned"], SMALL),
+    "spectrum": lambda: EXAMPLES["Band"].power(GRID),
     "padded": lambda: ms.PaddedCovariance(ms.PowerLaw(-0.5).on(*SPATIAL), GRID, {"frame": 2}).power(),
     "frequencies": lambda: GRID.frequencies("height"),
     "radius": lambda: GRID.radius(SPATIAL),
@@ -87,7 +72,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "kernel": lambda: ms.Filtered.of_kernel(torch.ones((1, 3, 3), device="cpu"), GRID).transfer,
     "left": lambda: torch.tensor([each.snr for each in ms.terminal_snr(PROCESS, STATISTICS)], device="cpu"),
     "U-turn": lambda: ms.u_turn_correlation(PROCESS, STATISTICS, 0.5),
-    "modulation": lambda: ms.ColorShift(ms.Flat(), SPECTRA["velocity"])(0.5, GRID)[1],
+    "modulation": lambda: ms.ColorShift(ms.Flat(), EXAMPLES["VelocityTuned"])(0.5, GRID)[1],
     "restored": lambda: ms.GaussianRestoration.fit([DATA.double()], CORRUPTION).mean,
 }  # fmt: skip
 
