@@ -1,4 +1,4 @@
-"""Classes and captions of a folder from names, manifests and text files beside the media."""
+"""Classes and captions of a folder come from names, manifests and text files, and mistakes in them are named."""
 
 import json
 import os
@@ -20,11 +20,15 @@ IMAGE = Image(size=8)
 NAMES = ["3_ann_0.png", "3_bob_1.png", "10_ann_0.png", "9_ann_7.png"]
 
 
+def picture(path: Path, value: int = 0) -> None:
+    IMAGE.save(torch.full((3, 8, 8), value, dtype=torch.uint8), path)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Four pictures in one folder, whose grey value is their place in `NAMES`."""
     for value, name in enumerate(NAMES):
-        IMAGE.save(torch.full((3, 8, 8), value, dtype=torch.uint8), tmp_path / name)
+        picture(tmp_path / name, value)
     return tmp_path
 
 
@@ -38,27 +42,19 @@ def jsonl(root: Path, *rows: Any) -> Path:
 
 
 def classes(dataset: Folder) -> dict[str, str]:
-    assert dataset.classes is not None
-    return {file: dataset.classes[label] for file, label in zip(dataset.files, dataset.labels, strict=True)}  # type: ignore[index]
+    return {file: dataset.classes[label] for file, label in zip(dataset.files, dataset.labels, strict=True)}
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(?P<label>\d+)_.*", r"^(\d+)_", r"(\d+)", r"(?P<speaker>x)?(?P<label>\d+)_"], ids=str
-)
-def test_classes_from_names(root: Path, pattern: str) -> None:
+@pytest.mark.parametrize("pattern", [r"(?P<label>\d+)_.*", r"^(\d+)_", r"(\d+)", r"(?P<speaker>x)?(?P<label>\d+)_"])
+def test_labels_from_names_search_the_file_name_only(root: Path, pattern: str) -> None:
     dataset = Folder(IMAGE, root, labels="name", pattern=pattern)
     assert dataset.classes == ("3", "9", "10")
     assert classes(dataset) == {name: name.split("_")[0] for name in NAMES}
     batch = dataset.batch(range(4))
-    assert batch.labels is not None
     assert batch.labels.tolist() == dataset.labels
     assert batch.texts is None
-
-
-def test_names_of_folders_are_not_searched(root: Path) -> None:
-    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), root / "7_zoe" / "2_ann_0.png")
-    dataset = Folder(IMAGE, root, labels="name", pattern=r"(\d+)_")
-    assert classes(dataset)["7_zoe/2_ann_0.png"] == "2"
+    picture(root / "7_zoe" / "2_ann_0.png")
+    assert classes(Folder(IMAGE, root, labels="name", pattern=pattern))["7_zoe/2_ann_0.png"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -73,27 +69,26 @@ def test_names_of_folders_are_not_searched(root: Path) -> None:
     ],
     ids=lambda names: str(names)[:40],
 )
-def test_classes_are_sorted_with_numbers_by_value(names: list[str], expected: tuple[str, ...]) -> None:
+def test_number_sorts_classes_with_numbers_by_value(names: list[str], expected: tuple[str, ...]) -> None:
     found, numbers = number(names)
     assert found == expected
     assert [found[each] for each in numbers] == names
 
 
-def test_match_chooses_files_by_their_path(root: Path) -> None:
-    IMAGE.save(torch.zeros(3, 8, 8, dtype=torch.uint8), root / "more" / "1_ann_5.png")
+def test_folder_match_selects_files_by_their_path(root: Path) -> None:
+    picture(root / "more" / "1_ann_5.png")
     assert Folder(IMAGE, root, match=r"_0\.png$").files == ["10_ann_0.png", "3_ann_0.png"]
     assert Folder(IMAGE, root, match="^more/").files == ["more/1_ann_5.png"]
     listed = manifest(root, "file,label\n3_ann_0.png,x\nabsent_1.png,y\n")
     assert Folder(IMAGE, root, manifest=listed, match=r"_0\.png$").files == ["3_ann_0.png"]
+    with pytest.raises(FileNotFoundError, match=r"match='wav' selects no file under "):
+        Folder(IMAGE, root, match="wav")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"labels": "name", "pattern": "(a"},
-            r"pattern='\(a' is not a regular expression: missing .* at position 0",
-        ),
+        ({"labels": "name", "pattern": "(a"}, r"pattern='\(a' is not a regular expression: .* at position 0"),
         ({"match": "a["}, r"match='a\[' is not a regular expression: .* at position 1"),
         ({"labels": "name", "pattern": "[0-9]"}, r"no group .*\(\?P<label>"),
         ({"labels": "name", "pattern": r"_bob_(\d)"}, r"pattern='_bob_.*' finds no class in the name of 10_ann_0\.png"),
@@ -106,18 +101,13 @@ def test_match_chooses_files_by_their_path(root: Path) -> None:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_settings_that_make_no_sense_are_refused(root: Path, options: dict[str, Any], message: str) -> None:
+def test_folder_refuses_incompatible_settings(root: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Folder(IMAGE, root, **options)
 
 
-def test_nothing_that_matches_is_an_error(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"match='wav' selects no file under "):
-        Folder(IMAGE, root, match="wav")
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
+def test_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
     rows = [("9_ann_7.png", "10", 'a "red", square'), ("./3_ann_0.png", "two", ""), ("10_ann_0.png", "9", "Grün")]
     if kind == "csv":
         lines = [f'{file},x,{label},"{text.replace(chr(34), chr(34) * 2)}"' for file, label, text in rows]
@@ -137,62 +127,51 @@ def test_a_manifest_lists_files_labels_and_texts(root: Path, kind: str) -> None:
     assert Folder(IMAGE, root, "none", manifest=path, captions="none").batch([0])[1:] == (None,) * 4
 
 
-def test_columns_that_are_not_there_give_nothing(root: Path) -> None:
+def test_manifest_columns_are_optional(root: Path) -> None:
     labels = Folder(IMAGE, root, manifest=manifest(root, "label,file\n1,3_ann_0.png\n"))
     assert (labels.classes, labels.texts) == (("1",), None)
     texts = Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "text": "one"}))
     assert (texts.classes, texts.texts) == (None, ["one"])
     with pytest.raises(ValueError, match="column label"):
         Folder(IMAGE, root, labels="manifest", manifest=root / "list.jsonl")
-    whole = jsonl(root, {"file": "3_ann_0.png", "label": 7})
-    assert Folder(IMAGE, root, manifest=whole).classes == ("7",)
+    assert Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "label": 7})).classes == ("7",)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ("name,label\na,b\n", r"list.csv:1: no column file among name, label"),
-        ("", r"list.csv:1: no column file among none"),
-        ("file,class\n3_ann_0.png,b\n", "lists no file with a label or text"),
-        ("file,label\n", "lists no file with a label or text"),
-        ("file,label,label\na,b,c\n", r"list.csv:1: a column is repeated"),
-        ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", r"list.csv:3: more values than columns"),
-        ("file,label\n3_ann_0.png\n", "lists no file with a label or text"),
-        ("file,label\n3_ann_0.png,\n", r"list.csv:2: label is missing or empty"),
-        ("file,label\n,a\n", r"list.csv:2: file is missing or empty"),
-        ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", r"list.csv:3: label is missing here"),
-        ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", r"list.csv:3: 3_ann_0.png is already in line 2"),
-        ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png should be a path under root"),
-        ("file,label\n/etc/secret.png,a\n", r"list.csv:2: /etc/secret\.png should be a path under root"),
-        ('file,label\n"3_ann_0.png,a\n', r"list.csv:2: invalid CSV: unexpected end of data"),
-        ("file,label\n3_ann_0.png,a\nlist.csv,b\n", r"list.csv:3: list.csv does not end in \.png"),
-    ],
-    ids=lambda value: value if value.startswith("list") else "",
-)
-def test_a_wrong_table_is_told_with_its_line(root: Path, rows: str, message: str) -> None:
+GOOD = {"file": "3_ann_0.png", "label": "a"}
+WRONG = [
+    ("name,label\na,b\n", "list.csv:1: no column file among name, label"),
+    ("", "list.csv:1: no column file among none"),
+    ("file,class\n3_ann_0.png,b\n", "lists no file with a label or text"),
+    ("file,label\n", "lists no file with a label or text"),
+    ("file,label,label\na,b,c\n", "list.csv:1: a column is repeated"),
+    ("file,label\n3_ann_0.png,a\n3_bob_1.png,b,c\n", "list.csv:3: more values than columns"),
+    ("file,label\n3_ann_0.png\n", "lists no file with a label or text"),
+    ("file,label\n3_ann_0.png,\n", "list.csv:2: label is missing or empty"),
+    ("file,label\n,a\n", "list.csv:2: file is missing or empty"),
+    ("file,label\n3_ann_0.png,a\n3_bob_1.png\n", "list.csv:3: label is missing here"),
+    ("file,label\n3_ann_0.png,a\n./3_ann_0.png,a\n", "list.csv:3: 3_ann_0.png is already in line 2"),
+    ("file,label\n../secret.png,a\n", r"list.csv:2: \.\./secret\.png should be a path under root"),
+    ("file,label\n/etc/secret.png,a\n", r"list.csv:2: /etc/secret\.png should be a path under root"),
+    ('file,label\n"3_ann_0.png,a\n', "list.csv:2: invalid CSV: unexpected end of data"),
+    ("file,label\n3_ann_0.png,a\nlist.csv,b\n", r"list.csv:3: list.csv does not end in \.png"),
+    ((GOOD, '{"file": "3_ann_0.png", "label"'), "list.jsonl:2: invalid JSON: .*column"),
+    ((GOOD, "[1, 2]"), r"list.jsonl:2: each line should be one JSON object, got \[1, 2\]"),
+    ((GOOD, "[" * 100_000), "list.jsonl:2: invalid JSON: "),
+    ((GOOD, {"label": "a"}), "list.jsonl:2: file is missing or empty"),
+    ((GOOD, {"file": "3_bob_1.png", "label": ["a"]}), r"list.jsonl:2: label should be text, got \['a'\]"),
+    ((GOOD, {"file": "3_bob_1.png", "label": True}), "list.jsonl:2: label should be text, got True"),
+    ((GOOD, {"file": "3_bob_1.png"}), "list.jsonl:2: label is missing here"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_manifest_mistakes_are_named_with_their_line(root: Path, content: Any, message: str) -> None:
+    path = manifest(root, content) if isinstance(content, str) else jsonl(root, *content)
     with pytest.raises(ValueError, match=message):
-        Folder(IMAGE, root, manifest=manifest(root, rows))
+        Folder(IMAGE, root, manifest=path)
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ('{"file": "3_ann_0.png", "label"', r"list.jsonl:2: invalid JSON: .*column"),
-        ("[1, 2]", r"list.jsonl:2: each line should be one JSON object, got \[1, 2\]"),
-        ("[" * 100_000, r"list.jsonl:2: invalid JSON: "),
-        ({"label": "a"}, r"list.jsonl:2: file is missing or empty"),
-        ({"file": "3_bob_1.png", "label": ["a"]}, r"list.jsonl:2: label should be text, got \['a'\]"),
-        ({"file": "3_bob_1.png", "label": True}, r"list.jsonl:2: label should be text, got True"),
-        ({"file": "3_bob_1.png"}, r"list.jsonl:2: label is missing here"),
-    ],
-    ids=["cut", "list", "deep", "nofile", "nested", "truth", "nolabel"],
-)
-def test_a_wrong_line_of_json_is_told(root: Path, row: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Folder(IMAGE, root, manifest=jsonl(root, {"file": "3_ann_0.png", "label": "a"}, row))
-
-
-def test_files_that_are_not_there_are_told_with_their_line(root: Path) -> None:
+def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
     path = manifest(root, "file,label\n3_ann_0.png,a\nabsent.png,b\n")
     with pytest.raises(FileNotFoundError, match=r"list.csv:3: there is no file absent.png under"):
         Folder(IMAGE, root, manifest=path)
@@ -205,7 +184,7 @@ def test_files_that_are_not_there_are_told_with_their_line(root: Path) -> None:
         read_manifest(path)
 
 
-def test_captions_beside_the_files(root: Path) -> None:
+def test_captions_from_sidecars(root: Path) -> None:
     for value, name in enumerate(NAMES):
         (root / name).with_suffix(".txt").write_text(f" number {value}\n", encoding="utf-8")
     dataset = Folder(IMAGE, root, captions="sidecar")
@@ -226,7 +205,7 @@ def test_captions_from_classes(root: Path) -> None:
     assert dataset.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
 
 
-def test_the_fingerprint_changes_with_labels_and_texts(root: Path) -> None:
+def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
     lines = "file,label,text\n3_ann_0.png,{},{}\n3_bob_1.png,b,x\n"
     found = {
         Folder(IMAGE, root, manifest=manifest(root, lines.format(*words))).fingerprint
@@ -235,15 +214,26 @@ def test_the_fingerprint_changes_with_labels_and_texts(root: Path) -> None:
     assert len(found) == 3
 
 
-def test_a_batch_has_texts_if_every_example_has_one() -> None:
+def test_collate_keeps_labels_and_texts_if_every_example_has_them() -> None:
     x0 = torch.zeros(1, 2)
     assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
     assert collate([Example(x0, text="a"), Example(x0)]).texts is None
     assert collate([Example(x0, 1), Example(x0, 2)])[1].tolist() == [1, 2]
 
 
+def test_collate_stacks_masks_of_one_channel_and_of_all() -> None:
+    x0, one = torch.zeros(2, 3), torch.tensor([[True, False, True]])
+    every = torch.tensor([[True, True, False], [False, True, True]])
+    assert collate([Example(x0), Example(x0)]).mask is None
+    assert collate([Example(x0, mask=one), Example(x0)]).mask.tolist() == [one.tolist(), [[True] * 3]]
+    mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
+    assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
+    with pytest.raises(ValueError, match=r"of shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
+        collate([Example(x0, mask=one[0])])
+
+
 @pytest.mark.skipif("MULTISAGD_DATA" not in os.environ, reason="MULTISAGD_DATA names no folder of real data")
-def test_spoken_digits_say_class_speaker_and_part_in_their_names() -> None:
+def test_folder_of_spoken_digits_has_classes_and_speakers_from_names() -> None:
     root = Path(os.environ["MULTISAGD_DATA"]) / "audio" / "fsdd" / "recordings"
     wave: Any = SimpleNamespace(suffixes=(".wav",))
     digits = Folder(wave, root, labels="name", pattern=r"^(?P<label>\d)_", match=r"_([5-9]|[1-9][0-9])\.wav$")
@@ -252,17 +242,3 @@ def test_spoken_digits_say_class_speaker_and_part_in_their_names() -> None:
     speakers = Folder(wave, root, labels="name", pattern=r"^\d_([a-z]+)_", captions="labels")
     assert speakers.classes == ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
     assert Counter(speakers.texts) == dict.fromkeys(speakers.classes, 500)
-
-
-def test_masks_of_one_channel_and_of_all_are_stacked() -> None:
-    x0, one = torch.zeros(2, 3), torch.tensor([[True, False, True]])
-    every = torch.tensor([[True, True, False], [False, True, True]])
-    assert collate([Example(x0), Example(x0)]).mask is None
-    mask = collate([Example(x0, mask=one), Example(x0)]).mask
-    assert mask is not None
-    assert mask.tolist() == [one.tolist(), [[True] * 3]]
-    mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask
-    assert mask is not None
-    assert mask.tolist() == [one.repeat(2, 1).tolist(), [[True] * 3] * 2, every.tolist()]
-    with pytest.raises(ValueError, match=r"of shape \(1, 3\), or \(2, 3\) if it differs among channels, got \(3,\)"):
-        collate([Example(x0, mask=one[0])])

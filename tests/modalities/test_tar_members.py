@@ -1,8 +1,10 @@
-"""Tar archives as they come: what tools write is read, and what is damaged, truncated or made to mislead is named."""
+"""Tar archives that tools write are read, and damaged, truncated or misleading ones are refused by name."""
 
 import gzip
 import io
 import random
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +14,17 @@ import pytest
 
 from modalities.tar_index import Looked, ShardIndex
 from modalities.tar_members import Ahead, Member, members
+from tests.helpers.archives import archive
 
 LOOKED = Looked(("jpg", "png"))
 
 
-def archive(*entries: tuple[str, bytes] | tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT, **more: Any) -> bytes:
-    """Write an archive of files, or of whatever a header says."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form, **more) as tar:
-        for entry in entries:
-            header = entry if isinstance(entry, tarfile.TarInfo) else tarfile.TarInfo(entry[0])
-            content = b"" if isinstance(entry, tarfile.TarInfo) else entry[1]
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return out.getvalue()
-
-
 def listed(data: bytes) -> list[Member]:
     return list(members(lambda start, stop: data[start:stop], len(data)))
+
+
+def names_of(index: ShardIndex) -> list[str]:
+    return [index.names[place] for place in range(len(index))]
 
 
 def built(data: bytes, block: int = 4096) -> ShardIndex:
@@ -50,32 +45,28 @@ PLAIN = archive(("a.jpg", b"A" * 700), ("b.jpg", b"B" * 512), ("b.cls", b"3"))
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_those_that_tarfile_finds(form: int) -> None:
+def test_members_are_those_of_tarfile(form: int) -> None:
     names = ["a.jpg", "deep/er/b.jpg", "ünicode.png", f"{'long/' * 30}{'x' * 60}.jpg", "empty.jpg"]
     data = archive(*((name, bytes([n]) * (n * 400)) for n, name in enumerate(reversed(names))), form=form)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(each.name, each.offset_data, each.size) for each in tar]
     assert [(each.name, each.start, each.size) for each in listed(data)] == expected
-    # In pieces of any size it is the same.
     for block in (1, 512, 700, 10_000_000):
         ahead = Ahead(lambda start, stop: data[start:stop], len(data), block)
         assert list(members(ahead, len(data))) == listed(data)
 
 
-def test_sizes_beyond_eight_gigabytes() -> None:
-    """Only the headers are there; the rest is read as if it were."""
-    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        header = tarfile.TarInfo("huge.jpg")
-        header.size = 9 << 30
-        head = header.tobuf(form)
-        size = len(head) + (9 << 30) + 1024
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_may_be_larger_than_eight_gigabytes(form: int) -> None:
+    header = tarfile.TarInfo("huge.jpg")
+    header.size = 9 << 30
+    head = header.tobuf(form)
 
-        def read(start: int, stop: int, head: bytes = head) -> bytes:
-            return (head + bytes(1024))[start:stop] if start < len(head) else bytes(stop - start)
+    def read(start: int, stop: int) -> bytes:
+        return (head + bytes(1024))[start:stop] if start < len(head) else bytes(stop - start)
 
-        assert [(each.name, each.start, each.size) for each in members(read, size)] == [
-            ("huge.jpg", len(head), 9 << 30)
-        ]
+    (member,) = members(read, len(head) + (9 << 30) + 1024)
+    assert (member.name, member.start, member.size) == ("huge.jpg", len(head), 9 << 30)
 
 
 def special(kind: bytes, name: str = "x.jpg") -> tarfile.TarInfo:
@@ -84,43 +75,27 @@ def special(kind: bytes, name: str = "x.jpg") -> tarfile.TarInfo:
     return header
 
 
-def test_links_devices_and_folders_are_passed_over() -> None:
+def test_tar_index_ignores_links_devices_and_folders() -> None:
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     data = archive(*map(special, kinds), ("real.jpg", b"data"), special(tarfile.SYMTYPE, "real.txt"))
-    assert [each.kind for each in listed(data)] == [
-        "link",
-        "link",
-        "device",
-        "device",
-        "pipe",
-        "folder",
-        "file",
-        "link",
-    ]
+    expected = ["link", "link", "device", "device", "pipe", "folder", "file", "link"]
+    assert [each.kind for each in listed(data)] == expected
     index = built(data)
-    assert (len(index), index.names[0], index.captioned.any()) == (1, "real.jpg", False)
+    assert (names_of(index), index.captioned.any()) == (["real.jpg"], False)
 
 
-def test_names_are_keys_and_nothing_else() -> None:
+def test_tar_index_keeps_names_and_ignores_hidden_files() -> None:
     names = ["c\nd.jpg", "C:\\e.jpg", "a../f.jpg", "bad\udcff.jpg"]
-    index = built(archive(*((name, b"x") for name in names)))
-    assert [index.names[place] for place in range(len(index))] == names
+    assert names_of(built(archive(*((name, b"x") for name in names)))) == names
+    assert names_of(built(archive(("BZhang/a.jpg", b"x")))) == ["BZhang/a.jpg"], "this name begins like a bzip2 file"
+    hidden = ["._a.jpg", "__meta__.jpg", "README", "a.other"]
+    assert names_of(built(archive(*((name, b"x") for name in [*hidden, "d.ir/a.JPG"])))) == ["d.ir/a.JPG"]
 
 
 @pytest.mark.parametrize("name", ["../../etc/a.jpg", "/etc/b.jpg", "a/../../b.jpg"])
-def test_names_that_lead_out_are_refused(name: str) -> None:
+def test_tar_index_refuses_names_that_lead_out(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' leads out of the archive"):
         built(archive((name, b"x")))
-
-
-def test_hidden_files_and_what_has_no_ending_are_no_examples() -> None:
-    data = archive(("._a.jpg", b"x"), ("__meta__.jpg", b"x"), ("README", b"x"), ("d.ir/a.JPG", b"x"), ("a.other", b"x"))
-    index = built(data)
-    assert [index.names[place] for place in range(len(index))] == ["d.ir/a.JPG"]
-
-
-def test_a_name_that_begins_like_a_compressed_file_is_a_name() -> None:
-    assert built(archive(("BZhang/a.jpg", b"x"))).names[0] == "BZhang/a.jpg"
 
 
 def pax(records: bytes, kind: bytes = b"x", size: bytes | None = None) -> bytes:
@@ -182,66 +157,63 @@ MISLEADING: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("data", "message"), MISLEADING.values(), ids=list(MISLEADING))
 @pytest.mark.timeout(20)
-def test_what_is_damaged_or_misleading_is_refused(data: bytes, message: str) -> None:
+def test_tar_index_refuses_damaged_and_misleading_archives(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(data)
 
 
-def test_what_tools_add_is_read() -> None:
+def test_members_read_extended_headers() -> None:
     extended = pax(record("path", "päx.jpg") + record("mtime", "1.5") + record("comment", ""))
     assert built(extended).names[0] == "päx.jpg"
     assert listed(pax(record("comment", "0123456789abcdef"), b"g")) == [
         each._replace(header=each.header + 1024) for each in listed(PLAIN)
     ]
-    # A name by pax, and then GNU's: the last says it, and the size of one header is not that of another.
+    # A size by pax and then GNU's long name: both describe the same member.
     both = pax(record("size", "700"))[:1024] + pax(b"long.jpg\0", b"L")
     assert next((each.name, each.size) for each in listed(both)) == ("long.jpg", 700)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_damage_is_refused_or_harmless(seed: int) -> None:
-    """Whatever bits change, reading ends, and no place lies outside the archive."""
-    draw = random.Random(seed)
-    for _ in range(400):
-        data = bytearray(PLAIN)
-        for _ in range(draw.randint(1, 8)):
-            place = draw.choice([draw.randrange(len(data)), draw.randrange(512), 1536 + draw.randrange(512)])
-            data[place] ^= 1 << draw.randrange(8)
-        damaged = bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
-        try:
-            found = listed(damaged)
-        except ValueError:
-            continue
-        assert all(each.header >= 0 and each.start + each.size <= len(damaged) for each in found)
+def test_members_of_randomly_damaged_archives_are_refused_or_within_bounds() -> None:
+    for draw in map(random.Random, range(4)):
+        for _ in range(400):
+            data = bytearray(PLAIN)
+            for _ in range(draw.randint(1, 8)):
+                place = draw.choice([draw.randrange(len(data)), draw.randrange(512), 1536 + draw.randrange(512)])
+                data[place] ^= 1 << draw.randrange(8)
+            damaged = bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
+            try:
+                found = listed(damaged)
+            except ValueError:
+                continue
+            assert all(each.header >= 0 and each.start + each.size <= len(damaged) for each in found)
 
 
-def test_classes_and_captions_from_every_place() -> None:
+def test_tar_index_takes_classes_and_captions_from_text_and_json() -> None:
     data = archive(
         ("1.jpg", b"x"), ("1.cls", b" 7\n"), ("1.txt", "\ufeffun chat ".encode()),
         ("2.json", b'{"label": 3, "text": "dog", "other": [1, {}]}'), ("2.jpg", b"x"),
-        # Files of an example need not follow one another, and .cls and .txt say more than .json.
+        # Files of an example need not be adjacent, and .cls and .txt override .json.
         ("3.json", b'{"label": "json", "text": "json"}'), ("4.jpg", b"x"), ("3.jpg", b"x"), ("3.cls", b"cls"),
         ("3.txt", b"txt"),
         ("5.json", b'{"label": null}'), ("5.jpg", b"x"), ("6.json", b'{"label": "no media"}'),
     )  # fmt: skip
     index = built(data)
-    names = [index.names[place] for place in range(len(index))]
-    assert names == ["1.jpg", "2.jpg", "4.jpg", "3.jpg", "5.jpg"]
+    assert names_of(index) == ["1.jpg", "2.jpg", "4.jpg", "3.jpg", "5.jpg"]
     assert [index.classes[place] if place >= 0 else None for place in index.label] == ["7", "3", None, "cls", None]
     assert [index.texts[place] for place in range(len(index))] == ["un chat", "dog", "", "txt", ""]
     assert index.captioned.tolist() == [True, True, False, True, False]
 
 
-def test_an_index_is_the_same_after_it_was_kept() -> None:
+def test_tar_index_round_trips_through_bytes() -> None:
     index = built(archive(("a.jpg", b"x"), ("a.txt", b"text"), ("b.jpg", b""), ("b.cls", b"cat"), ("b\udcff.jpg", b"")))
     again = ShardIndex.unpack(index.pack())
     assert again.pack() == index.pack()
     assert again.digest == index.digest
-    assert [again.names[place] for place in range(3)] == ["a.jpg", "b.jpg", "b\udcff.jpg"]
+    assert names_of(again) == ["a.jpg", "b.jpg", "b\udcff.jpg"]
     assert len(ShardIndex.unpack(built(archive()).pack())) == 0
 
 
-def test_digests_tell_what_differs() -> None:
+def test_tar_index_digest_depends_on_every_part() -> None:
     variants = [
         archive(("a.jpg", b"x"), ("a.txt", b"t"), ("b.jpg", b"x"), ("b.txt", b"u")),
         archive(("b.jpg", b"x"), ("b.txt", b"u"), ("a.jpg", b"x"), ("a.txt", b"t")),
@@ -279,26 +251,20 @@ def forged(change: Callable[[ShardIndex], Any]) -> bytes:
         forged(lambda index: object.__setattr__(index, "length", 1 << 70)),
     ],
 )  # fmt: skip
-def test_an_index_that_was_damaged_or_forged_counts_as_none(content: bytes) -> None:
+def test_tar_index_refuses_damaged_and_forged_bytes(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an index|invalid"):
         ShardIndex.unpack(content)
 
 
-def test_real_tools_write_what_is_read(tmp_path: Path) -> None:
-    import shutil
-    import subprocess
-
-    if shutil.which("tar") is None:
-        pytest.skip("there is no tar here")
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the program tar")
+def test_tar_index_reads_archives_of_the_program_tar(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.txt", f"{'n' * 150}.jpg"):
         (tmp_path / name).write_bytes(name.encode() * 50)
     (tmp_path / "link.jpg").symlink_to("a.jpg")
+    files = sorted(path.name for path in tmp_path.iterdir())
     for form in ("ustar", "gnu", "pax", "v7"):
-        names = [path.name for path in tmp_path.iterdir() if form not in ("v7", "ustar") or len(path.name) < 100]
-        command = ["tar", f"--format={form}", "-cf", "out.tar_", *sorted(names)]
+        names = [name for name in files if form not in ("v7", "ustar") or len(name) < 100]
+        command = ["tar", f"--format={form}", "-cf", "out.tar_", *names]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-        index = built((tmp_path / "out.tar_").read_bytes())
-        assert [index.names[place] for place in range(len(index))] == sorted(
-            name for name in names if name.endswith(".jpg") and name != "link.jpg"
-        )
-        (tmp_path / "out.tar_").unlink()
+        found = names_of(built((tmp_path / "out.tar_").read_bytes()))
+        assert found == [name for name in names if name.endswith(".jpg") and name != "link.jpg"], form

@@ -1,5 +1,6 @@
-"""Text encoders: what they give, what they keep, and what they refuse; all with random weights made here."""
+"""Text encoders return the last states of their models, cache them safely and load nothing but safetensors."""
 
+import json
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load, save_file
 
 from modalities.base import Batch
 from modalities.captions import Captioned
@@ -27,12 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("encoder") / "bert")
 
 
-def picture(path: Path, value: int) -> None:
-    IMAGE.save(torch.full((3, 8, 8), value, dtype=torch.uint8), path)
-
-
 def count_calls(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Return a list that grows by the tokens of each call of the model."""
+    """Return a list to which each call of the model appends its tokens."""
     calls: list[list[int]] = []
     real = encoder._model.forward
 
@@ -45,7 +43,7 @@ def count_calls(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> list[l
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
-def test_embeddings_are_the_models_last_states(tmp_path: Path, kind: str) -> None:
+def test_text_encoder_returns_the_last_states_of_the_model(tmp_path: Path, kind: str) -> None:
     path = tiny_encoder(tmp_path / kind, kind)
     encoder = TextEncoder(str(path), max_tokens=12)
     embeddings = encoder(TEXTS)
@@ -65,20 +63,16 @@ def test_embeddings_are_the_models_last_states(tmp_path: Path, kind: str) -> Non
     assert encoder(["", ""]).shape == (2, 0, WIDTH)
 
 
-def test_an_embedding_does_not_depend_on_its_batch(folder: Path) -> None:
+def test_text_encoder_cuts_long_texts_and_ignores_the_rest_of_a_batch(folder: Path) -> None:
     one, many = TextEncoder(str(folder), max_tokens=8), TextEncoder(str(folder), max_tokens=8)
     assert torch.equal(one(["red"])[0], many(["a blue square on the left", "red", "circle"])[1, :3])
-
-
-def test_long_texts_are_cut(folder: Path) -> None:
-    encoder = TextEncoder(str(folder), max_tokens=4)
-    assert encoder(["a red circle on the left"]).shape == (1, 4, WIDTH)
+    assert TextEncoder(str(folder), max_tokens=4)(["a red circle on the left"]).shape == (1, 4, WIDTH)
     for tokens in (0, 13):
         with pytest.raises(ValueError, match=rf"max_tokens={tokens} of .* from 1 to 12"):
             TextEncoder(str(folder), max_tokens=tokens)
 
 
-def test_each_text_is_encoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_encoder_encodes_each_text_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")
     calls = count_calls(first, monkeypatch)
     embeddings = first(TEXTS)
@@ -89,7 +83,7 @@ def test_each_text_is_encoded_once(folder: Path, tmp_path: Path, monkeypatch: py
     again = count_calls(second, monkeypatch)
     assert torch.equal(second(TEXTS), embeddings)
     assert again == []
-    # Cut to four tokens, one of them is another text.
+    # Cut to four tokens, one of the texts differs.
     third = TextEncoder(str(folder), max_tokens=4, cache=tmp_path / "cache")
     again = count_calls(third, monkeypatch)
     third(TEXTS)
@@ -100,129 +94,114 @@ def test_each_text_is_encoded_once(folder: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of files as POSIX has them")
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_the_cache_is_as_open_as_the_folders_it_lies_in(folder: Path, tmp_path: Path, mask: int) -> None:
-    before = os.umask(mask)
-    try:
-        TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")(["red"])
-    finally:
-        os.umask(before)
-    (path,) = (tmp_path / "cache").rglob("*.safetensors")
-    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+def test_text_cache_has_the_permissions_of_new_files(folder: Path, tmp_path: Path) -> None:
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        try:
+            TextEncoder(str(folder), max_tokens=8, cache=tmp_path / str(mask))(["red"])
+        finally:
+            os.umask(before)
+        (path,) = (tmp_path / str(mask)).rglob("*.safetensors")
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
-def test_a_damaged_file_is_made_anew(folder: Path, tmp_path: Path, damage: str) -> None:
-    expected = TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(["red", "a red circle"])
+def test_text_cache_replaces_damaged_files(folder: Path, tmp_path: Path, damage: str) -> None:
+    texts = ["red", "a red circle"]
+    expected = TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(texts)
     for path in tmp_path.rglob("*.safetensors"):
         data = path.read_bytes()
         # A flipped bit in a number is still a well-formed file.
         flipped = data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
         path.write_bytes({"truncated": data[:-8], "flipped": flipped, "empty": b"", "other": b"no tensor" * 9}[damage])
-    assert torch.equal(TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(["red", "a red circle"]), expected)
-    assert torch.equal(TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(["red", "a red circle"]), expected)
+    for _ in range(2):
+        assert torch.equal(TextEncoder(str(folder), max_tokens=8, cache=tmp_path)(texts), expected)
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_models_do_not_share_a_cache(folder: Path, tmp_path: Path) -> None:
-    other = tiny_encoder(tmp_path / "other", seed=1)
-    cache = tmp_path / "cache"
+def test_text_cache_is_separate_for_each_model(folder: Path, tmp_path: Path) -> None:
+    other, cache = tiny_encoder(tmp_path / "other", seed=1), tmp_path / "cache"
+    before = torch.get_rng_state()
     one, two = (TextEncoder(str(path), max_tokens=8, cache=cache) for path in (folder, other))
+    assert torch.equal(torch.get_rng_state(), before), "loading changes the global random state"
     assert one.fingerprint != two.fingerprint
     assert not torch.equal(one(["red"]), two(["red"]))
     assert len(list(cache.iterdir())) == 2
 
 
-def test_loading_leaves_the_random_numbers_alone(folder: Path) -> None:
-    torch.manual_seed(5)
-    TextEncoder(str(folder), max_tokens=8)
-    drawn = torch.rand(())
-    torch.manual_seed(5)
-    assert torch.equal(drawn, torch.rand(()))
-
-
-def test_only_safetensors_are_loaded(tmp_path: Path) -> None:
-    path = tiny_encoder(tmp_path / "pickled")
-    tensors = transformers.BertModel.from_pretrained(path).state_dict()
-    (path / "model.safetensors").unlink()
+def test_text_encoder_refuses_pickles_and_incomplete_weights(tmp_path: Path) -> None:
+    path = tiny_encoder(tmp_path / "encoder")
+    weights = path / "model.safetensors"
+    tensors = load(weights.read_bytes())
+    save_file({name: each for name, each in tensors.items() if "key" not in name}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"are incomplete: encoder\.layer\.0\.attention\.self\.key\.bias"):
+        TextEncoder(str(path), max_tokens=8)
+    weights.unlink()
     torch.save(tensors, path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"cannot load the text encoder .*pickled.*safetensors"):
+    with pytest.raises(ValueError, match=r"cannot load the text encoder .*safetensors"):
         TextEncoder(str(path), max_tokens=8)
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+def test_text_encoder_does_not_run_code_that_comes_with_a_model(tmp_path: Path) -> None:
     path = tiny_encoder(tmp_path / "code")
-    text = (path / "config.json").read_text()
-    (path / "config.json").write_text(
-        text.replace('"model_type": "bert"', '"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}')
-    )
+    config = json.loads((path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}
+    (path / "config.json").write_text(json.dumps(config))
     (path / "mine.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
     with pytest.raises(ValueError, match="cannot load the text encoder"):
         TextEncoder(str(path), max_tokens=8)
     assert not (tmp_path / "owned").exists()
 
 
-def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    path = tiny_encoder(tmp_path / "partial")
-    tensors = load_file(path / "model.safetensors")
-    save_file(
-        {name: t for name, t in tensors.items() if "key" not in name}, path / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(ValueError, match=r"are incomplete: encoder\.layer\.0\.attention\.self\.key\.bias"):
-        TextEncoder(str(path), max_tokens=8)
-
-
-def test_no_transformers_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_encoder_without_transformers_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BrokenLibraryError, match=r"pip install .*transformers"):
         TextEncoder("any")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_cache_that_cannot_be_made_is_an_error(folder: Path, tmp_path: Path) -> None:
+def test_text_cache_that_cannot_be_created_is_an_error(folder: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cache"):
         TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")
 
 
-def test_a_dataset_gives_embeddings_of_its_captions(folder: Path, tmp_path: Path) -> None:
-    for number, text in enumerate(["a red circle", "", "one"]):
-        picture(tmp_path / f"{number}.png", number)
-        (tmp_path / f"{number}.txt").write_text(text)
-    encoder = TextEncoder(str(folder), max_tokens=8)
-    plain = Folder(IMAGE, tmp_path, captions="sidecar")
+def captioned(folder: Path, texts: list[str]) -> Folder:
+    for number, text in enumerate(texts):
+        IMAGE.save(torch.full((3, 8, 8), number, dtype=torch.uint8), folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(text)
+    return Folder(IMAGE, folder, captions="sidecar")
+
+
+def test_captioned_returns_embeddings_of_captions(folder: Path, tmp_path: Path) -> None:
+    plain, encoder = captioned(tmp_path, ["a red circle", "", "one"]), TextEncoder(str(folder), max_tokens=8)
     dataset = Captioned(plain, encoder)
-    assert dataset.classes is None
-    assert len(dataset) == 3
+    assert (dataset.classes, len(dataset)) == (None, 3)
     batch = dataset.batch([2, 0, 1], [1, 2, 3])
     assert batch.texts == ("one", "a red circle", "")
-    assert batch.embeddings is not None
     assert torch.equal(batch.embeddings, encoder(["one", "a red circle", ""]))
     assert torch.equal(batch.x0, plain.batch([2, 0, 1], [1, 2, 3]).x0)
     part = dataset.subset([2])
     assert (part.caption(0), len(part), part[0].text) == ("one", 1, "one")
     assert dataset.fingerprint == plain.fingerprint
+
+
+def test_captioned_refuses_examples_without_captions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, encoder = captioned(tmp_path, ["one", "one"]), TextEncoder(str(folder), max_tokens=8)
     with pytest.raises(ValueError, match="have no captions"):
         Captioned(Folder(IMAGE, tmp_path), encoder)
-
-
-def test_an_example_without_a_caption_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(2):
-        picture(tmp_path / f"{number}.png", number)
-        (tmp_path / f"{number}.txt").write_text("one")
-    dataset = Folder(IMAGE, tmp_path, captions="sidecar")
     monkeypatch.setattr(dataset, "batch", lambda *_: Batch(torch.zeros(2, 3, 8, 8)))
     with pytest.raises(ValueError, match="has no caption"):
-        Captioned(dataset, TextEncoder(str(folder), max_tokens=8)).batch([0, 1])
+        Captioned(dataset, encoder).batch([0, 1])
 
 
-def test_an_encoder_that_a_run_names_is_looked_for_here_alone_and_keeps_nothing(
+def test_text_encoder_that_is_not_trusted_neither_downloads_nor_caches(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(*words: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
