@@ -10,12 +10,10 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from recipes.cli import main as cli
 from tests.helpers.blocks import PAGES, ROOT, Block, blocks_of
@@ -25,7 +23,7 @@ from tests.helpers.quick import quick
 ON_DATA = ("docs/tutorials/schedule-design.md", "docs/tutorials/conditioning.md")
 """These read MNIST and spoken digits."""
 QUOTED = "the output of the block above"
-"""The reason by which a block is held against what the Python before it printed."""
+"""The reason that marks a block as the output of the Python block before it."""
 RUN = [page for page in PAGES if any(block.reason is None for block in blocks_of(page))]
 FAST = ("README.md", "docs/faq.md", "docs/first-model.md", "docs/tutorials/your-own-modality.md")
 """The pages that everybody starts with are run by `make test`, the others by `make test-slow`."""
@@ -36,53 +34,38 @@ def numbers(text: str) -> list[float]:
 
 
 def alike(shown: str, printed: str) -> bool:
-    """Tell whether the words are the same, and the numbers so but for the last digits, which differ by machine."""
+    """Whether the words are the same, and the numbers too except for the last digits, which differ by machine."""
     number = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
     left, right = ([float(word) for word in re.findall(number, text)] for text in (shown, printed))
     same = re.sub(number, "#", shown).split() == re.sub(number, "#", printed).split()
     return same and left == pytest.approx(right, rel=0.1, abs=0.01)
 
 
-def images_of_the_readme(names: dict[str, Any], printed: list[str]) -> None:
-    assert isinstance(names["images"], torch.Tensor)
-    assert names["images"].shape == (4, 3, 32, 32)
-    assert bool(names["images"].isfinite().all())
-
-
-def designed_steps_are_better(names: dict[str, Any], printed: list[str]) -> None:
-    designed, cosine = (numbers(line)[0] for line in printed[-1].splitlines())
-    assert designed < cosine
-
-
-def restoring_takes_most_of_the_error(names: dict[str, Any], printed: list[str]) -> None:
-    before, after = numbers(printed[-1])
-    assert after < before / 5
-
-
-def guided_samples_have_the_exact_mean(names: dict[str, Any], printed: list[str]) -> None:
-    error, left = numbers(next(text for text in printed if text.startswith("mean of guided samples")))
-    assert error < 0.2 * left
-
-
-def own_media_are_saved(names: dict[str, Any], printed: list[str]) -> None:
-    assert len(list(Path("runs/ecg/sampled").glob("*/samples/*.txt"))) == 4
-    assert len(list(Path("runs/volumes/sampled").glob("*/samples/*.npy"))) == 4
-    assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
-
-
-CHECKS: dict[str, Callable[[dict[str, Any], list[str]], None]] = {
-    "README.md": images_of_the_readme,
-    "docs/tutorials/inverse-problems.md": guided_samples_have_the_exact_mean,
-    "docs/tutorials/schedule-design.md": designed_steps_are_better,
-    "docs/tutorials/selective-omission.md": restoring_takes_most_of_the_error,
-    "docs/tutorials/your-own-modality.md": own_media_are_saved,
-}
-"""What a page promises of its numbers, from its names and from what each of its Python blocks printed."""
+def check_results(page: str, names: dict[str, Any], printed: list[str]) -> None:
+    """Check what a page says of its results, from its variables and the output of each of its Python blocks."""
+    if page == "README.md":
+        assert names["images"].shape == (4, 3, 32, 32)
+        assert bool(names["images"].isfinite().all())
+    elif page == "docs/tutorials/inverse-problems.md":
+        error, left = numbers(next(text for text in printed if text.startswith("mean of guided samples")))
+        assert error < 0.2 * left
+    elif page == "docs/tutorials/schedule-design.md":
+        designed, cosine = (numbers(line)[0] for line in printed[-1].splitlines())
+        assert designed < cosine
+    elif page == "docs/tutorials/selective-omission.md":
+        before, after = numbers(printed[-1])
+        assert after < before / 5
+    elif page == "docs/tutorials/your-own-modality.md":
+        assert len(list(Path("runs/ecg/sampled").glob("*/samples/*.txt"))) == 4
+        assert len(list(Path("runs/volumes/sampled").glob("*/samples/*.npy"))) == 4
+        assert len(list(Path("runs").glob("*/samples/*.png"))) == 2
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")
 @pytest.mark.parametrize("page", [page if page in FAST else pytest.param(page, marks=pytest.mark.slow) for page in RUN])
-def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if page in ON_DATA and not os.environ.get("MULTISAGD_DATA"):
         pytest.skip("set MULTISAGD_DATA to run the pages on MNIST and spoken digits")
     monkeypatch.chdir(tmp_path)
@@ -99,16 +82,15 @@ def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
             elif block.reason is None:
                 capsys.readouterr()
                 run(block, names)
-                said = capsys.readouterr().out
+                output = capsys.readouterr().out
                 if block.language == "python":
-                    assert not re.search(r"\b(nan|inf)\b", said), f"{block}: {said}"
-                    printed.append(said)
+                    assert not re.search(r"\b(nan|inf)\b", output), f"{block}: {output}"
+                    printed.append(output)
     finally:
         for name in set(sys.modules) - modules:
             if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
                 del sys.modules[name]
-    if page in CHECKS:
-        CHECKS[page](names, printed)
+    check_results(page, names, printed)
 
 
 def run(block: Block, names: dict[str, Any]) -> None:
@@ -124,30 +106,24 @@ def run(block: Block, names: dict[str, Any]) -> None:
         for command in block.commands():
             words = shlex.split(command, comments=True)
             if words[0] == "python" and words[1].endswith(".py"):
-                run_script(words[1:])
+                path = Path(words[1]) if Path(words[1]).exists() else ROOT / words[1]
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(sys, "argv", words[1:])
+                    patch.syspath_prepend(str(path.parent))
+                    runpy.run_path(str(path), run_name="__main__")
             else:
                 assert words[0] == "multisagd", f"{block}: this cannot be run here: {command}"
                 assert cli.main([*words[1:], *quick(words[1], words[2:])]) == 0, f"{block}: {command}"
 
 
-def run_script(words: list[str]) -> None:
-    """Run a script of the working directory or of the repository as if it had been started with these words."""
-    path = Path(words[0]) if Path(words[0]).exists() else ROOT / words[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words)
-        patch.syspath_prepend(str(path.parent))
-        runpy.run_path(str(path), run_name="__main__")
-
-
-def test_outputs_are_compared() -> None:
+def test_alike_compares_words_and_numbers() -> None:
     assert alike("error 0.12, 3 of 4\n", "error 0.121, 3 of 4\n")
     assert not alike("error 0.12, 3 of 4\n", "error 0.22, 3 of 4\n")
     assert not alike("error 0.12, 3 of 4\n", "loss 0.12, 3 of 4\n")
 
 
-def test_adapters_of_the_tutorial_take_fewer_than_sixty_lines() -> None:
+def test_tutorial_adapters_take_fewer_than_sixty_lines() -> None:
     files = {block.file: block.text for block in blocks_of("docs/tutorials/your-own-modality.md") if block.file}
-    assert list(files) == [
-        "ecg.py", "make_recordings.py", "check_ecg.py", "volume.py", "make_volumes.py", "check_volume.py"
-    ]  # fmt: skip
+    scripts = ["ecg.py", "make_recordings.py", "check_ecg.py", "volume.py", "make_volumes.py", "check_volume.py"]
+    assert list(files) == scripts
     assert all(len(files[name].splitlines()) < 60 for name in ("ecg.py", "volume.py"))

@@ -1,4 +1,4 @@
-"""The pages as a site: built strictly and without network, and looked at in a browser."""
+"""The documentation site builds strictly and without network, and its pages work in a browser."""
 
 import functools
 import http.server
@@ -23,6 +23,9 @@ from tests.helpers.blocks import ROOT
 from tests.helpers.browser import browser, complaints, needs_browser, show_as
 
 mkdocs = pytest.importorskip("mkdocs.commands.build", reason="needs the documentation's tools (.[docs])")
+from mkdocs.config import load_config  # noqa: E402
+from mkdocs.exceptions import Abort  # noqa: E402
+
 CONFIG = ROOT / "mkdocs.yml"
 INCLUDED = {"index.md", "contributing.md", "changelog.md", "examples.md"}
 REFERENCE = {
@@ -37,7 +40,7 @@ PUBLIC = [
 ]
 """Modules and packages whose public names the reference has."""
 INTERNAL = {"multisagd.analysis.search", "multisagd.integrations.architectures"}
-"""Modules of these that are no one's concern but the package's."""
+"""Modules of these that are not public."""
 
 
 def pages_of(entries: list[Any]) -> Iterator[str]:
@@ -46,7 +49,7 @@ def pages_of(entries: list[Any]) -> Iterator[str]:
             yield from [value] if isinstance(value, str) else pages_of(value)
 
 
-def test_the_navigation_has_every_page_once() -> None:
+def test_navigation_has_every_page_once() -> None:
     named = list(pages_of(yaml.safe_load(CONFIG.read_text())["nav"]))
     there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert set(named) == there | INCLUDED
@@ -66,24 +69,20 @@ def public_names(module: str) -> Iterator[tuple[str, str]]:
             yield name, thing.__name__ if inspect.ismodule(thing) else getattr(thing, "__module__", module)
 
 
-@pytest.mark.parametrize("module", PUBLIC)
-def test_the_reference_has_every_public_name(module: str) -> None:
-    known = {*REFERENCE, *INTERNAL}
-    missing = sorted(f"{where}.{name}" for name, where in public_names(module) if where not in known)
-    assert not missing, f"no page of docs/reference has ::: for the modules of {', '.join(missing)}"
+def undocumented(pages: dict[str, str]) -> set[str]:
+    """Return the public names whose module is on none of the pages, which map a module to its page."""
+    names = [pair for module in PUBLIC for pair in public_names(module)]
+    return {f"{where}.{name}" for name, where in names if where not in {*pages, *INTERNAL}}
 
 
-def test_the_check_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(REFERENCE, "multisagd.radial")
-    with pytest.raises(AssertionError, match=r"multisagd\.radial\.PowerLaw"):
-        test_the_reference_has_every_public_name("multisagd")
+def test_reference_has_every_public_name() -> None:
+    assert not undocumented(REFERENCE), "put ::: and their module on a page of docs/reference"
+    others = {module: page for module, page in REFERENCE.items() if module != "multisagd.radial"}
+    assert "multisagd.radial.PowerLaw" in undocumented(others)
     assert set(multisagd.__all__) <= {name for name, _ in public_names("multisagd")}
 
 
-def test_a_page_without_its_place_in_the_navigation_stops_the_build(tmp_path: Path) -> None:
-    from mkdocs.config import load_config
-    from mkdocs.exceptions import Abort
-
+def test_site_build_refuses_pages_outside_the_navigation_and_broken_links(tmp_path: Path) -> None:
     ours = yaml.safe_load(CONFIG.read_text())
     kept = {key: ours[key] for key in ("site_name", "strict", "validation")}
     (tmp_path / "docs").mkdir()
@@ -100,7 +99,6 @@ def test_a_page_without_its_place_in_the_navigation_stops_the_build(tmp_path: Pa
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built with every connection refused."""
-    from mkdocs.config import load_config
 
     def refuse(*arguments: object) -> None:
         raise AssertionError(f"the build connects to {arguments[1:]}")
@@ -114,7 +112,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+def test_site_links_lead_to_pages_and_anchors(site: Path) -> None:
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     anchors = {page: set(re.findall(r'\b(?:id|name)="?([^"\s>]+)', text)) for page, text in pages.items()}
     broken = []
@@ -137,7 +135,7 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for path in site.rglob("*.html"):
         tags = re.findall(r"<(?:script|link|img|iframe|video|audio|source)\b[^>]*>", path.read_text(encoding="utf-8"))
         outside = [tag for tag in tags if re.search(r'\b(?:src|href)="?(?:https?:)?//', tag) and "canonical" not in tag]
@@ -163,11 +161,12 @@ SHOWN = [
     ("reference/spectra.html", "dark", False), ("reference/index.html", "light", True), ("results.html", "dark", True),
     ("source/multisagd/grid.py.html", "light", False), ("theory.html", "light", True),
 ]  # fmt: skip
+"""Page, colour scheme and whether it is shown on a phone."""
 
 
 @pytest.mark.slow
 @needs_browser
-def test_pages_in_a_browser(address: str, tmp_path: Path) -> None:
+def test_site_pages_work_in_a_browser(address: str, tmp_path: Path) -> None:
     with browser(tmp_path) as driver:
         for page, scheme, phone in SHOWN:
             show_as(driver, scheme, phone)  # type: ignore[arg-type]
@@ -179,10 +178,8 @@ def test_pages_in_a_browser(address: str, tmp_path: Path) -> None:
             assert all(each.startswith(address) for each in loaded), where
             width, window = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert width <= window, f"{where}: {width} points wide"
-            broken = (
-                "return [...document.images].filter(each => each.complete && !each.naturalWidth).map(each => each.src)"
-            )
-            assert driver.execute_script(broken) == [], where
+            broken = "[...document.images].filter(each => each.complete && !each.naturalWidth).map(each => each.src)"
+            assert driver.execute_script(f"return {broken}") == [], where
             colour = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
             assert (max(map(int, re.findall(r"\d+", colour)[:3])) < 100) == (scheme == "dark"), where
         show_as(driver)
@@ -190,8 +187,8 @@ def test_pages_in_a_browser(address: str, tmp_path: Path) -> None:
         box = driver.find_element(By.CSS_SELECTOR, "input.md-search__input")
         box.click()
         box.send_keys("SpectralCovariance")
-        found = WebDriverWait(driver, 20).until(
-            lambda page: page.find_elements(By.CSS_SELECTOR, ".md-search-result__item a")
+        links = WebDriverWait(driver, 20).until(
+            lambda page: page.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
         )
-        assert any("reference/covariance" in (each.get_attribute("href") or "") for each in found)
+        assert any("reference/covariance" in (link.get_attribute("href") or "") for link in links)
         assert complaints(driver) == []

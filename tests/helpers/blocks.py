@@ -1,12 +1,7 @@
-"""The fenced blocks of README, CONTRIBUTING, examples and docs, and what is said of those that are not run.
+"""The fenced blocks of README, CONTRIBUTING, examples and docs, and the reasons why some are not run.
 
-Every block is run by `test_pages_run.py`, page by page and in order, unless an HTML comment on the line before it gives
-the reason why not; it shows in no rendering:
-
-    <!-- not run: trains for an hour -->
-
-`test_docs.py` checks what can be checked of the others too: their commands compose, their verbs of make and their
-extras exist.
+`test_pages_run.py` runs every block, page by page and in order, unless an HTML comment on the line before it gives the
+reason why not, such as <!-- not run: trains for an hour -->. `test_docs.py` checks all blocks without running them.
 """
 
 import re
@@ -23,12 +18,16 @@ PAGES = [
     )
 ]
 RUNNABLE = ("python", "bash", "yaml")
-REASON = re.compile(r"<!-- not run: (\S.{8,}) -->")
+BLOCK = re.compile(
+    r"^(?: *<!-- not run: (?P<reason>\S.{8,}) -->\n)?(?P<fence> *```)(?P<language>[^\s`]*)[^`\n]*\n"
+    r"(?P<text>(?:.*\n)*?) *```$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it is, its language, its lines, and the reason why it is not run, if it is not."""
+    """A fenced block: its place, language and text, and the reason why it is not run, if there is one."""
 
     page: str
     line: int
@@ -41,12 +40,12 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """Return the name in a first line such as `# ecg.py`: the block is a file of that name."""
+        """The name in a first line such as `# ecg.py`: the block is a file of that name."""
         found = re.match(r"# ([\w./-]+\.(?:py|yaml))\n", self.text)
         return found and found[1]
 
     def commands(self) -> list[str]:
-        """Return the commands of a block for a shell, each on one line."""
+        """Return the commands of a shell block, each on one line."""
         joined = self.text.replace("\\\n", " ")
         return [line.strip() for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
@@ -56,26 +55,16 @@ def blocks_of(page: str) -> tuple[Block, ...]:
     """Return the blocks of a page in order.
 
     Raises:
-        ValueError: for a fence that is not closed, and a comment `not run` that no block follows.
+        ValueError: for a fence that is not closed, and a comment `not run` without a reason or a block after it.
     """
-    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
-    found: list[Block] = []
-    start, indent = None, ""
-    for number, line in enumerate(lines, start=1):
-        fence = re.match(r"(\s*)```(.*)$", line)
-        if start is None:
-            if "<!-- not run" in line and not (
-                REASON.fullmatch(line.strip()) and number < len(lines) and lines[number].lstrip().startswith("```")
-            ):
-                raise ValueError(f"{page}:{number}: give a reason, and a block on the next line: {line}")
-            if fence:
-                start, indent = number, fence[1]
-        elif fence and not fence[2]:
-            reason = REASON.fullmatch(lines[start - 2].strip()) if start > 1 else None
-            text = "".join(f"{inner.removeprefix(indent)}\n" for inner in lines[start : number - 1])
-            language = lines[start - 1].strip().removeprefix("```").split(" ")[0]
-            found.append(Block(page, start, language, text, reason and reason[1]))
-            start = None
-    if start is not None:
-        raise ValueError(f"{page}:{start}: the fence is not closed")
-    return tuple(found)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rest = BLOCK.sub(lambda block: "\n" * block[0].count("\n"), text)
+    if wrong := re.search(r"^ *(```|<!-- not run).*", rest, re.MULTILINE):
+        line = rest.count("\n", 0, wrong.start()) + 1
+        raise ValueError(f"{page}:{line}: close the fence, or give a reason and a block on the next line: {wrong[0]}")
+    blocks = []
+    for match in BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("fence")) + 1
+        inner = re.sub(f"^{match['fence'][:-3]}", "", match["text"], flags=re.MULTILINE)
+        blocks.append(Block(page, line, match["language"], inner, match["reason"]))
+    return tuple(blocks)

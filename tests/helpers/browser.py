@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: nothing leaves this machine, and what the console says is kept."""
+"""A headless Chromium for tests of pages: no access to other machines, and the messages of the console."""
 
 import json
 import shutil
@@ -51,13 +51,13 @@ def show_as(driver: webdriver.Chrome, scheme: Literal["light", "dark"] = "light"
 
 
 def complaints(driver: webdriver.Chrome) -> list[str]:
-    """Return what the console has said, and forget it; empty if the page is in order."""
+    """Return and clear the warnings and errors of the console; none if the page is in order."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 def addresses(driver: webdriver.Chrome) -> list[str]:
-    """Return what pages have asked the network for, whether they got it or not, and forget it."""
+    """Return and clear the addresses that pages have requested from the network, answered or not."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    # Not what pages carry in themselves (data:, blob:), nor the browser's own first page (chrome:).
-    return [each["request"]["url"] for each in asked if each["request"]["url"].startswith(("http", "ws", "ftp"))]
+    urls = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    # Not embedded content (data:, blob:), nor the browser's own first page (chrome:).
+    return [url for url in urls if url.startswith(("http", "ws", "ftp"))]

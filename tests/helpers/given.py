@@ -1,4 +1,4 @@
-"""What the commands on a page presuppose, made small: folders of files, a trained run, pretrained weights."""
+"""Small versions of what the commands on a page read: folders of files, a trained run, pretrained weights."""
 
 import shutil
 from collections.abc import Callable
@@ -14,17 +14,19 @@ from modalities.video import Video
 from recipes.cli import main as cli
 from tests.helpers.blocks import blocks_of
 from tests.helpers.quick import quick
+from tests.helpers.tiny_autoencoders import save_tiny
+from tests.helpers.tiny_text import tiny_encoder
 
 COUNT = 12
 """Files of a folder: some to train on, and some held out."""
 
 
 def photos(root: Path) -> None:
-    """Pictures of several sizes in two folders, named after their classes, with captions beside them and a list."""
+    """Pictures of several sizes in two folders, named after their classes, with captions next to them and a list."""
     rows = ["file,label,text"]
     for number in range(COUNT):
         name, text = (("cat", "a red circle"), ("dog", "a blue square"))[number % 2]
-        path = root / "photos" / f"{name}" / f"{name}_{number:04d}.jpg"
+        path = root / "photos" / name / f"{name}_{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (40 + number, 56, 3), dtype=np.uint8)
         Picture.fromarray(pixels).save(path)
@@ -43,27 +45,26 @@ def noises(root: Path, folder: str) -> None:
 
 
 def clips(root: Path) -> None:
-    """Clips of noise, three seconds at 16 frames per second, with captions beside them."""
+    """Clips of noise, three seconds at 16 frames per second, with captions next to them."""
     video = Video(frames=48, size=16, fps=16)
     for number in range(COUNT):
-        generator = torch.Generator().manual_seed(number)
-        video.save(torch.randint(0, 256, (3, 48, 16, 16), dtype=torch.uint8, generator=generator),
-                   root / "clips" / f"{number:02d}.mp4")  # fmt: skip
+        noise = torch.rand(3, 48, 16, 16, generator=torch.Generator().manual_seed(number))
+        video.save((255 * noise).to(torch.uint8), root / "clips" / f"{number:02d}.mp4")
         (root / "clips" / f"{number:02d}.txt").write_text("a red circle")
-
-
-def run(root: Path, name: str) -> None:
-    """A training of scikit-learn's digits, under the name by which a page's commands read a run."""
-    shutil.copytree(trained(root.parent), root / "runs" / name)
 
 
 @cache
 def trained(session: Path) -> Path:
-    """Train once, in a folder of the test session."""
+    """Train on scikit-learn's digits, once in a folder of the test session."""
     folder = session / "given" / "digits"
     words = ["experiment=image_digits"]
     assert cli.main(["train", *words, *quick("train", words), "training.statistics=200", f"run_dir={folder}"]) == 0
     return folder
+
+
+def run(root: Path, name: str) -> None:
+    """A trained run, under the name by which the commands of a page read it."""
+    shutil.copytree(trained(root.parent), root / "runs" / name)
 
 
 def ecg(root: Path) -> None:
@@ -77,30 +78,22 @@ def ecg(root: Path) -> None:
 
 
 def text_encoder(root: Path) -> None:
-    """Random weights where the name of the hub points, and where the page has them moved to."""
-    from tests.helpers.tiny_text import tiny_encoder
-
+    """Random weights at the hub's name, and where the page has them moved to."""
     for name in ("google-t5/t5-small", "models/t5-small"):
-        (root / name).parent.mkdir(parents=True)
         tiny_encoder(root / name, "t5")
 
 
 def autoencoders(root: Path) -> None:
-    """Random weights where the names of the hub point."""
-    from tests.helpers.tiny_autoencoders import save_tiny
-
+    """Random weights at the hub's names."""
     stride_of_8 = {
         "block_out_channels": (4, 4, 4, 8),
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
     }
     save_tiny("AutoencoderKL", root / "stabilityai/sd-vae-ft-mse", **stride_of_8)
-    for name, kind in {
-        "madebyollin/taesd": "AutoencoderTiny",
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae": "AutoencoderKLWan",
-        "stabilityai/stable-audio-open-1.0/vae": "AutoencoderOobleck",
-    }.items():
-        save_tiny(kind, root / name)
+    save_tiny("AutoencoderTiny", root / "madebyollin/taesd")
+    save_tiny("AutoencoderKLWan", root / "Wan-AI/Wan2.1-T2V-1.3B-Diffusers/vae")
+    save_tiny("AutoencoderOobleck", root / "stabilityai/stable-audio-open-1.0/vae")
 
 
 GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
@@ -118,4 +111,4 @@ GIVEN: dict[str, tuple[Callable[[Path], None], ...]] = {
     "docs/tutorials/schedule-design.md": (partial(run, name="mnist"),),
     "docs/tutorials/video.md": (clips,),
 }
-"""By page. What other pages need, their own blocks make."""
+"""By page; the blocks of other pages make all that they read."""

@@ -1,4 +1,4 @@
-"""The words that make a command of the docs take seconds; everything else of it stays as it is written."""
+"""Overrides that make the commands of the docs take seconds, without any other change."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ SMALL = {
     "design": ["restarts=1"],
     "encode": ["passes=1", *ONE_CORE],
 }  # fmt: skip
-"""By command; the others are quick as they are."""
+"""By command; the others are quick without."""
 MEDIA = {
     "experiment=audio_notes": ["modality.seconds=0.064"],
     "modality=latent_video": ["modality.modality.size=16", "modality.modality.frames=5"],
@@ -34,27 +34,22 @@ MEDIA = {
     "experiment=video_clips_cached": ["modality.modality.size=8", "modality.modality.frames=5"],
     "experiment=image_folder": ["modality.size=16"],
 }
-"""By choice: smaller data, the same in all commands of a page."""
-SHOWN = {
-    choice: [
-        "training.samples=64",
-        "training.batch=32",
-        *(f"every.{what}=64" for what in ("log", "validation", "samples", "checkpoint")),
-    ]
-    for choice in ("experiment=image_digits", "experiment=video_moving_digits")
-}
-"""By choice: enough examples to show each of the ten classes, which the commands after a training then ask for."""
+"""By option: smaller data, the same in all commands of a page."""
+EVERY = ("log", "validation", "samples", "checkpoint")
+TEN_CLASSES = ["training.samples=64", "training.batch=32", *(f"every.{each}=64" for each in EVERY)]
+"""Enough examples to show each of the ten classes, which the commands after a training then ask for."""
 
 
 def quick(command: str, words: Sequence[str]) -> list[str]:
-    """Return what to add to the words of a command."""
+    """Return the words to add to a command."""
     if command == "launch":
         return ["--show"]
-    small = [*SMALL.get(command, []), *(word for choice in MEDIA if choice in words for word in MEDIA[choice])]
+    small = [*SMALL.get(command, []), *(word for option in MEDIA if option in words for word in MEDIA[option])]
     if command == "train":
-        small += [word for choice in SHOWN if choice in words for word in SHOWN[choice]]
-    if command == "train" and not {"network=diffusers", "experiment=adopted"} & set(words):
-        small += TRANSFORMER if "network=transformer" in words else UNET
+        if {"experiment=image_digits", "experiment=video_moving_digits"} & set(words):
+            small += TEN_CLASSES
+        if not {"network=diffusers", "experiment=adopted"} & set(words):
+            small += TRANSFORMER if "network=transformer" in words else UNET
     if command == "sample" and not any(word.startswith("steps_file=") for word in words):
         small.append("steps=2")
     return small

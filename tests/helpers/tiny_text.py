@@ -1,4 +1,4 @@
-"""Text encoders of a few thousand random weights, saved as the real ones are."""
+"""Text encoders with a few thousand random weights, saved like pretrained ones."""
 
 from pathlib import Path
 
