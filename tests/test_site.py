@@ -58,15 +58,15 @@ def test_navigation_has_every_page_once() -> None:
 
 def public_names(module: str) -> Iterator[tuple[str, str]]:
     """Return the public names of a module or of a package's modules, and the modules that define them."""
-    found = importlib.import_module(module)
-    if hasattr(found, "__path__") and not hasattr(found, "__all__"):
-        for path in sorted(Path(found.__path__[0]).glob("[a-z]*.py")):
+    namespace = importlib.import_module(module)
+    if hasattr(namespace, "__path__") and not hasattr(namespace, "__all__"):
+        for path in sorted(Path(namespace.__path__[0]).glob("[a-z]*.py")):
             yield from public_names(f"{module}.{path.stem}")
         return
-    for name, thing in vars(found).items():
-        own = getattr(thing, "__module__", None) == module and (inspect.isclass(thing) or inspect.isfunction(thing))
-        if name in getattr(found, "__all__", ()) or (own and not name.startswith("_")):
-            yield name, thing.__name__ if inspect.ismodule(thing) else getattr(thing, "__module__", module)
+    for name, value in vars(namespace).items():
+        own = getattr(value, "__module__", None) == module and (inspect.isclass(value) or inspect.isfunction(value))
+        if name in getattr(namespace, "__all__", ()) or (own and not name.startswith("_")):
+            yield name, value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", module)
 
 
 def undocumented(pages: dict[str, str]) -> set[str]:

@@ -41,8 +41,8 @@ class Block:
     @property
     def file(self) -> str | None:
         """The name in a first line such as `# ecg.py`: the block is a file of that name."""
-        found = re.match(r"# ([\w./-]+\.(?:py|yaml))\n", self.text)
-        return found and found[1]
+        first = re.match(r"# ([\w./-]+\.(?:py|yaml))\n", self.text)
+        return first and first[1]
 
     def commands(self) -> list[str]:
         """Return the commands of a shell block, each on one line."""

@@ -70,9 +70,9 @@ def test_labels_from_names_search_the_file_name_only(root: Path, pattern: str) -
     ids=lambda names: str(names)[:40],
 )
 def test_number_sorts_classes_with_numbers_by_value(names: list[str], expected: tuple[str, ...]) -> None:
-    found, numbers = number(names)
-    assert found == expected
-    assert [found[each] for each in numbers] == names
+    classes, numbers = number(names)
+    assert classes == expected
+    assert [classes[each] for each in numbers] == names
 
 
 def test_folder_match_selects_files_by_their_path(root: Path) -> None:
@@ -207,11 +207,11 @@ def test_captions_from_classes(root: Path) -> None:
 
 def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
     lines = "file,label,text\n3_ann_0.png,{},{}\n3_bob_1.png,b,x\n"
-    found = {
+    fingerprints = {
         Folder(IMAGE, root, manifest=manifest(root, lines.format(*words))).fingerprint
         for words in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]
     }
-    assert len(found) == 3
+    assert len(fingerprints) == 3
 
 
 def test_collate_keeps_labels_and_texts_if_every_example_has_them() -> None:

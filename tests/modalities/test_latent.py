@@ -308,9 +308,9 @@ class Opaque:
 
 def test_describe_takes_settings_of_any_class() -> None:
     def settings_of(part: object) -> dict[str, Any]:
-        found = {key.removeprefix("part."): value for key, value in describe(part, "part").items()}
-        assert found.pop("_target_") == f"{__name__}.Opaque"
-        return found
+        settings = {key.removeprefix("part."): value for key, value in describe(part, "part").items()}
+        assert settings.pop("_target_") == f"{__name__}.Opaque"
+        return settings
 
     plain = {"factor": 2.0, "sizes": [1, 2], "folder": "a/b"}
     assert settings_of(Opaque(factor=2.0, sizes=(1, 2), folder=Path("a/b"))) == plain

@@ -32,7 +32,7 @@ def built(data: bytes, block: int = 4096) -> ShardIndex:
 
 
 def changed(data: bytes, place: int, field: slice, value: bytes, fix: bool = True) -> bytes:
-    """Write into the header at `place`, and make its sum right again."""
+    """Return an archive with another field in the header at `place`, and the checksum to match if `fix`."""
     header = bytearray(data[place : place + 512])
     header[field] = value.ljust(field.stop - field.start, b"\0")
     if fix:
@@ -99,7 +99,7 @@ def test_tar_index_refuses_names_that_lead_out(name: str) -> None:
 
 
 def pax(records: bytes, kind: bytes = b"x", size: bytes | None = None) -> bytes:
-    """An extended header with these records in front of `PLAIN`."""
+    """Return an archive with an extended header of these records in front of `PLAIN`."""
     head = archive(("pax", records))[: 512 + -(-len(records) // 512) * 512]
     head = changed(head, 0, KIND, kind)
     return (head if size is None else changed(head, 0, SIZE, size)) + PLAIN
@@ -113,7 +113,7 @@ def record(key: str, value: str) -> bytes:
     return str(length).encode() + body
 
 
-MISLEADING: dict[str, tuple[bytes, str]] = {
+REFUSED: dict[str, tuple[bytes, str]] = {
     "gzip": (gzip.compress(PLAIN), "compressed with gzip.*decompress"),
     "zstd": (b"\x28\xb5\x2f\xfd" + PLAIN, "compressed with zstd"),
     "something else": (b"\x89PNG" * 300, "not a tar archive"),
@@ -155,7 +155,7 @@ MISLEADING: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "message"), MISLEADING.values(), ids=list(MISLEADING))
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=list(REFUSED))
 @pytest.mark.timeout(20)
 def test_tar_index_refuses_damaged_and_misleading_archives(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -182,10 +182,10 @@ def test_members_of_randomly_damaged_archives_are_refused_or_within_bounds() -> 
                 data[place] ^= 1 << draw.randrange(8)
             damaged = bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
             try:
-                found = listed(damaged)
+                entries = listed(damaged)
             except ValueError:
                 continue
-            assert all(each.header >= 0 and each.start + each.size <= len(damaged) for each in found)
+            assert all(each.header >= 0 and each.start + each.size <= len(damaged) for each in entries)
 
 
 def test_tar_index_takes_classes_and_captions_from_text_and_json() -> None:
@@ -266,5 +266,5 @@ def test_tar_index_reads_archives_of_the_program_tar(tmp_path: Path) -> None:
         names = [name for name in files if form not in ("v7", "ustar") or len(name) < 100]
         command = ["tar", f"--format={form}", "-cf", "out.tar_", *names]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-        found = names_of(built((tmp_path / "out.tar_").read_bytes()))
-        assert found == [name for name in names if name.endswith(".jpg") and name != "link.jpg"], form
+        index = built((tmp_path / "out.tar_").read_bytes())
+        assert names_of(index) == [name for name in names if name.endswith(".jpg") and name != "link.jpg"], form

@@ -257,7 +257,7 @@ def test_tar_shards_fingerprint_ignores_the_location(shards: Path, folder: Folde
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the shards whose index has been built, in order."""
     sizes: list[int] = []
     build = ShardIndex.build.__func__  # type: ignore[attr-defined]
@@ -270,22 +270,22 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_tar_index_is_built_once(shards: Path, made: list[int]) -> None:
+def test_tar_index_is_built_once(shards: Path, built: list[int]) -> None:
     first = TarShards(IMAGE, str(shards))
-    assert len(made) == 5
+    assert len(built) == 5
     assert sorted(path.name.split(".tar")[0] for path in shards.glob("*.index")) == ["000", "001", "002", "003", "004"]
     assert_equal(all_of(TarShards(IMAGE, str(shards))), all_of(first))
-    assert len(made) == 5
+    assert len(built) == 5
     # Other keys need an index of their own.
     for _ in range(2):
         TarShards(IMAGE, str(shards), text_key="caption")
         TarShards(IMAGE, str(shards))
-        assert len(made) == 10
+        assert len(built) == 10
 
 
-def test_tar_index_of_a_changed_shard_is_built_again(shards: Path, folder: Folder, made: list[int]) -> None:
+def test_tar_index_of_a_changed_shard_is_built_again(shards: Path, folder: Folder, built: list[int]) -> None:
     TarShards(IMAGE, str(shards))
-    made.clear()
+    built.clear()
     before = (shards / "002.tar").stat()
     # Other classes in a shard of the same size, a shard of another size, and a damaged index.
     data = (shards / "002.tar").read_bytes()
@@ -295,16 +295,16 @@ def test_tar_index_of_a_changed_shard_is_built_again(shards: Path, folder: Folde
     add(shards / "003.tar", extra__json=b"{}")
     next(shards.glob("004.tar.*.index")).write_bytes(b"damaged")
     data = TarShards(IMAGE, str(shards))
-    assert sorted(made) == sorted((shards / f"00{n}.tar").stat().st_size for n in (2, 3, 4))
+    assert sorted(built) == sorted((shards / f"00{n}.tar").stat().st_size for n in (2, 3, 4))
     assert data.classes == ("9", "10", "cat", "cow", "dog")
     assert torch.equal(all_of(data).x0, all_of(folder).x0)
-    made.clear()
+    built.clear()
     TarShards(IMAGE, str(shards))
-    assert made == []
+    assert built == []
 
 
 def test_tar_index_of_read_only_shards_is_stored_elsewhere(
-    shards: Path, cache: Path, tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch, caplog: Any
+    shards: Path, cache: Path, tmp_path: Path, built: list[int], monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def refusing(path: Path, content: bytes) -> None:
         if path.parent in refused:
@@ -315,12 +315,12 @@ def test_tar_index_of_read_only_shards_is_stored_elsewhere(
     monkeypatch.setattr(tar_catalogue, "write_index", refusing)
     for _ in range(2):
         TarShards(IMAGE, str(shards))
-    assert len(made) == 5
+    assert len(built) == 5
     assert len(list((cache / "multisagd" / "index").iterdir())) == 5
     assert not list(shards.glob("*.index"))
     for _ in range(2):
         TarShards(IMAGE, str(shards), index=tmp_path / "named")
-    assert len(made) == 10
+    assert len(built) == 10
     assert len(list((tmp_path / "named").iterdir())) == 5
     # Shards of the same name elsewhere have indices of their own.
     TarShards(IMAGE, str(shutil.copytree(shards, tmp_path / "copy")), index=tmp_path / "named")
@@ -344,20 +344,20 @@ def test_tar_index_is_written_atomically(shards: Path, monkeypatch: pytest.Monke
     assert stat.S_IMODE(index.stat().st_mode) == stat.S_IMODE((shards / "000.tar").stat().st_mode)
 
 
-def test_tar_index_is_shared_by_commands_that_start_together(shards: Path, made: list[int]) -> None:
+def test_tar_index_is_shared_by_commands_that_start_together(shards: Path, built: list[int]) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: TarShards(IMAGE, str(shards)).fingerprint, range(16)))
-    assert len(set(found)) == 1
-    assert len(made) < 16 * 5
+        fingerprints = set(pool.map(lambda _: TarShards(IMAGE, str(shards)).fingerprint, range(16)))
+    assert len(fingerprints) == 1
+    assert len(built) < 16 * 5
     assert len(list(shards.iterdir())) == 10
 
 
-def test_tar_index_is_uploaded_with_shards(shards: Path, folder: Folder, memory: Any, made: list[int]) -> None:
+def test_tar_index_is_uploaded_with_shards(shards: Path, folder: Folder, memory: Any, built: list[int]) -> None:
     TarShards(IMAGE, str(shards))
     upload(memory, shards, "*")
-    made.clear()
+    built.clear()
     assert_equal(all_of(TarShards(IMAGE, "memory://bucket")), all_of(folder))
-    assert made == []
+    assert built == []
     # An index of another size or another last header is not used.
     content = (shards / "001.tar").read_bytes()
     add(shards / "002.tar", extra__json=b"{}" + b" " * 9999)
@@ -366,7 +366,7 @@ def test_tar_index_is_uploaded_with_shards(shards: Path, folder: Folder, memory:
     other = touched(content, header)
     memory.pipe_file("/bucket/001.tar", other)
     TarShards(IMAGE, "memory://bucket")
-    assert sorted(made) == sorted([len(other), (shards / "002.tar").stat().st_size])
+    assert sorted(built) == sorted([len(other), (shards / "002.tar").stat().st_size])
 
 
 def touched(content: bytes, place: int) -> bytes:
