@@ -16,7 +16,7 @@ SPEED_OVER = 3600.0
 """Seconds over which speed is averaged for the remaining time; steps of large models may take minutes."""
 
 
-class Patient(Console):
+class PipeSafeConsole(Console):
     """A console that ignores a closed pipe: Ctrl-C also ends a `tee`, before the state is saved."""
 
     def on_broken_pipe(self) -> None:
@@ -35,7 +35,7 @@ class Display:
         self, title: str, total: int, start: int = 0, console: Console | None = None, quiet: bool = False,
         after: float = 0.0,
     ) -> None:  # fmt: skip
-        self._console = console or Patient(highlight=False, quiet=quiet)
+        self._console = console or PipeSafeConsole(highlight=False, quiet=quiet)
         self._title, self._total, self._note, self._after = title, total, "", after
         self._live = self._console.is_terminal
         self._bar = Progress(
