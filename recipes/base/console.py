@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import IO
 
 
-class Outlet(io.TextIOWrapper):
+class SafeStream(io.TextIOWrapper):
     """A standard stream whose write errors do not end the command.
 
-    Characters that its encoding does not have are escaped. Text that cannot be written is dropped; `lost` says why.
+    Characters that its encoding does not have are escaped. Text that cannot be written is dropped, and `error` says why.
     """
 
-    lost: OSError | None = None
+    error: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write text, or drop it if that fails."""
         try:
             return super().write(text)
         except OSError as error:
-            self._lose(error)
+            self._record(error)
             return len(text)
 
     def flush(self) -> None:
@@ -32,17 +32,17 @@ class Outlet(io.TextIOWrapper):
         try:
             super().flush()
         except OSError as error:
-            self._lose(error)
+            self._record(error)
 
-    def _lose(self, error: OSError) -> None:
+    def _record(self, error: OSError) -> None:
         if isinstance(error, BrokenPipeError):
             silence(self)  # a reader that stops, such as `head`, needs no more
         else:
-            self.lost = error
+            self.error = error
 
 
-def steady() -> None:
-    """Replace standard output and standard error of this project's own process by `Outlet`s."""
+def install_safe_streams() -> None:
+    """Replace standard output and standard error of this project's own process by `SafeStream`s."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent; the next opened file must not get its descriptor
@@ -50,7 +50,7 @@ def steady() -> None:
         elif type(stream) is io.TextIOWrapper:  # not a stream that captures, as in tests and notebooks
             settings = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             encoding = stream.encoding
-            new = Outlet(stream.detach(), encoding, "backslashreplace", **settings)  # type: ignore[arg-type]
+            new = SafeStream(stream.detach(), encoding, "backslashreplace", **settings)  # type: ignore[arg-type]
         else:
             continue
         setattr(sys, name, new)
@@ -63,12 +63,12 @@ def escaped() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def lost() -> OSError | None:
-    """Return why printed text was lost, or None if none was."""
-    if not isinstance(sys.stdout, Outlet):
+def output_error() -> OSError | None:
+    """Return the error because of which printed text was lost, or None."""
+    if not isinstance(sys.stdout, SafeStream):
         return None
     sys.stdout.flush()
-    return sys.stdout.lost
+    return sys.stdout.error
 
 
 def show(text: str, stream: IO[str] | None = None) -> None:

@@ -14,7 +14,7 @@ import yaml
 from multisagd.addresses import without_secrets
 from multisagd.libraries import failed_import
 from recipes.base.commands import COMMANDS
-from recipes.base.console import escaped, show, steady, tell
+from recipes.base.console import escaped, install_safe_streams, show, tell
 from recipes.base.errors import USAGE_STATUS, Interrupted, RecipeError
 from recipes.base.signals import Ended, like_ctrl_c
 from recipes.cli.help import command_help
@@ -36,7 +36,7 @@ def run_configured(name: str, action: Callable[[Config], object], arguments: Seq
     """Compose `configs/<name>.yaml` with the command line, call `action` with it, and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
-        steady()
+        install_safe_streams()
     escaped()
     if any(word in ("-h", "--help") for word in words):
         show(command_help(name, words))

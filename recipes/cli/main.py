@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from importlib import metadata
 
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS
-from recipes.base.console import lost, show, steady, tell
+from recipes.base.console import install_safe_streams, output_error, show, tell
 from recipes.base.errors import ROOT, USAGE_STATUS, foreign_modalities, nearest
 from recipes.base.signals import exit_on_signal
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if arguments is None:
-        steady()
+        install_safe_streams()
     try:
         status = run(words, own=arguments is None)
     except Exception as raised:
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         tell(f"error: {message}")
         return 2
-    if status == 0 and (words[0] in PRINTED or {"-h", "--help", "--show"}.intersection(words)) and (error := lost()):
+    printed = words[0] in PRINTED or {"-h", "--help", "--show"}.intersection(words)
+    if status == 0 and printed and (error := output_error()):
         tell(f"error: cannot write the output: {error}")
         return 1
     return status

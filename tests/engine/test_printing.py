@@ -17,8 +17,8 @@ from recipes.cli.main import main
 ROOT = Path(__file__).parents[2]
 SPEAKS = """
 import logging
-from recipes.base.console import steady
-steady()
+from recipes.base.console import install_safe_streams
+install_safe_streams()
 from recipes.base.progress import Display
 with Display("training \u732b", 10) as display:
     display.say("classes \u732b, \udcff, \u00e9\u2026")
