@@ -171,7 +171,7 @@ class SlurmJob(Job):
                 raise Interrupted(f"stopped by {signal.Signals(number).name} outside of training", number)
 
         status = 1
-        with Backstop(interrupt, self._stopped) as backstop:
+        with SignalWatchdog(interrupt, self._stopped) as watchdog:
             # Before importing torch, which takes seconds. The training loop installs handlers of its own.
             for each in REQUEUING_SIGNALS:
                 signal.signal(each, interrupt)
@@ -191,7 +191,7 @@ class SlurmJob(Job):
                 if number in REQUEUING_SIGNALS or number == signal.SIGINT:
                     for each in REQUEUING_SIGNALS:
                         signal.signal(each, signal.SIG_IGN)
-                    backstop.settle()
+                    watchdog.cancel()
                     status = self._stopped(number)
         sys.exit(status)
 
@@ -204,7 +204,7 @@ class SlurmJob(Job):
         return 128 + number
 
 
-class Backstop:
+class SignalWatchdog:
     """While active, ends the process if one of the `REQUEUING_SIGNALS` has had no effect after `GRACE` seconds.
 
     `handler` has these signals until the training loop installs its own: if that has happened meanwhile, the signal is
@@ -214,7 +214,7 @@ class Backstop:
 
     def __init__(self, handler: Callable[[int, FrameType | None], None], stopped: Callable[[int], int]) -> None:
         self._handler, self._stopped = handler, stopped
-        self._settled = threading.Event()
+        self._cancelled = threading.Event()
         self._acting = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -225,19 +225,19 @@ class Backstop:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._settled.set()
+        self._cancelled.set()
         signal.set_wakeup_fd(self._before)
         os.close(self._writing)  # which ends the thread
 
     def settle(self) -> None:
         """Leave the signal to the main thread; does not return if the other thread is already acting on it."""
         self._acting.acquire()
-        self._settled.set()
+        self._cancelled.set()
 
     def _watch(self) -> None:
         sent = set()
         while number := os.read(self._reading, 1):
-            if number[0] not in REQUEUING_SIGNALS or number in sent or self._settled.wait(GRACE):
+            if number[0] not in REQUEUING_SIGNALS or number in sent or self._cancelled.wait(GRACE):
                 continue
             if signal.getsignal(number[0]) is not self._handler:
                 # The training loop has begun. It may have received the signal; a second one does no harm.
