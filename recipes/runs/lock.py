@@ -37,13 +37,13 @@ class VanishedError(RecipeError):
         )
 
 
-class Hold:
+class RunLock:
     """A run folder that this process has locked; `new` says whether this process has created it."""
 
     def __init__(self, run_dir: Path, lock: IO[str], new: bool) -> None:
         self.run_dir, self._lock, self.new = run_dir, lock, new
 
-    def lasts(self) -> bool:
+    def still_valid(self) -> bool:
         """Whether the folder still exists, and is not a different folder with the same name."""
         try:
             return os.path.samestat((self.run_dir / ".lock").stat(), os.fstat(self._lock.fileno()))
@@ -53,12 +53,12 @@ class Hold:
 
     def check(self) -> None:
         """Raise VanishedError if the folder has vanished."""
-        if not self.lasts():
+        if not self.still_valid():
             raise VanishedError(self.run_dir)
 
 
 @contextmanager
-def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
+def held(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
     """Lock a run's folder, and create it if necessary; the lock ends with the process at the latest.
 
     Raises:
@@ -79,14 +79,14 @@ def held(run_dir: Path, patience: float = 0.0) -> Iterator[Hold]:
             if time.monotonic() >= deadline:
                 raise RecipeError(f"another process is using {run_dir}: wait for it, or use another run_dir")
             time.sleep(0.1)
-        hold = Hold(run_dir, lock, new)
+        run_lock = RunLock(run_dir, lock, new)
         try:
-            yield hold
+            yield run_lock
         except BaseException as error:
             if isinstance(error, OSError | SafetensorError):
                 _explain(error, run_dir)
             # A command that failed before it wrote anything leaves no folder.
-            if alone and hold.lasts() and not (run_dir / "config.yaml").exists():
+            if alone and run_lock.still_valid() and not (run_dir / "config.yaml").exists():
                 path.unlink(missing_ok=True)
                 if new and not any(run_dir.iterdir()):
                     run_dir.rmdir()
@@ -119,25 +119,25 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 
 @contextmanager
-def claimed(run_dir: Path, runtime: Runtime) -> Iterator[Hold | None]:
+def claimed(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
     """Lock a run's folder in the first process, and report errors there on all processes.
 
     Raises:
         RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
     """
     patience = LINGERING if runtime.process.world > 1 else 0.0
-    with held(run_dir, patience) if runtime.main else nullcontext() as hold:
+    with held(run_dir, patience) if runtime.main else nullcontext() as run_lock:
         barrier()
         check_shared(run_dir, patience)
         try:
-            yield hold
+            yield run_lock
         except Ended:
-            if hold is not None and hold.new and not (run_dir / "checkpoints").exists():
+            if run_lock is not None and run_lock.new and not (run_dir / "checkpoints").exists():
                 shutil.rmtree(run_dir)  # nothing was trained, and another command may use the name
             raise
         except (OSError, SaveError) as error:
-            if hold is not None:
-                hold.check()  # raises if the folder has vanished
+            if run_lock is not None:
+                run_lock.check()  # raises if the folder has vanished
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise RecipeError(f"cannot write into {run_dir} ({error}): free some space") from error
             raise
