@@ -64,8 +64,8 @@ def train(config: Config) -> None:
     runtime = Runtime.start(settings.engine)
     runtime.share(settings.training.batch)
     run_dir = settings.run_dir
-    with claimed(run_dir, runtime) as hold:
-        job = Job(config, settings, builder, runtime, hold)
+    with claimed(run_dir, runtime) as run_lock:
+        job = Job(config, settings, builder, runtime, run_lock)
         group = separate_group(settings.engine.timeout)
         checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, group)
         state = checkpoints.latest()

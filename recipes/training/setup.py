@@ -26,7 +26,7 @@ from recipes.data.dataset import build_data, colour_note, fit_restoration, held_
 from recipes.data.order import Order
 from recipes.runs.assembly import Assembly, build_corruption, check_sampler, process_notes
 from recipes.runs.checkpoint import Shapes, State
-from recipes.runs.lock import Hold
+from recipes.runs.lock import RunLock
 from recipes.runs.model import check_encoder, open_model
 from recipes.runs.run import Run
 from recipes.runs.settings import CorruptionOptions, ModelSettings, TrainSettings
@@ -48,12 +48,12 @@ class Job:
     settings: TrainSettings
     builder: Builder
     runtime: Runtime
-    hold: Hold | None
+    run_lock: RunLock | None
 
     def check_folder(self) -> None:
         """Raise VanishedError if the folder has vanished; only the process that has locked it checks."""
-        if self.hold is not None:
-            self.hold.check()
+        if self.run_lock is not None:
+            self.run_lock.check()
 
 
 @dataclass(frozen=True)
