@@ -34,7 +34,7 @@ from recipes.config.compose import Config
 from recipes.config.groups import flatten, under
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from recipes.runs.run import data_facts
 from recipes.runs.settings import Group
 from recipes.runtime.device import EngineSettings, Runtime
@@ -75,7 +75,7 @@ def encode(config: Config) -> None:
     builder = Builder(tuple(config["allow_targets"]))
     settings = builder.settings(EncodeSettings, config, "")
     Runtime.start(settings.engine)
-    with held(settings.run_dir):
+    with lock_run(settings.run_dir):
         before = earlier(settings.run_dir, config)
         latent = builder.build(settings.modality, Latent, "modality")
         # The dataset uses the encoded modality, so that every dataset works and whole batches are encoded at once.

@@ -38,7 +38,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset
 from recipes.data.order import Order
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from recipes.runs.run import data_facts
 from recipes.runs.settings import Group
 
@@ -78,7 +78,7 @@ def pack(config: Config) -> None:
     with as_recipe_error((OSError, ValueError)):
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
         packing = Packing(folder, order, settings.shard_bytes)
-        with held(run_dir), StopRequest() as stop, Display("packing", count) as display:
+        with lock_run(run_dir), StopRequest() as stop, Display("packing", count) as display:
             begin(run_dir, facts(settings, packing))
             fill(run_dir, packing, modality, display, stop)
             display.say(

@@ -40,7 +40,7 @@ from recipes.cli.command import command
 from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.runs.checkpoint import Checkpoints
-from recipes.runs.lock import claimed
+from recipes.runs.lock import lock_run_on_first_rank
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import Runtime
@@ -64,7 +64,7 @@ def train(config: Config) -> None:
     runtime = Runtime.start(settings.engine)
     runtime.share(settings.training.batch)
     run_dir = settings.run_dir
-    with claimed(run_dir, runtime) as run_lock:
+    with lock_run_on_first_rank(run_dir, runtime) as run_lock:
         job = Job(config, settings, builder, runtime, run_lock)
         group = separate_group(settings.engine.timeout)
         checkpoints = Checkpoints(run_dir / "checkpoints", settings.keep, settings.keep_every, group)

@@ -14,7 +14,7 @@ from typing import IO
 class SafeStream(io.TextIOWrapper):
     """A standard stream whose write errors do not end the command.
 
-    Characters that its encoding does not have are escaped. Text that cannot be written is dropped, and `error` says why.
+    Characters that its encoding does not have are escaped. Text that cannot be written is dropped; `error` says why.
     """
 
     error: OSError | None = None

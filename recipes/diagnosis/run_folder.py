@@ -10,7 +10,7 @@ from recipes.config.build import Builder
 from recipes.diagnosis.check import Finding
 from recipes.diagnosis.environment import writable
 from recipes.runs.checkpoint import CheckpointError, load
-from recipes.runs.lock import is_held
+from recipes.runs.lock import is_locked
 from recipes.runs.model import NOTES, check_folder, open_model
 from recipes.runs.run import Run, versions
 
@@ -44,7 +44,7 @@ def _trained(folder: Path) -> Finding:
         f"last started with {name} {before[name]}, now {now[name]}: results will not be bit for bit the same"
         for name in changed
     ]
-    in_use = is_held(folder)
+    in_use = is_locked(folder)
     if in_use:
         notes.append("another process is using it, so a second one would be refused")
     elif in_use is None:

@@ -22,7 +22,7 @@ from recipes.base.errors import RecipeError
 from recipes.base.untrusted import inside, read_header, read_rows
 from recipes.config.compose import Config
 from recipes.runs.checkpoint import samples_of
-from recipes.runs.lock import is_held
+from recipes.runs.lock import is_locked
 from recipes.runs.metrics import Entry, Metrics, inner, number
 from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING, Run
 from recipes.sampling.sample_files import EVALUATION, NOTES, TENSORS
@@ -142,7 +142,7 @@ class Overview:
         """The state of the run."""
         if self.target is not None and self.seen >= self.target:
             return "finished"
-        if inside(self.folder / ".lock", self.folder) and is_held(self.folder):
+        if inside(self.folder / ".lock", self.folder) and is_locked(self.folder):
             return "in progress"
         return "interrupted" if self.seen or self.starts else "not begun"
 

@@ -58,7 +58,7 @@ class RunLock:
 
 
 @contextmanager
-def held(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
+def lock_run(run_dir: Path, patience: float = 0.0) -> Iterator[RunLock]:
     """Lock a run's folder, and create it if necessary; the lock ends with the process at the latest.
 
     Raises:
@@ -119,14 +119,14 @@ def check_shared(run_dir: Path, patience: float) -> None:
 
 
 @contextmanager
-def claimed(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
+def lock_run_on_first_rank(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
     """Lock a run's folder in the first process, and report errors there on all processes.
 
     Raises:
         RecipeError: If it is in use, not shared by all processes, vanishes, or becomes unwritable.
     """
     patience = LINGERING if runtime.process.world > 1 else 0.0
-    with held(run_dir, patience) if runtime.main else nullcontext() as run_lock:
+    with lock_run(run_dir, patience) if runtime.main else nullcontext() as run_lock:
         barrier()
         check_shared(run_dir, patience)
         try:
@@ -143,7 +143,7 @@ def claimed(run_dir: Path, runtime: Runtime) -> Iterator[RunLock | None]:
             raise
 
 
-def is_held(run_dir: Path) -> bool | None:
+def is_locked(run_dir: Path) -> bool | None:
     """Whether a process has locked a run's folder; None if unknown, as on some network file systems."""
     lock = run_dir / ".lock"
     if not lock.is_file():  # opening a pipe would block

@@ -9,7 +9,7 @@ import wandb
 
 from multisagd.libraries import BrokenLibraryError
 from recipes.base.errors import RecipeError
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from recipes.runs.run import Run
 from recipes.runs.settings import TrackingSettings
 from recipes.training.tracking import Tracker
@@ -95,7 +95,7 @@ def test_wandb_continues_the_same_run(wandb_here: None, tmp_path: Path, monkeypa
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_dir = tmp_path / "run"
     for samples in (64, 128):
-        with held(run_dir):  # it does not trip over the links that the first record holds
+        with lock_run(run_dir):  # it does not trip over the links that the first record holds
             tracker = Tracker(run_dir, TrackingSettings(wandb=True), {"seed": 1})
             tracker.metrics(samples, "train", {"loss": 0.5})
             tracker.close()

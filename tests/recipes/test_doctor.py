@@ -20,7 +20,7 @@ from recipes.diagnosis.check import Check, Finding, run_isolated
 from recipes.diagnosis.run_folder import run_folder
 from recipes.doctor import main, report
 from recipes.export import export
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from tests.helpers.tiny import tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -245,7 +245,7 @@ def check(folder: Path, state: str, message: str = "") -> str:
 
 def test_run_folder_reports_lock_and_lack_of_space(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(intact, "ok").startswith("checkpoint after 96 of 96 samples")
-    with held(intact):
+    with lock_run(intact):
         check(intact, "warning", "another process is using it")
     limit_disk(monkeypatch, 1000)
     check(intact, "broken", "do not fit on the disk")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from tests.helpers import equal_trainings
 from tests.helpers.every_modality import save_clips
 from tests.helpers.launching import ranks
@@ -19,7 +19,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the clips and what one process learns, made once for all processes that run tests."""
     ours = tmp_path_factory.getbasetemp()
     folder = (ours.parent if os.environ.get("PYTEST_XDIST_WORKER") else ours) / "equal_trainings"
-    with held(folder, patience=300):
+    with lock_run(folder, patience=300):
         if not (folder / "made").exists():
             (folder / "clips").mkdir()
             save_clips(folder / "clips")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recipes.base.errors import RecipeError
-from recipes.runs.lock import check_shared, held
+from recipes.runs.lock import check_shared, lock_run
 from recipes.runtime.watchdog import report, where
 from recipes.training.tracking import Journal
 from tests.helpers.launching import ranks, torchrun
@@ -192,7 +192,7 @@ def test_clocks_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
-    with held(tmp_path / "run"):
+    with lock_run(tmp_path / "run"):
         done = ranks(2, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
         assert done.returncode != 0
         assert "another process is using" in done.stderr
@@ -201,10 +201,10 @@ def test_two_launches_on_one_folder_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_waited_for(tmp_path: Path) -> None:
-    holder = held(tmp_path / "run")
+    holder = lock_run(tmp_path / "run")
     holder.__enter__()
     threading.Timer(0.3, holder.__exit__, (None, None, None)).start()
-    with held(tmp_path / "run", patience=20):
+    with lock_run(tmp_path / "run", patience=20):
         pass
 
 

@@ -11,7 +11,7 @@ from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.config.groups import Outline, flatten, offered, prefixes
 from recipes.config.suggestions import MEANINGS
-from recipes.runs.lock import held
+from recipes.runs.lock import lock_run
 from recipes.runs.model import open_model
 from recipes.train import train
 from tests.helpers.tiny import tiny_config
@@ -178,7 +178,10 @@ def test_open_model_lists_the_runs_nearby(tmp_path: Path) -> None:
 
 def test_held_names_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecipeError, match=r"cannot create the folder .*: choose another"), held(tmp_path / "file/x"):
+    with (
+        pytest.raises(RecipeError, match=r"cannot create the folder .*: choose another"),
+        lock_run(tmp_path / "file/x"),
+    ):
         pass
 
 

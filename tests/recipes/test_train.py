@@ -23,7 +23,7 @@ from recipes.base.untrusted import read_configuration
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
 from recipes.runs.checkpoint import Checkpoints, State
-from recipes.runs.lock import VanishedError, held
+from recipes.runs.lock import VanishedError, lock_run
 from recipes.runs.run import Run
 from recipes.runs.settings import TrainSettings
 from recipes.runtime.device import EngineSettings, Runtime
@@ -141,7 +141,7 @@ def test_train_locks_its_folder_before_reading_it(tmp_path: Path, monkeypatch: p
     run_dir = tmp_path / "run"
 
     def reading(*_: Any) -> None:
-        with pytest.raises(RecipeError, match="another process is using"), held(run_dir):
+        with pytest.raises(RecipeError, match="another process is using"), lock_run(run_dir):
             pass
         raise RecipeError("read")
 
@@ -151,7 +151,7 @@ def test_train_locks_its_folder_before_reading_it(tmp_path: Path, monkeypatch: p
             tiny_run(run_dir)
     assert not run_dir.exists()
     tiny_run(run_dir)
-    with held(run_dir), pytest.raises(RecipeError, match="another process is using"):
+    with lock_run(run_dir), pytest.raises(RecipeError, match="another process is using"):
         tiny_run(run_dir, "training.samples=128")
     assert tiny_run(run_dir, "training.samples=128").samples == 128
 
@@ -244,7 +244,7 @@ def test_train_ends_when_its_folder_vanishes(tmp_path: Path, monkeypatch: pytest
         if fate == "removed":
             shutil.rmtree(tmp_path / "elsewhere")
         if fate == "replaced":
-            with held(run_dir):
+            with lock_run(run_dir):
                 (run_dir / "config.yaml").write_text("seed: 1\n")
 
     after_step(monkeypatch, 32, vanish)
