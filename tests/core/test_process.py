@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import multisagd as ms
 from multisagd.process import Coefficients, Quantity, posterior_step, target_weights
 from tests.helpers import dense
+from tests.helpers.networks import Affine
+from tests.helpers.refusals import assert_refused
 
 GRID = ms.Grid.of(y=4, x=5)
 QUANTITIES: list[Quantity] = ["x0", "noise", "v", "flow", "score"]
@@ -24,7 +26,7 @@ SCHEDULES = [
 ]
 MODULATIONS = {
     "scalar": None,
-    "blur": ms.Blur(length=2.0),
+    "blur": ms.Blur(length=2.0, floor=0.01),
     "colour shift": ms.ColorShift(ms.PowerLaw(0.3), ms.PowerLaw(-0.2)),
 }
 SPECTRA = {"white": ms.Flat(), "power law": ms.PowerLaw(-0.5), "band": ms.Band(0.15, 0.5)}
@@ -49,7 +51,7 @@ def factors(p: ms.Process, t: float) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(p.modulation, ms.Blur):
         # 2209.05557: d_t = (1 - d_min) exp(-λ τ) + d_min, λ = |2πf|², τ = σ_B²/2, σ_B = σ_max sin²(tπ/2).
         tau = (2.0 * np.sin(t * np.pi / 2) ** 2) ** 2 / 2
-        signal = (1 - 0.001) * np.exp(-((2 * np.pi * r) ** 2) * tau) + 0.001
+        signal = 0.99 * np.exp(-((2 * np.pi * r) ** 2) * tau) + 0.01
     if isinstance(p.modulation, ms.ColorShift):
         early, late = (np.maximum(r, 1 / 256) ** (2 * e) for e in (0.3, -0.2))
         noise = (1 - t) * np.sqrt(early / early.mean()) + t * np.sqrt(late / late.mean())
@@ -228,24 +230,6 @@ def test_process_serves_any_grid_size():
     torch.testing.assert_close(p.to_x0(p.from_x0(x0, x_t, t, "v"), x_t, t, "v"), x0, rtol=1e-9, atol=1e-9)
 
 
-def test_blur_and_color_shift_have_their_values_at_both_ends():
-    grid = ms.Grid.of(y=8, x=6)
-    signal, noise = ms.Blur(length=1.5, floor=0.01)(times(0.0, 1.0), grid)
-    assert signal.shape == noise.shape == (2, *grid.half_shape)
-    torch.testing.assert_close(signal[0], torch.ones_like(signal[0]))
-    blur = ms.Gaussian(1.5).power(grid).sqrt()
-    torch.testing.assert_close(signal[1], 0.99 * blur + 0.01)
-    _, noise = ms.ColorShift(early=ms.PowerLaw(0.5), late=ms.Flat())(times(0.0, 1.0), grid)
-    torch.testing.assert_close(grid.mean(noise**2), times(1.0, 1.0))
-    torch.testing.assert_close(noise[1], torch.ones_like(noise[1]))
-    assert noise[0, 0, 0] < noise[0, 4, 3]
-
-
-class Half(torch.nn.Module):
-    def forward(self, x, log_snr, condition=None):
-        return x / 2
-
-
 @pytest.mark.parametrize("path", ["preserving", "exploding", "flow"])
 @pytest.mark.parametrize("ends", [20.0, 80.0])
 def test_conversions_and_losses_are_finite_at_both_ends_of_the_widest_ranges(ends, path):
@@ -260,7 +244,7 @@ def test_conversions_and_losses_are_finite_at_both_ends_of_the_widest_ranges(end
             assert value.isfinite().all(), (spectrum, t, quantity)
             assert process.to_x0(value, x_t, t, quantity).isfinite().all(), (spectrum, t, quantity)
         for options in ({}, {"preconditioning": "karras"}, *({"prediction": p} for p in ("x0", "noise", "flow"))):
-            denoiser = ms.Denoiser(Half(), process, **options)
+            denoiser = ms.Denoiser(Affine(0.5), process, **options)
             assert denoiser(x_t, t).isfinite().all(), (spectrum, t, options)
             assert denoiser.loss(x0, t, [0, 1]).isfinite().all(), (spectrum, t, options)
 
@@ -306,12 +290,10 @@ def test_add_noise_in_half_precision_under_autocast_stays_finite(dtype):
 
 def test_process_refuses_impossible_arguments():
     p, one, three = process(), torch.zeros(1, 1, 4, 5), torch.zeros(3, 1, 4, 5)
-    for message, attempt in (
+    assert_refused(
         ("a batch of 2 needs 2 seeds, got 1", lambda: p.noise((2, 1, 4, 5), [1])),
         ("expected .batch, channels, y, x.", lambda: p.noise((4, 5), [1, 2, 3, 4])),
         ("unknown quantity", lambda: p.to_x0(one, one, times(0.5), "mean")),
         ("unknown quantity", lambda: p.from_x0(one, one, times(0.5), "mean")),
         ("needs 3 times or one for all, got 2", lambda: p.add_noise(three, times(0.5, 0.5), three)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            attempt()
+    )
