@@ -51,7 +51,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
         if run.facts.get("held_out") == 0:
             why = f"No data were held out for validation, {missing}."
         blocks.append(Note(why))
-    if run.thinned:
+    if run.subsampled:
         blocks.append(Note("There are too many entries to show: evenly spaced entries and the last one are drawn."))
     return blocks
 

@@ -104,7 +104,7 @@ class Overview:
     train: list[Entry]
     validation: list[Entry]
     timing: list[Entry]
-    thinned: bool
+    subsampled: bool
     """Whether some entries were omitted."""
     statistics: DataStatistics | None
     missing: tuple[str, ...]
@@ -204,7 +204,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
             missing.append(f"{file}: {entries.broken:,} lines are not entries, and were skipped.")
     return Overview(
         folder, name or folder.resolve().name, config, facts, metrics.of("train"), metrics.of("validation"),
-        timing.of("timing"), metrics.thinned or timing.thinned, statistics, tuple(missing),
+        timing.of("timing"), metrics.subsampled or timing.subsampled, statistics, tuple(missing),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 @dataclass
-class Thinned:
+class SubsampledEntries:
     """Entries of one kind: every `stride`-th entry, and the last one."""
 
     entries: list[Entry] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Thinned:
 class Metrics:
     """The contents of a JSON Lines file, by the `kind` of entries; `broken` is the number of invalid lines."""
 
-    kinds: dict[str, Thinned] = field(default_factory=dict)
+    kinds: dict[str, SubsampledEntries] = field(default_factory=dict)
     broken: int = 0
 
     def of(self, kind: str) -> list[Entry]:
@@ -55,7 +55,7 @@ class Metrics:
         return self.kinds[kind].all() if kind in self.kinds else []
 
     @property
-    def thinned(self) -> bool:
+    def subsampled(self) -> bool:
         """Whether entries were dropped."""
         return any(each.stride > 1 for each in self.kinds.values())
 
@@ -74,7 +74,7 @@ def read_metrics(path: Path, kind: str | None = None) -> Metrics:
         except (ValueError, AttributeError):
             metrics.broken += 1
             continue
-        metrics.kinds.setdefault(name, Thinned()).add(entry)
+        metrics.kinds.setdefault(name, SubsampledEntries()).add(entry)
     return metrics
 
 

@@ -383,7 +383,7 @@ def test_read_metrics_thins_evenly_and_keeps_the_last_entry(tmp_path: Path) -> N
     assert reader.MOST / 2 <= len(samples) <= reader.MOST + 1
     assert len({after - before for before, after in pairwise(samples[:-1])}) == 1
     assert (samples[0], samples[-1]) == (1, 10_000)
-    assert metrics.thinned
+    assert metrics.subsampled
     assert spread(range(100), 4) == [0, 33, 66, 99]
 
 
