@@ -47,7 +47,7 @@ FILES = (NOTES, WEIGHTS, CORRUPTION, CARD, SPECTRUM, SAMPLES, EVALUATION)
 
 
 @dataclass(frozen=True, repr=False)
-class Drawn:
+class PipelineOutput:
     """Samples x0 `(count, channels, *grid)`, float32 on the CPU, with the seed of each, and its class or prompt."""
 
     samples: Tensor
@@ -104,7 +104,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class DrawingOptions:
+class SamplingOptions:
     """Options of sampling, except the numbers of samples and steps.
 
     Samples are a function of `seed`, as in `multisagd sample`; `seeds` gives the seed of each sample, and a `generator`
@@ -186,15 +186,15 @@ class Pipeline:
         )
 
     @torch.no_grad()
-    def __call__(self, count: int = 4, steps: int = 20, **options: Any) -> Drawn:
-        """Draw `count` samples in `steps` sampler steps; `options` are the fields of `DrawingOptions`.
+    def __call__(self, count: int = 4, steps: int = 20, **options: Any) -> PipelineOutput:
+        """Draw `count` samples in `steps` sampler steps; `options` are the fields of `SamplingOptions`.
 
         Raises:
             RecipeError: If the condition is unknown, guidance is requested without a condition, or the sampler is
                 unknown or does not support the model's process.
             TypeError: If an option does not exist.
         """
-        chosen = DrawingOptions(**options)
+        chosen = SamplingOptions(**options)
         seeds = chosen.seeds_of(count)
         if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
@@ -212,7 +212,7 @@ class Pipeline:
             drawn = (seeds, condition.tensor, self.runtime, display.update)
             x0 = generate(self.denoiser, request, self.modality.tensor_shape, *drawn)
         classes = self.model.facts["classes"]
-        return Drawn(
+        return PipelineOutput(
             x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
         )
 

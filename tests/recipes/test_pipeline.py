@@ -119,7 +119,7 @@ def test_pipeline_shows_returns_and_saves_images(pipeline: Pipeline, tmp_path: P
     assert all(len(line) <= 200 for line in lines)
     assert "Image of 1 × 8 × 8, 10 classes" in repr(pipeline)
     drawn = pipeline(2, 2, progress=False)
-    assert repr(drawn) == "Drawn(2 of Image, 1 × 8 × 8)"
+    assert repr(drawn) == "PipelineOutput(2 of Image, 1 × 8 × 8)"
     assert all(isinstance(each, PILImage.Image) and each.size == (8, 8) for each in drawn.images)
     pixels = ((drawn.samples[0, 0] + 1) * 127.5).round().clamp(0, 255)
     assert np.array_equal(np.asarray(drawn.images[0]), pixels.to(torch.uint8).numpy())
