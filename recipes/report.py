@@ -27,7 +27,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.reports.comparison import comparison_blocks
 from recipes.reports.losses import loss_charts
-from recipes.reports.page import Block, Budget, Note, Section, check_out, render, unmade
+from recipes.reports.page import Block, Budget, Note, Section, check_out, failure_note, render
 from recipes.reports.process import forward_blocks, spectrum_blocks
 from recipes.reports.run import MALFORMED, Overview, read_run
 from recipes.reports.samples import evaluation_blocks, sample_blocks
@@ -75,10 +75,10 @@ def report(config: Config) -> Path:
     settings = Builder().settings(ReportSettings, config, "")
     if settings.samples:
         draw_samples(settings)
-    path, left_out = write_report(settings)
+    path, omitted = write_report(settings)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
-    if left_out:
-        print(f"omitted: {len(left_out)} files, listed at the end of the page")
+    if omitted:
+        print(f"omitted: {len(omitted)} files, listed at the end of the page")
     return path
 
 
@@ -101,7 +101,7 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
         write_text(out, text)
     except OSError as error:
         raise RecipeError(f"cannot write {out} ({error.strerror}): choose another out") from error
-    return out, budget.left_out
+    return out, budget.omitted
 
 
 def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builder, budget: Budget) -> list[Section]:
@@ -124,8 +124,8 @@ def sections(runs: Sequence[Overview], settings: ReportSettings, builder: Builde
         section("configuration", "Configuration", lambda: configuration_blocks(run)),
         section("environment", "Environment", lambda: environment_blocks(run)),
     ]
-    if budget.left_out:
-        notes = [Note(f"Not embedded in this page: {each}") for each in budget.left_out]
+    if budget.omitted:
+        notes = [Note(f"Not embedded in this page: {each}") for each in budget.omitted]
         parts.append(Section("omitted", "Omitted media", notes, "Increase megabytes=… to embed more."))
     return parts
 
@@ -135,7 +135,7 @@ def section(name: str, title: str, make: Callable[[], Sequence[Block | None]], l
     try:
         return Section(name, title, [block for block in make() if block is not None], lead)
     except MALFORMED as error:
-        return Section(name, title, [unmade(error)], lead)
+        return Section(name, title, [failure_note(error)], lead)
 
 
 def draw_samples(settings: ReportSettings) -> None:

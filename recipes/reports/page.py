@@ -30,7 +30,7 @@ HEAD = 400
 """Number of characters at the beginning of a page that include its generator."""
 LARGEST = 64 << 20
 """Maximum size of a media file, in bytes."""
-MOST_LEFT_OUT = 20
+MAX_OMITTED = 20
 """Maximum number of omitted files that are named."""
 DECODERS = ("PIL", "av")
 """Packages whose errors mean that a file is damaged."""
@@ -121,10 +121,10 @@ class Section:
 
 @dataclass
 class Budget:
-    """Number of bytes left for media in a page; `left_out` names the omitted files."""
+    """Number of bytes left for media in a page; `omitted` names the omitted files."""
 
     left: int
-    left_out: list[str] = field(default_factory=list)
+    omitted: list[str] = field(default_factory=list)
 
     def take(self, kind: str, data: bytes) -> str:
         """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
@@ -136,8 +136,8 @@ class Budget:
 
     def note(self, text: str) -> None:
         """Record an omitted file."""
-        if len(self.left_out) <= MOST_LEFT_OUT:
-            self.left_out.append(text if len(self.left_out) < MOST_LEFT_OUT else "…")
+        if len(self.omitted) <= MAX_OMITTED:
+            self.omitted.append(text if len(self.omitted) < MAX_OMITTED else "…")
 
 
 def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") -> Item | None:
@@ -165,7 +165,7 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
     return Item(title, found.get(".png"), found.get(".wav"), found.get(".mp4"), about, small) if found else None
 
 
-def unmade(error: BaseException) -> Note:
+def failure_note(error: BaseException) -> Note:
     """Return a note that gives the reason why something cannot be shown."""
     return Note(f"This could not be shown. {shortened(error)}")
 

@@ -25,7 +25,7 @@ from recipes.data.dataset import build_data
 from recipes.data.order import Order
 from recipes.plotting.curves import Axis, Series, draw, number_text, ordered
 from recipes.plotting.figures import on_logarithmic_axis
-from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, item, unmade
+from recipes.reports.page import Block, Budget, Facts, Gallery, Item, Note, Table, failure_note, item
 from recipes.reports.run import MALFORMED, Overview, SampleSet, shortened, shown
 from recipes.runs.assembly import Assembly, process_notes
 from recipes.runs.model import check_config, located
@@ -44,7 +44,7 @@ ABOUT = (
 )
 
 
-def _not_at_hand(*_: Any, **__: Any) -> Any:
+def _unsupported(*_: Any, **__: Any) -> Any:
     raise NotImplementedError
 
 
@@ -54,7 +54,7 @@ class _Measured(Modality):
 
     statistics: DataStatistics
     suffixes = ()
-    load = encode = decode = save = _not_at_hand
+    load = encode = decode = save = _unsupported
 
     @property
     def channels(self) -> int:
@@ -207,7 +207,7 @@ def spectrum_blocks(run: Overview, sets: Sequence[SampleSet], builder: Builder) 
     try:
         powers["noise"] = run.statistics.sigma_data**2 * _assembly(run, builder).process().covariance.power()
     except MALFORMED as error:
-        notes.append(unmade(error))
+        notes.append(failure_note(error))
     drawn, problems = sample_powers(run.statistics, sets[:2])
     if not sets:
         command = f"multisagd sample {setting('run_dir', run.folder)} count=256"
@@ -227,7 +227,7 @@ def sample_powers(data: DataStatistics, sets: Sequence[SampleSet]) -> tuple[dict
             name = f"samples {len(powers) + 1}: {len(x0)}, {each.sampler}"
             powers[name] = DataStatistics.measure(x0.split(BATCH), data.grid).power
         except MALFORMED as error:
-            problems.append(unmade(error))
+            problems.append(failure_note(error))
     return powers, problems
 
 

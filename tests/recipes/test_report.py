@@ -392,7 +392,7 @@ class TestMedia:
         budget = Budget(10**8)
         embedded = item("it", path, path.parent, budget)
         assert embedded is not None
-        assert budget.left_out == []
+        assert budget.omitted == []
         return embedded
 
     def decoded(self, address: str | None) -> tuple[str, bytes]:
@@ -401,13 +401,13 @@ class TestMedia:
         return kind, base64.b64decode(data)
 
     def test_report_names_media_beyond_the_budget(self, run_dir: Path) -> None:
-        path, left_out = write_report(ReportSettings(run_dir, examples=0, megabytes=0.0001))
-        assert left_out
+        path, omitted = write_report(ReportSettings(run_dir, examples=0, megabytes=0.0001))
+        assert omitted
         assert "Increase megabytes=… to embed more" in path.read_text(encoding="utf-8")
         budget = Budget(10**9)
         (run_dir / "samples" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
         assert item("broken", run_dir / "samples" / "broken.png", run_dir, budget) is None
-        assert "broken.png" in budget.left_out[0]
+        assert "broken.png" in budget.omitted[0]
 
     def test_item_embeds_small_files_unchanged_and_large_pictures_as_webp(self, tmp_path: Path) -> None:
         write_wav(torch.zeros(1, 400), 8000, tmp_path / "0.wav")
