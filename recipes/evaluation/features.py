@@ -61,7 +61,7 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
     return tuple(rows)
 
 
-def lacks_classes(train: Dataset, settings: EvaluateSettings) -> str | None:
+def classes_unavailable(train: Dataset, settings: EvaluateSettings) -> str | None:
     """Return why no classifier can be trained on the data, or None."""
     return "the data have no classes to train a classifier on" if train.classes is None else None
 

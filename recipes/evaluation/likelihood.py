@@ -24,7 +24,7 @@ from recipes.runs.model import open_model, trained_denoiser
 BATCH = 32
 
 
-def lacks_likelihood(train: Dataset, settings: EvaluateSettings) -> str | None:
+def likelihood_unavailable(train: Dataset, settings: EvaluateSettings) -> str | None:
     """Return why bits per dimension are unavailable, or None."""
     if settings.likelihood.items == 0:
         return "it is slow and off by default: likelihood.items=64 turns it on"

@@ -14,30 +14,31 @@ PRETRAINED = "recipes.evaluation.pretrained"
 class Metric:
     """One metric.
 
-    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `lacking`, in the same form, takes the
-    training data and the settings and returns why the metric is unavailable, or None; "" if it is always available.
+    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same
+    form, takes the training data and the settings and returns why the metric is unavailable, or None; "" if it is always
+    available.
     `library` is a module that only this metric needs, or "".
     """
 
     about: str
     compute: str
-    lacking: str = ""
+    unavailable_reason: str = ""
     library: str = ""
 
 
 METRICS = {
     "classifier": Metric(
-        "features of a classifier trained on the data", f"{FEATURES}:classifier_features", f"{FEATURES}:lacks_classes"
+        "features of a classifier trained on the data", f"{FEATURES}:classifier_features", f"{FEATURES}:classes_unavailable"
     ),
     "inception": Metric(
-        "features of FID's Inception network", f"{PRETRAINED}:inception", f"{PRETRAINED}:lacks_inception",
+        "features of FID's Inception network", f"{PRETRAINED}:inception", f"{PRETRAINED}:inception_unavailable",
         "torch_fidelity.feature_extractor_inceptionv3",
     ),
     "vggish": Metric(
-        "features of VGGish", f"{PRETRAINED}:vggish", f"{PRETRAINED}:lacks_vggish", "torchaudio.functional"
+        "features of VGGish", f"{PRETRAINED}:vggish", f"{PRETRAINED}:vggish_unavailable", "torchaudio.functional"
     ),
     "r3d": Metric(
-        "features of the video network R3D-18", f"{PRETRAINED}:r3d", f"{PRETRAINED}:lacks_r3d",
+        "features of the video network R3D-18", f"{PRETRAINED}:r3d", f"{PRETRAINED}:r3d_unavailable",
         "torchvision.models.video",
     ),
     "components": Metric(
@@ -47,11 +48,11 @@ METRICS = {
     "spectrum": Metric("power spectrum", f"{SPECTRA}:spectrum"),
     "axes": Metric("neighbours, and power in bands, along every axis", f"{SPECTRA}:axes"),
     "bands": Metric("samples against data in one band", f"{SPECTRA}:band_tests", library="sklearn.linear_model"),
-    "classes": Metric("classes, by that classifier", f"{FEATURES}:classes", f"{FEATURES}:lacks_classes"),
+    "classes": Metric("classes, by that classifier", f"{FEATURES}:classes", f"{FEATURES}:classes_unavailable"),
     "neighbours": Metric("nearest training examples", "recipes.evaluation.neighbours:neighbours"),
     "likelihood": Metric(
         "bits per dimension of held-out data", "recipes.evaluation.likelihood:likelihood",
-        "recipes.evaluation.likelihood:lacks_likelihood",
+        "recipes.evaluation.likelihood:likelihood_unavailable",
     ),
 }  # fmt: skip
 """The metrics for `metrics=[…]`, in the order of computation."""

@@ -25,7 +25,7 @@ def choose_metrics(settings: EvaluateSettings, train: Dataset) -> tuple[list[str
     unavailable = {}
     for name in asked:
         metric = METRICS[name]
-        reason = pkgutil.resolve_name(metric.lacking)(train, settings) if metric.lacking else None
+        reason = pkgutil.resolve_name(metric.unavailable_reason)(train, settings) if metric.unavailable_reason else None
         if reason is None and metric.library:
             try:
                 # Checked here, before samples are drawn, which can take hours.

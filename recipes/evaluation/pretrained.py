@@ -183,7 +183,7 @@ def medium(modality: Modality) -> Modality:
     return modality.modality if isinstance(modality, Latent) else modality
 
 
-def lacks(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
+def network_unavailable(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
     """Return why a network cannot be used here, or None."""
     published, _, kind, media = PUBLISHED[name]
     if not isinstance(medium(train.modality), kind):
@@ -193,7 +193,7 @@ def lacks(name: str, train: Dataset, settings: EvaluateSettings) -> str | None:
     return f"its weights are not at {published.kept()}: give networks.{name}=FILE, or download=true"
 
 
-lacks_inception, lacks_vggish, lacks_r3d = (partial(lacks, name) for name in PUBLISHED)
+inception_unavailable, vggish_unavailable, r3d_unavailable = (partial(network_unavailable, name) for name in PUBLISHED)
 
 
 def inception(task: Task) -> Result:

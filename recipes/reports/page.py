@@ -126,7 +126,7 @@ class Budget:
     left: int
     omitted: list[str] = field(default_factory=list)
 
-    def take(self, kind: str, data: bytes) -> str:
+    def data_uri(self, kind: str, data: bytes) -> str:
         """Return a file's content as a data URI. Raises ValueError if it exceeds the budget."""
         size = -(-len(data) // 3) * 4
         if size > self.left:
@@ -157,7 +157,7 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
             check_file(file, LARGEST)
             kind, data, shrunk = read(file)
             small = small or shrunk
-            found[suffix] = budget.take(kind, data)
+            found[suffix] = budget.data_uri(kind, data)
         except Exception as error:
             if not isinstance(error, MALFORMED) and type(error).__module__.partition(".")[0] not in DECODERS:
                 raise

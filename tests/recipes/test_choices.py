@@ -17,7 +17,7 @@ from recipes.list import find, listed, main
 
 def test_tables_of_commands_and_metrics_name_what_exists() -> None:
     for metric in METRICS.values():
-        for name in filter(None, [metric.compute, metric.lacking]):
+        for name in filter(None, [metric.compute, metric.unavailable_reason]):
             assert callable(pkgutil.resolve_name(name)), name
     for name, command in COMMANDS.items():
         assert callable(pkgutil.resolve_name(f"recipes.{name}:main")), name
