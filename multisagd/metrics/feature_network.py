@@ -40,7 +40,7 @@ class FeatureNetwork(nn.Module):
         return features, self.classifier(features)
 
 
-class Readings(NamedTuple):
+class ClassifierOutputs(NamedTuple):
     """Outputs of the classifier: `features` (count, dimensions), `predictions` (count,), and true `labels` if known."""
 
     features: Tensor
@@ -59,10 +59,12 @@ class Readings(NamedTuple):
 
 
 @torch.no_grad()
-def read_samples(network: FeatureNetwork, x0: Tensor, labels: Tensor | None = None, batch: int = 500) -> Readings:
+def read_samples(
+    network: FeatureNetwork, x0: Tensor, labels: Tensor | None = None, batch: int = 500
+) -> ClassifierOutputs:
     """Run the classifier over data of shape `(count, channels, *grid)`."""
     outputs = [network.eval()(part) for part in x0.float().split(batch)]
-    return Readings(
+    return ClassifierOutputs(
         torch.cat([features for features, _ in outputs]),
         torch.cat([logits for _, logits in outputs]).argmax(1),
         labels,

@@ -30,7 +30,7 @@ PLACES = ("root", "urls")
 """Keys for the location of data; each source of data has one of them."""
 LEAST_DEVIATION = 1e-6
 """Standard deviation about the mean, in units of the data's range, below which all examples count as equal."""
-READINGS = 2
+PASSES = 2
 """Number of passes over the examples when measuring: one for the mean, one for the spectrum."""
 LOOKED_AT = 16
 """Number of examples whose colours are checked, evenly spaced over the data."""
@@ -125,7 +125,7 @@ class Chunks:
             batch = read_batch(self.dataset, chosen, [derive(self.seed, "augmentation", index) for index in chosen])
             self._read += len(chosen)
             if self.display is not None:
-                self.display.update(min(self._read, READINGS * len(self.indices)))
+                self.display.update(min(self._read, PASSES * len(self.indices)))
             yield batch.x0, batch.mask
 
 
@@ -184,7 +184,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
     chosen = Order(len(dataset), derive(settings.seed, "statistics")).indices(0, count)
     grid = dataset.modality.grid()
     with as_recipe_error((ValueError, UnreadableFilesError), "measuring the data: "):
-        with Display("measuring the data", READINGS * count, after=SOON) as display, warnings.catch_warnings():
+        with Display("measuring the data", PASSES * count, after=SOON) as display, warnings.catch_warnings():
             chunks = Chunks(dataset, chosen, settings.seed, display)
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
             found = DataStatistics.measure(chunks, grid)

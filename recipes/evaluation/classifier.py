@@ -19,7 +19,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, split
 from multisagd.files import read_json
-from multisagd.metrics.feature_network import FeatureNetwork, Readings, read_samples
+from multisagd.metrics.feature_network import ClassifierOutputs, FeatureNetwork, read_samples
 from multisagd.seeds import derive, derive_many
 from recipes.base.files import replace_file
 from recipes.base.untrusted import read_tensors
@@ -47,12 +47,12 @@ class Training:
     seed: int = 0
 
 
-def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> Readings:
+def read_dataset(network: FeatureNetwork, dataset: Dataset, indices: Sequence[int] | None = None) -> ClassifierOutputs:
     """Run the classifier over a labelled dataset without augmentation (all of it by default)."""
     order = range(len(dataset)) if indices is None else indices
     batches = (_labelled(dataset, order[start : start + 500]) for start in range(0, len(order), 500))
     features, predictions, labels = zip(*(read_samples(network, x0, label) for x0, label in batches), strict=True)
-    return Readings(torch.cat(features), torch.cat(predictions), torch.cat(labels))
+    return ClassifierOutputs(torch.cat(features), torch.cat(predictions), torch.cat(labels))
 
 
 def _labelled(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:

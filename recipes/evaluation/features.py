@@ -15,7 +15,7 @@ from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.kernel import kernel_distance
 from multisagd.metrics.manifold import manifold
 from multisagd.metrics.sliced import directions, project, sliced_distance
-from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, flat, spread
+from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, as_vectors, spread
 
 WIDE, WIDE_RESAMPLES = 512, 10
 """Number of features above which the Fréchet distance takes seconds, and the maximum of bootstrap resamples then."""
@@ -41,12 +41,12 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
 
     def compared(reference: Tensor, others: Tensor) -> tuple[float, tuple[float, float | None], dict[str, Tensor]]:
         kernel = kernel_distance(others[own], reference[theirs], sizes)
-        shares = vars(manifold(reference[theirs], others[own])) if len(own) > 5 else {}
-        return frechet_distance(others, reference), kernel, shares
+        proportions = vars(manifold(reference[theirs], others[own])) if len(own) > 5 else {}
+        return frechet_distance(others, reference), kernel, proportions
 
     floors = [compared(*fitted(real[one], real[other])) for one, other in task.halves]
     reference, ours = fitted(real[: sets.reference_count], made)
-    distance, (kid, kid_error), shares = compared(reference, ours)
+    distance, (kid, kid_error), proportions = compared(reference, ours)
     error = bootstrap_error(
         lambda a, b: frechet_distance(ours[a], reference[b]), sets.sizes,
         min(resamples, WIDE_RESAMPLES) if ours.shape[1] >= WIDE else resamples, sets.references,
@@ -55,7 +55,7 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
         Row(f"{prefix}Fréchet distance", distance, error, *spread([frechet for frechet, _, _ in floors])),
         Row(f"{prefix}KID", kid, kid_error, *spread([kernel for _, (kernel, _), _ in floors])),
     ]
-    for name, items in shares.items():
+    for name, items in proportions.items():
         floor = spread([float(each[name].mean()) for _, _, each in floors])
         rows.append(Row(f"{prefix}{name}", float(items.mean()), mean_error(items), *floor, ideal=1.0))
     return tuple(rows)
@@ -68,7 +68,7 @@ def classes_unavailable(train: Dataset, settings: EvaluateSettings) -> str | Non
 
 def classifier_features(task: Task) -> Result:
     """Compare features of the classifier trained on the run's data."""
-    made, real = task.readings
+    made, real = task.classifier_outputs
     network, record = task.classifier
     rows = feature_rows(task, made.features, real.features)
     details = {"classifier": record, "features": made.features.shape[1]}
@@ -86,8 +86,8 @@ def classifier_features(task: Task) -> Result:
 def principal_components(task: Task) -> Result:
     """Compare the leading principal components of the data, which require no network."""
     sets = task.sets
-    count = components(flat(sets.real[: sets.reference_count]))(flat(sets.samples[:1])).shape[1]
-    rows = feature_rows(task, flat(sets.samples), flat(sets.real), fit=components)
+    count = components(as_vectors(sets.real[: sets.reference_count]))(as_vectors(sets.samples[:1])).shape[1]
+    rows = feature_rows(task, as_vectors(sets.samples), as_vectors(sets.real), fit=components)
     return Result(rows, {"components": count}, (f"components: the first {count}, each of unit variance in real data",))
 
 
@@ -101,17 +101,17 @@ def sliced(task: Task) -> Result:
 
 def classes(task: Task) -> Result:
     """Compare the predicted classes of samples with the requested ones, and with the data's proportions."""
-    made, real = task.readings
+    made, real = task.classifier_outputs
     record, names, sets = task.classifier[1], task.train.classes or (), task.sets
     total = len(names)
 
-    def shares(predictions: Tensor) -> Tensor:
+    def proportions(predictions: Tensor) -> Tensor:
         return torch.bincount(predictions, minlength=total).double() / len(predictions)
 
-    def apart(a: Tensor, b: Tensor) -> float:
-        return float((shares(a) - shares(b)).abs().sum() / 2)
+    def total_variation(a: Tensor, b: Tensor) -> float:
+        return float((proportions(a) - proportions(b)).abs().sum() / 2)
 
-    rows = [task.row("fraction in other classes", apart, made.predictions, real.predictions, unit="%")]
+    rows = [task.row("fraction in other classes", total_variation, made.predictions, real.predictions, unit="%")]
     recognised, notes = None, []
     if made.labels is None:
         notes.append("samples were drawn without classes: there is no accuracy")
@@ -124,7 +124,7 @@ def classes(task: Task) -> Result:
         recognised = [float(right[made.labels == n].mean()) if sets.sizes[n] else None for n in range(total)]
         if accuracy < 0.98:
             notes.append(f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this")
-    seen, usual = shares(made.predictions), shares(real.predictions[: sets.reference_count])
+    seen, usual = proportions(made.predictions), proportions(real.predictions[: sets.reference_count])
     draw_classes(names, seen, usual, recognised, task.picture("evaluate_classes.png"))
     by_class = [
         {"name": name, "seen": float(seen[n]), "data": float(usual[n]),

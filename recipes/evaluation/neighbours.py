@@ -11,7 +11,7 @@ from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.neighbours import NearestExamples, repetitions, share_nearer
 from recipes.base.progress import Display
 from recipes.evaluation.sets import BATCH, as_files, fixed_order
-from recipes.evaluation.task import Result, Row, Task, flat
+from recipes.evaluation.task import Result, Row, Task, as_vectors
 
 PAIRS, FEW_PAIRS = 18, 4
 """Number of samples shown with their nearest example: of images, and of other media, which take more space."""
@@ -31,7 +31,7 @@ def neighbours(task: Task) -> Result:
         samples = samples[kept]
     if len(unseen) < 2:
         raise ValueError("there are no held-out examples of the samples' classes: remove it from metrics")
-    views: dict[str, Callable[[Tensor], Tensor]] = {"data": flat}
+    views: dict[str, Callable[[Tensor], Tensor]] = {"data": as_vectors}
     if task.train.classes is not None:
         views["features"] = lambda x0: read_samples(task.classifier[0], x0).features
     both = torch.cat([samples, unseen])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modalities.base import Dataset, Modality
 from multisagd.metrics.bootstrap import bootstrap_error
-from multisagd.metrics.feature_network import FeatureNetwork, Readings, read_samples
+from multisagd.metrics.feature_network import ClassifierOutputs, FeatureNetwork, read_samples
 from multisagd.metrics.spectral import Curves, item_curves
 from recipes.data.dataset import NOTHING_HELD_OUT
 from recipes.evaluation.classifier import Training, cached_network
@@ -203,7 +203,7 @@ class Task:
         return cached_network(self.train, self.test, self.settings.cache, self.settings.classifier)
 
     @cached_property
-    def readings(self) -> tuple[Readings, Readings]:
+    def classifier_outputs(self) -> tuple[ClassifierOutputs, ClassifierOutputs]:
         """The classifier's outputs for the samples and for the real examples."""
         network, _ = self.classifier
         return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
@@ -214,7 +214,7 @@ class Task:
         return self.folder / name
 
 
-def flat(x0: Tensor) -> Tensor:
+def as_vectors(x0: Tensor) -> Tensor:
     """Return data as vectors `(count, channels * samples)`, float32."""
     return x0.flatten(1).to(torch.float32)
 
