@@ -100,9 +100,9 @@ class Run:
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}
         if self.network is None or self.reference is None:
             return values
-        readings = read_samples(self.network, x0, self.labels(len(x0)) if labels is None else labels)
-        values["frechet_distance"] = frechet_distance(readings.features, self.reference)
-        return values if readings.labels is None else values | {"recognised": readings.accuracy()}
+        outputs = read_samples(self.network, x0, self.labels(len(x0)) if labels is None else labels)
+        values["frechet_distance"] = frechet_distance(outputs.features, self.reference)
+        return values if outputs.labels is None else values | {"recognised": outputs.accuracy()}
 
     def axis_errors(self, x0: Tensor) -> dict[str, dict[str, float]]:
         """Return the spectrum error along every axis (dB), as `judge` does over the radius."""

@@ -14,10 +14,9 @@ PRETRAINED = "recipes.evaluation.pretrained"
 class Metric:
     """One metric.
 
-    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same
-    form, takes the training data and the settings and returns why the metric is unavailable, or None; "" if it is always
-    available.
-    `library` is a module that only this metric needs, or "".
+    `compute`, written `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same form,
+    takes the training data and the settings and returns why the metric is unavailable, or None; it is "" if the metric
+    is always available. `library` is a module that only this metric needs, or "".
     """
 
     about: str
@@ -28,7 +27,8 @@ class Metric:
 
 METRICS = {
     "classifier": Metric(
-        "features of a classifier trained on the data", f"{FEATURES}:classifier_features", f"{FEATURES}:classes_unavailable"
+        "features of a classifier trained on the data",
+        f"{FEATURES}:classifier_features", f"{FEATURES}:classes_unavailable",
     ),
     "inception": Metric(
         "features of FID's Inception network", f"{PRETRAINED}:inception", f"{PRETRAINED}:inception_unavailable",

@@ -20,13 +20,13 @@ def test_inverse_problems_measures_each_arm_once(tmp_path: Path, monkeypatch: py
     assert cli.main(["train", "experiment=image_digits", "spectrum=power_law", *SMALL, f"run_dir={run}"]) == 0
 
     def classify(network: object, x0: torch.Tensor, labels: torch.Tensor) -> object:
-        return type("Readings", (), {"accuracy": lambda self: 0.5})()
+        return type("ClassifierOutputs", (), {"accuracy": lambda self: 0.5})()
 
     load = inverse_problems.Run.load
     monkeypatch.setattr(inverse_problems, "read_samples", classify)
     monkeypatch.setattr("benchmarks.runs.cached_network", lambda *_: (torch.nn.Identity(), None))
     monkeypatch.setattr(
-        "benchmarks.runs.read_dataset", lambda *_: type("Readings", (), {"features": torch.zeros(3, 2)})()
+        "benchmarks.runs.read_dataset", lambda *_: type("ClassifierOutputs", (), {"features": torch.zeros(3, 2)})()
     )
     path, loaded = tmp_path / "rows.jsonl", []
     monkeypatch.setattr(inverse_problems.Run, "load", lambda *words: loaded.append(words) or load(*words))

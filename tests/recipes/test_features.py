@@ -28,9 +28,9 @@ def silent(_: str) -> None:
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_network_serves_every_number_of_dimensions(dimensions: int) -> None:
     network = FeatureNetwork(2, dimensions, 5, (8, 12)).eval()
-    readings = read_samples(network, torch.randn(7, 2, *[9] * dimensions), batch=3)
-    assert readings.features.shape == (7, 12)
-    assert readings.predictions.shape == (7,)
+    outputs = read_samples(network, torch.randn(7, 2, *[9] * dimensions), batch=3)
+    assert outputs.features.shape == (7, 12)
+    assert outputs.predictions.shape == (7,)
 
 
 def test_learns_digits_and_is_deterministic() -> None:
