@@ -16,7 +16,7 @@ from typing import Any
 
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS, typed
 from recipes.base.console import show
-from recipes.config.groups import Outline, chosen_words, groups, kinds, offered, opened, own_folder, summary
+from recipes.config.groups import KeyTable, chosen_words, groups, kinds, offered, opened, own_folder, summary
 from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
@@ -73,21 +73,21 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
     commands = [command]
     if command == "launch":  # and the words of the launched command
         commands.append(chosen_words(settings, {"command"}).get("command", "train"))
-    outline = Outline(chosen_words(settings, groups(folder)), folder)
-    keys = [outline.keys(each) for each in commands]
-    found = _values(bare, commands, keys, outline) if "=" in bare else _keys(bare, commands, keys, folder)
+    key_table = KeyTable(chosen_words(settings, groups(folder)), folder)
+    keys = [key_table.keys(each) for each in commands]
+    found = _values(bare, commands, keys, key_table) if "=" in bare else _keys(bare, commands, keys, folder)
     return [(f"{sign}{each}", about) for each, about in found]
 
 
 def _keys(
-    word: str, commands: Sequence[str], outlines: Sequence[Mapping[str, Any]], folder: str | Path | None
+    word: str, commands: Sequence[str], key_trees: Sequence[Mapping[str, Any]], folder: str | Path | None
 ) -> Iterator[Candidate]:
     """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
     abouts = {group: about for group, (_, about) in kinds(folder).items()}
-    for outline in outlines:
-        level = _below(outline, head)
+    for key_table in key_trees:
+        level = _below(key_table, head)
         for key, value in level.items() if isinstance(level, Mapping) else ():
             full = f"{head}{dot}{key}"
             if full in known and not head:
@@ -103,16 +103,16 @@ def _keys(
             yield f"{each}.", "keys of the run's data"
     if not head:
         # Groups whose default choice leaves no keys behind, such as an experiment.
-        left = [group for group in known if "/" not in group and not any(group in outline for outline in outlines)]
+        left = [group for group in known if "/" not in group and not any(group in key_table for key_table in key_trees)]
         chosen = {group for command in commands for group in offered(command)}
         yield from ((f"{group}=", abouts[group]) for group in left if group in chosen)
 
 
 def _values(
-    word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], outline: Outline
+    word: str, commands: Sequence[str], keys: Sequence[Mapping[str, Any]], key_table: KeyTable
 ) -> Iterable[Candidate]:
     """Return values for the key before the equals sign."""
-    key, folder = word.partition("=")[0], outline.folder
+    key, folder = word.partition("=")[0], key_table.folder
     now = next((value for each in keys if (value := _below(each, key)) is not None), None)
     found: Iterable[Candidate]
     if choices := groups(folder).get(key):
@@ -126,7 +126,7 @@ def _values(
         found = [("true", ""), ("false", "")]
     elif isinstance(now, int | float | list):
         found = [(typed(now), "current value")]
-    elif now in (few := [value for each in commands for value in listed_values(outline.comment(each, key))]):
+    elif now in (few := [value for each in commands for value in listed_values(key_table.comment(each, key))]):
         found = dict.fromkeys(few, "").items()
     else:  # a text, usually a file name
         return _files(word)

@@ -7,7 +7,7 @@ from typing import Any
 from recipes.base.commands import COMMAND_LINE, COMMANDS, CONFIGURED, typed
 from recipes.base.console import columns, fold
 from recipes.base.errors import nearest
-from recipes.config.groups import Outline, chosen_words, command_file, comments, flatten, groups, own_folder, summary
+from recipes.config.groups import KeyTable, chosen_words, command_file, comments, flatten, groups, own_folder, summary
 
 
 def command_help(name: str, words: Sequence[str] = ()) -> str:
@@ -56,13 +56,13 @@ def chosen_sections(command: str, words: Sequence[str]) -> list[str]:
     sections = [
         f"{group}={choice}: there is no such choice{nearest(choice, known[group])}" for group, choice in wrong.items()
     ]
-    outline = Outline(chosen, folder)
-    made = dict(outline.overrides(command))
-    keys = outline.keys(command)
+    key_table = KeyTable(chosen, folder)
+    made = dict(key_table.overrides(command))
+    keys = key_table.keys(command)
     if (name := chosen.pop("experiment", None)) is not None:
-        sections.append(_experiment(outline, name, {group: made[group] for group in made if group in mine}))
+        sections.append(_experiment(key_table, name, {group: made[group] for group in made if group in mine}))
         chosen = {group: choice for group, choice in made.items() if group in mine and group in known} | chosen
-    return sections + [_settings(outline, group, choice, keys.get(group)) for group, choice in chosen.items()]
+    return sections + [_settings(key_table, group, choice, keys.get(group)) for group, choice in chosen.items()]
 
 
 def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
@@ -104,9 +104,9 @@ def _folded(keys: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
+def _settings(key_table: KeyTable, group: str, choice: str, values: Any) -> str:
     """Return all keys of a choice, with their defaults and descriptions."""
-    said = outline.comments(choice, group, f"{group}.")
+    said = key_table.comments(choice, group, f"{group}.")
     rows = []
     for key, value in flatten(values, group).items() if values else ():
         if value == "???":
@@ -118,9 +118,9 @@ def _settings(outline: Outline, group: str, choice: str, values: Any) -> str:
     return "\n".join([f"settings of {group}={choice}, with their defaults:", *columns(rows)])
 
 
-def _experiment(outline: Outline, name: str, made: Mapping[str, str]) -> str:
+def _experiment(key_table: KeyTable, name: str, made: Mapping[str, str]) -> str:
     """Return what an experiment chooses and sets."""
-    content = {key: value for key, value in outline.file(name, "experiment").items() if key != "defaults"}
+    content = {key: value for key, value in key_table.file(name, "experiment").items() if key != "defaults"}
     words = [f"{group}={choice}" for group, choice in made.items()]
     words += [f"{key}={typed(value)}" for key, value in (flatten(content) if content else {}).items()]
     return "\n".join([f"experiment={name} stands for:", fold(" ".join(words), "  ")])

@@ -21,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from recipes.base.errors import RecipeError, nearest
 from recipes.base.files import write_text
 from recipes.config import suggestions as advice
-from recipes.config.groups import CONFIGS, Outline, flatten, groups, offered, opened, prefixes
+from recipes.config.groups import CONFIGS, KeyTable, flatten, groups, offered, opened, prefixes
 
 Config = dict[str, Any]
 
@@ -112,7 +112,7 @@ def _check_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Non
 def _refusal(error: HydraException, name: str, overrides: Sequence[Override], folder: str | Path | None) -> str:
     """Return the message for a Hydra composition error, such as a key that does not exist."""
     chosen = {each.key_or_group: str(each.value()) for each in overrides if each.key_or_group in groups(folder)}
-    known = flatten(Outline(chosen, folder).keys(name))
+    known = flatten(KeyTable(chosen, folder).keys(name))
     # Choices of a group may be merged into the root and leave no key with the group's name.
     valid, below = {*prefixes(known), *offered(name)}, tuple(f"{key}." for key in opened(name))
     for each in overrides:

@@ -209,7 +209,7 @@ class Default:
 
 
 @dataclass(frozen=True)
-class Outline:
+class KeyTable:
     """Composes configurations for the given choices; `folder` contains the user's own groups."""
 
     chosen: Mapping[str, str]
@@ -370,7 +370,7 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
 @cache
 def of_choice(group: str, choice: str) -> dict[str, Any]:
     """Return the values of a choice, merged with the choice that it builds on."""
-    return Outline({}).keys(choice, group)
+    return KeyTable({}).keys(choice, group)
 
 
 def _lacking(group: str, node: Mapping[str, Any]) -> dict[str, Any]:

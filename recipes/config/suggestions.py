@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from recipes.base.commands import CONFIGURED, setting
 from recipes.base.errors import nearest
-from recipes.config.groups import Outline, groups, offered, opened, prefixes
+from recipes.config.groups import KeyTable, groups, offered, opened, prefixes
 
 MEANINGS: dict[tuple[str, ...], str] = {
     ("training.learning_rate", "classifier.learning_rate"): "lr learning_rate learningrate base_lr max_lr initial_lr",
@@ -168,8 +168,8 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
 
 def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str | Path | None) -> list[str]:
     """Return the choices of a group that have a setting of that name."""
-    outline = Outline({}, folder)
-    return [f"{group}={choice}" for choice in mine.get(group, ()) if key in outline.file(choice, group)]
+    key_table = KeyTable({}, folder)
+    return [f"{group}={choice}" for choice in mine.get(group, ()) if key in key_table.file(choice, group)]
 
 
 def refused(error: HydraException, overrides: Sequence[Override]) -> str:

@@ -12,7 +12,7 @@ from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.cli.help import command_help
 from recipes.cli.main import main, usage
 from recipes.config import compose as configuration
-from recipes.config.groups import Outline, flatten, groups, offered
+from recipes.config.groups import KeyTable, flatten, groups, offered
 from recipes.launch import planned
 from recipes.list import main as list_choices
 
@@ -63,7 +63,7 @@ def test_help_lists_every_setting_of_every_choice(name: str, monkeypatch: pytest
     for group in offered(name):
         for choice in groups()[group]:
             text = command_help(name, [f"{group}={choice}"])
-            values = Outline({group: choice}).keys(name).get(group) or {}
+            values = KeyTable({group: choice}).keys(name).get(group) or {}
             for key in flatten(values, group):
                 assert re.search(rf"^  {re.escape(key)}=", text, re.MULTILINE) or key.split(".")[-1][:1] in "_", key
     assert "there is no such choice; did you mean" in command_help("train", ["network=unett"])

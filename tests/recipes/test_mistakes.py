@@ -9,7 +9,7 @@ from recipes.base.errors import RecipeError
 from recipes.cli.main import main
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
-from recipes.config.groups import Outline, flatten, offered, prefixes
+from recipes.config.groups import KeyTable, flatten, offered, prefixes
 from recipes.config.suggestions import MEANINGS
 from recipes.runs.lock import lock_run
 from recipes.runs.model import open_model
@@ -123,7 +123,7 @@ def test_train_refuses_an_invalid_process_before_it_measures_the_data(
 
 
 def test_meanings_lead_to_keys_that_exist() -> None:
-    keys = {command: set(prefixes(flatten(Outline({}).keys(command)))) for command in CONFIGURED}
+    keys = {command: set(prefixes(flatten(KeyTable({}).keys(command)))) for command in CONFIGURED}
     every = set().union(*keys.values(), *(offered(command) for command in CONFIGURED), {"data.root", "data.urls"})
     for names, words in MEANINGS.items():
         assert set(names) <= every, names
@@ -153,7 +153,7 @@ SYNONYMS = {
 
 @pytest.mark.parametrize("command", SYNONYMS)
 def test_load_suggests_keys_for_words_of_other_programs(command: str) -> None:
-    needed = [f"{each}=x" for each in ("run_dir", "statistics", "out") if Outline({}).keys(command).get(each) == "???"]
+    needed = [f"{each}=x" for each in ("run_dir", "statistics", "out") if KeyTable({}).keys(command).get(each) == "???"]
     for word, key in SYNONYMS[command].items():
         with pytest.raises(RecipeError) as caught:
             configuration.load(command, [*needed, f"{word}=1"])
