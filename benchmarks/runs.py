@@ -64,7 +64,7 @@ class Run:
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
         model = open_model(run_dir, builder)
         assembly = model.assembly(builder)
-        weights = model.weights("ema", assembly.check_outline)
+        weights = model.weights("ema", assembly.check_weight_shapes)
         denoiser = trained_denoiser(assembly, weights, runtime)
         examples, held_out = real_data(run_dir, builder)
         if held_out is None:

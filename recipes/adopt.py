@@ -89,7 +89,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
     if extended in there:
         there[extended] = (there[extended][0] + 1, *there[extended][1:])
     there = {f"model.{name}": shape for name, shape in there.items()}
-    wanted = outline(node, 4 * len(there) + 4, 4 * sum(map(math.prod, there.values())) + 10**6)
+    wanted = weight_shapes(node, 4 * len(there) + 4, 4 * sum(map(math.prod, there.values())) + 10**6)
     token = {name: shape for name, shape in wanted.items() if name == "null"}
     if different := mismatch(there | token, wanted):
         raise RecipeError(f"{MISFIT}: {different}")
@@ -99,7 +99,7 @@ def fitting(node: Mapping[str, Any], stored: Stored, extended: str | None) -> di
     return tensors | {name: torch.zeros(shape) for name, shape in token.items()}
 
 
-def outline(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
+def weight_shapes(node: Mapping[str, Any], count: int, elements: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's weights.
 
     Raises RecipeError if they exceed `count` or `elements` or cannot be built.

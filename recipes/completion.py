@@ -41,12 +41,12 @@ def complete(words: Sequence[str]) -> list[Candidate]:
 
 def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
     """Return everything that may follow the earlier words, whether or not it begins with the word."""
-    abouts = {name: command.summary for name, command in COMMANDS.items()}
+    descriptions = {name: command.summary for name, command in COMMANDS.items()}
     if not before:
-        return {**abouts, "help": "what the commands are", "--help": "", "--version": ""}.items()
+        return {**descriptions, "help": "what the commands are", "--help": "", "--version": ""}.items()
     command, *settings = before
     if command == "help":
-        return abouts.items()
+        return descriptions.items()
     if command in TOOLS:
         return _tool(command, word, settings)
     return _configured(command, word, settings) if command in CONFIGURED else ()
@@ -85,13 +85,13 @@ def _keys(
     """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
-    abouts = {group: about for group, (_, about) in kinds(folder).items()}
-    for key_table in key_trees:
-        level = _below(key_table, head)
+    descriptions = {group: about for group, (_, about) in kinds(folder).items()}
+    for tree in key_trees:
+        level = _below(tree, head)
         for key, value in level.items() if isinstance(level, Mapping) else ():
             full = f"{head}{dot}{key}"
             if full in known and not head:
-                yield f"{full}=", abouts[full]
+                yield f"{full}=", descriptions[full]
             if isinstance(value, Mapping) and value:
                 yield f"{full}.", "its settings"
             elif full not in known and key != "_target_":
@@ -103,9 +103,9 @@ def _keys(
             yield f"{each}.", "keys of the run's data"
     if not head:
         # Groups whose default choice leaves no keys behind, such as an experiment.
-        left = [group for group in known if "/" not in group and not any(group in key_table for key_table in key_trees)]
+        left = [group for group in known if "/" not in group and not any(group in tree for tree in key_trees)]
         chosen = {group for command in commands for group in offered(command)}
-        yield from ((f"{group}=", abouts[group]) for group in left if group in chosen)
+        yield from ((f"{group}=", descriptions[group]) for group in left if group in chosen)
 
 
 def _values(

@@ -77,7 +77,7 @@ def load_denoiser(
     builder = Builder(tuple(allow_targets))
     model = open_model(Path(folder), builder, checkpoint=checkpoint)
     assembly = model.assembly(builder)
-    read = model.weights(weights, assembly.check_outline)
+    read = model.weights(weights, assembly.check_weight_shapes)
     return trained_denoiser(assembly, read, Runtime.start(EngineSettings(device=device))), assembly.modality
 
 

@@ -61,7 +61,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     modality = assembly.modality
     prompts = chosen_prompts(settings, model.facts.get("text") is not None)
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
-    weights = model.weights(settings.weights, assembly.check_outline)
+    weights = model.weights(settings.weights, assembly.check_weight_shapes)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())
     # A folder that the user chose may hold samples of other settings; the default name depends on the settings.
     if reuse and already_drawn(out, weights.samples, None if settings.out is None else config):

@@ -210,7 +210,7 @@ class Default:
 
 @dataclass(frozen=True)
 class KeyTable:
-    """Composes configurations for the given choices; `folder` contains the user's own groups."""
+    """The keys of configuration files, with their defaults, for the given choices and the user's `folder` of groups."""
 
     chosen: Mapping[str, str]
     folder: str | Path | None = None

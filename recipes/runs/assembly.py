@@ -134,7 +134,7 @@ class Assembly:
             dimensions=self.modality.grid().dimensions, classes=classes, context=self.context,
         )  # fmt: skip
 
-    def check_outline(self, trained: Mapping[str, tuple[int, ...]]) -> None:
+    def check_weight_shapes(self, trained: Mapping[str, tuple[int, ...]]) -> None:
         """Check that the configured network has weights with these names and shapes, before allocating memory.
 
         Both may come from someone else, and require more memory than any machine has.

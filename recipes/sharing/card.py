@@ -78,7 +78,7 @@ def write_exported(
         RecipeError: If the weights cannot be read or do not fit.
     """
     assembly = model.assembly(builder)
-    weights = model.weights(which, assembly.check_outline)
+    weights = model.weights(which, assembly.check_weight_shapes)
     write_model(model, which, weights, out)
     write_card(Subject(model, assembly, weights, which, license), out)
     return weights

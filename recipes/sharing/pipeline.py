@@ -170,7 +170,7 @@ class Pipeline:
         model = open_model(folder, builder, checkpoint=checkpoint)
         which = weights or model.exported or "ema"
         assembly = model.assembly(builder)
-        denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_outline), runtime)
+        denoiser = trained_denoiser(assembly, model.weights(which, assembly.check_weight_shapes), runtime)
         return cls(model, which, denoiser, assembly.modality, builder, runtime, folder)
 
     def __repr__(self) -> str:

@@ -18,8 +18,8 @@ from multisagd.networks.attention import BACKENDS
 from recipes.base.commands import COMMANDS, CONFIGURED
 from recipes.completion import complete, for_bash, listed_values, script, words_of
 from recipes.config import compose as configuration
-from recipes.config import groups as outline
-from recipes.config.groups import Outline, groups
+from recipes.config import groups as configuration_groups
+from recipes.config.groups import KeyTable, groups
 from recipes.design import DesignSettings
 from recipes.encode import EncodeSettings
 from recipes.runs.settings import Loss, SampleSettings, Sampling
@@ -48,7 +48,7 @@ def check_keys(chosen: list[tuple[str, dict[str, str]]]) -> None:
     """Compare keys and defaults with Hydra's, interpolations not resolved."""
     for name, choices in chosen:
         composed = configuration._compose(name, [f"{group}={choice}" for group, choice in choices.items()])
-        assert Outline(choices).keys(name) == OmegaConf.to_container(composed), (name, choices)
+        assert KeyTable(choices).keys(name) == OmegaConf.to_container(composed), (name, choices)
 
 
 def test_outline_keys_are_those_that_hydra_composes() -> None:
@@ -70,7 +70,7 @@ def test_complete_offers_choices_and_keys_of_config_dir(tmp_path: Path) -> None:
     assert offered("train", own, "spectrum=m") == ["spectrum=mine", "spectrum=mixed"]
     assert offered("train", "--config-dir", str(tmp_path), "spectrum=mine", "spectrum.") == ["spectrum.level="]
     (tmp_path / "spectrum" / "mine.yaml").write_text("a: [1")  # while it is being written
-    outline.read_file.cache_clear()
+    configuration_groups.read_file.cache_clear()
     assert offered("train", own, "spectrum=mine", "spectrum.") == []
 
 
@@ -152,9 +152,9 @@ def test_listed_values_are_those_of_the_type_hints() -> None:
         ("export", "weights"): (SampleSettings, "weights"), ("evaluate", "spacing"): (SampleSettings, "spacing"),
     }  # fmt: skip
     for (command, key), owner in owners.items():
-        assert set(listed_values(Outline({}).comment(command, key))) == set(literal(*owner)), key
+        assert set(listed_values(KeyTable({}).comment(command, key))) == set(literal(*owner)), key
     for network in ("unet", "transformer"):
-        comment = Outline({"network": network}).comment("train", "network.attention")
+        comment = KeyTable({"network": network}).comment("train", "network.attention")
         assert tuple(listed_values(comment)) == BACKENDS
 
 
