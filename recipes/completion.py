@@ -16,7 +16,7 @@ from typing import Any
 
 from recipes.base.commands import COMMANDS, CONFIGURED, TOOLS, typed
 from recipes.base.console import show
-from recipes.config.groups import KeyTable, chosen_words, groups, kinds, offered, opened, own_folder, summary
+from recipes.config.groups import KeyTable, choice_kinds, chosen_words, groups, offered, opened, own_folder, summary
 from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
@@ -59,7 +59,7 @@ def _tool(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidat
         return _files(word) if word.startswith("run_dir=") else [("run_dir=", "folder of a run")]
     if settings:
         return ()
-    return [*kinds().values(), ("everything", "")] if command == "list" else [(shell, "") for shell in SHELLS]
+    return [*choice_kinds().values(), ("everything", "")] if command == "list" else [(shell, "") for shell in SHELLS]
 
 
 def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Candidate]:
@@ -85,7 +85,7 @@ def _keys(
     """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
-    descriptions = {group: about for group, (_, about) in kinds(folder).items()}
+    descriptions = {group: about for group, (_, about) in choice_kinds(folder).items()}
     for tree in key_trees:
         level = _below(tree, head)
         for key, value in level.items() if isinstance(level, Mapping) else ():

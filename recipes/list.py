@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes.base.commands import COMMANDS
 from recipes.base.console import columns, fold, show
 from recipes.base.errors import USAGE_STATUS, RecipeError, nearest
-from recipes.config.groups import groups, kinds, summary
+from recipes.config.groups import choice_kinds, groups, summary
 from recipes.evaluation.metric_table import METRICS
 
 HELP = """examples:
@@ -40,7 +40,7 @@ def find(word: str, folder: str | Path | None = None) -> str:
     Raises RecipeError that names the nearest.
     """
     plain = word.lower().rstrip("=").replace("-", "_")
-    known = kinds(folder)
+    known = choice_kinds(folder)
     for kind, (plural, _) in known.items():
         if plain in (kind, plural, f"{kind}s", plural.removesuffix("s")):
             return kind
@@ -62,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if folder is not None and not folder.is_dir():
             raise RecipeError(f"--config-dir: {folder.absolute()} is not a folder")
-        found = {kind: listed(kind, folder) for kind in (kinds(folder) if every else [find(words.what, folder)])}
+        found = {kind: listed(kind, folder) for kind in (choice_kinds(folder) if every else [find(words.what, folder)])}
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
     if words.json:
         show(json.dumps(found if every else next(iter(found.values())), indent=1))
         return 0
-    headed = [(*kinds(folder)[kind], rows) for kind, rows in found.items()]
+    headed = [(*choice_kinds(folder)[kind], rows) for kind, rows in found.items()]
     if words.what is None:
         counts = columns([(plural, f"{about} ({len(rows)})") for plural, about, rows in headed])
         ending = fold("`multisagd list spectra` lists one kind, with the argument that selects each choice.")

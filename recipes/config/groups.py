@@ -70,7 +70,7 @@ def groups(folder: str | Path | None = None) -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in sorted(choices.items())}
 
 
-def kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
+def choice_kinds(folder: str | Path | None = None) -> dict[str, tuple[str, str]]:
     """Return plural and description of every kind, including groups that exist only in a user's folder."""
     own = {group: (group, "from your own folder") for group in groups(folder) if group not in NAMES}
     commands = ("commands", "the commands of `multisagd`")

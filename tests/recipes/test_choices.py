@@ -10,7 +10,7 @@ import pytest
 from recipes.base.commands import COMMANDS
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
-from recipes.config.groups import NAMES, groups, kinds
+from recipes.config.groups import NAMES, choice_kinds, groups
 from recipes.evaluation.metric_table import METRICS
 from recipes.list import find, listed, main
 
@@ -27,7 +27,7 @@ def test_tables_of_commands_and_metrics_name_what_exists() -> None:
 def test_list_describes_every_choice_by_a_line_of_its_own() -> None:
     """That of a choice in a file is the first comment of the file, over several lines up to its full stop."""
     assert NAMES.keys() == groups().keys()
-    for kind in kinds():
+    for kind in choice_kinds():
         lines = [row["about"] for row in listed(kind)]
         assert lines, kind
         assert len(set(lines)) == len(lines), kind
@@ -63,7 +63,7 @@ def test_list_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["spectra", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == listed("spectrum")
     assert main(["--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {kind: listed(kind) for kind in kinds()}
+    assert json.loads(capsys.readouterr().out) == {kind: listed(kind) for kind in choice_kinds()}
 
 
 def test_list_includes_choices_and_groups_of_config_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,5 +87,5 @@ def test_list_fits_the_terminal_and_counts_each_kind(
         assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
     assert main([]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for kind, (plural, about) in kinds().items():
+    for kind, (plural, about) in choice_kinds().items():
         assert f" {plural} {about} ({len(listed(kind))})" in printed
