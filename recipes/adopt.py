@@ -135,8 +135,8 @@ def experiment(settings: AdoptSettings, node: Mapping[str, Any], noise: Training
         "",
         f"  {training(settings.out)} run_dir=runs/adopted",
     ]
-    about = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
-    return f"# @package _global_\n{about}" + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
+    description = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
+    return f"# @package _global_\n{description}" + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
 
 
 def training(out: Path) -> str:

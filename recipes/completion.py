@@ -36,7 +36,7 @@ TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir
 def complete(words: Sequence[str]) -> list[Candidate]:
     """Return candidates for the last of the words after `multisagd`."""
     *before, word = words or [""]
-    return [(each, about) for each, about in _candidates(before, word) if each.startswith(word)]
+    return [(each, description) for each, description in _candidates(before, word) if each.startswith(word)]
 
 
 def _candidates(before: Sequence[str], word: str) -> Iterable[Candidate]:
@@ -76,7 +76,7 @@ def _configured(command: str, word: str, settings: Sequence[str]) -> Iterable[Ca
     key_table = KeyTable(chosen_words(settings, groups(folder)), folder)
     keys = [key_table.keys(each) for each in commands]
     found = _values(bare, commands, keys, key_table) if "=" in bare else _keys(bare, commands, keys, folder)
-    return [(f"{sign}{each}", about) for each, about in found]
+    return [(f"{sign}{each}", description) for each, description in found]
 
 
 def _keys(
@@ -85,7 +85,7 @@ def _keys(
     """Return groups and keys, one level deeper than the word."""
     head, dot, _ = word.rpartition(".")
     known = groups(folder)
-    descriptions = {group: about for group, (_, about) in choice_kinds(folder).items()}
+    descriptions = {group: description for group, (_, description) in choice_kinds(folder).items()}
     for tree in key_trees:
         level = _below(tree, head)
         for key, value in level.items() if isinstance(level, Mapping) else ():
@@ -120,7 +120,7 @@ def _values(
     elif key == "command":
         found = [(name, known.summary) for name, known in CONFIGURED.items() if name != "launch"]
     elif key == "metrics":
-        metrics = [(f"[{name}]", metric.about) for name, metric in METRICS.items()]
+        metrics = [(f"[{name}]", metric.description) for name, metric in METRICS.items()]
         found = [("all", "every available metric"), *metrics]
     elif isinstance(now, bool):
         found = [("true", ""), ("false", "")]
@@ -130,7 +130,7 @@ def _values(
         found = dict.fromkeys(few, "").items()
     else:  # a text, usually a file name
         return _files(word)
-    return [(f"{key}={value}", about) for value, about in found]
+    return [(f"{key}={value}", description) for value, description in found]
 
 
 def listed_values(comment: str) -> list[str]:
@@ -190,7 +190,10 @@ def answer(arguments: Sequence[str]) -> int:
         if shell == "bash":
             lines = for_bash(*words[:2])
         else:
-            lines = [f"{each}\t{textwrap.shorten(about, 90, placeholder=' …')}" for each, about in complete(words)]
+            lines = [
+                f"{each}\t{textwrap.shorten(description, 90, placeholder=' …')}"
+                for each, description in complete(words)
+            ]
         if shell in SHELLS:
             print("\n".join(lines))
             return 0

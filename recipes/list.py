@@ -23,15 +23,17 @@ read more: docs/command-line.md"""
 
 
 def listed(kind: str, folder: str | Path | None = None) -> list[dict[str, str]]:
-    """Return the choices of one kind: `choice`, the `override` that selects it, and `about`, one line."""
+    """Return the choices of one kind: `choice`, the `override` that selects it, and `description`, one line."""
     if kind == "commands":
         rows = [(name, f"multisagd {name}", command.summary) for name, command in COMMANDS.items()]
     elif kind == "metrics":
-        rows = [(name, f"metrics=[{name}]", metric.about) for name, metric in METRICS.items()]
+        rows = [(name, f"metrics=[{name}]", metric.description) for name, metric in METRICS.items()]
     else:
         choices = groups(folder).get(kind, [])
         rows = [(choice, f"{kind}={choice}", summary(kind, choice, folder)) for choice in choices]
-    return [{"choice": choice, "override": override, "about": about} for choice, override, about in rows]
+    return [
+        {"choice": choice, "override": override, "description": description} for choice, override, description in rows
+    ]
 
 
 def find(word: str, folder: str | Path | None = None) -> str:
@@ -71,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     headed = [(*choice_kinds(folder)[kind], rows) for kind, rows in found.items()]
     if words.what is None:
-        counts = columns([(plural, f"{about} ({len(rows)})") for plural, about, rows in headed])
+        counts = columns([(plural, f"{description} ({len(rows)})") for plural, description, rows in headed])
         ending = fold("`multisagd list spectra` lists one kind, with the argument that selects each choice.")
         show("\n".join(["kinds of choices, and the number of each:", "", *counts, "", ending]))
         return 0
-    for number, (plural, about, rows) in enumerate(headed):
-        table = columns([(row["override"], row["about"]) for row in rows])
-        show("\n".join([*([""] if number else []), fold(f"{plural}: {about}"), *table]))
+    for number, (plural, description, rows) in enumerate(headed):
+        table = columns([(row["override"], row["description"]) for row in rows])
+        show("\n".join([*([""] if number else []), fold(f"{plural}: {description}"), *table]))
     return 0
 
 

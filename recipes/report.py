@@ -90,12 +90,12 @@ def write_report(settings: ReportSettings) -> tuple[Path, list[str]]:
     runs = [read_run(each, name) for each, name in zip(folders, settings.names or run_names(folders), strict=True)]
     budget, builder = Budget(int(settings.megabytes * 1e6)), Builder(settings.allow_targets).of_a_run(settings.data)
     beside = f" compared with {', '.join(run.name for run in runs[1:])}" if len(runs) > 1 else ""
-    about = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
+    description = f"{runs[0].folder}, {STATES[runs[0].state]}, {runs[0].seen:,} samples seen"
     parts = sections(runs, settings, builder, budget)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     hidden = [text for run in runs for text in hidden_values(run.config or {})]
     footer = f"Written by multisagd report at {now}. This page is self-contained."
-    text = render(f"Run {runs[0].name}{beside}", about, parts, footer, hidden)
+    text = render(f"Run {runs[0].name}{beside}", description, parts, footer, hidden)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)

@@ -106,4 +106,7 @@ def columns(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
     """Return lines with names and their descriptions in two columns."""
     width = max((len(name) for name, _ in rows), default=0)
     hanging = " " * (len(indent) + width + 2)
-    return [fold(about, f"{indent}{name:<{width}}  ", hanging) if about else f"{indent}{name}" for name, about in rows]
+    return [
+        fold(description, f"{indent}{name:<{width}}  ", hanging) if description else f"{indent}{name}"
+        for name, description in rows
+    ]

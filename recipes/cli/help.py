@@ -74,17 +74,17 @@ def _wanted(name: str, needed: Sequence[str]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for key in (*needed, *written):
         # A setting of a group gets the description of the group, unless it has its own.
-        about = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
-        if about and about not in found.values():
-            found[key] = about
-    return [(f"{key}=…", about.strip().rstrip(".")) for key, about in found.items()]
+        description = re.sub(r"^as in `multisagd \w+`: ", "", said.get(key) or said.get(key.split(".")[0], ""))
+        if description and description not in found.values():
+            found[key] = description
+    return [(f"{key}=…", description.strip().rstrip(".")) for key, description in found.items()]
 
 
 def _group(group: str, default: str, note: str, choices: list[str]) -> str:
     """Return a group with its description, an example to copy, and its choices."""
-    about, mark, example = note.partition("Example: ")
+    description, mark, example = note.partition("Example: ")
     rows = [(f"{'*' if choice == default else ' '} {choice}", summary(group, choice)) for choice in choices]
-    lines = [fold(about, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
+    lines = [fold(description, f"  {group}: ", "    "), *([f"    {mark}{example.strip()}"] if example else [])]
     return "\n".join([*lines, *columns(rows, "    ")])
 
 

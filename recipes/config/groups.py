@@ -91,8 +91,8 @@ def summary(group: str, choice: str, folder: str | Path | None = None) -> str:
     """Return the first paragraph of the heading of a choice's file, up to its example; `folder` is as for `groups`."""
     path = choice_file(group, choice, folder)
     assert path is not None
-    about, _, _ = split_file(path.read_text(encoding="utf-8"))
-    return " ".join(re.split(r"\s*(?:Example:|\n *\n)", about, maxsplit=1)[0].split())
+    description, _, _ = split_file(path.read_text(encoding="utf-8"))
+    return " ".join(re.split(r"\s*(?:Example:|\n *\n)", description, maxsplit=1)[0].split())
 
 
 def offered(command: str) -> list[str]:
@@ -138,11 +138,11 @@ def split_file(text: str) -> tuple[str, str, str]:
     lines = text.splitlines()
     heading = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     said = [line.removeprefix("#").removeprefix(" ").rstrip() for line in lines[:heading] if "@package" not in line]
-    about, body = "\n".join(said).strip(), "\n".join(lines[heading:])
+    description, body = "\n".join(said).strip(), "\n".join(lines[heading:])
     match = re.search(r"^defaults:\n((?:[ ].*\n|\n(?=[ ]))*)", body + "\n", re.MULTILINE)
     if match is None:
-        return about, "", body.strip("\n")
-    return about, match[1], (body[: match.start()] + body[match.end() :]).strip("\n")
+        return description, "", body.strip("\n")
+    return description, match[1], (body[: match.start()] + body[match.end() :]).strip("\n")
 
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
@@ -274,7 +274,7 @@ class KeyTable:
             return texts
         place = "" if is_global(path) else place
         own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-        return texts | {f"{place}{key}": about for key, about in own.items() if about}
+        return texts | {f"{place}{key}": description for key, description in own.items() if description}
 
     def comment(self, command: str, key: str) -> str:
         """Return the comment on a key of a command, or an empty string."""

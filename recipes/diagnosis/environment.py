@@ -34,11 +34,13 @@ EXTRAS = {
 
 def packages(extra: str = "") -> Finding:
     """Compare the installed packages with the requirements, or with an optional dependency's."""
-    about = EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
+    description = (
+        EXTRAS[extra] if extra else f"Python {platform.python_version()}, {sys.executable}, {platform.platform()}"
+    )
     if problems := list(filter(None, map(unmet, requirements(extra)))):
-        message, remedy = f"for {about}: {'; '.join(problems)}", f"pip install {source(extra)}"
+        message, remedy = f"for {description}: {'; '.join(problems)}", f"pip install {source(extra)}"
         return Finding("absent" if extra else "broken", message, remedy)
-    return Finding("ok", f"for {about}")
+    return Finding("ok", f"for {description}")
 
 
 def foreign_package() -> Finding:

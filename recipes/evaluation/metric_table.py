@@ -19,7 +19,7 @@ class Metric:
     is always available. `library` is a module that only this metric needs, or "".
     """
 
-    about: str
+    description: str
     compute: str
     unavailable_reason: str = ""
     library: str = ""

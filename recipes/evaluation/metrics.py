@@ -29,7 +29,7 @@ def choose_metrics(settings: EvaluateSettings, train: Dataset) -> tuple[list[str
         if reason is None and metric.library:
             try:
                 # Checked here, before samples are drawn, which can take hours.
-                check(metric.library, metric.about)
+                check(metric.library, metric.description)
             except BrokenLibraryError as error:
                 if settings.metrics == "all":
                     log.warning("%s will not be computed: %s", name, error)
@@ -49,7 +49,7 @@ def compute_metrics(task: Task, wanted: Sequence[str], unavailable: dict[str, st
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
         drawn = len(task.pictures)
-        print(f"[{number}/{len(wanted)}] {name}: {METRICS[name].about}", flush=True)
+        print(f"[{number}/{len(wanted)}] {name}: {METRICS[name].description}", flush=True)
         try:
             results[name] = pkgutil.resolve_name(METRICS[name].compute)(task)
         except ValueError as error:

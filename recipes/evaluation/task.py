@@ -258,7 +258,9 @@ def remarks(task: Task, results: Mapping[str, Result], unavailable: Mapping[str,
     if unreadable:
         named = "; ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:5])
         lines.append(f"note: {len(unreadable)} files could not be read and were replaced by others: {named}")
-    return lines + [f"not computed: {name} ({METRICS[name].about}): {reason}" for name, reason in unavailable.items()]
+    return lines + [
+        f"not computed: {name} ({METRICS[name].description}): {reason}" for name, reason in unavailable.items()
+    ]
 
 
 def show(title: str, results: Mapping[str, Result], lines: Sequence[str]) -> None:

@@ -76,7 +76,7 @@ class Kind:
     `radial` is the key that has `axes` and `factors`, if the axes can be chosen; `axes` are fixed axes.
     """
 
-    about: str
+    description: str
     template: Mapping[str, Any]
     controls: Mapping[str, str] = field(default_factory=dict)
     radial: str | None = None
@@ -115,7 +115,7 @@ def kind(name: str) -> Kind:
         other = kind("progressive" if name == "space_by_time" else "velocity")
         space = {"_target_": "multisagd.PowerLaw", "exponent": -0.5, "corner": None, "axes": ["height", "width"]}
         return Kind(
-            f"A power law in space, times: {other.about[0].lower()}{other.about[1:]}",
+            f"A power law in space, times: {other.description[0].lower()}{other.description[1:]}",
             {"_target_": "multisagd.spectrum.Product", "left": space, "right": other.template},
             {"exponent": "left.exponent", "corner": "left.corner"}
             | {control: f"right.{key}" for control, key in other.controls.items()},

@@ -76,7 +76,7 @@ class Medium:
     the group `data` (None: a photograph), `representations` to choices of the group `modality`. `kinds` are the useful
     spectra, `first` the initial one of a tab. `modality(sizes, representation, channels)` builds the modality,
     `keys(modality)` are its configuration keys, and `tile(media, modality, about)` is HTML with the escaped description
-    `about`.
+    `description`.
     """
 
     name: str
@@ -91,20 +91,20 @@ class Medium:
     tile: Callable[[Any, Any, str], str]
 
 
-def _image_tile(media: Any, modality: Image, about: str) -> str:
-    return f'<img alt="{about}" src="{address("image/png", png(media))}">'
+def _image_tile(media: Any, modality: Image, description: str) -> str:
+    return f'<img alt="{description}" src="{address("image/png", png(media))}">'
 
 
-def _sound_tile(media: Any, modality: Audio, about: str) -> str:
+def _sound_tile(media: Any, modality: Audio, description: str) -> str:
     spectrogram = address("image/png", png(spectrogram_pixels(media, modality.rate)))
     sound = address("audio/wav", written("sound.wav", lambda path: write_wav(media, modality.rate, path)))
-    picture = f'<img alt="Spectrogram: {about}" src="{spectrogram}">'
-    return f'{picture}<audio controls preload="none" aria-label="{about}" src="{sound}"></audio>'
+    picture = f'<img alt="Spectrogram: {description}" src="{spectrogram}">'
+    return f'{picture}<audio controls preload="none" aria-label="{description}" src="{sound}"></audio>'
 
 
-def _video_tile(media: Any, modality: Video, about: str) -> str:
+def _video_tile(media: Any, modality: Video, description: str) -> str:
     clip = address("video/mp4", written("clip.mp4", lambda path: write_video(media, path, modality.fps)))
-    return f'<video controls autoplay loop muted playsinline aria-label="{about}" src="{clip}"></video>'
+    return f'<video controls autoplay loop muted playsinline aria-label="{description}" src="{clip}"></video>'
 
 
 def _audio(sizes: Sizes, representation: str, _: int) -> Audio:

@@ -136,7 +136,7 @@ class Panel:
         choices = axes_choices(grid)
         axes = said["axes"] if said["axes"] in choices else choices[0]
         first = first_values(said["kind"], grid, axes)
-        updates: list[Any] = [chosen.about, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
+        updates: list[Any] = [chosen.description, gr.update(choices=choices, value=axes, visible=len(choices) > 1)]
         for name in self.controls:
             value = own[name] if own[name] is not None and name in first else first.get(name)
             updates.append(gr.update(**slider(name, grid, chosen.over(axes), value), visible=name in first))
@@ -172,7 +172,7 @@ def _controls(panel: Panel) -> dict[str, Any]:
         "example": gr.Radio(list(medium.examples), value=next(iter(medium.examples)), label="or an example"),
         "written": gr.Radio(written, value=written[0], label="representation", visible=len(written) > 1),
         "kind": gr.Dropdown(medium.kinds, value=medium.first, label="spectrum", elem_id=f"{medium.name}-kind"),
-        "about": gr.Markdown(),
+        "description": gr.Markdown(),
         "axes": gr.Radio(axes, value=axes[0], label="axes of the radius, and of a band", visible=len(axes) > 1),
     }
     for name in panel.controls:
@@ -216,7 +216,7 @@ def _pieces(name: str) -> dict[str, Any]:
 def _wire(panel: Panel, controls: dict[str, Any], pieces: dict[str, Any]) -> Callable[[Any], None]:
     """Connect the controls to the panel, and return a function that renders it on a first event."""
     own = [controls[name] for name in panel.controls]
-    ranges = [controls["about"], controls["axes"], *own, *(controls[name] for name in BAND)]
+    ranges = [controls["description"], controls["axes"], *own, *(controls[name] for name in BAND)]
     shown = [pieces[part] for part in (*PIECES, "ending", "config", "command")]
     designed = [pieces[part] for part in ("design", "download")]
     inputs = [controls[name] for name in panel.inputs]

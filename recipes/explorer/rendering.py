@@ -59,8 +59,10 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
             for number, (name, curve) in enumerate(curves.items())
         ]  # fmt: skip
         name = f"{example.medium.name}-spectra-{axis}"
-        about = f"Power of data, white noise and shaped noise along {axis}"
-        charts.append(draw(name, axis, about, Axis(unit_of(axis, example.grid), "log"), Axis("power", "log"), series))
+        description = f"Power of data, white noise and shaped noise along {axis}"
+        charts.append(
+            draw(name, axis, description, Axis(unit_of(axis, example.grid), "log"), Axis("power", "log"), series)
+        )
     return charts
 
 
@@ -81,7 +83,7 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
     for chart in filter(None, charts):
         legend = "".join(f'<li class="{each.colour}">{html.escape(each.name)}</li>' for each in chart.curves)
         figures.append(
-            f'<figure><h4>{html.escape(chart.title)}</h4><div role="img" aria-label="{html.escape(chart.about)}">'
+            f'<figure><h4>{html.escape(chart.title)}</h4><div role="img" aria-label="{html.escape(chart.description)}">'
             f'{chart.picture}</div><ul class="legend">{legend}</ul></figure>'
         )
     return f'<div class="curves">{"".join(figures)}</div>'

@@ -88,7 +88,7 @@ class Chart:
 
     name: str
     title: str
-    about: str
+    description: str
     picture: Markup
     curves: Sequence[Series]
     points: Mapping[str, Any]
@@ -98,7 +98,7 @@ class Chart:
     csv: str
 
 
-def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
+def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart | None:
     """Return a chart, or None if its scales can show no point. `name` is unique on the page."""
     if not (drawn := [kept for each in series if (kept := _shown(each, x, y)).x]):
         return None
@@ -127,7 +127,7 @@ def draw(name: str, title: str, about: str, x: Axis, y: Axis, series: Sequence[S
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
     return Chart(
-        name, title, about, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
+        name, title, description, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
         rows, _csv([header, *_rows(drawn, x, _exact)]),
     )  # fmt: skip
 

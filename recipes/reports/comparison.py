@@ -22,7 +22,7 @@ def comparison_blocks(
 ) -> list[Block | None]:
     """Return the blocks that compare runs."""
     blocks: list[Block | None] = [_facts(runs), _differences(runs)]
-    about = (
+    description = (
         "Losses of runs with different noise, data or weighting measure different predictions: such curves "
         "show the progress of each run, not which run is better."
     )
@@ -33,7 +33,7 @@ def comparison_blocks(
         series = [
             over_samples(run.name, entries[place], loss, f"c{place % 8}", place) for place, run in enumerate(runs)
         ]
-        blocks.append(draw(name, title, about, SEEN, Axis("loss", "log"), series))
+        blocks.append(draw(name, title, description, SEEN, Axis("loss", "log"), series))
     blocks.append(_metrics(runs, sets))
     blocks += _pictures(runs, pictures, budget)
     return [*blocks, *_spectra(runs, sets)]

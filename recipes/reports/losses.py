@@ -122,7 +122,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
 
 
 def _over_training(
-    run: Overview, name: str, title: str, about: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
+    run: Overview, name: str, title: str, description: str, unit: str, curves: Mapping[str, Callable[[Entry], float]]
 ) -> Chart | None:
     """Return a chart of values from every validation; it needs at least two validations."""
     if len(run.validation) < 2:
@@ -131,4 +131,4 @@ def _over_training(
         over_samples(label, run.validation, value, ordered(place, len(curves)), place)
         for place, (label, value) in enumerate(curves.items())
     ]
-    return draw(name, title, about, SEEN, Axis(unit, "log"), series)
+    return draw(name, title, description, SEEN, Axis(unit, "log"), series)

@@ -85,7 +85,7 @@ class Item:
     picture: str | None = None
     sound: str | None = None
     clip: str | None = None
-    about: str = ""
+    description: str = ""
     small: bool = False
 
 
@@ -140,7 +140,7 @@ class Budget:
             self.omitted.append(text if len(self.omitted) < MAX_OMITTED else "…")
 
 
-def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") -> Item | None:
+def item(title: str, path: Path, root: Path, budget: Budget, description: str = "") -> Item | None:
     """Return a media file with the files of the same name next to it (image, audio, video), or None.
 
     Files that resolve to a path outside `root` are refused.
@@ -162,7 +162,7 @@ def item(title: str, path: Path, root: Path, budget: Budget, about: str = "") ->
             if not isinstance(error, MALFORMED) and type(error).__module__.partition(".")[0] not in DECODERS:
                 raise
             budget.note(f"{'/'.join(file.parts[-3:])}: {shortened(error, 200)}")
-    return Item(title, found.get(".png"), found.get(".wav"), found.get(".mp4"), about, small) if found else None
+    return Item(title, found.get(".png"), found.get(".wav"), found.get(".mp4"), description, small) if found else None
 
 
 def failure_note(error: BaseException) -> Note:
@@ -170,7 +170,7 @@ def failure_note(error: BaseException) -> Note:
     return Note(f"This could not be shown. {shortened(error)}")
 
 
-def render(title: str, about: str, sections: Sequence[Section], footer: str, hidden: Sequence[str] = ()) -> str:
+def render(title: str, description: str, sections: Sequence[Section], footer: str, hidden: Sequence[str] = ()) -> str:
     """Return a page as HTML, without secrets in addresses and without the strings `hidden`."""
 
     def shared(value: Any) -> Any:
@@ -195,7 +195,7 @@ def render(title: str, about: str, sections: Sequence[Section], footer: str, hid
         text = (files("recipes.reports") / "templates" / file).read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         parts |= {name: Markup(text), f"{name}_hash": f"sha256-{digest}"}
-    page = {"title": title, "about": about, "sections": sections, "footer": footer, "generator": GENERATOR}
+    page = {"title": title, "description": description, "sections": sections, "footer": footer, "generator": GENERATOR}
     return environment.get_template("page.html.j2").render(page | parts)
 
 

@@ -28,12 +28,12 @@ def test_list_describes_every_choice_by_a_line_of_its_own() -> None:
     """That of a choice in a file is the first comment of the file, over several lines up to its full stop."""
     assert NAMES.keys() == groups().keys()
     for kind in choice_kinds():
-        lines = [row["about"] for row in listed(kind)]
+        lines = [row["description"] for row in listed(kind)]
         assert lines, kind
         assert len(set(lines)) == len(lines), kind
         assert all(len(line) > 8 and "Example" not in line for line in lines), lines
     for group, names in groups().items():
-        assert all(row["about"].endswith(".") for row in listed(group)), group
+        assert all(row["description"].endswith(".") for row in listed(group)), group
         assert [row["choice"] for row in listed(group)] == names
 
 
@@ -67,9 +67,9 @@ def test_list_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_includes_choices_and_groups_of_config_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for group, about in (("spectrum", "# Mine.\n"), ("dust", "")):
+    for group, description in (("spectrum", "# Mine.\n"), ("dust", "")):
         (tmp_path / group).mkdir()
-        (tmp_path / group / "mine.yaml").write_text(f"{about}_target_: multisagd.Flat\n")
+        (tmp_path / group / "mine.yaml").write_text(f"{description}_target_: multisagd.Flat\n")
     assert main(["spectra", f"--config-dir={tmp_path}"]) == 0
     assert "\n  spectrum=mine            Mine.\n" in capsys.readouterr().out
     assert main(["dust", f"--config-dir={tmp_path}"]) == 0
@@ -87,5 +87,5 @@ def test_list_fits_the_terminal_and_counts_each_kind(
         assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
     assert main([]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for kind, (plural, about) in choice_kinds().items():
-        assert f" {plural} {about} ({len(listed(kind))})" in printed
+    for kind, (plural, description) in choice_kinds().items():
+        assert f" {plural} {description} ({len(listed(kind))})" in printed

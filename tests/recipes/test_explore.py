@@ -415,8 +415,8 @@ def panel(medium: str, **more: Any) -> tuple[Any, list[Any]]:
 
 def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes() -> None:
     made, values = panel("sound", kind="band")
-    about, _, *sliders = made.choose(*values)
-    assert about == kind("band").about
+    description, _, *sliders = made.choose(*values)
+    assert description == kind("band").description
     shown_sliders = {name: each for name, each in zip(made.controls, sliders, strict=False) if each["visible"]}
     assert list(shown_sliders) == ["low", "high"]
     assert shown_sliders["high"]["label"].endswith("(cycles per s)")
@@ -443,10 +443,10 @@ def test_other_axes_keep_the_values_that_they_can() -> None:
 
 def test_a_recommendation_sets_the_controls_to_it_and_says_why() -> None:
     made, values = panel("image", example="photograph", offset=2.0, band_weight=0.0, band_low=0.1, band_high=0.2)
-    told, name, about, _, *sliders, weight, offset = made.recommend(*values)
+    told, name, description, _, *sliders, weight, offset = made.recommend(*values)
     assert told.count("<li>") >= 2
     assert name in ("white", "data_power")
-    assert about == kind(name).about
+    assert description == kind(name).description
     exponent = sliders[made.controls.index("data_exponent")]
     assert exponent["visible"] == (name == "data_power")
     assert f"data&#x27;s power to {exponent['value']:g}" in told.split("</h3>")[0] or name == "white"
