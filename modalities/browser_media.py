@@ -17,7 +17,7 @@ from multisagd.libraries import importing
 
 EXACT = 256 << 10
 """Maximum bytes of a picture or sound that is kept unchanged; larger ones are compressed."""
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 """Maximum pixels of a picture, and of all frames of a clip that is re-encoded."""
 SMALL = 96
 """Side in pixels below which a picture or clip is enlarged with nearest-neighbour scaling."""
@@ -58,7 +58,7 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
         import PIL.Image
     data = path.read_bytes()
     with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        if image.width * image.height > MOST_PIXELS:
+        if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels")
         small = max(image.size) < SMALL
         if len(data) <= EXACT:
@@ -108,14 +108,14 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
         if not source.streams.video:
             raise ValueError("it contains no clip")
         stream = source.streams.video[0]
-        if stream.width * stream.height > MOST_PIXELS:
+        if stream.width * stream.height > MAX_PIXELS:
             raise ValueError(f"{stream.width}×{stream.height} pixels")
         small = max(stream.width, stream.height) < SMALL
         if stream.pix_fmt == "yuv420p":
             return "video/mp4", path.read_bytes(), small
         # H.264 needs even sides; twice an odd side is even.
         sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
-        most = MOST_PIXELS // (stream.width * stream.height)
+        most = MAX_PIXELS // (stream.width * stream.height)
         frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), most + 1)]
     if not 0 < len(frames) <= most:
         raise ValueError(f"it has no frames, or more than {most}")

@@ -24,8 +24,8 @@ from torch import Tensor
 
 TOLERANCE = 1e-5
 """Minimum gain of log-likelihood per round, in nats per frequency: far below sampling errors."""
-MOST_ROUNDS = 200
-LEAST = 1e-10
+MAX_ROUNDS = 200
+MIN_RELATIVE_POWER = 1e-10
 """Smallest power, as a share of the largest: below it float64 cannot solve for the missing samples."""
 AT_ONCE = 1 << 22
 """Maximum number of elements in a tensor of a step."""
@@ -77,7 +77,7 @@ def fit_power(groups: Sequence[MaskGroup], start: Tensor, weight: Tensor) -> Fit
     stacks = _stacked(groups, size)
     now = Estimate(_positive(start), torch.zeros(len(start), size, dtype=groups[0].rows.dtype, device="cpu"))
     log_likelihoods, converged = [], False
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         one, before = step(now, stacks, weight)
         two, between = step(one, stacks, weight)
         log_likelihoods.append(before)
@@ -155,7 +155,7 @@ class Expected:
 
 def _positive(power: Tensor) -> Tensor:
     """Return the power, clamped to the smallest share of the largest."""
-    return power.clamp(min=LEAST * float(power.max()))
+    return power.clamp(min=MIN_RELATIVE_POWER * float(power.max()))
 
 
 def _from_seen(power: Tensor, places: Tensor, rows: Tensor, ones: Tensor, counts: Tensor) -> Expected:

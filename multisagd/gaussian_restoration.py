@@ -35,7 +35,7 @@ from multisagd.statistics import describe_axes, read_axes
 
 FORMAT_VERSION = 1
 
-MOST_NUMBERS = 8192
+MAX_NUMBERS = 8192
 """Maximum number of values in a datum, over all channels: larger covariances do not fit into memory."""
 
 QUIET = 1e-9
@@ -76,7 +76,7 @@ class GaussianRestoration:
 
         Raises:
             ValueError: for fewer than four data, data that do not fit the corruption's grid, are not finite, have more
-            than `MOST_NUMBERS` values each, or whose covariance contradicts the corruption.
+            than `MAX_NUMBERS` values each, or whose covariance contradicts the corruption.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")
@@ -154,8 +154,8 @@ class GaussianRestoration:
             numbers = math.prod(mean)
             if mean[1:] != grid.shape or gain != (numbers, numbers) or root[:-1] != (numbers,) or root[-1] > numbers:
                 raise ValueError(f"tensors of shapes {mean}, {gain} and {root} do not fit a grid of {grid.shape}")
-            if numbers > MOST_NUMBERS:
-                raise ValueError(f"it is for data of {numbers:,} values, more than the limit of {MOST_NUMBERS:,}")
+            if numbers > MAX_NUMBERS:
+                raise ValueError(f"it is for data of {numbers:,} values, more than the limit of {MAX_NUMBERS:,}")
             # Copies, because the file is mapped into memory: overwriting it would invalidate the tensors.
             kept = {name: file.get_tensor(name).to(torch.float64, copy=True) for name in ("mean", "gain", "root")}
             if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
@@ -191,9 +191,9 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
         if tuple(x.shape[2:]) != grid.shape or not bool(x.isfinite().all()):
             raise ValueError(f"expected finite data (batch, channels, *{grid.shape}), got {tuple(x.shape)}")
         shape = x.shape[1:]
-        if shape.numel() > MOST_NUMBERS:
+        if shape.numel() > MAX_NUMBERS:
             raise ValueError(
-                f"a datum has {shape.numel():,} values, but the covariance of more than {MOST_NUMBERS:,} would not "
+                f"a datum has {shape.numel():,} values, but the covariance of more than {MAX_NUMBERS:,} would not "
                 "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multisagd.circulant_em import MOST_ROUNDS, MaskGroup, fit_power
+from multisagd.circulant_em import MAX_ROUNDS, MaskGroup, fit_power
 from multisagd.grid import Grid
 from multisagd.lag_window import PairAverages, pair_counts
 
-MOST_MASKS = 1024
+MAX_MASKS = 1024
 """Maximum number of distinct masks; items with further masks contribute to the mean, but not to the power."""
 LARGEST = 2048
 """Maximum number of valid or missing places, whichever are fewer, that EM solves for: any mask of 4,096 points."""
@@ -33,7 +33,7 @@ WORK = 1 << 29
 """Maximum operations in a step of EM, about a second on one core; a single mask may need more."""
 FEWEST_ITEMS = 64
 """Minimum number of items for EM, if there are as many."""
-MOST_NUMBERS = 1 << 25
+MAX_NUMBERS = 1 << 25
 """Maximum number of values stored of all items together if their second moments are larger: 256 MiB."""
 
 
@@ -65,7 +65,7 @@ class MaskCount:
 
     def _count(self, key: bytes, channel: int | slice, count: int, channels: int) -> None:
         if key not in self.items:
-            if len(self.items) >= 4 * MOST_MASKS:
+            if len(self.items) >= 4 * MAX_MASKS:
                 return
             self.items[key] = torch.zeros(channels, dtype=torch.float64, device="cpu")
         self.items[key][channel] += count
@@ -169,7 +169,7 @@ def masked_power(
         )
     if not all(part.converged for part in parts):
         warnings.warn(
-            f"the power spectrum of padded data did not converge in {MOST_ROUNDS} rounds of EM: the last round is used",
+            f"the power spectrum of padded data did not converge in {MAX_ROUNDS} rounds of EM: the last round is used",
             stacklevel=3,
         )
     return power * freedom.view(-1, *(1,) * masks.grid.dimensions), seen
@@ -210,7 +210,7 @@ class _Channel:
         self.counts: dict[int, int] = {}
         sizes = shown[sorted({*self.mask_of.values()} - {-1})].sum(1).double()
         moments = 2 * len(layout.weight) * float(sizes.square().sum())
-        most = count if moments <= MOST_NUMBERS else max(FEWEST_ITEMS, MOST_NUMBERS // grid.numel)
+        most = count if moments <= MAX_NUMBERS else max(FEWEST_ITEMS, MAX_NUMBERS // grid.numel)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
         self.chosen = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:most], True)
 
@@ -283,7 +283,7 @@ def _kept(shown: Tensor, items: Tensor, blocks: int) -> Tensor | None:
     solved = torch.minimum(seen, shown.shape[1] - seen)
     cost = blocks * solved * (solved.square() + 16 * shown.shape[1])
     able = ((seen > 0) & (solved <= LARGEST)).nonzero()[:, 0]
-    able = able[items[able].argsort(descending=True, stable=True)][:MOST_MASKS]
+    able = able[items[able].argsort(descending=True, stable=True)][:MAX_MASKS]
     kept = torch.full((len(shown),), -1, device="cpu")
     if len(able) == int((seen > 0).sum()) and float(cost[able].sum()) <= WORK:
         kept[able] = able

@@ -17,7 +17,7 @@ from torch import Tensor
 from multisagd.grid import Grid
 from multisagd.spectrum import Spectrum
 
-MOST_HARMONICS = 1000
+MAX_HARMONICS = 1000
 """Limit, because an untrusted description may ask for any number, and each costs a pass over the grid."""
 
 
@@ -84,9 +84,9 @@ class Spots(Spectrum):
         values = list(self.frequency.values())
         if not values or not all(math.isfinite(value) for value in values) or not any(values):
             raise ValueError(f"spots need a finite frequency other than zero, got {dict(self.frequency)}")
-        if not 0 <= self.radius < math.inf or not 1 <= self.harmonics <= MOST_HARMONICS:
+        if not 0 <= self.radius < math.inf or not 1 <= self.harmonics <= MAX_HARMONICS:
             raise ValueError(
-                f"expected radius >= 0 and from 1 to {MOST_HARMONICS} harmonics, got {self.radius} and {self.harmonics}"
+                f"expected radius >= 0 and from 1 to {MAX_HARMONICS} harmonics, got {self.radius} and {self.harmonics}"
             )
 
     def power(self, grid: Grid) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 Value = TypeVar("Value")
 
-MOST = 16
+MAX_VALUES = 16
 """Number of cached values. A training uses one or a few shapes; a service may see any number."""
 
 
@@ -20,7 +20,7 @@ class Recent(Generic[Value]):
     start empty.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_VALUES) -> None:
         self.most = most
         self._values: dict[Hashable, tuple[Value]] = {}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from multisagd.schedule import Schedule, TabulatedSchedule
 
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 BetaCurve = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 
 
@@ -62,8 +62,8 @@ class DiscreteSchedule(Schedule):
 
     def _levels(self) -> Tensor:
         """Return the log-SNR of each timestep, float64."""
-        if self.steps > MOST_STEPS:
-            raise ValueError(f"a discrete schedule has at most {MOST_STEPS:,} steps, got {self.steps:,}")
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"a discrete schedule has at most {MAX_STEPS:,} steps, got {self.steps:,}")
         betas = self._betas()
         if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"a discrete schedule needs at least two betas between 0 and 1, got {len(betas)}")

@@ -28,7 +28,7 @@ DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
 """Methods that draw normal noise in some scheduler, in addition to those whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
 """Maximum share of the datum in a sample's power at which the colour of its noise can be detected."""
-LEAST_ODDS = 6.9
+MIN_ODDS = 6.9
 """Log of the odds, 1,000 to 1, from which a start counts as white: false alarms are that rare."""
 
 
@@ -160,7 +160,7 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
         return
     if float((level.alpha**2 / (level.alpha**2 + level.sigma**2)).max()) > LARGEST_SIGNAL:
         return
-    if shaped.white_odds(sample) > LEAST_ODDS:
+    if shaped.white_odds(sample) > MIN_ODDS:
         warnings.warn(
             f"sampling with {type(scheduler).__name__} started from white noise, but its noise is {shaped.spectrum}: "
             "draw the start with shaped.noise(shape), or make the pipeline by shape_pipeline(pipeline, shaped)",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multisagd.libraries import importing
 
-MOST = 64
+MAX_COMPONENTS = 64
 PER_COMPONENT = 10
 """Minimum items per component: with fewer, the components would overfit these items."""
 
@@ -23,7 +23,7 @@ def components(reference: Tensor) -> Callable[[Tensor], Tensor]:
     with importing("sklearn", "principal components"):
         from sklearn.decomposition import PCA
     flat = reference.flatten(1).numpy()
-    count = max(1, min(MOST, len(flat) // PER_COMPONENT, flat.shape[1]))
+    count = max(1, min(MAX_COMPONENTS, len(flat) // PER_COMPONENT, flat.shape[1]))
     fitted = PCA(count, whiten=True, svd_solver="randomized", random_state=0).fit(flat)
 
     def features(data: Tensor) -> Tensor:

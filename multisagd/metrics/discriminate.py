@@ -19,7 +19,7 @@ from multisagd.libraries import importing
 from multisagd.seeds import derive
 from multisagd.statistics import transforms_about
 
-LEAST = 1e-10
+MIN_RELATIVE_POWER = 1e-10
 """Added to the power before the logarithm, as a share of its mean over real items, since bins may be empty."""
 
 
@@ -79,7 +79,7 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
         from sklearn.preprocessing import StandardScaler
     if min(len(real), len(made)) < 4:
         raise ValueError(f"a logistic test needs at least 4 items in each set, got {len(real)} and {len(made)}")
-    least = LEAST * float(real.mean()) + 1e-300
+    least = MIN_RELATIVE_POWER * float(real.mean()) + 1e-300
     logs = [(each + least).log() for each in (real, made)]
     halves = [_halves(each, derive(seed, "halves", number)) for number, each in enumerate(logs)]
     fitted = sum(len(seen) for seen, _ in halves)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from multisagd.seeds import derive
 
-MOST = 4000
+MAX_SET_SIZE = 4000
 """Maximum items of a subset: their matrix of pairs takes 128 MB."""
 
 
@@ -88,7 +88,7 @@ def _parts(sizes: Sequence[int], wanted: int) -> int:
     """Return up to `wanted` parts, few enough that 99 % of the items have another item of their class in each part."""
     while wanted > 1 and sum(size for size in sizes if size < 2 * wanted) > sum(sizes) / 100:
         wanted -= 1
-    return max(wanted, -(-sum(sizes) // MOST))
+    return max(wanted, -(-sum(sizes) // MAX_SET_SIZE))
 
 
 def _shuffled(sizes: Sequence[int], total: int, seed: int) -> Tensor:

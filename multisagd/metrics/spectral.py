@@ -18,7 +18,7 @@ from multisagd.analysis.profiles import RADIUS, axis_profile, radial_profile
 from multisagd.statistics import measure_mean, transforms_about
 
 BANDS = "bands"
-LEAST = 1e-12
+MIN_RELATIVE_POWER = 1e-12
 """Floor of the power for ratios, as a share of the largest power."""
 
 
@@ -65,7 +65,7 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
 def decibels(made: Tensor, real: Tensor) -> Tensor:
     """Return 10 log10 of mean generated over mean real power, from items' curves `(items, points)`: `(points,)`."""
     above, below = made.mean(0), real.mean(0)
-    least = LEAST * max(float(above.max()), float(below.max()), 1e-300)
+    least = MIN_RELATIVE_POWER * max(float(above.max()), float(below.max()), 1e-300)
     return 10 * (above.clamp(min=least) / below.clamp(min=least)).log10()
 
 

@@ -25,9 +25,9 @@ from recipes.base.untrusted import Stored, read_header, read_tensors
 from recipes.data.order import prefetch
 
 FILE = "contents.safetensors"
-MOST_READ = 10_000
+MAX_READ = 10_000
 """Number of files whose bytes are hashed, evenly spaced over all files."""
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 """Maximum number of bytes hashed, in total."""
 PIECES = 4
 """Number of evenly spaced pieces to hash if a file is longer than its part of `LIMIT`."""
@@ -64,12 +64,12 @@ class Contents:
         found = read_header(path)
         files = sum(found["sizes"].shape[:1]) if "sizes" in found else 0
         each = Stored("I64", (files,))
-        hashes = Stored("U8", (min(files, MOST_READ), DIGEST))
+        hashes = Stored("U8", (min(files, MAX_READ), DIGEST))
         if found != {"sizes": each, "states": each, "digests": hashes, "limit": Stored("I64", (1,))}:
             raise ValueError(f"it holds {found}")
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
         limit = int(arrays.pop("limit")[0])
-        if not 0 < limit <= MOST_BYTES:
+        if not 0 < limit <= MAX_BYTES:
             raise ValueError(f"it has read {limit} bytes of each file")
         return cls(**arrays, limit=limit)
 
@@ -78,7 +78,7 @@ def keep(run_dir: Path, dataset: Dataset) -> None:
     """Record the current files of a dataset, if it has any; failing to write is a warning."""
     sizes, states = _looked_at(dataset)
     places = _hashed(len(sizes))
-    limit = max(1, MOST_BYTES // max(1, len(places)))
+    limit = max(1, MAX_BYTES // max(1, len(places)))
     digests = _digests(dataset, places, sizes, limit)
     try:
         if len(sizes):
@@ -126,7 +126,7 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
 
 def _hashed(files: int) -> Integers:
     """Return the numbers of the files whose bytes are read."""
-    return np.linspace(0, max(0, files - 1), min(files, MOST_READ)).astype(np.int64)
+    return np.linspace(0, max(0, files - 1), min(files, MAX_READ)).astype(np.int64)
 
 
 def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:

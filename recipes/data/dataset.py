@@ -28,7 +28,7 @@ from recipes.runtime.distribution import broadcast_from_rank0, is_first, long_ba
 
 PLACES = ("root", "urls")
 """Keys for the location of data; each source of data has one of them."""
-LEAST_DEVIATION = 1e-6
+MIN_DEVIATION = 1e-6
 """Standard deviation about the mean, in units of the data's range, below which all examples count as equal."""
 PASSES = 2
 """Number of passes over the examples when measuring: one for the mean, one for the spectrum."""
@@ -188,7 +188,7 @@ def measure(dataset: Dataset, settings: TrainSettings) -> DataStatistics:
             chunks = Chunks(dataset, chosen, settings.seed, display)
             warnings.showwarning = lambda message, *_, **__: display.say(f"note: {message}")
             found = DataStatistics.measure(chunks, grid)
-        if found.sigma_data > LEAST_DEVIATION:
+        if found.sigma_data > MIN_DEVIATION:
             return found
         x0, mask = next(iter(chunks))
         return replace(statistics_of_one(x0[0], grid, None if mask is None else mask[0]), count=found.count)

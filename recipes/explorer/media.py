@@ -29,7 +29,7 @@ from recipes.config.groups import of_choice
 LARGEST_IMAGE = 512
 LARGEST_SOUND = 480_000
 LARGEST_CLIP = 1 << 20
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 """Maximum number of pixels of an uploaded image, or of a frame of an uploaded clip, checked before decoding."""
 MEASURED = 64
 """Number of examples of a built-in dataset for measuring its power spectrum."""
@@ -75,8 +75,8 @@ class Medium:
     `noun` names one example, and `folder` stands for the user's data in a command. `examples` maps names to choices of
     the group `data` (None: a photograph), `representations` to choices of the group `modality`. `kinds` are the useful
     spectra, `first` the initial one of a tab. `modality(sizes, representation, channels)` builds the modality,
-    `keys(modality)` are its configuration keys, and `tile(media, modality, about)` is HTML with the escaped description
-    `description`.
+    `keys(modality)` are its configuration keys, and `tile(media, modality, description)` is HTML with the escaped
+    description.
     """
 
     name: str
@@ -118,7 +118,7 @@ MEDIA = {
         name="image", noun="image", folder="photos",
         examples={"photograph": None, "handwritten digit": "digits"}, representations={"pixels": "image"},
         kinds=(*EVERYWHERE, "exponential", "autoregressive"), first="power_law",
-        modality=lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MOST_PIXELS),
+        modality=lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MAX_PIXELS),
         keys=lambda it: {"size": it.sides[0], "channels": it.channels}, tile=_image_tile,
     ),
     "sound": Medium(
@@ -134,7 +134,7 @@ MEDIA = {
         kinds=(*EVERYWHERE, "exponential", "space_by_time", "space_by_velocity", "separable", "joint", "progressive",
                "mixed", "velocity"), first="space_by_time",
         modality=lambda sizes, _, channels: Video(
-            sizes.frames, sizes.fps, sizes.clip, channels, "center", max_pixels=MOST_PIXELS
+            sizes.frames, sizes.fps, sizes.clip, channels, "center", max_pixels=MAX_PIXELS
         ),
         keys=lambda it: {"frames": it.frames, "fps": it.fps, "size": it.image.sides[0], "channels": it.channels},
         tile=_video_tile,

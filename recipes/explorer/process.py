@@ -24,7 +24,7 @@ from recipes.explorer.media import Example
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Noise levels shown side by side."""
 SCHEDULES = ("cosine", "linear", "sigmoid", "flow", "karras")
-MOST_FREQUENCIES = 4096
+MAX_FREQUENCIES = 4096
 
 
 def build_process(settings: Settings, example: Example, group: Mapping[str, Any]) -> Process:
@@ -117,5 +117,5 @@ def recommend_noise(example: Example, process: Process, steps: int) -> Recommend
 
 
 def _small(example: Example, process: Process) -> tuple[DataStatistics, Process]:
-    statistics = design.on_fewer_frequencies(example.statistics, MOST_FREQUENCIES)
+    statistics = design.on_fewer_frequencies(example.statistics, MAX_FREQUENCIES)
     return statistics, Process(process.schedule, SpectralCovariance(process.covariance.spectrum, statistics.grid))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multisagd import Grid
 from multisagd.analysis.profiles import Profile, profile_of, unit_of
-from multisagd.metrics.spectral import LEAST
+from multisagd.metrics.spectral import MIN_RELATIVE_POWER
 
 SAMPLES, REAL = "tab:orange", "tab:blue"
 """Colours of samples and of data."""
@@ -39,7 +39,7 @@ def draw_power(plot: Axes, profile: Profile, label: str, **style: Any) -> None:
 
     A single example has no power about its mean, and is not drawn on the logarithmic scale.
     """
-    floor = float(profile.power.max()) * LEAST
+    floor = float(profile.power.max()) * MIN_RELATIVE_POWER
     if floor <= 0:
         return
     frequency = on_logarithmic_axis(profile.frequency).numpy()

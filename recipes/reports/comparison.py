@@ -14,7 +14,7 @@ from recipes.reports.summary import STATES, training_seconds
 from recipes.runs.metrics import Entry
 from recipes.sampling.sample_files import EVALUATION
 
-MOST_ROWS = 300
+MAX_ROWS = 300
 
 
 def comparison_blocks(
@@ -65,7 +65,7 @@ def _differences(runs: Sequence[Overview]) -> Block:
             rows.append((key, *values))
     if not rows:
         return Note("Their configurations are the same.")
-    return Table("Differing configuration keys", ("key", *(run.name for run in runs)), rows[:MOST_ROWS])
+    return Table("Differing configuration keys", ("key", *(run.name for run in runs)), rows[:MAX_ROWS])
 
 
 def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> Block:
@@ -89,7 +89,7 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
         floors = [with_error(rows[kind, name], "floor", "floor_error") for rows in found if (kind, name) in rows]
         table.append((f"{kind}: {name}", *cells, floors[0]))
     header = ("metric", *(run.name for run in runs), "noise floor (of the first run with one)")
-    return Table("Metrics of the newest evaluation; compare only equal counts", header, table[:MOST_ROWS])
+    return Table("Metrics of the newest evaluation; compare only equal counts", header, table[:MAX_ROWS])
 
 
 def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block]:

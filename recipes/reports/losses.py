@@ -17,7 +17,7 @@ BANDS = (
 )
 VALIDATIONS = 4
 """Maximum number of validations drawn over noise levels."""
-MOST_LEVELS = 24
+MAX_LEVELS = 24
 """Maximum number of noise levels or bands drawn."""
 
 
@@ -84,7 +84,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
         return []
     last = run.validation[-1]
     of_bands = inner(last, "band")
-    bands = list(next((each for each in of_bands.values() if isinstance(each, dict)), {}))[:MOST_LEVELS]
+    bands = list(next((each for each in of_bands.values() if isinstance(each, dict)), {}))[:MAX_LEVELS]
     by_noise = []
     chosen = spread(range(len(run.validation)), VALIDATIONS)
     for place, entry in enumerate(run.validation[each] for each in chosen):
@@ -93,12 +93,12 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
         by_noise.append(Series(name, list(points), list(points.values()), ordered(place, len(chosen)), place))
     levels = {
         f"{name}, log-SNR {_level(name, last, 'log_snr'):.1f}": partial(_level, name)
-        for name in list(inner(last, "level"))[:MOST_LEVELS]
+        for name in list(inner(last, "level"))[:MAX_LEVELS]
     }
     errors = [
         Series(level, range(len(bands)), [number(inner(last, "band", level).get(name)) for name in bands],
-               ordered(place, min(len(of_bands), MOST_LEVELS)), place)
-        for place, level in enumerate(list(of_bands)[:MOST_LEVELS])
+               ordered(place, min(len(of_bands), MAX_LEVELS)), place)
+        for place, level in enumerate(list(of_bands)[:MAX_LEVELS])
     ]  # fmt: skip
     return [
         draw(

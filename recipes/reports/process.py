@@ -15,7 +15,7 @@ from modalities.reading import UnreadableFilesError
 from multisagd import DataStatistics, Flat, Grid, Process, SpectralCovariance, seeds, terminal_snr
 from multisagd.analysis.profiles import RADIUS, Profile, profile_of, unit_of
 from multisagd.logs import quiet
-from multisagd.metrics.spectral import LEAST
+from multisagd.metrics.spectral import MIN_RELATIVE_POWER
 from recipes.base.commands import setting
 from recipes.base.errors import RecipeError, as_recipe_error
 from recipes.base.untrusted import inside
@@ -257,5 +257,5 @@ def spectrum_charts(powers: Mapping[str, Tensor], grid: Grid, name: str = "spect
 
 def _series(key: str, number: int, profile: Profile, values: Tensor, power: Tensor) -> Series:
     """Return values over frequency, without values that are indistinguishable from rounding errors."""
-    kept = values.where(power > LEAST * power.max(), math.nan)
+    kept = values.where(power > MIN_RELATIVE_POWER * power.max(), math.nan)
     return Series(key, on_logarithmic_axis(profile.frequency).tolist(), kept.tolist(), f"c{number % 8}", number)

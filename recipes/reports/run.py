@@ -32,9 +32,9 @@ MALFORMED = (
     RuntimeError, MemoryError,
 )  # fmt: skip
 """Errors raised when invalid files are read or drawn."""
-MOST = 1000
+MAX_SAMPLES = 1000
 """Maximum number of samples of a set whose spectrum is measured."""
-MOST_NUMBERS = 1 << 25
+MAX_NUMBERS = 1 << 25
 """Maximum number of values in these samples."""
 LONGEST = 300
 """Maximum number of characters shown of a value."""
@@ -68,7 +68,7 @@ class SampleSet:
         """Return its evaluation by `multisagd evaluate`; raises as `own_json`."""
         return own_json(self.folder / EVALUATION, self.root)
 
-    def read(self, statistics: DataStatistics, most: int = MOST) -> Tensor:
+    def read(self, statistics: DataStatistics, most: int = MAX_SAMPLES) -> Tensor:
         """Return its first samples, `(count, channels, *grid)`.
 
         Raises ValueError if their shape differs from the data's.
@@ -77,7 +77,7 @@ class SampleSet:
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
             raise ValueError(f"{path} holds samples of shape {shape}, but the data have {tuple(statistics.mean.shape)}")
-        x0 = read_rows(path, "x0", max(2, min(most, MOST_NUMBERS // statistics.mean.numel()))).float()
+        x0 = read_rows(path, "x0", max(2, min(most, MAX_NUMBERS // statistics.mean.numel()))).float()
         if not bool(x0.isfinite().all()):
             raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
         return x0

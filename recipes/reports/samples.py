@@ -20,7 +20,7 @@ from recipes.sampling.sample_files import EVALUATION, FOLDER, GRID
 
 MADE_BY = ("steps", "seed", "count", "labels", "weights", "spacing", "guidance")
 """Sampling settings to show."""
-MOST_ROWS = 400
+MAX_ROWS = 400
 """Maximum number of rows of a table."""
 
 
@@ -105,7 +105,7 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
         rows.append((str(row.get("name")), *metric_cells(row)))
     count = number_text(number(inner(report, "counts").get("compared")))
     caption = f"Evaluation of {count} samples {each.title}, each number with its noise floor"
-    blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MOST_ROWS])]
+    blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MAX_ROWS])]
     blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]
     blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]
     names = report.get("pictures")

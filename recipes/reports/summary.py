@@ -16,7 +16,7 @@ from recipes.reports.page import Block, Facts, Note, Setting, Settings, Table
 from recipes.reports.run import Overview, shown
 from recipes.runs.metrics import inner, number
 
-MOST_STARTS = 50
+MAX_STARTS = 50
 """Maximum number of starts of a run that are listed (the last ones)."""
 GROUPS = ("modality", "data", "spectrum", "schedule", "denoiser", "network")
 """Groups of the configuration shown in the summary."""
@@ -102,7 +102,7 @@ def settings(config: Config) -> Settings:
 
 def environment_blocks(run: Overview) -> list[Block]:
     """Return the starts of the run, with command, device and versions."""
-    starts = run.starts[-MOST_STARTS:]
+    starts = run.starts[-MAX_STARTS:]
     if not starts:
         return [Note("run.json records no start of this run.")]
     header = ("at", "samples seen", "device", "revision of the source", "recorded command")

@@ -39,7 +39,7 @@ from recipes.runs.settings import CorruptionOptions, Group, ModelSettings
 from recipes.runs.state import mismatch, shapes
 
 T = TypeVar("T")
-MOST_PADDING = 1000
+MAX_PADDING = 1000
 """Maximum size of a padded grid, relative to the data's grid."""
 LARGE_SHARE = 0.5
 """Fraction of the power at zero frequency above which noise is mostly a random brightness."""
@@ -105,7 +105,7 @@ class Assembly:
             name: samples for name, samples in padding.items() if isinstance(samples, int)
         }  # other values are refused later
         padded = math.prod(axis.size + added.get(axis.name, 0) for axis in grid.axes)
-        if padded > MOST_PADDING * grid.numel:
+        if padded > MAX_PADDING * grid.numel:
             raise RecipeError(
                 f"padding={dict(padding)} makes the grid {padded // grid.numel:,} times as large: pad less"
             )

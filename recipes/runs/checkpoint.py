@@ -45,7 +45,7 @@ from recipes.runtime.distribution import (
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
 WRITING, REPLACED, ASIDE = ".writing-", ".replaced-", ".aside-"
-MOST_SAMPLES = 10**18
+MAX_SAMPLES = 10**18
 """Maximum number of samples: more than any training run sees, and within the range of int64."""
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -309,7 +309,7 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
             )
         if not isinstance(files, dict) or not isinstance(record, dict):
             raise ValueError("its entries have the wrong types")
-        if type(samples) is not int or not 0 <= samples < MOST_SAMPLES:
+        if type(samples) is not int or not 0 <= samples < MAX_SAMPLES:
             raise ValueError(f"{samples!r:.80} is not a number of samples seen")
         for part, facts in files.items():
             _check_names(part, facts)

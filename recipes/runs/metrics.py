@@ -12,7 +12,7 @@ from typing import Any
 
 from multisagd.files import check_file, parse_json
 
-MOST = 400
+MAX_ENTRIES = 400
 """Maximum number of entries of each kind."""
 KINDS = 8
 """Maximum number of kinds of entries; training writes two."""
@@ -34,7 +34,7 @@ class SubsampledEntries:
         """Add an entry; if there are too many, drop every second one."""
         if self.count % self.stride == 0:
             self.entries.append(entry)
-        if len(self.entries) > MOST:
+        if len(self.entries) > MAX_ENTRIES:
             self.entries, self.stride = self.entries[::2], 2 * self.stride
         self.count, self.last = self.count + 1, entry
 

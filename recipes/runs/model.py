@@ -39,7 +39,7 @@ from recipes.config.build import Builder
 from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
-from recipes.runs.checkpoint import MOST_SAMPLES, Shapes, samples_of
+from recipes.runs.checkpoint import MAX_SAMPLES, Shapes, samples_of
 from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_statistics, versions
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module
@@ -324,7 +324,7 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         check_facts(facts)
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")
-        if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MOST_SAMPLES:
+        if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
             raise ValueError(f"{notes['samples']!r:.80} is not a number of samples seen")
     if chosen_samples(checkpoint, run) not in (None, notes["samples"]):
         raise RecipeError(f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples")

@@ -38,7 +38,7 @@ BESIDE = (".png", ".wav", ".mp4")
 """Suffixes of preview files next to a sample or a grid."""
 EVALUATION = "evaluate.json"
 """The evaluation of a set by `multisagd evaluate`, which lists its figures."""
-MOST = 10_000_000
+MAX_SAMPLES = 10_000_000
 """Maximum number of samples in a set, because its record may come from someone else."""
 
 
@@ -94,7 +94,7 @@ def former(out: Path) -> set[Path]:
     """Return the files of the set in a folder, or an empty set if there is no record of a set."""
     made = notes(out)
     count, suffix = made.get("count"), made.get("suffix")
-    if type(count) is not int or not 0 < count <= MOST:
+    if type(count) is not int or not 0 < count <= MAX_SAMPLES:
         return set()
     if not (isinstance(suffix, str) and suffix[:1] == "." and suffix[1:].isalnum()):
         suffix = ".png"

@@ -44,7 +44,7 @@ WITHOUT_TEXT = {"image": "unconditional-image-generation"}
 LARGEST_PICTURE = 32 << 20
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = ("sampler", "steps", "guidance", "seed")
-MOST_ROWS = 100
+MAX_ROWS = 100
 """Maximum number of results from an evaluation in a card."""
 PLACES = ("root", "urls", "index", "manifest", "match", "pattern", "path", "statistics", "cache", "folder")
 """Settings that contain locations or names of files."""
@@ -184,7 +184,7 @@ def _told(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "counted": "Samples" if math.isnan(count) else f"{count:,.0f} samples",
         "drawn": evaluation["drawn"],
-        "rows": [(f"{kind}: {row.get('name')}", *metric_cells(row)) for kind, row in rows_of(evaluation)][:MOST_ROWS],
+        "rows": [(f"{kind}: {row.get('name')}", *metric_cells(row)) for kind, row in rows_of(evaluation)][:MAX_ROWS],
         "notes": notes,
     }
 
@@ -230,8 +230,8 @@ def found_evaluation(source: Path, samples: int, which: Which) -> dict[str, Any]
     except (OSError, ValueError):
         return None
     kinds = {
-        str(kind): {"rows": [row for named, row in metric_rows(report) if named == kind][:MOST_ROWS],
-                    "notes": metric_notes(report, kind)[:MOST_ROWS]}
+        str(kind): {"rows": [row for named, row in metric_rows(report) if named == kind][:MAX_ROWS],
+                    "notes": metric_notes(report, kind)[:MAX_ROWS]}
         for kind in inner(report, "results")
     }  # fmt: skip
     drawn = newest[2] if newest else {key: value for key, value in inner(report, "drawn").items() if key in DRAWN}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multisagd import Band, Corruption, DataStatistics, Grid, SpectralCovariance
 from multisagd.covariance import to_half_spectrum
-from multisagd.gaussian_restoration import MOST_NUMBERS, GaussianRestoration
+from multisagd.gaussian_restoration import MAX_NUMBERS, GaussianRestoration
 from tests.helpers import dense
 
 GRIDS = [Grid.of(time=9), Grid.of(height=4, width=5), Grid.of(frame=2, height=3, width=4)]
@@ -128,13 +128,13 @@ def test_gaussian_restoration_refuses_files_with_other_contents(tmp_path: Path) 
 
 def test_gaussian_restoration_refuses_unusable_data() -> None:
     corruption = Corruption(Band(0.1, 0.3), Grid.of(time=16))
-    large = Corruption(Band(0.1, 0.3), Grid.of(time=MOST_NUMBERS + 1))
+    large = Corruption(Band(0.1, 0.3), Grid.of(time=MAX_NUMBERS + 1))
     for batches, other, message in (
         ([torch.zeros(3, 1, 16)], corruption, "needs more than 3"),
         ([torch.zeros(9, 1, 15)], corruption, "expected finite data"),
         ([torch.full((9, 1, 16), float("nan"))], corruption, "expected finite data"),
         ((torch.zeros(9, 1, 16) for _ in range(2)), corruption, "not a generator"),
-        ([torch.zeros(9, 1, MOST_NUMBERS + 1)], large, "would not fit into memory"),
+        ([torch.zeros(9, 1, MAX_NUMBERS + 1)], large, "would not fit into memory"),
     ):
         with pytest.raises(ValueError, match=message):
             GaussianRestoration.fit(batches, other)

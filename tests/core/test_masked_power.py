@@ -147,7 +147,7 @@ def test_measured_power_chooses_the_largest_mask_inside(monkeypatch):
 
 
 def test_measured_power_of_fewer_items_bounds_the_second_moments(monkeypatch):
-    monkeypatch.setattr(masked_power, "MOST_NUMBERS", 25 * 500)
+    monkeypatch.setattr(masked_power, "MAX_NUMBERS", 25 * 500)
     ratios = measured_over_true_power(LINE, lengths, 3000)
     assert all(0.75 < ratio < 1.3 for ratio in ratios), ratios
 

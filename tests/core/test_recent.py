@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import multisagd as ms
-from multisagd.recent import MOST, Recent
+from multisagd.recent import MAX_VALUES, Recent
 
 
 def test_recent_drops_the_longest_unused():
@@ -68,7 +68,7 @@ def everything(spectrum: ms.Spectrum) -> list[object]:
     process = ms.Process(ms.CosineSchedule(), covariance)
     spectral = ms.Denoiser(Zero(), process, preconditioning="spectral", statistics=statistics)
     restoring = ms.RestoringDenoiser(Zero(), ms.Process(process.schedule, covariance, floor), corruption, statistics)
-    for size in range(16, 18 + MOST):
+    for size in range(16, 18 + MAX_VALUES):
         x0 = covariance.sample([size], grid_shape=(size,))
         covariance.solve(covariance.apply(covariance.whiten(covariance.project(x0))))
         padded.sample([size], grid_shape=(size,))
@@ -85,16 +85,16 @@ def test_recent_bounds_what_every_object_keeps_for_many_shapes():
     for thing in everything(ms.PowerLaw(-0.5)):
         kept = [value for value in vars(thing).values() if isinstance(value, Recent)]
         assert kept, thing
-        assert any(len(each) == MOST for each in kept) or isinstance(thing, ms.PaddedCovariance)
-        assert all(len(each) <= MOST for each in kept), thing
+        assert any(len(each) == MAX_VALUES for each in kept) or isinstance(thing, ms.PaddedCovariance)
+        assert all(len(each) <= MAX_VALUES for each in kept), thing
         # Nothing else grows with the number of shapes.
-        assert all(len(value) <= MOST for value in vars(thing).values() if isinstance(value, dict | list)), thing
+        assert all(len(value) <= MAX_VALUES for value in vars(thing).values() if isinstance(value, dict | list)), thing
 
 
 def test_sample_is_the_same_after_its_shape_was_dropped():
     covariance = ms.SpectralCovariance(ms.PowerLaw(-0.5), ms.Grid.of(x=16))
     first = covariance.sample([3])
-    for size in range(17, 17 + 2 * MOST):
+    for size in range(17, 17 + 2 * MAX_VALUES):
         covariance.sample([0], grid_shape=(size,))
     assert torch.equal(covariance.sample([3]), first)
 

@@ -80,7 +80,7 @@ def test_other_contents_under_the_same_names_are_told(tmp_path: Path, longer: bo
 
 
 def test_of_very_many_files_some_speak_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "MOST_READ", 4)
+    monkeypatch.setattr(contents, "MAX_READ", 4)
     data = photos(tmp_path / "photos")
     keep(tmp_path, data)
     assert len(Contents.load(tmp_path / FILE).digests) == 4

@@ -282,7 +282,7 @@ class TestWarnings:
         t = scheduler.timesteps[shares < schedulers.LARGEST_SIGNAL][-1]
         datum = ShapedNoise(ms.PowerLaw(-1.2)).noise(shape, seeded(1))
         x = scheduler.add_noise(datum, shaped.noise(shape, seeded()), t[None])
-        assert (shaped.white_odds(x) > schedulers.LEAST_ODDS) == (exponent > 0)
+        assert (shaped.white_odds(x) > schedulers.MIN_ODDS) == (exponent > 0)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             scheduler.step(torch.zeros(shape), t, x)

@@ -380,7 +380,7 @@ def test_read_metrics_thins_evenly_and_keeps_the_last_entry(tmp_path: Path) -> N
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     metrics = reader.read_metrics(tmp_path / "metrics.jsonl")
     samples = [entry["samples"] for entry in metrics.of("train")]
-    assert reader.MOST / 2 <= len(samples) <= reader.MOST + 1
+    assert reader.MAX_ENTRIES / 2 <= len(samples) <= reader.MAX_ENTRIES + 1
     assert len({after - before for before, after in pairwise(samples[:-1])}) == 1
     assert (samples[0], samples[-1]) == (1, 10_000)
     assert metrics.subsampled
