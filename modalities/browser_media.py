@@ -115,9 +115,9 @@ def clip(path: Path) -> tuple[str, bytes, bool]:
             return "video/mp4", path.read_bytes(), small
         # H.264 needs even sides; twice an odd side is even.
         sides, rate = (stream.height, stream.width), float(stream.average_rate or 8)
-        most = MAX_PIXELS // (stream.width * stream.height)
-        frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), most + 1)]
-    if not 0 < len(frames) <= most:
-        raise ValueError(f"it has no frames, or more than {most}")
+        maximum = MAX_PIXELS // (stream.width * stream.height)
+        frames = [pixels(frame, sides, 1.0) for frame in islice(source.decode(stream), maximum + 1)]
+    if not 0 < len(frames) <= maximum:
+        raise ValueError(f"it has no frames, or more than {maximum}")
     twice = torch.stack(frames, dim=1).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
     return "video/mp4", written("clip.mp4", lambda path: write_video(twice, path, rate)), small

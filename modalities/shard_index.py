@@ -137,8 +137,8 @@ def _check_types(record: Mapping[str, Any]) -> None:
     require(record["dtype"] in ("float16", "bfloat16", "float32"), "dtype")
     require(isinstance(record["shards"], list), "shards")
     for shard in record["shards"]:
-        for name, least in (("rows", 1), ("bytes", 1), ("samples", 0)):
-            require(type(shard[name]) is int and shard[name] >= least, f"{name} of a shard")
+        for name, minimum in (("rows", 1), ("bytes", 1), ("samples", 0)):
+            require(type(shard[name]) is int and shard[name] >= minimum, f"{name} of a shard")
         for name in ("file", "sha256"):
             require(isinstance(shard[name], str), f"{name} of a shard")
         for name in ("mean", "squares"):

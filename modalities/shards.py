@@ -123,12 +123,12 @@ class LatentShards(Dataset):
             raise ValueError(
                 f"the modality does not scale latents by the statistics of {self.root}: set statistics to {self.root}"
             )
-        least = index.channels * math.prod(axis["size"] for axis in index.grid)
+        minimum = index.channels * math.prod(axis["size"] for axis in index.grid)
         for number, shard in enumerate(index.shards):
             rows = index.rows(number).stop - index.rows(number).start  # `len` fails on huge numbers
-            if shard.file != shard_name(number) or shard.rows != rows or rows * least > shard.bytes:
+            if shard.file != shard_name(number) or shard.rows != rows or rows * minimum > shard.bytes:
                 raise ValueError(
-                    f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {least:,} "
+                    f"{self.root / INDEX} describes {shard.file} wrongly: {rows:,} rows of {minimum:,} "
                     "numbers; encode again into another folder"
                 )
             path = self.root / shard.file

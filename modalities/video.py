@@ -131,7 +131,7 @@ class Video(Modality):
         count = self._available(duration)
         if count < self.frames and self.short == "skip":
             raise ValueError(f"the file has {count} frames at {self.fps:g} per second, short=skip needs {self.frames}")
-        most = 0.0
+        maximum = 0.0
         for start in self._starts(duration, file.step, seed):
             times = [start + frame / self.fps for frame in range(count)]
             pictures = file.pictures(times, lambda frame: self._picture(frame, file.aspect, seed))
@@ -140,8 +140,8 @@ class Video(Modality):
             clip = torch.stack(pictures, dim=1)
             if self.motion is None or (moved := _motion(clip)) >= self.motion:
                 return clip
-            most = max(most, moved)
-        raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {most:.2g}")
+            maximum = max(maximum, moved)
+        raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
         """Return the times at which windows may start, in the order to try: only one without a motion filter.

@@ -202,17 +202,17 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
         raise ValueError(f"the file is damaged or not a video ({error.strerror})") from error
 
 
-def pixels(frame: VideoFrame, least: tuple[int, int], aspect: float = 1.0) -> Tensor:
+def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> Tensor:
     """Return a frame as RGB, uint8 of shape (3, height, width), upright, transparency on white.
 
     Non-square pixels (`aspect` is width over height) are made square by scaling the width, unless out of range.
-    A frame larger than twice `least` (height, width) is reduced by a whole factor, to at least twice that.
+    A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice that.
     """
     from av.video.reformatter import Interpolation
 
     turns = round(frame.rotation / 90) % 4
     height, width = frame.height, frame.width * (aspect if 0.25 <= aspect <= 4 else 1)
-    high, wide = least[::-1] if turns % 2 else least
+    high, wide = minimum[::-1] if turns % 2 else minimum
     factor = max(1, int(min(height / (2 * high), width / (2 * wide))))
     transparent = any(component.is_alpha for component in frame.format.components)
     reduced = frame.reformat(

@@ -111,8 +111,8 @@ def _stacked(groups: Sequence[MaskGroup], size: int) -> list[Stack]:
         together = max(1, AT_ONCE // (len(alike[0].rows) * seen * size))
         for start in range(0, len(alike), together):
             part = alike[start : start + together]
-            most = max(each.rows.shape[1] for each in part)
-            rows = [torch.nn.functional.pad(each.rows, (0, 0, 0, most - each.rows.shape[1])) for each in part]
+            maximum = max(each.rows.shape[1] for each in part)
+            rows = [torch.nn.functional.pad(each.rows, (0, 0, 0, maximum - each.rows.shape[1])) for each in part]
             counts = torch.tensor([each.count for each in part], dtype=torch.float64, device="cpu")
             stacks.append((torch.stack([each.places for each in part]), torch.stack(rows), counts))
     return stacks

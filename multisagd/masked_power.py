@@ -210,9 +210,9 @@ class _Channel:
         self.counts: dict[int, int] = {}
         sizes = shown[sorted({*self.mask_of.values()} - {-1})].sum(1).double()
         moments = 2 * len(layout.weight) * float(sizes.square().sum())
-        most = count if moments <= MAX_NUMBERS else max(FEWEST_ITEMS, MAX_NUMBERS // grid.numel)
+        maximum = count if moments <= MAX_NUMBERS else max(FEWEST_ITEMS, MAX_NUMBERS // grid.numel)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.chosen = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:most], True)
+        self.chosen = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill_(0, order[:maximum], True)
 
     def add(self, residual: Tensor, item_keys: Sequence[bytes], first: int) -> None:
         """Add the residuals `(batch, *grid)` of a batch, zero where they are not valid."""

@@ -14,14 +14,14 @@ MAX_VALUES = 16
 
 
 class Recent(Generic[Value]):
-    """Cache of at most `most` values; the least recently used value is removed first.
+    """Cache of at most `maximum` values; the least recently used value is removed first.
 
     It is thread-safe, since each step is one operation on a dictionary. Compiled graphs can read it. Copies and pickles
     start empty.
     """
 
-    def __init__(self, most: int = MAX_VALUES) -> None:
-        self.most = most
+    def __init__(self, maximum: int = MAX_VALUES) -> None:
+        self.maximum = maximum
         self._values: dict[Hashable, tuple[Value]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
@@ -30,7 +30,7 @@ class Recent(Generic[Value]):
         if entry is None:
             with torch.inference_mode(False):  # cached values must be usable in training too
                 entry = self._values.setdefault(key, (make(),))
-            for old in list(self._values)[: -self.most]:
+            for old in list(self._values)[: -self.maximum]:
                 self._values.pop(old, None)
         elif not torch.compiler.is_compiling():  # reordering inside a graph would add guards
             self._values[key] = self._values.pop(key, entry)
@@ -40,4 +40,4 @@ class Recent(Generic[Value]):
         return len(self._values)
 
     def __reduce__(self) -> tuple[type[Recent[Value]], tuple[int]]:
-        return type(self), (self.most,)
+        return type(self), (self.maximum,)

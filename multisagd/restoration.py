@@ -203,5 +203,5 @@ class RestoringDenoiser(Denoiser):
 
 def clean_power(measured: Tensor, corruption: Tensor) -> Tensor:
     """Return measured minus corruption power, shaped like both; in the band at least the share `QUIET` of either."""
-    least = QUIET * torch.maximum(measured, corruption.expand_as(measured))
-    return torch.where(corruption > 0, torch.maximum(measured - corruption, least), measured)
+    minimum = QUIET * torch.maximum(measured, corruption.expand_as(measured))
+    return torch.where(corruption > 0, torch.maximum(measured - corruption, minimum), measured)

@@ -182,11 +182,11 @@ def summary(statistics: DataStatistics, fit: PowerLawFit, report: Mapping[str, A
 
 
 def _decibels(power: torch.Tensor) -> str:
-    least = float(power.min())
+    minimum = float(power.min())
     return (
         "an infinite range, because some are zero"
-        if least <= 0
-        else f"{10 * float((power.max() / least).log10()):.0f} dB"
+        if minimum <= 0
+        else f"{10 * float((power.max() / minimum).log10()):.0f} dB"
     )
 
 

@@ -97,10 +97,10 @@ def trajectory_regular(
         gain = ratio + (a[i + 1 :] - ratio * a[i]) * a[i] * data / total[i]
         missed = (gain * total[i].sqrt() - total[i + 1 :].sqrt()) ** 2
         cost[i, i + 1 :] = (missed * weight).sum(1).sqrt()
-    least, came = cost[0], []
+    minimum, came = cost[0], []
     for _ in range(steps - 1):
         # from the first candidate to j with one more step, over i
-        least, place = (least[:, None] + cost).min(0)
+        minimum, place = (minimum[:, None] + cost).min(0)
         came.append(place)
     path = [candidates - 1]
     for place in reversed(came):

@@ -138,21 +138,21 @@ def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0
     return max(math.log(share / float(with_mean.max())), reach[0]), min(-math.log(share * quiet), reach[1])
 
 
-def on_fewer_frequencies(statistics: DataStatistics, most: int) -> DataStatistics:
+def on_fewer_frequencies(statistics: DataStatistics, maximum: int) -> DataStatistics:
     """Return statistics of one channel, the mean of all, on a smaller grid of the same spacing, for a faster design.
 
     The range of frequencies and the law at each frequency stay; only periods longer than the smaller grid are lost.
 
     Args:
         statistics: mean `(channels, *grid)` and power `(channels, *half_shape)` of the data.
-        most: maximum places of the smaller grid; the longest axis is halved until it fits.
+        maximum: maximum places of the smaller grid; the longest axis is halved until it fits.
 
     Returns:
         Mean `(1, *smaller)` and power `(1, *smaller_half_shape)`, in the units of `statistics`.
     """
     grid = statistics.grid
     shape = list(grid.shape)
-    while math.prod(shape) > most:
+    while math.prod(shape) > maximum:
         longest = shape.index(max(shape))
         shape[longest] = -(-shape[longest] // 2)
     power, mean = statistics.power.mean(0, keepdim=True), statistics.mean.mean(0, keepdim=True)

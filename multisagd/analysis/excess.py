@@ -44,15 +44,15 @@ def excess_power(data: DataStatistics, expected: Tensor, errors: float = 4.0, co
 
 
 def estimate_corruption(
-    data: DataStatistics, clean: DataStatistics | None = None, errors: float = 4.0, least: float | None = None
+    data: DataStatistics, clean: DataStatistics | None = None, errors: float = 4.0, minimum: float | None = None
 ) -> Corruption:
     """Return the corruption visible in the spectrum of data, relative to clean data on the same grid.
 
-    `least` is .1 by default with clean data, and 1 without.
+    `minimum` is .1 by default with clean data, and 1 without.
 
-    Where the power of corrupted data exceeds that of clean data significantly, and by more than the share `least` of
+    Where the power of corrupted data exceeds that of clean data significantly, and by more than the share `minimum` of
     it, the excess is the corruption; its level and spectrum follow. Without `clean` data a fitted power law is used
-    instead (`fitted_power`): it finds everything that stands out of the spectrum, so use a large `least`.
+    instead (`fitted_power`): it finds everything that stands out of the spectrum, so use a large `minimum`.
 
     Raises:
         NoExcessError: if there is no such excess.
@@ -63,7 +63,7 @@ def estimate_corruption(
     expected = fitted_power(data) if clean is None else clean.power.mean(0)
     expected = expected.clamp(min=1e-12 * float(expected.max()))
     excess = excess_power(data, expected, errors, None if clean is None else clean.count)
-    share = least if least is not None else (1.0 if clean is None else 0.1)
+    share = minimum if minimum is not None else (1.0 if clean is None else 0.1)
     excess = torch.where(excess > share * expected, excess, 0.0)
     return measured_corruption(excess, data.grid)
 

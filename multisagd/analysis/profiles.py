@@ -43,15 +43,15 @@ class Profile:
         half = NORMAL_95 * self.error
         return (self.power - half).clamp(min=0), self.power + half
 
-    def thinned(self, most: int) -> Profile:
-        """Return at most `most` points `(points,)`, without errors: averages over equal shares of an octave.
+    def thinned(self, maximum: int) -> Profile:
+        """Return at most `maximum` points `(points,)`, without errors: averages over equal shares of an octave.
 
         Frequencies must be positive and rise, and the power must have no leading dimensions.
         """
-        if len(self.frequency) <= most:
+        if len(self.frequency) <= maximum:
             return Profile(self.frequency, self.power)
         low, high = (math.log10(float(self.frequency[end])) for end in (0, -1))
-        edges = torch.logspace(low, high, most, device="cpu").double()
+        edges = torch.logspace(low, high, maximum, device="cpu").double()
         place = torch.searchsorted(edges, self.frequency.contiguous(), right=True)
         _, place = torch.unique(place, return_inverse=True)
         count = torch.bincount(place).double()

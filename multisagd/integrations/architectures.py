@@ -104,8 +104,8 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given.setdefault("attention_head_dim", 8 if name != "UNet3DConditionModel" else 16)
     # diffusers adds the time features to each channel and normalises next. In groups of one channel (its default
     # of 32 groups with 32 channels) that would remove them again.
-    most = max(1, min(32, min(widths) // 4))
-    given.setdefault("norm_num_groups", max(n for n in range(1, most + 1) if all(w % n == 0 for w in widths)))
+    maximum = max(1, min(32, min(widths) // 4))
+    given.setdefault("norm_num_groups", max(n for n in range(1, maximum + 1) if all(w % n == 0 for w in widths)))
     return given
 
 

@@ -88,11 +88,11 @@ class ScheduledDenoiser(nn.Module):
         scaled = sample * ratio.reshape(-1, *rank).to(sample)
         x0 = self.denoiser(scaled, t.to(sample.device).expand(len(sample)), condition)
         # Noise levels below the denoiser's smallest level, or zero, are treated as the smallest.
-        least = torch.maximum(level.sigma, level.alpha * own_sigma / own_alpha)
+        minimum = torch.maximum(level.sigma, level.alpha * own_sigma / own_alpha)
         wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        factors = (level.alpha, least, *_weights(self.scheduler, level))
-        alpha, least, of_x0, of_noise = (factor.reshape(-1, *rank).to(wide) for factor in factors)
-        answer = (of_x0 * x0 + of_noise * ((wide - alpha * x0) / least)).to(sample.dtype)
+        factors = (level.alpha, minimum, *_weights(self.scheduler, level))
+        alpha, minimum, of_x0, of_noise = (factor.reshape(-1, *rank).to(wide) for factor in factors)
+        answer = (of_x0 * x0 + of_noise * ((wide - alpha * x0) / minimum)).to(sample.dtype)
         return ModelOutput(answer) if return_dict else (answer,)
 
 

@@ -33,11 +33,11 @@ class BandAccuracy:
 
 
 def band_powers(
-    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int, most: int = 128, seed: int = 0
+    batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: Grid, bands: int, maximum: int = 128, seed: int = 0
 ) -> list[tuple[float, float, Tensor]]:
     """Return (low, high, power `(items, features)`) of the bands of `Grid.bands`, edges in cycles per sample.
 
-    The features are the bins of all channels, or a random choice of `most` of them, the same for every set of data.
+    The features are the bins of all channels, or a random choice of `maximum` of them, the same for every set of data.
     """
     rings = grid.bands(bands)
     chosen: list[Tensor] = []
@@ -48,7 +48,7 @@ def band_powers(
         if zero is None:
             zero = torch.zeros(channels, *grid.shape, dtype=torch.float64)
             chosen = [
-                _features(weight, channels, most, derive(seed, "bands", n)) for n, (*_, weight) in enumerate(rings)
+                _features(weight, channels, maximum, derive(seed, "bands", n)) for n, (*_, weight) in enumerate(rings)
             ]
         for transform in transforms_about(zero, [batch], grid):
             power = transform.abs().square().flatten(1)
@@ -57,10 +57,10 @@ def band_powers(
     return [(low, high, torch.cat(parts)) for (low, high, _), parts in zip(rings, features, strict=True)]
 
 
-def _features(weight: Tensor, channels: int, most: int, seed: int) -> Tensor:
-    """Return indices in the flattened `(channels, *half_shape)` of a band's bins, at most `most`."""
+def _features(weight: Tensor, channels: int, maximum: int, seed: int) -> Tensor:
+    """Return indices in the flattened `(channels, *half_shape)` of a band's bins, at most `maximum`."""
     places = weight.expand(channels, *weight.shape).flatten().nonzero()[:, 0]
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:most]
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:maximum]
     return places[order.sort().values]
 
 
@@ -79,8 +79,8 @@ def discriminability(real: Tensor, made: Tensor, seed: int = 0) -> BandAccuracy:
         from sklearn.preprocessing import StandardScaler
     if min(len(real), len(made)) < 4:
         raise ValueError(f"a logistic test needs at least 4 items in each set, got {len(real)} and {len(made)}")
-    least = MIN_RELATIVE_POWER * float(real.mean()) + 1e-300
-    logs = [(each + least).log() for each in (real, made)]
+    minimum = MIN_RELATIVE_POWER * float(real.mean()) + 1e-300
+    logs = [(each + minimum).log() for each in (real, made)]
     halves = [_halves(each, derive(seed, "halves", number)) for number, each in enumerate(logs)]
     fitted = sum(len(seen) for seen, _ in halves)
     used = torch.randperm(real.shape[1], generator=torch.Generator().manual_seed(derive(seed, "used")))

@@ -42,11 +42,11 @@ def manifold(real: Tensor, made: Tensor, neighbours: int = 3, density_neighbours
     Raises:
         ValueError: for no more items than neighbours.
     """
-    most = max(neighbours, density_neighbours)
-    if min(len(real), len(made)) <= most:
-        raise ValueError(f"{most} neighbours need more items in each set, got {len(real)} and {len(made)}")
+    maximum = max(neighbours, density_neighbours)
+    if min(len(real), len(made)) <= maximum:
+        raise ValueError(f"{maximum} neighbours need more items in each set, got {len(real)} and {len(made)}")
     # The nearest item of a set to one of its own items is itself, at index 0.
-    nearest_real, nearest_made = (smallest_distances(each, each, most + 1)[1] for each in (real, made))
+    nearest_real, nearest_made = (smallest_distances(each, each, maximum + 1)[1] for each in (real, made))
     centre = real.double().mean(0)
     points, others = made.double() - centre, real.double() - centre
     narrow, wide = (_reach(others, nearest_real[:, k]) for k in (neighbours, density_neighbours))

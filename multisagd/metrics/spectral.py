@@ -65,8 +65,8 @@ def item_curves(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], grid: 
 def decibels(made: Tensor, real: Tensor) -> Tensor:
     """Return 10 log10 of mean generated over mean real power, from items' curves `(items, points)`: `(points,)`."""
     above, below = made.mean(0), real.mean(0)
-    least = MIN_RELATIVE_POWER * max(float(above.max()), float(below.max()), 1e-300)
-    return 10 * (above.clamp(min=least) / below.clamp(min=least)).log10()
+    minimum = MIN_RELATIVE_POWER * max(float(above.max()), float(below.max()), 1e-300)
+    return 10 * (above.clamp(min=minimum) / below.clamp(min=minimum)).log10()
 
 
 def decibel_errors(made: Tensor, real: Tensor) -> Tensor:

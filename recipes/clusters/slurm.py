@@ -253,11 +253,11 @@ class SignalWatchdog:
         os.close(self._reading)
 
 
-def requeue(restarts: int, most: int) -> str:
-    """Ask Slurm to run this job again, unless Slurm is ending it, or it was requeued `most` times; return a message."""
+def requeue(restarts: int, maximum: int) -> str:
+    """Ask Slurm to run this job again unless Slurm is ending it or requeued it `maximum` times; return a message."""
     job = job_id()
-    if restarts >= most:
-        return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={most}"
+    if restarts >= maximum:
+        return f"job {job} has been requeued {restarts} times and is not requeued again: cluster.max_requeues={maximum}"
     shown = scontrol("show", "job", "--oneliner", job)
     found = re.search(r"\bJobState=(\w+)", shown.stdout)
     state = found[1] if found else f"unknown to scontrol ({shown.stderr.strip()})"
@@ -266,7 +266,7 @@ def requeue(restarts: int, most: int) -> str:
     done = scontrol("requeue", job)
     if done.returncode:
         return f"job {job} could not be requeued: {done.stderr.strip()}"
-    return f"job {job} is requeued ({restarts + 1} of at most {most} times)"
+    return f"job {job} is requeued ({restarts + 1} of at most {maximum} times)"
 
 
 def job_id() -> str:

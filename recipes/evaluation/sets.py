@@ -238,8 +238,8 @@ def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
         )
 
 
-def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `most` rows, if given.
+def load_samples(path: Path, dataset: Dataset, maximum: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return `x0` (count, channels, *grid) and `labels` (count,) or None; at most `maximum` rows, if given.
 
     Raises:
         RecipeError: If the file is unreadable, or does not hold finite samples of the dataset's shape and classes.
@@ -259,4 +259,4 @@ def load_samples(path: Path, dataset: Dataset, most: int | None = None) -> tuple
         labels.shape != x0.shape[:1] or not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes or ())
     ):
         raise RecipeError(f"the labels in {path} do not match the run's {len(dataset.classes or ())} classes")
-    return x0[:most], None if labels is None else labels[:most]
+    return x0[:maximum], None if labels is None else labels[:maximum]

@@ -52,10 +52,10 @@ def spectra_charts(pair: Pair, time: float) -> list[Chart | None]:
     powers |= {name: level * process.covariance.power() for name, process in pair.processes.items()}
     for axis in example.grid.names:
         curves = {name: thinned(profile_of(power, example.grid, axis)) for name, power in powers.items()}
-        least = SHOWN * max(float(curve.power.max()) for curve in curves.values())
+        minimum = SHOWN * max(float(curve.power.max()) for curve in curves.values())
         series = [
             Series("data" if name == "data" else f"{name} noise", curve.frequency.tolist(),
-                   curve.power.clamp(min=least).tolist(), COLOURS[name], number)
+                   curve.power.clamp(min=minimum).tolist(), COLOURS[name], number)
             for number, (name, curve) in enumerate(curves.items())
         ]  # fmt: skip
         name = f"{example.medium.name}-spectra-{axis}"

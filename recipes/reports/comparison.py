@@ -92,11 +92,11 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
     return Table("Metrics of the newest evaluation; compare only equal counts", header, table[:MAX_ROWS])
 
 
-def _pictures(runs: Sequence[Overview], most: int, budget: Budget) -> list[Block]:
+def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Block]:
     """Return the images that the runs drew during training side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
     frames = []
-    for seen in spread(shared, most):
+    for seen in spread(shared, maximum):
         items = [item(run.name, run.pictures[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
         frames.append(Gallery(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:

@@ -68,7 +68,7 @@ class SampleSet:
         """Return its evaluation by `multisagd evaluate`; raises as `own_json`."""
         return own_json(self.folder / EVALUATION, self.root)
 
-    def read(self, statistics: DataStatistics, most: int = MAX_SAMPLES) -> Tensor:
+    def read(self, statistics: DataStatistics, maximum: int = MAX_SAMPLES) -> Tensor:
         """Return its first samples, `(count, channels, *grid)`.
 
         Raises ValueError if their shape differs from the data's.
@@ -77,7 +77,7 @@ class SampleSet:
         shape = read_header(path)["x0"].shape
         if shape[1:] != tuple(statistics.mean.shape) or not shape[0]:
             raise ValueError(f"{path} holds samples of shape {shape}, but the data have {tuple(statistics.mean.shape)}")
-        x0 = read_rows(path, "x0", max(2, min(most, MAX_NUMBERS // statistics.mean.numel()))).float()
+        x0 = read_rows(path, "x0", max(2, min(maximum, MAX_NUMBERS // statistics.mean.numel()))).float()
         if not bool(x0.isfinite().all()):
             raise ValueError(f"some samples in {path} are not finite: sample again with more steps")
         return x0
@@ -255,7 +255,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def shortened(error: BaseException, most: int = 400) -> str:
+def shortened(error: BaseException, maximum: int = 400) -> str:
     """Return the message of an error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else f"{text[:most]}…"
+    return text if len(text) <= maximum else f"{text[:maximum]}…"

@@ -24,11 +24,11 @@ MAX_ROWS = 400
 """Maximum number of rows of a table."""
 
 
-def spread(places: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` evenly spaced indices, including the first and the last."""
-    if len(places) <= most:
+def spread(places: Sequence[int], maximum: int) -> list[int]:
+    """Return at most `maximum` evenly spaced indices, including the first and the last."""
+    if len(places) <= maximum:
         return list(places)
-    return [places[round(n * (len(places) - 1) / max(1, most - 1))] for n in range(most)][-most:]
+    return [places[round(n * (len(places) - 1) / max(1, maximum - 1))] for n in range(maximum)][-maximum:]
 
 
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:

@@ -38,7 +38,7 @@ def test_recent_is_empty_in_copies_and_pickles():
     recent.get(0, lambda: 1)
     for other in (copy.deepcopy(recent), pickle.loads(pickle.dumps(recent))):
         assert len(other) == 0
-        assert other.most == 3
+        assert other.maximum == 3
         assert other.get(0, lambda: 2) == 2
 
 

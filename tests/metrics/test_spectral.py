@@ -95,7 +95,7 @@ def test_discriminability_grows_with_the_difference() -> None:
 
 
 def test_band_powers_use_the_same_bins_of_both_sets() -> None:
-    one, other = (band_powers(noise(5, 0).split(size), GRID, 3, most=7) for size in (5, 2))
+    one, other = (band_powers(noise(5, 0).split(size), GRID, 3, maximum=7) for size in (5, 2))
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a[2], b[2])
         assert a[2].shape[1] <= 7

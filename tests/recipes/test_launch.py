@@ -221,7 +221,7 @@ def test_a_job_is_requeued_while_it_runs_and_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, restarts: int, again: bool
 ) -> None:
     asked = fake_slurm(tmp_path, monkeypatch, state)
-    told = requeue(restarts, most=5)
+    told = requeue(restarts, maximum=5)
     assert (asked.read_text() == "requeue 7\n") if again else not asked.exists()
     assert ("is requeued" in told) == again
 
@@ -230,7 +230,7 @@ def test_a_slurm_that_does_not_answer_ends_nothing(tmp_path: Path, monkeypatch: 
     """No `scontrol`, as in a container; and one that is asked in vain."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert "job 7 is unknown to scontrol ([Errno 2] No such file" in requeue(0, most=5)
+    assert "job 7 is unknown to scontrol ([Errno 2] No such file" in requeue(0, maximum=5)
     fake_slurm(tmp_path, monkeypatch, "RUNNING")
     real = subprocess.run
 
@@ -240,7 +240,7 @@ def test_a_slurm_that_does_not_answer_ends_nothing(tmp_path: Path, monkeypatch: 
         return real(command, **more)
 
     monkeypatch.setattr(subprocess, "run", impatient)
-    assert "job 7 could not be requeued: Command" in requeue(0, most=5)
+    assert "job 7 could not be requeued: Command" in requeue(0, maximum=5)
 
 
 def test_a_job_of_an_array_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
