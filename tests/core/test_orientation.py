@@ -9,6 +9,7 @@ import torch
 
 from multisagd import Grid, SpectralCovariance, Spots, Streaks
 from tests.helpers.dense import frequencies, half
+from tests.helpers.refusals import assert_refused
 
 GRID = Grid.of(height=31, width=32)
 
@@ -72,7 +73,7 @@ def test_spots_with_unlike_units_need_factors() -> None:
 
 
 def test_streaks_and_spots_refuse_impossible_parameters() -> None:
-    for message, make in (
+    assert_refused(
         ("finite angle", lambda: Streaks(math.nan)),
         ("width", lambda: Streaks(0.0, 0.0)),
         ("two axes", lambda: Streaks(0.0, 20.0, ("height",))),
@@ -82,6 +83,4 @@ def test_streaks_and_spots_refuse_impossible_parameters() -> None:
         ("harmonics", lambda: Spots({"height": 0.1}, 0.1, harmonics=0)),
         ("make the radius larger", lambda: Spots({"height": 0.11}, 0.001).power(Grid.of(height=8))),
         ("no axis 'depth'", lambda: Spots({"depth": 0.11}, 0.1).power(Grid.of(height=8))),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()
+    )
