@@ -135,8 +135,8 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
                 f"the {what} of {settings.run_dir} have changed; {different}. "
                 "Restore them to continue, or use another run_dir to encode again"
             )
-    whole = [shard for shard in before.shards if shard.is_intact(settings.run_dir)]
-    return replace(new, shards=whole, unreadable=before.unreadable)
+    intact = [shard for shard in before.shards if shard.is_intact(settings.run_dir)]
+    return replace(new, shards=intact, unreadable=before.unreadable)
 
 
 def fill(index: Index, settings: EncodeSettings, latent: Latent, dataset: Dataset, stop: StopRequest) -> None:

@@ -132,13 +132,13 @@ def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, 
             display.update(number)
 
     looked = Looked(tuple(suffix.removeprefix(".") for suffix in modality.suffixes))
-    for number, places in enumerate(packing.shards):
+    for number, indices in enumerate(packing.shards):
         path = run_dir / f"{number:06d}.tar"
-        examples = [packing.example(place) for place in places]
+        examples = [packing.example(index) for index in indices]
         if not path.exists() or path.stat().st_size != shard_size(examples):
-            write_whole(path, partial(write_tar, examples=until_stopped(examples, places.start)))
+            write_whole(path, partial(write_tar, examples=until_stopped(examples, indices.start)))
         indexed(find(str(path), ".tar")[0], looked, None)
-        display.update(places.stop)
+        display.update(indices.stop)
 
 
 main = command("pack", pack)

@@ -19,20 +19,20 @@ REPEATED = 1 / 3
 class NearestExamples:
     """Finds the nearest neighbours of vectors `(points, dimensions)` among examples in batches, which are not stored.
 
-    `distances` and `places`, both `(points, count)`, belong to the `count` nearest so far, ascending; `places` are
+    `distances` and `indices`, both `(points, count)`, belong to the `count` nearest so far, ascending; `indices` are
     indices of the examples in order of arrival.
     """
 
     def __init__(self, points: Tensor, count: int) -> None:
         self.points, self.count, self.seen = points, count, 0
         self.distances = torch.empty(len(points), 0)
-        self.places = torch.empty(len(points), 0, dtype=torch.int64)
+        self.indices = torch.empty(len(points), 0, dtype=torch.int64)
 
     def add(self, examples: Tensor) -> None:
         """Search a batch of examples `(batch, dimensions)`, in the units of the samples."""
-        distances, places = smallest_distances(self.points, examples, min(self.count, len(examples)))
-        before = (self.distances, self.places)
-        self.distances, self.places = nearer(before, (distances, places + self.seen), self.count)
+        distances, indices = smallest_distances(self.points, examples, min(self.count, len(examples)))
+        before = (self.distances, self.indices)
+        self.distances, self.indices = nearer(before, (distances, indices + self.seen), self.count)
         self.seen += len(examples)
 
 

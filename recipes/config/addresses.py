@@ -14,7 +14,7 @@ PATTERNS = ("match", "pattern")
 
 def check_addresses(node: Any, where: str, repeated: Collection[str]) -> None:
     """Raise RecipeError for the first address in a group of a configuration that was not repeated."""
-    for key, text in texts(node, where):
+    for key, text in strings(node, where):
         if is_address(text) and text not in repeated and key.rsplit(".", 1)[-1] not in PATTERNS:
             shown, remedy = without_secrets(text)[:200], "Name a folder or file of this machine there"
             if key.startswith("data.") and key.count(".") == 1:
@@ -31,7 +31,7 @@ def shareable(config: Mapping[str, Any]) -> dict[str, Any]:
 def hidden_values(config: Mapping[str, Any]) -> list[str]:
     """Return the strings in a configuration that come from environment variables, longest first."""
     flat = flatten(config)
-    found = {text for key in _hidden(config) for _, text in texts(flat.get(key), key) if len(text) > 3}
+    found = {text for key in _hidden(config) for _, text in strings(flat.get(key), key) if len(text) > 3}
     return sorted(found, key=len, reverse=True)
 
 
@@ -51,13 +51,13 @@ def _hidden(config: Mapping[str, Any]) -> list[str]:
     return [each for each in keys if isinstance(each, str)] if isinstance(keys, list | tuple) else []
 
 
-def texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+def strings(node: Any, where: str) -> Iterator[tuple[str, str]]:
     """Yield every string in nested values, with its dotted key; strings in a list get the key of the list."""
     if isinstance(node, str):
         yield where, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            yield from texts(value, f"{where}.{key}".removeprefix("."))
+            yield from strings(value, f"{where}.{key}".removeprefix("."))
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from texts(value, where)
+            yield from strings(value, where)

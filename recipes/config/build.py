@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from recipes.base.errors import MissingError, RecipeError, as_recipe_error, nearest
-from recipes.config.addresses import check_addresses, texts
+from recipes.config.addresses import check_addresses, strings
 from recipes.config.groups import under
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Builder:
         command line repeats, and a download made only if they say `download: true`.
         """
         download = {DOWNLOAD for each in given if isinstance(each, Mapping) and each.get(DOWNLOAD) is True}
-        return replace(self, repeated=frozenset(download | {text for _, text in texts(given, "")}))
+        return replace(self, repeated=frozenset(download | {text for _, text in strings(given, "")}))
 
     def build(self, node: Mapping[str, Any], expected: type[T], where: str, **context: Any) -> T:
         """Build the object that `node` describes.
@@ -141,9 +141,9 @@ class Builder:
 
     def _careful(self, values: Mapping[str, Any]) -> dict[str, bool | None]:
         """Return the settings that override a configuration from someone else."""
-        places = {text for key in ADDRESSED for _, text in texts(values.get(key), "")}
+        addresses = {text for key in ADDRESSED for _, text in strings(values.get(key), "")}
         repeated = self.repeated or frozenset()
-        careful = {"trusted": bool(places) and places <= repeated, DOWNLOAD: DOWNLOAD in repeated}
+        careful = {"trusted": bool(addresses) and addresses <= repeated, DOWNLOAD: DOWNLOAD in repeated}
         return careful | {key: None for key in KEEPING if careful["trusted"] and values.get(key) not in repeated}
 
 
@@ -268,8 +268,8 @@ def _try(value: Any, hint: Any, where: str, nested: Nested) -> tuple[bool, Any]:
     if hint is bool or isinstance(value, bool):
         return hint is bool and isinstance(value, bool), value
     if hint is int:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        return whole, int(value) if whole else None
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return is_whole, int(value) if is_whole else None
     if hint is float:
         # NaN would pass every range check, because all comparisons with it are false.
         number = isinstance(value, float) and not math.isnan(value)

@@ -67,10 +67,10 @@ def load(name: str, arguments: Sequence[str], folder: str | Path | None = None) 
 
 def from_environment(node: Any) -> list[str]:
     """Return the keys whose values come from environment variables, `${oc.env:NAME}`, or from such a key."""
-    texts = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
+    strings = {key: value if isinstance(value, str) else str(value) for key, value in flatten(node).items()}
     names: set[str] = set()
     while more := {
-        key for key, text in texts.items()
+        key for key, text in strings.items()
         if "oc.env:" in text or any(part in names for part in re.findall(r"\$\{([\w.]+)\}", text))
     } - names:  # fmt: skip
         names |= more

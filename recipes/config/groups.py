@@ -147,12 +147,12 @@ def split_file(text: str) -> tuple[str, str, str]:
 
 def comments(keys: str, indent: str = "") -> dict[str, str]:
     """Return the comment above each key; nested keys have dotted names."""
-    texts: dict[str, str] = {}
+    strings: dict[str, str] = {}
     for key, entry in _split_keys(keys, indent):
         above, inner = re.split(rf"^{indent}{key}:", entry, maxsplit=1, flags=re.MULTILINE)
-        texts[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
-        texts |= {f"{key}.{name}": text for name, text in comments(inner, f"{indent}  ").items()}
-    return texts
+        strings[key] = " ".join(line.strip().lstrip("# ") for line in above.splitlines() if line.strip())
+        strings |= {f"{key}.{name}": text for name, text in comments(inner, f"{indent}  ").items()}
+    return strings
 
 
 def _entries(text: str) -> tuple[Entry, ...]:
@@ -265,16 +265,16 @@ class KeyTable:
 
     def comments(self, choice: str, group: str, place: str) -> dict[str, str]:
         """Return the comments on the keys of a choice and of its base files, by dotted names."""
-        texts: dict[str, str] = {}
+        strings: dict[str, str] = {}
         for entry in self.defaults(choice, group):
             if entry.choice != "_self_" and not entry.override:
                 below = f"{place}{entry.package}." if entry.package else place
-                texts |= self.comments(entry.choice, entry.group or group, below)
+                strings |= self.comments(entry.choice, entry.group or group, below)
         if (path := choice_file(group, choice, self.folder)) is None:
-            return texts
+            return strings
         place = "" if is_global(path) else place
         own = comments(split_file(path.read_text(encoding="utf-8"))[2])
-        return texts | {f"{place}{key}": description for key, description in own.items() if description}
+        return strings | {f"{place}{key}": description for key, description in own.items() if description}
 
     def comment(self, command: str, key: str) -> str:
         """Return the comment on a key of a command, or an empty string."""
@@ -329,8 +329,8 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any], by_class: bool = Fa
         under = result.get(key)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
             here, there = value.get("_target_"), under.get("_target_")
-            apart = by_class and None not in (here, there) and here != there
-            value = value if apart else over(under, value, by_class)
+            replaced = by_class and None not in (here, there) and here != there
+            value = value if replaced else over(under, value, by_class)
         result[key] = value
     return result
 
@@ -362,8 +362,8 @@ def nearest_choice(group: str, node: Mapping[str, Any]) -> tuple[str | None, dic
     best: tuple[int, str | None, dict[str, Any]] = (len(here) + 1, None, {})
     for choice, values in _of_class(group, node).items():
         there = flatten(values)
-        apart = sum(here.get(key, ABSENT) != there.get(key, ABSENT) for key in here.keys() | there.keys())
-        best = min(best, (apart, choice, values), key=lambda each: each[0])
+        different = sum(here.get(key, ABSENT) != there.get(key, ABSENT) for key in here.keys() | there.keys())
+        best = min(best, (different, choice, values), key=lambda each: each[0])
     return best[1], best[2]
 
 

@@ -76,10 +76,10 @@ class Contents:
 
 def keep(run_dir: Path, dataset: Dataset) -> None:
     """Record the current files of a dataset, if it has any; failing to write is a warning."""
-    sizes, states = _looked_at(dataset)
-    places = _hashed(len(sizes))
-    limit = max(1, MAX_BYTES // max(1, len(places)))
-    digests = _digests(dataset, places, sizes, limit)
+    sizes, states = _file_states(dataset)
+    indices = _hashed(len(sizes))
+    limit = max(1, MAX_BYTES // max(1, len(indices)))
+    digests = _digests(dataset, indices, sizes, limit)
     try:
         if len(sizes):
             replace_file(run_dir / FILE, Contents(sizes, states, digests, limit).save)
@@ -97,15 +97,15 @@ def changes(run_dir: Path, dataset: Dataset) -> str | None:
         before = Contents.load(path)
     except (OSError, ValueError) as error:
         return f"cannot read {path} ({error}), so it is unknown whether files have changed since this run began"
-    sizes, states = _looked_at(dataset)
+    sizes, states = _file_states(dataset)
     if len(sizes) != len(before.sizes):
         return f"the data have {len(sizes):,} files, but had {len(before.sizes):,} when this run began"
     resized, touched = sizes != before.sizes, states != before.states
-    places = _hashed(len(sizes))
-    known = before.digests.any(1) & (touched & ~resized)[places]
-    now = _digests(dataset, places[known], sizes, before.limit)
+    indices = _hashed(len(sizes))
+    known = before.digests.any(1) & (touched & ~resized)[indices]
+    now = _digests(dataset, indices[known], sizes, before.limit)
     other = (now != before.digests[known]).any(1) & now.any(1)
-    changed = np.flatnonzero(resized).tolist() + places[known][other].tolist()
+    changed = np.flatnonzero(resized).tolist() + indices[known][other].tolist()
     if changed:
         among = ", ".join(source.url for source in _chosen(dataset, sorted(changed)[:NAMED]))
         return (
@@ -129,16 +129,16 @@ def _hashed(files: int) -> Integers:
     return np.linspace(0, max(0, files - 1), min(files, MAX_READ)).astype(np.int64)
 
 
-def _chosen(dataset: Dataset, places: list[int]) -> Iterator[Source]:
+def _chosen(dataset: Dataset, indices: list[int]) -> Iterator[Source]:
     """Yield the files with these increasing numbers."""
-    wanted = set(places)
+    wanted = set(indices)
     return (source for place, source in enumerate(dataset.stored()) if place in wanted)
 
 
-def _looked_at(dataset: Dataset) -> tuple[Integers, Integers]:
+def _file_states(dataset: Dataset) -> tuple[Integers, Integers]:
     """Return sizes and states of all files; -1 and 0 for an inaccessible one."""
 
-    def look(source: Source) -> tuple[int, int]:
+    def stat_of(source: Source) -> tuple[int, int]:
         try:
             size, state = source.state()
         except OSError:
@@ -146,12 +146,12 @@ def _looked_at(dataset: Dataset) -> tuple[Integers, Integers]:
         return size, int.from_bytes(hashlib.blake2b(state.encode(), digest_size=8).digest(), "little", signed=True)
 
     pair = np.dtype([("size", np.int64), ("state", np.int64)])
-    table = np.fromiter(prefetch(look, dataset.stored(), THREADS), pair)
+    table = np.fromiter(prefetch(stat_of, dataset.stored(), THREADS), pair)
     return table["size"].copy(), table["state"].copy()
 
 
-def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
-    """Return hashes of up to `limit` bytes of some files, uint8 `(places, 16)`, 0 for unreadable files."""
+def _digests(dataset: Dataset, indices: Integers, sizes: Integers, limit: int) -> NDArray[np.uint8]:
+    """Return hashes of up to `limit` bytes of some files, uint8 `(indices, 16)`, 0 for unreadable files."""
 
     def read(each: tuple[Source, int]) -> bytes:
         source, size = each
@@ -163,9 +163,9 @@ def _digests(dataset: Dataset, places: Integers, sizes: Integers, limit: int) ->
             return bytes(DIGEST)
         return found.digest()
 
-    files = zip(_chosen(dataset, places.tolist()), sizes[places].tolist(), strict=True)
-    found = np.zeros((len(places), DIGEST), np.uint8)
-    with Display("hashing the data", len(places), after=SOON) as display:
+    files = zip(_chosen(dataset, indices.tolist()), sizes[indices].tolist(), strict=True)
+    found = np.zeros((len(indices), DIGEST), np.uint8)
+    with Display("hashing the data", len(indices), after=SOON) as display:
         for place, digest in enumerate(prefetch(read, files, THREADS)):
             found[place] = np.frombuffer(digest, np.uint8)
             display.update(place + 1)

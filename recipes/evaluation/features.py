@@ -15,7 +15,7 @@ from multisagd.metrics.feature_network import read_samples
 from multisagd.metrics.kernel import kernel_distance
 from multisagd.metrics.manifold import manifold
 from multisagd.metrics.sliced import directions, project, sliced_distance
-from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, as_vectors, spread
+from recipes.evaluation.task import RECOGNISED, EvaluateSettings, Result, Row, Task, as_vectors, mean_and_std
 
 WIDE, WIDE_RESAMPLES = 512, 10
 """Number of features above which the Fréchet distance takes seconds, and the maximum of bootstrap resamples then."""
@@ -52,11 +52,11 @@ def feature_rows(task: Task, made: Tensor, real: Tensor, prefix: str = "", fit: 
         min(resamples, WIDE_RESAMPLES) if ours.shape[1] >= WIDE else resamples, sets.references,
     )  # fmt: skip
     rows = [
-        Row(f"{prefix}Fréchet distance", distance, error, *spread([frechet for frechet, _, _ in floors])),
-        Row(f"{prefix}KID", kid, kid_error, *spread([kernel for _, (kernel, _), _ in floors])),
+        Row(f"{prefix}Fréchet distance", distance, error, *mean_and_std([frechet for frechet, _, _ in floors])),
+        Row(f"{prefix}KID", kid, kid_error, *mean_and_std([kernel for _, (kernel, _), _ in floors])),
     ]
     for name, items in proportions.items():
-        floor = spread([float(each[name].mean()) for _, _, each in floors])
+        floor = mean_and_std([float(each[name].mean()) for _, _, each in floors])
         rows.append(Row(f"{prefix}{name}", float(items.mean()), mean_error(items), *floor, ideal=1.0))
     return tuple(rows)
 
@@ -148,14 +148,14 @@ def draw_classes(
     rows = 1 if recognised is None else 2
     figure = Figure(figsize=(max(4.5, 0.5 * len(names) + 1.6), 2.6 * rows + 0.4), layout="constrained")
     plots = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
-    places = np.arange(len(names))
-    plots[0].bar(places - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
-    plots[0].bar(places + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
+    positions = np.arange(len(names))
+    plots[0].bar(positions - 0.2, 100 * seen.numpy(), 0.4, color=SAMPLES, label="samples")
+    plots[0].bar(positions + 0.2, 100 * real.numpy(), 0.4, color=REAL, label="data")
     plots[0].set(ylabel="predicted as this class, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     if recognised is not None:
-        plots[1].bar(places, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
+        plots[1].bar(positions, [np.nan if share is None else 100 * share for share in recognised], 0.6, color=SAMPLES)
         plots[1].set(ylabel="recognised of\nrequested, %", ylim=(0, 102))
     turned = max(map(len, names)) > 3
-    plots[-1].set_xticks(places, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
+    plots[-1].set_xticks(positions, list(names), rotation=45 if turned else 0, ha="right" if turned else "center")
     save(figure, path)

@@ -47,12 +47,12 @@ def likelihood(task: Task) -> Result:
     runtime, images = task.runtime, isinstance(task.modality, Image)
     denoiser = trained_denoiser(assembly, weights, runtime)
     held_out = task.held_out
-    places = fixed_order(held_out, wanted.items)
+    indices = fixed_order(held_out, wanted.items)
     batches = []
-    with Display("bits per dimension", len(places)) as display:
-        for start in range(0, len(places), BATCH):
-            numbers = range(start, min(start + BATCH, len(places)))
-            batch = held_out.batch([places[number] for number in numbers])
+    with Display("bits per dimension", len(indices)) as display:
+        for start in range(0, len(indices), BATCH):
+            numbers = range(start, min(start + BATCH, len(indices)))
+            batch = held_out.batch([indices[number] for number in numbers])
             if batch.mask is not None and not bool(batch.mask.all()):
                 raise ValueError("held-out data are padded, and padding would count as data: set likelihood.items=0")
             x0 = dequantised(batch.x0, derive_many(0, "evaluate/levels", 0, numbers)) if images else batch.x0

@@ -20,11 +20,11 @@ PAIRS, FEW_PAIRS = 18, 4
 def neighbours(task: Task) -> Result:
     """Find the nearest training examples of samples and of held-out data, in equal numbers of every class."""
     wanted, sets, modality = task.settings.neighbours, task.sets, task.modality
-    places = sets.scattered(wanted.items, "evaluate/neighbours")
-    samples, labels = sets.samples[places], None if sets.labels is None else sets.labels[places]
-    alike = [len(places)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
+    indices = sets.scattered(wanted.items, "evaluate/neighbours")
+    samples, labels = sets.samples[indices], None if sets.labels is None else sets.labels[indices]
+    alike = [len(indices)] if labels is None else torch.bincount(labels, minlength=len(sets.sizes)).tolist()
     groups = task.read_held_out(alike)
-    unseen, looked_up = torch.cat(groups), len(places)
+    unseen, searched = torch.cat(groups), len(indices)
     if labels is not None:
         # Otherwise different classes would cause different distances, however good the samples are.
         kept = torch.cat([(labels == n).nonzero()[: len(group), 0] for n, group in enumerate(groups)]).sort().values
@@ -50,9 +50,9 @@ def neighbours(task: Task) -> Result:
         rows += _rows(name, ours, theirs, task.settings.bootstrap)
     draw_pairs(task, samples, searches["data"], examples)
     notes = ["nearest neighbours: the column of real data shows held-out data"]
-    if len(samples) < looked_up:
+    if len(samples) < searched:
         notes.append(
-            f"{len(samples):,} of {looked_up:,} samples were searched for: at most as many per class as held-out data"
+            f"{len(samples):,} of {searched:,} samples were searched for: at most as many per class as held-out data"
         )
     if len(examples) < len(task.train):
         notes.append(f"{len(examples):,} of {len(task.train):,} training examples were searched (neighbours.examples)")
@@ -82,7 +82,7 @@ def draw_pairs(task: Task, samples: Tensor, search: NearestExamples, examples: S
     suspicion = ours[:, 0] / ours[:, -1].clamp(min=1e-12)
     order = suspicion.argsort()[: PAIRS if isinstance(modality, Image) else FEW_PAIRS].tolist()
     media = []
-    for place in order:
-        nearest = examples[int(search.places[place, 0])]
-        media += [modality.decode(samples[place]), modality.decode(task.train.batch([nearest]).x0[0])]
+    for index in order:
+        nearest = examples[int(search.indices[index, 0])]
+        media += [modality.decode(samples[index]), modality.decode(task.train.batch([nearest]).x0[0])]
     modality.save_grid(media, task.picture("evaluate_neighbours.png"))

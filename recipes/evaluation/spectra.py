@@ -20,7 +20,7 @@ from multisagd.analysis.profiles import NORMAL_95, RADIUS, Profile, unit_of
 from multisagd.metrics.axes import bands_along, mean_difference, neighbour_differences
 from multisagd.metrics.discriminate import BandAccuracy, band_powers, discriminability
 from multisagd.metrics.spectral import BANDS, Curves, decibel_errors, decibels, error
-from recipes.evaluation.task import Result, Row, Task, spread
+from recipes.evaluation.task import Result, Row, Task, mean_and_std
 from recipes.plotting.figures import REAL, SAMPLES, draw_power, on_logarithmic_axis, save
 
 
@@ -38,7 +38,7 @@ def spectrum(task: Task) -> Result:
     signed, signed_error = decibels(ours, theirs[one]), decibel_errors(ours, theirs[one])
     floors = torch.stack([decibels(theirs[b], theirs[a]) for a, b in halves])
     for number, edges in enumerate(made[BANDS].edges):
-        floor = spread(floors[:, number].tolist())
+        floor = mean_and_std(floors[:, number].tolist())
         name = f"band {band_name(*edges)}"
         rows.append(Row(name, float(signed[number]), float(signed_error[number]), *floor, unit="dB"))
 
@@ -128,10 +128,10 @@ def band_tests(task: Task) -> Result:
     floors = [[discriminability(band[one], band[other]).accuracy for one, other in halves] for *_, band in real]
     rows = tuple(
         Row(f"band {band_name(*edge)}", 100 * each.accuracy, 100 * each.error,
-            *spread([100 * value for value in floor]), ideal=50, unit="%")
+            *mean_and_std([100 * value for value in floor]), ideal=50, unit="%")
         for edge, each, floor in zip(edges, accuracies, floors, strict=True)
     )  # fmt: skip
-    draw_bands(edges, accuracies, [spread(floor) for floor in floors], task.picture("evaluate_bands.png"))
+    draw_bands(edges, accuracies, [mean_and_std(floor) for floor in floors], task.picture("evaluate_bands.png"))
     bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, accuracies, strict=True)]
     return Result(rows, {"bands": bands})
 
@@ -145,16 +145,16 @@ def draw_bands(
     """Draw the accuracy of distinguishing samples from data in each band, next to data against data."""
     figure = Figure(figsize=(max(4.5, 0.8 * len(edges) + 1.6), 3.4), layout="constrained")
     plot = figure.subplots()
-    places = np.arange(len(edges))
+    positions = np.arange(len(edges))
     accuracies = [(each.accuracy, each.error) for each in made]
     for values, shift, label, colour in (
         (accuracies, -0.2, "samples from data", SAMPLES),
         (floor, 0.2, "data from data", REAL),
     ):
-        heights, errors = [100 * value for value, _ in values], [100 * (spread or 0.0) for _, spread in values]
-        plot.bar(places + shift, heights, 0.4, yerr=errors, color=colour, label=label, capsize=2)
+        heights, errors = [100 * value for value, _ in values], [100 * (std or 0.0) for _, std in values]
+        plot.bar(positions + shift, heights, 0.4, yerr=errors, color=colour, label=label, capsize=2)
     plot.axhline(50, color="black", linewidth=0.8, linestyle="--")
-    plot.set_xticks(places, [band_name(low, high) for low, high in edges], fontsize="small")
+    plot.set_xticks(positions, [band_name(low, high) for low, high in edges], fontsize="small")
     plot.set(ylim=(40, 102), xlabel="band, cycles per sample", ylabel="distinguished, %")
     figure.legend(fontsize="small", loc="outside upper right", ncols=2)
     save(figure, path)

@@ -125,7 +125,7 @@ class Result:
         return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes), **self.details}
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and standard deviation; the latter is None for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
@@ -185,7 +185,7 @@ class Task:
             lambda a, b: statistic(made[a], reference[b]), sets.sizes, self.settings.bootstrap, sets.references
         )
         value = scale * statistic(made, reference)
-        return Row(name, value, None if error is None else scale * error, *spread(floors), ideal, unit)
+        return Row(name, value, None if error is None else scale * error, *mean_and_std(floors), ideal, unit)
 
     def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
         """Return up to `wanted` held-out examples of each of the samples' classes, as files.

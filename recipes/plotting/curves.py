@@ -224,8 +224,8 @@ def _svg(figure: Figure, name: str) -> Markup:
 
 def _rows(series: Sequence[Series], x: Axis, tell: Callable[[float], str]) -> list[list[str]]:
     values = [dict(zip(each.x, each.y, strict=True)) for each in series]
-    places = sorted({value for each in series for value in each.x})
-    return [[x.tell(p, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in places]
+    positions = sorted({value for each in series for value in each.x})
+    return [[x.tell(p, tell), *("" if p not in each else tell(each[p]) for each in values)] for p in positions]
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from recipes.reports.losses import SEEN, loss, over_samples
 from recipes.reports.page import Block, Budget, Gallery, Note, Slider, Table, item
 from recipes.reports.process import sample_powers, spectrum_charts
 from recipes.reports.run import MALFORMED, Overview, SampleSet, metric_rows, shown, with_error
-from recipes.reports.samples import spread
+from recipes.reports.samples import evenly_spaced
 from recipes.reports.summary import STATES, training_seconds
 from recipes.runs.metrics import Entry
 from recipes.sampling.sample_files import EVALUATION
@@ -96,7 +96,7 @@ def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Bl
     """Return the images that the runs drew during training side by side, at equal numbers of samples seen."""
     shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
     frames = []
-    for seen in spread(shared, maximum):
+    for seen in evenly_spaced(shared, maximum):
         items = [item(run.name, run.pictures[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
         frames.append(Gallery(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:

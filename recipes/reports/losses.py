@@ -7,7 +7,7 @@ from functools import partial
 from recipes.plotting.curves import Axis, Chart, Series, draw, ordered
 from recipes.reports.page import Block, Note
 from recipes.reports.run import Overview
-from recipes.reports.samples import spread
+from recipes.reports.samples import evenly_spaced
 from recipes.runs.metrics import Entry, inner, number
 
 SEEN = Axis("samples seen")
@@ -86,7 +86,7 @@ def _validation_charts(run: Overview) -> list[Chart | None]:
     of_bands = inner(last, "band")
     bands = list(next((each for each in of_bands.values() if isinstance(each, dict)), {}))[:MAX_LEVELS]
     by_noise = []
-    chosen = spread(range(len(run.validation)), VALIDATIONS)
+    chosen = evenly_spaced(range(len(run.validation)), VALIDATIONS)
     for place, entry in enumerate(run.validation[each] for each in chosen):
         points = dict(sorted((_level(name, entry, "log_snr"), _level(name, entry)) for name in inner(entry, "level")))
         name = f"after {number(entry['samples']):,.0f}"

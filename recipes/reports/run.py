@@ -232,11 +232,11 @@ def metric_cells(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def with_error(row: dict[str, Any], value: str, error: str) -> str:
     """Return a row's value with its uncertainty and unit."""
-    found, spread = number(row.get(value)), number(row.get(error))
+    found, uncertainty = number(row.get(value)), number(row.get(error))
     if math.isnan(found):
         return "-"
     unit = f" {row['unit']}" if row.get("unit") else ""
-    return f"{found:.4g}{unit}" if math.isnan(spread) else f"{found:.4g} ± {spread:.2g}{unit}"
+    return f"{found:.4g}{unit}" if math.isnan(uncertainty) else f"{found:.4g} ± {uncertainty:.2g}{unit}"
 
 
 def own_json(path: Path, folder: Path) -> Any:

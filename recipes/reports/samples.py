@@ -24,17 +24,17 @@ MAX_ROWS = 400
 """Maximum number of rows of a table."""
 
 
-def spread(places: Sequence[int], maximum: int) -> list[int]:
-    """Return at most `maximum` evenly spaced indices, including the first and the last."""
-    if len(places) <= maximum:
-        return list(places)
-    return [places[round(n * (len(places) - 1) / max(1, maximum - 1))] for n in range(maximum)][-maximum:]
+def evenly_spaced(items: Sequence[int], maximum: int) -> list[int]:
+    """Return at most `maximum` evenly spaced items, including the first and the last."""
+    if len(items) <= maximum:
+        return list(items)
+    return [items[round(n * (len(items) - 1) / max(1, maximum - 1))] for n in range(maximum)][-maximum:]
 
 
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:
     """Return the images drawn during training as a slider, and every set of samples with its audio and video."""
     blocks: list[Block] = []
-    chosen = spread(list(run.pictures), pictures)
+    chosen = evenly_spaced(list(run.pictures), pictures)
     frames = []
     for seen in chosen:
         title = f"after {seen:,} samples seen"

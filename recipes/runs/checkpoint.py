@@ -125,8 +125,8 @@ class Checkpoints:
             if are_sharded(tensors):
                 save_shards(tensors, temporary / part, self.group)
             elif is_first():
-                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                safetensors.torch.save_file(whole, temporary / f"{part}.safetensors")
+                copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                safetensors.torch.save_file(copies, temporary / f"{part}.safetensors")
 
     def _commit(self, state: State, temporary: Path, target: Path) -> None:
         """Write the index of complete tensor files, and rename them to their final folder."""
@@ -181,7 +181,7 @@ class Checkpoints:
 
     def newest(self, but: Path | None = None) -> Path | None:
         """Return the newest checkpoint whose files exist with the right sizes (hashing takes minutes)."""
-        return next((path for path in reversed(self.folders()) if path != but and looks_whole(path)), None)
+        return next((path for path in reversed(self.folders()) if path != but and looks_complete(path)), None)
 
     def set_aside(self, samples: int) -> list[Path]:
         """Set aside the checkpoints after this number of samples, from which a run continues; return their folders.
@@ -281,7 +281,7 @@ def saved_by_clock(folder: Path) -> bool:
         return False
 
 
-def looks_whole(folder: Path) -> bool:
+def looks_complete(folder: Path) -> bool:
     """Whether a checkpoint's files exist with the right sizes; hashes are not compared."""
     try:
         files = read_json(folder / INDEX)["files"]

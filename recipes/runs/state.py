@@ -63,7 +63,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         self.shapes = {name: tuple(each.size) for name, each in self._metadata.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._whole[name]
+        return self._full_tensors[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._metadata)
@@ -89,7 +89,7 @@ class ShardedTensors(Mapping[str, Tensor]):
         self._read(dict(targets), alone=False)
 
     @cached_property
-    def _whole(self) -> dict[str, Tensor]:
+    def _full_tensors(self) -> dict[str, Tensor]:
         tensors = {name: self.empty_like(name, None) for name in self._metadata}
         self._read(tensors, alone=True)
         return tensors

@@ -39,7 +39,7 @@ class Watchdog:
         self.process = runtime.process
         self.patience = min(runtime.settings.hang_report, runtime.settings.timeout / 2)
         self._samples, self._since = samples, time.monotonic()
-        self._heard: dict[int, tuple[bytes, float]] = {}  # each process's last message, and when it changed
+        self._messages: dict[int, tuple[bytes, float]] = {}  # each process's last message, and when it changed
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -85,10 +85,10 @@ class Watchdog:
             if not self._store.check([key]):
                 continue
             message = self._store.get(key)
-            if rank not in self._heard or self._heard[rank][0] != message:
-                self._heard[rank] = (message, now)
+            if rank not in self._messages or self._messages[rank][0] != message:
+                self._messages[rank] = (message, now)
             reports[rank] = parse_json(message)
-            reports[rank]["seconds"] += now - self._heard[rank][1]
+            reports[rank]["seconds"] += now - self._messages[rank][1]
         return reports
 
 

@@ -139,15 +139,16 @@ def generate(
     if request.guidance.scale != 1.0 and condition is not None:
         guided = ClassifierFree(denoiser, request.guidance.scale, request.guidance.interval)
     # All ranks draw the same number, because gathering sharded weights is collective; the surplus is discarded.
-    share = -(-len(seeds) // runtime.process.world)
+    per_rank = -(-len(seeds) // runtime.process.world)
     mine = [
-        min(place, len(seeds) - 1) for place in range(runtime.process.rank * share, (runtime.process.rank + 1) * share)
+        min(index, len(seeds) - 1)
+        for index in range(runtime.process.rank * per_rank, (runtime.process.rank + 1) * per_rank)
     ]
     parts = []
-    for start in range(0, share, request.batch):
-        places = mine[start : start + request.batch]
-        chosen = [seeds[place] for place in places]
-        part = None if condition is None else runtime.put(condition[places])
+    for start in range(0, per_rank, request.batch):
+        indices = mine[start : start + request.batch]
+        chosen = [seeds[index] for index in indices]
+        part = None if condition is None else runtime.put(condition[indices])
         try:
             with runtime.autocast():
                 x0 = sample_refined(

@@ -124,9 +124,9 @@ def learned_condition(
         found = LearnedCondition(encoder=builder.build(node, TextEncoder, "text"))
     elif training.classes is not None and wanted is not False:
         shown: Sequence[int] = range(len(training))
-        whole = -(-samples // settings.training.batch) * settings.training.batch
-        if whole < len(training):  # less than an epoch
-            shown = Order(len(training), settings.seed, training.groups).indices(0, whole)
+        seen_count = -(-samples // settings.training.batch) * settings.training.batch
+        if seen_count < len(training):  # less than an epoch
+            shown = Order(len(training), settings.seed, training.groups).indices(0, seen_count)
         seen = found_classes(training, shown)
         untrained = tuple(name for number, name in enumerate(training.classes) if number not in seen)
         found = LearnedCondition(training.classes, untrained=untrained)
@@ -290,9 +290,9 @@ def introduction(job: Job, data: TrainingData, model: TrainingModel) -> Iterator
     )
     if isinstance(training, Captioned):
         condition = f" with captions, encoded by {training.encoder.name}"
-    apart = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
+    held_out = "none held out" if data.held_out is None else f"{len(data.held_out):,} more held out"
     yield (
-        f"{again}{len(training):,} examples{condition} ({apart}, statistics of {data.statistics.count:,}), "
+        f"{again}{len(training):,} examples{condition} ({held_out}, statistics of {data.statistics.count:,}), "
         f"{model.parameters:,} parameters, on {job.runtime.describe()}"
     )
     denoiser = model.learner.denoiser

@@ -24,7 +24,7 @@ def test_nearest_examples_are_those_of_brute_force_for_any_batches() -> None:
     distances, places = torch.cdist(points, examples).sort(1)
     for batch in (1, 70, 500):
         search = search_in(points, examples, batch)
-        assert torch.equal(search.places, places[:, :2])
+        assert torch.equal(search.indices, places[:, :2])
         torch.testing.assert_close(search.distances, distances[:, :2])
     assert search_in(points, examples[:1]).distances.shape == (20, 1)
 

@@ -39,7 +39,7 @@ from recipes.plotting.curves import Axis, Chart, Series, draw
 from recipes.report import ReportSettings, write_report
 from recipes.reports.page import Budget, Item, Note, Section, is_report, item, render
 from recipes.reports.run import read_run
-from recipes.reports.samples import spread
+from recipes.reports.samples import evenly_spaced
 from recipes.reports.summary import settings, summary_blocks
 from recipes.runs import metrics as reader
 from tests.helpers.tiny import TINY, read_metrics, tiny_run
@@ -384,7 +384,7 @@ def test_read_metrics_thins_evenly_and_keeps_the_last_entry(tmp_path: Path) -> N
     assert len({after - before for before, after in pairwise(samples[:-1])}) == 1
     assert (samples[0], samples[-1]) == (1, 10_000)
     assert metrics.subsampled
-    assert spread(range(100), 4) == [0, 33, 66, 99]
+    assert evenly_spaced(range(100), 4) == [0, 33, 66, 99]
 
 
 class TestMedia:
