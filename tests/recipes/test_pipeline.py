@@ -152,7 +152,7 @@ def test_save_pretrained_copies_the_model_exactly(model: Path, tmp_path: Path) -
         assert (model / name).read_bytes() == (tmp_path / "copy" / name).read_bytes(), name
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text.txt").write_text("years of work")
-    with pytest.raises(RecipeError, match="is not empty and not what multisagd export left"):
+    with pytest.raises(RecipeError, match="is not empty and not an output of multisagd export"):
         pipeline.save_pretrained(tmp_path / "thesis")
 
 

@@ -78,7 +78,7 @@ def test_sample_overwrites_no_files_of_others(trained: Path, tmp_path: Path) -> 
     assert names_in(tmp_path) == ["1.png"]
     out = draw(trained, f"out={tmp_path / 'set'}", "count=3")
     (out / "samples" / "3.png").write_text("mine")
-    with pytest.raises(RecipeError, match=r"3.png would be replaced"):
+    with pytest.raises(RecipeError, match=r"3.png would be overwritten"):
         draw(trained, f"out={out}", "count=5")
     draw(trained, f"out={out}", "count=2")
     assert (out / "samples" / "3.png").read_text() == "mine"
