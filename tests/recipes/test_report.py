@@ -332,7 +332,7 @@ class TestHostileRuns:
         save_samples(run_dir / "sampled" / "some", evaluate={})
         page = page_of(run_dir, examples=1)
         assert not requests
-        assert "A report downloads nothing, not even autoencoders from the hub" in page.words
+        assert "A report downloads nothing, not even autoencoders" in page.words
         assert "cannot read the configuration" in page.words
         assert "Signal left at t = 1" in page.words
 
