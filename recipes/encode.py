@@ -35,7 +35,7 @@ from recipes.config.groups import flatten, under
 from recipes.data.dataset import build_dataset, colour_note
 from recipes.data.order import prefetch
 from recipes.runs.lock import lock_run
-from recipes.runs.run import data_facts
+from recipes.runs.run import data_metadata
 from recipes.runs.settings import Group
 from recipes.runtime.device import EngineSettings, Runtime
 
@@ -118,7 +118,7 @@ def plan(config: Config, settings: EncodeSettings, latent: Latent, dataset: Data
     new = Index(
         encoding=latent.encoding(),
         config=fixed(config),
-        source=data_facts(dataset),
+        source=data_metadata(dataset),
         classes=None if dataset.classes is None else list(dataset.classes),
         channels=latent.channels,
         grid=grid_facts(latent),

@@ -39,7 +39,7 @@ from recipes.config.compose import Config
 from recipes.data.dataset import build_dataset
 from recipes.data.order import Order
 from recipes.runs.lock import lock_run
-from recipes.runs.run import data_facts
+from recipes.runs.run import data_metadata
 from recipes.runs.settings import Group
 
 RECORD = "pack.json"
@@ -79,7 +79,7 @@ def pack(config: Config) -> None:
         order = Order(count, settings.seed).indices(0, count) if settings.shuffle else range(count)
         packing = Packing(folder, order, settings.shard_bytes)
         with lock_run(run_dir), StopRequest() as stop, Display("packing", count) as display:
-            begin(run_dir, facts(settings, packing))
+            begin(run_dir, record(settings, packing))
             fill(run_dir, packing, modality, display, stop)
             display.say(
                 f"done. {count:,} examples, {sum(packing.sizes) / 1e6:,.1f} MB, in {len(packing.shards)} shards in "
@@ -88,19 +88,19 @@ def pack(config: Config) -> None:
             )
 
 
-def facts(settings: PackSettings, packing: Packing) -> dict[str, Any]:
+def record(settings: PackSettings, packing: Packing) -> dict[str, Any]:
     """Return the values that must not change while a folder is packed."""
     return {
         "seed": settings.seed,
         "shuffle": settings.shuffle,
         "shard_bytes": settings.shard_bytes,
-        **data_facts(packing.folder),
+        **data_metadata(packing.folder),
         "sizes": hashlib.sha256(np.array(packing.sizes, np.int64).tobytes()).hexdigest(),
         "shards": len(packing.shards),
     }
 
 
-def begin(run_dir: Path, facts: dict[str, Any]) -> None:
+def begin(run_dir: Path, record: dict[str, Any]) -> None:
     """Write the record of the source and the settings, unless it exists.
 
     Raises RecipeError if the folder has other contents.
@@ -109,11 +109,11 @@ def begin(run_dir: Path, facts: dict[str, Any]) -> None:
     if not path.exists():
         if any(not entry.name.startswith(".") for entry in run_dir.iterdir()):
             raise RecipeError(f"{run_dir} is not empty and does not hold shards: choose another run_dir")
-        write_text(path, json.dumps(facts, indent=1) + "\n")
+        write_text(path, json.dumps(record, indent=1) + "\n")
         return
     with as_recipe_error((OSError, ValueError), f"cannot read {path} (", "): choose another run_dir"):
         before = read_object(path)
-    if different := differences(before, facts):
+    if different := differences(before, record):
         raise RecipeError(
             f"{run_dir} holds shards of other files or settings; these differ: {different}. "
             "Restore them to continue, or choose another run_dir"

@@ -2,7 +2,7 @@
 
 The steps, each with the file that implements it (in recipes/):
 
-    open the run or exported model: configuration, facts, statistics      runs/model.py
+    open the run or exported model: configuration, metadata, statistics   runs/model.py
     check labels and guidance                                             sampling/condition.py
     read the weights of a checkpoint, or their average                    runs/model.py
     choose the folder; `evaluate` reuses one with the same settings       sampling/sample_files.py
@@ -59,7 +59,7 @@ def sample(config: Config, reuse: bool = False) -> Path:
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
     assembly = model.assembly(builder)
     modality = assembly.modality
-    prompts = chosen_prompts(settings, model.facts.get("text") is not None)
+    prompts = chosen_prompts(settings, model.metadata.get("text") is not None)
     labels = checked_labels(model, settings.count, settings.labels, prompts, settings.guidance)
     weights = model.weights(settings.weights, assembly.check_weight_shapes)
     out = settings.out or default_folder(config, settings, weights.samples, prompts, assembly.process())

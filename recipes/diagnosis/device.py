@@ -50,9 +50,12 @@ def gpus() -> Finding:
         remedy = "install a PyTorch for a CUDA that nvidia-smi shows as supported: https://pytorch.org/get-started"
         return Finding("warning", message, remedy)
     for number in range(torch.cuda.device_count()):
-        facts, (free, total) = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
-        memory, capability = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free", f"{facts.major}.{facts.minor}"
-        described.append(f"{facts.name}, {memory}, compute capability {capability}")
+        properties, (free, total) = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
+        memory, capability = (
+            f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free",
+            f"{properties.major}.{properties.minor}",
+        )
+        described.append(f"{properties.name}, {memory}, compute capability {capability}")
         product = torch.ones(64, 64, device=f"cuda:{number}") @ torch.ones(64, 64, device=f"cuda:{number}")
         if float(product.sum()) != 64.0**3 or float(torch.fft.rfft2(product)[0, 0].real) != 64.0**3:
             return Finding(

@@ -37,8 +37,8 @@ def run_folder(run_dir: str) -> Finding:
 def _trained(folder: Path) -> Finding:
     """Read configuration, record, statistics, lock, and the newest intact checkpoint."""
     run = Run(folder)
-    settings, facts, _ = run.config, run.facts, run.statistics  # each is read and checked
-    before, now = (facts.get("starts") or [{}])[-1].get("versions", {}), versions()
+    settings, metadata, _ = run.config, run.metadata, run.statistics  # each is read and checked
+    before, now = (metadata.get("starts") or [{}])[-1].get("versions", {}), versions()
     changed = [name for name in ("multisagd", "torch") if before.get(name, now[name]) != now[name]]
     notes = [
         f"last started with {name} {before[name]}, now {now[name]}: results will not be bit for bit the same"

@@ -40,7 +40,7 @@ def likelihood(task: Task) -> Result:
     settings, wanted = task.settings, task.settings.likelihood
     builder = Builder(settings.allow_targets)
     model = open_model(settings.run_dir, builder, settings.data, settings.checkpoint)
-    if model.facts.get("text"):
+    if model.metadata.get("text"):
         raise ValueError("this run was trained on captions, which are not embedded here: set likelihood.items=0")
     assembly = model.assembly(builder)
     weights = model.weights(settings.weights, assembly.check_weight_shapes)

@@ -24,7 +24,7 @@ from recipes.base.untrusted import read_tensors
 from recipes.config.build import Builder
 from recipes.data.dataset import build_dataset, hold_out
 from recipes.runs.model import check_folder, located, run_settings
-from recipes.runs.run import CONFIG, Run, data_facts
+from recipes.runs.run import CONFIG, Run, data_metadata
 from recipes.runs.settings import Group
 from recipes.runtime.distribution import is_first
 
@@ -205,24 +205,24 @@ def real_data(
             "exported from"
         )
     builder = builder.of_a_run(given)
-    config = located(source.config, source.noted_facts, run_dir, given, builder)
+    config = located(source.config, source.noted_metadata, run_dir, given, builder)
     run = run_settings(config if seed is None else {**config, "seed": seed}, run_dir / CONFIG, builder)
     modality = builder.build(run.modality, Modality, "modality")  # type: ignore[type-abstract]
     dataset = build_dataset(run.data, modality, builder)
-    check_same(dataset, source.noted_facts)
+    check_same(dataset, source.noted_metadata)
     train, held_out = hold_out(dataset, run)
     if run.data.get("train") is not True:
         return train, held_out
     return train, build_dataset({**run.data, "train": False}, modality, builder)
 
 
-def check_same(dataset: Dataset, facts: Mapping[str, Any]) -> None:
+def check_same(dataset: Dataset, metadata: Mapping[str, Any]) -> None:
     """Check by `run.json` that data are the run's training data; print a note if they differ.
 
     Raises:
         RecipeError: If their classes differ, because the labels of samples would not match.
     """
-    before, now = facts.get("data"), data_facts(dataset)
+    before, now = metadata.get("data"), data_metadata(dataset)
     if before is None:
         return
     changed = [key for key in now if before[key] != now[key]]

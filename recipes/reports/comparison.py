@@ -43,7 +43,7 @@ def _facts(runs: Sequence[Overview]) -> Table:
     def last(entries: Sequence[Entry]) -> str:
         return number_text(loss(entries[-1])) if entries else ABSENT
 
-    facts: dict[str, Callable[[Overview], str]] = {
+    columns: dict[str, Callable[[Overview], str]] = {
         "folder": lambda run: str(run.folder),
         "state": lambda run: STATES[run.state],
         "samples seen": lambda run: f"{run.seen:,}",
@@ -51,7 +51,7 @@ def _facts(runs: Sequence[Overview]) -> Table:
         "training loss, last entry": lambda run: last(run.train),
         "validation loss, last entry": lambda run: last(run.validation),
     }
-    rows = [(name, *map(fact, runs)) for name, fact in facts.items()]
+    rows = [(name, *map(value, runs)) for name, value in columns.items()]
     return Table("The runs", ("", *(run.name for run in runs)), rows)
 
 

@@ -48,7 +48,7 @@ def loss_charts(run: Overview) -> list[Block | None]:
     elif not run.validation:
         missing = "so there are no losses by noise level and band"
         why = f"No validation yet, {missing}: it runs after every.validation samples, and at the end."
-        if run.facts.get("held_out") == 0:
+        if run.metadata.get("held_out") == 0:
             why = f"No data were held out for validation, {missing}."
         blocks.append(Note(why))
     if run.subsampled:

@@ -88,7 +88,7 @@ def forward_blocks(
     process = parts.process()
     blocks = _process_blocks(parts, process)
     try:
-        config = located(run.config or {}, run.facts, run.folder, data, builder)
+        config = located(run.config or {}, run.metadata, run.folder, data, builder)
         modality = builder.build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
         x0, of = None, "Example"
         if count:

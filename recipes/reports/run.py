@@ -24,7 +24,7 @@ from recipes.config.compose import Config
 from recipes.runs.checkpoint import samples_of
 from recipes.runs.lock import is_locked
 from recipes.runs.metrics import Entry, Metrics, inner, number
-from recipes.runs.run import CONFIG, FACTS, METRICS, STATISTICS, TIMING, Run
+from recipes.runs.run import CONFIG, METADATA, METRICS, STATISTICS, TIMING, Run
 from recipes.sampling.sample_files import EVALUATION, NOTES, TENSORS
 
 MALFORMED = (
@@ -100,7 +100,7 @@ class Overview:
     folder: Path
     name: str
     config: Config | None
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     train: list[Entry]
     validation: list[Entry]
     timing: list[Entry]
@@ -112,13 +112,13 @@ class Overview:
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """The recorded starts of training."""
-        found = self.facts.get("starts")
+        found = self.metadata.get("starts")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, empty without classes."""
-        return self.facts.get("classes") or []
+        return self.metadata.get("classes") or []
 
     @cached_property
     def target(self) -> int | None:
@@ -174,7 +174,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
     """Read the available parts of a run. Raises RecipeError if the folder does not exist or has no part of a run."""
     if not folder.is_dir():
         raise RecipeError(f"there is no folder {folder}: give the folder of a training run")
-    if not any((folder / name).exists() for name in (CONFIG, FACTS, METRICS, TIMING, STATISTICS)):
+    if not any((folder / name).exists() for name in (CONFIG, METADATA, METRICS, TIMING, STATISTICS)):
         command = f"multisagd train … {setting('run_dir', folder)}"
         raise RecipeError(f"{folder} is not the folder of a training run; to make one: {command}")
     missing: list[str] = []
@@ -195,7 +195,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
         return None
 
     config = attempt("without it, settings and process are unknown", CONFIG, lambda: source.config)
-    facts = attempt("without it, versions and starts are unknown", FACTS, lambda: source.facts) or {}
+    metadata = attempt("without it, versions and starts are unknown", METADATA, lambda: source.metadata) or {}
     metrics = attempt("losses cannot be drawn", METRICS, source.metrics) or Metrics()
     timing = attempt("speed cannot be drawn", TIMING, source.timing) or Metrics()
     statistics = attempt("the spectrum of the data is unknown", STATISTICS, lambda: source.statistics)
@@ -203,7 +203,7 @@ def read_run(folder: Path, name: str | None = None) -> Overview:
         if entries.broken:
             missing.append(f"{file}: {entries.broken:,} lines are not entries, and were skipped.")
     return Overview(
-        folder, name or folder.resolve().name, config, facts, metrics.of("train"), metrics.of("validation"),
+        folder, name or folder.resolve().name, config, metadata, metrics.of("train"), metrics.of("validation"),
         timing.of("timing"), metrics.subsampled or timing.subsampled, statistics, tuple(missing),
     )  # fmt: skip
 

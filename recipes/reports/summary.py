@@ -41,10 +41,10 @@ def summary_blocks(run: Overview) -> list[Block]:
         rows.append(("validation loss", f"{number_text(loss(run.validation[-1]))} (last entry)"))
     if seconds := training_seconds(run):
         rows.append(("time in training steps", f"about {_duration(seconds)}"))
-    if data := inner(run.facts, "data"):
+    if data := inner(run.metadata, "data"):
         count = f" in {len(run.classes)} classes" if run.classes else ""
         rows.append(("examples", f"{number_text(number(data.get('examples')))}{count}"))
-    if (parameters := number(run.facts.get("parameters"))) > 0:
+    if (parameters := number(run.metadata.get("parameters"))) > 0:
         rows.append(("parameters of the network", number_text(parameters)))
     if run.statistics is not None:
         axes = ", ".join(f"{a.name} {a.size} × {a.spacing:.4g} {a.unit}" for a in run.statistics.grid.axes)

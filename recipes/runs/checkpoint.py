@@ -133,9 +133,9 @@ class Checkpoints:
         if not is_first():
             return
         files: dict[str, dict[str, Any]] = {part: {} for part in state.tensors}
-        for part, facts in files.items():
+        for part, entries in files.items():
             for name in part_files(temporary, part):
-                facts[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
+                entries[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
         index = {
             "format_version": FORMAT_VERSION, "samples": state.samples, "by_clock": state.by_clock,
             "files": files, "record": state.record,
@@ -285,8 +285,8 @@ def looks_complete(folder: Path) -> bool:
     """Whether a checkpoint's files exist with the right sizes; hashes are not compared."""
     try:
         files = read_json(folder / INDEX)["files"]
-        facts = [(name, each) for part in files.values() for name, each in part.items()]
-        return all((folder / name).stat().st_size == each["bytes"] for name, each in facts)
+        entries = [(name, each) for part in files.values() for name, each in part.items()]
+        return all((folder / name).stat().st_size == each["bytes"] for name, each in entries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -311,13 +311,13 @@ def load(folder: Path, verify: bool = True, parts: Collection[str] | None = None
             raise ValueError("its entries have the wrong types")
         if type(samples) is not int or not 0 <= samples < MAX_SAMPLES:
             raise ValueError(f"{samples!r:.80} is not a number of samples seen")
-        for part, facts in files.items():
-            _check_names(part, facts)
-    chosen = {part: facts for part, facts in files.items() if parts is None or part in parts}
-    shapes = {part: _shapes(folder, part, facts) for part, facts in chosen.items()}
+        for part, entries in files.items():
+            _check_names(part, entries)
+    chosen = {part: entries for part, entries in files.items() if parts is None or part in parts}
+    shapes = {part: _shapes(folder, part, entries) for part, entries in chosen.items()}
     if check is not None:
         check(shapes)
-    tensors = {part: _tensors(folder, part, facts, verify) for part, facts in chosen.items()}
+    tensors = {part: _tensors(folder, part, entries, verify) for part, entries in chosen.items()}
     return State(samples, tensors, record, index.get("by_clock") is True)
 
 
@@ -353,11 +353,11 @@ def _shapes(folder: Path, part: str, files: Mapping[str, Any]) -> Shapes:
 
 
 def _tensors(folder: Path, part: str, files: Mapping[str, Any], verify: bool) -> Mapping[str, Tensor]:
-    for name, facts in files.items() if verify else ():
+    for name, entry in files.items() if verify else ():
         with _reading(path := folder / name):
-            if path.stat().st_size != facts["bytes"]:
-                raise ValueError(f"it has {path.stat().st_size} bytes, expected {facts['bytes']}")
-            if digest(path) != facts["sha256"]:
+            if path.stat().st_size != entry["bytes"]:
+                raise ValueError(f"it has {path.stat().st_size} bytes, expected {entry['bytes']}")
+            if digest(path) != entry["sha256"]:
                 raise ValueError("its content was altered")
     with _reading(path := _place(folder, part, files)):
         return ShardedTensors(path) if path.is_dir() else read_tensors(path)

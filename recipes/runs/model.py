@@ -40,7 +40,7 @@ from recipes.config.compose import Config
 from recipes.config.groups import filled
 from recipes.runs.assembly import Assembly
 from recipes.runs.checkpoint import MAX_SAMPLES, Shapes, samples_of
-from recipes.runs.run import CONFIG, CORRUPTION, Run, check_facts, read_statistics, versions
+from recipes.runs.run import CONFIG, CORRUPTION, Run, check_metadata, read_statistics, versions
 from recipes.runs.settings import Group, ModelSettings, TrainSettings
 from recipes.runs.state import load_module
 from recipes.runtime.device import Runtime
@@ -74,7 +74,7 @@ class TrainedWeights:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model for sampling: the run's `config` and `facts` (classes and text), the data's statistics, and weights.
+    """A model for sampling: the run's `config` and `metadata` (classes and text), the data's statistics, and weights.
 
     It is in `folder`. `weights(which, check)` reads the last weights ("network") or their average ("ema"). An exported
     model contains only the weights `exported`. `located` is the configuration with resolved paths, from which parts are
@@ -84,7 +84,7 @@ class TrainedModel:
     folder: Path
     config: Config
     located: Config
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     statistics: DataStatistics
     weights: Callable[[Which, CheckShapes], TrainedWeights]
     exported: Which | None = None
@@ -97,7 +97,7 @@ class TrainedModel:
         """
         builder = builder.of_a_run(self.given)
         modality = builder.build(self.located["modality"], Modality, "modality")  # type: ignore[type-abstract]
-        classes, text = self.facts["classes"], self.facts.get("text")
+        classes, text = self.metadata["classes"], self.metadata.get("text")
         return Assembly(
             ModelSettings.of(self.located, builder), builder, modality, self.statistics,
             None if classes is None else tuple(classes), None if text is None else text["width"],
@@ -119,9 +119,9 @@ def open_model(folder: Path, builder: Builder, data: Group | None = None, checkp
     if (folder / NOTES).exists():
         return _exported(run, builder, given, checkpoint)
     config = check_parts(run.config, path, builder)
-    here = located(config, run.facts, folder, given, builder)
+    here = located(config, run.metadata, folder, given, builder)
     weights = partial(_run_weights, run, chosen_samples(checkpoint, run))
-    return TrainedModel(folder, config, here, run.facts, run.statistics, weights, given=given)
+    return TrainedModel(folder, config, here, run.metadata, run.statistics, weights, given=given)
 
 
 def chosen_samples(checkpoint: Chosen, run: Run) -> int | None:
@@ -149,10 +149,10 @@ def check_folder(folder: Path) -> None:
     raise RecipeError(f"no run or exported model is in {folder}, which {problem}{hint}")
 
 
-def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
+def located(config: Config, metadata: Mapping[str, Any], folder: Path, given: Group, builder: Builder) -> Config:
     """Return a run's configuration with resolved paths, updated by data keys from the command line.
 
-    `facts` are the contents of `run.json` in its `folder`; `given` are the command line's keys below `data`.
+    `metadata` is the content of `run.json` in its `folder`; `given` are the command line's keys below `data`.
 
     Raises:
         RecipeError: If there is a key that the run's data do not have.
@@ -160,7 +160,7 @@ def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group
     data = config.get("data")
     if given and isinstance(data, Mapping):
         builder.check_keys(data, Dataset, "data", given)
-    homes = starting_folders(facts, folder)
+    homes = starting_folders(metadata, folder)
     found: Config = config
     for key in PATHS:
         found = _replaced(found, key.split("."), homes)
@@ -174,9 +174,9 @@ def located(config: Config, facts: Mapping[str, Any], folder: Path, given: Group
     return found
 
 
-def starting_folders(facts: Mapping[str, Any], folder: Path) -> list[Path]:
+def starting_folders(metadata: Mapping[str, Any], folder: Path) -> list[Path]:
     """Return the base folders for the relative paths of a run in `folder`, most likely first."""
-    starts = facts.get("starts") or [{}]
+    starts = metadata.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], Mapping) else {}
     home, run_dir = last.get("folder"), last.get("run_dir")
     if not isinstance(home, str) or not isinstance(run_dir, str) or not home or not run_dir:
@@ -259,9 +259,9 @@ def trained_denoiser(assembly: Assembly, weights: TrainedWeights, runtime: Runti
     return assembly.denoiser(runtime.compiled(network), assembly.process().to(runtime.device, runtime.dtype)).eval()
 
 
-def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise RecipeError if an encoder differs from the one in the run's `facts`."""
-    text = facts.get("text")
+def check_encoder(encoder: TextEncoder | None, metadata: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise RecipeError if an encoder differs from the one in the run's `metadata`."""
+    text = metadata.get("text")
     if encoder is not None and text is not None and text["fingerprint"] != encoder.fingerprint:
         raise RecipeError(
             f"the text encoder {encoder.name} differs from the one that {run_dir} was trained with, {text['name']}: "
@@ -272,16 +272,16 @@ def check_encoder(encoder: TextEncoder | None, facts: Mapping[str, Any], run_dir
 def write_model(model: TrainedModel, which: Which, weights: TrainedWeights, out: Path) -> None:
     """Write a model as two files into a folder; model.json is last, so its presence means that all is complete."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors, metadata = model.statistics.stored()
+    tensors, header = model.statistics.stored()
     tensors |= {f"{NETWORK}{name}": tensor.contiguous() for name, tensor in weights.tensors.items()}
     partial_file = out / f"{WEIGHTS}.partial"
-    safetensors.torch.save_file(tensors, partial_file, metadata)
+    safetensors.torch.save_file(tensors, partial_file, header)
     partial_file.chmod(out.stat().st_mode & 0o666)  # safetensors files are for the owner only; models are shared
     notes = {
         "format_version": FORMAT_VERSION,
         "weights": which,
         "samples": weights.samples,
-        "facts": _needed_facts(model.facts),
+        "metadata": _needed_metadata(model.metadata),
         "sha256": digest(partial_file),
         "versions": {name: version for name, version in versions().items() if name != "platform"},
         "config": _needed_config(model.config),
@@ -305,11 +305,11 @@ def _needed_config(config: Config) -> Config:
     return dict(mapped(needed, without_secrets))
 
 
-def _needed_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _needed_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a run's record that sampling needs: classes, untrained classes, and text encoder."""
-    text = facts.get("text")
+    text = metadata.get("text")
     text = None if text is None else {key: text[key] for key in ("name", "fingerprint", "width")}
-    return {"classes": facts["classes"], "untrained": list(facts.get("untrained", ())), "text": text}
+    return {"classes": metadata["classes"], "untrained": list(metadata.get("untrained", ())), "text": text}
 
 
 def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> TrainedModel:
@@ -318,10 +318,10 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         notes = read_object(folder / NOTES, finite=False)  # numbers are checked when objects are built
         if notes["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {notes['format_version']!r:.80}, this program reads {FORMAT_VERSION}")
-        facts, config = notes["facts"], notes["config"]
-        if not isinstance(facts, dict) or not isinstance(config, dict):
-            raise ValueError("it contains no facts or no configuration")
-        check_facts(facts)
+        metadata, config = notes["metadata"], notes["config"]
+        if not isinstance(metadata, dict) or not isinstance(config, dict):
+            raise ValueError("it contains no metadata or no configuration")
+        check_metadata(metadata)
         if notes["weights"] not in get_args(Which):
             raise ValueError(f"{notes['weights']!r:.80} is not the name of weights")
         if type(notes["samples"]) is not int or not 0 <= notes["samples"] < MAX_SAMPLES:
@@ -330,8 +330,8 @@ def _exported(run: Run, builder: Builder, given: Group, checkpoint: Chosen) -> T
         raise RecipeError(f"checkpoint={checkpoint}: {folder} only contains the one after {notes['samples']} samples")
     config = check_parts(filled(config), folder / NOTES, builder)
     statistics = read_statistics(folder / WEIGHTS, "export it again")
-    here, weights = located(config, facts, folder, given, builder), partial(_exported_weights, folder, notes)
-    return TrainedModel(folder, config, here, facts, statistics, weights, notes["weights"], given)
+    here, weights = located(config, metadata, folder, given, builder), partial(_exported_weights, folder, notes)
+    return TrainedModel(folder, config, here, metadata, statistics, weights, notes["weights"], given)
 
 
 def _exported_weights(folder: Path, notes: Mapping[str, Any], which: Which, check: CheckShapes) -> TrainedWeights:

@@ -1,7 +1,7 @@
 """The folder of a run: the names of its files, and their reading and writing.
 
     config.yaml              the resolved configuration
-    run.json                 facts about the data, and one entry for each start of the command
+    run.json                 metadata of the data and the model, and one entry for each start of the command
     statistics.safetensors   mean and power spectrum of the training data
     checkpoints/             states to continue from, and to sample with
     metrics.jsonl            metrics that depend only on configuration and seed; timing.jsonl: other metrics
@@ -12,6 +12,7 @@ Each part is read on demand, through `untrusted`: the folder may come from someo
 """
 
 import datetime
+import importlib.metadata
 import json
 import platform
 import subprocess
@@ -20,7 +21,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from recipes.config.groups import filled, flatten, under
 from recipes.runs.checkpoint import Checkpoints
 from recipes.runs.metrics import Metrics, read_metrics
 
-CONFIG, FACTS, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"
+CONFIG, METADATA, STATISTICS = "config.yaml", "run.json", "statistics.safetensors"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 CORRUPTION, RESTORATION = "corruption.safetensors", "restoration.safetensors"
 RESTORE = "restore it, or train again in another run_dir"
@@ -73,17 +73,17 @@ class Run:
         return filled(read_configuration(self.folder / CONFIG))
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The contents of `run.json`. Raises RecipeError if it cannot be read or an entry is invalid."""
-        with unreadable(self.folder / FACTS, f"is {self.folder} the folder of a training run?"):
-            found = read_object(self.folder / FACTS)
-            check_facts(found)
+        with unreadable(self.folder / METADATA, f"is {self.folder} the folder of a training run?"):
+            found = read_object(self.folder / METADATA)
+            check_metadata(found)
         return found
 
     @property
-    def noted_facts(self) -> dict[str, Any]:
-        """The `facts`, or an empty mapping if a run was stopped before writing them."""
-        return self.facts if (self.folder / FACTS).exists() else {}
+    def noted_metadata(self) -> dict[str, Any]:
+        """The `metadata`, or an empty mapping if a run was stopped before writing it."""
+        return self.metadata if (self.folder / METADATA).exists() else {}
 
     @cached_property
     def statistics(self) -> DataStatistics:
@@ -145,7 +145,7 @@ class Run:
 
         Raises RecipeError that names the differing key.
         """
-        before, now = self.noted_facts.get("data"), data_facts(dataset)
+        before, now = self.noted_metadata.get("data"), data_metadata(dataset)
         key = next((key for key in now if before is not None and before[key] != now[key]), None)
         if before is not None and key is not None:
             raise RecipeError(
@@ -162,8 +162,8 @@ class Run:
         configuration.write(config, self.folder / CONFIG)
         replace_file(self.folder / STATISTICS, statistics.save)
 
-    def note_start(self, seed: int, samples: int, device: str, facts: Mapping[str, Any]) -> None:
-        """Add this start to `run.json`, with `facts` about the run that sampling needs (such as the classes)."""
+    def note_start(self, seed: int, samples: int, device: str, metadata: Mapping[str, Any]) -> None:
+        """Add this start to `run.json`, with `metadata` that sampling needs (such as the classes)."""
         start = {
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "samples": samples,
@@ -174,12 +174,12 @@ class Run:
             "revision": revision(),
             "versions": versions(),
         }
-        content = {"seed": seed, **facts, "starts": [*self.noted_facts.get("starts", []), start]}
-        write_text(self.folder / FACTS, json.dumps(content, indent=1))
+        content = {"seed": seed, **metadata, "starts": [*self.noted_metadata.get("starts", []), start]}
+        write_text(self.folder / METADATA, json.dumps(content, indent=1))
 
 
-def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """Return the facts about the data that must not change during a run; they do not depend on the data's location."""
+def data_metadata(dataset: Dataset) -> dict[str, Any]:
+    """Return the metadata of the data that must not change during a run; it does not depend on the data's location."""
     return {
         "examples": len(dataset),
         "classes": None if dataset.classes is None else list(dataset.classes),
@@ -191,8 +191,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, the platform and the main packages."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__}
     for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
     return found
 
 
@@ -227,19 +227,19 @@ def unreadable(path: Path, remedy: str, key: str = "") -> AbstractContextManager
     return as_recipe_error(kinds, f"{key}cannot read {path} (", f"): {remedy}")
 
 
-def check_facts(facts: Mapping[str, Any]) -> None:
+def check_metadata(metadata: Mapping[str, Any]) -> None:
     """Check the entries of `run.json` that are used. Raises ValueError that names the first invalid one."""
 
     def require(holds: bool, name: str) -> None:
         if not holds:
             raise ValueError(f"its {name} is invalid")
 
-    classes, text, data = facts.get("classes"), facts.get("text"), facts.get("data")
-    require("classes" in facts and (classes is None or _texts(classes)), "classes")
-    untrained = facts.get("untrained", [])
+    classes, text, data = metadata.get("classes"), metadata.get("text"), metadata.get("data")
+    require("classes" in metadata and (classes is None or _texts(classes)), "classes")
+    untrained = metadata.get("untrained", [])
     require(_texts(untrained), "untrained classes")
     require(set(untrained) <= set(classes or ()), "untrained classes")
-    require(isinstance(facts.get("starts", []), list), "starts")
+    require(isinstance(metadata.get("starts", []), list), "starts")
     require(text is None or isinstance(text, dict), "text")
     if text is not None:
         require(_texts([text.get("name"), text.get("fingerprint")]), "text")

@@ -39,8 +39,10 @@ def checked_labels(
         RecipeError: If a class is unknown, or guidance is requested without a condition or for a network trained
             without condition dropout.
     """
-    facts = model.facts
-    numbers = chosen_labels(labels, facts["classes"], count, facts.get("text") is not None, facts.get("untrained", ()))
+    metadata = model.metadata
+    numbers = chosen_labels(
+        labels, metadata["classes"], count, metadata.get("text") is not None, metadata.get("untrained", ())
+    )
     if guidance.scale != 1.0 and numbers is None and prompts is None:
         raise RecipeError("guidance.scale needs labels or prompts: leave it at 1, or give labels or prompts")
     if guidance.scale != 1.0 and not model.config["training"]["condition_dropout"]:
@@ -68,7 +70,7 @@ def chosen_condition(
     if text_model is not None:
         node |= {"name": text_model, "revision": None}
     encoder = builder.of_a_run(text_model).build(node, TextEncoder, "text")
-    check_encoder(encoder, model.facts, model.folder)
+    check_encoder(encoder, model.metadata, model.folder)
     return Condition(prompts=prompts, tensor=encoder(prompts))
 
 

@@ -115,7 +115,7 @@ def fields_of_the_hub(subject: Subject, name: str, evaluation: Mapping[str, Any]
     """Return the metadata at the top of a card: https://huggingface.co/docs/hub/model-cards."""
     medium = slug(type(innermost(subject.assembly.modality)).__name__)
     metadata: dict[str, Any] = {"library_name": "multisagd", "tags": ["multisagd", "diffusion", medium]}
-    task = (TASKS if subject.model.facts.get("text") else WITHOUT_TEXT).get(medium)
+    task = (TASKS if subject.model.metadata.get("text") else WITHOUT_TEXT).get(medium)
     if task is not None:
         metadata["pipeline_tag"] = task
     if subject.license is not None:
@@ -142,7 +142,7 @@ def text_of_the_card(
 ) -> str:
     """Return the body of the card as Markdown, with escaped text from the model's records."""
     model, grid = subject.model, process.grid
-    starts = model.facts.get("starts") or [{}]
+    starts = model.metadata.get("starts") or [{}]
     last = starts[-1] if isinstance(starts[-1], dict) else {}
     packages = inner(last, "versions")
     denoiser = subject.assembly.denoiser(nn.Identity(), process)
@@ -157,8 +157,8 @@ def text_of_the_card(
         medium=slug(type(innermost(subject.assembly.modality)).__name__),
         grid=grid,
         size=" × ".join(str(axis.size) for axis in grid.axes),
-        text=model.facts.get("text"),
-        examples=inner(model.facts, "data").get("examples", "unknown number of"),
+        text=model.metadata.get("text"),
+        examples=inner(model.metadata, "data").get("examples", "unknown number of"),
         corrupted=subject.assembly.corruption() is not None,
         noise=in_words(process),
         doubts=process_notes(process, denoiser, model.statistics),

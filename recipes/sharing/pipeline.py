@@ -175,7 +175,7 @@ class Pipeline:
 
     def __repr__(self) -> str:
         """Return a description in a few lines, without weights."""
-        classes, text = self.model.facts["classes"], self.model.facts.get("text")
+        classes, text = self.model.metadata["classes"], self.model.metadata.get("text")
         condition = f"{len(classes)} classes" if classes else "captions" if text else "no condition"
         count = sum(each.numel() for each in self.denoiser.parameters())
         network, schedule = (type(each).__name__ for each in (self.denoiser.network, self.denoiser.process.schedule))
@@ -198,7 +198,7 @@ class Pipeline:
         seeds = chosen.seeds_of(count)
         if not seeds or steps < 1 or chosen.batch < 1:
             raise RecipeError("count, steps and batch must be at least 1")
-        if chosen.prompts is not None and self.model.facts.get("text") is None:
+        if chosen.prompts is not None and self.model.metadata.get("text") is None:
             raise RecipeError("prompts: this model was trained without text; remove them")
         given = [chosen.prompts] if isinstance(chosen.prompts, str) else list(chosen.prompts or ())
         texts = [given[slot % len(given)] for slot in range(len(seeds))] if given else None
@@ -211,7 +211,7 @@ class Pipeline:
         with Display("sampling", len(seeds), quiet=not chosen.progress) as display:
             drawn = (seeds, condition.tensor, self.runtime, display.update)
             x0 = generate(self.denoiser, request, self.modality.tensor_shape, *drawn)
-        classes = self.model.facts["classes"]
+        classes = self.model.metadata["classes"]
         return PipelineOutput(
             x0, self.modality, seeds, condition.labels, condition.prompts, None if classes is None else tuple(classes)
         )

@@ -97,8 +97,8 @@ class LearnedCondition:
             return torch.tensor([drawn[slot % len(drawn)] for slot in range(count)]), None
         return None, None
 
-    def facts(self, texts: list[str] | None) -> dict[str, Any]:
-        """Return the facts for sampling, for `run.json`; `texts` are the prompts of samples during training."""
+    def metadata(self, texts: list[str] | None) -> dict[str, Any]:
+        """Return the metadata for sampling, for `run.json`; `texts` are the captions of samples during training."""
         if self.encoder is None:
             return {"classes": self.classes, "untrained": self.untrained, "text": None}
         encoder = self.encoder
@@ -147,7 +147,7 @@ def learned_condition(
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """The data of a run: the dataset, its training and held-out parts, and facts about them.
+    """The data of a run: the dataset, its training and held-out parts, and what was measured on them.
 
     `training` and `held_out` include conditions. `restoration` restores corrupted data, if it was measured in this
     start. `shown` are the conditions of samples drawn during training, and `texts` their captions, if any. `notes` are
@@ -196,7 +196,7 @@ def prepare_data(job: Job, begun: bool) -> TrainingData:
         training, held_out = hold_out(dataset, settings)
     condition = learned_condition(settings, training, builder, runtime.device)
     if begun:
-        check_encoder(condition.encoder, run.facts, run.folder)
+        check_encoder(condition.encoder, run.metadata, run.folder)
     learned = condition.embedded(training)
     validated = None if held_out is None else condition.embedded(held_out)
     statistics = run.statistics if begun else measured(training, settings, runtime)
@@ -261,7 +261,7 @@ def prepare_model(job: Job, data: TrainingData, state: State | None) -> Training
     assembly = Assembly(described, builder, data.modality, data.statistics, classes, width, data.corruption)
     process = assembly.process().to(runtime.device, runtime.dtype)
     network = assembly.network()
-    initial = None if state is None else Run(settings.run_dir).facts.get("initial")
+    initial = None if state is None else Run(settings.run_dir).metadata.get("initial")
     if state is None and settings.training.initial is not None:
         initial = load_initial(network, settings.training.initial, builder)
     network.to(runtime.device, runtime.dtype)

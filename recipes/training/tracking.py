@@ -22,7 +22,7 @@ from recipes.base.files import replace_file
 from recipes.config.addresses import shareable
 from recipes.data import contents
 from recipes.runs.checkpoint import Checkpoints
-from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_facts
+from recipes.runs.run import CORRUPTION, METRICS, RESTORATION, TIMING, Run, data_metadata
 from recipes.runs.settings import TrackingSettings
 from recipes.training.setup import Job, TrainingData, TrainingModel
 
@@ -32,7 +32,7 @@ log = logging.getLogger("multisagd")
 
 
 def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints: Checkpoints, begun: bool) -> None:
-    """Write the run's configuration, facts about its data, and an entry for this start."""
+    """Write the run's configuration, its metadata, and an entry for this start."""
     run_dir, samples = job.settings.run_dir, model.learner.samples
     for path in checkpoints.set_aside(samples):
         log.warning(
@@ -47,11 +47,11 @@ def write_record(job: Job, data: TrainingData, model: TrainingModel, checkpoints
         replace_file(run_dir / RESTORATION, data.restoration.save)
     if data.corruption is not None and not begun:
         replace_file(run_dir / CORRUPTION, data.corruption.save)
-    facts = data.condition.facts(data.texts)
-    facts |= {"parameters": model.parameters, "data": data_facts(data.dataset)}
-    facts |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
-    facts |= {} if model.initial is None else {"initial": model.initial}
-    run.note_start(job.settings.seed, samples, job.runtime.describe(), facts)
+    metadata = data.condition.metadata(data.texts)
+    metadata |= {"parameters": model.parameters, "data": data_metadata(data.dataset)}
+    metadata |= {"held_out": 0 if data.held_out is None else len(data.held_out)}
+    metadata |= {} if model.initial is None else {"initial": model.initial}
+    run.note_start(job.settings.seed, samples, job.runtime.describe(), metadata)
 
 
 def name_unreadable(dataset: Dataset, run_dir: Path) -> None:

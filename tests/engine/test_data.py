@@ -142,7 +142,7 @@ def test_classes_that_training_never_shows_are_known_and_not_drawn() -> None:
     condition = learned_condition(settings(), part, Builder(), cpu)
     assert condition.untrained == ("kind2",)
     assert condition.shown(part, 5)[0].tolist() == [0, 1, 3, 0, 1]  # type: ignore[union-attr]
-    assert condition.facts(None)["untrained"] == ("kind2",)
+    assert condition.metadata(None)["untrained"] == ("kind2",)
     assert "kind2" in (condition.note or "")
     short = learned_condition(settings("training.samples=2", "training.batch=1"), whole, Builder(), cpu)
     shown = {int(whole.labels[index]) for index in Order(40, 0).indices(0, 2)}  # type: ignore[index]

@@ -102,7 +102,7 @@ def test_fields_of_the_hub_name_a_task_that_the_model_does() -> None:
     ]
     rows = {"sliced": {"rows": [{"name": "distance", "value": 1.0}]}}
     for modality, text, task in cases:
-        model: Any = SimpleNamespace(facts={"text": text})
+        model: Any = SimpleNamespace(metadata={"text": text})
         subject: Any = SimpleNamespace(model=model, assembly=SimpleNamespace(modality=modality), license=None)
         fields = fields_of_the_hub(subject, "name", {"data": "Own", "results": rows})
         assert fields.get("pipeline_tag") == task
@@ -220,7 +220,7 @@ def test_export_contains_nothing_private(run_dir: Path, tmp_path: Path, data: di
             assert [secret for secret in SECRETS if secret in content] == [], path
     notes = json.loads((tmp_path / "model" / "model.json").read_text())
     assert not {"data", "tracking", "run_dir", "engine", "every"} & notes["config"].keys()
-    assert notes["facts"].keys() == {"classes", "untrained", "text"}
+    assert notes["metadata"].keys() == {"classes", "untrained", "text"}
     page, _ = write_report(ReportSettings(run))
     shown_page = page.read_text()
     assert [secret for secret in SECRETS[:-1] if secret in shown_page] == []
@@ -234,8 +234,8 @@ def test_card_shows_hostile_names_as_text(digits: Path, tmp_path: Path) -> None:
     """Classes, data and rows of an evaluation that would be markup, fields of the head, or a table's cells."""
     model = shutil.copytree(digits, tmp_path / "first")
     notes = json.loads((model / "model.json").read_text())
-    notes["facts"]["classes"] = [HOSTILE, *notes["facts"]["classes"][1:]]
-    notes["facts"]["data"] = {"examples": HOSTILE, "classes": HOSTILE, "fingerprint": HOSTILE}
+    notes["metadata"]["classes"] = [HOSTILE, *notes["metadata"]["classes"][1:]]
+    notes["metadata"]["data"] = {"examples": HOSTILE, "classes": HOSTILE, "fingerprint": HOSTILE}
     notes["config"]["seed"] = 7
     notes["config"]["data"] = {"_target_": f"modalities.{HOSTILE}", HOSTILE: HOSTILE}
     (model / "model.json").write_text(json.dumps(notes))

@@ -137,7 +137,7 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
         group("spectrum", "multisagd.PowerLaw", exponent=float("nan")), "spectrum.exponent: expected a number"
     ),
     "a schedule without target": (config(lambda keys: keys.update(schedule={})), "schedule: has no _target_"),
-    "facts that are a list": (updated("model.json", facts=[]), f"no facts.*{AGAIN}"),
+    "facts that are a list": (updated("model.json", metadata=[]), f"no metadata.*{AGAIN}"),
     "a class of ours that keys cannot build": (
         group("spectrum", "recipes.base.errors.RecipeError"), "spectrum: RecipeError cannot be built from keys"
     ),
