@@ -43,7 +43,7 @@ def test_design_joint_finds_the_first_power_of_the_data() -> None:
     assert design_joint(steep(), process_of(steep()), 4).parameters[0] == pytest.approx(1, abs=1e-3)
 
 
-def test_white_data_get_white_noise() -> None:
+def test_design_joint_and_recommend_choose_white_noise_for_white_data() -> None:
     statistics = steep(exponent=0.0)
     joint = design_joint(statistics, process_of(statistics), 4, family="power_law")
     assert joint.parameters[0] == pytest.approx(0, abs=1e-3)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
 
 import multisagd as ms
 from multisagd.recent import MAX_VALUES, Recent
+from tests.helpers.networks import Affine
 
 
 def test_recent_drops_the_longest_unused():
@@ -50,11 +50,6 @@ def test_recent_is_shared_by_threads():
     assert len(recent) == 4
 
 
-class Zero(nn.Module):
-    def forward(self, x, log_snr, condition=None):
-        return 0 * x
-
-
 def everything(spectrum: ms.Spectrum) -> list[object]:
     """One of every kind of object that keeps something per shape, drawn, coloured and trained on many shapes."""
     grid = ms.Grid.of(x=16)
@@ -66,8 +61,8 @@ def everything(spectrum: ms.Spectrum) -> list[object]:
     power = torch.ones(1, *grid.half_shape, dtype=torch.float64)
     statistics = ms.DataStatistics(torch.zeros(1, 16, dtype=torch.float64), power, grid, 10)
     process = ms.Process(ms.CosineSchedule(), covariance)
-    spectral = ms.Denoiser(Zero(), process, preconditioning="spectral", statistics=statistics)
-    restoring = ms.RestoringDenoiser(Zero(), ms.Process(process.schedule, covariance, floor), corruption, statistics)
+    spectral = ms.Denoiser(Affine(), process, preconditioning="spectral", statistics=statistics)
+    restoring = ms.RestoringDenoiser(Affine(), ms.Process(process.schedule, covariance, floor), corruption, statistics)
     for size in range(16, 18 + MAX_VALUES):
         x0 = covariance.sample([size], grid_shape=(size,))
         covariance.solve(covariance.apply(covariance.whiten(covariance.project(x0))))
@@ -99,7 +94,7 @@ def test_sample_is_the_same_after_its_shape_was_dropped():
     assert torch.equal(covariance.sample([3]), first)
 
 
-def test_what_is_kept_in_inference_serves_training():
+def test_recent_values_made_in_inference_serve_training():
     grid = ms.Grid.of(x=16)
     for modulation in (None, ms.ColorShift(ms.PowerLaw(0.5), ms.Flat()), ms.Prefilter(ms.PowerLaw(0.5))):
         process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid), modulation)

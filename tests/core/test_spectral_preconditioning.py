@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import multisagd as ms
 from tests.helpers import dense
+from tests.helpers.networks import Affine
+from tests.helpers.refusals import assert_refused
 from tests.helpers.stationary import draw_data, half_spectrum, random_statistics
 
 GRIDS = [ms.Grid.of(time=9), ms.Grid.of(height=4, width=5), ms.Grid.of(frame=3, height=4, width=6)]
@@ -18,23 +20,10 @@ grids = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda each: type(each).__name__)
 
 
-class Constant(nn.Module):
-    """A network that keeps its input and returns a constant."""
-
-    def __init__(self, output: Tensor | float = 0.0) -> None:
-        super().__init__()
-        self.output = output
-        self.inputs: list[Tensor] = []
-
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None) -> Tensor:
-        self.inputs.append(x)
-        return torch.zeros_like(x) + self.output
-
-
 def build(grid=PLANE, schedule=SCHEDULES[0], spectrum=SPECTRA[1], output=0.0, modulation=None) -> ms.Denoiser:
     process = ms.Process(schedule, ms.SpectralCovariance(spectrum, grid), modulation).double()
     statistics = random_statistics(grid)
-    return ms.Denoiser(Constant(output), process, preconditioning="spectral", statistics=statistics)
+    return ms.Denoiser(Affine(offset=output), process, preconditioning="spectral", statistics=statistics)
 
 
 def data(grid=PLANE, seed=0) -> Tensor:
@@ -82,7 +71,7 @@ def test_spectral_preconditioning_of_a_zero_network_is_the_wiener_filter(grid, m
 def test_spectral_preconditioning_of_flat_data_in_white_noise_is_karras() -> None:
     flat = torch.full((2, *PLANE.half_shape), 0.36).double()
     statistics = ms.DataStatistics(dense.random(2, *PLANE.shape), flat, PLANE, 10)
-    process, network, x = build(spectrum=ms.Flat()).process, Constant(data(seed=5)), data()
+    process, network, x = build(spectrum=ms.Flat()).process, Affine(offset=data(seed=5)), data()
     one, other = (
         ms.Denoiser(network, process, preconditioning=kind, statistics=statistics) for kind in ("karras", "spectral")
     )
@@ -134,13 +123,11 @@ def test_spectral_preconditioning_refuses_impossible_settings() -> None:
     spectral = build()
     process, statistics = spectral.process, spectral.statistics
     padded = ms.Process(ms.CosineSchedule(), ms.PaddedCovariance(ms.Flat(), PLANE, {"width": 3}))
-    karras = ms.Denoiser(Constant(), process, preconditioning="karras", statistics=statistics)
+    karras = ms.Denoiser(Affine(), process, preconditioning="karras", statistics=statistics)
     options = {"preconditioning": "spectral"}
-    for message, attempt in (
-        ("needs the statistics", lambda: ms.Denoiser(Constant(), process, **options)),
-        ("leave out the padding", lambda: ms.Denoiser(Constant(), padded, statistics=statistics, **options)),
+    assert_refused(
+        ("needs the statistics", lambda: ms.Denoiser(Affine(), process, **options)),
+        ("leave out the padding", lambda: ms.Denoiser(Affine(), padded, statistics=statistics, **options)),
         ("whitened metric", lambda: karras.weigh(data(), TIMES, metric="whitened")),
         ("uniform weighting", lambda: spectral.weigh(data(), TIMES, metric="whitened", weighting="min_snr")),
-    ):
-        with pytest.raises(ValueError, match=message):
-            attempt()
+    )
