@@ -37,9 +37,8 @@ def test_bootstrap_error_is_not_understated_for_small_groups() -> None:
 
 def test_bootstrap_error_is_none_for_one_resample_or_a_group_of_one() -> None:
     values = torch.randn(6, generator=torch.Generator().manual_seed(0))
-    for sizes, others, undefined in [
-        ([1] * 6, None, True), ([5, 1], None, True), ([6, 0], None, False), ([6], [1], True),
-    ]:  # fmt: skip
+    cases = [([1] * 6, None, True), ([5, 1], None, True), ([6, 0], None, False), ([6], [1], True)]
+    for sizes, others, undefined in cases:
         error = bootstrap_error(lambda i, _: float(values[i].mean()), sizes, 20, others=others)
         assert (error is None) == undefined, (sizes, others)
     assert bootstrap_error(lambda i, j: 1.0, [4], 1) is None

@@ -117,9 +117,7 @@ def test_read_excerpt_refuses_truncated_files_wherever_the_excerpt_is(tmp_path: 
     ("rate", "seconds", "signal"),
     [(44100, 4.0, "noise"), (8000, 30.0, "noise"), (8000, 61.3, "tone"), (22050, 3.0, "noise")],
 )
-def test_open_sound_reads_ogg_exactly_to_its_end_and_in_any_order(
-    tmp_path: Path, rate: int, seconds: float, signal: str
-) -> None:
+def test_open_sound_reads_ogg_exactly_in_any_order(tmp_path: Path, rate: int, seconds: float, signal: str) -> None:
     # Streams of many pages, the last of which holds from a fifth of a second to four seconds.
     draw = np.random.default_rng(0)
     noise = draw.normal(size=(round(rate * seconds), 1)).astype(np.float32) / 10
@@ -140,13 +138,10 @@ def test_open_sound_reads_ogg_exactly_to_its_end_and_in_any_order(
     assert np.abs(last_second - whole[-rate:]).max() <= 2e-4
 
 
-RATES = [
-    (44100, 16000), (8000, 16000), (22050, 16000), (48000, 44100), (96000, 8000), (11025, 12007), (48000, 16000),
-    (16000, 22050),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("source", "rate"), RATES)
+@pytest.mark.parametrize(
+    ("source", "rate"),
+    [(44100, 16000), (8000, 16000), (22050, 16000), (48000, 44100), (96000, 8000), (11025, 12007), (16000, 22050)],
+)
 def test_read_excerpt_resamples_excerpts_like_the_whole(tmp_path: Path, source: int, rate: int) -> None:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * source + 17, 2)).astype(np.float32)
     path = write(tmp_path / "a.wav", encode("float.wav", samples, source))
@@ -194,6 +189,11 @@ def floats(value: float) -> bytes:
     return encode("float.wav", np.array([0.1, value, 0.2], np.float32), 8000)
 
 
+def silent_video() -> bytes:
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        return write_numbered(Path(file.name), count=3).read_bytes()
+
+
 FASTSTART = {"movflags": "faststart"}  # the index comes first
 DAMAGED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "empty": (b"", "the file is empty"),
@@ -218,6 +218,7 @@ DAMAGED: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "long-flac": (lambda: flac(0xFFFFFFFF), "truncated: it declares 4294967295 samples"),
     "piped-flac": (lambda: flac(0), "does not say how long it is.*encode it again"),
     "truncated-faststart-mp4": (lambda: encode_av("aac", chirp(48000, 2.0), **FASTSTART)[:-3000], "truncated"),
+    "silent-video": (silent_video, "no audio stream"),
     "truncated-rf64": (lambda: encode("pcm_16.rf64", chirp(8000, 0.5), 8000)[:-100], "truncated"),
 }
 
@@ -229,11 +230,6 @@ def test_read_excerpt_refuses_damaged_files(tmp_path: Path, kind: str) -> None:
     for rate in (8000, 16000):
         with pytest.raises(ValueError, match=message):
             read_excerpt(path, rate, 8000, 0.5)
-
-
-def test_read_excerpt_refuses_a_video_without_sound(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no audio stream"):
-        read_excerpt(write_numbered(tmp_path / "a.mp4", count=3), 8000, 8000, 0.5)
 
 
 def test_read_excerpt_estimates_the_length_of_an_mp3_that_declares_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Video loads windows by seed at its own rate and size, pads short clips, filters motion, and writes what it reads."""
 
 import dataclasses
+import math
 import os
 import random
 from fractions import Fraction
@@ -63,24 +64,23 @@ def test_video_has_a_grid_of_seconds_and_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "values"),
     [
-        ({"frames": 0}, "frames"),
-        ({"frames": 1.5}, "frames"),
-        ({"fps": 0}, "fps"),
-        ({"fps": float("nan")}, "fps"),
-        ({"fps": 1e6}, "fps"),
-        ({"motion": 3}, "motion"),
-        ({"motion": 0.1, "frames": 1}, "frames"),
-        ({"short": "repeat"}, "short"),
-        ({"size": 0}, "size"),
-        ({"channels": 4}, "channels"),
-        ({"resize": "zoom"}, "zoom"),
+        ("frames", [0, 1.5]),
+        ("fps", [0, math.nan, 1e6]),
+        ("motion", [3]),
+        ("short", ["repeat"]),
+        ("size", [0]),
+        ("channels", [4]),
+        ("resize", ["zoom"]),
     ],
 )
-def test_video_refuses_impossible_options(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Video(**options)
+def test_video_refuses_impossible_options(name: str, values: list) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=name):
+            Video(**{name: value})
+    with pytest.raises(ValueError, match="frames of at least 2"):
+        Video(motion=0.1, frames=1)
 
 
 @pytest.mark.parametrize(
@@ -192,22 +192,13 @@ def test_video_load_corrects_a_header_that_declares_too_much(tmp_path: Path) -> 
     assert len(starts) > 5
 
 
-def moving_in_the_middle(path: Path) -> Path:
-    """A square that moves from frame 40 to 80 of 120, and rests before and after."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "1", "g": "10"})
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for number in range(120):
-            picture = np.zeros((64, 64, 3), np.uint8)
-            left = min(max(number - 40, 0), 40)
-            picture[20:40, left : left + 20] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 def test_video_motion_accepts_only_windows_that_move(tmp_path: Path) -> None:
-    path = moving_in_the_middle(tmp_path / "a.mp4")
+    # A square that moves from frame 40 to 80 of 120, and rests before and after.
+    film, path = torch.zeros(1, 120, 64, 64, dtype=torch.uint8), tmp_path / "a.mp4"
+    for number in range(120):
+        left = min(max(number - 40, 0), 40)
+        film[:, number, 20:40, left : left + 20] = 255
+    Video(frames=120, fps=10, size=64, channels=1).save(film, path)
     video = Video(frames=10, fps=10, size=64)
 
     def motion(clip: torch.Tensor) -> float:
