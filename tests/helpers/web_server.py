@@ -64,12 +64,12 @@ class RangeHandler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = file.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        wanted = wanted if self.parts else None
-        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+        range_ = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.parts else None
+        first, last = (int(range_[1]), int(range_[2])) if range_ else (0, len(data) - 1)
+        part = data[first : last + 1]
+        self.send_response(206 if range_ else 200)
+        if range_:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
         if self.parts:
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{hash(data)}"')

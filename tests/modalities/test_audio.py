@@ -1,6 +1,5 @@
 """Audio loads excerpts by seed, handles short and silent recordings, mixes, levels, masks, and writes exact files."""
 
-import logging
 import math
 import os
 from pathlib import Path
@@ -57,17 +56,13 @@ def test_audio_is_a_conforming_modality(tmp_path: Path, representation, mix, sho
 
 
 def test_audio_has_a_grid_in_hertz_and_seconds() -> None:
-    audio = Audio()
+    audio, whole = Audio(), brief(rate=8000.0)
     assert (audio.channels, *audio.grid().shape) == (2, 257, 126)
     assert [(axis.name, axis.unit) for axis in audio.grid().axes] == [("frequency", "Hz"), ("time", "s")]
-    assert Audio(mix="stereo").channels == 4
-    assert Audio(mix="stereo", representation=LogMel()).channels == 2
+    assert [Audio(mix="stereo", representation=kind()).channels for kind in (Stft, LogMel)] == [4, 2]
     assert Audio(rate=44100, seconds=0.1, representation=Waveform()).grid().shape == (4410,)
-    assert audio.suffixes[0] == ".wav"
-    assert hash(Audio()) == hash(Audio())
-    whole: Any = brief(rate=8000.0)
-    assert whole == BRIEF
-    assert type(whole.rate) is int
+    assert (audio.suffixes[0], hash(audio)) == (".wav", hash(Audio()))
+    assert (whole, type(whole.rate)) == (BRIEF, int)
     assert whole.encode(torch.zeros(1, 3)).shape == (1, *whole.grid().shape)
 
 
@@ -102,7 +97,7 @@ def test_audio_decodes_the_default_exactly(rate: int, seconds: float, mix) -> No
     assert (audio.decode(x0.double().requires_grad_()) - sound).abs().max() < 1e-5
 
 
-def test_audio_save_writes_16_bit_wav_and_a_picture(tmp_path: Path) -> None:
+def test_audio_save_writes_16_bit_wav_and_a_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     audio, path = Audio(rate=8000, seconds=0.5, mix="stereo"), tmp_path / "new" / "a.wav"
     for length in (4000, 1234):
         sound = noise(2, length)
@@ -110,26 +105,20 @@ def test_audio_save_writes_16_bit_wav_and_a_picture(tmp_path: Path) -> None:
         audio.save(sound, path)
         with soundfile.SoundFile(path) as file:
             assert (file.samplerate, file.channels, file.subtype, file.frames) == (8000, 2, "PCM_16", length)
-        assert (audio.load(path) - sound).abs().max() <= 1 / 32768
+        again = audio.load(path)
+        assert (again - sound).abs().max() <= 1 / 32768
         with PIL.Image.open(path.with_suffix(".png")) as picture:
             picture.load()
             assert min(picture.size) > 100
-    again = audio.load(path)
-    audio.save(again, tmp_path / "b.wav")
-    assert torch.equal(audio.load(tmp_path / "b.wav"), again)
-
-
-def test_audio_save_counts_clipped_samples_and_refuses_bad_ones(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="multisagd"):
-        BRIEF.save(torch.tensor([[0.5, 1.0, -1.0]]), tmp_path / "a.wav")
-        assert not caplog.records
-        BRIEF.save(torch.tensor([[0.5, 1.5, -2.0]]), tmp_path / "a.wav")
+    audio.save(again, path)
+    assert torch.equal(audio.load(path), again)
+    assert not caplog.records
+    # Clipped samples are counted, and bad ones are refused.
+    BRIEF.save(torch.tensor([[0.5, 1.5, -2.0]]), path)
     assert "2 of 3 samples" in caplog.text
-    assert BRIEF.load(tmp_path / "a.wav")[0].tolist() == [0.5, 32767 / 32768, -1.0]
+    assert BRIEF.load(path)[0].tolist() == [0.5, 32767 / 32768, -1.0]
     with pytest.raises(ValueError, match="not finite"):
-        BRIEF.save(torch.tensor([[0.5, math.nan]]), tmp_path / "b.wav")
+        BRIEF.save(torch.tensor([[0.5, math.nan]]), path)
     with pytest.raises(ValueError, match=r"\.wav"):
         BRIEF.save(torch.zeros(1, 10), tmp_path / "b.mp3")
 
@@ -141,11 +130,9 @@ def test_audio_save_grid_writes_a_picture_and_one_sound(tmp_path: Path) -> None:
     with PIL.Image.open(path) as picture:
         assert picture.format == "PNG"
     samples, rate = soundfile.read(path.with_suffix(".wav"), dtype="float32")
-    assert rate == 8000
-    assert samples.shape == (4500 + 3 * 2000, 2)
-    assert np.all(samples[:2000] == 0.25)
-    assert np.all(samples[2000:4000] == 0)
-    assert np.all(samples[4000:4500] == 0.5)
+    assert (rate, samples.shape) == (8000, (4500 + 3 * 2000, 2))
+    for start, stop, level in ((0, 2000, 0.25), (2000, 4000, 0), (4000, 4500, 0.5)):
+        assert np.all(samples[start:stop] == level), start
     with pytest.raises(ValueError, match="at least one"):
         audio.save_grid([], tmp_path / "empty.png")
     with pytest.raises(ValueError, match=r"\.png"):
@@ -163,8 +150,7 @@ def test_audio_load_takes_exact_excerpts_by_seed(tmp_path: Path) -> None:
         assert np.array_equal(sound[0].numpy(), samples[start : start + 2000].astype(np.float32))
         starts.append(start)
     assert len(set(starts)) > 35
-    assert min(starts) < 3000
-    assert max(starts) > 15_000
+    assert min(starts) < 3000 < 15_000 < max(starts)
     assert audio.load(path)[0].tolist() == samples[9000:11_000].astype(np.float32).tolist()
 
 
@@ -289,10 +275,10 @@ def test_audio_inverts_real_recordings_exactly_and_in_range() -> None:
     root = os.environ.get("MULTISAGD_DATA")
     if not root:
         pytest.skip("MULTISAGD_DATA is not set: it names the folder that holds audio/fsdd and audio/librosa_open")
-    folder = Path(root, "audio")
-    files = [*sorted(folder.glob("fsdd/recordings/*.wav"))[::150], *sorted(folder.glob("librosa_open/*.ogg"))]
+    files = sorted(Path(root, "audio/fsdd/recordings").glob("*.wav"))[::150]
+    files += sorted(Path(root, "audio/librosa_open").glob("*.ogg"))
     if not files:
-        pytest.skip(f"{folder} holds no recordings")
+        pytest.skip(f"{root}/audio holds no recordings")
     audio, values = Audio(), []
     for path in files:
         sound = audio.load(path, 1)

@@ -15,11 +15,6 @@ from modalities.representation import Waveform
 AUDIO = Audio(rate=8000, seconds=0.5, representation=Waveform())
 
 
-def plucked(frequency: float, decay: float, rate: int) -> np.ndarray:
-    """One second of a string, plucked at 0.3 of its length."""
-    return pluck(frequency, decay, 0.3, 1.0, rate, rate, np.random.default_rng(0))
-
-
 def fundamental(sound: np.ndarray, rate: int, near: float) -> float:
     """The peak of the spectrum within a semitone of `near`, between bins by a parabola."""
     spectrum = np.log(np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 8 * len(sound))) + 1e-12)
@@ -34,7 +29,8 @@ def fundamental(sound: np.ndarray, rate: int, near: float) -> float:
 def test_pluck_is_in_tune(rate: int) -> None:
     for note in (0, 7, 18, 29, 35):
         frequency = LOWEST * 2 ** (note / 12)
-        cents = 1200 * math.log2(fundamental(plucked(frequency, 4.0, rate), rate, frequency) / frequency)
+        sound = pluck(frequency, 4.0, 0.3, 1.0, rate, rate, np.random.default_rng(0))
+        cents = 1200 * math.log2(fundamental(sound, rate, frequency) / frequency)
         assert abs(cents) < 10, note
 
 
@@ -61,7 +57,7 @@ def test_pluck_is_its_recursion_sample_by_sample() -> None:
 
 
 def test_pluck_decays_and_high_partials_decay_first() -> None:
-    sound = plucked(220.0, 1.0, 8000)
+    sound = pluck(220.0, 1.0, 0.3, 1.0, 8000, 8000, np.random.default_rng(0))
     early, late = (np.abs(np.fft.rfft(sound[start : start + 1600])) ** 2 for start in (0, 4000))
     assert late.sum() < 0.1 * early.sum()
     low, high = slice(20, 100), slice(300, 700)  # 100 to 500 Hz, and 1500 to 3500 Hz
@@ -90,23 +86,19 @@ def test_plucked_strings_depend_on_seed_and_index_alone() -> None:
 
 def test_plucked_strings_have_the_pitch_of_their_label() -> None:
     strings = PluckedStrings(Audio(rate=8000, seconds=1.0, representation=Waveform()), count=40)
-    for index in range(40):
-        example = strings.example(index)
-        label = example.label
-        assert label is not None
-        assert example.mask is None
-        frequencies = [LOWEST * 2 ** ((label + 12 * octave) / 12) for octave in range(3)]
-        sound = example.x0[0].double().numpy()
+    batch = strings.batch(range(40))
+    assert batch.labels is not None
+    assert batch.mask is None
+    assert len(batch.labels.unique()) > 8
+    for label, sound in zip(batch.labels.tolist(), batch.x0[:, 0].double().numpy(), strict=True):
         spectrum = np.abs(np.fft.rfft(sound, 4 * len(sound)))
+        frequencies = [LOWEST * 2 ** ((label + 12 * octave) / 12) for octave in range(3)]
         # The partials of the right pitch class outweigh those of the class half an octave off.
         right, wrong = (
             max(sum(spectrum[round(4 * f * shift * h)] for h in (1, 2, 3)) for f in frequencies)
             for shift in (1.0, 2**0.5)
         )
         assert right > wrong
-    labels = strings.batch(range(40)).labels
-    assert labels is not None
-    assert len(labels.unique()) > 8
 
 
 def test_plucked_strings_augmentation_only_delays_the_pluck() -> None:

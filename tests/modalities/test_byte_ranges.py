@@ -152,7 +152,7 @@ def test_patiently_doubles_its_pauses_to_half_a_minute(monkeypatch: pytest.Monke
     assert [0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(slept)] == [True] * (ATTEMPTS - 1)
 
 
-def test_source_reads_parts_from_a_web_server(served: tuple[Path, str]) -> None:
+def test_source_reads_parts_from_a_web_server_or_its_cache(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     (folder / "a.tar").write_bytes(CONTENT)
     (source,) = find(f"{address}/a.tar", ".tar")
@@ -162,16 +162,12 @@ def test_source_reads_parts_from_a_web_server(served: tuple[Path, str]) -> None:
     assert source.read(1000, 1010) == CONTENT[1000:1010]
     with pytest.raises(OSError, match="FileNotFoundError"):
         find(f"{address}/b.tar", ".tar")[0].state()
-
-
-def test_source_read_names_the_cache_for_a_server_without_parts(tmp_path: Path) -> None:
-    with serving(tmp_path / "served", parts=False) as address:
-        (tmp_path / "served" / "a.tar").write_bytes(CONTENT)
+    with serving(tmp_path / "whole", parts=False) as address:
+        (tmp_path / "whole" / "a.tar").write_bytes(CONTENT)
         (source,) = find(f"{address}/a.tar", ".tar")
-        assert source.state()[0] == len(CONTENT)
         with pytest.raises(PartsError, match=r"a\.tar: its server sends whole files.*simplecache::"):
             source.read(1000, 1010)
         for cache in ("simplecache", "filecache"):
             (cached,) = find(f"{cache}::{address}/a.tar", ".tar")
-            assert cached.state()[0] == len(CONTENT)
+            assert source.state()[0] == cached.state()[0] == len(CONTENT)
             assert cached.read(1000, 1010) == CONTENT[1000:1010]

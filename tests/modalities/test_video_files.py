@@ -78,7 +78,7 @@ def test_video_file_windows_equal_a_decode_from_the_start(
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "avi"])
-@pytest.mark.parametrize("rate", [10, 12.5, 25, Fraction(30000, 1001), 60])
+@pytest.mark.parametrize("rate", [10, 12.5, 29.97, Fraction(30000, 1001), 60])
 def test_video_file_converts_any_rate_to_any_other(tmp_path: Path, rate: float | Fraction, container: str) -> None:
     path = write_numbered(tmp_path / f"a.{container}", "libx264", rate, count=int(1.5 * rate), options={"bf": "0"})
     exact = Fraction(rate).limit_denominator(1001)
@@ -151,21 +151,17 @@ def test_measure_finds_a_duration_that_no_header_declares(tmp_path: Path) -> Non
         assert numbers(file, [1.0, 2.0, 2.39]) == [25, 50, 59]
 
 
-def test_pixels_turns_rotated_recordings_upright(tmp_path: Path) -> None:
+def test_pixels_turns_rotated_recordings_upright_and_makes_pixels_square(tmp_path: Path) -> None:
     for degrees in (0, 90, 180, 270):
         with open_video(write_numbered(tmp_path / "a.mp4", count=26, rotation=degrees), 10**6) as file:
             shown = file.pictures([1.0], picture)[0]
         upright = np.rot90(numbered_frame(25), degrees // 90)  # the display matrix turns counterclockwise
         assert shown.shape[1:] == upright.shape[:2]
         assert (shown.permute(1, 2, 0).float() - torch.from_numpy(upright.copy())).abs().mean() < 12, degrees
-
-
-def test_pixels_makes_pixels_square(tmp_path: Path) -> None:
     with open_video(write_numbered(tmp_path / "a.mkv", count=4, aspect=Fraction(3, 2)), 10**6) as file:
         assert file.aspect == 1.5
         shown = file.pictures([0.12], lambda frame: pixels(frame, (64, 64), file.aspect))[0]
-    assert shown.shape == (3, 32, 96)
-    assert number_shown(shown) == 3
+    assert (shown.shape, number_shown(shown)) == ((3, 32, 96), 3)
 
 
 def test_pixels_lays_transparency_on_white() -> None:
@@ -210,30 +206,24 @@ def test_video_file_decodes_from_the_start_if_its_index_is_broken(
         assert numbers(file, [1.0, 1.2]) == [25, 30]
 
 
-def read_two(path: Path, max_pixels: int, time: float) -> None:
-    with open_video(path, max_pixels) as file:
-        shown = file.pictures([time, time + 0.04], picture)
-        file.measure()
-        assert len(shown) == 2
-
-
 def check_refused(path: Path, message: str, max_pixels: int = 10**6, time: float = 0.0) -> None:
+    def read_two() -> None:
+        with open_video(path, max_pixels) as file:
+            shown = file.pictures([time, time + 0.04], picture)
+            file.measure()
+            assert len(shown) == 2
+
     with pytest.raises(ValueError, match=message):
-        read_two(path, max_pixels, time)
+        read_two()
 
 
 def test_open_video_refuses_other_files(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     clip = write_numbered(tmp_path / "good.mp4")
-    contents = {
-        "text": b"hello\n" * 500,
-        "noise": random.Random(0).randbytes(5000),
-        # Lists that make their reader open other files.
-        "playlist": f"#EXTM3U\n#EXTINF:10,\n{clip}\n#EXT-X-ENDLIST\n".encode(),
-        "concatenation": b"ffconcat version 1.0\nfile good.mp4\n",
-        "picture": b"\x89PNG\r\n\x1a\n" + bytes(500),
-    }
+    playlist = f"#EXTM3U\n#EXTINF:10,\n{clip}\n#EXT-X-ENDLIST\n".encode()
+    concatenation = b"ffconcat version 1.0\nfile good.mp4\n"  # like a playlist, it makes its reader open other files
+    text, noise, image = b"hello\n" * 500, random.Random(0).randbytes(5000), b"\x89PNG\r\n\x1a\n" + bytes(500)
     path = tmp_path / "bad.mp4"
-    for content in contents.values():
+    for content in (playlist, concatenation, text, noise, image):
         path.write_bytes(content)
         check_refused(path, "damaged or not a video")
     path.write_bytes(b"")

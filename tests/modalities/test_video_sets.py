@@ -33,8 +33,7 @@ def centres(clips: torch.Tensor) -> torch.Tensor:
 
 def test_moving_digits_are_clips_of_ten_classes() -> None:
     digits = MovingDigits(GREY, count=200)
-    assert len(digits) == 200
-    assert digits.classes == tuple("0123456789")
+    assert (len(digits), digits.classes) == (200, tuple("0123456789"))
     batch = digits.batch(range(200))
     assert (batch.x0.shape, batch.x0.dtype) == ((200, 1, 16, 32, 32), torch.float32)
     assert (batch.x0.min().item(), batch.x0.max().item()) == (-1.0, 1.0)
@@ -42,8 +41,7 @@ def test_moving_digits_are_clips_of_ten_classes() -> None:
     assert set(batch.labels.tolist()) == set(range(10))
     assert batch.mask is None
     two = MovingDigits(GREY, count=5, digits=2)
-    assert two.classes is None
-    assert two.batch([0, 1]).labels is None
+    assert two.classes is two.batch([0, 1]).labels is None
     colour = MovingDigits(dataclasses.replace(GREY, channels=3), count=5).batch([3])
     assert torch.equal(colour.x0, batch.x0[3:4].expand(-1, 3, -1, -1, -1))
 
