@@ -29,20 +29,14 @@ def test_directions_are_unit_vectors_that_depend_on_the_seed() -> None:
     assert not torch.equal(directions(5, 3, seed=1), directions(5, 3, seed=2))
 
 
-def test_sliced_distance_along_one_line_pairs_points_as_scipy_does() -> None:
-    one, other = gaussian(40, 0, 1), gaussian(40, 1, 1) + 30
-    paired = one.sort(0).values - other.sort(0).values
-    assert float(paired.abs().mean()) == pytest.approx(wasserstein_distance(one[:, 0], other[:, 0]), rel=1e-5)
-    assert sliced_distance(one, other) == pytest.approx(float(paired.square().mean().sqrt()), rel=1e-5)
-
-
-@pytest.mark.parametrize(("one", "other"), [(3, 7), (8, 4), (5, 5), (1, 6)])
-def test_sliced_distance_of_different_counts_is_that_of_repeated_items(one: int, other: int) -> None:
-    generator = torch.Generator().manual_seed(one)
-    a, b = (torch.randn(count, 1, generator=generator, dtype=torch.float64) for count in (one, other))
-    copies = [each.repeat_interleave(count, 0).sort(0).values for each, count in ((a, other), (b, one))]
-    expected = float((copies[0] - copies[1]).square().mean().sqrt())
-    assert sliced_distance(a, b) == pytest.approx(expected, rel=1e-12)
+def test_sliced_distance_along_one_line_is_that_of_repeated_items() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for one, other in ((3, 7), (8, 4), (5, 5), (1, 6)):
+        a, b = (torch.randn(count, 1, generator=generator, dtype=torch.float64) for count in (one, other))
+        copies = [each.repeat_interleave(count, 0).sort(0).values for each, count in ((a, other), (b, one))]
+        paired = (copies[0] - copies[1])[:, 0]
+        assert sliced_distance(a, b) == pytest.approx(float(paired.square().mean().sqrt()), rel=1e-12)
+        assert float(paired.abs().mean()) == pytest.approx(wasserstein_distance(a[:, 0], b[:, 0]), rel=1e-12)
 
 
 def test_sliced_distance_refuses_different_lines_and_empty_sets() -> None:

@@ -124,22 +124,14 @@ def test_pictures_converts_each_shown_frame_once(tmp_path: Path) -> None:
     assert converted == [10, 20]
 
 
-def test_video_file_of_a_single_frame_shows_it(tmp_path: Path) -> None:
-    for name in ("one.mp4", "one.mkv", "one.avi"):
-        with open_video(write_numbered(tmp_path / name, count=1, rate=8), 10**6) as file:
-            assert file.measure() == pytest.approx(1 / 8, abs=2e-3)
-            assert numbers(file, [0.0, 0.1, 0.2]) == [0, 0]
-
-
-def test_measure_finds_a_duration_that_no_header_declares(tmp_path: Path) -> None:
+def test_measure_finds_the_duration_of_streams_and_single_frames(tmp_path: Path) -> None:
     class Pipe:
         """A stream that cannot go back to write its duration."""
 
-        def __init__(self) -> None:
-            self.data = bytearray()
+        data = b""
 
         def write(self, data: bytes) -> int:
-            self.data.extend(data)
+            self.data += bytes(data)
             return len(data)
 
     pipe = Pipe()
@@ -149,6 +141,10 @@ def test_measure_finds_a_duration_that_no_header_declares(tmp_path: Path) -> Non
         assert file.promised is None
         assert file.measure() == pytest.approx(2.4, abs=2e-3)
         assert numbers(file, [1.0, 2.0, 2.39]) == [25, 50, 59]
+    for name in ("one.mp4", "one.mkv", "one.avi"):
+        with open_video(write_numbered(tmp_path / name, count=1, rate=8), 10**6) as file:
+            assert file.measure() == pytest.approx(1 / 8, abs=2e-3)
+            assert numbers(file, [0.0, 0.1, 0.2]) == [0, 0]
 
 
 def test_pixels_turns_rotated_recordings_upright_and_makes_pixels_square(tmp_path: Path) -> None:
@@ -228,6 +224,8 @@ def test_open_video_refuses_other_files(tmp_path: Path, capfd: pytest.CaptureFix
         check_refused(path, "damaged or not a video")
     path.write_bytes(b"")
     check_refused(path, "empty")
+    path.write_bytes(write_clip(tmp_path, "mpeg4.avi").read_bytes().replace(b"FMP4", b"ZZZZ"))
+    check_refused(path, "no decoder")
     with pytest.raises(FileNotFoundError):
         check_refused(tmp_path / "missing.mp4", "missing")
     with av.open(str(path), "w") as container:
