@@ -230,7 +230,7 @@ class Progress:
         counts |= {name: record.get(name, 0) for name in ("skipped", "skipped_in_a_row", "rollbacks")}
         for name, value in counts.items():
             if type(value) is not int or not 0 <= value < LARGEST_COUNT:
-                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, which is not a count: {AWAY}")
+                raise RecipeError(f"the checkpoint's record has {name}={value!r:.80}, not a count: {AWAY}")
         try:
             first, second, third = (float.fromhex(value) for value in record["window"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:

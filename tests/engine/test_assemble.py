@@ -67,5 +67,5 @@ def test_a_network_without_ears_for_texts_is_refused(tmp_path: Path) -> None:
     made = assembly(tmp_path, "allow_targets=[test_assemble]")
     settings = replace(made.settings, network={"_target_": "test_assemble.Deaf"})
     told = Assembly(settings, Builder(("test_assemble",)), made.modality, made.statistics, None, context=8)
-    with pytest.raises(RecipeError, match="Deaf does not accept texts"):
+    with pytest.raises(RecipeError, match="Deaf does not accept text"):
         told.network()

@@ -164,7 +164,7 @@ def test_save_pretrained_copies_the_model_exactly(model: Path, tmp_path: Path) -
         ({"guidance": 2.0, "labels": None}, "guidance.scale needs labels or prompts"),
         ({"sampler": "huen"}, "sampler=huen: there is no such choice; did you mean 'heun'"),
         ({"count": 0}, "count, steps and batch must be at least 1"),
-        ({"guidance_interval": (3, 1)}, "interval is .* must increase"),
+        ({"guidance_interval": (3, 1)}, "interval must be .* increasing"),
     ],
 )
 def test_pipeline_refuses_mistakes(pipeline: Pipeline, arguments: dict[str, Any], message: str) -> None:
