@@ -149,7 +149,7 @@ def test_a_mistake_is_told_beside_an_experiment_which_leaves_no_key_of_its_name(
         ("loss.metric=l1", "loss.metric: expected one of euclidean, mahalanobis"),
         ("loss.times._target_=os.system", "loss.times._target_: os.system is not under an allowed package"),
         ("keep=0", "keep must be a number of checkpoints"),
-        ("training.ema=0.3", "training: ema.* below 0\.28, got 0.3"),
+        ("training.ema=0.3", "training: ema.* below 0.28, got 0.3"),
         ("training.betas=[0.9,1]", "training: betas must be .* below 1"),
         ("training.weight_decay=-1", "training: weight_decay must be at least 0"),
         ("training.warmup=-1", "training: warmup must be at least 0"),
