@@ -184,7 +184,7 @@ def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
         read_manifest(path)
 
 
-def test_captions_from_sidecars(root: Path) -> None:
+def test_captions_come_from_sidecars_or_classes(root: Path) -> None:
     for value, name in enumerate(NAMES):
         (root / name).with_suffix(".txt").write_text(f" number {value}\n", encoding="utf-8")
     dataset = Folder(IMAGE, root, captions="sidecar")
@@ -197,12 +197,9 @@ def test_captions_from_sidecars(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"9_ann_7\.png has no caption: write it to 9_ann_7\.txt"):
         Folder(IMAGE, root, captions="sidecar")
     assert Folder(IMAGE, root, captions="sidecar", match="^(3|10)").texts == ["number 2", "number 0", "number 1"]
-
-
-def test_captions_from_classes(root: Path) -> None:
-    dataset = Folder(IMAGE, root, labels="name", pattern="(.*)_", captions="labels")
-    assert dataset.texts == ["10 ann", "3 ann", "3 bob", "9 ann"]
-    assert dataset.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
+    named = Folder(IMAGE, root, labels="name", pattern="(.*)_", captions="labels")
+    assert named.texts == ["10 ann", "3 ann", "3 bob", "9 ann"]
+    assert named.classes == ("3_ann", "3_bob", "9_ann", "10_ann")
 
 
 def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
@@ -214,16 +211,12 @@ def test_folder_fingerprint_depends_on_labels_and_texts(root: Path) -> None:
     assert len(fingerprints) == 3
 
 
-def test_collate_keeps_labels_and_texts_if_every_example_has_them() -> None:
-    x0 = torch.zeros(1, 2)
-    assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
-    assert collate([Example(x0, text="a"), Example(x0)]).texts is None
-    assert collate([Example(x0, 1), Example(x0, 2)])[1].tolist() == [1, 2]
-
-
-def test_collate_stacks_masks_of_one_channel_and_of_all() -> None:
+def test_collate_keeps_what_every_example_has_and_stacks_masks() -> None:
     x0, one = torch.zeros(2, 3), torch.tensor([[True, False, True]])
     every = torch.tensor([[True, True, False], [False, True, True]])
+    assert collate([Example(x0, text="a"), Example(x0, text="")]).texts == ("a", "")
+    assert collate([Example(x0, text="a"), Example(x0)]).texts is None
+    assert collate([Example(x0, 1), Example(x0, 2)]).labels.tolist() == [1, 2]
     assert collate([Example(x0), Example(x0)]).mask is None
     assert collate([Example(x0, mask=one), Example(x0)]).mask.tolist() == [one.tolist(), [[True] * 3]]
     mask = collate([Example(x0, mask=one), Example(x0), Example(x0, mask=every)]).mask

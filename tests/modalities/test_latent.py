@@ -275,21 +275,27 @@ def test_latent_in_half_precision_is_close_to_float32(saved: Any) -> None:
     assert 0 < (half.encode(x) - full.encode(x)).abs().max() < 0.1
 
 
-class Half:
-    """Loses the second half of the data, and all beyond 8 samples."""
-
+class OnlyColour(Pool):
     def encode(self, x: Tensor) -> Tensor:
-        return x[..., : min(6, x.shape[-1] // 2)]
+        if x.shape[1] != 3:
+            raise ValueError("colour only")
+        return super().encode(x)
+
+
+class Lossy(Pool):
+    """Returns at most 6 samples."""
 
     def decode(self, z: Tensor) -> Tensor:
-        return z
+        return z[..., :6]
 
 
 def test_latent_refuses_shapes_that_the_autoencoder_cannot_take(saved: Any) -> None:
+    assert Latent(Tensors((8,), 1), OnlyColour(2)).channels == 3, "grey is repeated if one channel is refused"
     for modality, autoencoder, message in (
+        (Tensors((8,), 2), OnlyColour(2), "^colour only$"),
         (Tensors(channels=5), saved(), "AutoencoderKL cannot encode data of 5 channels"),
         (Tensors((16,)), saved(), "AutoencoderKL works on grids of 2 dimensions, but this one has 1"),
-        (Tensors((12,), 1), Half(), r"returns \(6,\) of data of size \(12,\)"),
+        (Tensors((12,), 1), Lossy(2), r"returns \(6,\) of data of size \(12,\)"),
     ):
         with pytest.raises(ValueError, match=message):
             Latent(modality, autoencoder).grid()
@@ -340,6 +346,9 @@ def test_encoding_depends_on_the_weights_in_a_folder(tmp_path: Path) -> None:
     save_tiny("AutoencoderKL", vae)
     Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
     assert DiffusersAutoencoder("nobody/nothing").fingerprint is None
+    part = DiffusersAutoencoder(str(tmp_path), subfolder="vae")
+    assert part.fingerprint == DiffusersAutoencoder(str(vae)).fingerprint
+    assert part.encode(noise(1, 3, 16, 16)).shape == (1, 4, 8, 8)
 
 
 def test_autoencoder_can_be_copied_and_pickled(saved: Any) -> None:
@@ -348,22 +357,6 @@ def test_autoencoder_can_be_copied_and_pickled(saved: Any) -> None:
     for again in (copy.deepcopy(autoencoder), pickle.loads(pickle.dumps(autoencoder))):
         assert again == autoencoder
         assert torch.equal(again.encode(x), z)
-
-
-class OnlyColour:
-    def encode(self, x: Tensor) -> Tensor:
-        if x.shape[1] != 3:
-            raise ValueError("colour only")
-        return x[..., ::2]
-
-    def decode(self, z: Tensor) -> Tensor:
-        return z.repeat_interleave(2, -1)
-
-
-def test_latent_repeats_grey_for_autoencoders_that_refuse_one_channel() -> None:
-    assert Latent(Tensors((8,), 1), OnlyColour()).channels == 3
-    with pytest.raises(ValueError, match=r"^colour only$"):
-        Latent(Tensors((8,), 2), OnlyColour()).grid()
 
 
 def test_autoencoder_refuses_unknown_kinds_names_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,12 +398,6 @@ def test_autoencoder_refuses_folders_without_complete_safetensors(tmp_path: Path
     weights.unlink()
     torch.save(tensors, weights.with_suffix(".bin"))
     refusal("must be complete and in safetensors")
-
-
-def test_autoencoder_is_read_from_a_subfolder(tmp_path: Path) -> None:
-    save_tiny("AutoencoderKL", tmp_path / "vae")
-    latent = Latent(Tensors(), DiffusersAutoencoder(str(tmp_path), subfolder="vae"))
-    assert latent.encode(noise(3, 16, 16)).shape == (4, 8, 8)
 
 
 def test_encoding_lists_what_latents_depend_on(saved: Any) -> None:

@@ -166,15 +166,13 @@ def test_text_cache_that_cannot_be_created_is_an_error(folder: Path, tmp_path: P
         TextEncoder(str(folder), max_tokens=8, cache=tmp_path / "cache")
 
 
-def captioned(folder: Path, texts: list[str]) -> Folder:
-    for number, text in enumerate(texts):
-        IMAGE.save(torch.full((3, 8, 8), number, dtype=torch.uint8), folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(text)
-    return Folder(IMAGE, folder, captions="sidecar")
-
-
-def test_captioned_returns_embeddings_of_captions(folder: Path, tmp_path: Path) -> None:
-    plain, encoder = captioned(tmp_path, ["a red circle", "", "one"]), TextEncoder(str(folder), max_tokens=8)
+def test_captioned_returns_embeddings_of_captions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(["a red circle", "", "one"]):
+        IMAGE.save(torch.full((3, 8, 8), number, dtype=torch.uint8), tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(text)
+    plain, encoder = Folder(IMAGE, tmp_path, captions="sidecar"), TextEncoder(str(folder), max_tokens=8)
     dataset = Captioned(plain, encoder)
     assert (dataset.classes, len(dataset)) == (None, 3)
     batch = dataset.batch([2, 0, 1], [1, 2, 3])
@@ -184,17 +182,11 @@ def test_captioned_returns_embeddings_of_captions(folder: Path, tmp_path: Path) 
     part = dataset.subset([2])
     assert (part.caption(0), len(part), part[0].text) == ("one", 1, "one")
     assert dataset.fingerprint == plain.fingerprint
-
-
-def test_captioned_refuses_examples_without_captions(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset, encoder = captioned(tmp_path, ["one", "one"]), TextEncoder(str(folder), max_tokens=8)
     with pytest.raises(ValueError, match="have no captions"):
         Captioned(Folder(IMAGE, tmp_path), encoder)
-    monkeypatch.setattr(dataset, "batch", lambda *_: Batch(torch.zeros(2, 3, 8, 8)))
+    monkeypatch.setattr(plain, "batch", lambda *_: Batch(torch.zeros(3, 3, 8, 8)))
     with pytest.raises(ValueError, match="has no caption"):
-        Captioned(dataset, encoder).batch([0, 1])
+        dataset.batch([0, 1, 2])
 
 
 def test_text_encoder_that_is_not_trusted_neither_downloads_nor_caches(
