@@ -39,8 +39,8 @@ real = pytest.mark.skipif(DATA is None, reason="MULTISAGD_DATA is not set: real 
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Pictures in three classes, each with a caption, whose values are random."""
+def folder(tmp_path: Path) -> Folder:
+    """Random pictures in four classes, each with a caption."""
     rows = ["file,label,text"]
     for number in range(COUNT):
         file = f"{('dog', 'cat', '10', '9')[number % 4]}/{number:02}.{('png', 'JPG')[number % 2]}"
@@ -50,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
         PIL.Image.fromarray(pixels).save(path, quality=95)
         rows.append(f"{file},{path.parent.name},“number” {number}")
     (tmp_path / "photos" / "list.csv").write_text("\n".join(rows), encoding="utf-8")
-    return tmp_path / "photos"
+    return Folder(IMAGE, tmp_path / "photos", manifest="list.csv")
 
 
 def packed(folder: Folder, out: Path, each: int = EACH) -> Path:
@@ -67,11 +67,6 @@ def packed(folder: Folder, out: Path, each: int = EACH) -> Path:
         write_tar(out / f"{start // each:03}.tar", examples)
         assert (out / f"{start // each:03}.tar").stat().st_size == shard_size(examples)
     return out
-
-
-@pytest.fixture
-def folder(photos: Path) -> Folder:
-    return Folder(IMAGE, photos, manifest="list.csv")
 
 
 @pytest.fixture
@@ -201,8 +196,8 @@ def add(shard: Path, **files: bytes) -> None:
             tar.addfile(header, io.BytesIO(content))
 
 
-def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Path, photos: Path) -> None:
-    content = next(photos.rglob("*.png")).read_bytes()
+def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Path, folder: Folder) -> None:
+    content = next(folder.root.rglob("*.png")).read_bytes()
     add(shards / "004.tar", new__png=content, new__txt=b"text")
     with pytest.raises(ValueError, match=r"004.tar/new.png has no class .*labels=none"):
         TarShards(IMAGE, str(shards))
@@ -213,8 +208,8 @@ def test_tar_shards_refuse_classes_or_captions_of_only_some_examples(shards: Pat
     assert len(TarShards(IMAGE, str(shards), labels="none", captions="none")) == COUNT + 2
 
 
-def test_tar_shards_choose_one_of_several_media(photos: Path, tmp_path: Path) -> None:
-    one, two = sorted(photos.rglob("*.png"))[:2]
+def test_tar_shards_choose_one_of_several_media(folder: Folder, tmp_path: Path) -> None:
+    one, two = sorted(folder.root.rglob("*.png"))[:2]
     shard = tmp_path / "0.tar"
     shard.write_bytes(archive(("a.png", one.read_bytes()), ("a.seg.png", two.read_bytes()), ("a.wav", b"sound")))
     image = Image(size=8)
@@ -418,10 +413,9 @@ def test_tar_shards_retry_storage_and_end_if_it_keeps_failing(shards: Path, memo
     assert data.unreadable == {}
 
 
-def test_tar_shards_name_and_replace_unreadable_media_like_a_folder(photos: Path, tmp_path: Path) -> None:
-    file = Folder(IMAGE, photos, manifest="list.csv").files[6]
-    (photos / file).write_bytes(b"broken")
-    folder = Folder(IMAGE, photos, manifest="list.csv")
+def test_tar_shards_name_and_replace_unreadable_media_like_a_folder(folder: Folder, tmp_path: Path) -> None:
+    file = folder.files[6]
+    (folder.root / file).write_bytes(b"broken")
     shards = packed(folder, tmp_path / "shards")
     data = TarShards(IMAGE, str(shards))
     assert_equal(all_of(data), all_of(folder))
