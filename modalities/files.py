@@ -40,15 +40,15 @@ class Folder(MediaFiles):
         manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
             the files that it lists are used.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
-        select one part of a dataset.
+            select one part of a dataset.
         captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next to
-        photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
+            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
         max_unreadable: share of the files that may be unreadable.
         threads: threads that read a batch.
 
     Raises:
         FileNotFoundError: if `root` is not a folder, contains no file that the modality reads and `match` selects, or a
-        listed file or caption is missing.
+            listed file or caption is missing.
         ValueError: for incompatible settings, a wrong regular expression or manifest, or a file without
             the requested class.
     """

@@ -33,7 +33,7 @@ def read_manifest(path: Path) -> list[Entry]:
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: naming the line, for text that is not UTF-8, CSV or JSON, a missing column or value, a repeated
-        file, or a path that is absolute or outside the root.
+            file, or a path that is absolute or outside the root.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path.absolute()}: set manifest to a .csv or .jsonl file")

@@ -73,7 +73,7 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
 
     Raises:
         ValueError: if the file is empty, not a sound, truncated, without samples, of an unsupported rate or number of
-        channels, or if samples read are not finite or far beyond full scale.
+            channels, or if samples read are not finite or far beyond full scale.
     """
     with open_sound(path) as sound:
         if not RATES[0] <= sound.rate <= RATES[1]:

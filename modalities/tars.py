@@ -50,7 +50,7 @@ class TarShards(MediaFiles):
         index: the folder for indices; None: next to local shards, or else a folder of the user.
         media: suffix of the media, for examples with several (`seg.png`); None: the suffixes that the modality reads.
         labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
-        if that gives classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
+            if that gives classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
         captions: "auto": the text in `.txt`, or under `text_key` in `.json`, if examples have one. "labels": the names
             of the classes, underscores as spaces. "none": none.
         label_key: key of the class in JSON files.
@@ -60,7 +60,7 @@ class TarShards(MediaFiles):
         max_unreadable: share of the examples whose media may be unreadable.
         threads: threads that read a batch.
         trusted: False if the settings came with another person's run: shards are then read from plain local paths only,
-        without fsspec, and no new index is stored.
+            without fsspec, and no new index is stored.
 
     Raises:
         OSError: if there are no shards, or if they cannot be reached.

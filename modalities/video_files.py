@@ -170,7 +170,7 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
 
     Raises:
         ValueError: if it is empty, not a video of the `FORMATS`, or has more than `max_pixels` per frame; within the
-        context, decoder errors become ValueError too.
+            context, decoder errors become ValueError too.
     """
     with importing("av", "videos"):
         import av

@@ -43,7 +43,7 @@ class MovingDigits(Dataset):
 
     Raises:
         ValueError: for a modality other than `Video`, a count or digits below 1, sides below 8 pixels, or a speed that
-        is not a non-negative range.
+            is not a non-negative range.
     """
 
     def __init__(

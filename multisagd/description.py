@@ -47,7 +47,7 @@ def describe(spectrum: Spectrum) -> dict[str, Any]:
 
     Raises:
         ValueError: for a spectrum of another project's class, a tensor parameter (of a learned spectrum), a table
-        of more than 65,536 values, or more than 64 nested spectra.
+            of more than 65,536 values, or more than 64 nested spectra.
     """
     return _describe(spectrum, 0)
 

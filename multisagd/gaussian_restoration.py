@@ -76,7 +76,7 @@ class GaussianRestoration:
 
         Raises:
             ValueError: for fewer than four data, data that do not fit the corruption's grid, are not finite, have more
-            than `MAX_NUMBERS` values each, or whose covariance contradicts the corruption.
+                than `MAX_NUMBERS` values each, or whose covariance contradicts the corruption.
         """
         if isinstance(batches, Iterator):
             raise ValueError("batches are read twice: pass a list or a loader, not a generator")

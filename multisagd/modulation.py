@@ -102,7 +102,7 @@ class NoiseFloor:
 
     Raises:
         ValueError: for a margin that is not positive, noise that is empty where the corruption is not, or noise drawn
-        on a padded grid.
+            on a padded grid.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class Spots(Spectrum):
 
     Raises:
         ValueError: for no frequency, one that is zero or not finite, a negative radius, or not 1 to 1000 harmonics; in
-        `power`, for different units without factors, or a grid without a frequency within the radius.
+            `power`, for different units without factors, or a grid without a frequency within the radius.
     """
 
     frequency: Mapping[str, float]

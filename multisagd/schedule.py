@@ -33,7 +33,7 @@ class Schedule:
 
     Raises:
         ValueError: if shift is not positive, the range is empty or outside [-80, 80], the path unknown, or the log-SNR
-        does not descend.
+            does not descend.
     """
 
     _: KW_ONLY

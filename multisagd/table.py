@@ -22,7 +22,7 @@ class Table(Spectrum):
 
     Raises:
         ValueError: for values of another shape, or values that are negative or not finite; in `power`, for a grid with
-        other axis names or units.
+            other axis names or units.
     """
 
     values: Tensor

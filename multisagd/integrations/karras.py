@@ -60,7 +60,7 @@ class KarrasDenoiser(nn.Module):
 
         Raises:
             ValueError: for a sigma above `sigma_max`, negative or NaN, or unless there is one for all items or one per
-            item.
+                item.
         """
         x = as_data(x)
         levels = torch.as_tensor(sigma, device=x.device, dtype=torch.float64).reshape(-1)

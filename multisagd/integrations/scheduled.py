@@ -104,7 +104,7 @@ def noise_level(scheduler: Any, timestep: Tensor | float) -> Level:
 
     Raises:
         ValueError: unless the scheduler is variance preserving (with `alphas_cumprod`), flow matching, or
-        preconditioned as in EDM.
+            preconditioned as in EDM.
     """
     timesteps = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").reshape(-1)
     sigma = _sigma_of_step(scheduler, timesteps)
