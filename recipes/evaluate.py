@@ -89,7 +89,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "counts": {"asked": sets.asked, "compared": sets.count, "reference": sets.reference_count,
                    "real": len(sets.real)},
         "unavailable": unavailable,
-        "pictures": task.pictures,
+        "figures": task.figures,
         "results": {name: result.as_json() for name, result in results.items()},
         "samples": str(path),
         "settings": shareable({name: config[name] for name in judging}),
@@ -99,7 +99,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     write_text(kept, json.dumps(report, indent=1, ensure_ascii=False))
     against = f"{sets.reference_count:,} real examples, and real examples against {sets.count:,} others"
     show(f"{sets.count:,} samples against {against}", results, remarks(task, results, unavailable))
-    print(f"also in {kept}, with {', '.join(task.pictures) or 'no figures'} next to it")
+    print(f"also in {kept}, with {', '.join(task.figures) or 'no figures'} next to it")
     stored: dict[str, Any] = as_stored(report)
     return stored
 

@@ -125,7 +125,7 @@ def classes(task: Task) -> Result:
         if accuracy < 0.98:
             notes.append(f"the classifier itself recognises {accuracy:.1%} of held-out data: compare with this")
     seen, usual = proportions(made.predictions), proportions(real.predictions[: sets.reference_count])
-    draw_classes(names, seen, usual, recognised, task.picture("evaluate_classes.png"))
+    draw_classes(names, seen, usual, recognised, task.figure_path("evaluate_classes.png"))
     by_class = [
         {"name": name, "seen": float(seen[n]), "data": float(usual[n]),
          "recognised": None if recognised is None else recognised[n]}

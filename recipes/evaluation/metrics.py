@@ -48,7 +48,7 @@ def compute_metrics(task: Task, wanted: Sequence[str], unavailable: dict[str, st
     """Return each metric's result; a failed one is added to `unavailable`, or raises RecipeError if it was named."""
     results: dict[str, Result] = {}
     for number, name in enumerate(wanted, start=1):
-        drawn = len(task.pictures)
+        drawn = len(task.figures)
         print(f"[{number}/{len(wanted)}] {name}: {METRICS[name].description}", flush=True)
         try:
             results[name] = pkgutil.resolve_name(METRICS[name].compute)(task)
@@ -56,5 +56,5 @@ def compute_metrics(task: Task, wanted: Sequence[str], unavailable: dict[str, st
             if task.settings.metrics != "all":
                 raise RecipeError(f"{name}: {error}") from error
             unavailable[name] = str(error)
-            del task.pictures[drawn:]
+            del task.figures[drawn:]
     return results

@@ -85,4 +85,4 @@ def draw_pairs(task: Task, samples: Tensor, search: NearestExamples, examples: S
     for index in order:
         nearest = examples[int(search.indices[index, 0])]
         media += [modality.decode(samples[index]), modality.decode(task.train.batch([nearest]).x0[0])]
-    modality.save_grid(media, task.picture("evaluate_neighbours.png"))
+    modality.save_grid(media, task.figure_path("evaluate_neighbours.png"))

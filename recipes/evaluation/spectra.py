@@ -45,8 +45,8 @@ def spectrum(task: Task) -> Result:
     def half_of(number: Tensor) -> dict[str, Curves]:
         return {name: Curves(each.frequency, each.values[number], each.edges) for name, each in real.items()}
 
-    picture = task.picture("evaluate_spectra.png")
-    draw_spectra(made, half_of(one), half_of(other), task.modality.grid(), picture)
+    figure_path = task.figure_path("evaluate_spectra.png")
+    draw_spectra(made, half_of(one), half_of(other), task.modality.grid(), figure_path)
     curves = {
         name: {
             "frequency": made[name].frequency.tolist(),
@@ -131,7 +131,7 @@ def band_tests(task: Task) -> Result:
             *mean_and_std([100 * value for value in floor]), ideal=50, unit="%")
         for edge, each, floor in zip(edges, accuracies, floors, strict=True)
     )  # fmt: skip
-    draw_bands(edges, accuracies, [mean_and_std(floor) for floor in floors], task.picture("evaluate_bands.png"))
+    draw_bands(edges, accuracies, [mean_and_std(floor) for floor in floors], task.figure_path("evaluate_bands.png"))
     bands = [{"low": low, "high": high, **asdict(each)} for (low, high), each in zip(edges, accuracies, strict=True)]
     return Result(rows, {"bands": bands})
 

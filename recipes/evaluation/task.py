@@ -134,7 +134,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 class Task:
     """The evaluated run and sets.
 
-    Figures are written into `folder`, which contains the samples; `pictures` names them.
+    Figures are written into `folder`, which contains the samples; `figures` names them.
     """
 
     settings: EvaluateSettings
@@ -143,7 +143,7 @@ class Task:
     test: Dataset | None
     sets: Sets
     folder: Path
-    pictures: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
 
     @property
     def held_out(self) -> Dataset:
@@ -208,9 +208,9 @@ class Task:
         network, _ = self.classifier
         return read_samples(network, self.sets.samples, self.sets.labels), read_samples(network, self.sets.real)
 
-    def picture(self, name: str) -> Path:
+    def figure_path(self, name: str) -> Path:
         """Return the path for a figure, and record its name."""
-        self.pictures.append(name)
+        self.figures.append(name)
         return self.folder / name
 
 

@@ -108,7 +108,7 @@ def _evaluation(each: SampleSet, budget: Budget) -> list[Block]:
     blocks: list[Block] = [Table(caption, ("what", "samples", "real against real", "ideal"), rows[:MAX_ROWS])]
     blocks += [Note(note) for kind in inner(report, "results") for note in metric_notes(report, kind)]
     blocks += [Note(f"Not computed: {kind}: {why}") for kind, why in inner(report, "unavailable").items()]
-    names = report.get("pictures")
+    names = report.get("figures")
     named = [name for name in names if isinstance(name, str) and "/" not in name] if isinstance(names, list) else []
     found = [
         item(name, each.folder / name, each.root, budget, f"figure of the evaluation: {name}")

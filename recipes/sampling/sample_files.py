@@ -174,8 +174,8 @@ def clear(out: Path, judged: bool) -> None:
     if judged and notes(out):
         files.add(out / EVALUATION)
         try:
-            pictures = read_json(out / EVALUATION, finite=False)["pictures"]
-            files |= {out / name for name in pictures if name.startswith("evaluate_") and Path(name).name == name}
+            figures = read_json(out / EVALUATION, finite=False)["figures"]
+            files |= {out / name for name in figures if name.startswith("evaluate_") and Path(name).name == name}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # it was not evaluated
     for path in files:

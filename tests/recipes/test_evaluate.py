@@ -201,8 +201,8 @@ def test_leaves_a_table_a_report_and_pictures(folder: Path, capsys: pytest.Captu
         "real": 2 * found["counts"]["compared"],
     }
     assert found["unavailable"].keys() == {"inception", "vggish", "r3d", "likelihood"}
-    assert len(found["pictures"]) == 4
-    for name in found["pictures"]:
+    assert len(found["figures"]) == 4
+    for name in found["figures"]:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -345,7 +345,7 @@ def test_refusals_name_what_is_wrong(folder: Path) -> None:
 
 def test_one_kind_that_fails_costs_the_others_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(task: Any) -> Any:
-        task.picture("never.png")
+        task.figure_path("never.png")
         raise ValueError("it does not like these data")
 
     metrics = {name: METRICS[name] for name in ("spectrum", "sliced")}
@@ -354,7 +354,7 @@ def test_one_kind_that_fails_costs_the_others_nothing(folder: Path, monkeypatch:
     found = report(folder, *digits())
     assert found["unavailable"] == {"spectrum": "it does not like these data"}
     assert found["results"].keys() == {"sliced"}
-    assert found["pictures"] == []
+    assert found["figures"] == []
     with pytest.raises(RecipeError, match="spectrum: it does not like these data"):
         report(folder, *digits(), "metrics=[sliced,spectrum]")
 

@@ -276,7 +276,7 @@ class TestHostileRuns:
         judged = {
             "results": {evil: {"rows": [row], "notes": [evil]}},
             "unavailable": {evil: evil},
-            "pictures": [evil, "../x.png"],
+            "figures": [evil, "../x.png"],
         }
         sampled = {"prompts": [evil], "settings": {"steps": evil, "labels": evil}}
         save_samples(run_dir / "sampled" / "<b>set", sample=sampled, evaluate=judged)

@@ -86,7 +86,7 @@ def test_sample_overwrites_no_files_of_others(trained: Path, tmp_path: Path) -> 
 
 def test_sample_removes_everything_of_a_former_set(trained: Path, tmp_path: Path) -> None:
     out = draw(trained, f"out={tmp_path}", "count=12")
-    (out / "evaluate.json").write_text('{"pictures": ["evaluate_a.png", "../run.png", "mine.png"]}')
+    (out / "evaluate.json").write_text('{"figures": ["evaluate_a.png", "../run.png", "mine.png"]}')
     for name in ("evaluate_a.png", "mine.png"):
         (out / name).write_text("")
     draw(trained, f"out={tmp_path}", "count=12")  # the same samples, so their evaluation holds
