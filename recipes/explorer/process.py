@@ -62,14 +62,14 @@ class Pair:
         sigma, modality = self.example.statistics.sigma_data, self.example.modality
         return {name: modality.decode(sigma * noise) for name, noise in self.noises.items()}
 
-    def noised(self, name: str, time: float) -> Tensor:
+    def noisy_example(self, name: str, time: float) -> Tensor:
         """Return the noisy example at a time, in the range of the data."""
         t = torch.tensor([time], dtype=torch.float64)
         return self.processes[name].in_range(self.example.x0[None], t, self.noises[name][None])[0]
 
     def media_at(self, time: float) -> dict[str, Any]:
         """Return the noisy example at a time under both processes, as media."""
-        return {name: self.example.modality.decode(self.noised(name, time)) for name in self.processes}
+        return {name: self.example.modality.decode(self.noisy_example(name, time)) for name in self.processes}
 
 
 @dataclass(frozen=True, eq=False)

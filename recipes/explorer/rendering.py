@@ -84,7 +84,7 @@ def charts_html(charts: Sequence[Chart | None]) -> str:
         legend = "".join(f'<li class="{each.colour}">{html.escape(each.name)}</li>' for each in chart.curves)
         figures.append(
             f'<figure><h4>{html.escape(chart.title)}</h4><div role="img" aria-label="{html.escape(chart.description)}">'
-            f'{chart.picture}</div><ul class="legend">{legend}</ul></figure>'
+            f'{chart.svg}</div><ul class="legend">{legend}</ul></figure>'
         )
     return f'<div class="curves">{"".join(figures)}</div>'
 

@@ -81,7 +81,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart: `picture` is SVG without inline styles, `points` are the values shown at the pointer.
+    """A drawn chart: `svg` is SVG without inline styles, `points` are the values shown at the pointer.
 
     `caption`, `header` and `rows` are a thinned table of its numbers; `csv` is the text of a CSV file with all numbers.
     """
@@ -89,7 +89,7 @@ class Chart:
     name: str
     title: str
     description: str
-    picture: Markup
+    svg: Markup
     curves: Sequence[Series]
     points: Mapping[str, Any]
     caption: str
@@ -110,7 +110,7 @@ def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequ
             markersize=3, dashes=DASHES[each.dashes] or (None, None), gid=f"{name}-{number}",
         )  # fmt: skip
     _dress(plot, x, y)
-    picture = _svg(figure, name)  # drawing also scales the axes, on which the positions of points depend
+    svg = _svg(figure, name)  # drawing also scales the axes, on which the positions of points depend
     points = [
         {
             "name": each.name,
@@ -127,7 +127,7 @@ def draw(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequ
     if len(rows) > ROWS:
         rows = [rows[round(place * (len(rows) - 1) / (ROWS - 1))] for place in range(ROWS)]
     return Chart(
-        name, title, description, picture, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
+        name, title, description, svg, drawn, {"x": x.name, "series": points}, f"{title}: {y.name}", header,
         rows, _csv([header, *_rows(drawn, x, _exact)]),
     )  # fmt: skip
 

@@ -94,10 +94,10 @@ def _metrics(runs: Sequence[Overview], sets: Sequence[Sequence[SampleSet]]) -> B
 
 def _pictures(runs: Sequence[Overview], maximum: int, budget: Budget) -> list[Block]:
     """Return the images that the runs drew during training side by side, at equal numbers of samples seen."""
-    shared = sorted(set.intersection(*(set(run.pictures) for run in runs)))
+    shared = sorted(set.intersection(*(set(run.images) for run in runs)))
     frames = []
     for seen in evenly_spaced(shared, maximum):
-        items = [item(run.name, run.pictures[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
+        items = [item(run.name, run.images[seen], run.folder, budget, f"samples of {run.name}") for run in runs]
         frames.append(Gallery(f"{seen:,} samples seen", [each for each in items if each is not None]))
     if frames:
         seeds = {(run.config or {}).get("seed") for run in runs}

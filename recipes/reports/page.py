@@ -82,9 +82,9 @@ class Item:
     """An image, audio clip or video clip; each address is a `data:` URI."""
 
     title: str
-    picture: str | None = None
-    sound: str | None = None
-    clip: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    video: str | None = None
     description: str = ""
     small: bool = False
 

@@ -186,9 +186,9 @@ def _strip(x0: Tensor, noise: Tensor, modality: Modality, process: Process, budg
     # No warning about values beyond full scale, because noise always exceeds it.
     with tempfile.TemporaryDirectory() as folder, quiet("multisagd"):
         for place, (name, t) in enumerate(zip(names, times, strict=True)):
-            noised = process.in_range(x0, t[None], noise) if place else x0
+            noisy = process.in_range(x0, t[None], noise) if place else x0
             path = Path(folder) / f"{place}.png"
-            modality.save_grid([modality.decode(noised[0])], path)
+            modality.save_grid([modality.decode(noisy[0])], path)
             if made := item(name, path, Path(folder), budget, f"t = {float(t):.2f}" if place else ""):
                 found.append(made)
     return found

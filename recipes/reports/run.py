@@ -147,7 +147,7 @@ class Overview:
         return "interrupted" if self.seen or self.starts else "not begun"
 
     @cached_property
-    def pictures(self) -> dict[int, Path]:
+    def images(self) -> dict[int, Path]:
         """Images drawn during training, by samples seen."""
         folder = self.folder / "samples"
         files = folder.glob("*.png") if folder.is_dir() and inside(folder, self.folder) else ()

@@ -34,17 +34,17 @@ def evenly_spaced(items: Sequence[int], maximum: int) -> list[int]:
 def sample_blocks(run: Overview, sets: Sequence[SampleSet], pictures: int, media: int, budget: Budget) -> list[Block]:
     """Return the images drawn during training as a slider, and every set of samples with its audio and video."""
     blocks: list[Block] = []
-    chosen = evenly_spaced(list(run.pictures), pictures)
+    chosen = evenly_spaced(list(run.images), pictures)
     frames = []
     for seen in chosen:
         title = f"after {seen:,} samples seen"
-        if made := item(title, run.pictures[seen], run.folder, budget, "samples of a training run"):
+        if made := item(title, run.images[seen], run.folder, budget, "samples of a training run"):
             frames.append(Gallery(f"{seen:,} samples seen", [made]))
     if frames:
         blocks.append(Slider("Samples over training, with fixed seeds", frames))
-    if len(chosen) < (count := len(run.pictures)):
+    if len(chosen) < (count := len(run.images)):
         blocks.append(Note(f"{len(chosen)} of {count} images are shown: pictures={count} shows all."))
-    if not run.pictures:
+    if not run.images:
         blocks.append(Note("No samples were drawn during training: every.samples sets the interval."))
     for each in sets:
         blocks += _set_blocks(each, run.classes, media, budget)

@@ -89,7 +89,7 @@ def test_pictures_of_the_forward_process_are_those_of_the_process(medium: str, r
     for name, noise in pair.noises.items():
         sigma = 2 * 0.4 / (1 + 0.4)  # flow matching, shifted: sσ/(1 + (s-1)σ)
         expected = ((1 - sigma) * subject.x0 + sigma * noise) / math.hypot(1 - sigma, sigma)
-        torch.testing.assert_close(pair.noised(name, 0.4), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(pair.noisy_example(name, 0.4), expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(pair.media_at(0.4)[name], subject.modality.decode(expected), atol=1, rtol=0)
     noise_media = subject.modality.decode(subject.statistics.sigma_data * pair.noises["white"])
     torch.testing.assert_close(pair.noise_media()["white"], noise_media)

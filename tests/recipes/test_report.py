@@ -413,13 +413,13 @@ class TestMedia:
         write_wav(torch.zeros(1, 400), 8000, tmp_path / "0.wav")
         Image(channels=1).save(torch.zeros(1, 8, 8, dtype=torch.uint8), tmp_path / "0.png")
         embedded = self.embedded(tmp_path / "0.png")
-        assert self.decoded(embedded.sound) == ("audio/wav", (tmp_path / "0.wav").read_bytes())
-        assert self.decoded(embedded.picture) == ("image/png", (tmp_path / "0.png").read_bytes())
+        assert self.decoded(embedded.audio) == ("audio/wav", (tmp_path / "0.wav").read_bytes())
+        assert self.decoded(embedded.image) == ("image/png", (tmp_path / "0.png").read_bytes())
         assert embedded.small
-        assert embedded.clip is None
+        assert embedded.video is None
         noise = np.random.default_rng(0).integers(0, 256, (3, 320, 320), dtype=np.uint8)
         Image().save(torch.from_numpy(noise), tmp_path / "1.png")
-        kind, data = self.decoded(self.embedded(tmp_path / "1.png").picture)
+        kind, data = self.decoded(self.embedded(tmp_path / "1.png").image)
         assert kind == "image/webp"
         assert PIL.Image.open(io.BytesIO(data)).size == (320, 320)
 
@@ -427,7 +427,7 @@ class TestMedia:
         rate, seconds = 37_000, 4.0  # a rate that MP3 does not know
         time = torch.arange(int(rate * seconds)) / rate
         write_wav(0.5 * torch.sin(2 * torch.pi * 440 * time)[None], rate, tmp_path / "0.wav")
-        kind, data = self.decoded(self.embedded(tmp_path / "0.wav").sound)
+        kind, data = self.decoded(self.embedded(tmp_path / "0.wav").audio)
         assert kind == "audio/mpeg"
         assert len(data) < (tmp_path / "0.wav").stat().st_size / 3
         with av.open(io.BytesIO(data), "r") as file:
@@ -441,7 +441,7 @@ class TestMedia:
         pixels = torch.randint(0, 256, (3, 5, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         write_video(pixels, tmp_path / "odd.mp4", 8)
         write_video(pixels[..., :8, :6], tmp_path / "even.mp4", 8)
-        even, odd = (self.decoded(self.embedded(tmp_path / f"{name}.mp4").clip)[1] for name in ("even", "odd"))
+        even, odd = (self.decoded(self.embedded(tmp_path / f"{name}.mp4").video)[1] for name in ("even", "odd"))
         assert even == (tmp_path / "even.mp4").read_bytes()
         with av.open(io.BytesIO(odd), "r") as file:
             stream = file.streams.video[0]
@@ -467,7 +467,7 @@ class TestCharts:
     def test_draw_places_points_where_the_drawing_shows_them(self) -> None:
         chart = self.drawn(Axis("y", level=0.0), Series("a", [10, 20, 30], [100.0, 900.0, 500.0], "c0"))
         (points,) = chart.points["series"]
-        path = re.search(r'<g id="c-0">\s*<path d="([^"]*)"', str(chart.picture))
+        path = re.search(r'<g id="c-0">\s*<path d="([^"]*)"', str(chart.svg))
         assert path is not None
         numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path[1])]
         assert [value for place in points["places"] for value in place] == pytest.approx(numbers, abs=0.1)
@@ -492,7 +492,7 @@ class TestCharts:
         series = [Series(name, range(20), [1.0] * 20, "c0") for name in names]
         chart = self.drawn(Axis("y"), *series, x=Axis("band", ticks=bands))
         assert len({curve.name for curve in chart.curves}) == 2
-        labels = [band for band in bands if f">{band}<" in chart.picture]
+        labels = [band for band in bands if f">{band}<" in chart.svg]
         assert labels == bands[:: len(bands) // len(labels)]
         assert 2 < len(labels) <= 5
         assert chart.points["series"][0]["at"] == bands
