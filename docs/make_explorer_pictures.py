@@ -1,6 +1,6 @@
 """Take the pictures of docs/explore.md from the page itself, in a headless Chromium: about a minute on two CPU cores.
 
-python docs/make_explorer_pictures.py       # docs/images/explore-image.png, explore-sound.png and explore-video.png
+python docs/make_explorer_pictures.py       # docs/images/explore-image.png, explore-audio.png and explore-video.png
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def main() -> None:
         page, address = serve(settings, Path(folder))
         with browser(Path(folder) / "profile", WIDTH) as driver:
             driver.get(address)
-            for medium in ("image", "sound", "video"):
+            for medium in ("image", "audio", "video"):
                 if medium != "image":
                     tabs = driver.find_elements(By.CSS_SELECTOR, "button[role=tab]")
                     next(tab for tab in tabs if tab.text == medium.title()).click()
                 wait(driver, medium)
                 if medium == "video":
                     show_as(driver, "dark")
-                take(driver, IMAGES / f"explore-{medium}.png", 1000 if medium == "sound" else 1290)
+                take(driver, IMAGES / f"explore-{medium}.png", 1000 if medium == "audio" else 1290)
         page.close(verbose=False)
 
 

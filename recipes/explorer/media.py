@@ -26,14 +26,14 @@ from multisagd.multitaper import statistics_of_one
 from recipes.config.build import Builder
 from recipes.config.groups import of_choice
 
-LARGEST_IMAGE = 512
-LARGEST_SOUND = 480_000
-LARGEST_CLIP = 1 << 20
+MAX_IMAGE_SIDE = 512
+MAX_AUDIO_SAMPLES = 480_000
+MAX_CLIP_PIXELS = 1 << 20
 MAX_PIXELS = 50_000_000
 """Maximum number of pixels of an uploaded image, or of a frame of an uploaded clip, checked before decoding."""
 MEASURED = 64
 """Number of examples of a built-in dataset for measuring its power spectrum."""
-SOUND_DEVIATION = 0.4
+AUDIO_STD = 0.4
 """Standard deviation to which audio is scaled, similar to that of images; the noise has 1."""
 EVERYWHERE = ("white", "power_law", "band", "two_band", "gaussian", "offset", "data_power")
 """Kinds of spectra that suit all media."""
@@ -51,17 +51,17 @@ class Sizes:
     clip: int = 64
 
     def __post_init__(self) -> None:
-        if not 16 <= self.image <= LARGEST_IMAGE:
-            raise ValueError(f"the side of an image must be from 16 to {LARGEST_IMAGE} pixels, got {self.image}")
-        if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= LARGEST_SOUND):
+        if not 16 <= self.image <= MAX_IMAGE_SIDE:
+            raise ValueError(f"the side of an image must be from 16 to {MAX_IMAGE_SIDE} pixels, got {self.image}")
+        if not (4000 <= self.rate <= 48000 and self.seconds >= 0.1 and self.seconds * self.rate <= MAX_AUDIO_SAMPLES):
             raise ValueError(
-                f"audio clips must have a rate from 4000 to 48000, at least 0.1 s and up to {LARGEST_SOUND:,} samples: "
-                f"got {self.seconds:g} s at {self.rate}"
+                f"audio clips must have a rate from 4000 to 48000, at least 0.1 s and "
+                f"up to {MAX_AUDIO_SAMPLES:,} samples: got {self.seconds:g} s at {self.rate}"
             )
-        if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= LARGEST_CLIP):
+        if not (self.frames >= 4 and self.clip >= 16 and self.frames * self.clip**2 <= MAX_CLIP_PIXELS):
             raise ValueError(
                 f"clips must have at least 4 frames, at least 16 pixels a side, and "
-                f"up to {LARGEST_CLIP:,} pixels in all: got "
+                f"up to {MAX_CLIP_PIXELS:,} pixels in all: got "
                 f"{self.frames} frames of {self.clip}×{self.clip}"
             )
         if not 1 <= self.fps <= 120:
@@ -95,11 +95,11 @@ def _image_tile(media: Any, modality: Image, description: str) -> str:
     return f'<img alt="{description}" src="{address("image/png", png(media))}">'
 
 
-def _sound_tile(media: Any, modality: Audio, description: str) -> str:
+def _audio_tile(media: Any, modality: Audio, description: str) -> str:
     spectrogram = address("image/png", png(spectrogram_pixels(media, modality.rate)))
-    sound = address("audio/wav", written("sound.wav", lambda path: write_wav(media, modality.rate, path)))
-    picture = f'<img alt="Spectrogram: {description}" src="{spectrogram}">'
-    return f'{picture}<audio controls preload="none" aria-label="{description}" src="{sound}"></audio>'
+    audio = address("audio/wav", written("audio.wav", lambda path: write_wav(media, modality.rate, path)))
+    image = f'<img alt="Spectrogram: {description}" src="{spectrogram}">'
+    return f'{image}<audio controls preload="none" aria-label="{description}" src="{audio}"></audio>'
 
 
 def _video_tile(media: Any, modality: Video, description: str) -> str:
@@ -121,12 +121,12 @@ MEDIA = {
         modality=lambda sizes, _, channels: Image(sizes.image, channels, "center", max_pixels=MAX_PIXELS),
         keys=lambda it: {"size": it.sides[0], "channels": it.channels}, tile=_image_tile,
     ),
-    "sound": Medium(
-        name="sound", noun="audio clip", folder="recordings", examples={"plucked string": "plucked_strings"},
+    "audio": Medium(
+        name="audio", noun="audio clip", folder="recordings", examples={"plucked string": "plucked_strings"},
         representations={"waveform": "audio_waveform", "spectrogram": "audio"},
         kinds=(*EVERYWHERE, "pink", "brown", "autoregressive", "hum_free"), first="pink", modality=_audio,
         keys=lambda it: {"rate": it.rate, "seconds": it.seconds, "loudness": it.loudness, "short": it.short,
-                         "representation.scale": it.representation.scale}, tile=_sound_tile,
+                         "representation.scale": it.representation.scale}, tile=_audio_tile,
     ),
     "video": Medium(
         name="video", noun="clip", folder="clips",
@@ -169,7 +169,7 @@ def scaled(modality: Modality, x0: Tensor) -> tuple[Modality, Tensor]:
         return modality, x0
     representation = modality.representation
     assert isinstance(representation, Stft | Waveform)
-    factor = float(f"{SOUND_DEVIATION / float(x0.std()):.2g}")
+    factor = float(f"{AUDIO_STD / float(x0.std()):.2g}")
     return replace(modality, representation=replace(representation, scale=factor)), x0 * factor
 
 
@@ -178,7 +178,7 @@ def built_in(medium: Medium, name: str, representation: str, sizes: Sizes) -> Ex
     """Return a built-in example. Raises ValueError if the medium has no example of that name."""
     if name not in medium.examples:
         choices = " or ".join(medium.examples)
-        raise ValueError(f"there is no example {name!r} of a {medium.name}: choose {choices}")
+        raise ValueError(f"there is no {medium.name} example {name!r}: choose {choices}")
     if (data := medium.examples[name]) is None:
         import sklearn.datasets  # importing scikit-learn takes a second
 
@@ -201,7 +201,7 @@ def own_file(medium: Medium, path: Path, representation: str, sizes: Sizes) -> E
     modality = medium.modality(sizes, representation, 3)
     if path.suffix.lower() not in modality.suffixes:
         raise ValueError(
-            f"{path.name} does not have the suffix of a {medium.name}; supported: {', '.join(modality.suffixes)}"
+            f"{path.name} does not have the suffix of {medium.name} files; supported: {', '.join(modality.suffixes)}"
         )
     try:
         modality, x0 = scaled(modality, modality.encode(modality.load(path)))

@@ -219,7 +219,7 @@ def test_examples_are_those_of_the_data_sets_that_the_command_names() -> None:
     modality = Builder().build(config["modality"], Modality, "modality")  # type: ignore[type-abstract]
     dataset = Builder().build(config["data"], Dataset, "data", modality=modality)  # type: ignore[type-abstract]
     assert torch.equal(dataset.example(3).x0, subject.x0)
-    sound = shown("sound")
+    sound = shown("audio")
     assert isinstance(sound.modality, Audio)
     assert float(sound.x0.std()) == pytest.approx(0.4, rel=0.6)
     # It decodes to the very sound, peak at 1 dB below full scale.
@@ -235,7 +235,7 @@ def test_a_file_gives_its_middle(tmp_path: Path) -> None:
     assert subject.choices == ("image", None)
     tone = np.sin(np.arange(8000))
     soundfile.write(tmp_path / "long.wav", np.concatenate([np.zeros(4000), tone, np.zeros(4000)]), 4000)
-    sound = own_file(MEDIA["sound"], tmp_path / "long.wav", "waveform", Sizes(rate=4000, seconds=2.0))
+    sound = own_file(MEDIA["audio"], tmp_path / "long.wav", "waveform", Sizes(rate=4000, seconds=2.0))
     decoded = sound.modality.decode(sound.x0)[0]
     np.testing.assert_allclose(decoded.numpy(), tone * 10 ** (-1 / 20), atol=2e-3)
 
@@ -246,7 +246,7 @@ def test_a_file_gives_its_middle(tmp_path: Path) -> None:
         ("image", "a.txt", b"text", r"a.txt is no image by its ending; read are .png, .jpg"),
         ("image", "a.png", b"text", r"a.png cannot be used: cannot identify image file '?a.png"),
         ("image", "a.png", b"", r"a.png cannot be used: the file is empty"),
-        ("sound", "a.wav", b"RIFF", r"a.wav cannot be used: "),
+        ("audio", "a.wav", b"RIFF", r"a.wav cannot be used: "),
         ("video", "a.mp4", b"\0" * 100, r"a.mp4 cannot be used: the file is damaged or not a video"),
     ],
 )
@@ -317,7 +317,7 @@ def test_charts_take_the_colours_of_the_page_and_say_what_they_are() -> None:
 
 
 def test_noise_in_the_chart_is_that_of_the_level_it_is_drawn_at() -> None:
-    subject = shown("sound")
+    subject = shown("audio")
     (chart,) = spectra_charts(pair_of(subject, chosen(subject, "white")), 0.25)
     expected = math.tan(math.pi / 8) ** 2  # (σ/α)² of the cosine schedule
     (noise,) = [each for each in chart.points["series"] if each["name"] == "white noise"]
@@ -414,7 +414,7 @@ def panel(medium: str, **more: Any) -> tuple[Any, list[Any]]:
 
 
 def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes() -> None:
-    made, values = panel("sound", kind="band")
+    made, values = panel("audio", kind="band")
     description, _, *sliders = made.choose(*values)
     assert description == kind("band").description
     shown_sliders = {name: each for name, each in zip(made.controls, sliders, strict=False) if each["visible"]}
@@ -425,7 +425,7 @@ def test_a_kind_that_is_chosen_shows_its_own_controls_in_the_units_of_the_axes()
 
 
 def test_a_power_law_along_time_has_its_corner_in_the_unit_of_time_whatever_the_axes_of_a_band() -> None:
-    made, values = panel("sound", written="spectrogram", kind="pink", axes="frequency")
+    made, values = panel("audio", written="spectrogram", kind="pink", axes="frequency")
     corner = made.choose(*values)[2 + made.controls.index("corner")]
     assert corner["label"].endswith("(cycles per s)")
     frames_a_second = 4000 / 128

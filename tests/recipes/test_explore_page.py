@@ -149,13 +149,13 @@ def an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver: Chrome, tm
 
 def sounds_can_be_heard_and_clips_play(driver: Chrome) -> None:
     open_tab(driver, "Sound")
-    until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#sound-forward audio")) == 12)
+    until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#audio-forward audio")) == 12)
     seconds = driver.execute_async_script(
-        """const done = arguments[0], sound = document.querySelector('#sound-now audio');
+        """const done = arguments[0], sound = document.querySelector('#audio-now audio');
         sound.onloadedmetadata = () => done(sound.duration); sound.onerror = () => done(-1); sound.load();"""
     )
     assert seconds == pytest.approx(2.0)
-    assert "data=plucked_strings" in text(driver, "sound-command")
+    assert "data=plucked_strings" in text(driver, "audio-command")
     open_tab(driver, "Video")
     until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#video-forward video")) == 12)
     until(lambda: driver.execute_script("return document.querySelector('#video-now video').readyState") >= 2)
