@@ -28,7 +28,11 @@ read more: docs/command-line.md"""
 Candidate = tuple[str, str]
 """A candidate for the whole word, and its description."""
 SHELLS = ("bash", "zsh", "fish")
-OPTIONS = {"--help": "every setting", "--show": "print the configuration", "--config-dir=": "your own groups"}
+OPTIONS = {
+    "--help": "explain every setting",
+    "--show": "print the configuration",
+    "--config-dir=": "folder with your own choices",
+}
 """Options of every configured command."""
 TOOL_OPTIONS = {"doctor": ("--json", "--deep"), "list": ("--json", "--config-dir=")}
 
@@ -128,7 +132,7 @@ def _values(
         found = [(typed(now), "current value")]
     elif now in (few := [value for each in commands for value in listed_values(key_table.comment(each, key))]):
         found = dict.fromkeys(few, "").items()
-    else:  # a text, usually a file name
+    else:  # any string, usually a file name
         return _files(word)
     return [(f"{key}={value}", description) for value, description in found]
 

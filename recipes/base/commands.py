@@ -18,7 +18,7 @@ SHARDS_KEPT = "finished shards are kept, and the same command continues:"
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """A command of `multisagd`.
 
     Its module is `recipes.<name>`, with `main(arguments) -> status`. Fields: `summary`, one line for the list of
     commands; `page`, its documentation; `settings`, the class that checks its configuration, `configs/<name>.yaml`, as
@@ -96,7 +96,7 @@ COMMANDS = {
     "list": Command("list the available choices: spectra, modalities, samplers, experiments, …"),
     "completion": Command("print a script for shell completion of commands, choices and keys"),
 }  # fmt: skip
-"""All commands by name. Commands with settings have a configuration; the others are about multisagd itself."""
+"""All commands by name. Commands with settings have a configuration; the others concern multisagd itself."""
 CONFIGURED = {name: command for name, command in COMMANDS.items() if command.settings}
 TOOLS = {name: command for name, command in COMMANDS.items() if not command.settings}
 

@@ -1,4 +1,4 @@
-"""Print to terminals that may be narrow, lack characters, or be closed."""
+"""Print to terminals that may be narrow or closed, or may not have all characters."""
 
 import io
 import os

@@ -67,7 +67,7 @@ def check_minimum(settings: object, minimum: int, *names: str) -> None:
 
 
 def foreign_modalities() -> str | None:
-    """Return the path of a foreign package `modalities`, "" if it is missing, None if it is this project's.
+    """Return the path of a foreign package `modalities`, "" if there is no such package, None if it is this project's.
 
     A package on PyPI has the same name.
     """

@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Write files atomically."""
 
 import json
 import os

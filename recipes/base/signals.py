@@ -16,11 +16,11 @@ NOTICE = b"\nsaving the state before stopping; Ctrl-C again ends at once\n"
 
 
 class ImmediateStop(BaseException):
-    """A signal at a point where stopping at once loses nothing; a BaseException, as KeyboardInterrupt is."""
+    """A signal arrived where stopping at once loses nothing. A BaseException, like KeyboardInterrupt."""
 
 
 class Ended(KeyboardInterrupt):
-    """A signal that ends a command as Ctrl-C does; `number` says which."""
+    """A signal that ends a command as Ctrl-C does; `number` is the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def handled(handler: Callable[[int, FrameType | None], None], numbers: Sequence[
 
 
 def postponed(number: int, frame: FrameType | None, outer: int = 0) -> bool:
-    """Whether a signal arrived during an import; then it is sent again shortly. `outer` imports enclose the command.
+    """Whether a signal arrived during an import, and is sent again later. `outer` imports enclose the command.
 
     An exception that a handler raises there reaches the C code that loads an extension module, which may swallow it or
     end the process with a segmentation fault.

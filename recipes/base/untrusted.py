@@ -1,4 +1,4 @@
-"""Reading files that may come from someone else: runs, models, checkpoints and samples.
+"""Read files that may come from someone else: runs, models, checkpoints and samples.
 
 No file that is read here can run code, block this process, or use more memory than its size. Refused files raise
 OSError or ValueError; the caller adds which file it was and the remedy.
@@ -21,12 +21,12 @@ from recipes.base.errors import RecipeError
 LARGEST_CONFIGURATION = 1 << 20
 """Maximum size of a saved configuration, in bytes: YAML is slow to read."""
 WANDB_LOG = "wandb/*/logs/debug-core.log"
-"""The link in a record of Weights & Biases to the log of its process, which is among the user's own files."""
+"""The link in a Weights & Biases record to the log of its process, which is outside the run folder."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as the header of its safetensors file describes it; `dtype` is the format's name, such as `F32`."""
+    """The description of a tensor in the header of a safetensors file; `dtype` is the format's name, such as `F32`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -145,9 +145,9 @@ def inside(path: Path, folder: Path) -> bool:
 def check_own(folder: Path, root: Path) -> None:
     """Check that files written into `folder`, which may be inside `root`, end up inside it.
 
-    A folder from elsewhere may hold links to files outside it, and pipes, which block the writer. The root itself may
-    be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed: nothing is
-    written through it again.
+    A folder from someone else may contain links to files outside it, and pipes, which block the writer. The root itself
+    may be a link. The link that Weights & Biases leaves in each of its records, to its own log, is also allowed:
+    nothing is written through it again.
 
     Raises:
         RecipeError: If there is such a link or pipe; the message names the first one.

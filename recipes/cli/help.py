@@ -32,7 +32,7 @@ def command_help(name: str, words: Sequence[str] = ()) -> str:
         f"{' [group=choice ...]' if file.entries else ''} [key=value ...]",
         *(part if part.startswith("  ") else fold(part) for part in file.heading.split("\n\n")),
         fold(f"read more: {', '.join(dict.fromkeys([COMMANDS[name].page, COMMAND_LINE]))}"),
-        "\n".join(["most wanted:", *columns(wanted)]) if wanted else "",
+        "\n".join(["common keys:", *columns(wanted)]) if wanted else "",
         "\n".join(["options:", *columns(options)]),
         *explained,
         fold(

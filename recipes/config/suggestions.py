@@ -79,7 +79,7 @@ for _keys, _words in MEANINGS.items():
 
 
 def word(arguments: Sequence[str], place: int) -> str | None:
-    """Return what is wrong with a word that is not a setting; None if it may be one."""
+    """Return what is wrong with an argument that is not a setting, or None if it may be one."""
     argument, after = arguments[place], "".join(arguments[place + 1 : place + 2])
     before = arguments[place - 1] if place else ""
     dashes = re.match(r"[-–—]+", argument)
@@ -167,7 +167,7 @@ def unknown(command: str, override: Override, keys: Mapping[str, Any], folder: s
 
 
 def _having(key: str, group: str, mine: Mapping[str, Sequence[str]], folder: str | Path | None) -> list[str]:
-    """Return the choices of a group that have a setting of that name."""
+    """Return the choices of a group that have a setting with that name."""
     key_table = KeyTable({}, folder)
     return [f"{group}={choice}" for choice in mine.get(group, ()) if key in key_table.file(choice, group)]
 

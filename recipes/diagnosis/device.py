@@ -1,4 +1,4 @@
-"""Checks of computation: a training step, CPU, GPUs, attention, and torch.compile."""
+"""Check computation: a training step, CPU, GPUs, attention, and torch.compile."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Checks of the environment: Python, required packages, data, folders, memory, and encodings."""
+"""Check the environment: Python, required packages, data, folders, memory, and encodings."""
 
 import locale
 import os
@@ -94,7 +94,7 @@ def data_folder() -> Finding:
     root = Path(os.environ.get("MULTISAGD_DATA", "data"))
     if found := sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir()):
         return Finding("ok", f"{root}: {', '.join(found[:20])}")
-    message = f"no data sets in {root}/; data=digits needs no files, and data=folder reads your own"
+    message = f"no datasets in {root}/; data=digits needs no files, and data=folder reads your own"
     return Finding("absent", message, "export MULTISAGD_DATA=/path/to/data")
 
 

@@ -1,4 +1,4 @@
-"""Check of a run folder: whether training can continue and sampling works."""
+"""Check whether training can continue from a run folder, and whether sampling works."""
 
 import shutil
 from pathlib import Path

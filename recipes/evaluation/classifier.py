@@ -1,4 +1,4 @@
-"""A classifier of a labelled dataset, trained once and cached, whose features are compared.
+"""Train a classifier of a labelled dataset, whose features are compared, once, and cache it.
 
 Training takes about two minutes on two cores for MNIST at 32×32, and the record contains the accuracy on unseen data.
 Distances are comparable only for the same dataset and the same cached network: they are not the FID, which uses an

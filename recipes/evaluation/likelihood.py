@@ -1,4 +1,4 @@
-"""Bits per dimension of held-out data, by the probability-flow ODE (2011.13456).
+"""Compute bits per dimension of held-out data by the probability-flow ODE (2011.13456).
 
 For 8-bit images this is the value reported in the literature: uniform noise within a level is added to the pixels, so
 that the result is an upper bound on the length of a lossless code based on the model. Other media have no levels: the

@@ -12,7 +12,7 @@ PRETRAINED = "recipes.evaluation.pretrained"
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """A metric of `multisagd evaluate`.
 
     `compute`, written `module:function`, takes a `Task` and returns a `Result`. `unavailable_reason`, in the same form,
     takes the training data and the settings and returns why the metric is unavailable, or None; it is "" if the metric

@@ -1,4 +1,4 @@
-"""Nearest training examples of samples and of held-out data, to detect copies."""
+"""Find the nearest training examples of samples and of held-out data, to detect copies."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures in PNG files: their style, and power over frequency along every axis of a grid."""
+"""Draw figures in PNG files: their style, and power over frequency along every axis of a grid."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -100,7 +100,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Slider:
-    """Galleries, one shown at a time; without scripts, all are shown."""
+    """Galleries, one shown at a time, or all if scripts are disabled."""
 
     label: str
     frames: Sequence[Gallery]

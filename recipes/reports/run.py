@@ -1,4 +1,4 @@
-"""Reading a run's folder for a report; the run may be training, have crashed, or be incomplete.
+"""Read a run's folder for a report; the run may be training, have crashed, or be incomplete.
 
 A folder may come from someone else. Nothing in it is executed, links that lead out of it are not followed, and
 unreadable parts are listed as missing.
@@ -44,7 +44,7 @@ State = Literal["finished", "in progress", "interrupted", "not begun"]
 
 @dataclass(frozen=True)
 class SampleSet:
-    """A set of samples in the run folder `root`; `made` is its record by `multisagd sample`."""
+    """A set of samples in the run folder `root`; `made` is its record, written by `multisagd sample`."""
 
     folder: Path
     root: Path
@@ -117,7 +117,7 @@ class Overview:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes, empty without classes."""
+        """Names of the classes, empty if there are none."""
         return self.metadata.get("classes") or []
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The keys of a training configuration as typed, frozen dataclasses; every value is checked before work begins."""
+"""The keys of a training configuration as typed, frozen dataclasses; all values are checked before work begins."""
 
 import math
 from collections.abc import Mapping

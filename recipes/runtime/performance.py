@@ -1,4 +1,4 @@
-"""Performance of training: throughput and waiting over all ranks, and a profile of some steps."""
+"""Measure the performance of training: throughput and waiting over all ranks, and a profile of some steps."""
 
 import resource
 import time
@@ -119,7 +119,7 @@ class Monitor:
 
 
 def _exposed_communication(network: nn.Module) -> list[float]:
-    """Return the seconds that DDP's backward pass waited for other ranks, or an empty list without DDP.
+    """Return the seconds that DDP's backward pass waited for other ranks, or an empty list if DDP is not used.
 
     The value is from the last step that DDP has timed: one in 100, and the first few. Computation that overlaps with
     communication is not counted as waiting. Sharded weights have no such timer: `engine.profile` measures it.

@@ -82,7 +82,7 @@ def staged(state: State) -> State:
 
 
 class Loop:
-    """Trains until all samples are seen; every process makes the same calls."""
+    """Trains until all samples are seen; every process must make the same calls."""
 
     def __init__(
         self, job: Job, data: TrainingData, model: TrainingModel, saver: Saver, watchdog: Watchdog,

@@ -148,7 +148,7 @@ def an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver: Chrome, tm
 
 
 def sounds_can_be_heard_and_clips_play(driver: Chrome) -> None:
-    open_tab(driver, "Sound")
+    open_tab(driver, "Audio")
     until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#audio-forward audio")) == 12)
     seconds = driver.execute_async_script(
         """const done = arguments[0], sound = document.querySelector('#audio-now audio');
