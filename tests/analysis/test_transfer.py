@@ -11,6 +11,7 @@ import multisagd as ms
 from multisagd.analysis.dense import DenseLaw, dense_transfer
 from multisagd.analysis.transfer import error_budget, transfer_function
 from tests.helpers import dense
+from tests.helpers.networks import DenseDenoiser
 from tests.helpers.stationary import half_spectrum, random_statistics
 
 GRIDS = [ms.Grid.of(time=9), ms.Grid.of(height=5, width=6), ms.Grid.of(frame=3, height=4, width=5)]
@@ -167,20 +168,6 @@ def test_dense_transfer_equals_the_transfer_function_on_stationary_data(sampler)
         assert law.wasserstein(data) == pytest.approx(float(transfer.total(transfer.wasserstein()).sqrt()), rel=1e-6)
 
 
-class DenseDenoiser(torch.nn.Module):
-    """The optimal denoiser of Gaussian data with any covariance matrix."""
-
-    def __init__(self, process: ms.Process, law: DenseLaw) -> None:
-        super().__init__()
-        self.process, self.law = process, law
-
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        a, s = (each[0] for each in self.process.schedule.alpha_sigma(t.double()))
-        noise = self.process.covariance.apply(torch.eye(x.shape[-1], dtype=torch.float64))
-        gain = a * self.law.covariance @ torch.linalg.inv(a**2 * self.law.covariance + s**2 * noise)
-        return self.law.mean + (x - a * self.law.mean) @ gain.T
-
-
 @pytest.mark.parametrize("sampler", [ms.Heun(), ms.Ancestral()], ids=str)
 def test_dense_transfer_predicts_samples_of_data_that_are_not_stationary(sampler) -> None:
     """Monte Carlo of the sampler with a dense optimal denoiser: 20,000 samples, within 6 standard errors."""
@@ -188,7 +175,9 @@ def test_dense_transfer_predicts_samples_of_data_that_are_not_stationary(sampler
     process = process_of(grid, spectrum=ms.PowerLaw(exponent=-0.5, corner=0.1))
     data = DenseLaw(torch.arange(6.0).double(), root @ root.T + 0.1 * torch.eye(6, dtype=torch.float64))
     initial = process.schedule.alpha_sigma(times(5)[0])[1] * process.noise((count, 1, 6), range(count))
-    samples = sample(DenseDenoiser(process, data), sampler, initial, times(5))[:, 0]
+    noise = process.covariance.apply(torch.eye(6, dtype=torch.float64))
+    denoiser = DenseDenoiser(process, data.covariance, noise, data.mean)
+    samples = sample(denoiser, sampler, initial, times(5))[:, 0]
     law = dense_transfer(sampler, process, times(5), data)
     scale = law.covariance.diagonal().sqrt()
     assert float(((samples.mean(0) - law.mean) / scale).abs().max()) < 6 / math.sqrt(count)
