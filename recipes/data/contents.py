@@ -30,7 +30,7 @@ MAX_READ = 10_000
 MAX_BYTES = 1 << 30
 """Maximum number of bytes hashed, in total."""
 PIECES = 4
-"""Number of evenly spaced pieces to hash if a file is longer than its part of `LIMIT`."""
+"""Number of evenly spaced pieces to hash if a file is longer than its part of `MAX_BYTES`."""
 DIGEST = 16
 THREADS = 16
 NAMED = 3
