@@ -42,7 +42,7 @@ def test_manifold_density_of_equal_distributions_is_one() -> None:
     assert sum(values) / 20 == pytest.approx(1, abs=0.05)
 
 
-def test_manifold_tells_fidelity_from_variety() -> None:
+def test_manifold_separates_fidelity_from_variety() -> None:
     # Half of the modes: half of the variety, and the same fidelity.
     centres = 20 * gaussian(10, 3)
     real, again = ((centres[:, None] + gaussian(500, seed).reshape(10, 50, 4)).flatten(0, 1) for seed in range(2))
