@@ -50,7 +50,7 @@ class Audio(Modality):
     Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
     the channel of a mono file. From longer ones an excerpt is cut, its start drawn from the seed (without one, the
     middle). If it is silent, other excerpts of the same file are tried, and finally the first one that is not silent.
-    `short` says how shorter files are handled: "mask" pads them with silence that losses and statistics leave out (a
+    `short` says how shorter files are handled: "mask" pads them with silence that losses and statistics omit (a
     frame counts as sound if its centre lies in it); "silence" pads them with silence that is learned, as for single
     words; "repeat" plays them again and again; "skip" refuses them, so that they are reported. `loudness` sets the gain
     of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale; "rms" brings the root
@@ -137,7 +137,7 @@ class Audio(Modality):
         first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
         for shift in SHIFTS if spare else SHIFTS[:1]:
             yield round((first + shift) % 1 * spare)
-        # Whether a file is used must not depend on chance: datasets leave out refused files permanently.
+        # Whether a file is used must not depend on chance: datasets omit refused files permanently.
         block = max(length, SEARCHED * self.rate)
         for start in range(0, file.samples if spare else 0, block):
             heard = self._heard(self.remix(file.read(start, min(block, file.samples - start))))

@@ -34,7 +34,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Number of channels of an encoded datum."""
+        """Number of channels of an encoded example."""
 
     @property
     @abstractmethod
@@ -43,11 +43,11 @@ class Modality(ABC):
 
     @abstractmethod
     def grid(self) -> Grid:
-        """Return the grid of an encoded datum: axes with their physical spacing, unit and corner."""
+        """Return the grid of an encoded example: axes with their physical spacing, unit and corner."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
-        """Shape of one encoded datum as a tensor, (channels, *grid)."""
+        """Shape of one encoded example as a tensor, (channels, *grid)."""
         return (self.channels, *self.grid().shape)
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Modality(ABC):
         """Return where `encode(media)` is data and not padding, bool; None: everywhere.
 
         Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land under the temperature of the
-        sea. Masked values are left out of losses and statistics, but must be finite.
+        sea. Masked values are omitted of losses and statistics, but must be finite.
         """
         return None
 
@@ -92,9 +92,9 @@ class Modality(ABC):
 
 
 class Example(NamedTuple):
-    """One datum: `x0` (channels, *grid) float32, its class and text if it has them, and where it is data.
+    """One example: `x0` (channels, *grid) float32, its class and text if it has them, and where it is data.
 
-    `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics leave out); None: all
+    `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None: all
     is data.
     An empty text counts as no text.
     """
@@ -202,7 +202,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     """Stack examples into a batch; no mask means all data; labels and texts are kept if every example has one.
 
     Raises:
-        ValueError: for a mask of another shape than `Example` says.
+        ValueError: for a mask with a different shape than `Example` says.
     """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
@@ -221,7 +221,7 @@ def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor 
     the others are repeated.
 
     Raises:
-        ValueError: for a mask of another shape than `(1, *grid)` or `(channels, *grid)`.
+        ValueError: for a mask with a different shape than `(1, *grid)` or `(channels, *grid)`.
     """
     given = [mask for mask in masks if mask is not None]
     if not given:
@@ -255,7 +255,7 @@ def split(
 ) -> tuple[DatasetT, DatasetT | None]:
     """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
 
-    `validation` below 1 is a share of the examples, rounded so that each part has at least one if there are two;
+    `validation` below 1 is a fraction of the examples, rounded so that each part has at least one if there are two;
     otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer may be
     held out. The validation part is None if nothing is held out.
 

@@ -57,7 +57,7 @@ class TarShards(MediaFiles):
         text_key: key of the caption in JSON files.
         window: shards that training draws from at a time; more mix better, fewer suit caches.
         max_member_bytes: larger media are not read, but reported as unreadable.
-        max_unreadable: share of the examples whose media may be unreadable.
+        max_unreadable: fraction of the examples whose media may be unreadable.
         threads: threads that read a batch.
         trusted: False if the settings came with another person's run: shards are then read from plain local paths only,
             without fsspec, and no new index is stored.

@@ -134,7 +134,7 @@ def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any,
         model, facts = kind.from_pretrained(
             name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    # A pooler maps a text to one vector; it is not used here, and many files leave it out.
+    # A pooler maps a text to one vector; it is not used here, and many files omit it.
     missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
     if missing:
         raise ValueError(f"the weights of the text encoder {name!r} are incomplete: {', '.join(missing[:3])}, …")

@@ -49,7 +49,7 @@ class Video(Modality):
     random window is taken, the middle one without a seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame)
     are as in `Image`, the same for all frames of a clip.
     `short` says how files that are too short are handled: "mask" repeats the last frame and marks the repetition as
-    padding, so that losses and statistics leave it out; "skip" refuses the file.
+    padding, so that losses and statistics omit it; "skip" refuses the file.
     `motion` refuses windows with little motion: it is the minimum mean absolute difference between consecutive frames
     of the loaded clip, pixels in [0, 1]; None accepts all. At 8 fps and 32×32 an empty scene before a fixed camera has
     0.001, a person signing 0.004 to 0.02, a view from a driving car 0.007 to 0.011. Up to 32 windows spread evenly over

@@ -1,7 +1,7 @@
 """Reading windows of video files: the frame shown at each given time, found by seeking near the first time.
 
 Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
-later, so any frame rate, even a variable one, is converted to any other: frames are left out or repeated.
+later, so any frame rate, even a variable one, is converted to any other: frames are omitted or repeated.
 Files are recognised by content and limited to formats that contain their pictures: playlists and similar formats,
 which make a reader open other files and addresses, are refused.
 """

@@ -34,8 +34,9 @@ class Corruption:
 
     `scale` says what `level` means. With `deviation` it is the standard deviation of the corruption, in units of the
     data: the papers' convention, in which a narrow band has much power in each of its bins. With `bins` it is the
-    amplitude in the loudest bin, so that a level of 1 is as loud there as white noise of unit variance, for any width
-    of the band. It is independent from channel to channel, or `shared` by all, like rain in the colours of a picture.
+    amplitude in the strongest bin, so that a level of 1 is as strong there as white noise of unit variance, for any
+    width of the band. It is independent from channel to channel, or `shared` by all, like rain in the colours of a
+    picture.
 
     Raises:
         ValueError: for a level that is not positive and finite, an unknown scale, or a spectrum without power.
@@ -76,7 +77,7 @@ class Corruption:
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if it is another kind of file, of another version, or has other axes.
+            ValueError: if it is another kind of file, with a different version, or has other axes.
         """
         check_file(path)
         try:

@@ -30,7 +30,7 @@ class DataPower(Spectrum):
 
 @dataclass(frozen=True, eq=False)
 class Omitting(Spectrum):
-    """White noise that leaves out the frequencies of the run's corruption."""
+    """White noise that omits the frequencies of the run's corruption."""
 
     corruption: Corruption
 

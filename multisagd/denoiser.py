@@ -33,7 +33,7 @@ from multisagd.statistics import DataStatistics
 PreconditioningKind = Literal["none", "karras", "spectral"]
 
 QUIET = 1e-6
-"""Minimum power per frequency assumed by spectral preconditioning, as a share of the largest power."""
+"""Minimum power per frequency assumed by spectral preconditioning, as a fraction of the largest power."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Preconditioning:
 
 
 class Denoiser(nn.Module):
-    """A network as an estimator of the clean datum.
+    """A network as an estimator of the clean sample.
 
     The network is any module called as `network(x, log_snr, condition)` with x `(batch, channels, *grid)` and log_snr
-    `(batch,)`, returning a tensor like x or an object with such a tensor as `.sample` (as diffusers' models do).
+    `(batch,)`, returning a tensor of the same shape as x or an object with such a tensor as `.sample` (as diffusers'
+    models do).
 
     With `statistics` the data are centred on their mean, and σ_data is measured about it; without, the mean is
     zero, and Karras preconditioning uses σ_data = 0.5. Spectral preconditioning needs `statistics`. The default
@@ -98,7 +99,7 @@ class Denoiser(nn.Module):
         self.centred = centred and statistics is not None
         self.sigma_data = 0.5 if statistics is None else statistics.sigma_data
         if not self.sigma_data > 0:
-            raise ValueError("the statistics have no variation: measure them on more than one datum")
+            raise ValueError("the statistics have no variation: measure them on more than one example")
         self._means: Recent[Tensor] = Recent()
         self._powers: Recent[tuple[Tensor, Tensor]] = Recent()
 
@@ -110,7 +111,7 @@ class Denoiser(nn.Module):
         return self._means.get((shape, x.device, x.dtype), lambda: statistics.mean_on(shape).to(x.device, x.dtype))
 
     def powers_like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the power of data (floored) and noise, `(channels or 1, *half_shape)`, for a batch like x."""
+        """Return the power of data (floored) and noise, `(channels or 1, *half_shape)`, on the grid of x."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
@@ -139,7 +140,7 @@ class Denoiser(nn.Module):
         power, noise_power = self.powers_like(like)
         deviation, amplitude = power.sqrt(), noise_power.sqrt()
         scale = (at.a**2 * power + at.b**2 * noise_power).rsqrt()
-        # Where W = 0 there is no noise: the datum is known, and F's target is zero.
+        # Where W = 0 there is no noise: the example is known, and F's target is zero.
         inverse = torch.where(amplitude > 0, 1 / torch.where(amplitude > 0, amplitude, 1.0), 0.0)
         skip, out = at.a * power * scale**2, at.b * amplitude * deviation * scale
         signal, noise = at.b * amplitude * scale / deviation, -at.a * deviation * scale * inverse

@@ -43,7 +43,7 @@ DEEPEST = 64
 def describe(spectrum: Spectrum) -> dict[str, Any]:
     """Return a spectrum as a dictionary of numbers, texts, lists and dictionaries; `spectrum_of` reads it back.
 
-    Parameters that are None are left out. A `Table` is described by its numbers and the axes of its grid.
+    Parameters that are None are omitted. A `Table` is described by its numbers and the axes of its grid.
 
     Raises:
         ValueError: for a spectrum of another project's class, a tensor parameter (of a learned spectrum), a table
@@ -53,7 +53,7 @@ def describe(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def describe_axis(axis: Axis) -> dict[str, Any]:
-    """Return an axis as a dictionary of its arguments; arguments that are None are left out."""
+    """Return an axis as a dictionary of its arguments; arguments that are None are omitted."""
     return {name: _plain(value, f"Axis.{name}", 0) for name, value in asdict(axis).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""The grid a datum lives on: named axes with physical spacing, and the frequencies of its discrete Fourier transform.
+"""The grid of an example: named axes with physical spacing, and the frequencies of its discrete Fourier transform.
 
 Everything here is float64 and on the half spectrum of `torch.fft.rfftn`, with the last axis halved. For real data the
 other half contains complex conjugates, so its bins are counted by `Grid.multiplicity` instead of being stored.

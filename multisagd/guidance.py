@@ -17,7 +17,7 @@ class _Guided(nn.Module):
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None) -> None:
         super().__init__()
         if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"a guidance interval must rise in log-SNR, got {interval}")
+            raise ValueError(f"a guidance interval must increase in log-SNR, got {interval}")
         self.denoiser = denoiser
         self.scale = scale
         self.interval = interval
@@ -51,7 +51,7 @@ class ClassifierFree(_Guided):
     `scale` 1 means no guidance. The weak estimate is the denoiser's estimate without condition.
 
     Raises:
-        ValueError: for an interval that does not rise; in use, without a condition.
+        ValueError: for an interval that is not increasing; in use, without a condition.
     """
 
     def __init__(self, denoiser: AnyDenoiser, scale: float, interval: Interval | None = None) -> None:
@@ -68,7 +68,7 @@ class Autoguidance(_Guided):
     """Guidance by a weaker version of the same model, smaller or less trained (arXiv 2406.02507).
 
     Raises:
-        ValueError: for an interval that does not rise.
+        ValueError: for an interval that is not increasing.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from multisagd.samplers import Model, Point, SamplerState
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-12
-"""Minimum power of C, as a share of the largest: smaller values are rounding errors."""
+"""Minimum power of C, as a fraction of the largest: smaller values are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class GaussianIntegrator:
 
     Raises:
         ValueError: in `step`, for a process with coefficients per frequency, noise that is empty somewhere or drawn on
-            a padded grid, or data of another number of channels.
+            a padded grid, or data with a different number of channels.
     """
 
     statistics: DataStatistics

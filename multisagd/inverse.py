@@ -104,7 +104,7 @@ class DPS(_Measured):
     log-SNR there is no guidance: `TRUSTED` by default; None means everywhere.
 
     Raises:
-        ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that does not rise.
+        ValueError: for noise drawn on a padded grid, a negative `noise`, or an interval that is not increasing.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class PiGDM(_Measured):
     ) -> None:
         super().__init__(denoiser, measurement, y, noise, scale, interval)
         if not isinstance(prior, DataStatistics) and not prior > 0:
-            raise ValueError(f"the standard deviation of the data is positive, got {prior}")
+            raise ValueError(f"the standard deviation of the data must be positive, got {prior}")
         self.prior = prior
         self.gradient = _checked(gradient) or (float("inf"), float("inf"))
 
@@ -191,5 +191,5 @@ class PiGDM(_Measured):
 
 def _checked(interval: Interval | None) -> Interval | None:
     if interval is not None and not interval[0] < interval[1]:
-        raise ValueError(f"a guidance interval must rise in log-SNR, got {interval}")
+        raise ValueError(f"a guidance interval must increase in log-SNR, got {interval}")
     return interval

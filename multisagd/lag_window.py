@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 0.01
-"""Smallest power as a share of the periodogram, which is too large at weak frequencies because of leakage."""
+"""Smallest power as a fraction of the periodogram, which is too large at weak frequencies because of leakage."""
 
 
 class PairAverages:

@@ -5,7 +5,7 @@ In `y = x_t/α` the flow is simple in the log-SNR λ, for any path of the schedu
     dy/dλ = (E[x0 | x_t] - y)/2,        d log|∂y/∂y_0|/dλ = (tr J - n)/2,   J = ∂E[x0 | x_t]/∂y
 
 because `dy/dr` is the noise `(y - x0)/r` for `r = σ/α = e^{-λ/2}` (arXiv 2010.02502, Eq. 14). It is integrated
-from the datum to t = 1, where the distribution is the prior `N(0, σ² Σ)`: only there Σ enters, by its determinant and
+from the example to t = 1, where the distribution is the prior `N(0, σ² Σ)`: only there Σ enters, by its determinant and
 norm. The integrated variable is `z = y √sigmoid(λ)`, the x of the variance-preserving path: y grows as r at high noise
 and would need most of the steps there; z changes only where data and noise mix.
 
@@ -65,16 +65,16 @@ def log_likelihood(
     gradient per call and probe.
 
     `probes` is the number of random vectors per item, from its own seed; they give the estimate a variance, but no
-    bias. With None the trace is exact, without seeds, with one gradient per value of a datum. `statistics` of the data
-    reduce the variance, the more the closer the denoiser is to a Wiener filter, and change nothing else.
+    bias. With None the trace is exact, without seeds, with one gradient per value of an example. `statistics` of the
+    data reduce the variance, the more the closer the denoiser is to a Wiener filter, and change nothing else.
 
     The denoiser is called in the dtype of x0 (float32 for integers); the rest is float64. Densities are those of the
-    scale of x0: for a datum multiplied by c subtract `n log c`.
+    scale of x0: for an example multiplied by c subtract `n log c`.
 
     Raises:
         ValueError: for fewer than one step or probe, without one seed per item for the probes, for noise that is empty
             at some frequencies (such data have no density), drawn on a padded grid or with coefficients per frequency,
-            or for statistics of another number of channels.
+            or for statistics with a different number of channels.
     """
     process, x0 = denoiser.process, as_data(x0)
     _check(process, x0, steps, seeds, probes)
@@ -119,7 +119,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
         ValueError: for fewer than one dimension.
     """
     if dimensions < 1:
-        raise ValueError(f"a datum has at least one dimension, got {dimensions}")
+        raise ValueError(f"an example has at least one dimension, got {dimensions}")
     return -log_likelihood / (dimensions * math.log(2))
 
 

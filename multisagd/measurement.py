@@ -1,4 +1,4 @@
-"""Measurements of a datum: linear operators H of `y = H x0 + s n`, with white noise n.
+"""Measurements of an example: linear operators H of `y = H x0 + s n`, with white noise n.
 
 Each has its transpose, and solves `(H R Hᵀ + s²) z = y` for a covariance `R = F⁻¹ diag(P) F` that is diagonal in
 frequency, as Gaussian posteriors and guidance require:
@@ -87,7 +87,7 @@ class Filtered(Measurement):
 
     @classmethod
     def of_spectrum(cls, spectrum: Spectrum, grid: Grid) -> Filtered:
-        """Filter with the amplitude of a spectrum, 1 at its loudest frequency."""
+        """Filter with the amplitude of a spectrum, 1 at its strongest frequency."""
         power = even_power(spectrum, grid)
         return cls((power / power.max()).sqrt(), grid)
 

@@ -4,8 +4,8 @@ A video sampled from independent noise may flicker, because noised clips in trai
 lowest frequencies, and pure noise does not. FreeInit (arXiv 2312.07537) samples a clip, adds noise again, keeps the low
 frequencies of the result, replaces the others by new noise, and samples once more. Three differences here give the
 start of sampling the distribution seen in training. The paper's mask L weighs amplitudes, and the sum loses variance
-where `L² + (1-L)² < 1`; here L is a share of power. The paper adds the first noise again, which is correlated with the
-sample made from it; here the noise is new. The paper goes back to t = 1, where usual schedules leave nothing of the
+where `L² + (1-L)² < 1`; here L is a fraction of power. The paper adds the first noise again, which is correlated with
+the sample made from it; here the noise is new. The paper goes back to t = 1, where usual schedules leave nothing of the
 clip; here sampling restarts at a log-SNR at which some of it is left.
 """
 
@@ -27,14 +27,14 @@ from multisagd.spectrum import Spectrum, even_power
 
 
 def share_of_power(low_pass: Spectrum, grid: Grid) -> Tensor:
-    """Return the power of `low_pass` on a grid, `(*half_shape,)`, as a share in [0, 1], float64.
+    """Return the power of `low_pass` on a grid, `(*half_shape,)`, as a fraction in [0, 1], float64.
 
     Raises:
         ValueError: if it leaves [0, 1], or cannot be evaluated on this grid.
     """
     share = even_power(low_pass, grid)
     if not bool(((share >= 0) & (share <= 1)).all()):
-        raise ValueError(f"{low_pass} is not a share of power: it must lie between 0 and 1 at every frequency")
+        raise ValueError(f"{low_pass} is not a fraction of power: it must lie between 0 and 1 at every frequency")
     return share
 
 

@@ -1,8 +1,8 @@
-"""The power spectrum of a single datum, without a dataset to average over.
+"""The power spectrum of a single example, without a dataset to average over.
 
-A single periodogram has a standard deviation as large as its value, and leakage from the edges of a non-periodic datum
-hides steep spectra. Averaging periodograms over orthogonal tapers reduces both (D. J. Thomson, Proc. IEEE 70, 1982);
-here over products of a few tapers along every axis.
+A single periodogram has a standard deviation as large as its value, and leakage from the edges of a non-periodic
+example hides steep spectra. Averaging periodograms over orthogonal tapers reduces both (D. J. Thomson, Proc. IEEE 70,
+1982); here over products of a few tapers along every axis.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ TAPERS = 3
 
 
 def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> DataStatistics:
-    """Return mean and power of one datum `(channels, *grid)`, treated as a stationary signal seen through windows.
+    """Return mean and power of one example `(channels, *grid)`, treated as a stationary signal seen through windows.
 
     The mean is constant, one number per channel, and the mean power is the variance about it; a `mask`
-    `(1 or channels, *grid)` says where the datum is valid.
+    `(1 or channels, *grid)` says where the example is valid.
 
     Raises:
-        ValueError: if the datum is the same everywhere.
+        ValueError: if the example is the same everywhere.
     """
     dims = tuple(range(-grid.dimensions, 0))
     valid = torch.ones_like(x0, dtype=torch.bool) if mask is None else mask.expand_as(x0)
@@ -47,7 +47,7 @@ def statistics_of_one(x0: Tensor, grid: Grid, mask: Tensor | None = None) -> Dat
         for place, taper in zip(dims, tapers, strict=True):
             tapered = tapered * taper.reshape(-1, *(1,) * (-place - 1))
         power += torch.fft.rfftn(tapered, dim=dims, norm="ortho").abs().square()
-    # Tapers weigh the middle more than the edges, so the power is scaled to the variance of the whole datum.
+    # Tapers weigh the middle more than the edges, so the power is scaled to the variance of the whole sample.
     power *= float(rest.square().sum() / valid.sum() / grid.mean(power).mean().clamp(min=1e-300))
     return DataStatistics(mean.contiguous(), power, grid, 1)
 

@@ -1,4 +1,4 @@
-"""Selective omission: noise that leaves out a band in which the data are corrupted (arXiv 2510.09660).
+"""Selective omission: noise that omits a band in which the data are corrupted (arXiv 2510.09660).
 
 The data are `x' = x0 + n`, n of known spectrum (`Corruption`), confined to a band. Frequencies without noise
 (`Outside`) are not generated. There are two choices for what the network sees there:
@@ -21,10 +21,10 @@ from multisagd.statistics import DataStatistics
 
 
 class ProjectedDenoiser(Denoiser):
-    """A denoiser for noise that leaves out a band (`Outside`): it predicts only frequencies that carry noise.
+    """A denoiser for noise that omits a band (`Outside`): it predicts only frequencies that carry noise.
 
     If `blind` (the default), its network does not see the other frequencies: they are zero in training and sampling,
-    and the estimate has the mean of the data there. If not `blind`, the network sees the corrupted datum in training
+    and the estimate has the mean of the data there. If not `blind`, the network sees the corrupted sample in training
     and zero in sampling, and the estimate keeps the values of `x_t` there: samples are zero there, not the mean. This
     equals predicting the noise, which is zero there, and is how arXiv 2510.09660 omits a band, in any parametrisation.
 
@@ -62,7 +62,7 @@ class ProjectedDenoiser(Denoiser):
             inside * each for each in (plain.c_in, plain.c_skip, plain.c_out, plain.target_signal, plain.target_noise)
         )
         if not self.blind:
-            # Where there is no noise x_t is the datum times a.
+            # Where there is no noise x_t is the example times a.
             c_in, c_skip = plain.c_in.expand_as(c_in), c_skip + (1 - inside) / at.a
         return Preconditioning(c_in, c_skip, c_out, signal, noise)
 

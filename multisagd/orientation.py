@@ -27,7 +27,7 @@ class Streaks(Spectrum):
 
     Streaks (rain, scratches, the lines of a scanner) run along a direction and vary across it, so their power lies
     across: `angle` 0 means streaks along the second of the two `axes`, 90 along the first (upright for height and
-        width). Zero frequency, which has no direction, is left out. The axes must share a unit.
+        width). Zero frequency, which has no direction, is omitted. The axes must share a unit.
 
     Raises:
         ValueError: unless 0 < width <= 180 and there are two axes.

@@ -5,11 +5,11 @@ unbiased measurement of the clean one, so that `E[x0 | x_t]` can be regressed fr
 
 - **unseen**, with noise that is empty in the band (`Outside`): the network sees none of it at any time and learns to
   predict it from all other frequencies. The target x' differs from x0 by n, which is independent of what it sees.
-- **seen through a floor** (`NoiseFloor`): in the band, a datum corrupted at a known level is already at a later time of
-  the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is
-  added to the datum, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into
-  `E[x0 | x_t] = (V E[x' | x_t] - a c² x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the
-    added noise e is an unbiased target for x0.
+- **seen through a floor** (`NoiseFloor`): in the band, an example corrupted at a known level is already at a later time
+  of the diffusion. Noise there never falls below `V = (1 + margin) a² c²`, of which only `A = V - a² c²` is added to
+  the example, and Tweedie's formula, applied twice, turns `E[x' | x_t]` into `E[x0 | x_t] = (V E[x' | x_t] - a c²
+  x_t)/A` (scalar case in arXiv 2404.10177), that is, `x' - (a c²/A) e` with the added noise e is an unbiased target for
+  x0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from multisagd.regularisation import SpectralPenalty
 from multisagd.statistics import DataStatistics
 
 QUIET = 1e-3
-"""Minimum power assumed for clean data under a corruption, as a share of the corruption's power."""
+"""Minimum power assumed for clean data under a corruption, as a fraction of the corruption's power."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BandPowers:
     """Powers at every frequency and given times, which broadcast over `(batch, channels, *half_shape)`.
 
     `clean` data C, `corruption` c² (zero outside the band), `noise` V, and whether the network has `seen` the
-    frequency, that is, whether it carries noise. `left` is the share of V added to a corrupted datum, A/V.
+    frequency, that is, whether it carries noise. `left` is the fraction of V added to a corrupted sample, A/V.
     """
 
     clean: Tensor
@@ -68,9 +68,9 @@ class RestoringDenoiser(Denoiser):
     power in the (corrupted) `statistics` minus the corruption's power.
 
     Raises:
-        ValueError: as `Denoiser`; for spectral preconditioning, a corruption of another grid, noise drawn on a padded
-            grid, noise in the band that is not a floor above the corruption, or a floor with a corruption shared by
-            several channels; in `loss`, for a penalty, and for the Mahalanobis metric if the band is unseen.
+        ValueError: as `Denoiser`; for spectral preconditioning, a corruption with a different grid, noise drawn on a
+            padded grid, noise in the band that is not a floor above the corruption, or a floor with a corruption shared
+            by several channels; in `loss`, for a penalty, and for the Mahalanobis metric if the band is unseen.
     """
 
     per_frequency = True
@@ -104,7 +104,7 @@ class RestoringDenoiser(Denoiser):
             )
 
     def _known_powers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the powers of clean data, corruption and the covariance, for a batch like x."""
+        """Return the powers of clean data, corruption and the covariance, for a batch of the shape of x."""
         assert self.statistics is not None
         shape, dtype = tuple(x.shape[2:]), torch.promote_types(x.dtype, torch.float32)
         statistics = self.statistics
@@ -133,7 +133,7 @@ class RestoringDenoiser(Denoiser):
         total = at.a**2 * band.clean + band.noise
         c_in = torch.where(band.seen, total.rsqrt(), 0.0)
         c_skip = torch.where(band.seen, at.a * band.clean / total, 0.0)
-        # The residual of the Wiener filter, and the whole datum where the frequency is unseen.
+        # The residual of the Wiener filter, and the whole sample where the frequency is unseen.
         c_out = torch.where(band.seen, (band.clean * band.noise / total).sqrt(), band.clean.sqrt())
         # The unbiased target is x' - (a c²/A) e, and the network should predict (target - c_skip·x_t)/c_out.
         signal = (1 - c_skip * at.a) / c_out

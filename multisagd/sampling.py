@@ -75,7 +75,7 @@ def sample(
     """Draw samples of `shape` = (batch, channels, *grid), one seed per item; the same seed gives the same sample.
 
     `times`, descending, overrides `steps` and `spacing`. `initial` is x at the first time, instead of the prior: to
-    start from a noised datum, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
+    start from a noised sample, pass `process.add_noise(x0, t, noise)` with times that start at t. The result, of shape
     `shape`, is x at the last time, with the schedule's noise there: negligible at t = 0, except σ_min in Karras'
     schedule.
 

@@ -45,7 +45,7 @@ class Schedule:
         if not self.shift > 0:
             raise ValueError(f"a schedule's shift must be positive, got {self.shift}")
         if not -80 <= self.log_snr_range[0] < self.log_snr_range[1] <= 80:  # α² and σ² are float32 numbers there
-            raise ValueError(f"log_snr_range must rise, between -80 and 80, got {self.log_snr_range}")
+            raise ValueError(f"log_snr_range must increase, between -80 and 80, got {self.log_snr_range}")
         if self.path not in get_args(Path):
             raise ValueError(f"unknown path {self.path!r}; choose one of {', '.join(get_args(Path))}")
         # On the CPU even if networks, which may contain a schedule, are built on the meta device.

@@ -91,7 +91,7 @@ class HarmonicStop(Spectrum):
     """Power 0 within `width / 2` of a fundamental frequency and its harmonics along one axis, 1 elsewhere.
 
     Noise without mains hum: `HarmonicStop(50.0, width=2.0, axis="time")` on a waveform whose time axis is in
-    seconds leaves out 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
+    seconds omits 50, 100, 150 Hz, …, so a model trained with it neither learns nor generates them (selective
     omission, arXiv 2510.09660). `harmonics` limits their number; None means all. A hum whose
     periods do not fill the excerpt exactly leaks beyond its stop: it is reduced, not removed.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from multisagd.grid import Grid
 
 SUPPORT_THRESHOLD = 1e-14
-"""Bins with less than this share of the largest power count as empty: float32 cannot resolve their amplitude."""
+"""Bins with less than this fraction of the largest power count as empty: float32 cannot resolve their amplitude."""
 
 
 class Spectrum:
@@ -177,7 +177,7 @@ class Offset(Spectrum):
 
 @dataclass(frozen=True)
 class Outside(Spectrum):
-    """Power 1 where another spectrum has no power, 0 elsewhere: noise that leaves out the other's frequencies.
+    """Power 1 where another spectrum has no power, 0 elsewhere: noise that omits the other's frequencies.
 
     With the spectrum of a corruption it is the noise of selective omission (arXiv 2510.09660): frequencies without
     noise are never generated.

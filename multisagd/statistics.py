@@ -1,7 +1,7 @@
 """Statistics of a dataset: its mean and its power spectrum about the mean.
 
 Both are measured in float64 by streaming over the data twice, first for the mean and then for the power about it; the
-one-pass formula would subtract nearly equal numbers where the mean dominates. Padded samples are left out of both: the
+one-pass formula would subtract nearly equal numbers where the mean dominates. Padded samples are omitted of both: the
 mean is over the valid samples at each place, and the power is estimated from them (`masked_power`).
 """
 
@@ -136,7 +136,7 @@ class DataStatistics:
         return F.interpolate(self.mean[None], size=tuple(shape), mode=mode[self.grid.dimensions - 1])[0]
 
     def power_on(self, shape: Sequence[int]) -> Tensor:
-        """Return the power on a grid of another shape, interpolated in frequency, `(channels, *half_shape)`."""
+        """Return the power on a grid with a different shape, interpolated in frequency, `(channels, *half_shape)`."""
         grid = self.grid.resize(shape)
         return torch.stack([Table(channel, self.grid).power(grid) for channel in self.power])
 
@@ -159,7 +159,7 @@ class DataStatistics:
         """Read statistics written by `save`.
 
         Raises:
-            ValueError: if it is another kind of file or of another version.
+            ValueError: if it is another kind of file or with a different version.
         """
         check_file(path)
         with safe_open(str(path), framework="pt") as file:

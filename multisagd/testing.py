@@ -136,7 +136,7 @@ def _check_errors(modality: Any, path: Path, folder: Path) -> None:
     shutil.copyfile(path, copy)
     _require(
         torch.equal(modality.encode(modality.load(copy, 3)), modality.encode(modality.load(path, 3))),
-        "random choices in load depend on the seed only, but a copy of the file gives a different datum",
+        "random choices in load depend on the seed only, but a copy of the file gives a different example",
     )
 
 
@@ -175,6 +175,6 @@ def _require_raises(call: Callable[[], Any], what: str, kind: type[Exception] = 
 
 
 def _require(holds: object, rule: str) -> None:
-    # Not an assert statement, which `python -O` leaves out.
+    # Not an assert statement, which `python -O` omits.
     if not holds:
         raise AssertionError(rule)

@@ -1,7 +1,7 @@
-"""U-turns: noise a datum up to some time and sample back, which gives a more or less similar datum.
+"""U-turns: noise an example up to some time and sample back, which gives a more or less similar example.
 
 The features that survive a turn at T_u show which features belong to which noise level (arXiv 2308.07421); up to some
-time the class of the datum is preserved, and later it changes.
+time the class of the example is preserved, and later it changes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from multisagd.statistics import DataStatistics
 
 
 def baselines(steps: int, ends: tuple[float, float] = ENDS) -> dict[str, Tensor]:
-    """Return the rising log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
+    """Return the increasing log-SNRs `(steps + 1,)`, float64, of the usual schedules by name.
 
     Schedules that end at infinite log-SNRs (sigmoid, flow matching) run between `ends`; in the cosine
     schedule only the outermost steps are moved there, as usual, unless more of them lie outside. Karras' and the linear
@@ -50,7 +50,7 @@ def transfers(
 ) -> dict[str, Transfer]:
     """Return a sampler's transfer function at each of some named log-SNRs `(steps + 1,)` that the schedule can follow.
 
-    Sets beyond its ends or without strict ascent are left out: 1,000 discrete levels have at most that many steps.
+    Sets beyond its ends or without strict ascent are omitted: 1,000 discrete levels have at most that many steps.
     """
     low, high = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"))
     results = {}
@@ -72,7 +72,7 @@ def _discrete_linear(steps: int) -> Tensor:
 def trajectory_regular(
     statistics: DataStatistics, process: Process, steps: int, ends: tuple[float, float] = ENDS, candidates: int = 200
 ) -> Tensor:
-    """Return rising log-SNRs `(steps + 1,)` that minimise the summed errors of single DDIM steps.
+    """Return increasing log-SNRs `(steps + 1,)` that minimise the summed errors of single DDIM steps.
 
     A single step starts on the exact trajectory, `x - aμ ∝ √(a²C + V)`, and its error is the distance from it at the
     end, the root of the sum over all frequencies (arXiv 2405.11326, Section 4, with the trajectories of Gaussian data).

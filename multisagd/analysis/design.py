@@ -1,8 +1,8 @@
 """Design of the log-SNRs that a sampler visits, from the data's spectrum (arXiv 2502.00180, Section 5).
 
 The error of a few steps is known in closed form (`transfer`), so it can be minimised over the steps before training, or
-for a trained network, since a network conditioned on log-SNR accepts any steps. The log-SNRs rise by shares of the
-whole range, which are a softmax of free parameters; minimised by L-BFGS in float64 from several starts.
+for a trained network, since a network conditioned on log-SNR accepts any steps. The log-SNRs increase by fractions of
+the whole range, which are a softmax of free parameters; minimised by L-BFGS in float64 from several starts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def objective_value(transfer: Transfer, objective: Objective) -> Tensor:
 
 
 def errors(transfer: Transfer) -> dict[str, float]:
-    """Return every objective of a transfer function, and W2 as a share of the data's deviation (`relative`)."""
+    """Return every objective of a transfer function, and W2 as a fraction of the data's deviation (`relative`)."""
     values = {each: float(objective_value(transfer, each)) for each in get_args(Objective)}
     scale = math.sqrt(float(transfer.total(transfer.spectra.data)))
     return {**values, "relative": values["w2"] / scale if scale else math.inf}
@@ -55,10 +55,10 @@ def errors(transfer: Transfer) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DesignedSteps:
-    """Log-SNRs that a sampler visits, rising; `value` is the objective there, in units of the data.
+    """Log-SNRs that a sampler visits, increasing; `value` is the objective there, in units of the data.
 
     Raises:
-        ValueError: unless there are at least two log-SNRs, finite and rising.
+        ValueError: unless there are at least two log-SNRs, finite and increasing.
     """
 
     log_snrs: tuple[float, ...]
@@ -120,9 +120,9 @@ ENDS = (-math.log(1e4 - 1), math.log(1e4 - 1))
 def spectral_ends(statistics: DataStatistics, process: Process, share: float = 0.01) -> tuple[float, float]:
     """Return the range of log-SNRs that matters for these data, within the range of the process's schedule.
 
-    At the first the loudest frequency, mean included, has a signal-to-noise ratio of `share`; at the last, noise has
-    that share of the weakest frequency (frequencies more than 60 dB below the loudest are ignored). Frequencies without
-    noise do not matter.
+    At the first the strongest frequency, mean included, has a signal-to-noise ratio of `share`; at the last, noise has
+    that fraction of the weakest frequency (frequencies more than 60 dB below the strongest are ignored). Frequencies
+    without noise do not matter.
 
     Raises:
         ValueError: as `Spectra.of` does, and if the data have no power where there is noise.
@@ -173,7 +173,7 @@ def design_schedule(
     seed: int = 0,
     method: Method = "L-BFGS-B",
 ) -> DesignedSteps:
-    """Return the log-SNRs with which a sampler (DDIM by default) best generates the law of Gaussian data like these.
+    """Return the log-SNRs with which a sampler (DDIM by default) best generates these Gaussian data.
 
     `ends` are the first and last log-SNR, moved into the range of the process's schedule; with `free_ends` they bound
     the design, which may begin later and end earlier. The minimum is the best of `restarts` starts: equal steps in
@@ -181,7 +181,7 @@ def design_schedule(
     need not be convex, so more restarts may find a better minimum.
 
     Raises:
-        ValueError: for fewer than one step or restart, an unknown objective, or ends that do not rise.
+        ValueError: for fewer than one step or restart, an unknown objective, or ends that are not increasing.
     """
     sampler = DDIM() if sampler is None else sampler
     search = Search.over(process, steps, ends, free_ends, restarts, seed)

@@ -72,7 +72,7 @@ def fitted_power(data: DataStatistics, decibels: float = 3.0) -> Tensor:
     """Return the power `(*half_shape)` of a power law with a knee, fitted to the spectrum of data without outliers.
 
     It is fitted to the median power of rings of frequency, which lines and spots do not change; rings more than
-    `decibels` above the fit are left out one after the other, the farthest first, down to half of them. Zero frequency
+    `decibels` above the fit are omitted one after the other, the farthest first, down to half of them. Zero frequency
     is excluded.
 
     Raises:

@@ -58,7 +58,7 @@ def design_joint(
     restarts: int = 3,
     seed: int = 0,
 ) -> JointDesign:
-    """Return the log-SNRs and the spectrum of a family that best generate the law of Gaussian data like these.
+    """Return the log-SNRs and the spectrum of a family that best generate the distribution of Gaussian data like these.
 
     The spectrum keeps a mean power of one. The covariance of `process` is not used.
 

@@ -32,7 +32,7 @@ EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Limits:
     """Thresholds of the recommendation.
 
-    `error`: discretisation error, as a share of the data's deviation, below which a trained network's own errors
+    `error`: discretisation error, as a fraction of the data's deviation, below which a trained network's own errors
     dominate.
     `gain`: minimum factor by which shaping must reduce the error of white noise.
     `conditioning`: decibels between the largest and the smallest noise power.
@@ -66,10 +66,10 @@ class Candidate:
         return "white noise" if self.exponent == 0 else f"noise of the data's power to {self.exponent:g}"
 
     def objection(self, limits: Limits) -> str | None:
-        """Return the reason why it is left out, or None."""
+        """Return the reason why it is omitted, or None."""
         if self.conditioning > limits.conditioning:
             return f"its powers span {self.conditioning:.1f} dB, more than the {limits.conditioning:g} allowed"
-        # By default steps begin where the loudest frequency has this ratio: rounding must not decide.
+        # By default steps begin where the strongest frequency has this ratio: rounding must not decide.
         if self.terminal_snr > 1.01 * limits.terminal_snr:
             return (
                 f"at the start of sampling a band has a signal-to-noise ratio of {self.terminal_snr:.2g}, more "
@@ -114,8 +114,8 @@ def recommend(
     )
     white, reasons = candidates[0], []
     reasons.append(
-        f"In {steps} steps designed for it, white noise misses the data's law by {white.error:.1%} of their deviation "
-        f"(the Gaussian model's discretisation error)."
+        f"In {steps} steps designed for it, white noise has a discretisation error of {white.error:.1%} of the data's "
+        f"standard deviation (for Gaussian data)."
     )
     usable = [white]
     for candidate in candidates[1:]:

@@ -1,7 +1,7 @@
-"""The search for a design: rising log-SNRs from free parameters, and the best minimum from several starts.
+"""The search for a design: increasing log-SNRs from free parameters, and the best minimum from several starts.
 
-The log-SNRs rise by shares of the whole range, which are a softmax of free parameters: every proposal of an optimiser
-is a valid schedule.
+The log-SNRs increase by fractions of the whole range, which are a softmax of free parameters: every proposal of an
+optimiser is a valid schedule.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multisagd.process import Process
 Method = Literal["L-BFGS-B", "SLSQP"]
 
 SMALLEST = 1e-4
-"""The minimum share of the whole range of a step."""
+"""The minimum fraction of the whole range of a step."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Search:
         """Return the search within the ends and the range of the process's schedule.
 
         Raises:
-            ValueError: for fewer than one step or restart, or ends that do not rise.
+            ValueError: for fewer than one step or restart, or ends that are not increasing.
         """
         if steps < 1 or restarts < 1:
             raise ValueError(f"a design takes at least one step and one restart, got {steps} and {restarts}")
         reach = process.schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")).tolist()
         low, high = max(ends[0], reach[0]), min(ends[1], reach[1])
         if not low < high:
-            raise ValueError(f"a design needs ends that rise within the schedule's {tuple(reach)}, got {ends}")
+            raise ValueError(f"a design needs increasing ends within the schedule's {tuple(reach)}, got {ends}")
         return cls(low, high, steps, free_ends, restarts, seed)
 
     def log_snrs(self, free: Tensor) -> Tensor:

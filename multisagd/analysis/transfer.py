@@ -57,7 +57,7 @@ class Spectra:
 
 @dataclass(frozen=True)
 class Transfer:
-    """The law of generated data, per frequency: `N(mean_gain · μ, power)`, tensors like `spectra.data`.
+    """The distribution of generated data, per frequency: `N(mean_gain · μ, power)`, tensors like `spectra.data`.
 
     `noise_gain` acts on x at the first time, whose noise has power `prior`; `injected` is the power in the result of
     all injected noise.

@@ -18,7 +18,7 @@ from multisagd.libraries import importing
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of diffusers: grid dimensions, the option that counts its classes, whether it also counts "no class".
+    """A diffusers class: grid dimensions, the option that counts its classes, whether it also counts "no class".
 
     `tokens` says whether it attends to tokens, and `text` whether these may be text tokens, which need a mask.
     """
@@ -45,7 +45,7 @@ FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.
 NAMES_KEPT = ("UNet1DModel",)
 
 FOREIGN = ("class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type")
-"""Options with which a network of diffusers requires further inputs."""
+"""Options with which a diffusers network requires further inputs."""
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def architecture(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("down_block_types", ["DownBlock1DNoSkip", *["DownBlock1D"] * (finer - 1), "AttnDownBlock1D"])
         given.setdefault("up_block_types", ["AttnUpBlock1D", *["UpBlock1D"] * (finer - 1), "UpBlock1DNoSkip"])
         if not given.get("use_timestep_embedding"):
-            # Its first block takes the time features as additional channels of the datum.
+            # Its first block takes the time features as additional channels of the example.
             fourier = given.get("time_embedding_dim") or 2 * widths[0]
             given.setdefault("extra_in_channels", fourier if embeds_fourier_features(name, given) else widths[0])
         return given
@@ -130,7 +130,7 @@ def count_classes(name: str, kind: Architecture, given: dict[str, Any], classes:
 def add_null_class(name: str, options: dict[str, Any]) -> str | None:
     """Count "no class" among the classes of the options; return the weight that then needs one more row.
 
-    None, with the options as they were, for a class of diffusers or options without classes.
+    None, with the options as they were, for a diffusers class or options without classes.
     """
     kind = KINDS[name]
     if kind.classes is None or not kind.counts_null or not isinstance(options.get(kind.classes), int):
@@ -176,7 +176,7 @@ def build(name: str, given: Mapping[str, Any]) -> nn.Module:
 
 
 def _class_of(name: str) -> type[nn.Module]:
-    with importing("diffusers", "networks of diffusers"):
+    with importing("diffusers", "diffusers networks"):
         import diffusers  # takes seconds
 
         kind: type[nn.Module] = getattr(diffusers, name)  # and imports more

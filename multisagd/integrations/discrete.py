@@ -2,7 +2,7 @@
 
 Such a model has timesteps 0 to N - 1, and timestep i has `ᾱ_i = Π_{j≤i} (1 - β_j)` (arXiv 2006.11239). Here timestep
 i lies at `t = (i + 1)/N`, its log-SNR is `log(ᾱ_i/(1 - ᾱ_i))`, and between timesteps the log-SNR is linear; t = 0 is
-the clean datum. The curves of β have the names used by the schedulers of diffusers.
+the clean sample. The curves of β have the names used by the diffusers schedulers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, where x is the datum plus noise of deviation σ.
+"""A denoiser in the interface of k-diffusion and EDM: `D(x, σ)`, where x is x0 plus noise of standard deviation σ.
 
 A process's state is `x_t = α (x0 + σ/α ε)`, so that `D(x, σ)` is the denoiser at the time whose log-SNR is `-2 log σ`
 and at the state αx, for every path: the parametrisation of Karras et al. (arXiv 2206.00364). The samplers of
@@ -78,7 +78,7 @@ class KarrasDenoiser(nn.Module):
         return self.denoiser((alpha * x).to(x.dtype), t, **condition)
 
     def start(self, shape: Sequence[int], seeds: Sequence[int], sigma: float | None = None) -> Tensor:
-        """Draw the start of sampling, of shape `shape`: noise of deviation `sigma` (default: the largest)."""
+        """Draw the start of sampling, of shape `shape`: noise of standard deviation `sigma` (default: the largest)."""
         return self.process.noise(shape, seeds) * (self.sigma_max if sigma is None else sigma)
 
     def noise_sampler(self, x: Tensor, seeds: Sequence[int]) -> Callable[[Any, Any], Tensor]:

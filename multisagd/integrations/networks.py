@@ -48,7 +48,7 @@ class DiffusersNetwork(nn.Module):
     `options` give none. Those with a UNet's cross-attention read one learned token where there is no text.
 
     Args:
-        channels: channels of the datum.
+        channels: channels of the example.
         dimensions: grid dimensions; they must be those of the class.
         name: the class's name.
         options: parameters of the class, as in the config.json of a saved model.
@@ -62,7 +62,7 @@ class DiffusersNetwork(nn.Module):
     Raises:
         ImportError: without diffusers.
         ValueError: for an unknown class or option, other dimensions, or a condition that the class does not support;
-            from `forward`, for inputs of another shape or label.
+            from `forward`, for inputs with an invalid shape or label.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The pipelines of diffusers with coloured noise, initial and injected.
+"""The diffusers pipelines with coloured noise, initial and injected.
 
 A pipeline draws its start itself and leaves the rest to its scheduler. `shape_pipeline(pipeline, shaped)` is the same
 pipeline, of a subclass of its class, with a shaped scheduler and coloured draws during its calls. The noise belongs to
@@ -24,7 +24,7 @@ def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
     Latents that are packed after drawing are coloured too. Latents given by the caller are used unchanged.
 
     Raises:
-        ValueError: if it is not a pipeline of diffusers, or has no scheduler.
+        ValueError: if it is not a diffusers pipeline, or has no scheduler.
     """
     base: Any = type(pipeline)
     cls = shaped_class(base)
@@ -37,7 +37,7 @@ def shape_pipeline(pipeline: Any, shaped: ShapedNoise) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Shaped…Pipeline` for every pipeline of diffusers."""
+    """Find `Shaped…Pipeline` for every diffusers pipeline."""
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if isinstance(base, type) and issubclass(base, diffusers_library().DiffusionPipeline):
@@ -50,10 +50,10 @@ def shaped_class(base: Any) -> Any:
     """Return the subclass of a pipeline class with its scheduler's coloured noise; a shaped class is unchanged.
 
     Raises:
-        ValueError: for a class that is not a pipeline of diffusers.
+        ValueError: for a class that is not a diffusers pipeline.
     """
     if not issubclass(base, diffusers_library().DiffusionPipeline):
-        raise ValueError(f"{base.__name__} is not a pipeline of diffusers: it is not a subclass of DiffusionPipeline")
+        raise ValueError(f"{base.__name__} is not a diffusers pipeline: it is not a subclass of DiffusionPipeline")
     if issubclass(base, _ShapedPipeline):
         return base
     body = {"__module__": __name__, "__doc__": f"{base.__name__} that draws coloured noise."}

@@ -1,6 +1,6 @@
 """A denoiser as the model of a diffusers scheduler: `model(sample, timestep).sample` is what that scheduler expects.
 
-A scheduler of diffusers asks its model about `α x0 + s ε` at a timestep and, by its configuration, for the noise ε, for
+A diffusers scheduler asks its model about `α x0 + s ε` at a timestep and, by its configuration, for the noise ε, for
 `v = α ε - s x0`, for x0 or for the flow `ε - x0`. With `log-SNR = 2 log(α/s)` that is this project's denoiser at the
 time of its own schedule with the same log-SNR, for any two schedules, with the state scaled to its path.
 """
@@ -20,7 +20,7 @@ from multisagd.sampling import AnyDenoiser
 
 @dataclass(frozen=True)
 class Level:
-    """Factors of the datum and of the noise in a model's input, float64 `(batch,)` or `(1,)`."""
+    """Factors of the example and of the noise in a model's input, float64 `(batch,)` or `(1,)`."""
 
     alpha: Tensor
     sigma: Tensor
@@ -28,7 +28,7 @@ class Level:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Return type of the models of diffusers."""
+    """Return type of the diffusers models."""
 
     sample: Tensor
 
@@ -183,7 +183,7 @@ def _weights(scheduler: Any, level: Level) -> tuple[Tensor, Tensor]:
     if kind == "epsilon":
         if not bool((alpha > 0).all()):
             raise ValueError(
-                f"{type(scheduler).__name__} asks for the noise where the factor of the datum is zero, and divides by "
+                f"{type(scheduler).__name__} asks for the noise where the factor of the sample is zero, and divides by "
                 "it: give it prediction_type='v_prediction', or leave out rescale_betas_zero_snr"
             )
         return zero, one

@@ -1,6 +1,6 @@
-"""The training noise of a model of diffusers, from its scheduler's configuration.
+"""The training noise of a diffusers model, from its scheduler's configuration.
 
-Most schedulers of diffusers sample the same process, given by a table of β; how they sample it is ignored here.
+Most diffusers schedulers sample the same process, given by a table of β; how they sample it is ignored here.
 Schedulers of flow matching use σ as time. The model's timestep counts β, or is σ times their number. Only the
 name and the keys of a scheduler are read; its class is not needed.
 """

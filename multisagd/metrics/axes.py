@@ -17,7 +17,7 @@ from multisagd import Axis, Grid
 def bands_along(axis: Axis, frequency: Tensor, bands: int) -> list[tuple[str, Tensor]]:
     """Return zero frequency and bands of equal width up to the highest, by name, each with the indices of its points.
 
-    `frequency` `(points,)` rises from zero, in cycles per unit of the axis. Bands without a point are left out.
+    `frequency` `(points,)` increases from zero, in cycles per unit of the axis. Bands without a point are omitted.
     """
     top = float(frequency[-1])
     subsets = [("0", torch.tensor([0]))]

@@ -48,7 +48,7 @@ class ClassifierOutputs(NamedTuple):
     labels: Tensor | None
 
     def accuracy(self) -> float:
-        """Return the share of items whose prediction equals their label.
+        """Return the fraction of items whose prediction equals their label.
 
         Raises:
             ValueError: without labels.

@@ -21,7 +21,7 @@ MAX_SET_SIZE = 4000
 def squared_mmd(features_a: Tensor, features_b: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> float:
     """Return the unbiased estimate of MMD² with the kernel `(x·y / dimensions + 1)³` (1801.01401, section 4).
 
-    Features are `(count_a, dimensions)` and `(count_b, dimensions)`; pairs of an item with itself are left out.
+    Features are `(count_a, dimensions)` and `(count_b, dimensions)`; pairs of an item with itself are omitted.
     `weights` of the pairs within each set, `(count, count)` with mean 1 over the pairs, default to 1.
 
     Raises:

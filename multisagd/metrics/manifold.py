@@ -1,9 +1,9 @@
 """Fidelity and variety separately: precision and recall (1904.06991), density and coverage (2002.09797).
 
 Each set is modelled as the union of balls around its items, with the distance to the k-th nearest neighbour in the set
-as radius. Precision is the share of generated items within the real union, recall the share of real items within the
-generated union. Density is the number of real balls that contain a generated item, over k, and coverage is the share of
-real balls that contain a generated item: an outlier with a large ball inflates precision, but hardly these.
+as radius. Precision is the fraction of generated items within the real union, recall the fraction of real items within
+the generated union. Density is the number of real balls that contain a generated item, over k, and coverage is the
+fraction of real balls that contain a generated item: an outlier with a large ball inflates precision, but hardly these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from multisagd.metrics.nearest import smallest_distances
 
 SAME = 1e-12
-"""Squared distances that differ by less than this share of both vectors' squared lengths count as equal."""
+"""Squared distances that differ by less than this fraction of both vectors' squared lengths count as equal."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from multisagd.metrics.nearest import nearer, smallest_distances
 
 REPEATED = 1 / 3
-"""A sample counts as a repetition if its smallest distance is below this share of the second smallest."""
+"""A sample counts as a repetition if its smallest distance is below this fraction of the second smallest."""
 
 
 class NearestExamples:
@@ -37,7 +37,7 @@ class NearestExamples:
 
 
 def share_nearer(samples: Tensor, held_out: Tensor) -> float:
-    """Return the share of pairs whose sample is nearer to training data than the held-out datum; ties count half.
+    """Return the fraction of pairs whose sample is nearer to training data than the held-out example; ties count half.
 
     Takes distances to the nearest training example, `(count,)` each. It is 0.5 for new data of the same distribution,
     larger if training data are repeated (the test statistic of 2004.05675), smaller if samples are far away.

@@ -1,4 +1,4 @@
-"""Embeddings of the noise level and the class, a network's inputs besides the noisy datum."""
+"""Embeddings of the noise level and the class, a network's inputs besides the noisy sample."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Conditioning(nn.Module):
     `None` gives it to the whole batch. So one network serves both sides of classifier-free guidance (2207.12598).
 
     Raises:
-        ValueError: from `forward`, for a log-SNR that is not (batch,), for labels of another shape or kind or out of
-            range, and for labels given to a network without classes. The range is checked on the CPU only and outside
-            compiled graphs: reading values back from an accelerator would stall every step, and the lookup itself
-            stops there with a device-side assertion.
+        ValueError: from `forward`, for a log-SNR that is not (batch,), for labels with a different shape or kind or out
+            of range, and for labels given to a network without classes. The range is checked on the CPU only and
+            outside compiled graphs: reading values back from an accelerator would stall every step, and the lookup
+            itself stops there with a device-side assertion.
     """
 
     def __init__(self, width: int, classes: int | None = None, features: int = 64) -> None:

@@ -33,7 +33,7 @@ class TextInput(nn.Module):
     Imagen, 2205.11487, section 2.3).
 
     Raises:
-        ValueError: when `context` is below 1; from `forward`, for embeddings of another shape or kind.
+        ValueError: when `context` is below 1; from `forward`, for embeddings with a different shape or kind.
     """
 
     def __init__(self, context: int, width: int) -> None:

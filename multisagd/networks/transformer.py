@@ -28,7 +28,7 @@ class Transformer(nn.Module):
     `Transformer(channels=1, dimensions=1, patch=4, width=64, depth=2, heads=2, classes=10)` has 169,668.
 
     Args:
-        channels: channels of the datum.
+        channels: channels of the example.
         dimensions: grid dimensions, 1 or more.
         patch: samples per patch along each axis, one number or one per axis.
         width: features of a token.
@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
-        ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
+        ValueError: for an impossible architecture; from `forward`, for inputs with an invalid shape or label.
         RuntimeError: with `strict`, if the attention backend does not work.
     """
 

@@ -30,7 +30,7 @@ class UNet(nn.Module):
     963,843.
 
     Args:
-        channels: channels of the datum.
+        channels: channels of the example.
         dimensions: grid dimensions, 1 to 3.
         width: channels at the finest level.
         multipliers: channels at each level, finest first, as multiples of the width.
@@ -46,7 +46,7 @@ class UNet(nn.Module):
         context: width of text embeddings, or `None` for a network without text; classes and text exclude each other.
 
     Raises:
-        ValueError: for an impossible architecture; from `forward`, for inputs of another shape or label.
+        ValueError: for an impossible architecture; from `forward`, for inputs with an invalid shape or label.
         RuntimeError: with `strict`, if the attention backend does not work.
     """
 

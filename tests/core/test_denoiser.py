@@ -208,7 +208,7 @@ def test_denoiser_refuses_unknown_options():
         ({"prediction": "epsilon"}, "choose x0, noise, v or flow"),
         ({"preconditioning": "edm"}, "choose none, karras or spectral"),
         ({"preconditioning": "karras", "prediction": "v"}, "leave out prediction"),
-        ({"statistics": constant}, "more than one datum"),
+        ({"statistics": constant}, "more than one example"),
     ):
         with pytest.raises(ValueError, match=message):
             ms.Denoiser(Network(), process(), **options)

@@ -70,9 +70,9 @@ def test_guidance_nests_and_samples():
 
 
 def test_guidance_refuses_intervals_that_do_not_rise_and_missing_conditions():
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match="must increase"):
         ms.ClassifierFree(Conditional(), 2.0, (3.0, -3.0))
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match="must increase"):
         ms.Autoguidance(Conditional(), Conditional(), 2.0, (3.0, 3.0))
     with pytest.raises(ValueError, match="needs a condition"):
         ms.ClassifierFree(Conditional(), 2.0)(X, T)

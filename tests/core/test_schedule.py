@@ -168,7 +168,7 @@ def test_shift_divides_the_snr_by_its_square(make):
 def test_schedule_refuses_impossible_parameters():
     assert_refused(
         ("shift must be positive", lambda: ms.CosineSchedule(shift=0.0)),
-        ("must rise", lambda: ms.CosineSchedule(log_snr_range=(5.0, -5.0))),
+        ("must increase", lambda: ms.CosineSchedule(log_snr_range=(5.0, -5.0))),
         ("between -80 and 80", lambda: ms.CosineSchedule(log_snr_range=(-math.inf, 5.0))),
         ("between -80 and 80", lambda: ms.FlowSchedule(log_snr_range=(-20.0, 200.0))),
         ("preserving, exploding, flow", lambda: ms.CosineSchedule(path="straight")),

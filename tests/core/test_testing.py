@@ -117,7 +117,7 @@ BROKEN = {
         changed(grid=lambda self: Grid((Axis("time", self.samples, anything() + 0.1, "s"),))),
         "same grid at every call",
     ),
-    "name of the file": (changed(load=load_by_name), "a copy of the file gives a different datum"),
+    "name of the file": (changed(load=load_by_name), "a copy of the file gives a different example"),
     "suffix": (changed(suffixes=("TXT",)), "suffixes is a tuple of lower-case endings"),
     "no modality": (object(), "inherit from"),
 }

@@ -174,7 +174,7 @@ class TestRefusals:
             shape_pipeline(pipeline, SHAPED)()
 
     def test_what_is_no_pipeline_is_refused(self):
-        with pytest.raises(ValueError, match="UNet2DModel is not a pipeline of diffusers"):
+        with pytest.raises(ValueError, match="UNet2DModel is not a diffusers pipeline"):
             shape_pipeline(unet(), SHAPED)
         with pytest.raises(AttributeError, match="ShapedUNet2DModel"):
             _ = pipelines.ShapedUNet2DModel

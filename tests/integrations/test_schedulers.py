@@ -294,7 +294,7 @@ class TestWarnings:
             scheduler.step(packed, 500, packed)
 
     def test_what_is_no_scheduler_is_refused(self):
-        with pytest.raises(ValueError, match="Linear is not a scheduler of diffusers"):
+        with pytest.raises(ValueError, match="Linear is not a diffusers scheduler"):
             shape_scheduler(torch.nn.Linear(1, 1), SHAPED)
         with pytest.raises(AttributeError, match="ShapedUNet2DModel"):
             _ = schedulers.ShapedUNet2DModel
