@@ -210,7 +210,7 @@ class DiffusersAutoencoder(Autoencoder):
 
 
 def _diffusers_class(kind: str) -> Any:
-    """Return an autoencoder diffusers class by its name; runs nothing else of that library."""
+    """Return a diffusers autoencoder class by its name; runs nothing else of that library."""
     # Importing it takes seconds and prints warnings about xformers.
     named = kind.startswith("Autoencoder") or kind == "VQModel"
     with importing("diffusers", "autoencoders"), quiet("xformers"):

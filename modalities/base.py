@@ -77,7 +77,7 @@ class Modality(ABC):
         """Return where `encode(media)` is data and not padding, bool; None: everywhere.
 
         Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land under the temperature of the
-        sea. Masked values are omitted of losses and statistics, but must be finite.
+        sea. Masked values are omitted from losses and statistics, but must be finite.
         """
         return None
 

@@ -43,7 +43,7 @@ class Folder(MediaFiles):
             select one part of a dataset.
         captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next to
             photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
-        max_unreadable: share of the files that may be unreadable.
+        max_unreadable: fraction of the files that may be unreadable.
         threads: threads that read a batch.
 
     Raises:

@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 """Minimum gain of log-likelihood per round, in nats per frequency: far below sampling errors."""
 MAX_ROUNDS = 200
 MIN_RELATIVE_POWER = 1e-10
-"""Smallest power, as a share of the largest: below it float64 cannot solve for the missing samples."""
+"""Smallest power, as a fraction of the largest: below it float64 cannot solve for the missing samples."""
 AT_ONCE = 1 << 22
 """Maximum number of elements in a tensor of a step."""
 
@@ -154,7 +154,7 @@ class Expected:
 
 
 def _positive(power: Tensor) -> Tensor:
-    """Return the power, clamped to the smallest share of the largest."""
+    """Return the power, clamped to the smallest fraction of the largest."""
     return power.clamp(min=MIN_RELATIVE_POWER * float(power.max()))
 
 

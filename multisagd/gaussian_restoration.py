@@ -36,16 +36,16 @@ from multisagd.statistics import describe_axes, read_axes
 FORMAT_VERSION = 1
 
 MAX_NUMBERS = 8192
-"""Maximum number of values in a datum, over all channels: larger covariances do not fit into memory."""
+"""Maximum number of values in an example, over all channels: larger covariances do not fit into memory."""
 
 QUIET = 1e-9
-"""Minimum power assumed at every frequency, as a share of the largest."""
+"""Minimum power assumed at every frequency, as a fraction of the largest."""
 
 IMPOSSIBLE = -0.1
 """A risk below this is not chance: the noise differs from its description."""
 
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Candidates for the ridge on the diagonal of S, as shares of the variance of the data without the corruption."""
+"""Candidates for the ridge on the diagonal of S, as fractions of the variance of the data without the corruption."""
 
 SHARES = (1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0)
 """Candidates for the shrinkage of S towards a covariance that is diagonal in frequency: 1 is the Wiener filter."""
@@ -71,7 +71,7 @@ class GaussianRestoration:
         """Fit to corrupted data: batches `(batch, channels, *grid)` in any units, which are read twice.
 
         S gets a ridge on its diagonal and is shrunk towards the covariance of stationary data of the same spectrum.
-        Both amounts minimise Stein's unbiased estimate of the squared error, with S from every other datum, evaluated
+        Both amounts minimise Stein's unbiased estimate of the squared error, with S from every other example, evaluated
         on the rest. This needs no clean data; with few data the result is near the Wiener filter.
 
         Raises:
@@ -132,7 +132,7 @@ class GaussianRestoration:
 
         Raises:
             OSError: if it cannot be read.
-            ValueError: if it is another kind of file or of another version.
+            ValueError: if it is another kind of file or with a different version.
         """
         try:
             return cls._read(path)
@@ -169,7 +169,7 @@ class GaussianRestoration:
         sample, one seed per item, has the same power. Outside the band x is unchanged. The result is shaped like x.
 
         Raises:
-            ValueError: for data of another shape.
+            ValueError: for data with a different shape.
         """
         if tuple(x.shape[1:]) != tuple(self.mean.shape):
             raise ValueError(f"this restores data of shape {tuple(self.mean.shape)}, got {tuple(x.shape[1:])}")
@@ -178,13 +178,13 @@ class GaussianRestoration:
         restored = away - away @ self.gain.T
         if seeds is not None:
             white = SpectralCovariance(Flat(), self.grid).sample(seeds, x.shape[1]).double().flatten(1)
-            # The root has fewer columns than a datum has values, and any orthogonal mixture of them is equivalent.
+            # The root has fewer columns than an example has values, and any orthogonal mixture of them is equivalent.
             restored = restored + white[:, : self.root.shape[1]] @ self.root.T
         return (restored.reshape(x.shape) + self.mean).to(x)
 
 
 def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor, list[Tensor], list[int]]:
-    """Return the shape and the mean of a datum, and the scatter about the mean of each half of the data."""
+    """Return the shape and the mean of an example, and the scatter about the mean of each half of the data."""
     total, count = torch.zeros((), device="cpu"), 0
     shape = torch.Size()
     for x in batches:
@@ -193,7 +193,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
         shape = x.shape[1:]
         if shape.numel() > MAX_NUMBERS:
             raise ValueError(
-                f"a datum has {shape.numel():,} values, but the covariance of more than {MAX_NUMBERS:,} would not "
+                f"an example has {shape.numel():,} values, but the covariance of more than {MAX_NUMBERS:,} would not "
                 "fit into memory: restore on a smaller grid, or in the network (RestoringDenoiser)"
             )
         total, count = total + x.to("cpu", torch.float64).flatten(1).sum(0), count + len(x)
@@ -213,7 +213,7 @@ def _moments(batches: Iterable[Tensor], grid: Grid) -> tuple[torch.Size, Tensor,
 
 
 def _dense(corruption: Corruption, channels: int) -> Tensor:
-    """Return the covariance matrix `(n, n)` of a corruption over all n values of a datum."""
+    """Return the covariance matrix `(n, n)` of a corruption over all n values of an example."""
     one = _circulant(corruption.power(), corruption.grid)
     between = torch.ones(channels, channels, device="cpu") if corruption.shared else torch.eye(channels, device="cpu")
     return torch.kron(between.double(), one)

@@ -21,8 +21,8 @@ class Table(Spectrum):
     unit), and constant beyond the highest tabulated frequency.
 
     Raises:
-        ValueError: for values of another shape, or values that are negative or not finite; in `power`, for a grid with
-            other axis names or units.
+        ValueError: for values with a different shape, or values that are negative or not finite; in `power`, for a grid
+            with other axis names or units.
     """
 
     values: Tensor

@@ -1,7 +1,8 @@
-"""Spectra reduced to curves: over the radius, along an axis, with confidence bands, and fitted by a power law.
+"""Spectra reduced to curves, by radius or along an axis, with confidence bands, and fitted by a power law.
 
-One datum's power differs from the next one's, and neighbouring frequencies of one datum differ together. So the
-uncertainty of a curve is that of the mean over data of each datum's own curve, not of the mean over frequencies.
+The power of one example power differs from the next one's, and neighbouring frequencies of one example differ together.
+So the uncertainty of a curve is that of the mean over data of each example's own curve, not of the mean over
+frequencies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multisagd.grid import Grid
 from multisagd.statistics import DataStatistics, transforms_about
 
 RADIUS = "radius"
-"""Name of the profile over the radius; profiles along axes have the axes' names."""
+"""Name of the profile as a function of radial frequency; profiles along axes have the axes' names."""
 NORMAL_95 = 1.959964
 """Half the width of the central 95 % of a normal law, in standard deviations."""
 
@@ -44,7 +45,7 @@ class Profile:
         return (self.power - half).clamp(min=0), self.power + half
 
     def thinned(self, maximum: int) -> Profile:
-        """Return at most `maximum` points `(points,)`, without errors: averages over equal shares of an octave.
+        """Return at most `maximum` points `(points,)`, without errors: averages over equal fractions of an octave.
 
         Frequencies must be positive and rise, and the power must have no leading dimensions.
         """
@@ -71,7 +72,7 @@ def axis_profile(power: Tensor, grid: Grid, name: str) -> Profile:
 
 
 def radial_profile(power: Tensor, grid: Grid, rings: int | None = None) -> Profile:
-    """Return the profile over the radius, cycles per SAMPLE of every axis, of a power `(..., *half_shape)`.
+    """Return the radial profile, in cycles per sample of every axis, of a power `(..., *half_shape)`.
 
     Zero frequency is a point by itself, and then `rings` of equal width up to the corner of the spectrum (by default
     one bin wide along the longest axis); a ring's frequency is the mean radius of its bins. Leading
@@ -230,7 +231,7 @@ def cross_spectrum(batches: Iterable[Tensor | tuple[Tensor, Tensor | None]], sta
 def _shared(batch: Tensor | tuple[Tensor, Tensor | None], channels: int) -> Tensor:
     """Return the scale factors of products of two channels' transforms, `(batch, channels, channels)`.
 
-    Each is scaled by its own share of valid samples, and a product is a sum over samples that are valid in both. The
+    Each is scaled by its own fraction of valid samples, and a product is a sum over samples that are valid in both. The
     result is 0 where there are no such samples.
     """
     x, mask = (batch, None) if isinstance(batch, Tensor) else batch

@@ -1,8 +1,8 @@
-"""The schedulers of diffusers with coloured injected noise.
+"""The diffusers schedulers with coloured injected noise.
 
 `shape_scheduler(scheduler, shaped)` is the same scheduler, of a subclass of its class (so that pipelines, which check a
 scheduler's class and signatures, accept it), whose steps draw coloured noise. `Shaped…Scheduler` exists
-for every scheduler class of diffusers as an attribute of this module, made on first access. Its configuration
+for every diffusers scheduler class as an attribute of this module, made on first access. Its configuration
 contains the noise as plain data, so that a saved scheduler, alone or in a pipeline, is loaded with it.
 
 Only the noise changes: every sampler's step is scalar algebra, which is valid for noise of any covariance (arXiv
@@ -27,7 +27,7 @@ from multisagd.libraries import importing
 DRAWING = ("step", "undo_step", "add_noise", "add_noise_to_input")
 """Methods that draw normal noise in some scheduler, in addition to those whose names begin with `step_`."""
 LARGEST_SIGNAL = 0.1
-"""Maximum share of the datum in a sample's power at which the colour of its noise can be detected."""
+"""Maximum fraction of the example in a sample's power at which the colour of its noise can be detected."""
 MIN_ODDS = 6.9
 """Log of the odds, 1,000 to 1, from which a start counts as white: false alarms are that rare."""
 
@@ -40,14 +40,14 @@ def shape_scheduler(scheduler: Any, shaped: ShapedNoise) -> Any:
     noise: the start is drawn elsewhere, by `shaped.noise` or in a pipeline by `shape_pipeline`.
 
     Raises:
-        ValueError: if it is not a scheduler of diffusers.
+        ValueError: if it is not a diffusers scheduler.
     """
     cls: Any = type(scheduler)
     return shaped_class(cls).from_config(scheduler.config, shaped_noise=shaped)
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Shaped…Scheduler` for every scheduler of diffusers; saved schedulers are loaded through it."""
+    """Find `Shaped…Scheduler` for every diffusers scheduler; saved schedulers are loaded through it."""
     if name.startswith("Shaped"):
         base = getattr(diffusers_library(), name.removeprefix("Shaped"), None)
         if base is not None and isinstance(base, type) and issubclass(base, diffusers_library().SchedulerMixin):
@@ -62,10 +62,10 @@ def shaped_class(base: Any) -> Any:
     """Return the subclass of a scheduler class with coloured noise in its steps; a shaped class is returned unchanged.
 
     Raises:
-        ValueError: for a class that is not a scheduler of diffusers.
+        ValueError: for a class that is not a diffusers scheduler.
     """
     if not issubclass(base, diffusers_library().SchedulerMixin):
-        raise ValueError(f"{base.__name__} is not a scheduler of diffusers: it is not a subclass of SchedulerMixin")
+        raise ValueError(f"{base.__name__} is not a diffusers scheduler: it is not a subclass of SchedulerMixin")
     if issubclass(base, Shaped):
         return base
     steps = {
@@ -149,7 +149,7 @@ def _warn_of_white_start(scheduler: Any, sample: Tensor, timestep: Any) -> None:
     if timestep is None or timesteps is None or scheduler._seen is timesteps:
         return
     scheduler._seen = timesteps
-    # Sampling that begins at a later timestep, such as image to image, begins from a datum of any colour.
+    # Sampling that begins at a later timestep, such as image to image, begins from an example of any colour.
     if float(torch.as_tensor(timestep).flatten()[0]) != float(timesteps[0]):
         return
     if sample.dim() < shaped.dimensions + 2 or not bool(torch.isfinite(sample).all()):

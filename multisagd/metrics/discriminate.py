@@ -20,7 +20,7 @@ from multisagd.seeds import derive
 from multisagd.statistics import transforms_about
 
 MIN_RELATIVE_POWER = 1e-10
-"""Added to the power before the logarithm, as a share of its mean over real items, since bins may be empty."""
+"""Added to the power before the logarithm, as a fraction of its mean over real items, since bins may be empty."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Errors of the generated power spectrum in decibels: over the radius, along every axis, and in bands.
+"""Errors of the generated power spectrum in decibels: by radius, along every axis, and in bands.
 
 Every item has its own curve; a set's curve is the mean. Items are independent but the points of one curve are not, so
 uncertainties come from resampling items.
@@ -19,7 +19,7 @@ from multisagd.statistics import measure_mean, transforms_about
 
 BANDS = "bands"
 MIN_RELATIVE_POWER = 1e-12
-"""Floor of the power for ratios, as a share of the largest power."""
+"""Floor of the power for ratios, as a fraction of the largest power."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,8 +36,8 @@ def test_mix_noise_takes_low_frequencies_from_the_first_and_high_from_the_second
 def test_mixing_refuses_impossible_shares_shapes_and_iterations() -> None:
     grid, noise = ms.Grid.of(x=8), torch.zeros(1, 8)
     assert_refused(
-        ("not a share of power", lambda: ms.mix_noise(noise, noise, ms.Flat(2.0), grid)),
-        ("not a share of power", lambda: share_of_power(ms.Exponential(-1.0), grid)),
+        ("not a fraction of power", lambda: ms.mix_noise(noise, noise, ms.Flat(2.0), grid)),
+        ("not a fraction of power", lambda: share_of_power(ms.Exponential(-1.0), grid)),
         ("one shape", lambda: ms.mix_noise(noise, torch.zeros(1, 7), ms.Flat(), grid)),
         ("iterations", lambda: ms.Refinement(ms.LowPass(0.1), iterations=-1)),
     )
