@@ -12,7 +12,6 @@ from torch import Tensor
 from modalities import mel
 from modalities.representation import LOUDEST, LogMel, Representation, Stft, Waveform
 from multisagd.radial import PowerLaw
-from multisagd.table import Table
 
 
 def noise(channels: int, samples: int, seed: int = 0) -> Tensor:
@@ -155,15 +154,6 @@ def test_power_law_is_the_same_at_all_hops_and_rates() -> None:
     # 1/f above the corner of 0.5 Hz, flat below.
     assert ratios[0][20].item() == pytest.approx(0.5)
     assert ratios[0][0].item() == pytest.approx(10 / 0.5)
-
-
-def test_table_of_one_hop_serves_another_hop() -> None:
-    coarse = Stft(hop=128).grid(16000, 16000).resize((257, 125))
-    fine = Stft(hop=64).grid(16000, 16000).resize((257, 250))
-    table = Table(PowerLaw(-0.5, axes=("time",)).power(coarse).clone(), coarse)
-    assert torch.allclose(table.power(fine)[:, :62], table.values[:, :62])
-    with pytest.raises(ValueError, match="axes"):
-        table.power(LogMel().grid(16000, 16000))
 
 
 @pytest.mark.parametrize(

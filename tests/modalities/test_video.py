@@ -238,19 +238,22 @@ def test_video_save_grid_writes_a_sheet_of_rows_and_tiles_that_move(tmp_path: Pa
     assert (tmp_path / "single.mp4").stat().st_size > 0
 
 
+def test_video_save_preserves_real_clips(tmp_path: Path) -> None:
+    for number, path in enumerate(real_clips()[::4]):
+        for size in (32, 64):
+            video = Video(frames=12, fps=12.5, size=size)
+            clip = video.load(path, number)
+            video.save(clip, tmp_path / "a.mp4")
+            assert psnr(video.load(tmp_path / "a.mp4"), clip) > 30, path
+
+
 @pytest.mark.parametrize("name", ["solidWhiteRight.mp4", "again.mkv"])
-def test_video_reads_and_preserves_real_clips(tmp_path: Path, name: str) -> None:
+def test_video_file_windows_of_real_clips_equal_a_decode_from_the_start(name: str) -> None:
     path = next(path for path in real_clips() if path.name == name)
 
     def small(frame: av.VideoFrame) -> torch.Tensor:
         return pixels(frame, (16, 16))
 
-    for size in (32, 64):
-        video = Video(frames=12, fps=12.5, size=size)
-        clip = video.load(path, 0)
-        video.save(clip, tmp_path / "a.mp4")
-        assert psnr(video.load(tmp_path / "a.mp4"), clip) > 30
-    # Windows equal a decode from the start.
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         unit = float(stream.time_base)
