@@ -126,7 +126,7 @@ def test_rows_survive_an_interruption_and_are_measured_once(tmp_path: Path) -> N
 def test_ablation_arms_compose_and_differ_in_their_own_keys(data: str) -> None:
     assert len(matrix()) == 96
     for size, arms in (("cpu", one_at_a_time()), ("gpu", dict(itertools.islice(matrix().items(), 0, None, 7)))):
-        found = set()
+        configurations = set()
         common_config = configuration.load("train", [*common(data, size, 0), "run_dir=r", "allow_targets=[benchmarks]"])
         del common_config["denoiser"], common_config["spectrum"], common_config["loss"]["metric"]
         for name, arguments in arms.items():
@@ -137,9 +137,9 @@ def test_ablation_arms_compose_and_differ_in_their_own_keys(data: str) -> None:
                 assert "CosineSchedule" in config["schedule"]["_target_"]
                 config["schedule"], config["loss"]["times"] = common_config["schedule"], common_config["loss"]["times"]
             own = {key: config.pop(key) for key in ("denoiser", "spectrum")} | {"metric": config["loss"].pop("metric")}
-            found.add((name.startswith("cosine"), json.dumps(own, default=str)))
+            configurations.add((name.startswith("cosine"), json.dumps(own, default=str)))
             assert config == common_config
-        assert len(found) == len(arms)
+        assert len(configurations) == len(arms)
 
 
 def test_recommendation_datasets_compose() -> None:
@@ -152,11 +152,11 @@ def test_scale_measures_both_noises(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept: list[tuple[object, ...]] = []
     monkeypatch.setattr(scale, "append", lambda *row: kept.append(row))
     words = ["--size", "small", "--steps", "1", "--rounds", "2", "--warm-up", "1", "engine.threads=1"]
-    found = scale.main([*words, "engine.peak_flops=1e9"])
+    speed = scale.main([*words, "engine.peak_flops=1e9"])
     for noise in scale.NOISES:
-        rate = found[noise]["samples_per_second"]
-        assert found[noise]["model_flops_utilisation"] == pytest.approx(rate * found["training_flops_per_sample"] / 1e9)
-    assert found["coloured_over_white"]["mean"] > 0
+        rate = speed[noise]["samples_per_second"]
+        assert speed[noise]["model_flops_utilisation"] == pytest.approx(rate * speed["training_flops_per_sample"] / 1e9)
+    assert speed["coloured_over_white"]["mean"] > 0
     assert [row[0] for row in kept] == ["scale"]
     config = configuration.load("train", [*scale.SIZES["dit-b"], "engine.device=cpu"])
     network = Builder().build(config["network"], nn.Module, "network", channels=3, dimensions=2, classes=None)

@@ -61,7 +61,7 @@ def grey_files(folder: Path, count: int = 12) -> list[str]:
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, samples: int, act: Callable[[], object]) -> None:
-    """Do something once the learner has seen so many samples."""
+    """Call `act` once the learner has seen a number of samples."""
     real = Learner.step
 
     def step(learner: Learner, parts: Any) -> None:
