@@ -1,6 +1,6 @@
 """Spectra reduced to curves, by radius or along an axis, with confidence bands, and fitted by a power law.
 
-The power of one example power differs from the next one's, and neighbouring frequencies of one example differ together.
+The power of one example differs from that of the next, and neighbouring frequencies of one example differ together.
 So the uncertainty of a curve is that of the mean over data of each example's own curve, not of the mean over
 frequencies.
 """
