@@ -1,7 +1,7 @@
-"""Models of diffusers taken over: the same estimates and samples as diffusers' own, and trained on from there."""
+"""Adopted models of diffusers estimate and sample as diffusers does, and training continues from them."""
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import multisagd as ms
 from modalities.image import Image
 from multisagd.integrations.discrete import DiscreteSchedule
 from recipes import adopt as recipe
+from recipes import export
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.config.build import Builder
@@ -22,6 +23,7 @@ from recipes.runs.settings import ModelSettings
 from recipes.sharing.diffusers_model import read_scheduler
 from recipes.train import train
 from recipes.training.setup import load_initial
+from tests.helpers.hostile_files import updated
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -45,10 +47,17 @@ def saved(folder: Path, scheduler: Any = None, **options: Any) -> Any:
     return pipeline
 
 
-def adopted(model: Path, out: Path, *words: str) -> list[str]:
-    """Adopt a model and return the words by which a training starts from it."""
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A pipeline in a folder."""
+    saved(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def adopted(model: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
+    """Adopt a model and return its weights."""
     recipe.adopt(configuration.load("adopt", [f"model={model}", f"out={out}", *words]))
-    return ["experiment=adopted"]
+    return load_file(out / "adopted.safetensors")
 
 
 def denoiser_of(out: Path, *words: str) -> ms.Denoiser:
@@ -82,7 +91,7 @@ def noise_levels(scheduler: Any) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_schedulers_are_adopted_with_their_own_noise_levels_or_not_at_all(tmp_path: Path) -> None:
+def test_read_scheduler_keeps_noise_levels_or_refuses(tmp_path: Path) -> None:
     """Every scheduler that diffusers has, by its defaults."""
     taken, refused = [], []
     for name in sorted(name for name in dir(diffusers) if name.endswith("Scheduler")):
@@ -92,44 +101,39 @@ def test_schedulers_are_adopted_with_their_own_noise_levels_or_not_at_all(tmp_pa
         except (TypeError, AttributeError, ImportError):  # it has no defaults, or is no scheduler
             continue
         try:
-            told = read_scheduler(tmp_path / name)
+            clock = read_scheduler(tmp_path / name)
         except RecipeError:
             refused.append(name)
             continue
         taken.append(name)
-        if told.kind == "flow":
-            assert told.prediction == "flow", name
+        if clock.kind == "flow":
+            assert clock.prediction == "flow", name
             continue
-        schedule = Builder().build(told.timesteps["clock"], ms.Schedule, "clock")
+        schedule = Builder().build(clock.timesteps["clock"], ms.Schedule, "clock")
         alpha, sigma = schedule.alpha_sigma((torch.arange(1000, dtype=torch.float64) + 1) / 1000)
-        torch.testing.assert_close(sigma / alpha, noise_levels(scheduler), rtol=1e-3, atol=1e-4, msg=name)
+        expected = (1 / scheduler.alphas_cumprod.double() - 1).sqrt()
+        torch.testing.assert_close(sigma / alpha, expected, rtol=1e-3, atol=1e-4, msg=name)
     assert {"DDPMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"} < set(taken)
     assert {"EDMEulerScheduler", "CogVideoXDDIMScheduler"} < set(refused)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
+def test_read_scheduler_refuses_other_clocks(tmp_path: Path) -> None:
+    unipc, flow_sigmas = "UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type='continuous' cannot be adopted"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=True cannot be adopted"),
-        ("CogVideoXDPMScheduler", {}, r"snr_shift_scale=3.0 cannot be adopted: .* \(snr_shift_scale=1.0 alone is\)"),
-        (
-            "UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"},
-            "prediction_type='v_prediction' is not supported here, only epsilon, sample, flow_prediction",
-        ),
-        ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction"}, "only epsilon, sample, v_prediction"),
-    ],
-)  # fmt: skip
-def test_schedulers_of_other_clocks_are_refused(
-    name: str, options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    getattr(diffusers, name)(**options).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match=message):
-        read_scheduler(tmp_path)
+        ("CogVideoXDPMScheduler", {}, r"snr_shift_scale=3.0 cannot be adopted: .*\(only snr_shift_scale=1.0 is\)"),
+        (unipc, flow_sigmas, "prediction_type='v_prediction' is not supported.*epsilon, sample, flow_prediction"),
+        (unipc, {"prediction_type": "flow_prediction"}, "only epsilon, sample, v_prediction"),
+    ]
+    for name, options, message in cases:
+        getattr(diffusers, name)(**options).save_pretrained(tmp_path)
+        with pytest.raises(RecipeError, match=message):
+            read_scheduler(tmp_path)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_its_estimates_are_those_of_diffusers(name: str, tmp_path: Path) -> None:
+def test_adopted_denoiser_estimates_as_diffusers_does(name: str, tmp_path: Path) -> None:
     pipeline = saved(tmp_path / "model", SCHEDULERS[name]())
     adopted(tmp_path / "model", tmp_path / "out")
     denoiser = denoiser_of(tmp_path / "out")
@@ -148,7 +152,7 @@ def test_its_estimates_are_those_of_diffusers(name: str, tmp_path: Path) -> None
 
 NARROW = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
 CROSS = {**NARROW, "cross_attention_dim": 8, "attention_head_dim": 4}
-# options, channels and grid, what diffusers is told beside the timestep
+# options, channels and grid, the other inputs of diffusers' network
 OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], dict[str, torch.Tensor]]] = {
     "UNet1DModel": ({"block_out_channels": (32, 32, 32), "extra_in_channels": 64}, (2, 64), {}),
     "UNet2DConditionModel": (
@@ -170,8 +174,8 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_class_is_adopted_with_its_weights(name: str, tmp_path: Path) -> None:
-    options, (channels, *grid), told = OTHERS[name]
+def test_adopt_keeps_the_weights_of_every_class_of_network(name: str, tmp_path: Path) -> None:
+    options, (channels, *grid), inputs = OTHERS[name]
     torch.manual_seed(0)
     theirs = getattr(diffusers, name)(**options).eval()
     for weight in theirs.parameters():
@@ -180,19 +184,19 @@ def test_every_class_is_adopted_with_its_weights(name: str, tmp_path: Path) -> N
     diffusers.DDPMScheduler().save_pretrained(tmp_path / "model" / "scheduler")
     adopted(tmp_path / "model", tmp_path / "out")
     config = configuration.load("train", ["experiment=adopted", "run_dir=r"], tmp_path / "out")
-    facts = {"channels": channels, "dimensions": len(grid), "classes": 3 if "class_labels" in told else None}
+    facts = {"channels": channels, "dimensions": len(grid), "classes": 3 if "class_labels" in inputs else None}
     facts["context"] = 8 if name == "UNet2DConditionModel" else None
     ours = Builder().build(config["network"], torch.nn.Module, "network", **facts)
     load_initial(ours, tmp_path / "out" / "adopted.safetensors", Builder())
     x, steps = torch.randn(2, channels, *grid, generator=torch.Generator().manual_seed(4)), torch.tensor([10, 700])
     log_snr = DiscreteSchedule().log_snr((steps.double() + 1) / 1000).float()
-    condition = next(iter(told.values()), None) if name != "UNet3DConditionModel" else None
+    condition = next(iter(inputs.values()), None) if name != "UNet3DConditionModel" else None
     with torch.no_grad():
-        expected = theirs(x, timestep=steps, **told, return_dict=False)[0]
+        expected = theirs(x, timestep=steps, **inputs, return_dict=False)[0]
         torch.testing.assert_close(ours.eval()(x, log_snr, condition), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_options_that_an_old_model_does_not_tell_are_diffusers_defaults(tmp_path: Path) -> None:
+def test_adopt_takes_missing_options_from_diffusers_defaults(tmp_path: Path) -> None:
     """They change the network without changing the shape of any weight."""
     saved(tmp_path / "model", diffusers.DDPMScheduler(clip_sample=False), block_out_channels=(32, 32),
           norm_num_groups=32)  # fmt: skip
@@ -209,7 +213,7 @@ def test_options_that_an_old_model_does_not_tell_are_diffusers_defaults(tmp_path
         torch.testing.assert_close(network(x, log_snr.float()), theirs(x, 500).sample, rtol=1e-3, atol=1e-3)
 
 
-def test_its_samples_are_those_of_diffusers(tmp_path: Path) -> None:
+def test_adopted_model_samples_as_diffusers_does(tmp_path: Path) -> None:
     pipeline = saved(tmp_path / "model")
     adopted(tmp_path / "model", tmp_path / "out")
     scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
@@ -234,7 +238,7 @@ FLOWS = {
 
 
 @pytest.mark.parametrize("prediction", FLOWS)
-def test_flow_matching_is_adopted(prediction: str, tmp_path: Path) -> None:
+def test_adopted_flow_estimates_as_diffusers_does(prediction: str, tmp_path: Path) -> None:
     scheduler = FLOWS[prediction]()
     pipeline = saved(tmp_path / "model", scheduler)
     adopted(tmp_path / "model", tmp_path / "out")
@@ -250,50 +254,50 @@ def test_flow_matching_is_adopted(prediction: str, tmp_path: Path) -> None:
         torch.testing.assert_close(ours, theirs[prediction], rtol=1e-3, atol=1e-3)
 
 
-def learn(run_dir: Path, folder: Path | None, *words: str) -> dict[str, torch.Tensor]:
+def trained(run_dir: Path, folder: Path | None, *words: str) -> dict[str, torch.Tensor]:
     train(configuration.load("train", [*QUICK, f"run_dir={run_dir}", *words], folder))
     return dict(last_state(run_dir).tensors["network"])
 
 
-def test_training_goes_on_from_it_with_shaped_noise(tmp_path: Path) -> None:
+STILL = ["training.learning_rate=1e-12", "training.weight_decay=0", "training.samples=16"]
+
+
+def test_train_continues_from_an_adopted_model_with_shaped_noise(model: Path, tmp_path: Path) -> None:
     """The first weights are the model's, it learns, and it continues when the model is gone."""
-    saved(tmp_path / "model")
-    words = [*adopted(tmp_path / "model", tmp_path / "out"), "spectrum=power_law", "training.conditional=false"]
-    still = ["training.learning_rate=1e-12", "training.weight_decay=0"]
-    first = load_file(tmp_path / "out" / "adopted.safetensors")
-    kept = learn(tmp_path / "still", tmp_path / "out", *words, *still, "training.samples=16")
+    out = tmp_path / "out"
+    first = adopted(model, out)
+    words = ["experiment=adopted", "spectrum=power_law", "training.conditional=false"]
+    kept = trained(tmp_path / "still", out, *words, *STILL)
     assert first.keys() == kept.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-6)
 
-    learn(tmp_path / "whole", tmp_path / "out", *words)
-    learn(tmp_path / "parts", tmp_path / "out", *words, "training.samples=48")
+    trained(tmp_path / "whole", out, *words)
+    trained(tmp_path / "parts", out, *words, "training.samples=48")
     before = json.loads((tmp_path / "parts" / "run.json").read_text())["initial"]
-    assert before["from"] == str(tmp_path / "out" / "adopted.safetensors")
-    (tmp_path / "out" / "adopted.safetensors").unlink()
-    learn(tmp_path / "parts", tmp_path / "out", *words)
+    assert before["from"] == str(out / "adopted.safetensors")
+    (out / "adopted.safetensors").unlink()
+    trained(tmp_path / "parts", out, *words)
     assert_same(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["initial"] == before
 
 
-def test_classes_get_one_for_none(tmp_path: Path) -> None:
+def test_adopt_adds_a_class_for_none(tmp_path: Path) -> None:
     saved(tmp_path / "model", num_class_embeds=10)
-    words = adopted(tmp_path / "model", tmp_path / "out")
-    table = load_file(tmp_path / "out" / "adopted.safetensors")["model.class_embedding.weight"]
+    table = adopted(tmp_path / "model", tmp_path / "out")["model.class_embedding.weight"]
     assert table.shape[0] == 11
     torch.testing.assert_close(table[10], table[:10].mean(0))
-    learn(tmp_path / "run", tmp_path / "out", *words, "training.samples=16")
-    adopted(tmp_path / "model", tmp_path / "last", "null_class=last")
-    assert len(load_file(tmp_path / "last" / "adopted.safetensors")["model.class_embedding.weight"]) == 10
-    with pytest.raises(RecipeError, match="num_class_embeds=10 are 9 classes and that of none, and the data have 10"):
-        learn(tmp_path / "other", tmp_path / "last", "experiment=adopted")
+    trained(tmp_path / "run", tmp_path / "out", "experiment=adopted", "training.samples=16")
+    last = adopted(tmp_path / "model", tmp_path / "last", "null_class=last")
+    assert len(last["model.class_embedding.weight"]) == 10
+    with pytest.raises(RecipeError, match="num_class_embeds=10 is 9 classes and that for none, but the data have 10"):
+        trained(tmp_path / "other", tmp_path / "last", "experiment=adopted")
 
 
-def test_attention_of_former_days_and_half_precision(tmp_path: Path) -> None:
+def test_adopt_reads_old_attention_names_and_half_precision(model: Path, tmp_path: Path) -> None:
     """Names of weights as in the first models of diffusers, which lie on the hub, and a variant in float16 alone."""
-    saved(tmp_path / "model")
-    adopted(tmp_path / "model", tmp_path / "out")
-    path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    first = adopted(model, tmp_path / "out")
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
     former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     tensors = {}
     for name, tensor in load_file(path).items():
@@ -303,103 +307,77 @@ def test_attention_of_former_days_and_half_precision(tmp_path: Path) -> None:
     assert any("proj_attn" in name for name in tensors)
     path.unlink()
     save_file(tensors, path.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    adopted(tmp_path / "model", tmp_path / "again")
-    first, again = (load_file(tmp_path / name / "adopted.safetensors") for name in ("out", "again"))
+    again = adopted(model, tmp_path / "again")
     assert first.keys() == again.keys()
     assert all(torch.equal(again[name], first[name].half().float()) for name in first)
 
 
-def test_a_training_starts_from_another_run_or_an_exported_model(tmp_path: Path) -> None:
-    from recipes import export
-
+def test_train_starts_from_a_run_or_an_exported_model_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_run(tmp_path / "run", "training.samples=32")
     assert export.main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]) == 0
-    still = ["training.learning_rate=1e-12", "training.weight_decay=0", "training.samples=16"]
     averaged = last_state(tmp_path / "run").tensors["ema"]
+    hashes = set()
     for name in ("run", "model"):
-        state = tiny_run(tmp_path / f"from-{name}", f"training.initial={tmp_path / name}", *still)
+        state = tiny_run(tmp_path / f"from-{name}", f"training.initial={tmp_path / name}", *STILL)
         for key, tensor in state.tensors["network"].items():
             torch.testing.assert_close(tensor, averaged[f"module.{key}"], rtol=0, atol=1e-6)
-    notes = [json.loads((tmp_path / f"from-{name}" / "run.json").read_text()) for name in ("run", "model")]
-    assert notes[0]["initial"]["sha256"] == notes[1]["initial"]["sha256"]
+        hashes.add(json.loads((tmp_path / f"from-{name}" / "run.json").read_text())["initial"]["sha256"])
+    assert len(hashes) == 1
 
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["network.width=16"], r"training.initial=.* does not fit the configured network: size mismatch: .*network"),
-        (["training.conditional=false"], "does not fit the configured network: size mismatch: conditioning.labels"),
-        (
-            ["training.initial=nowhere"],
-            "training.initial=nowhere cannot be read .*give a safetensors file, an exported",
-        ),
-        (["training.initial=."], r"training.initial=\.: "),
-    ],
-)
-def test_weights_that_do_not_fit_are_told_before_anything_is_written(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny_run(tmp_path / "run", "training.samples=16")
     monkeypatch.chdir(tmp_path)
+    for word, message in {
+        "network.width=16": r"training.initial=.* does not fit the configured network: size mismatch: .*network",
+        "training.conditional=false": "does not fit the configured network: size mismatch: conditioning.labels",
+        "training.initial=nowhere": "training.initial=nowhere cannot be read .*give a safetensors file, an exported",
+        "training.initial=.": r"training.initial=\.: ",
+    }.items():
+        with pytest.raises(RecipeError, match=message):
+            tiny_run(tmp_path / "new", f"training.initial={tmp_path / 'run'}", word)
+        assert not (tmp_path / "new").exists()
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda model: (model / name).rename(model.parent / "removed")
+
+
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no scheduler": (remove("scheduler"), "has no scheduler"),
+    "no network": (remove("unet"), "holds no network"),
+    "no weights": (remove("unet/diffusion_pytorch_model.safetensors"), "holds no weights: .* missing"),
+    "class": (updated(UNET, _class_name="AutoencoderKL"), "networks of class 'AutoencoderKL' cannot be adopted"),
+    "shape": (updated(UNET, layers_per_block=2), "the model's weights do not fit its config.json"),
+    "option": (updated(UNET, dance=3), "UNet2DModel has no option 'dance'"),
+    "scheduler": (updated(SCHEDULER, _class_name="EDMEulerScheduler"), "trained with EDMEulerScheduler can"),
+    "prediction": (updated(SCHEDULER, prediction_type="score"), "prediction_type='score' is not supported here"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_adopt_names_what_it_cannot_adopt(kind: str, model: Path, tmp_path: Path) -> None:
+    change, message = MISTAKES[kind]
+    change(model)
     with pytest.raises(RecipeError, match=message):
-        tiny_run(tmp_path / "new", f"training.initial={tmp_path / 'run'}", *words)
-    assert not (tmp_path / "new").exists()
-
-
-MISTAKES: dict[str, tuple[Any, str]] = {
-    "no scheduler": (lambda model: shutil.rmtree(model / "scheduler"), "has no scheduler"),
-    "no network": (lambda model: shutil.rmtree(model / "unet"), "holds no network"),
-    "no weights": (
-        lambda model: (model / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "holds no weights: .* missing"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("how", MISTAKES)
-def test_mistakes_are_told(how: str, tmp_path: Path) -> None:
-    saved(tmp_path / "model")
-    harm, message = MISTAKES[how]
-    harm(tmp_path / "model")
-    with pytest.raises(RecipeError, match=message):
-        adopted(tmp_path / "model", tmp_path / "out")
+        adopted(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("file", "changes", "message"),
-    [
-        ("unet/config.json", {"_class_name": "AutoencoderKL"}, "networks of class 'AutoencoderKL' cannot be adopted"),
-        ("unet/config.json", {"layers_per_block": 2}, "the model's weights do not fit its config.json"),
-        ("unet/config.json", {"dance": 3}, "UNet2DModel has no option 'dance'"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "trained with EDMEulerScheduler can"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type='score' is not known here"),
-    ],
-)
-def test_what_is_not_known_is_told(file: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    saved(tmp_path / "model")
-    path = tmp_path / "model" / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(RecipeError, match=message):
-        adopted(tmp_path / "model", tmp_path / "out")
-
-
-def test_the_command_it_names_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    saved(tmp_path / "model")
-    adopted(tmp_path / "model", tmp_path / "my models")
-    named = f"--config-dir='{tmp_path}/my models' experiment=adopted spectrum=power_law run_dir="
-    assert named in capsys.readouterr().out
-    assert named in (tmp_path / "my models" / "experiment" / "adopted.yaml").read_text()
-
-
-def test_the_experiment_says_what_it_is(tmp_path: Path) -> None:
-    saved(tmp_path / "model")
-    adopted(tmp_path / "model", tmp_path / "out")
-    text = (tmp_path / "out" / "experiment" / "adopted.yaml").read_text()
+def test_adopt_writes_an_experiment_and_the_command_that_trains_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my models"
+    adopted(model, out)
+    command = f"--config-dir='{out}' experiment=adopted spectrum=power_law run_dir="
+    assert command in capsys.readouterr().out
+    text = (out / "experiment" / "adopted.yaml").read_text()
+    assert command in text
     assert "UNet2DModel" in text.splitlines()[1]
     keys = yaml.safe_load(text)
     assert keys["modality"] == {"size": 8, "channels": 1}
     assert keys["denoiser"] == {"prediction": "noise"}
-    config = configuration.load("train", ["experiment=adopted", "run_dir=r"], tmp_path / "out")
+    config = configuration.load("train", ["experiment=adopted", "run_dir=r"], out)
     assert config["schedule"]["_target_"].endswith("DiscreteSchedule")
     assert config["denoiser"]["centred"] is False
-    adopted(tmp_path / "model", tmp_path / "out")  # over itself
+    adopted(model, out)  # over itself

@@ -17,9 +17,9 @@ from torch.distributed.run import get_args_parser
 from recipes.clusters.cluster import FORWARDED_SIGNALS
 from recipes.launch import planned
 
-ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parents[2] / "examples" / "clusters"
 SCHEMAS = Path(__file__).parent / "cluster_schemas"
-EXAMPLES = sorted((ROOT / "examples" / "clusters").iterdir())
+EXAMPLES = sorted(FOLDER.iterdir())
 MANIFESTS = [path for path in EXAMPLES if path.name.startswith("kubernetes")]
 KUBERNETES_VARIABLES = {
     "RANK": "1", "MASTER_ADDR": "multisagd-master-0", "MASTER_PORT": "23456", "JOB_COMPLETION_INDEX": "1"
@@ -82,13 +82,9 @@ def kubernetes_word(word: str, variables: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_follows_its_schema(path: Path) -> None:
+def test_cluster_example_follows_its_schema_which_refuses_misspelt_keys(path: Path) -> None:
+    """Names of resources and variables are not in the schema."""
     assert errors(path, read(path)) == []
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_a_misspelt_key_does_not_follow_the_schema(path: Path) -> None:
-    """Every key of the example is tried, except names of resources and variables, which are not in the schema."""
     for number, mapping in enumerate(mappings(read(path))):
         for key in mapping:
             if key in ("cpu", "memory", "nvidia.com/gpu") or key.isupper():
@@ -100,7 +96,7 @@ def test_a_misspelt_key_does_not_follow_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_command_starts_a_training_on_two_nodes_with_eight_gpus(path: Path, tmp_path: Path) -> None:
+def test_cluster_example_starts_a_training_on_two_nodes_with_eight_gpus(path: Path, tmp_path: Path) -> None:
     options = get_args_parser().parse_args(torchrun_words(path, tmp_path))
     assert (options.nnodes, options.nproc_per_node, int(options.node_rank)) == ("2", "8", 1)
     assert options.master_addr in ("multisagd-master-0", "multisagd-node-0-0.multisagd", "10.0.0.1")
@@ -114,7 +110,7 @@ def test_the_command_starts_a_training_on_two_nodes_with_eight_gpus(path: Path, 
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_pods_have_a_volume_shared_memory_and_time_to_save(path: Path) -> None:
+def test_kubernetes_pods_have_a_volume_shared_memory_and_time_to_save(path: Path) -> None:
     for pod in pods(read(path)):
         (container,) = pod["containers"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -126,26 +122,21 @@ def test_pods_have_a_volume_shared_memory_and_time_to_save(path: Path) -> None:
         assert f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}" in container["command"]
 
 
-def test_a_pytorchjob_has_as_many_pods_as_torchrun_waits_for() -> None:
-    replicas = read(ROOT / "examples" / "clusters" / "kubernetes_pytorchjob.yaml")["spec"]["pytorchReplicaSpecs"]
+def test_kubernetes_examples_have_the_pods_that_torchrun_waits_for() -> None:
+    replicas = read(FOLDER / "kubernetes_pytorchjob.yaml")["spec"]["pytorchReplicaSpecs"]
     assert {name: replica["replicas"] for name, replica in replicas.items()} == {"Master": 1, "Worker": 1}
     assert replicas["Master"]["template"] == replicas["Worker"]["template"]
 
-
-def test_a_jobset_has_as_many_pods_as_torchrun_waits_for_and_they_find_the_first_one() -> None:
-    document = read(ROOT / "examples" / "clusters" / "kubernetes_jobset.yaml")
+    document = read(FOLDER / "kubernetes_jobset.yaml")
     name, (job,) = document["metadata"]["name"], document["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     assert (spec["parallelism"], spec["completions"], spec["completionMode"]) == (2, 2, "Indexed")
     assert spec["backoffLimit"] == 0
     assert f"--master-addr={name}-{job['name']}-0-0.{name}" in pods(document)[0]["containers"][0]["command"]
-
-
-def test_kubernetes_words_are_read_as_kubernetes_does() -> None:
     assert kubernetes_word("$(RANK) $$(RANK) $RANK", {"RANK": "1"}) == "1 $(RANK) $RANK"
 
 
-def test_the_shell_lines_of_skypilot_are_valid() -> None:
-    task = read(ROOT / "examples" / "clusters" / "skypilot.yaml")
+def test_skypilot_example_has_valid_shell_lines() -> None:
+    task = read(FOLDER / "skypilot.yaml")
     for lines in (task["setup"], task["run"]):
         subprocess.run(["bash", "-n", "-c", lines], check=True)

@@ -1,4 +1,4 @@
-"""Networks of diffusers trained by our command: for every medium, continued, exported and guided."""
+"""`multisagd train` trains networks of diffusers on every medium, continues, and exports them."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
-from recipes import export as recipe
+from recipes import export
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
 from recipes.sample import sample
@@ -23,7 +24,7 @@ PLAIN = [word for word in TINY if not word.startswith(("network.", "modality."))
 IMAGE = ["network=diffusers", "network.options={block_out_channels:[16,16],layers_per_block:1}", "modality.size=8"]
 
 
-def learn(run_dir: Path, *overrides: str) -> dict[str, torch.Tensor]:
+def trained(run_dir: Path, *overrides: str) -> dict[str, torch.Tensor]:
     train(configuration.load("train", [*PLAIN, f"run_dir={run_dir}", *overrides]))
     return dict(last_state(run_dir).tensors["ema"])
 
@@ -34,16 +35,16 @@ def drawn(run_dir: Path, *overrides: str) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
-    learn(tmp_path / "whole", *IMAGE, "spectrum=power_law")
-    learn(tmp_path / "parts", *IMAGE, "spectrum=power_law", "training.samples=48")
-    learn(tmp_path / "parts", *IMAGE, "spectrum=power_law")
+def test_train_resumes_diffusers_networks_bit_exactly(tmp_path: Path) -> None:
+    trained(tmp_path / "whole", *IMAGE, "spectrum=power_law")
+    trained(tmp_path / "parts", *IMAGE, "spectrum=power_law", "training.samples=48")
+    trained(tmp_path / "parts", *IMAGE, "spectrum=power_law")
     assert_same(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
 
 
-def test_it_is_exported_and_guided(tmp_path: Path) -> None:
-    learn(tmp_path / "run", *IMAGE)
-    assert recipe.main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]) == 0
+def test_export_and_guidance_work_with_diffusers_networks(tmp_path: Path) -> None:
+    trained(tmp_path / "run", *IMAGE)
+    assert export.main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'model'}"]) == 0
     plain = drawn(tmp_path / "run", f"out={tmp_path / 'a'}")
     assert torch.equal(drawn(tmp_path / "model", f"out={tmp_path / 'b'}"), plain)
     assert not torch.equal(drawn(tmp_path / "run", f"out={tmp_path / 'c'}", "guidance.scale=4"), plain)
@@ -59,37 +60,34 @@ MEDIA = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("medium", MEDIA)
-def test_every_class_trains_on_its_medium(medium: str, tmp_path: Path) -> None:
+def test_train_learns_with_every_class_of_network_on_its_medium(medium: str, tmp_path: Path) -> None:
     name, options = MEDIA[medium]
     words = ["network=diffusers", f"network.name={name}", f"network.options={options}", *MODALITIES[medium]]
     classless = ["training.conditional=false"] if name in ("UNet1DModel", "UNet3DConditionModel") else []
-    before = learn(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=16")
-    after = learn(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=48")
+    before = trained(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=16")
+    after = trained(tmp_path / "run", *words, *classless, "validation.holdout=2", "training.samples=48")
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert any(not torch.equal(before[key], after[key]) for key in after if key.endswith("weight"))
     assert drawn(tmp_path / "run").isfinite().all()
 
 
 @pytest.mark.slow
-def test_two_processes_with_a_part_of_it_each_learn_the_same(tmp_path: Path) -> None:
+def test_train_on_two_shards_equals_one_process(tmp_path: Path) -> None:
     """diffusers' transformer calls a part of its first block before that block."""
     name, options = MEDIA["image"]
     words = ["network=diffusers", f"network.name={name}", f"network.options={options}", "modality.size=8"]
     words += ["engine.precision=float64", "training.samples=32", "every.checkpoint=32"]
-    expected = learn(tmp_path / "alone", *words)
+    expected = trained(tmp_path / "alone", *words)
     run_dir = tmp_path / "together"
     done = ranks(2, "recipes.train", *PLAIN, *words, "engine.distribution=fsdp", f"run_dir={run_dir}")
     assert done.returncode == 0, done.stderr[:6000]
-    found = last_state(run_dir).tensors["ema"]
-    assert found.keys() == expected.keys()
-    for key, tensor in expected.items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-9, atol=1e-12)
+    assert_close(dict(last_state(run_dir).tensors["ema"]), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
-def test_texts_are_learned(tmp_path: Path) -> None:
+def test_samples_of_a_diffusers_network_depend_on_their_prompts_alone(tmp_path: Path) -> None:
     network = ["network=diffusers", "network.name=UNet2DConditionModel", IMAGE[1], "modality.size=8"]
-    learn(tmp_path / "run", *network, *captioned_pictures(tmp_path))
+    trained(tmp_path / "run", *network, *captioned_pictures(tmp_path))
     red, long, none = (
         drawn(tmp_path / "run", f"prompts={prompts}", "count=2")
         for prompts in ('["a red square","a blue square"]', '["a red square","a blue green red square"]', "null")
@@ -98,23 +96,18 @@ def test_texts_are_learned(tmp_path: Path) -> None:
     assert not torch.equal(red, none)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["network.name=AutoencoderKL"], "network: cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel"),
-        (["network.name=UNet1DModel"], "network: UNet1DModel is for 1 grid dimensions, but the data have 2"),
-        (["network.options={witdh:3}"], "network: UNet2DModel has no option 'witdh'"),
-        (["network.clock={_target_:os.system,command:ls}"], r"network.clock._target_: os.system is not under an allow"),
-        (["network._target_=diffusers.UNet2DModel"], "network._target_: diffusers.UNet2DModel is not under an allowed"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_written(words: list[str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=message):
-        learn(tmp_path / "run", "network=diffusers", "modality.size=8", *words)
-    assert not (tmp_path / "run").exists()
-
-
-def test_without_diffusers_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_names_mistakes_in_diffusers_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistakes = {
+        "network.name=AutoencoderKL": "network: cannot use diffusers' 'AutoencoderKL': choose one of UNet1DModel",
+        "network.name=UNet1DModel": "network: UNet1DModel is for 1 grid dimensions, but the data have 2",
+        "network.options={witdh:3}": "network: UNet2DModel has no option 'witdh'",
+        "network.clock={_target_:os.system,command:ls}": r"network.clock._target_: os.system is not under an allow",
+        "network._target_=diffusers.UNet2DModel": "network._target_: diffusers.UNet2DModel is not under an allowed",
+    }
+    for word, message in mistakes.items():
+        with pytest.raises(RecipeError, match=message):
+            trained(tmp_path / "run", "network=diffusers", "modality.size=8", word)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(RecipeError, match=r"network: .* pip install .*diffusers"):
-        learn(tmp_path / "run", *IMAGE)
+        trained(tmp_path / "run", *IMAGE)
+    assert not (tmp_path / "run").exists()

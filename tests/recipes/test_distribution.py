@@ -1,4 +1,4 @@
-"""Several ranks train, validate and sample as one process does: same data, same noise, same weights."""
+"""Several ranks train, validate, sample and evaluate as one process does: same data, same noise, same weights."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from recipes import analyze
 from recipes.base.errors import RecipeError
 from recipes.config import compose as configuration
+from recipes.runs.checkpoint import State
 from recipes.runs.state import ShardedTensors
 from recipes.runtime.device import EngineSettings, Runtime
 from recipes.runtime.distribution import SINGLE, Rank, replicate, synchronise
@@ -36,8 +37,28 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
-def check_samples(run_dir: Path) -> None:
-    """Five samples on two ranks are those of one process."""
+def assert_close(found: State, expected: State) -> None:
+    for part, tensors in expected.tensors.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
+def test_train_and_sample_on_two_ranks_equal_one_process(tmp_path: Path, distribution: str) -> None:
+    """Four ranks are compared with one process in test_equal_trainings."""
+    run_dir = tmp_path / "together"
+    alone = tiny_run(tmp_path / "alone", *EXACT, "training.accumulation=4")
+    together = trained(run_dir, 2, f"engine.distribution={distribution}", "training.accumulation=2")
+    expected = read_metrics(tmp_path / "alone")
+    assert [entry["kind"] for entry in together] == [entry["kind"] for entry in expected]
+    for ours, theirs in zip(together, expected, strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-9, abs=1e-12)
+    state = last_state(run_dir)
+    assert isinstance(state.tensors["optimizer"], ShardedTensors) == (distribution == "fsdp")
+    assert_close(state, alone)
+    pictures = [(tmp_path / run / "samples" / "000000000096.png").read_bytes() for run in ("alone", "together")]
+    assert pictures[0] == pictures[1]
+
     words = [f"run_dir={run_dir}", "count=5", "steps=3", "engine.threads=1", "engine.precision=float64"]
     done = ranks(2, "recipes.sample", *words, f"out={run_dir / 'two'}")
     assert done.returncode == 0, done.stderr[:6000]
@@ -45,26 +66,6 @@ def check_samples(run_dir: Path) -> None:
     drawn = [load_file(folder / "samples.safetensors")["x0"] for folder in (one, run_dir / "two")]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-6)
     assert (run_dir / "two" / "samples" / "4.png").exists()
-
-
-@pytest.mark.parametrize("distribution", ["ddp", "fsdp"])
-def test_ranks_learn_what_one_process_learns(tmp_path: Path, distribution: str) -> None:
-    """Two; four are held against one process in test_equal_trainings."""
-    words = [f"engine.distribution={distribution}", "training.accumulation=2"]
-    alone = tiny_run(tmp_path / "alone", *EXACT, "training.accumulation=4")
-    together = trained(tmp_path / "together", 2, *words)
-    expected = read_metrics(tmp_path / "alone")
-    assert [entry["kind"] for entry in together] == [entry["kind"] for entry in expected]
-    for ours, theirs in zip(together, expected, strict=True):
-        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-9, abs=1e-12)
-    found = last_state(tmp_path / "together")
-    assert isinstance(found.tensors["optimizer"], ShardedTensors) == (distribution == "fsdp")
-    for part, tensors in alone.tensors.items():
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
-    check_samples(tmp_path / "together")
-    pictures = [(tmp_path / run / "samples" / "000000000096.png").read_bytes() for run in ("alone", "together")]
-    assert pictures[0] == pictures[1]
 
 
 COMPILED = ["engine.compile=true", "engine.precision=float32"]
@@ -83,7 +84,7 @@ VARIANTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_way_to_spread_a_network_learns_the_same(tmp_path: Path, variant: str) -> None:
+def test_train_learns_the_same_by_every_way_to_distribute_a_network(tmp_path: Path, variant: str) -> None:
     count, words, tolerance = VARIANTS[variant]
     same = [word for word in words if word.startswith(("engine.precision", "network"))]
     alone = tiny_run(tmp_path / "alone", *EXACT, *same)
@@ -93,75 +94,65 @@ def test_every_way_to_spread_a_network_learns_the_same(tmp_path: Path, variant: 
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=tolerance, abs=1e-12)
 
 
-def test_recomputed_activations_change_no_bit(tmp_path: Path) -> None:
+def test_recompute_changes_no_bit(tmp_path: Path) -> None:
     """With dropout, whose numbers must come again."""
     assert_same(tiny_run(tmp_path / "kept"), tiny_run(tmp_path / "recomputed", "engine.recompute=true"))
 
 
 JOURNEYS = [((2, 48), (1, 64), (2, 96)), ((4, 48), (2, 96))]
+"""Numbers of processes, and the number of samples up to which each trains."""
 
 
 @pytest.mark.parametrize("journey", [JOURNEYS[0], pytest.param(JOURNEYS[1], marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path, journey: tuple[tuple[int, int], ...]) -> None:
-    """Sharded over so many processes up to so many samples, then over others: what one learns at a stretch."""
-    words = ["engine.distribution=fsdp", "every.checkpoint=16"]
+def test_train_continues_with_another_number_of_ranks(tmp_path: Path, journey: tuple[tuple[int, int], ...]) -> None:
     for count, samples in journey:
+        words = ["every.checkpoint=16", f"training.samples={samples}"]
         if count == 1:
-            tiny_run(tmp_path / "split", *EXACT, "every.checkpoint=16", f"training.samples={samples}")
+            tiny_run(tmp_path / "split", *EXACT, *words)
         else:
-            trained(tmp_path / "split", count, *words, f"training.samples={samples}")
-    tiny_run(tmp_path / "alone", *EXACT)
-    found = last_state(tmp_path / "split")
-    for part, tensors in last_state(tmp_path / "alone").tensors.items():
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+            trained(tmp_path / "split", count, "engine.distribution=fsdp", *words)
+    assert_close(last_state(tmp_path / "split"), tiny_run(tmp_path / "alone", *EXACT))
 
 
 @pytest.mark.slow
-def test_evaluation_on_two_ranks_says_what_one_process_says(tmp_path: Path) -> None:
+def test_evaluate_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", "training.samples=32")
     words = [
         f"run_dir={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", "samples=20", "reference=100", "steps=2",
         "splits=2", "bootstrap=2", "classifier.samples=640", "metrics=[classifier,axes]", "engine.threads=1",
         "engine.precision=float64",
     ]  # fmt: skip
-    found = []
+    reports = []
     for count in (1, 2):
         done = ranks(count, "recipes.evaluate", *words, f"out={tmp_path / str(count)}")
         assert done.returncode == 0, done.stderr[-6000:]
         assert done.stdout.count("also in") == 1
-        found.append(json.loads((tmp_path / str(count) / "evaluate.json").read_text()))
-    assert numbers(found[1]) == pytest.approx(numbers(found[0]), rel=1e-5, abs=1e-9)
+        reports.append(json.loads((tmp_path / str(count) / "evaluate.json").read_text()))
+    assert numbers(reports[1]) == pytest.approx(numbers(reports[0]), rel=1e-5, abs=1e-9)
 
 
-def test_commands_of_one_process_refuse_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    for name, value in {
-        "WORLD_SIZE": "2",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "a",
-        "MASTER_PORT": "1",
-    }.items():
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+def test_analyze_refuses_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (TORCHRUN | {"RANK": "0"}).items():
         monkeypatch.setenv(name, value)
     assert analyze.main(["run_dir=unused"]) == 2
-    assert "analyze runs as one process, and here are 2" in capsys.readouterr().err
+    assert "analyze runs as one process, but there are 4" in capsys.readouterr().err
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
-    done = ranks(3, "recipes.train", *TINY, f"run_dir={tmp_path / 'run'}")
-    assert done.returncode != 0
-    assert "training.batch=16 cannot be split over 3 processes" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_train_refuses_batches_and_offloading_that_the_ranks_cannot_do(tmp_path: Path) -> None:
+    for count, words, message in [
+        (3, [], "training.batch=16 cannot be split over 3 processes"),
+        (2, ["engine.distribution=fsdp", "engine.offload=true"], "engine.offload=true moves weights from a GPU to the"),
+    ]:
+        done = ranks(count, "recipes.train", *TINY, *words, f"run_dir={tmp_path / 'run'}")
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert not (tmp_path / "run").exists()
 
 
-def test_offloading_from_a_cpu_is_refused(tmp_path: Path) -> None:
-    words = [*TINY, "engine.distribution=fsdp", "engine.offload=true", f"run_dir={tmp_path / 'run'}"]
-    done = ranks(2, "recipes.train", *words)
-    assert done.returncode != 0
-    assert "engine.offload=true moves weights from a GPU to the CPU, but this device is a CPU" in done.stderr
-
-
-def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:
+def test_synchronise_exchanges_accumulated_gradients_once(tmp_path: Path) -> None:
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
         exchanged = []
@@ -180,20 +171,18 @@ def test_accumulated_gradients_are_exchanged_once(tmp_path: Path) -> None:
         dist.destroy_process_group()
 
 
-def test_places_are_read_from_torchrun() -> None:
+def test_rank_is_read_from_the_environment_of_torchrun() -> None:
     assert Rank.from_environment({}) == SINGLE
     assert Rank.from_environment({"WORLD_SIZE": "1"}) == SINGLE
-    told = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    assert Rank.from_environment(told) == Rank(3, 4, 1)
+    assert Rank.from_environment(TORCHRUN) == Rank(3, 4, 1)
     for broken in ({"RANK": "x"}, {"RANK": "4"}):
         with pytest.raises(RecipeError, match="WORLD_SIZE"):
-            Rank.from_environment(told | broken)
-    del told["MASTER_ADDR"]
+            Rank.from_environment(TORCHRUN | broken)
     with pytest.raises(RecipeError, match="MASTER_ADDR"):
-        Rank.from_environment(told)
+        Rank.from_environment({name: value for name, value in TORCHRUN.items() if name != "MASTER_ADDR"})
 
 
-def test_shares_tile_the_batch() -> None:
+def test_runtime_shares_tile_the_batch() -> None:
     for world in (1, 2, 4, 8):
         settings, device = EngineSettings(), torch.device("cpu")
         shares = [Runtime(device, settings, Rank(rank, world, rank)).share(16) for rank in range(world)]

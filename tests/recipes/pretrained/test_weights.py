@@ -1,9 +1,8 @@
-"""Pretrained weights are read as tensors and nothing else, and networks take those that are theirs alone."""
+"""Pretrained weights are read as tensors and nothing else, and a network takes its own weights only."""
 
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,68 +13,52 @@ from multisagd.metrics.vggish import VGGish, vggish_features
 from recipes.base.errors import RecipeError
 from recipes.evaluation import pretrained as networks
 from recipes.evaluation.pretrained import Published, fill, read_weights
+from tests.helpers.hostile_files import Bomb, torch_bomb
 
 
-class Touch:
-    """Unpickling this runs something."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_tensors_are_read(tmp_path: Path, suffix: str) -> None:
+def test_read_weights_reads_tensors(tmp_path: Path) -> None:
     tensors = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
-    path = tmp_path / f"weights{suffix}"
-    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
-    found = read_weights(path)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    torch.save(tensors, tmp_path / "weights.pth")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    for path in tmp_path.iterdir():
+        weights = read_weights(path)
+        assert weights.keys() == tensors.keys()
+        assert all(torch.equal(weights[name], tensors[name]) for name in tensors)
 
 
-def test_nothing_that_could_run_is_read(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    torch.save({"weight": Touch(canary)}, tmp_path / "torch.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(canary)))
-    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
-    torch.save([torch.ones(1)], tmp_path / "list.pth")
-    for name in ("torch.pth", "plain.pth", "program.pt", "list.pth"):
-        with pytest.raises(RecipeError, match=f"cannot read weights from {tmp_path / name}"):
-            read_weights(tmp_path / name)
-        with pytest.raises(RecipeError, match=f"cannot read weights from {tmp_path / name}"):
-            networks.load_inception(tmp_path / name)
+def test_read_weights_runs_nothing_and_names_files_it_cannot_read(tmp_path: Path) -> None:
+    canary, files = tmp_path / "canary", tmp_path / "files"
+    files.mkdir()
+    (files / "torch.pth").write_bytes(torch_bomb(canary))
+    (files / "plain.pth").write_bytes(pickle.dumps(Bomb(canary)))
+    torch.jit.script(nn.Linear(2, 2)).save(str(files / "program.pt"))
+    torch.save([torch.ones(1)], files / "list.pth")
+    garbage = (b"", b"garbage", b"\x80", b"\x00" * 20, b"PK\x03\x04", b"h\x05.", b"}q\x00u.")
+    for number, content in enumerate(garbage):
+        (files / f"{number}.pth").write_bytes(content)
+        (files / f"{number}.safetensors").write_bytes(content)
+    for path in files.iterdir():
+        for load in (read_weights, networks.load_inception):
+            with pytest.raises(RecipeError, match=rf"cannot read weights from {path} \(.+\): give a state dict"):
+                load(path)
     assert not canary.exists()
     with pytest.raises(RecipeError, match="No such file"):
         read_weights(tmp_path / "nowhere.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80", b"\x00" * 20, b"PK\x03\x04", b"h\x05.", b"}q\x00u."])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_garbage_is_told_in_one_message(tmp_path: Path, content: bytes, suffix: str) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(RecipeError, match=r"cannot read weights from .* \(.+\): give a state dict"):
-        read_weights(path)
-
-
-def test_a_published_name_that_states_a_hash_must_be_true(tmp_path: Path) -> None:
+def test_read_weights_checks_the_hash_in_a_published_name(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "some.pth")
     content = (tmp_path / "some.pth").read_bytes()
     good = tmp_path / f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     good.write_bytes(content)
-    assert torch.equal(read_weights(good, Published(f"https://example.org/{good.name}"))["weight"], torch.ones(2))
     dated = tmp_path / "net-20240115.pth"
     dated.write_bytes(content)
     with pytest.raises(RecipeError, match="SHA-256 does not begin with 20240115"):
         read_weights(dated, Published("https://example.org/net-20240115.pth"))
     # The names of other files state nothing.
-    assert torch.equal(
-        read_weights(dated, Published("https://example.org/other-01234567.pth"))["weight"], torch.ones(2)
-    )
-    assert torch.equal(read_weights(dated)["weight"], torch.ones(2))
+    other = Published("https://example.org/other-01234567.pth")
+    for path, published in ((good, Published(f"https://example.org/{good.name}")), (dated, other), (dated, None)):
+        assert torch.equal(read_weights(path, published)["weight"], torch.ones(2))
 
 
 def test_published_weights_are_found_where_torch_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,20 +79,20 @@ def test_published_weights_are_found_where_torch_keeps_them(tmp_path: Path, monk
         published.fetch()
 
 
-def test_other_networks_weights_are_refused(tmp_path: Path) -> None:
+def test_fill_refuses_weights_of_another_network(tmp_path: Path) -> None:
     network = nn.Linear(2, 3)
-    with pytest.raises(RecipeError, match="not those of Linear"):
+    with pytest.raises(RecipeError, match="do not fit Linear"):
         fill(network, {"weight": torch.ones(2, 2)}, tmp_path / "x.pth")
     fill(network, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, tmp_path / "x.pth")
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
     for load in (networks.load_inception, networks.load_r3d):
-        with pytest.raises(RecipeError, match=r"other\.pth are not those of"):
+        with pytest.raises(RecipeError, match=r"other\.pth do not fit"):
             load(tmp_path / "other.pth")
 
 
-def test_the_inception_network_reads_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_features_are_those_of_torchmetrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -132,7 +115,7 @@ def test_the_inception_network_reads_images(tmp_path: Path, monkeypatch: pytest.
     torch.testing.assert_close(theirs(images.expand(-1, 3, -1, -1)).reshape(2, 768), earlier)
 
 
-def test_the_video_network_reads_clips(tmp_path: Path) -> None:
+def test_r3d_features_and_last_layer_are_the_network_of_torchvision(tmp_path: Path) -> None:
     from torchvision.models.video import R3D_18_Weights, r3d_18
 
     torch.manual_seed(0)
@@ -140,20 +123,20 @@ def test_the_video_network_reads_clips(tmp_path: Path) -> None:
     torch.save(random.state_dict(), tmp_path / "random.pth")
     network = networks.load_r3d(tmp_path / "random.pth")
     clips = torch.randint(256, (2, 3, 5, 16, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = networks.r3d_features(network, clips)
-    assert found.shape == (2, 512)
+    features = networks.r3d_features(network, clips)
+    assert features.shape == (2, 512)
     assert networks.R3D.url == R3D_18_Weights.KINETICS400_V1.url
     # The whole network is the features and its last layer.
     usual = R3D_18_Weights.KINETICS400_V1.transforms(resize_size=(112, 112))
     prepared = usual(clips.transpose(1, 2).contiguous())
-    torch.testing.assert_close(random.fc(found), random(prepared))
+    torch.testing.assert_close(random.fc(features), random(prepared))
     torch.testing.assert_close(
         networks.r3d_features(network, clips[:1, :1]), networks.r3d_features(network, clips[:1, [0, 0, 0]])
     )
 
 
 @pytest.mark.slow
-def test_vggish_reads_sounds(tmp_path: Path) -> None:
+def test_vggish_has_the_published_size_and_reads_sounds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = VGGish()
     # 72 million weights, as published.
