@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +23,22 @@ def build(request) -> Build:
     return request.param
 
 
+def conditioned(build: Build, dimensions: int, kind: str, **options: Any) -> tuple[nn.Module, Tensor]:
+    """A network of two channels, and labels or texts for two items, the second of which has none."""
+    if kind == "labels":
+        return build(2, dimensions, classes=3, **options), torch.tensor([0, 3])
+    texts = data(2, 4, 6)
+    texts[1] = 0
+    return build(2, dimensions, context=6, **options), texts
+
+
+@pytest.mark.parametrize("kind", ["labels", "texts"])
 @pytest.mark.parametrize("size", SHAPES, ids=str)
-def test_network_of_any_size_starts_at_zero_and_trains_every_weight(build, size):
-    network, levels, labels = build(2, len(size), classes=3), torch.tensor([-20.0, 20.0]), torch.tensor([0, 3])
-    x = data(2, 2, *size).requires_grad_()
-    assert not network(x, levels, labels).any()
-    output = trained(network)(x, levels, labels)
+def test_network_of_any_size_starts_at_zero_and_trains_every_weight(build, size, kind):
+    network, condition = conditioned(build, len(size), kind)
+    x, levels = data(2, 2, *size).requires_grad_(), torch.tensor([-20.0, 20.0])
+    assert not network(x, levels, condition).any()
+    output = trained(network)(x, levels, condition)
     assert output.shape == x.shape
     output.square().mean().backward()
     for name, tensor in [*network.named_parameters(), ("x", x)]:
@@ -103,14 +114,17 @@ def test_network_weights_and_dropout_follow_the_seed_and_evaluation_has_no_dropo
     assert not torch.equal(first[0], first[1])
 
 
-def test_network_output_has_the_dtype_of_its_input(build):
-    network, x = trained(build(1, 2)), data(2, 1, 8, 8)
+@pytest.mark.parametrize("kind", ["labels", "texts"])
+def test_network_output_has_the_dtype_of_its_input(build, kind):
+    network, condition = conditioned(build, 2, kind)
+    x, levels = data(2, 2, 8, 8), torch.zeros(2)
+    expected = trained(network)(x, levels, condition)
     with torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
         warnings.simplefilter("error")
-        mixed = network(x, torch.zeros(2))
+        mixed = network(x, levels, condition)
     assert mixed.dtype == torch.float32
-    assert torch.allclose(mixed, network(x, torch.zeros(2)), atol=0.05 * mixed.abs().max().item())
-    assert copy.deepcopy(network).to(torch.bfloat16)(x, torch.zeros(2)).dtype == torch.float32
+    assert torch.allclose(mixed, expected, atol=0.05 * mixed.abs().max().item())
+    assert copy.deepcopy(network).to(torch.bfloat16)(x, levels, condition).dtype == torch.float32
 
 
 def test_network_with_xformers_on_the_cpu_falls_back_unless_strict(build):
@@ -191,15 +205,16 @@ def test_patchify_is_a_strided_convolution_and_unpatchify_undoes_it(size, patch)
     assert torch.equal(unpatchify(tokens, counts, patch), x)
 
 
-@pytest.mark.parametrize(("build", "size"), [(unet, {"multipliers": (1, 2)}), (transformer, {"depth": 1})])
-def test_compiled_network_gives_the_same_output_and_gradients(build, size):
-    """One graph with labels and one without; the tests of training run the generated code."""
-    network = trained(build(1, 2, classes=3, **size))
-    x, level, labels = data(2, 1, 7, 8), torch.tensor([-3.0, 5.0]), torch.tensor([0, 3])
-    traced = torch.compile(network, dynamic=False, fullgraph=True, backend="eager")
+@pytest.mark.parametrize("kind", ["labels", "texts"])
+@pytest.mark.parametrize(("build", "options"), [(unet, {"multipliers": (1, 2)}), (transformer, {"depth": 1})])
+def test_compiled_network_gives_the_same_output_and_gradients(build, options, kind):
+    """One graph with a condition and one without; the tests of training run the generated code."""
+    network, condition = conditioned(build, 2, kind, **options)
+    x, level = data(2, 2, 7, 8), torch.tensor([-3.0, 5.0])
+    traced = torch.compile(trained(network), dynamic=False, fullgraph=True, backend="eager")
     assert torch.allclose(traced(x, level), network(x, level), atol=1e-6)
     compiled = torch.compile(copy.deepcopy(network), dynamic=False, fullgraph=True, backend="aot_eager")
-    expected, output = network(x, level, labels), compiled(x, level, labels)
+    expected, output = network(x, level, condition), compiled(x, level, condition)
     assert torch.allclose(output, expected, atol=1e-4)
     expected.square().sum().backward()
     output.square().sum().backward()
