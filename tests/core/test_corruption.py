@@ -23,7 +23,7 @@ IMAGE = Grid.of(height=16, width=15)
 def test_corruption_noise_has_the_covariance_of_its_dense_matrix(name: str, scale: str) -> None:
     grid, low, high, level = dense.GRIDS[name], 0.2, 0.45, 0.7
     corruption = Corruption(Band(low, high), grid, level, scale)
-    inside = ((dense.radius(grid) >= low - 1e-9) & (dense.radius(grid) <= high + 1e-9)).astype(float)
+    inside = dense.ring(grid, low - 1e-9, high + 1e-9)
     per_bin = level**2 * (inside / inside.mean() if scale == "deviation" else inside)
     np.testing.assert_allclose(corruption.power().numpy(), dense.half(grid, per_bin), atol=1e-12)
     # Every sample of the grid then has the variance that stands on the diagonal of the dense covariance.

@@ -43,7 +43,7 @@ def test_gaussian_restoration_conditions_the_dense_gaussian_in_its_band(grid: Gr
     corrupted = corruption.corrupt(clean, range(count))
     fitted = GaussianRestoration.fit(corrupted.split(5000), corruption)
     # The dense covariance of the corruption, from the full spectrum, one block a channel.
-    inside = ((dense.radius(grid) >= 0.2 - 1e-9) & (dense.radius(grid) <= 0.45 + 1e-9)).astype(float)
+    inside = dense.ring(grid, 0.2 - 1e-9, 0.45 + 1e-9)
     noise = torch.from_numpy(np.kron(np.eye(2), dense.operator(0.8**2 * inside / inside.mean())))
     gain = covariance @ torch.linalg.pinv(covariance + noise, hermitian=True, rtol=1e-9)
     x = corruption.corrupt(draw(grid, 2000, seed=1)[0], range(10**6, 10**6 + 2000))

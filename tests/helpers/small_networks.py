@@ -1,4 +1,4 @@
-"""Networks of a few thousand weights, and weights as training leaves them: none is exactly zero."""
+"""Small networks and denoisers; weights are as training leaves them: none is exactly zero."""
 
 from typing import Any
 
@@ -37,3 +37,14 @@ def labelled_denoiser(grid: ms.Grid) -> ms.Denoiser:
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-0.5), grid))
     torch.manual_seed(0)
     return ms.Denoiser(trained(unet(1, grid.dimensions, multipliers=(1,), classes=3)), process)
+
+
+class UnchangedEstimate(nn.Module):
+    """A denoiser that returns its input."""
+
+    def __init__(self, process: ms.Process) -> None:
+        super().__init__()
+        self.process = process
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return x_t
