@@ -68,15 +68,6 @@ def test_network_learns_from_its_first_steps(build):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_network_depends_on_noise_level_and_label(build):
-    network = trained(build(1, 2, classes=3))
-    x, level = data(1, 1, 8, 8), torch.zeros(1)
-    plain = network(x, level)
-    assert torch.equal(plain, network(x, level, torch.tensor([3])))
-    assert not torch.allclose(plain, network(x, level, torch.tensor([1])))
-    assert not torch.allclose(plain, network(x, level + 0.1))
-
-
 def test_network_refuses_labels_without_classes_and_other_shapes(build):
     with pytest.raises(ValueError, match="classes=N"):
         build(1, 1)(data(2, 1, 8), torch.zeros(2), torch.tensor([0, 1]))
@@ -85,7 +76,7 @@ def test_network_refuses_labels_without_classes_and_other_shapes(build):
             build(1, 2)(data(*shape), torch.zeros(shape[0]))
 
 
-def test_network_output_of_a_sample_does_not_depend_on_its_batch(build):
+def test_network_output_depends_on_noise_level_and_label_but_not_on_the_batch(build):
     network = trained(build(2, 2, classes=3)).double()
     x, level = data(16, 2, 7, 9).double(), torch.linspace(-9, 9, 16, dtype=torch.float64)
     labels = torch.arange(16) % 4
@@ -93,6 +84,10 @@ def test_network_output_of_a_sample_does_not_depend_on_its_batch(build):
     for index in (0, 7, 15):
         one = slice(index, index + 1)
         assert torch.allclose(network(x[one], level[one], labels[one]), together[one], rtol=0, atol=1e-10)
+    plain = network(x, level)
+    assert torch.equal(plain, network(x, level, torch.full((16,), 3)))
+    assert not torch.allclose(plain, network(x, level, torch.full((16,), 1)))
+    assert not torch.allclose(plain, network(x, level + 0.1))
 
 
 def test_network_weights_and_dropout_follow_the_seed_and_evaluation_has_no_dropout(build):
