@@ -84,7 +84,7 @@ def library(module: str) -> Finding:
             if module == "torchvision":  # only a call shows whether its compiled part fits PyTorch
                 imported.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5)
     except BrokenLibraryError as error:
-        message, remedy = re.split(r"\. To (?:mend|install) it: ", str(error), maxsplit=1)
+        message, remedy = re.split(r"\. To (?:fix|install) it: ", str(error), maxsplit=1)
         return Finding("broken", message, remedy)
     return Finding("ok", getattr(import_module(module.partition(".")[0]), "__version__", "imported"))
 

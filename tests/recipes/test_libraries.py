@@ -1,6 +1,8 @@
-"""Libraries that cannot be imported: each is named with a command, whatever it raises, and no file is blamed."""
+"""A library that cannot be imported is named with its reason and an install command, and no file is blamed for it."""
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from fsspec.registry import _registry
+from packaging.requirements import Requirement
 
 from modalities.audio import Audio
-from modalities.base import Modality
 from modalities.byte_ranges import find
 from modalities.files import Folder
 from modalities.image import Image
@@ -21,7 +23,6 @@ from modalities.representation import LogMel
 from modalities.text import TextEncoder
 from modalities.video import Video
 from multisagd import SpectralPenalty, remedies
-from multisagd.grid import Grid
 from multisagd.integrations.networks import DiffusersNetwork
 from multisagd.libraries import BrokenLibraryError, check, failed_import
 from multisagd.metrics.components import components
@@ -39,7 +40,7 @@ SYMBOL = "raise OSError('libpart.so: undefined symbol: wonderful')"
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Puts a library that raises when it is imported in front of the one that is installed."""
+    """Return a function that puts a library that fails on import in front of the installed one."""
 
     def put(library: str, source: str = SYMBOL) -> Path:
         for name in [each for each in sys.modules if each.partition(".")[0] == library]:
@@ -65,27 +66,26 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
         ("def f(:", "SyntaxError: invalid syntax"),
     ],
 )
-def test_whatever_a_library_raises_it_is_named_with_the_reason_and_a_command(
+def test_check_names_a_broken_library_with_its_reason_and_a_command(
     broken: Callable[..., Path], source: str, reason: str
 ) -> None:
     file = broken("soxr", source)
-    with pytest.raises(BrokenLibraryError) as told:
+    with pytest.raises(BrokenLibraryError) as caught:
         check("soxr", "resampling")
-    message = str(told.value)
+    message = str(caught.value)
     assert message.startswith("resampling: soxr ")
     assert f"cannot be imported ({reason}" in message
     assert "SyntaxError" in reason or f", in {file})" in message
     assert "To fix it: " in message
     assert "pip install" in message
     assert ("--force-reinstall --no-deps" in message) is ("part_that_is_missing" not in source)
-    assert told.value.name == "soxr"
+    assert caught.value.name == "soxr"
 
 
-def test_a_library_that_is_not_there_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_a_missing_library_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(
-        BrokenLibraryError, match=r"^resampling: soxr is not installed\. To install it: .*pip install .*soxr"
-    ):
+    message = r"^resampling: soxr is not installed\. To install it: .*pip install .*soxr"
+    with pytest.raises(BrokenLibraryError, match=message):
         check("soxr", "resampling")
 
 
@@ -109,7 +109,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("library", NEEDS)
-def test_what_needs_a_library_names_it_at_once(
+def test_every_user_of_a_library_names_it_when_it_is_broken(
     broken: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
     broken(library)
@@ -117,163 +117,113 @@ def test_what_needs_a_library_names_it_at_once(
         monkeypatch.delitem(sys.modules, module, raising=False)
     for protocol in ("s3", "http"):
         monkeypatch.delitem(_registry, protocol, raising=False)
-    with pytest.raises(BrokenLibraryError) as told:
+    with pytest.raises(BrokenLibraryError) as caught:
         NEEDS[library](tmp_path)
-    assert f"{DISTRIBUTIONS[library]} " in str(told.value)
-    assert "(OSError: libpart.so: undefined symbol: wonderful" in str(told.value)
-    assert "pip install" in str(told.value)
+    for part in (f"{DISTRIBUTIONS[library]} ", "(OSError: libpart.so: undefined symbol: wonderful", "pip install"):
+        assert part in str(caught.value)
 
 
-class Stumbling(Modality):
-    """Reads files by a library that a test breaks, as an adapter of a user's own might."""
-
-    channels, suffixes = 1, (".txt",)
+class Importing(Image):
+    """Imports a module to read files, as an adapter of a user's own might."""
 
     def __init__(self, module: str) -> None:
+        super().__init__(8)
         self.module = module
-
-    def grid(self) -> Grid:
-        return Grid.of(time=1)
 
     def load(self, path: Path, seed: int | None = None) -> torch.Tensor:
         __import__(self.module)
-        return torch.zeros(1, 1)
-
-    encode = decode = lambda self, x: x
-
-    def save(self, media: torch.Tensor, path: Path) -> None: ...
-
-    def save_grid(self, media: object, path: Path) -> None: ...
+        return super().load(path, seed)
 
 
-@pytest.mark.parametrize("module", ["soxr", "library_of_nobody"])
-@pytest.mark.parametrize("threads", [1, 4])
-def test_no_file_is_blamed_for_a_library(
-    broken: Callable[..., Path], tmp_path: Path, module: str, threads: int
-) -> None:
+def test_folder_blames_no_file_for_a_library(broken: Callable[..., Path], tmp_path: Path) -> None:
     broken("soxr")
     for number in range(8):
-        (tmp_path / f"{number}.txt").touch()
-    data = Folder(Stumbling(module), tmp_path, labels="none", max_unreadable=1.0, threads=threads)
-    with pytest.raises(BrokenLibraryError, match=module):
-        data.batch(range(8))
-    assert not data.unreadable
+        (tmp_path / f"{number}.png").touch()
+    for module, threads in itertools.product(["soxr", "library_of_nobody"], [1, 4]):
+        data = Folder(Importing(module), tmp_path, labels="none", max_unreadable=1.0, threads=threads)
+        with pytest.raises(BrokenLibraryError, match=module):
+            data.batch(range(8))
+        assert not data.unreadable, (module, threads)
 
 
-def test_errors_of_files_and_of_modules_of_ones_own_are_none_of_a_library(
-    broken: Callable[..., Path], tmp_path: Path
-) -> None:
-    broken("module_of_ones_own", "1 / 0")
-    for action in (lambda: __import__("module_of_ones_own"), lambda: (tmp_path / "missing").read_bytes()):
+def test_failed_import_ignores_errors_of_files_and_of_own_modules(broken: Callable[..., Path], tmp_path: Path) -> None:
+    broken("own_module", "1 / 0")
+    for action in (lambda: __import__("own_module"), lambda: (tmp_path / "missing").read_bytes()):
         with pytest.raises((OSError, ArithmeticError)) as error:
             action()
         assert failed_import(error.value) is None
 
 
+REINSTALL = "pip install --force-reinstall --no-deps"
+
+
 @pytest.mark.parametrize(
     ("library", "versions", "broken", "command"),
     [
-        ("torchaudio", {"torch": "2.11.0", "torchaudio": "2.11.1"}, True, "pip install 'torchaudio==2.11.0'"),
-        (
-            "torchaudio",
-            {"torch": "2.11.0", "torchaudio": "2.11.0"},
-            True,
-            "pip install --force-reinstall --no-deps 'torchaudio==2.11.0'",
-        ),
-        ("torchaudio", {"torch": "2.11.0"}, False, "pip install 'torchaudio==2.11.0'"),
-        (
-            "torchaudio",
-            {"torch": "2.12.0+cpu"},
-            False,
-            "pip install --index-url INDEX/cpu 'torchaudio==2.11.0'",
-        ),
-        ("torchvision", {"torch": "2.11.0", "torchvision": "0.29.1"}, True, "pip install 'torchvision==0.26.*'"),
+        ("torchaudio", "torch==2.11.0 torchaudio==2.11.1", True, "pip install 'torchaudio==2.11.0'"),
+        ("torchaudio", "torch==2.11.0 torchaudio==2.11.0", True, f"{REINSTALL} 'torchaudio==2.11.0'"),
+        ("torchaudio", "torch==2.11.0", False, "pip install 'torchaudio==2.11.0'"),
+        ("torchaudio", "torch==2.12.0+cpu", False, "pip install --index-url INDEX/cpu 'torchaudio==2.11.0'"),
+        ("torchvision", "torch==2.11.0 torchvision==0.29.1", True, "pip install 'torchvision==0.26.*'"),
+        ("torchvision", "torch==2.13.0 torchvision==0.28.1", True, f"{REINSTALL} 'torchvision==0.28.*'"),
         (
             "torchvision",
-            {"torch": "2.13.0", "torchvision": "0.28.1"},
+            "torch==2.14.1+cu130 torchvision==0.26.0",
             True,
-            "pip install --force-reinstall --no-deps 'torchvision==0.28.*'",
+            f"{REINSTALL} -c PINS --index-url INDEX/cu130 torchvision",
         ),
-        (
-            "torchvision",
-            {"torch": "2.14.1+cu130", "torchvision": "0.26.0"},
-            True,
-            "pip install --force-reinstall --no-deps -c PINS --index-url INDEX/cu130 torchvision",
-        ),
-        ("sklearn", {"torch": "2.11.0"}, False, "pip install 'scikit-learn>=1.5'"),
-        ("sklearn", {"torch": "2.14.1"}, False, "pip install -c PINS scikit-learn"),
-        ("sklearn", {}, False, "pip install 'scikit-learn>=1.5'"),
-        ("wandb", {"torch": "2.11.0"}, True, "pip install --force-reinstall --no-deps 'wandb>=0.18'"),
-        ("part_of_one", {"part-of-one": "3"}, True, "pip install --force-reinstall --no-deps 'part-of-one==3'"),
+        ("sklearn", "torch==2.11.0", False, "pip install 'scikit-learn>=1.5'"),
+        ("sklearn", "torch==2.14.1", False, "pip install -c PINS scikit-learn"),
+        ("sklearn", "", False, "pip install 'scikit-learn>=1.5'"),
+        ("wandb", "torch==2.11.0", True, f"{REINSTALL} 'wandb>=0.18'"),
+        ("part_of_one", "part-of-one==3", True, f"{REINSTALL} 'part-of-one==3'"),
     ],
 )
-def test_the_command_installs_what_works_with_the_installed_pytorch(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    library: str,
-    versions: dict[str, str],
-    broken: bool,
-    command: str,
+def test_remedy_installs_what_works_with_the_installed_pytorch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, versions: str, broken: bool, command: str
 ) -> None:
     pins = tmp_path / "constraints.txt"
     pins.write_text("# made\ntorch==2.14.1\ntorchvision==0.29.1 ; python_version > '3'\nscikit-learn==1.7\n")
-    asked = ["torch>=2.11,<2.15", "scikit-learn>=1.5", "wandb>=0.18; extra == 'tracking'"]
+    requirements = ["torch>=2.11,<2.15", "scikit-learn>=1.5", "wandb>=0.18; extra == 'tracking'"]
+    installed = dict(each.split("==") for each in versions.split())
     monkeypatch.setattr(remedies, "CONSTRAINTS", pins)
     monkeypatch.setattr(remedies, "_pip", lambda: ["pip"])
-    monkeypatch.setattr(remedies, "version", lambda name: versions.get(name, ""))
+    monkeypatch.setattr(remedies, "version", lambda name: installed.get(name, ""))
     monkeypatch.setattr(remedies, "installed", lambda package: remedies.DISTRIBUTIONS.get(package, "part-of-one"))
-    monkeypatch.setattr(remedies.metadata, "requires", lambda name: asked)
-    assert remedy(library, (library,) if broken else ()) == command.replace("PINS", str(pins)).replace(
-        "INDEX", "https://download.pytorch.org/whl"
-    )
+    monkeypatch.setattr(remedies.metadata, "requires", lambda name: requirements)
+    expected = command.replace("PINS", str(pins)).replace("INDEX", "https://download.pytorch.org/whl")
+    assert remedy(library, (library,) if broken else ()) == expected
 
 
-def test_the_doctor_reports_a_pair_that_does_not_work(broken: Callable[..., Path]) -> None:
+def test_environment_reports_broken_libraries_with_a_remedy(
+    broken: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert environment.library("torchvision").state == environment.library("torchaudio.functional").state == "ok"
-    broken("torchaudio")
-    found = environment.library("torchaudio.functional")
-    assert found.state == "broken"
-    assert f"with torch {torch.__version__}" in found.message
-    assert "undefined symbol: wonderful" in found.message
-    assert "pip install" in found.remedy
-    assert "torchaudio" in found.remedy
-    assert "pip install" not in found.message
+    for module in environment.LIBRARIES:
+        file = broken(module.partition(".")[0])
+        finding = environment.library(module)
+        assert finding.state == "broken", module
+        assert "pip install" in finding.remedy, module
+        if module == "torchaudio.functional":
+            assert f"with torch {torch.__version__}" in finding.message
+            assert "undefined symbol: wonderful" in finding.message
+            assert "pip install" not in finding.message
+            assert "torchaudio" in finding.remedy
+        monkeypatch.undo()
+        shutil.rmtree(file.parent)
 
 
-@pytest.mark.parametrize("module", environment.LIBRARIES)
-def test_the_doctor_imports_every_library(broken: Callable[..., Path], module: str) -> None:
-    broken(module.partition(".")[0])
-    found = environment.library(module)
-    assert found.state == "broken"
-    assert "pip install" in found.remedy
-
-
-def test_every_library_that_is_asked_for_is_known() -> None:
+def test_distributions_name_every_required_library() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].items()
-    asked = project["dependencies"] + [line for name, lines in extras if name not in ("docs", "dev") for line in lines]
-    names = {line.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in asked}
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in ("docs", "dev")]
+    names = {Requirement(line).name for line in sum(extras, project["dependencies"])}
     assert names <= set(DISTRIBUTIONS.values())
 
 
-ONE_KIND = [
-    "av",
-    "diffusers",
-    "gradio",
-    "librosa",
-    "ptwt",
-    "s3fs",
-    "sklearn",
-    "soundfile",
-    "soxr",
-    "submitit",
-    "tensorboard",
-    "torch_fidelity",
-    "torchaudio",
-    "transformers",
-    "wandb",
-    "xformers",
-]
+OTHER_MEDIA = (
+    "av diffusers gradio librosa ptwt s3fs sklearn soundfile soxr submitit tensorboard torch_fidelity torchaudio "
+    "transformers wandb xformers"
+)
 """Libraries that a model of images from files can do without."""
 
 WITHOUT = """
@@ -291,37 +241,26 @@ assert cli.main(["evaluate", "run_dir=run", "samples=8", "metrics=[components]",
 """
 
 
-def test_imports_that_take_seconds_wait_until_they_are_needed() -> None:
+def test_recipes_defer_imports_that_take_seconds() -> None:
     """With `import torch` they would take twice as long: the compiler, sharded tensors, statistics, other networks."""
-    slow = ["torch._dynamo", "torch.distributed.tensor", "scipy.stats", "scipy.optimize", "diffusers", "transformers",
-            "matplotlib", "sklearn", "pandas"]  # fmt: skip
-    code = f"import sys, recipes.sample, recipes.train; print(*[name for name in {slow!r} if name in sys.modules])"
+    slow = "torch._dynamo torch.distributed.tensor scipy.stats scipy.optimize diffusers transformers matplotlib sklearn"
+    code = f"import sys, recipes.sample, recipes.train; print(*{{*'{slow} pandas'.split()}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-def test_images_need_no_library_of_other_kinds(broken: Callable[..., Path], tmp_path: Path) -> None:
-    """All in one process, for each takes seconds to begin."""
-    for library in ONE_KIND:
+def test_commands_on_images_need_no_library_of_other_media(broken: Callable[..., Path], tmp_path: Path) -> None:
+    """All in one process, because each takes seconds to begin."""
+    for library in OTHER_MEDIA.split():
         path = broken(library).parents[1]
     (tmp_path / "images").mkdir()
     for number in range(24):
         Image(8).save(torch.full((3, 8, 8), number, dtype=torch.uint8), tmp_path / "images" / f"{number}.png")
-    train = [
-        "data=folder",
-        "data.root=images",
-        "data.labels=none",
-        "training.samples=16",
-        "training.batch=8",
-        "run_dir=run",
-        "training.statistics=16",
-        "validation.holdout=4",
-        "validation.items=4",
-        "sampling.count=2",
-    ]
+    words = ["train", *TINY, "data=folder", "data.root=images", "data.labels=none", "training.samples=16"]
+    words += ["training.batch=8", "training.statistics=16", "validation.holdout=4", "validation.items=4"]
+    code = f"TRAIN = {[*words, 'sampling.count=2', 'run_dir=run']!r}\n{WITHOUT}"
     done = subprocess.run(
-        [sys.executable, "-c", f"TRAIN = {['train', *TINY, *train]!r}\n{WITHOUT}"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600,
         env={**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
