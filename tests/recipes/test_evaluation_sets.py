@@ -1,4 +1,4 @@
-"""The sets that an evaluation compares: equal in classes and padding, disjoint, and the same each time."""
+"""The sets that an evaluation compares are equal in classes and padding, disjoint, and the same each time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def numbers(x0: Tensor) -> list[int]:
     return [int(each) for each in x0[:, 0, 0]]
 
 
-def test_classes_come_in_the_samples_numbers_and_halves_share_nothing() -> None:
+def test_gather_orders_by_class_and_halves_share_nothing() -> None:
     labels = torch.tensor([1, 0, 0, 1, 0, 1, 1])
     samples = 1000 + torch.arange(7.0).reshape(7, 1, 1).expand(7, 1, 8)
     sets = gather(Numbered(range(1, 100)), samples, labels)
@@ -83,7 +83,7 @@ def test_classes_come_in_the_samples_numbers_and_halves_share_nothing() -> None:
     assert torch.equal(sets.halves(1)[0], sets.halves(1)[0])
 
 
-def test_a_reference_of_its_own_size_is_disjoint_and_in_the_samples_proportions() -> None:
+def test_gather_takes_a_disjoint_reference_in_the_proportions_of_the_samples() -> None:
     labels = torch.tensor([1, 0, 0, 1, 0, 0])
     sets = gather(Numbered(range(1, 100)), torch.zeros(6, 1, 8), labels, reference=15)
     assert (sets.sizes, sets.references, sets.count, sets.reference_count) == ((4, 2), (10, 5), 6, 15)
@@ -91,8 +91,8 @@ def test_a_reference_of_its_own_size_is_disjoint_and_in_the_samples_proportions(
         reference, others = sets.halves(number)
         assert sorted([*reference.tolist(), *others.tolist()]) == list(range(21))
         for places, sizes in ((reference, (10, 5)), (others, (4, 2))):
-            found = [each % 3 == 0 for each in numbers(sets.real[places])]
-            assert found == [False] * sizes[0] + [True] * sizes[1]
+            classes = [each % 3 == 0 for each in numbers(sets.real[places])]
+            assert classes == [False] * sizes[0] + [True] * sizes[1]
     sizes, own, theirs = sets.alike()
     assert (sizes, own.tolist(), theirs.tolist()) == ((4, 2), [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 10, 11])
     fewer = gather(Numbered(range(1, 100)), torch.zeros(12, 1, 8), labels.repeat(2), reference=6)
@@ -101,14 +101,11 @@ def test_a_reference_of_its_own_size_is_disjoint_and_in_the_samples_proportions(
     # Each sample has the padding of one of the others, not of the reference.
     assert torch.equal(sets.samples[sets.mask[15:]], torch.zeros(int(sets.mask[15:].sum())))
     assert torch.equal(sets.samples[~sets.mask[15:]], sets.real[15:][~sets.mask[15:]])
+    beyond = gather(Numbered(range(30), padded=False), torch.zeros(10, 1, 8), None, reference=1000)
+    assert (beyond.count, beyond.reference_count) == (10, 20)
 
 
-def test_a_reference_beyond_the_data_shrinks() -> None:
-    sets = gather(Numbered(range(30), padded=False), torch.zeros(10, 1, 8), None, reference=1000)
-    assert (sets.count, sets.reference_count) == (10, 20)
-
-
-def test_samples_take_the_padding_of_real_examples_of_their_class() -> None:
+def test_gather_pads_samples_like_real_examples_of_their_class() -> None:
     labels = torch.tensor([0, 1, 1])
     sets = gather(Numbered(range(1, 100)), torch.full((3, 1, 8), 7.0).repeat(2, 1, 1), labels.repeat(2))
     assert sets.mask is not None
@@ -121,16 +118,7 @@ def test_samples_take_the_padding_of_real_examples_of_their_class() -> None:
     assert gather(Numbered(range(99), padded=False), torch.zeros(6, 1, 8), None).mask is None
 
 
-def test_a_scarce_class_is_compared_in_what_it_has() -> None:
-    few = Numbered([*range(1, 90, 3), 3, 6, 9, 12, 15])
-    sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
-    assert sets.sizes == (10, 2)
-    assert (sets.count, sets.asked) == (12, 20)
-    with pytest.raises(RecipeError, match="leave 2 to compare, but at least 4"):
-        gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
-
-
-def test_without_labels_all_are_one_group() -> None:
+def test_gather_without_labels_makes_one_group() -> None:
     sets = gather(Numbered(range(1, 30)), torch.zeros(40, 1, 8), None)
     assert sets.sizes == (14,)
     assert sets.labels is None
@@ -138,7 +126,7 @@ def test_without_labels_all_are_one_group() -> None:
     assert len(sets.scattered(99, "x")) == 14
 
 
-def test_masks_of_one_channel_and_of_all_go_together() -> None:
+def test_gather_combines_masks_of_one_channel_and_of_all() -> None:
     class Two(Plain):
         channels = 2
 
@@ -160,28 +148,25 @@ def test_masks_of_one_channel_and_of_all_go_together() -> None:
     assert torch.equal(sets.samples == 1000, sets.mask[6:])
 
 
-def test_a_run_that_held_nothing_out_names_the_key_that_helps() -> None:
+def test_gather_shrinks_to_scarce_classes_and_explains_too_few_examples() -> None:
+    few = Numbered([*range(1, 90, 3), 3, 6, 9, 12, 15])
+    sets = gather(few, torch.zeros(20, 1, 8), torch.tensor([0, 1] * 10))
+    assert (sets.sizes, sets.count, sets.asked) == ((10, 2), 12, 20)
+    with pytest.raises(RecipeError, match="leave 2 to compare, but at least 4"):
+        gather(few, torch.zeros(10, 1, 8), torch.ones(10, dtype=torch.int64))
+    assert gather(Numbered(range(12), padded=False), torch.zeros(8, 1, 8), torch.arange(8) % 2).count >= 4
+    zeros = torch.zeros(8, dtype=torch.int64)
+    for examples, samples, labels, remedy in (
+        (40, 3, None, "draw more samples"),
+        (5, 8, None, "so few examples"),
+        (5, 8, zeros, "so few examples"),
+        (8, 8, zeros + 1, "labels=null"),
+    ):
+        with pytest.raises(RecipeError, match=remedy):
+            gather(Numbered(range(examples), padded=False), torch.zeros(samples, 1, 8), labels)
+
+
+def test_task_names_the_key_that_holds_examples_out() -> None:
     task = Task(cast(Any, None), cast(Any, None), Numbered(range(20)), None, cast(Any, None), Path())
     with pytest.raises(ValueError, match=r"has no held-out examples .*validation\.holdout=0\.05"):
         _ = task.held_out
-
-
-@pytest.mark.parametrize(
-    ("samples", "examples", "labels", "remedy"),
-    [
-        (3, 40, None, "draw more samples"),
-        (8, 5, None, "so few examples"),
-        (8, 12, torch.arange(8) % 2, None),
-        (8, 5, torch.zeros(8, dtype=torch.int64), "so few examples"),
-        (8, 8, torch.ones(8, dtype=torch.int64), "labels=null"),
-    ],
-)
-def test_too_few_to_compare_names_what_helps(
-    samples: int, examples: int, labels: torch.Tensor | None, remedy: str | None
-) -> None:
-    data, drawn = Numbered(range(examples), padded=False), torch.zeros(samples, 1, 8)
-    if remedy is None:
-        assert gather(data, drawn, labels).count >= 4
-        return
-    with pytest.raises(RecipeError, match=remedy):
-        gather(data, drawn, labels)

@@ -1,4 +1,4 @@
-"""The explorer answers requests for its own address, and those of no other site: asked over HTTP, as browsers would."""
+"""The explorer answers HTTP requests to its own address, and refuses those of other sites."""
 
 import http.client
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("uploads")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_DISABLE_TELEMETRY", "no_proxy"):
-            patch.setenv(name, "")  # so that they are as before at the end
+            patch.setenv(name, "")  # restored at the end
         page, address = serve(Builder().settings(ExploreSettings, config, ""), Path(folder))
         yield int(address.rstrip("/").rsplit(":", 1)[1])
         page.close(verbose=False)
@@ -41,34 +41,28 @@ def ask(port: int, host: str, method: str = "GET", path: str = "/config", **head
         connection.close()
 
 
-def test_its_own_address_is_answered(port: int) -> None:
+def test_own_address_is_answered(port: int) -> None:
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST:8000", f"[::1]:{port}"):
         assert ask(port, host)[0] == 200
         assert ask(port, host, Origin=f"http://{host}")[0] == 200
 
 
-def test_other_names_and_sites_are_refused(port: int) -> None:
+def test_own_address_refuses_other_names_and_sites(port: int) -> None:
     own = f"127.0.0.1:{port}"
-    for host in (
-        "evil.example",
-        f"evil.example:{port}",
-        "127.0.0.1.evil.example",
-        "",
-        "127.0.0.1@evil.example",
-        "10.0.0.1",
-    ):
+    others = ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "10.0.0.1")
+    for host in (*others, ""):
         assert ask(port, host)[0] in (400, 403), host
     for origin in ("http://evil.example", "null", "", f"http://localhost:{port}", "http://127.0.0.1:1", f"{own}"):
         for method, path in PATHS:
             assert ask(port, own, method, path, Origin=origin)[0] == 403, (origin, path)
-        asked = {"Access_Control_Request_Method": "POST", "Origin": origin}
-        status, headers = ask(port, own, "OPTIONS", "/gradio_api/queue/join", **asked)
+        preflight = {"Access_Control_Request_Method": "POST", "Origin": origin}
+        status, headers = ask(port, own, "OPTIONS", "/gradio_api/queue/join", **preflight)
         assert status == 403
         assert "access-control-allow-origin" not in headers
 
 
-def test_behind_a_proxy_its_name_is_answered(port: int) -> None:
-    """Whichever name the proxy passes on, and on which port and by which protocol it is asked itself."""
+def test_own_address_includes_the_names_of_a_proxy(port: int) -> None:
+    """Whichever name, port and protocol the proxy passes on."""
     assert ask(port, "explore.example", Origin="https://explore.example")[0] == 200
     assert ask(port, "explore.example:8443", Origin="https://explore.example:8443")[0] == 200
     forwarded: dict[str, Any] = {"X_Forwarded_Host": "explore.example", "X_Forwarded_Proto": "https"}
@@ -76,18 +70,18 @@ def test_behind_a_proxy_its_name_is_answered(port: int) -> None:
     assert ask(port, "explore.example.evil", Origin="https://explore.example")[0] == 403
 
 
-def test_a_server_for_the_network_is_asked_by_number_or_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_address_of_a_network_server_is_its_number_or_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "machine")
     monkeypatch.setattr("socket.getfqdn", lambda: "machine.example")
 
     async def app(*words: object) -> None:
         """Do nothing."""
 
-    def answered(host: str, asked: str) -> bool:
-        return OwnAddress(app, host).is_own([(b"host", asked.encode())])
+    def answered(host: str, requested: str) -> bool:
+        return OwnAddress(app, host).is_own([(b"host", requested.encode())])
 
-    for asked in ("10.1.2.3:7860", "[fe80::1]:7860", "machine:7860", "machine.example", "localhost:7860"):
-        assert answered("0.0.0.0", asked)
+    for name in ("10.1.2.3:7860", "[fe80::1]:7860", "machine:7860", "machine.example", "localhost:7860"):
+        assert answered("0.0.0.0", name)
     assert not answered("0.0.0.0", "evil.example:7860")
     assert answered("10.1.2.3", "10.1.2.3:7860")
     assert not answered("10.1.2.3", "10.9.9.9:7860")
