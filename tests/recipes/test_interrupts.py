@@ -1,14 +1,14 @@
 """Ctrl-C at every stage of commands: one clear message, no traceback, status 130, and what was done is kept."""
 
 import importlib
+import itertools
 import os
 import pkgutil
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,36 +19,45 @@ from recipes.base.commands import COMMANDS
 from recipes.base.signals import ImmediateStop, StopRequest, handled, handled_signals
 from recipes.training.learner import Learner
 from tests.helpers.tiny import TINY, assert_same, last_state, tiny_run
+from tests.helpers.waiting import wait_for_metrics
 
 ROOT = Path(__file__).parents[2]
 EVERY = ["every.validation=32", "every.samples=48", "report=false"]
+NOTHING_SAVED = "interrupted; nothing was saved yet, and the same command starts from the beginning:"
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, place: str, call: int = 1, times: int = 1, after: bool = False) -> None:
-    """Send this process a real SIGINT at the beginning of a certain call of `module:name`, or after it."""
-    module, _, name = place.partition(":")
-    owner: Any = importlib.import_module(module)
-    *outer, name = name.split(".")
-    for each in outer:
-        owner = getattr(owner, each)
-    real, calls = getattr(owner, name), 0
-
-    def interrupted(*words: Any, **more: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call and not after:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
-        found = real(*words, **more)
-        if calls == call and after:
-            signal.raise_signal(signal.SIGINT)
-        return found
-
-    monkeypatch.setattr(owner, name, interrupted)
+Interrupt = Callable[..., list[str]]
 
 
 def run(command: str, *words: str) -> int:
     return int(importlib.import_module(f"recipes.{command}").main(list(words)))
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Interrupt:
+    """Return a function that runs a command, which gets a signal at a certain call of `module:name`.
+
+    It checks the status, and returns the lines of standard error.
+    """
+
+    def interrupted_run(
+        command: str, words: list[str], place: str, call: int = 1, times: int = 1, number: int = signal.SIGINT
+    ) -> list[str]:
+        real, calls = pkgutil.resolve_name(place), itertools.count(1)
+
+        def interrupted(*words: Any, **more: Any) -> Any:
+            for _ in range(times if next(calls) == call else 0):
+                signal.raise_signal(number)
+            return real(*words, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(place.replace(":", "."), interrupted)
+            assert run(command, *words) == 128 + number
+        errors = capfd.readouterr().err
+        assert "Traceback" not in errors
+        return errors.strip().splitlines()
+
+    return interrupted_run
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +79,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("recipes.training.learner:Learner.step", 6, 96, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_training_saves_and_the_command_that_is_told_continues(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    place: str, call: int, samples: int | None,
-) -> None:  # fmt: skip
-    """It ends where it would have, bit for bit. A signal within reports does not wait for their end."""
-    run_dir, words = tmp_path / "a run", [*TINY, *EVERY, f"run_dir={tmp_path / 'a run'}"]
-    with monkeypatch.context() as patched:
-        interrupt(patched, place, call)
-        assert run("train", *words) == 130
-    told = capfd.readouterr().err.strip().splitlines()
-    assert not any("Traceback" in line for line in told)
+def test_train_saves_and_the_printed_command_continues_bit_for_bit(
+    tmp_path: Path, whole: Path, interrupt: Interrupt, place: str, call: int, samples: int | None
+) -> None:
+    """A signal within reports does not wait for their end."""
+    run_dir = tmp_path / "a run"
+    words = [*TINY, *EVERY, f"run_dir={run_dir}"]
+    lines = interrupt("train", words, place, call)
     if samples is None:
-        assert told[:-1] == ["interrupted; nothing was saved yet, and the same command starts from the beginning:"]
+        assert lines[:-1] == [NOTHING_SAVED]
         assert not run_dir.exists()
     else:
-        assert told[0] == "saving the state before stopping; Ctrl-C again ends at once"
-        assert told[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
+        assert lines[0] == "saving the state before stopping; Ctrl-C again ends at once"
+        assert lines[1] == f"stopped; saved in {run_dir}/checkpoints/{samples:012d}. The same command continues."
         assert last_state(run_dir).samples == samples
-    assert shlex.split(told[-1]) == ["multisagd", "train", *words]
-    assert run("train", *shlex.split(told[-1])[2:]) == 0
+    assert shlex.split(lines[-1]) == ["multisagd", "train", *words]
+    assert run("train", *shlex.split(lines[-1])[2:]) == 0
     assert_same(last_state(run_dir), last_state(whole))
     assert (run_dir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
@@ -97,28 +102,19 @@ def test_training_saves_and_the_command_that_is_told_continues(
 @pytest.mark.parametrize(
     ("number", "place"),
     [
-        (signal.SIGTERM, "recipes.training.setup.measured"),
-        (signal.SIGUSR1, "recipes.training.setup.measured"),
-        (signal.SIGUSR2, "recipes.train.introduction"),
-        (signal.SIGTERM, "recipes.train.Loop"),
+        (signal.SIGTERM, "recipes.training.setup:measured"),
+        (signal.SIGUSR1, "recipes.training.setup:measured"),
+        (signal.SIGUSR2, "recipes.train:introduction"),
+        (signal.SIGTERM, "recipes.train:Loop"),
     ],
 )
-def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_like_ctrl_c(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    number: signal.Signals, place: str,
-) -> None:  # fmt: skip
-    real = pkgutil.resolve_name(place)
-
-    def sent(*words: Any) -> Any:
-        signal.raise_signal(number)
-        return real(*words)
-
-    monkeypatch.setattr(place, sent)
+def test_train_answers_a_scheduler_like_ctrl_c_before_its_first_step(
+    tmp_path: Path, interrupt: Interrupt, number: signal.Signals, place: str
+) -> None:
     words = [*TINY, f"run_dir={tmp_path / 'run'}"]
-    assert run("train", *words) == 128 + number
-    told = capfd.readouterr().err.strip().splitlines()
-    assert told[0] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
-    assert shlex.split(told[1]) == ["multisagd", "train", *words]
+    message, command = interrupt("train", words, place, number=number)
+    assert message == NOTHING_SAVED
+    assert shlex.split(command) == ["multisagd", "train", *words]
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(number) is signal.SIG_DFL
 
@@ -130,29 +126,23 @@ def test_a_scheduler_that_stops_a_training_before_its_first_step_is_answered_lik
         ("recipes.runs.checkpoint:Checkpoints.save", 2, 48),
     ],
 )
-def test_a_second_ctrl_c_ends_at_once_and_does_no_damage(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    place: str, call: int, kept: int | None,
-) -> None:  # fmt: skip
+def test_train_ends_at_once_and_undamaged_on_a_second_ctrl_c(
+    tmp_path: Path, whole: Path, interrupt: Interrupt, place: str, call: int, kept: int | None
+) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, *EVERY, "engine.save_in_background=false", "every.checkpoint=48", f"run_dir={run_dir}"]
-    with monkeypatch.context() as patched:
-        interrupt(patched, place, call, times=2)
-        assert run("train", *words) == 130
-    told = capfd.readouterr().err.strip().splitlines()
+    message = interrupt("train", words, place, call, times=2)[1]
     if kept is None:
-        assert told[1] == "interrupted; nothing was saved yet, and the same command starts from the beginning:"
+        assert message == NOTHING_SAVED
     else:
         checkpoint = f"{run_dir}/checkpoints/{kept:012d}"
-        assert (
-            told[1] == f"interrupted; the last checkpoint is {checkpoint}, and the same command continues from there:"
-        )
+        assert message.startswith(f"interrupted; the last checkpoint is {checkpoint}, and the same command continues")
         assert last_state(run_dir).samples == kept
     assert run("train", *words) == 0
     assert_same(last_state(run_dir), last_state(whole))
 
 
-def test_ctrl_c_that_ends_the_reader_of_the_output_too_loses_nothing(
+def test_train_saves_when_ctrl_c_also_ends_the_reader_of_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As in `multisagd train … 2>&1 | tee log`, where a terminal sends the signal to both."""
@@ -191,24 +181,19 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_too_loses_nothing(
         (["demo"], "recipes.demo:train"),
     ],
 )
-def test_other_commands_say_what_is_kept_and_how_to_go_on(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-    words: list[str], place: str,
-) -> None:  # fmt: skip
+def test_commands_print_what_is_kept_and_how_to_continue(
+    tmp_path: Path, whole: Path, interrupt: Interrupt, words: list[str], place: str
+) -> None:
     command, *settings = words
-    folder = whole if command in ("sample", "evaluate", "compare", "export") else tmp_path / "new"
-    settings.append(f"run_dir={folder}")
+    settings.append(f"run_dir={whole if command in ('sample', 'evaluate', 'export') else tmp_path / 'new'}")
     if command in ("sample", "export"):
         settings.append(f"out={tmp_path / 'out'}")
-    interrupt(monkeypatch, place)
-    assert run(command, *settings) == 130
-    told = capfd.readouterr().err.strip().splitlines()
-    kept = COMMANDS[command].interrupted
-    assert told == [f"interrupted; {kept}", f"  {shlex.join(['multisagd', command, *settings])}"]
+    message = f"interrupted; {COMMANDS[command].interrupted}"
+    assert interrupt(command, settings, place) == [message, f"  {shlex.join(['multisagd', command, *settings])}"]
     assert not (tmp_path / "out").exists()
 
 
-def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
+def test_stop_request_interrupts_work_that_can_be_repeated() -> None:
     with StopRequest() as stop:
         with stop.interruptible(False):
             pass
@@ -220,7 +205,7 @@ def test_what_can_be_done_again_does_not_keep_a_person_waiting() -> None:
             assert stop.signal_number == signal.SIGTERM
 
 
-def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
+def test_stop_request_includes_the_end_of_a_terminal_except_under_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         with StopRequest() as stop:
@@ -228,10 +213,8 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
         assert stop.signal_number == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with (
-            StopRequest() as stop,
-            handled(lambda number, frame: pytest.fail("it is to be ignored"), handled_signals()),
-        ):
+        fail = handled(lambda number, frame: pytest.fail("it is to be ignored"), handled_signals())
+        with StopRequest() as stop, fail:
             signal.raise_signal(signal.SIGHUP)
         assert stop.signal_number is None
     finally:
@@ -240,7 +223,7 @@ def test_the_end_of_a_terminal_is_a_request_to_stop_but_under_nohup() -> None:
 
 @contextmanager
 def process(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command for which no signal is ignored, as in a terminal, whatever started the tests; end it at last."""
+    """Start a command that ignores no signal, as in a terminal, and kill it in the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "recipes.cli", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -253,7 +236,7 @@ def process(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_within_imports_is_neither_lost_nor_garbled(tmp_path: Path, number: str) -> None:
+def test_main_acts_on_a_signal_within_imports(tmp_path: Path, number: str) -> None:
     """As some libraries do, the one that is imported swallows whatever is raised."""
     (tmp_path / "torch.py").write_text(
         f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{number})\nexcept BaseException:\n    pass\n"
@@ -266,16 +249,11 @@ def test_a_signal_within_imports_is_neither_lost_nor_garbled(tmp_path: Path, num
 
 
 @pytest.mark.slow
-def test_a_terminal_is_answered(tmp_path: Path) -> None:
-    """The whole of it, as from a keyboard: a training, then a sampling, each interrupted while at work."""
+def test_train_and_sample_answer_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*TINY, "every.log=16", "every.checkpoint=0", "report=false", f"run_dir={run_dir}"]
     with process("train", *words, "training.samples=1000000") as begun:
-        deadline = time.monotonic() + 120
-        while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").stat().st_size:
-            assert begun.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_metrics(run_dir, lambda: begun.poll() is None)
         begun.send_signal(signal.SIGINT)
         _, errors = begun.communicate(timeout=60)
     assert begun.returncode == 130, errors
