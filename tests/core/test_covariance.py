@@ -138,12 +138,8 @@ def test_sample_of_large_batches_equals_single_draws(size):
 
 def test_power_ratios_at_shared_frequencies_do_not_depend_on_the_grid():
     """A floor tied to the size of the grid would change the correlation of the noise with the length of a clip."""
-    for spectrum in (
-        ms.PowerLaw(-0.5),
-        ms.Autoregressive(0.7, axis="x"),
-        ms.Gaussian(0.8),
-        ms.Exponential(3.0).on("y"),
-    ):
+    spectra = (ms.PowerLaw(-0.5), ms.Autoregressive(0.7, axis="x"), ms.Gaussian(0.8), ms.Exponential(3.0).on("y"))
+    for spectrum in spectra:
         covariance = ms.SpectralCovariance(spectrum, ms.Grid.of(y=8, x=12))
         ratio = covariance.power((24, 48))[::3, ::4] / covariance.power()
         torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])), rtol=1e-12, atol=0)
