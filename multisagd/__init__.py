@@ -3,7 +3,7 @@
 from multisagd import loss, networks, seeds
 from multisagd.corruption import Corruption
 from multisagd.covariance import SpectralCovariance
-from multisagd.denoiser import Denoiser
+from multisagd.denoiser import Denoiser, GaussianDenoiser
 from multisagd.ema import PowerEMA
 from multisagd.gaussian_posterior import GaussianPosterior
 from multisagd.gaussian_restoration import GaussianRestoration
@@ -18,7 +18,6 @@ from multisagd.mixing import Refinement, mix_noise, sample_refined
 from multisagd.modulation import Blur, ColorShift, NoiseFloor, Prefilter
 from multisagd.multistep import DPMSolver, UniPC
 from multisagd.omission import ProjectedDenoiser
-from multisagd.oracle import GaussianDenoiser
 from multisagd.orientation import Spots, Streaks
 from multisagd.padding import PaddedCovariance
 from multisagd.process import Process

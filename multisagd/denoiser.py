@@ -10,6 +10,7 @@ Every parametrisation is one formula about the mean μ of the data, with `y = x_
 
 Spectral preconditioning does this at every frequency: C is the data's power there, and the noise's power `V = b²W`
 replaces b². The skip connection is then the Wiener filter, and for Gaussian data `F = 0` is optimal.
+`GaussianDenoiser` is that filter alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multisagd.covariance import from_half_spectrum, to_half_spectrum
+from multisagd.covariance import filter_grid, from_half_spectrum, to_half_spectrum
 from multisagd.inputs import as_data, as_times
 from multisagd.loss import Metric, Weighting, squared_error, x0_weight
 from multisagd.padding import PaddedCovariance
@@ -257,3 +258,32 @@ class Denoiser(nn.Module):
             error = self._scale(error, out / size.reshape(-1, *(1,) * (error.dim() - 1)))
         plain = "euclidean" if metric == "whitened" else metric
         return squared_error(error, self.process.covariance, plain, mask)
+
+
+class GaussianDenoiser(nn.Module):
+    """The exact `E[x0 | x_t]` of stationary Gaussian data, an oracle for tests of processes and samplers.
+
+    Per frequency `μ + aC/(a²C + V)·(x - aμ)` with the data's power C and the noise's `V = b²W`: the Wiener filter.
+
+    Raises:
+        ValueError: for noise drawn on a padded grid, for which this formula does not hold.
+    """
+
+    def __init__(self, process: Process, statistics: DataStatistics) -> None:
+        super().__init__()
+        if isinstance(process.covariance, PaddedCovariance):
+            raise ValueError("noise drawn on a padded grid is not diagonal in frequency, as the Wiener filter needs it")
+        self.process = process
+        self.statistics = statistics
+
+    def forward(self, x_t: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """Return `E[x0 | x_t]`, `(batch, channels, *grid)`, in the units of x_t; the condition is ignored."""
+        x_t = as_data(x_t)
+        shape, dimensions = tuple(x_t.shape[2:]), self.process.grid.dimensions
+        at = self.process.coefficients(t, x_t)
+        power = self.statistics.power_on(shape).to(x_t)
+        mean = self.statistics.mean_on(shape).to(x_t)
+        total = at.a**2 * power + at.b**2 * self.process.covariance.power(shape).to(x_t)
+        # A bin with neither signal nor noise has the mean.
+        gain = torch.where(total > 0, at.a * power / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
+        return mean + filter_grid(x_t - self.process.scale(mean.expand_as(x_t), at.a), gain, dimensions)
