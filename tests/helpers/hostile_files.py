@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import struct
@@ -127,17 +128,21 @@ def _outside(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: int = 20) -> Iterator[None]:
-    """Fail, instead of hanging, in what takes too long; nothing here takes more than a moment."""
+def _limits(seconds: int = 20, memory: int = 4 << 30) -> Iterator[None]:
+    """Fail, instead of hanging or allocating, in what takes too much; nothing here takes more than a moment."""
 
     def fail(number: int, frame: object) -> None:
         raise AssertionError(f"not refused within {seconds} seconds")
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    (used,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
     before = signal.signal(signal.SIGALRM, fail)
     signal.alarm(seconds)
+    resource.setrlimit(resource.RLIMIT_DATA, ((int(used) << 10) + memory, hard))
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
@@ -146,7 +151,7 @@ def assert_refused(act: Callable[..., object], folder: Path, *words: str, match:
     """Check that a command ends in one message, in little memory, and that nothing outside its folder changed."""
     before = _outside(folder)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with _time_limit(), pytest.raises(RecipeError, match=match) as caught:
+    with _limits(), pytest.raises(RecipeError, match=match) as caught:
         act(folder, *words)
     assert len(str(caught.value)) < 3000
     assert not canary(folder).exists()

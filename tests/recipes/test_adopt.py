@@ -347,8 +347,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no scheduler": (remove("scheduler"), "has no scheduler"),
     "no network": (remove("unet"), "holds no network"),
     "no weights": (remove("unet/diffusion_pytorch_model.safetensors"), "holds no weights: .* missing"),
-    "class": (updated(UNET, _class_name="AutoencoderKL"), "networks of class 'AutoencoderKL' cannot be adopted"),
-    "shape": (updated(UNET, layers_per_block=2), "the model's weights do not fit its config.json"),
     "option": (updated(UNET, dance=3), "UNet2DModel has no option 'dance'"),
     "scheduler": (updated(SCHEDULER, _class_name="EDMEulerScheduler"), "trained with EDMEulerScheduler can"),
     "prediction": (updated(SCHEDULER, prediction_type="score"), "prediction_type='score' is not supported here"),

@@ -139,6 +139,7 @@ def test_unmet_compares_requirements_with_installed_packages(tmp_path: Path, mon
     problems = {
         "thing>=2": "",
         "thing==2.1.*": "",
+        "thing==2.1.0": "",
         "thing<2": "thing is 2.1.0+cu13, but <2 is required",
         "nothing-of-this-name>=1": "nothing-of-this-name is not installed",
         "thing[more]>=2": "absent-part is not installed",
@@ -164,22 +165,17 @@ def test_requirements_of_a_wheel_are_those_of_its_metadata(monkeypatch: pytest.M
     assert environment.source("text") == f"-e '{tmp_path}[text]'"
 
 
-@pytest.mark.parametrize(("installed", "pinned"), [("2.14.1+cu130", True), ("2.11.0", False), ("", True)])
 def test_source_has_constraints_unless_they_would_replace_pytorch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: str, pinned: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def version(name: str) -> str:
-        if not installed:
-            raise environment.metadata.PackageNotFoundError
-        return installed
-
     monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment.metadata, "version", version)
-    monkeypatch.setattr(environment.metadata, "requires", lambda name: [])
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "constraints.txt").write_text("torch==2.14.1 ; sys_platform == 'linux'\n")
-    constraints = f"-c '{tmp_path}/constraints.txt' " if pinned else ""
-    assert environment.source() == f"{constraints}-e '{tmp_path}'"
+    sources = []
+    for problem in ("", "torch is not installed", "torch is 2.11.0, but ==2.14.1 is required"):
+        monkeypatch.setattr(environment, "unmet", lambda required, problem=problem: problem)
+        sources.append(environment.source())
+    assert sources == [f"-c '{tmp_path}/constraints.txt' -e '{tmp_path}'"] * 2 + [f"-e '{tmp_path}'"]
 
 
 def test_console_command_reports_another_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,20 +6,15 @@ can also write its SHA-256, so the hashes are made to fit.
 
 import functools
 import hashlib
-import io
 import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 import yaml
@@ -257,16 +252,12 @@ CONFIGS: dict[str, tuple[Poison, str]] = {
     "pipe": (pipe("config.yaml"), "cannot read .*config.yaml: it is a pipe and not a file"),
     "interpolation": (network(width="${oc.env:SECRET}"), r"width: expected a whole number, got '\$\{oc.env:SECRET\}'"),
     "os.system": (target("os.system", command="touch CANARY"), "network._target_: os.system is not under an allowed"),
-    "subprocess.Popen": (target("subprocess.Popen", args="touch CANARY"), "subprocess.Popen is not under an allowed"),
     "through our imports": (
         target("recipes.config.build.importlib.import_module", name="antigravity"),
         r"network._target_: .*\(which is importlib\) is not under an allowed package",
     ),
-    "through private names": (target("multisagd.networks.UNet.__init__.__globals__"), "begins with _"),
     "path for a name": (target("multisagd./tmp/evil.Network"), "is not an import path"),
-    "ours, of another type": (target("multisagd.PowerLaw", exponent=1), "network._target_: .* is not a Module"),
     "ours, that launches": (target("recipes.clusters.cluster.Local", "spectrum"), "_target_: .* is not a Spectrum"),
-    "target that is not text": (network(_target_=["os.system"]), "network._target_: .* is not under an allowed"),
     "group that is text": (config(lambda keys: keys.update(network="os.system")), "config.yaml: network: .*Restore"),
     "group that is missing": (config(lambda keys: keys.pop("modality")), "config.yaml: .*modality"),
     "absurd width": (network(width=10**9), "network: .*Restore"),
@@ -283,7 +274,14 @@ def facts(name: str, **changes: Any) -> tuple[Poison, str]:
     return updated("run.json", **changes), rf"cannot read .*run.json \(its {name} is invalid\)"
 
 
+def huge_weights(run_dir: Path) -> None:
+    """Give a tensor of the network 64 GiB, in another shape."""
+    write_sparse_tensor(run_dir / WEIGHTS, "module.stem.weight")
+    parts(ema={WEIGHTS.name: {"bytes": (run_dir / WEIGHTS).stat().st_size, "sha256": "?"}})(run_dir)
+
+
 RUNS: dict[str, tuple[Poison, str]] = {
+    "weights of 64 GiB": (huge_weights, "network: the configured network is far larger than the one in the checkpoint"),
     **{f"configuration: {kind}": case for kind, case in CONFIGS.items()},
     "classes that are text": facts("classes", classes="everything"),
     "classes that are numbers": facts("classes", classes=[1, 2]),
@@ -436,36 +434,20 @@ def test_sample_refuses_hostile_steps(run_dir: Path, kind: str) -> None:
     assert_refused(run_sample, run_dir, f"steps_file={path}", match="steps_file: .*not a file of designed steps")
 
 
-def picture() -> bytes:
-    content = io.BytesIO()
-    PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(content, "PNG")
-    return content.getvalue()
+def member(name: str) -> bytes:
+    return tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT)
 
 
-def member(name: str, content: bytes, kind: bytes = tarfile.REGTYPE, size: int | None = None) -> bytes:
-    """One entry of an archive, whose header may claim another size."""
-    info = tarfile.TarInfo(name)
-    info.size, info.type = len(content) if size is None else size, kind
-    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
-
-
-END = bytes(1024)
 ARCHIVES: dict[str, tuple[bytes, str]] = {
-    "name above": (member("../../canary.png", picture()) + END, "leads out of the archive: pack it again"),
-    "name elsewhere": (member("/tmp/canary.png", picture()) + END, "leads out of the archive: pack it again"),
-    "member of 2^60 bytes": (member("a.png", picture(), size=1 << 60) + END, "it is truncated"),
-    "name of 2^30 bytes": (
-        member("@LongLink", b"", b"L")[:124] + b"%011o\0" % (1 << 30) + bytes(888), "damaged|not a tar archive"
-    ),
-    "deep JSON": (
-        member("a.png", picture()) + member("a.json", b"[" * 100_000) + END, "'a.json' is not valid JSON"
-    ),
+    "name above": (member("../../canary.png") + bytes(1024), "leads out of the archive: pack it again"),
+    "name elsewhere": (member("/tmp/canary.png") + bytes(1024), "leads out of the archive: pack it again"),
     "pickle": (pickle.dumps(Bomb(Path("/nonexistent/canary"))), "truncated|not a tar archive"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_train_refuses_hostile_archives(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other kinds of archives are refused in test_tar_members."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "inside" / "cache"))
     content, message = ARCHIVES[kind]
     folder = tmp_path / "inside" / "shards"
@@ -536,27 +518,3 @@ def test_train_refuses_hostile_latents(encoded: Path, tmp_path: Path, kind: str)
         train(of_latents("train", *words, f"run_dir={run_dir}", "data=latents", f"data.root={latents}"))
 
     assert_refused(train_on_latents, tmp_path / "inside" / "run", match=message)
-
-
-LIMITED = """
-import resource, sys
-from recipes import sample
-resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
-for run_dir in sys.argv[1:3]:
-    print(sample.main([f"run_dir={run_dir}", *sys.argv[3:]]))
-"""
-
-
-def test_sample_refuses_huge_networks_in_little_memory(run_dir: Path, tmp_path: Path) -> None:
-    """Weights of 64 GiB: a tensor of the network's name, of another shape; and a network of 10^9 channels."""
-    other = shutil.copytree(run_dir, tmp_path / "other")
-    network(width=10**9)(other)
-    write_sparse_tensor(run_dir / WEIGHTS, "module.stem.weight")
-    size = (run_dir / WEIGHTS).stat().st_size
-    parts(ema={WEIGHTS.name: {"bytes": size, "sha256": "?"}})(run_dir)
-    command = [sys.executable, "-c", LIMITED, str(run_dir), str(other), *QUICK]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert ended.stdout.split() == ["2", "2"], ended.stderr
-    weights, width = ended.stderr.splitlines()
-    assert weights.startswith("error: network: the configured network is far larger than the one in the checkpoint")
-    assert width.startswith("error: network: ")

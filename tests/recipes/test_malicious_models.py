@@ -136,7 +136,6 @@ EXPORTED: dict[str, tuple[Poison, str]] = {
     "NaN exponent": (
         group("spectrum", "multisagd.PowerLaw", exponent=float("nan")), "spectrum.exponent: expected a number"
     ),
-    "a schedule without target": (config(lambda keys: keys.update(schedule={})), "schedule: has no _target_"),
     "facts that are a list": (updated("model.json", metadata=[]), f"no metadata.*{AGAIN}"),
     "a class of ours that keys cannot build": (
         group("spectrum", "recipes.base.errors.RecipeError"), "spectrum: RecipeError cannot be built from keys"
