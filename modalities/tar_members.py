@@ -69,15 +69,15 @@ def members(read: Read, size: int) -> Iterator[Member]:
         ValueError: if it is compressed, damaged, truncated or unsupported, naming the member or position.
     """
     _check_plain(read(0, min(BLOCK, size)))
-    place, said = 0, _Said()
+    place, extended = 0, _ExtendedHeader()
     while True:
-        block = _piece(read, place, BLOCK, size, said.name)
+        block = _piece(read, place, BLOCK, size, extended.name)
         if not any(block):
             _check_end(read, place, size)
             return
         header = _header(block, place)
-        extension, name = header.flag in EXTENSIONS, said.name or header.name
-        length = header.size if extension or said.size is None else said.size
+        extension, name = header.flag in EXTENSIONS, extended.name or header.name
+        length = header.size if extension or extended.size is None else extended.size
         if extension and length > LARGEST_EXTENSION:
             raise ValueError(f"an extended header of {length} bytes at {place}: this is not an archive of examples")
         # Old archives have no flag for folders; their names end in a slash.
@@ -88,15 +88,15 @@ def members(read: Read, size: int) -> Iterator[Member]:
                 f"it is truncated: {name!r} ends at {place + BLOCK + length}, but the archive has {size} bytes"
             )
         if extension:
-            said = _extended(said, header.flag, read(place + BLOCK, place + BLOCK + length))
+            extended = _read_extension(extended, header.flag, read(place + BLOCK, place + BLOCK + length))
         else:
             yield Member(name, kind, place, length, zlib.crc32(block))
-            said = _Said()
+            extended = _ExtendedHeader()
         place += BLOCK + -(-length // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
-class _Said:
+class _ExtendedHeader:
     """Values from extended headers for the next member, whose own header has no room for them."""
 
     name: str = ""
@@ -170,24 +170,24 @@ def _text(field: bytes) -> str:
     return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _extended(said: _Said, flag: bytes, data: bytes) -> _Said:
+def _read_extension(extended: _ExtendedHeader, flag: bytes, data: bytes) -> _ExtendedHeader:
     if flag == b"K":
-        return said  # the target of a link; links are ignored
+        return extended  # the target of a link; links are ignored
     if flag == b"L":
-        return _Said(_text(data), said.size)
+        return _ExtendedHeader(_text(data), extended.size)
     records = dict(_records(data))
     if sparse := next((key for key in records if key.startswith("GNU.sparse")), None):
         raise ValueError(f"a sparse member ({sparse}): pack it whole")
     if flag == b"g":
         if {"path", "size"} & records.keys():
             raise ValueError("a global header gives all members the same name: this is not an archive of examples")
-        return said
-    size = said.size
+        return extended
+    size = extended.size
     if "size" in records:
         if not re.fullmatch(rb"[0-9]{1,19}", records["size"]):
             raise ValueError(f"an extended header gives the size {records['size'][:20]!r}")
         size = int(records["size"])
-    return _Said(_text(records["path"]) if "path" in records else said.name, size)
+    return _ExtendedHeader(_text(records["path"]) if "path" in records else extended.name, size)
 
 
 def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
