@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from modalities.hidden import any_hidden
-from modalities.tar_members import BLOCK, Ahead, Member, Read, members
+from modalities.tar_members import BLOCK, Member, Read, ReadAheadBuffer, members
 from multisagd.files import parse_json
 
 FORMAT_VERSION = 2
@@ -100,7 +100,7 @@ class ShardIndex:
             ValueError: naming the member or position, for a shard that is damaged or ambiguous, or a class or text that
                 cannot be read.
         """
-        media, labels, texts = _examples(Ahead(read, size, block), size, looked)
+        media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, looked)
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
         places = {name: place for place, name in enumerate(classes)}

@@ -47,7 +47,7 @@ class Member(NamedTuple):
         return self.header + BLOCK
 
 
-class Ahead:
+class ReadAheadBuffer:
     """Reads small pieces at ascending positions; calls `read` for `block` bytes at a time."""
 
     def __init__(self, read: Read, size: int, block: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modalities.tar_index import Looked, ShardIndex
-from modalities.tar_members import Ahead, Member, members
+from modalities.tar_members import Member, ReadAheadBuffer, members
 from tests.helpers.archives import archive
 
 LOOKED = Looked(("jpg", "png"))
@@ -52,7 +52,7 @@ def test_members_are_those_of_tarfile(form: int) -> None:
         expected = [(each.name, each.offset_data, each.size) for each in tar]
     assert [(each.name, each.start, each.size) for each in listed(data)] == expected
     for block in (1, 512, 700, 10_000_000):
-        ahead = Ahead(lambda start, stop: data[start:stop], len(data), block)
+        ahead = ReadAheadBuffer(lambda start, stop: data[start:stop], len(data), block)
         assert list(members(ahead, len(data))) == listed(data)
 
 
