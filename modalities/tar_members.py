@@ -111,7 +111,7 @@ class _Header(NamedTuple):
 
 def _check_plain(start: bytes) -> None:
     for magic, program in COMPRESSED.items():
-        if start.startswith(magic) and not _sums_up(start):
+        if start.startswith(magic) and not _checksum_matches(start):
             raise ValueError(
                 f"it is compressed with {program}, so no single example can be read: decompress it (media files "
                 "are compressed already, so little is lost)"
@@ -126,7 +126,7 @@ def _piece(read: Read, place: int, count: int, size: int, name: str) -> bytes:
 
 
 def _header(block: bytes, place: int) -> _Header:
-    if not _sums_up(block):
+    if not _checksum_matches(block):
         raise ValueError(f"the header at {place} is damaged" if place else "it is not a tar archive")
     try:
         size = _number(block[124:136])
@@ -141,7 +141,7 @@ def _header(block: bytes, place: int) -> _Header:
     return header
 
 
-def _sums_up(block: bytes) -> bool:
+def _checksum_matches(block: bytes) -> bool:
     """Whether the checksum of a header block is correct."""
     try:
         checksum = _number(block[148:156])
