@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from modalities.byte_ranges import Source
-from modalities.tar_index import Looked, ShardIndex, write_index
+from modalities.tar_index import ScanOptions, ShardIndex, write_index
 from modalities.tar_members import BLOCK
 
 THREADS = 8
@@ -29,7 +29,9 @@ EVERY = 30.0
 log = logging.getLogger("multisagd")
 
 
-def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, keep: bool = True) -> list[ShardIndex]:
+def catalogue(
+    sources: Sequence[Source], options: ScanOptions, folder: Path | None, keep: bool = True
+) -> list[ShardIndex]:
     """Return the index of each shard.
 
     Each process takes shards in its own order, so that processes that start together share the work: each finds most
@@ -45,7 +47,7 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, ke
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             pending: dict[Future[ShardIndex], int] = {
-                pool.submit(indexed, sources[place], looked, folder, keep): place for place in order
+                pool.submit(indexed, sources[place], options, folder, keep): place for place in order
             }
             while pending and len(failed) < REPORTED:
                 finished, _ = wait(pending, EVERY, FIRST_COMPLETED)
@@ -65,10 +67,10 @@ def catalogue(sources: Sequence[Source], looked: Looked, folder: Path | None, ke
     return [done[place] for place in range(len(sources))]
 
 
-def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = True) -> ShardIndex:
+def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: bool = True) -> ShardIndex:
     """Return the index of a shard: a stored index that still fits, or a new one, which is stored if `keep` is True.
 
-    It is looked up next to a local shard and in `folder`, by default a folder of the user for indices that cannot be
+    It is searched for next to a local shard and in `folder`, by default a folder of the user for indices that cannot be
     written next to the shard. Next to a remote shard it is only read: an uploaded index belongs to the shard if size
     and last header agree.
 
@@ -77,15 +79,15 @@ def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = Tr
         ValueError: naming the shard and the fault.
     """
     size, state = source.state()
-    places = index_places(source, looked, folder)
+    places = index_places(source, options, folder)
     for place in places:
         index = _unpacked(place)
         if index is not None and (index.length, index.state) == (size, state):
             return index
-    if not source.local and (index := _uploaded(source, looked, size)) is not None:
+    if not source.local and (index := _uploaded(source, options, size)) is not None:
         return index
     try:
-        index = ShardIndex.build(source.read, size, state, looked, LOCAL_BLOCK if source.local else REMOTE_BLOCK)
+        index = ShardIndex.build(source.read, size, state, options, LOCAL_BLOCK if source.local else REMOTE_BLOCK)
     except ValueError as error:
         raise ValueError(f"{source.url}: {error}") from error
     if not keep:
@@ -101,13 +103,13 @@ def indexed(source: Source, looked: Looked, folder: Path | None, keep: bool = Tr
     return index
 
 
-def index_places(source: Source, looked: Looked, folder: Path | None) -> list[Path]:
+def index_places(source: Source, options: ScanOptions, folder: Path | None) -> list[Path]:
     """Return the possible index files of a shard, preferred first."""
     name = posixpath.basename(source.path)
     # Shards in different places may share a name.
     where = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    kept = (folder or _cache()) / f"{name[:150]}.{where}.{looked.key}.index"
-    return [Path(f"{source.path}.{looked.key}.index"), kept] if source.local and folder is None else [kept]
+    kept = (folder or _cache()) / f"{name[:150]}.{where}.{options.key}.index"
+    return [Path(f"{source.path}.{options.key}.index"), kept] if source.local and folder is None else [kept]
 
 
 def _cache() -> Path:
@@ -121,9 +123,9 @@ def _unpacked(path: Path) -> ShardIndex | None:
         return None
 
 
-def _uploaded(source: Source, looked: Looked, size: int) -> ShardIndex | None:
+def _uploaded(source: Source, options: ScanOptions, size: int) -> ShardIndex | None:
     try:
-        index = ShardIndex.unpack(bytes(source.system.cat_file(f"{source.path}.{looked.key}.index")))
+        index = ShardIndex.unpack(bytes(source.system.cat_file(f"{source.path}.{options.key}.index")))
     except Exception:  # most have no index, and every storage raises its own error
         return None
     if index.length != size:

@@ -1,7 +1,7 @@
 """The index of a tar shard: position of each example's media, its class and its text, for random access.
 
 It is made in one pass over the shard's headers and kept in a file of its own, safetensors and no pickle:
-`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and keys that were looked for. An index that
+`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and keys that were searched for. An index that
 is damaged, or does not belong to the current shard, counts as missing.
 """
 
@@ -34,7 +34,7 @@ SIDECARS = ("cls", "txt", "json")
 
 
 @dataclass(frozen=True)
-class Looked:
+class ScanOptions:
     """What to look for in a shard: suffixes of media, lower case without the dot, and keys of the JSON files."""
 
     media: tuple[str, ...]
@@ -93,14 +93,14 @@ class ShardIndex:
         return len(self.header)
 
     @classmethod
-    def build(cls, read: Read, size: int, state: str, looked: Looked, block: int) -> Self:
+    def build(cls, read: Read, size: int, state: str, options: ScanOptions, block: int) -> Self:
         """Make the index of a shard, reading `block` bytes at a time.
 
         Raises:
             ValueError: naming the member or position, for a shard that is damaged or ambiguous, or a class or text that
                 cannot be read.
         """
-        media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, looked)
+        media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, options)
         keys = list(media)
         classes = tuple(dict.fromkeys(labels[key] for key in keys if key in labels))
         places = {name: place for place, name in enumerate(classes)}
@@ -193,7 +193,7 @@ def write_index(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
+def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
     """Return the media, class and text of each example, by the name shared by its files."""
     media: dict[str, Member] = {}
     labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
@@ -207,7 +207,7 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
         # followed.
         if member.kind != "file" or not stem or base.startswith("__") or any_hidden(member.name):
             continue
-        if ending not in looked.media and ending not in SIDECARS:
+        if ending not in options.media and ending not in SIDECARS:
             continue
         # Nothing is unpacked here, but a reader of a report may unpack a member by its name.
         if posixpath.isabs(member.name) or ".." in member.name.split("/"):
@@ -215,7 +215,7 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
         if (key, ending) in seen:
             raise ValueError(f"{member.name!r} is in the archive twice")
         seen.add((key, ending))
-        if ending in looked.media:
+        if ending in options.media:
             if key in media:
                 raise ValueError(
                     f"{media[key].name!r} and {member.name!r} are media of one example: choose with data.media={ending}"
@@ -223,7 +223,7 @@ def _examples(read: Read, size: int, looked: Looked) -> tuple[dict[str, Member],
             media[key] = member
         elif ending == "json":
             values = _json(read, member)
-            for key_of, target in ((looked.label_key, labels["json"]), (looked.text_key, texts["json"])):
+            for key_of, target in ((options.label_key, labels["json"]), (options.text_key, texts["json"])):
                 if (value := values.get(key_of)) is not None:
                     if isinstance(value, bool) or not isinstance(value, str | int):
                         raise ValueError(f"{member.name!r}: {key_of} should be text or a whole number, got {value!r}")

@@ -27,7 +27,7 @@ from modalities.byte_ranges import PartsError, Source, find
 from modalities.labels import from_folders, number
 from modalities.reading import FileReport, MediaFiles, UnreadableFilesError
 from modalities.tar_catalogue import catalogue
-from modalities.tar_index import Looked
+from modalities.tar_index import ScanOptions
 from modalities.tar_members import BLOCK
 
 MEMORY = Path("/dev/shm")
@@ -89,9 +89,9 @@ class TarShards(MediaFiles):
         self.modality, self.threads = modality, threads
         self.window, self.max_member_bytes = window, max_member_bytes
         endings = [suffix.lower().removeprefix(".") for suffix in ([media] if media else modality.suffixes)]
-        looked = Looked(tuple(endings), label_key, text_key)
+        options = ScanOptions(tuple(endings), label_key, text_key)
         self.sources = find(urls, ".tar", local=not trusted)
-        self.indices = catalogue(self.sources, looked, None if index is None else Path(index), keep=trusted)
+        self.indices = catalogue(self.sources, options, None if index is None else Path(index), keep=trusted)
         self._starts = np.cumsum([0, *map(len, self.indices)], dtype=np.int64)
         self._places: NDArray[np.int64] = np.arange(self._starts[-1], dtype=np.int64)
         if not len(self):

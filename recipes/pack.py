@@ -25,7 +25,7 @@ from modalities.encoding import differences
 from modalities.files import Folder
 from modalities.shard_index import write_whole
 from modalities.tar_catalogue import indexed
-from modalities.tar_index import Looked
+from modalities.tar_index import ScanOptions
 from modalities.tar_packing import Packed, Packing, shard_size, write_tar
 from recipes.base.commands import setting
 from recipes.base.errors import Interrupted, RecipeError, as_recipe_error, check_minimum
@@ -131,13 +131,13 @@ def fill(run_dir: Path, packing: Packing, modality: Modality, display: Display, 
             yield example
             display.update(number)
 
-    looked = Looked(tuple(suffix.removeprefix(".") for suffix in modality.suffixes))
+    options = ScanOptions(tuple(suffix.removeprefix(".") for suffix in modality.suffixes))
     for number, indices in enumerate(packing.shards):
         path = run_dir / f"{number:06d}.tar"
         examples = [packing.example(index) for index in indices]
         if not path.exists() or path.stat().st_size != shard_size(examples):
             write_whole(path, partial(write_tar, examples=until_stopped(examples, indices.start)))
-        indexed(find(str(path), ".tar")[0], looked, None)
+        indexed(find(str(path), ".tar")[0], options, None)
         display.update(indices.stop)
 
 

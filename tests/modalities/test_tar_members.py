@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from modalities.tar_index import Looked, ShardIndex
+from modalities.tar_index import ScanOptions, ShardIndex
 from modalities.tar_members import Member, ReadAheadBuffer, members
 from tests.helpers.archives import archive
 
-LOOKED = Looked(("jpg", "png"))
+OPTIONS = ScanOptions(("jpg", "png"))
 
 
 def listed(data: bytes) -> list[Member]:
@@ -28,7 +28,7 @@ def names_of(index: ShardIndex) -> list[str]:
 
 
 def built(data: bytes, block: int = 4096) -> ShardIndex:
-    return ShardIndex.build(lambda start, stop: data[start:stop], len(data), "", LOOKED, block)
+    return ShardIndex.build(lambda start, stop: data[start:stop], len(data), "", OPTIONS, block)
 
 
 def changed(data: bytes, place: int, field: slice, value: bytes, fix: bool = True) -> bytes:
