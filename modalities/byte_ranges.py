@@ -63,11 +63,11 @@ class Source:
             OSError: if it does not exist or cannot be reached.
         """
         if self.local:
-            status = patiently(self.url, lambda: Path(self.path).stat())
+            status = with_retries(self.url, lambda: Path(self.path).stat())
             return status.st_size, str(status.st_mtime_ns)
         # fsspec's caches would look the file up in a folder listing, which most web servers do not provide.
         origin = self.system.fs if isinstance(self.system, CachingFileSystem) else self.system
-        facts = patiently(self.url, lambda: origin.info(self.path))
+        facts = with_retries(self.url, lambda: origin.info(self.path))
         if not isinstance(facts.get("size"), int):
             raise OSError(f"{self.url}: its server does not report its size, so it cannot be read in parts")
         return facts["size"], next((str(facts[key]) for key in IDENTITY if facts.get(key)), "")
@@ -95,7 +95,7 @@ class Source:
                 raise EOFError(f"{len(data)} bytes received where {stop - start} were requested, from {start} on")
             return data
 
-        return patiently(self.url, attempt) if stop > start else b""
+        return with_retries(self.url, attempt) if stop > start else b""
 
 
 @cache
@@ -147,7 +147,7 @@ class _Descriptor:
 OPENED = OpenFiles()
 
 
-def patiently(url: str, action: Callable[[], T]) -> T:
+def with_retries(url: str, action: Callable[[], T]) -> T:
     """Run an action on a file, with retries, and return its result.
 
     Raises:
@@ -202,10 +202,10 @@ def _files(url: str, ending: str, local_only: bool) -> list[Source]:
         raise
     local = isinstance(system, LocalFileSystem)
     if "*" not in path:
-        if path.endswith(ending) or not patiently(url, lambda: system.isdir(path)):
+        if path.endswith(ending) or not with_retries(url, lambda: system.isdir(path)):
             return [Source(path if local else url, system, path)]
         path = f"{glob.escape(path.rstrip('/'))}/*{ending}"
-    matches = sorted(each for each in patiently(url, lambda: system.glob(path)) if not is_hidden(Path(each).name))
+    matches = sorted(each for each in with_retries(url, lambda: system.glob(path)) if not is_hidden(Path(each).name))
     if not matches:
         raise FileNotFoundError(f"{url}: there is no file {path}")
     return [Source(each if local else system.unstrip_protocol(each), system, each) for each in matches]

@@ -148,7 +148,7 @@ def test_patiently_doubles_its_pauses_to_half_a_minute(monkeypatch: pytest.Monke
         Source("x", Flaky(), "/missing").read(0, 1)
     assert slept == []
     with pytest.raises(OSError, match="busy"):
-        byte_ranges.patiently("x", lambda: (_ for _ in ()).throw(TimeoutError("busy")))
+        byte_ranges.with_retries("x", lambda: (_ for _ in ()).throw(TimeoutError("busy")))
     assert [0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(slept)] == [True] * (ATTEMPTS - 1)
 
 
