@@ -228,8 +228,8 @@ def expanded(url: str) -> list[str]:
         if int(first) > int(last):
             raise ValueError(f"{url}: the range from {first} to {last} is descending")
         ranges.append([f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)])
-    return ["".join(_woven(parts[0::3], numbers)) for numbers in product(*ranges)]
+    return ["".join(_interleave(parts[0::3], numbers)) for numbers in product(*ranges)]
 
 
-def _woven(texts: Sequence[str], numbers: Sequence[str]) -> list[str]:
+def _interleave(texts: Sequence[str], numbers: Sequence[str]) -> list[str]:
     return [piece for text, number in zip(texts, [*numbers, ""], strict=True) for piece in (text, number)]
