@@ -127,7 +127,7 @@ class Audio(Modality):
                 raise ValueError(f"it lasts {length / self.rate:.3g} s and short=skip needs {self.seconds:g} s")
             for start in self._starts(file, length, seed):
                 sound = self.remix(file.read(start, length))
-                if self._heard(sound).any():
+                if self._audible(sound).any():
                     return self.level(sound)
         raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
@@ -140,12 +140,12 @@ class Audio(Modality):
         # Whether a file is used must not depend on chance: datasets omit refused files permanently.
         block = max(length, SEARCHED * self.rate)
         for start in range(0, file.samples if spare else 0, block):
-            heard = self._heard(self.remix(file.read(start, min(block, file.samples - start))))
-            if heard.any():
-                yield max(0, min(spare, start + int(heard.int().argmax()) - length // 2))
+            audible = self._audible(self.remix(file.read(start, min(block, file.samples - start))))
+            if audible.any():
+                yield max(0, min(spare, start + int(audible.int().argmax()) - length // 2))
                 return
 
-    def _heard(self, sound: Tensor) -> Tensor:
+    def _audible(self, sound: Tensor) -> Tensor:
         """Return which samples are not silent, bool of shape (samples,)."""
         return sound.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
