@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalities.audio_files import RATES, Excerpts, open_excerpts
 from modalities.base import Modality
 from modalities.representation import Representation, Stft
-from modalities.sound_files import RATES, Excerpts, open_excerpts
 from multisagd.grid import Grid
 from multisagd.libraries import check
 from multisagd.seeds import derive

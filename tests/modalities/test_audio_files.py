@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from modalities.sound_files import _checked, open_sound, read_excerpt
+from modalities.audio_files import _checked, open_sound, read_excerpt
 from tests.helpers.numbered_clips import write_numbered
 
 EVERYTHING = 10**9
