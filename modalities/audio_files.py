@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modalities.audio_checks import check_complete, last_page_samples, recognise
 from modalities.representation import LOUDEST
-from modalities.sound_checks import check_complete, last_page_samples, recognise
 from multisagd.libraries import importing
 
 RATES = (1_000, 768_000)
