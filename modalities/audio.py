@@ -213,7 +213,7 @@ class Audio(Modality):
         Raises:
             ValueError: if the path does not end in .wav, or a sample is not finite.
         """
-        from modalities.sound_pictures import plot_spectrograms
+        from modalities.audio_figures import plot_spectrograms
 
         write_wav(media, self.rate, path)
         plot_spectrograms([media], self.rate, path.with_suffix(".png"))
@@ -224,7 +224,7 @@ class Audio(Modality):
         Raises:
             ValueError: for no sounds, or a path that does not end in .png.
         """
-        from modalities.sound_pictures import plot_spectrograms
+        from modalities.audio_figures import plot_spectrograms
 
         plot_spectrograms(media, self.rate, path, names=names)
         pause = torch.zeros(self.sound_channels, self.rate // 4)

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from modalities.audio import Audio, write_wav
+from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
 from modalities.browser_media import address, png, written
 from modalities.image import Image
 from modalities.representation import Stft, Waveform
-from modalities.sound_pictures import spectrogram_pixels
 from modalities.video import Video
 from modalities.video_writing import write_video
 from multisagd import DataStatistics, Grid

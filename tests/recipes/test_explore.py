@@ -22,9 +22,9 @@ import yaml
 
 import multisagd as ms
 from modalities.audio import Audio, write_wav
+from modalities.audio_figures import spectrogram_pixels
 from modalities.base import Dataset, Modality
 from modalities.browser_media import png, written
-from modalities.sound_pictures import spectrogram_pixels
 from multisagd.analysis.design import DesignedSteps
 from multisagd.analysis.profiles import axis_profile
 from multisagd.multitaper import statistics_of_one
