@@ -86,7 +86,7 @@ class Modality(ABC):
 
         The default is a plot of the encoded tensors.
         """
-        from modalities.pictures import plot_tensors  # importing matplotlib takes a second
+        from modalities.figures import plot_tensors  # importing matplotlib takes a second
 
         plot_tensors([self.encode(each) for each in media], self.grid(), path, names=names)
 

@@ -177,7 +177,7 @@ class Image(Modality):
         factor = max(1, 64 // max(images.shape[-2:]))
         images = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
         if names is not None:
-            from modalities.pictures import name_strip  # the font comes with matplotlib
+            from modalities.figures import name_strip  # the font comes with matplotlib
 
             lines = torch.stack([name_strip(name, images.shape[-1]) for name in names])
             images = torch.cat([images, lines.expand(-1, images.shape[1], -1, -1)], dim=-2)
