@@ -1,8 +1,8 @@
 """The index of a tar shard: position of each example's media, its class and its text, for random access.
 
 It is made in one pass over the shard's headers and kept in a file of its own, safetensors and no pickle:
-`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and keys that were searched for. An index that
-is damaged, or does not belong to the current shard, counts as missing.
+`000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys of the scan. An index that is
+damaged, or does not belong to the current shard, counts as missing.
 """
 
 from __future__ import annotations
