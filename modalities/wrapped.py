@@ -1,4 +1,4 @@
-"""Datasets around another dataset: `Wrapped` forwards everything; the others change the tensor of every example."""
+"""Datasets around another dataset: `Wrapped` forwards everything, and each subclass changes one part of an example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modalities.base import Batch, Dataset, Example, Groups, pair
 from modalities.byte_ranges import Source
+from modalities.text import TextEncoder
 from multisagd import Corruption, GaussianRestoration
 from multisagd.seeds import derive
 
@@ -70,6 +71,36 @@ class Wrapped(Dataset):
     def save_unreadable(self, path: Path) -> None:
         """Write the files that could not be read so far, if there are any."""
         self.inner.save_unreadable(path)
+
+
+class Captioned(Wrapped):
+    """The examples of a dataset with captions; each batch has the embeddings of its captions.
+
+    Its `classes` attribute is None: a model learns either classes or text.
+
+    Raises:
+        ValueError: if the dataset has no captions.
+    """
+
+    def __init__(self, dataset: Dataset, encoder: TextEncoder) -> None:
+        if dataset.caption(0) is None:
+            raise ValueError(
+                "the data have no captions: a folder takes them from data.manifest=FILE (with a column text), "
+                "data.captions=sidecar or data.captions=labels; or leave out text"
+            )
+        super().__init__(dataset)
+        self.classes, self.encoder = None, encoder
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """Return a batch with `embeddings`.
+
+        Raises:
+            ValueError: if an example has no caption; an empty text is a valid caption.
+        """
+        batch = super().batch(indices, seeds)
+        if batch.texts is None:
+            raise ValueError(f"one of the examples {list(indices)} has no caption")
+        return batch._replace(embeddings=self.encoder(batch.texts))
 
 
 class Transformed(Wrapped):

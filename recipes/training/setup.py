@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modalities.base import Dataset, Modality, found_classes
-from modalities.captions import Captioned
 from modalities.text import TextEncoder
-from modalities.wrapped import Restored
+from modalities.wrapped import Captioned, Restored
 from multisagd import Corruption, DataStatistics, Denoiser, GaussianRestoration
 from multisagd.ema import PowerEMA
 from multisagd.networks.cost import training_flops

@@ -13,10 +13,10 @@ import transformers
 from safetensors.torch import load, save_file
 
 from modalities.base import Batch
-from modalities.captions import Captioned
 from modalities.files import Folder
 from modalities.image import Image
 from modalities.text import TextEncoder
+from modalities.wrapped import Captioned
 from multisagd.libraries import BrokenLibraryError
 from tests.helpers.tiny_text import WIDTH, tiny_encoder
 

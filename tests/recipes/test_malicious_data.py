@@ -88,7 +88,7 @@ def test_real_data_opens_no_address_in_any_other_key(run_dir: Path, monkeypatch:
         with pytest.raises(RecipeError, match=rf"^data\.{key}=https://…@h/x: .* contacts no other address"):
             real_data(naming(run_dir, urls="a.tar", **{key: "https://me:SECRET@h/x"}), Builder())
     inner = {**SHARDS, "urls": "http://127.0.0.1:9/a.tar"}
-    naming(run_dir, _target_="modalities.captions.Captioned", dataset=inner, encoder={})
+    naming(run_dir, _target_="modalities.wrapped.Captioned", dataset=inner, encoder={})
     with pytest.raises(RecipeError, match=r"^data\.dataset\.urls=http"):
         real_data(run_dir, Builder())
     # A run cannot call itself trusted, and environment variables are not a part of it.
