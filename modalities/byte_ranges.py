@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from modalities.hidden import is_hidden
 from multisagd.libraries import failed_import
 
 T = TypeVar("T")
@@ -41,6 +40,12 @@ LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, NotI
 
 IDENTITY = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """Keys of file system metadata that change with a file's content, the best first."""
+
+SYSTEM_FILES = {
+    "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
+    "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
+"""Names, in lower case, of system files and folders on macOS, Windows, file servers and file systems."""
 
 
 class PartsError(OSError):
@@ -233,3 +238,13 @@ def expanded(url: str) -> list[str]:
 
 def _interleave(texts: Sequence[str], numbers: Sequence[str]) -> list[str]:
     return [piece for text, number in zip(texts, [*numbers, ""], strict=True) for piece in (text, number)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or a system file."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM_FILES
+
+
+def any_hidden(path: str) -> bool:
+    """Whether a file, or a folder on its path, is hidden or a system file."""
+    return any(is_hidden(part) for part in PurePosixPath(path).parts)

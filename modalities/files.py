@@ -13,8 +13,7 @@ from typing import Any, NoReturn, Self, get_args
 
 from modalities import labels as sources
 from modalities.base import Modality
-from modalities.byte_ranges import Source, local
-from modalities.hidden import is_hidden
+from modalities.byte_ranges import Source, is_hidden, local
 from modalities.labels import CaptionSource, LabelSource
 from modalities.manifest import Entry, check_listed, read_manifest
 from modalities.reading import FileReport, MediaFiles

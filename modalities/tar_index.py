@@ -22,7 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from modalities.hidden import any_hidden
+from modalities.byte_ranges import any_hidden
 from modalities.tar_members import BLOCK, Member, Read, ReadAheadBuffer, members
 from multisagd.files import parse_json
 
