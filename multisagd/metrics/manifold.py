@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multisagd.metrics.nearest import smallest_distances
+from multisagd.metrics.neighbours import smallest_distances
 
 SAME = 1e-12
 """Squared distances that differ by less than this fraction of both vectors' squared lengths count as equal."""

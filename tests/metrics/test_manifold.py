@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from multisagd.metrics.manifold import Manifold, manifold
-from multisagd.metrics.nearest import nearer, smallest_distances
+from multisagd.metrics.neighbours import nearer, smallest_distances
 
 
 def gaussian(count: int, seed: int, dimensions: int = 4) -> Tensor:
