@@ -209,8 +209,8 @@ def test_guidance_and_posterior_refuse_what_they_cannot_follow():
     for call, message in (
         (lambda: ms.DPS(padded, measurement, y, 0.1), "without padding"),
         (lambda: ms.DPS(denoiser, measurement, y, -0.1), "at least 0"),
-        (lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0)), "rise in log-SNR"),
-        (lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0)), "rise in log-SNR"),
+        (lambda: ms.DPS(denoiser, measurement, y, 0.1, interval=(2.0, 1.0)), "in log-SNR"),
+        (lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 1.0, gradient=(1.0, 1.0)), "in log-SNR"),
         (lambda: ms.PiGDM(denoiser, measurement, y, 0.1, 0.0), "positive"),
         (lambda: ms.GaussianPosterior(data(grid), measurement, -0.1), "at least 0"),
         (lambda: posterior.power(), "stationary"),
