@@ -20,7 +20,7 @@ from recipes.sampling.generate import SamplingRequest, generate
 from recipes.training.learner import Learner
 from tests.helpers.every_modality import AXES, MODALITIES, NETWORKS, save_clips
 
-# A hum below Nyquist of the time axis, and a width that its clips can tell.
+# A hum below Nyquist of the time axis, and a width that its clips can resolve.
 HUMS = {
     "image": (0.25, 0.2),
     "spectrogram": (125, 60),

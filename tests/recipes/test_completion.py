@@ -34,7 +34,7 @@ def offered(*words: str) -> list[str]:
 
 
 def cases() -> list[tuple[str, dict[str, str]]]:
-    """Return commands with choices: none; every experiment; and of all other groups that train knows one each."""
+    """Return commands with choices: no choice, every experiment, and one choice of each other group of train."""
     chosen: list[tuple[str, dict[str, str]]] = [(command, {}) for command in CONFIGURED]
     for group, command in (("refine", "sample"), ("cluster", "launch"), ("experiment", "train")):
         chosen += [(command, {group: choice}) for choice in groups()[group]]

@@ -61,7 +61,7 @@ def test_analyze_writes_statistics_that_design_reads(tmp_path: Path, capsys: pyt
     assert report["sigma_data"] == pytest.approx(statistics.sigma_data)
     result = design(configuration.load("design", [f"statistics={out}", "steps=3", "restarts=1"]))
     assert result == out / "design_ddim_3_w2_given"
-    # Grey digits as colour: every channel tells all of the others.
+    # Grey digits as colour: every channel determines the others.
     analyze(configuration.load("analyze", [*words, "modality.channels=3"]))
     coherence = json.loads((out / "analysis.json").read_text())["coherence"]
     torch.testing.assert_close(torch.tensor(coherence[0]["matrix"]), torch.ones(3, 3))

@@ -88,12 +88,12 @@ def test_train_on_two_shards_equals_one_process(tmp_path: Path) -> None:
 def test_samples_of_a_diffusers_network_depend_on_their_prompts_alone(tmp_path: Path) -> None:
     network = ["network=diffusers", "network.name=UNet2DConditionModel", IMAGE[1], "modality.size=8"]
     trained(tmp_path / "run", *network, *captioned_pictures(tmp_path))
-    red, long, none = (
+    red, long, empty = (
         drawn(tmp_path / "run", f"prompts={prompts}", "count=2")
         for prompts in ('["a red square","a blue square"]', '["a red square","a blue green red square"]', "null")
     )
     assert torch.allclose(red[0], long[0], atol=1e-5), "a prompt depends on how long the other one is"
-    assert not torch.equal(red, none)
+    assert not torch.equal(red, empty)
 
 
 def test_train_names_mistakes_in_diffusers_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,10 +37,10 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
-def assert_close(found: State, expected: State) -> None:
+def assert_close(actual: State, expected: State) -> None:
     for part, tensors in expected.tensors.items():
         for name, tensor in tensors.items():
-            torch.testing.assert_close(found.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(actual.tensors[part][name], tensor, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("distribution", ["ddp", "fsdp"])

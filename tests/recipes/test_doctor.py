@@ -93,9 +93,9 @@ def test_doctor_reports_a_foreign_package_named_modalities(tmp_path: Path) -> No
     (tmp_path / "modalities" / "__init__.py").touch()
     broken_torch(tmp_path, "raise ImportError")  # to be quick
     done = doctor("--json", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
-    found = findings(done.stdout)["modalities"]
-    assert (done.returncode, found["state"]) == (1, "broken")
-    assert f"{tmp_path}/modalities" in found["message"]
+    finding = findings(done.stdout)["modalities"]
+    assert (done.returncode, finding["state"]) == (1, "broken")
+    assert f"{tmp_path}/modalities" in finding["message"]
 
 
 def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +111,8 @@ def test_run_isolated_survives_checks_that_crash_hang_or_raise(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     names = ("trouble:fine", "trouble:crash", "trouble:hang", "trouble:fail", "unusable:check", "trouble:fine")
     checks = [Check("area", name, name, ("as it should be",) if "fine" in name else ()) for name in names]
-    found = [(check.name, each.state, each.message) for check, each in run_isolated(checks, 5.0)]
-    assert found == [
+    results = [(check.name, each.state, each.message) for check, each in run_isolated(checks, 5.0)]
+    assert results == [
         ("trouble:fine", "ok", "as it should be"),
         ("trouble:crash", "broken", "it ended the process by SIGKILL"),
         ("trouble:hang", "broken", "it hangs: no result within 5 s"),

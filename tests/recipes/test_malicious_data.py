@@ -117,7 +117,7 @@ def test_real_data_writes_nothing_where_a_run_names_an_index(run_dir: Path, tmp_
 
 
 def test_report_and_sample_open_no_address_of_a_run(run_dir: Path) -> None:
-    """A report says why it shows no data, and samples need none."""
+    """A report explains why it shows no data, and samples need no data."""
     naming(run_dir, urls="reference://a.tar::http://127.0.0.1:9/evil.json")
     path, _ = write_report(ReportSettings(run_dir))
     assert "contacts no other address" in path.read_text()
