@@ -229,7 +229,7 @@ class SignalWatchdog:
         signal.set_wakeup_fd(self._before)
         os.close(self._writing)  # which ends the thread
 
-    def settle(self) -> None:
+    def cancel(self) -> None:
         """Leave the signal to the main thread; does not return if the other thread is already acting on it."""
         self._acting.acquire()
         self._cancelled.set()
