@@ -1,7 +1,8 @@
-"""The encode recipe on a folder of small pictures, with a random autoencoder: shards, resuming, training, sampling."""
+"""`multisagd encode` writes the latents of an autoencoder as shards, continues, and its shards can be trained on."""
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from modalities.video import Video
 from recipes.base.errors import Interrupted, RecipeError
 from recipes.base.progress import Display
 from recipes.config import compose as configuration
-from recipes.encode import encode, main
+from recipes.encode import encode
 from recipes.runs.checkpoint import Checkpoints
 from recipes.sample import sample
 from recipes.train import train
@@ -39,6 +40,8 @@ from tests.helpers.tiny_autoencoders import save_tiny  # noqa: E402
 
 COUNT = 22
 QUICK = ["shard_size=6", "batch=4", "dtype=float32", "engine.threads=1", "engine.device=cpu"]
+TRAINING = [word for word in TINY if not word.startswith(("modality.", "validation.holdout"))]
+SAMPLING = ["steps=1", "count=1", "engine.device=cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modality(source: Path) -> list[str]:
-    return ["modality=latent_image", "modality.modality.size=8", f"modality.autoencoder.name={source / 'vae'}"]
+    return ["modality=latent_image", "modality.modality.size=8", autoencoder_of(source / "vae")]
 
 
 def run(source: Path, out: Path, *words: str) -> Path:
@@ -73,53 +76,50 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def directly(source: Path, images: list[Path], seeds: list[int] | None = None, **settings: Any) -> torch.Tensor:
-    """What the autoencoder itself makes of these files."""
-    image = Image(size=8, **settings)
-    pixels = [image.load(path, None if seeds is None else seeds[n]) for n, path in enumerate(images)]
-    model = diffusers.AutoencoderKL.from_pretrained(source / "vae")
-    with torch.no_grad():
-        return model.encode(torch.stack([image.encode(each) for each in pixels])).latent_dist.mean
-
-
 def files(source: Path) -> list[Path]:
     return sorted((source / "photos").rglob("*.png"))
 
 
-def test_shards_hold_every_example_once_in_order(source: Path, encoded: Path) -> None:
+def directly(source: Path) -> torch.Tensor:
+    """Return what the autoencoder itself makes of the photos."""
+    image = Image(size=8)
+    model = diffusers.AutoencoderKL.from_pretrained(source / "vae")
+    with torch.no_grad():
+        return model.encode(torch.stack([image.encode(image.load(path)) for path in files(source)])).latent_dist.mean
+
+
+def autoencoder_of(folder: Path) -> str:
+    return f"modality.autoencoder.name={folder}"
+
+
+def test_encode_writes_every_example_once_in_order_and_their_scale(source: Path, encoded: Path) -> None:
     names = [f"{number:06d}.safetensors" for number in range(4)]
     assert sorted(content(encoded)) == [*names, "index.json", "statistics.json"]
     parts = [load_file(encoded / name) for name in names]
+    expected = directly(source)
     assert [len(part["x0"]) for part in parts] == [6, 6, 6, 4]
-    torch.testing.assert_close(torch.cat([part["x0"] for part in parts]), directly(source, files(source)))
+    torch.testing.assert_close(torch.cat([part["x0"] for part in parts]), expected)
     assert torch.cat([part["labels"] for part in parts]).tolist() == [0] * 11 + [1] * 11
-
-
-def test_the_scale_is_that_of_the_data(source: Path, encoded: Path) -> None:
-    record = json.loads((encoded / "statistics.json").read_text())
-    values = directly(source, files(source)).double().numpy()
+    record, values = json.loads((encoded / "statistics.json").read_text()), expected.double().numpy()
     np.testing.assert_allclose(record["mean"], values.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(record["std"], values.std((0, 2, 3)), rtol=1e-5)
     latent = Latent(Image(size=8), DiffusersAutoencoder(str(source / "vae")), encoded)
-    data = LatentShards(latent, encoded)
-    x0 = data.batch(range(COUNT)).x0
+    x0 = LatentShards(latent, encoded).batch(range(COUNT)).x0
     torch.testing.assert_close(x0.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(x0.var((0, 2, 3), correction=0), torch.ones(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(x0[3], latent.encode(latent.load(files(source)[3])))
 
 
-def test_encoding_twice_gives_the_same_bytes(source: Path, encoded: Path, tmp_path: Path) -> None:
-    assert content(run(source, tmp_path / "again", "data.threads=1", "engine.workers=0")) == content(encoded)
-
-
-def test_a_finished_folder_is_left_as_it_is(source: Path, encoded: Path, monkeypatch: Any) -> None:
+def test_encode_is_deterministic_and_leaves_a_finished_folder_unchanged(
+    source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     before = content(encoded)
+    assert content(run(source, tmp_path / "again", "data.threads=1", "engine.workers=0")) == before
     monkeypatch.setattr(Latent, "compress", None)
-    run(source, encoded)
-    assert content(encoded) == before
+    assert content(run(source, encoded)) == before
 
 
-def test_an_interrupt_leaves_nothing_half_and_the_same_command_continues(
+def test_encode_continues_after_an_interrupt_without_half_written_files(
     source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     real, calls = Display.update, []
@@ -142,27 +142,32 @@ def test_an_interrupt_leaves_nothing_half_and_the_same_command_continues(
     assert calls[3:] == [10, 12, 16, 18, 22]
 
 
-@pytest.mark.parametrize("moment", range(9))
-def test_a_crash_at_any_write_can_be_continued(
-    source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any, moment: int
-) -> None:
-    real, calls = shard_index.write_whole, []
+def crashing(moment: int) -> Callable[..., None]:
+    """Return a `write_whole` that is interrupted within that write, and in later ones."""
+    real, writes = shard_index.write_whole, itertools.count()
 
-    def crash(path: Path, write: Callable[[Path], object]) -> None:
-        calls.append(path)
-        if len(calls) > moment:
+    def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+        if next(writes) >= moment:
             path.with_name(f"{path.name}.partial").write_bytes(b"half of it")
             raise KeyboardInterrupt
         real(path, write)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(shard_index, "write_whole", crash)
-        with pytest.raises(KeyboardInterrupt):
-            run(source, tmp_path / "out")
-    assert content(run(source, tmp_path / "out")) == content(encoded)
+    return write_whole
 
 
-def test_missing_and_damaged_shards_are_made_again(source: Path, encoded: Path, tmp_path: Path) -> None:
+def test_encode_continues_after_a_crash_at_any_write(
+    source: Path, encoded: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    for moment in range(9):
+        out = tmp_path / str(moment)
+        with monkeypatch.context() as patched:
+            patched.setattr(shard_index, "write_whole", crashing(moment))
+            with pytest.raises(KeyboardInterrupt):
+                run(source, out)
+        assert content(run(source, out)) == content(encoded), f"crash at write {moment}"
+
+
+def test_encode_writes_missing_and_damaged_shards_again(source: Path, encoded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(encoded, out)
     (out / "000001.safetensors").unlink()
@@ -173,34 +178,33 @@ def test_missing_and_damaged_shards_are_made_again(source: Path, encoded: Path, 
     assert content(run(source, out)) == content(encoded)
 
 
-def test_another_configuration_is_refused(source: Path, encoded: Path) -> None:
+def test_encode_refuses_to_continue_with_another_configuration(source: Path, encoded: Path) -> None:
     before = content(encoded)
     with pytest.raises(RecipeError) as caught:
         run(source, encoded, "dtype=float16", "modality.modality.flip=true", "batch=2", "engine.workers=0")
     message = str(caught.value)
-    assert "dtype: 'float32' -> 'float16'" in message
-    assert "modality.modality.flip: False -> True" in message
+    for part in ("dtype: 'float32' -> 'float16'", "modality.modality.flip: False -> True", "another run_dir"):
+        assert part in message
     assert "batch" not in message
-    assert "another run_dir" in message
     assert content(encoded) == before
 
 
-def test_other_data_and_other_folders_are_refused(source: Path, encoded: Path, tmp_path: Path) -> None:
+def test_encode_refuses_changed_data_and_foreign_folders(source: Path, encoded: Path, tmp_path: Path) -> None:
     shutil.copytree(source / "photos", tmp_path / "photos")
-    run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")  # moved, but the same
+    run(tmp_path, encoded, autoencoder_of(source / "vae"))  # moved, but the same
     (tmp_path / "photos" / "dog" / "01.png").unlink()
     with pytest.raises(RecipeError, match=r"the data of .* have changed.* examples: 22 -> 21"):
-        run(tmp_path, encoded, f"modality.autoencoder.name={source / 'vae'}")
+        run(tmp_path, encoded, autoencoder_of(source / "vae"))
     with pytest.raises(RecipeError, match="not empty and does not hold latents"):
         run(source, tmp_path)
 
 
-def test_further_passes_are_augmented(source: Path, tmp_path: Path) -> None:
+def test_encode_augments_further_passes(source: Path, tmp_path: Path) -> None:
     words = ["modality.modality.flip=true", "passes=3", "shard_size=20"]
     out = run(source, tmp_path / "out", *words)
     parts = [load_file(out / f"{number:06d}.safetensors") for number in range(4)]
     rows = torch.cat([part["x0"] for part in parts]).unflatten(0, (3, COUNT))
-    torch.testing.assert_close(rows[0], directly(source, files(source)))
+    torch.testing.assert_close(rows[0], directly(source))
     assert torch.cat([part["labels"] for part in parts]).tolist() == ([0] * 11 + [1] * 11) * 3
     for turn in (1, 2):
         changed = (rows[turn] - rows[0]).abs().flatten(1).amax(1) > 1e-3
@@ -212,80 +216,58 @@ def test_further_passes_are_augmented(source: Path, tmp_path: Path) -> None:
     assert content(other)["000003.safetensors"] != content(out)["000003.safetensors"]
 
 
-def test_padding_and_captions_are_kept(source: Path, tmp_path: Path) -> None:
+def test_encode_keeps_captions_and_reports_unreadable_files(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(source / "photos", tmp_path / "photos")
     for number, path in enumerate(files(tmp_path)):
         path.with_suffix(".txt").write_text(f"picture {number}")
-    out = run(
-        tmp_path, tmp_path / "out", f"modality.autoencoder.name={source / 'vae'}", "data.captions=sidecar",
-    )  # fmt: skip
+    (tmp_path / "photos" / "cat" / "00.png").write_bytes(b"no picture")
+    words = [autoencoder_of(source / "vae"), "data.captions=sidecar"]
+    with pytest.raises(RecipeError, match="max_unreadable"):
+        run(tmp_path, tmp_path / "out", *words, "data.max_unreadable=0")
+    assert not (tmp_path / "out").exists()
+    out = run(tmp_path, tmp_path / "out", *words)
+    assert "1 files could not be read" in capsys.readouterr().out
+    assert list(json.loads((out / "index.json").read_text())["unreadable"]) == ["cat/00.png"]
     data = LatentShards(Latent(Image(size=8), DiffusersAutoencoder(str(source / "vae")), out), out)
     assert data.caption(21) == "picture 21"
-    assert data.batch([20, 0]).texts == ("picture 20", "picture 0")
+    assert data.batch([20, 1]).texts == ("picture 20", "picture 1")
     assert data.classes == ("cat", "dog")
 
 
-def test_unreadable_files_are_reported(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(source / "photos", tmp_path / "photos")
-    (tmp_path / "photos" / "cat" / "00.png").write_bytes(b"no picture")
-    name = f"modality.autoencoder.name={source / 'vae'}"
-    with pytest.raises(RecipeError, match="max_unreadable"):
-        run(tmp_path, tmp_path / "out", name, "data.max_unreadable=0")
-    assert not (tmp_path / "out").exists()
-    out = run(tmp_path, tmp_path / "out", name)
-    assert "1 files could not be read" in capsys.readouterr().out
-    assert list(json.loads((out / "index.json").read_text())["unreadable"]) == ["cat/00.png"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["modality=image"], "modality._target_: modalities.image.Image is not a Latent"),
-        (["modality.autoencoder.kind=AutoencoderKLL"], "did you mean 'AutoencoderKL'"),
-        (["modality.autoencoder.name=/nowhere"], "neither a folder nor a hub id"),
-        (["passes=0"], "passes must be at least 1"),
-        (["dtype=float64"], "dtype: expected one of float16, bfloat16, float32"),
-        (["data.root=/nowhere"], "is not a folder"),
-    ],
-)
-def test_mistakes_are_told_and_leave_nothing(source: Path, tmp_path: Path, words: list[str], message: str) -> None:
+def test_encode_rejects_wrong_settings_and_writes_nothing(source: Path, tmp_path: Path) -> None:
     data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}"]
-    config = configuration.load("encode", [*(modality(source) if words != ["modality=image"] else []), *data, *words])
-    with pytest.raises(RecipeError, match=message):
-        encode(config)
+    for word, message in {
+        "modality=image": "modality._target_: modalities.image.Image is not a Latent",
+        "modality.autoencoder.kind=AutoencoderKLL": "did you mean 'AutoencoderKL'",
+        "passes=0": "passes must be at least 1",
+        "dtype=float64": "dtype: expected one of float16, bfloat16, float32",
+        "data.root=/nowhere": "is not a folder",
+    }.items():
+        words = [word] if word == "modality=image" else [*modality(source), word]
+        with pytest.raises(RecipeError, match=message):
+            encode(configuration.load("encode", [*data, *words]))
     assert not (tmp_path / "out").exists()
-
-
-def test_weights_that_are_not_safetensors_stop_the_command(source: Path, tmp_path: Path) -> None:
-    vae = tmp_path / "vae"
-    shutil.copytree(source / "vae", vae)
-    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.bin")
-    with pytest.raises(RecipeError, match="must be complete and in safetensors"):
-        run(source, tmp_path / "out", f"modality.autoencoder.name={vae}")
-
-
-def test_help_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "latent_image" in capsys.readouterr().out
-    assert main([f"run_dir={tmp_path / 'out'}"]) == 2
-    assert "data.root" in capsys.readouterr().err
 
 
 def training(source: Path, latents: Path, run_dir: Path, *words: str) -> dict[str, Any]:
-    tiny = [word for word in TINY if not word.startswith(("modality.", "validation.holdout"))]
     data = ["data=latents", f"data.root={latents}", "validation.holdout=4"]
-    return configuration.load("train", [*tiny, *modality(source), *data, f"run_dir={run_dir}", *words])
+    return configuration.load("train", [*TRAINING, *modality(source), *data, f"run_dir={run_dir}", *words])
 
 
-def test_train_on_shards_and_sample_media(source: Path, encoded: Path, tmp_path: Path) -> None:
+def sampled(run_dir: Path, *words: str) -> Path:
+    return sample(configuration.load("sample", [f"run_dir={run_dir}", *SAMPLING, *words]))
+
+
+def test_train_learns_from_shards_and_sample_decodes_them(source: Path, encoded: Path, tmp_path: Path) -> None:
     train(training(source, encoded, tmp_path / "run", "training.samples=32"))
     state = Checkpoints(tmp_path / "run" / "checkpoints").latest()
     assert state is not None
     assert state.samples == 32
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["classes"] == ["cat", "dog"]
-    words = [f"run_dir={tmp_path / 'run'}", "steps=2", "count=3", "engine.device=cpu", f"out={tmp_path / 'drawn'}"]
-    sample(configuration.load("sample", words))
+    sampled(tmp_path / "run", "steps=2", "count=3", f"out={tmp_path / 'drawn'}")
     x0 = load_file(tmp_path / "drawn" / "samples.safetensors")["x0"]
     assert x0.shape == (3, 4, 4, 4)
     # The picture is what the autoencoder itself makes of the sample, its scale undone.
@@ -300,24 +282,23 @@ def test_train_on_shards_and_sample_media(source: Path, encoded: Path, tmp_path:
         assert (saved - pixels[number]).abs().max() < 0.51
 
 
-def test_training_needs_the_scale_and_the_same_modality(source: Path, encoded: Path, tmp_path: Path) -> None:
+def test_train_requires_the_scale_and_the_modality_of_the_latents(source: Path, encoded: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    photos = ["data=folder", f"data.root={source / 'photos'}"]
     with pytest.raises(RecipeError, match=r"modality.statistics has no value"):
-        configuration.load("train", [*modality(source), *photos, f"run_dir={run_dir}"])
-    with pytest.raises(RecipeError, match=r"data: the modality does not scale latents by the statistics"):
-        train(training(source, encoded, run_dir, "modality.statistics=null"))
-    with pytest.raises(RecipeError, match=r"modality: .*another encoding; modality.size: \[8, 8\] -> \[16, 16\]"):
-        train(training(source, encoded, run_dir, "modality.modality.size=16"))
-    words = [f"run_dir={run_dir}", "modality=image", "data=latents", f"data.root={encoded}"]
-    with pytest.raises(RecipeError, match=r"unknown key modality.statistics: Image has none"):
-        train(configuration.load("train", words))
-    with pytest.raises(RecipeError, match=r"data.root.*to a folder that `multisagd encode` completed"):
-        train(training(source, tmp_path / "nowhere", run_dir))
+        configuration.load("train", [*modality(source), "data=folder", "data.root=photos", f"run_dir={run_dir}"])
+    for words, latents, message in (
+        (["modality.statistics=null"], encoded, "data: the modality does not scale latents by the statistics"),
+        (["modality.modality.size=16"], encoded, r"another encoding; modality.size: \[8, 8\] -> \[16, 16\]"),
+        ([], tmp_path / "nowhere", "data.root.*to a folder that `multisagd encode` completed"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            train(training(source, latents, run_dir, *words))
     assert not run_dir.exists()
 
 
-def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_encode_takes_an_autoencoder_of_an_allowed_module(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "halves.py").write_text(
         "import torch\n"
         "from dataclasses import dataclass\n"
@@ -329,12 +310,8 @@ def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: A
         "    def decode(self, z):\n"
         "        return z.repeat_interleave(2, -1).repeat_interleave(2, -2) / self.factor\n"
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    words = [
-        "modality=latent", "modality.modality.size=8", "modality.modality.channels=3",
-        "modality.autoencoder._target_=halves.Halves", "+modality.autoencoder.factor=2.0",
-    ]  # fmt: skip
+    words = ["modality=latent", "modality.modality.size=8", "modality.modality.channels=3"]
+    words += ["modality.autoencoder._target_=halves.Halves", "+modality.autoencoder.factor=2.0"]
     data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}", *QUICK]
     with pytest.raises(RecipeError, match=r"halves.Halves is not under an allowed package"):
         encode(configuration.load("encode", [*words, *data]))
@@ -343,56 +320,16 @@ def test_an_autoencoder_of_ones_own(source: Path, tmp_path: Path, monkeypatch: A
     image = Image(size=8)
     x0 = torch.stack([image.encode(image.load(path)) for path in files(source)[:6]])
     torch.testing.assert_close(rows, 2 * x0.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)))
-    # Training must not take it with another factor.
-    tiny = [word for word in TINY if not word.startswith(("modality", "validation.holdout"))]
-    others = ["data=latents", f"data.root={tmp_path / 'out'}", f"run_dir={tmp_path / 'run'}", "allow_targets=[halves]"]
+    # Training refuses the same autoencoder with another factor.
+    others = ["data=latents", f"data.root={tmp_path / 'out'}", "run_dir=run", "allow_targets=[halves]"]
     with pytest.raises(RecipeError, match=r"another encoding; autoencoder.factor: 2.0 -> 1.0"):
-        train(configuration.load("train", [*tiny, *words[:-1], "+modality.autoencoder.factor=1.0", *others]))
-
-
-def test_autoencoders_that_cannot_be_told_apart_are_refused(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "opaque.py").write_text(
-        "class Opaque:\n"
-        "    def __init__(self) -> None:\n"
-        "        self.model = object()\n"
-        "    encode = decode = lambda self, x: x\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    words = ["modality=latent", "modality.autoencoder._target_=opaque.Opaque", "allow_targets=[opaque]"]
-    data = ["data=folder", f"data.root={source / 'photos'}", f"run_dir={tmp_path / 'out'}", *QUICK]
-    with pytest.raises(RecipeError, match=r"autoencoder.model cannot be compared.*make Opaque a frozen dataclass"):
-        encode(configuration.load("encode", [*words, *data]))
-    assert not (tmp_path / "out").exists()
-
-
-def test_other_weights_do_not_continue_a_folder(source: Path, encoded: Path, tmp_path: Path) -> None:
-    vae, out = tmp_path / "vae", tmp_path / "out"
-    shutil.copytree(source / "vae", vae)
-    run(source, out, f"modality.autoencoder.name={vae}")
-    save_tiny("AutoencoderKL", vae, seed=1)
-    with pytest.raises(RecipeError, match=r"the modality are not those .*; autoencoder.fingerprint: "):
-        run(source, out, f"modality.autoencoder.name={vae}")
-
-
-def test_a_run_whose_latents_moved_is_told_where_they_are(source: Path, encoded: Path, tmp_path: Path) -> None:
-    latents, moved, run_dir = tmp_path / "latents", tmp_path / "moved", tmp_path / "run"
-    shutil.copytree(encoded, latents)
-    train(training(source, latents, run_dir, "training.samples=16"))
-    latents.rename(moved)
-    words = [f"run_dir={run_dir}", "steps=1", "count=1", "engine.device=cpu"]
-    with pytest.raises(RecipeError, match=rf"{latents}.*add data.root=… to the command"):
-        sample(configuration.load("sample", words))
-    words.append(f"data.root={moved}")
-    assert (sample(configuration.load("sample", words)) / "samples" / "0.png").stat().st_size > 0
-    train(training(source, moved, run_dir, "training.samples=32"))
+        train(configuration.load("train", [*TRAINING, *words[:-1], "+modality.autoencoder.factor=1.0", *others]))
 
 
 @pytest.mark.parametrize("how", ["vanished", "full", "full for safetensors"])
-def test_a_folder_that_cannot_be_written_any_more_is_told(
+def test_encode_explains_a_folder_that_becomes_unwritable_after_the_first_shard(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """After the first of its shards; what is kept is gone on from."""
     out, done = tmp_path / "out", []
     real = shard_index.write_whole
 
@@ -418,37 +355,45 @@ def test_a_folder_that_cannot_be_written_any_more_is_told(
         assert len(shard_index.Index.load(out).shards) == 4
 
 
-def test_an_autoencoder_named_from_another_folder_is_the_same(
+def test_sample_and_train_follow_moved_folders_but_refuse_other_weights(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its path is relative where it encoded, and found from elsewhere when sampling; only other weights are refused."""
-    shutil.copytree(source, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
+    """The path of the autoencoder is relative where it encoded, and resolved from elsewhere when sampling."""
+    home = tmp_path / "home"
+    shutil.copytree(source, home)
+    monkeypatch.chdir(home)
     run(Path(), Path("latents"))
     train(training(Path(), Path("latents"), Path("run"), "training.samples=16"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    words = [f"run_dir={tmp_path / 'home' / 'run'}", "steps=1", "count=1", "engine.device=cpu"]
-    assert (sample(configuration.load("sample", words)) / "samples" / "0.png").stat().st_size > 0
-    save_tiny("AutoencoderKL", tmp_path / "home" / "vae", seed=1)
+    assert (sampled(home / "run") / "samples" / "0.png").stat().st_size > 0
+    moved = (home / "latents").rename(home / "moved")
+    with pytest.raises(RecipeError, match=rf"{home / 'latents'}.*add data.root=… to the command"):
+        sampled(home / "run")
+    assert (sampled(home / "run", f"data.root={moved}") / "samples" / "0.png").stat().st_size > 0
+    monkeypatch.chdir(home)
+    train(training(Path(), Path("moved"), Path("run"), "training.samples=32"))
+    save_tiny("AutoencoderKL", home / "vae", seed=1)
     with pytest.raises(RecipeError, match=r"belong to another encoding; autoencoder\.fingerprint"):
-        sample(configuration.load("sample", words))
+        sampled(home / "run", f"data.root={moved}")
+    with pytest.raises(RecipeError, match=r"autoencoder.fingerprint: "):
+        run(Path(), Path("moved"))
 
 
-def test_every_choice_of_modality_composes() -> None:
-    for choice in ("latent_image", "latent_video", "latent_audio"):
-        config = configuration.load("encode", [f"modality={choice}", "data.root=a", "run_dir=b"])
-        assert config["modality"]["statistics"] is None
-        config = configuration.load("train", [f"modality={choice}", "data=latents", "data.root=a", "run_dir=b"])
-        assert config["modality"]["statistics"] == "a"
-        assert config["data"] == {"_target_": "modalities.shards.LatentShards", "root": "a", "verify": False}
-        settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init}
-        # No configuration says of itself that it is trusted.
-        assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings - {"trusted"}
+@pytest.mark.parametrize("choice", ["latent_image", "latent_video", "latent_audio"])
+def test_latent_modalities_compose_for_encode_and_train(choice: str) -> None:
+    config = configuration.load("encode", [f"modality={choice}", "data.root=a", "run_dir=b"])
+    assert config["modality"]["statistics"] is None
+    config = configuration.load("train", [f"modality={choice}", "data=latents", "data.root=a", "run_dir=b"])
+    assert config["modality"]["statistics"] == "a"
+    assert config["data"] == {"_target_": "modalities.shards.LatentShards", "root": "a", "verify": False}
+    settings = {field.name for field in dataclasses.fields(DiffusersAutoencoder) if field.init}
+    # No configuration may declare itself trusted.
+    assert set(config["modality"]["autoencoder"]) - {"_target_"} == settings - {"trusted"}
 
 
 MEDIA = {
-    # kind, the modality's settings, seconds (or frames) of each file, where latents of the last one are data
+    # kind, settings of the modality, samples (or frames) of each file, where latents of the last one are data
     "audio": (
         "AutoencoderOobleck",
         ["modality.modality.rate=8000", "modality.modality.seconds=0.064"],
@@ -465,20 +410,20 @@ MEDIA = {
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-def test_sounds_and_clips_through_the_whole_chain(medium: str, tmp_path: Path) -> None:
+def test_encode_train_and_sample_handle_sounds_and_clips(medium: str, tmp_path: Path) -> None:
     kind, settings, lengths, expected = MEDIA[medium]
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     (tmp_path / "media").mkdir()
     for number, length in enumerate(lengths):
         if medium == "audio":
             path = tmp_path / "media" / f"{number}.wav"
-            soundfile.write(path, draw.uniform(-0.9, 0.9, (length, 2)), 8000, subtype="FLOAT")
+            soundfile.write(path, random.uniform(-0.9, 0.9, (length, 2)), 8000, subtype="FLOAT")
         else:
-            clip = torch.from_numpy(draw.integers(0, 256, (3, length, 16, 16), dtype=np.uint8))
+            clip = torch.from_numpy(random.integers(0, 256, (3, length, 16, 16), dtype=np.uint8))
             Video(frames=length, fps=8, size=16).save(clip, tmp_path / "media" / f"{number}.mp4")
-    words = [f"modality=latent_{medium}", *settings, f"modality.autoencoder.name={save_tiny(kind, tmp_path / 'vae')}"]
+    words = [f"modality=latent_{medium}", *settings, autoencoder_of(Path(save_tiny(kind, tmp_path / "vae")))]
     words += ["modality.autoencoder.subfolder=null", f"modality.autoencoder.kind={kind}"]
-    out, run_dir = tmp_path / "latents", tmp_path / "run"
+    out = tmp_path / "latents"
     data = ["data=folder", f"data.root={tmp_path / 'media'}", f"run_dir={out}", *QUICK]
     encode(configuration.load("encode", [*words, *data]))
 
@@ -491,16 +436,8 @@ def test_sounds_and_clips_through_the_whole_chain(medium: str, tmp_path: Path) -
     np.testing.assert_allclose(record["mean"], values.mean(1), rtol=1e-9)
     np.testing.assert_allclose(record["std"], values.std(1, correction=0), rtol=1e-9)
 
-    tiny = [word for word in TINY if not word.startswith(("modality.", "validation.holdout"))]
-    learn = [
-        *tiny,
-        "validation.holdout=1",
-        "training.samples=32",
-        "sampling.count=1",
-        "data=latents",
-        f"data.root={out}",
-    ]
-    train(configuration.load("train", [*words, *learn, f"run_dir={run_dir}"]))
-    drawn = sample(configuration.load("sample", [f"run_dir={run_dir}", "count=1", "steps=1", "engine.device=cpu"]))
+    words += ["validation.holdout=1", "training.samples=32", "sampling.count=1", "data=latents", f"data.root={out}"]
+    train(configuration.load("train", [*TRAINING, *words, f"run_dir={tmp_path / 'run'}"]))
+    drawn = sampled(tmp_path / "run")
     assert (drawn / "samples" / f"0.{'wav' if medium == 'audio' else 'mp4'}").stat().st_size > 0
     assert (drawn / "grid.png").stat().st_size > 0
