@@ -1,7 +1,4 @@
-"""The page of `multisagd explore` in a browser: dragging, own files, the three media, export, privacy, its end.
-
-One test of several steps, because starting the command and the browser takes longer than all of them.
-"""
+"""The page of `multisagd explore` in a browser, in one test, because starting it takes longer than all of its steps."""
 
 import os
 import signal
@@ -33,12 +30,12 @@ PATIENCE = 60.0
 
 
 class Served:
-    """The command, running: its process, the address it printed, and the folder that holds its temporary ones."""
+    """The running command: its process, the address it printed, and its folder for temporary files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         command = [sys.executable, "-u", "-m", "recipes.explore", "sizes.image=32", "sizes.clip=32", "threads=1"]
-        # A proxy, as many a network asks for, knows nothing of this machine: here it is not even there.
+        # A proxy, as many networks require, does not know this machine: here there is none at its address.
         environment = {**os.environ, "TMPDIR": str(folder), "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -50,17 +47,18 @@ class Served:
         self.address = first.split()[-1]
 
 
-def until(what: Callable[[], Any]) -> Any:
-    """Wait until something is there and return it."""
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until a value is true and return it; elements may be replaced meanwhile."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while True:
         try:
-            if found := what():
-                return found
-        except Exception as error:  # elements that are being replaced
-            last = error
+            if value := condition():
+                return value
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain"
         time.sleep(0.05)
-    raise AssertionError(f"waited in vain; last error: {last if 'last' in dir() else None}")
 
 
 def pictures(driver: Chrome, place: str) -> list[str]:
@@ -81,12 +79,11 @@ def open_tab(driver: Chrome, title: str) -> None:
     next(each for each in driver.find_elements(By.CSS_SELECTOR, "button[role=tab]") if each.text == title).click()
 
 
-def a_slider_changes_the_shaped_noise_at_once_and_not_its_draw(driver: Chrome) -> None:
+def check_slider_changes_shaped_noise_and_keeps_white(driver: Chrome) -> None:
     before = until(lambda: pictures(driver, "image-now"))
     until(lambda: "exponent: -0.5" in text(driver, "image-config"))
-    slider = driver.find_element(By.CSS_SELECTOR, "#image-exponent input[type=range]")
     start = time.monotonic()
-    slider.send_keys(Keys.ARROW_LEFT)
+    driver.find_element(By.CSS_SELECTOR, "#image-exponent input[type=range]").send_keys(Keys.ARROW_LEFT)
     until(lambda: "exponent: -0.51" in text(driver, "image-config"))
     after = until(lambda: (now := pictures(driver, "image-now"))[1] != before[1] and now)
     assert time.monotonic() - start < 10  # a second where the machine does nothing else
@@ -94,7 +91,7 @@ def a_slider_changes_the_shaped_noise_at_once_and_not_its_draw(driver: Chrome) -
     assert after[2] == before[2]
 
 
-def a_number_beyond_the_range_is_brought_into_it_on_leaving_its_field(driver: Chrome) -> None:
+def check_numbers_are_limited_to_their_range(driver: Chrome) -> None:
     field = number(driver, "image-exponent")
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("50", Keys.TAB)
@@ -102,7 +99,7 @@ def a_number_beyond_the_range_is_brought_into_it_on_leaving_its_field(driver: Ch
     assert field.get_attribute("value") == "1"
 
 
-def what_is_exported_composes(driver: Chrome, tmp_path: Path) -> None:
+def check_export_composes(driver: Chrome, tmp_path: Path) -> None:
     field = number(driver, "image-exponent")
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys("-1.2", Keys.ENTER)
@@ -121,7 +118,7 @@ def what_is_exported_composes(driver: Chrome, tmp_path: Path) -> None:
     assert link.get_attribute("download") == "explored.zip"
 
 
-def an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver: Chrome, tmp_path: Path) -> None:
+def check_own_image_is_shown_or_refused(driver: Chrome, tmp_path: Path) -> None:
     before = pictures(driver, "image-forward")
     half = PIL.Image.new("RGB", (32, 32), "red")
     half.paste("blue", (0, 0, 16, 32))
@@ -142,12 +139,12 @@ def an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver: Chrome, tm
     until(lambda: pictures(driver, "image-forward")[0] == before[0])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     driver.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "broken.png"))
-    told = until(lambda: driver.find_element(By.CSS_SELECTOR, "#image-message [role=alert]").text)
-    assert told.startswith("broken.png cannot be used: cannot identify image file")
+    message = until(lambda: driver.find_element(By.CSS_SELECTOR, "#image-message [role=alert]").text)
+    assert message.startswith("broken.png cannot be used: cannot identify image file")
     assert pictures(driver, "image-forward")[0] == before[0]
 
 
-def sounds_can_be_heard_and_clips_play(driver: Chrome) -> None:
+def check_sounds_and_clips_play(driver: Chrome) -> None:
     open_tab(driver, "Audio")
     until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#audio-forward audio")) == 12)
     seconds = driver.execute_async_script(
@@ -159,15 +156,14 @@ def sounds_can_be_heard_and_clips_play(driver: Chrome) -> None:
     open_tab(driver, "Video")
     until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#video-forward video")) == 12)
     until(lambda: driver.execute_script("return document.querySelector('#video-now video').readyState") >= 2)
-    found = driver.execute_script(
+    clip = driver.execute_script(
         "const clip = document.querySelector('#video-now video'); return [clip.duration, clip.videoWidth, clip.paused]"
     )
-    assert found[0] == pytest.approx(2.0, abs=0.01)
-    assert found[1:] == [32, False]
+    assert clip == [pytest.approx(2.0, abs=0.01), 32, False]
     until(lambda: "multisagd.Autoregressive" in text(driver, "video-config"))
 
 
-def a_dark_phone_shows_it_all_without_scrolling_sideways(driver: Chrome) -> None:
+def check_dark_phone_needs_no_sideways_scrolling(driver: Chrome) -> None:
     try:
         show_as(driver, "dark", phone=True)
         width = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
@@ -179,12 +175,12 @@ def a_dark_phone_shows_it_all_without_scrolling_sideways(driver: Chrome) -> None
         show_as(driver, "light")
 
 
-def nothing_but_this_machine_is_asked_and_no_other_file_is_given(driver: Chrome, served: Served) -> None:
+def check_nothing_leaves_this_machine(driver: Chrome, served: Served) -> None:
     until(lambda: driver.find_elements(By.CSS_SELECTOR, "#video-design svg"))
-    asked = addresses(driver)
-    assert len(asked) > 10
-    assert [address for address in asked if not address.startswith(served.address)] == []
-    # gradio's own client says so, as a warning, whenever an answer is complete.
+    requested = addresses(driver)
+    assert len(requested) > 10
+    assert [address for address in requested if not address.startswith(served.address)] == []
+    # gradio's own client logs this warning whenever an answer is complete.
     assert [each for each in complaints(driver) if not each.endswith('"Method not implemented."')] == []
     for path in ("/etc/hostname", str(Path(__file__)), "pyproject.toml", str(served.folder)):
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -192,35 +188,35 @@ def nothing_but_this_machine_is_asked_and_no_other_file_is_given(driver: Chrome,
         assert refused.value.code in (403, 404)
 
 
-def ctrl_c_ends_it_and_removes_what_was_uploaded(served: Served) -> None:
+def check_ctrl_c_removes_uploads(served: Served) -> None:
     assert list(served.folder.rglob("own.png"))
     served.process.send_signal(signal.SIGINT)
-    told, _ = served.process.communicate(timeout=PATIENCE)
+    output, _ = served.process.communicate(timeout=PATIENCE)
     assert served.process.returncode == 0
-    assert told.endswith("the explorer has ended\n")
-    # The number beyond the range, which gradio refuses while it stands in the field, is printed by it.
-    assert "Traceback" not in told.rpartition("Value 50 is greater than maximum value 1.0")[2]
+    assert output.endswith("the explorer has ended\n")
+    # gradio prints that it refuses the number beyond the range while it stands in the field.
+    assert "Traceback" not in output.rpartition("Value 50 is greater than maximum value 1.0")[2]
     # Importing torchvision makes PyTorch leave a folder of its own there.
     assert [each for each in served.folder.iterdir() if not each.name.startswith("torchinductor_")] == []
 
 
 @needs_browser
 @pytest.mark.slow
-def test_the_page_from_the_first_drag_to_its_end(tmp_path: Path) -> None:
+def test_explore_page_works_from_the_first_drag_to_its_end(tmp_path: Path) -> None:
     for name in ("served", "profile"):
         (tmp_path / name).mkdir()
     served = Served(tmp_path / "served")
     try:
         with browser(tmp_path / "profile") as driver:
             driver.get(served.address)
-            a_slider_changes_the_shaped_noise_at_once_and_not_its_draw(driver)
-            a_number_beyond_the_range_is_brought_into_it_on_leaving_its_field(driver)
-            what_is_exported_composes(driver, tmp_path)
-            an_own_image_is_shown_and_one_that_cannot_be_read_is_told(driver, tmp_path)
-            sounds_can_be_heard_and_clips_play(driver)
-            a_dark_phone_shows_it_all_without_scrolling_sideways(driver)
-            nothing_but_this_machine_is_asked_and_no_other_file_is_given(driver, served)
-        ctrl_c_ends_it_and_removes_what_was_uploaded(served)
+            check_slider_changes_shaped_noise_and_keeps_white(driver)
+            check_numbers_are_limited_to_their_range(driver)
+            check_export_composes(driver, tmp_path)
+            check_own_image_is_shown_or_refused(driver, tmp_path)
+            check_sounds_and_clips_play(driver)
+            check_dark_phone_needs_no_sideways_scrolling(driver)
+            check_nothing_leaves_this_machine(driver, served)
+        check_ctrl_c_removes_uploads(served)
     finally:
         served.process.kill()
         served.process.wait()
