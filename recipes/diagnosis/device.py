@@ -41,7 +41,7 @@ def cpu() -> Finding:
 
 
 def gpus() -> Finding:
-    """Compute on every GPU that PyTorch can use, or report why there is none."""
+    """Compute on every GPU that PyTorch can use, or report why no GPU can be used."""
     file = Path("/proc/driver/nvidia/version")
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", file.read_text() if file.exists() else "")
     described = [f"NVIDIA driver {found[0]}"] if found else []

@@ -147,7 +147,7 @@ class Task:
 
     @property
     def held_out(self) -> Dataset:
-        """Examples that the run was not trained on. Raises ValueError if there are none."""
+        """Examples that the run was not trained on. Raises ValueError if no example was held out."""
         if self.test is None:
             raise ValueError(NOTHING_HELD_OUT)
         return self.test
@@ -190,7 +190,7 @@ class Task:
     def read_held_out(self, wanted: Sequence[int]) -> list[Tensor]:
         """Return up to `wanted` held-out examples of each of the samples' classes, as files.
 
-        Raises ValueError if there are none.
+        Raises ValueError if no example was held out.
         """
         return read_real(self.held_out, wanted, self.sets.labels is not None, "reading held-out examples")[0]
 

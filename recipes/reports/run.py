@@ -117,7 +117,7 @@ class Overview:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes, empty if there are none."""
+        """Names of the classes; empty for a run without classes."""
         return self.metadata.get("classes") or []
 
     @cached_property
