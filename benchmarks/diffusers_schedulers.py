@@ -1,14 +1,13 @@
-"""What the schedulers of diffusers generate with a model of coloured noise, with and without its colour.
+"""The power that diffusers schedulers generate with a model trained on coloured noise, modified and unmodified.
 
-The model is exact: the optimal denoiser of Gaussian data whose power falls as 1/f², under noise of a colour. It is
-linear, and so is every scheduler that does not clip, so that the power that is generated at each frequency is computed
-exactly and not estimated: each item of a batch is given a unit impulse at one of the draws of noise and zeros at all
-others, and powers of independent draws add. Only the scheduler of torchsde, whose draws form a tree, is sampled, in one
-dimension.
+The model is exact: the optimal denoiser for Gaussian data whose power falls as 1/f², with coloured noise. It is linear,
+and so is every scheduler that does not clip, so the generated power at each frequency is computed exactly: each item of
+a batch receives a unit impulse in one of the noise draws and zeros in all others, and powers of independent draws add.
+Only the torchsde scheduler, whose draws form a tree, is sampled, in one dimension.
 
-`python -m benchmarks.diffusers_schedulers` prints the table of docs/tutorials/from-diffusers.md: per scheduler the
-largest error of the power in a band, in decibels, for the scheduler in colour, for the scheduler as it is, and for the
-scheduler as it is with the model of white noise.
+`python -m benchmarks.diffusers_schedulers` prints the table in docs/tutorials/from-diffusers.md: for each scheduler
+the largest error of the power in a band, in decibels, with coloured noise, unmodified, and unmodified with a model
+trained on white noise.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """A scheduler of diffusers, how many steps it takes and with which options; `items` sampled if not exact."""
+    """A diffusers scheduler with its number of steps and options; `items` are sampled if it is not computed exactly."""
 
     make: Callable[[], Any]
     steps: int
@@ -76,9 +75,9 @@ CASES = {
 
 
 class Impulses(TorchFunctionMode):
-    """A context in which every draw of normal noise is a unit impulse in one further item of the batch, zero elsewhere.
+    """A context in which each draw of normal noise is a unit impulse in the next item of the batch, zero elsewhere.
 
-    An impulse of height √n has the power of white noise, one, at every frequency.
+    An impulse of height √n has power one at every frequency, like white noise.
     """
 
     def __init__(self) -> None:
@@ -88,7 +87,7 @@ class Impulses(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function; replace what it drew."""
+        """Call the function, and replace the noise that it drew."""
         result = func(*args, **(kwargs or {}))
         if func not in (torch.randn, torch.randn_like):
             return result
@@ -100,7 +99,7 @@ class Impulses(TorchFunctionMode):
 
 
 def oracle(noise: ms.Spectrum, data: ms.Spectrum, grid: ms.Grid) -> ms.GaussianDenoiser:
-    """Return the exact denoiser of Gaussian data of one channel and unit power under noise of a spectrum."""
+    """Return the exact denoiser for one-channel Gaussian data with unit power and noise with a given spectrum."""
     process = ms.Process(ms.CosineSchedule(), ms.SpectralCovariance(noise, grid))
     statistics = ms.DataStatistics(
         torch.zeros(1, *grid.shape, dtype=torch.float64), ms.SpectralCovariance(data, grid).power()[None], grid, count=1
@@ -109,12 +108,12 @@ def oracle(noise: ms.Spectrum, data: ms.Spectrum, grid: ms.Grid) -> ms.GaussianD
 
 
 def generate(case: Case, denoiser: ms.GaussianDenoiser, *, wrapped: bool) -> Tensor:
-    """Return the power that a scheduler generates, on the half spectrum: in colour, or if not wrapped as it is."""
+    """Return the power that a scheduler generates, on the half spectrum, coloured or, if not wrapped, unmodified."""
     grid, noise = denoiser.process.grid, denoiser.process.covariance.spectrum
     shaped = ShapedNoise(noise if wrapped else ms.Flat(), axes=grid.names)
     scheduler = shape_scheduler(case.make(), shaped) if wrapped else case.make()
     scheduler.set_timesteps(case.steps)
-    # One draw for the start and at most one for every step; solvers of second order take two for most.
+    # One draw for the start and at most one for every step; second-order solvers use two for most steps.
     shape = (case.items or len(scheduler.timesteps) + 1, 1, *grid.shape)
     if case.items:
         x = _run(case, scheduler, denoiser, shaped, shape)
@@ -132,7 +131,7 @@ def _run(
     model, generator = ScheduledDenoiser(denoiser, scheduler), torch.Generator().manual_seed(SEED)
     takes = inspect.signature(scheduler.step).parameters
     options = case.step_options | ({"generator": generator} if "generator" in takes else {})
-    # Schedulers of flow matching neither scale their start, which is the noise itself, nor the model's input.
+    # Flow matching schedulers scale neither their start, which is the noise itself, nor the model's input.
     x = start.noise(shape, generator, dtype=torch.float64) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
         given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -159,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}; seed {SEED} where noise is sampled\n")
-    print("| scheduler | steps | in colour | as it is | as it is, model of white noise |")
+    print("| scheduler | steps | coloured | unmodified | unmodified, model trained with white noise |")
     print("|---|---|---|---|---|")
     for name, case in CASES.items():
         ways = [(NOISE, True), (NOISE, False), (ms.Flat(), False)]

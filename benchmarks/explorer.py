@@ -1,7 +1,7 @@
-"""How long the explorer takes to answer a drag, at its default sizes: `python -m benchmarks.explorer [--repeats 5]`.
+"""Response time of the explorer to a slider, at its default sizes: `python -m benchmarks.explorer [--repeats 5]`.
 
-Processor time of one thread, the median of the repeats, so that what else the machine does matters little; a browser
-then needs some time of its own to show it. "steps" are those designed from the spectrum, which follow the rest.
+Processor time of one thread, the median of the repeats, so that other load matters little; the
+browser needs additional time to show the result. "steps" are designed from the spectrum, and are shown last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recipes.explorer.page import Panel
 
 
 def seconds(action: Callable[[], object], repeats: int) -> float:
-    """Return the median processor time of an action, the first run left out."""
+    """Return the median processor time of an action, without the first run."""
     times = []
     for _ in range(repeats + 1):
         start = time.process_time()
@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
-    print(f"{'':<20}{'pictures':>10}{'steps':>10}")
+    print(f"{'':<20}{'figures':>10}{'steps':>10}")
     for medium, written in ((each, written) for each in MEDIA.values() for written in each.representations):
         panel, name = Panel(medium, Sizes()), next(iter(medium.examples))
         grid = built_in(medium, name, written, Sizes()).grid

@@ -1,9 +1,9 @@
-"""Whether and where a run errs in few steps or in many: `python -m benchmarks.few_steps RUN`.
+"""Errors of a run with few and with many sampling steps, by log-SNR: `python -m benchmarks.few_steps RUN`.
 
-Samples a run by Heun's method on Karras' steps, in rising numbers of steps, with the trained network and with the exact
-denoiser of its training examples, `E[x0 | x_t]` when x0 is one of them (of the class asked for). The exact one tells
-whether metric and steps are sound: its error must not grow with the number of steps. Then the network is replaced by
-the exact one in a range of log-SNRs only, which tells where the errors are.
+Samples from a run by Heun's method on Karras' steps, with increasing numbers of steps, using the trained network and
+the exact denoiser of its training examples: `E[x0 | x_t]` if x0 is one of them (of the requested class). The exact
+denoiser tests metric and steps: its error must not increase with the number of steps. Then the exact denoiser replaces
+the network in a range of log-SNRs only, which shows where the errors arise.
 
 Entries are Fréchet distances of classifier features / spectrum errors in dB, mean and standard deviation over seeds.
 Rows are appended to benchmarks/results/results.jsonl and not measured again.
@@ -32,7 +32,7 @@ REFERENCE = 5000
 
 @dataclass
 class Exact:
-    """`E[x0 | x_t]` for white noise and data that are one of `examples`, `(count, channels, *grid)`, with `labels`."""
+    """Returns `E[x0 | x_t]` for white noise and data that are one of `examples`, `(count, channels, *grid)`."""
 
     process: Process
     examples: Tensor
@@ -50,7 +50,7 @@ class Exact:
 
 @dataclass
 class Spliced:
-    """The exact denoiser where the log-SNR is in `exact_in`, the network elsewhere."""
+    """Uses the exact denoiser where the log-SNR is in `exact_in`, and the network elsewhere."""
 
     network: AnyDenoiser
     exact: AnyDenoiser
@@ -62,7 +62,7 @@ class Spliced:
         return self.network.process
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Ask whichever is in charge at this time, which is the same for the whole batch."""
+        """Call the denoiser for this time, which must be the same for the whole batch."""
         log_snr = float(self.process.schedule.log_snr(t[:1].double()))
         chosen = self.exact if self.exact_in[0] <= log_snr <= self.exact_in[1] else self.network
         return chosen(x_t, t, condition)
@@ -70,7 +70,7 @@ class Spliced:
 
 FULL = (-2 * math.log(80), -2 * math.log(0.002))
 ARMS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
-    # Where the exact denoiser stands in, and between which log-SNRs samples are drawn.
+    # The log-SNRs with the exact denoiser, and the log-SNRs between which samples are drawn.
     "network": (None, FULL),
     "exact": ((-math.inf, math.inf), FULL),
     "exact below log-SNR -4": ((-math.inf, -4.0), FULL),
@@ -82,7 +82,7 @@ ARMS: dict[str, tuple[tuple[float, float] | None, tuple[float, float]]] = {
 
 
 def measure(run_dir: Path, options: argparse.Namespace) -> None:
-    """Measure what has no row yet."""
+    """Measure all arms without a row."""
     wanted = [
         {"run": run_dir.name, "denoiser": name, "steps": steps, "seed": seed, "count": options.count}
         for name, steps, seed in itertools.product(ARMS, options.steps, options.seeds)
@@ -93,7 +93,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
     run = Run.load(run_dir, REFERENCE, options.threads, allow=("benchmarks",))
     network, process = run.denoiser, run.denoiser.process
     if not bool(((process.covariance.power() - 1).abs() < 1e-6).all()):
-        raise SystemExit("the exact denoiser is written for white noise")
+        raise SystemExit("the exact denoiser supports white noise only")
     examples, labels = run.examples.batch(list(range(len(run.examples))))[:2]
     exact = Exact(process, examples, None if run.classes is None else labels)
     for arm in left:
@@ -112,14 +112,14 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 9, 18, 36])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     if not options.show:
         measure(options.run, options)

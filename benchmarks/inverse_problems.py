@@ -1,15 +1,15 @@
-"""Inverse problems and U-turns on a trained run of images: `python -m benchmarks.inverse_problems --run RUN`.
+"""Inverse problems and U-turns with a trained image run: `python -m benchmarks.inverse_problems --run RUN`.
 
-Held-out images are blurred, lose their middle, or are reduced 2 or 4 times, with noise on top, and are estimated
-without their class: by the mean and by samples of the Gaussian posterior, which know the data's spectrum and
-no network, and by the run's network under guidance (`multisagd.inverse`). Reported are the peak signal-to-noise ratio,
-the share that a classifier recognises, and by how much the measurement of the estimate misses the measurement, as a
-multiple of its noise: 1 is what the truth has, less is a fit of the noise.
+Held-out images are blurred, masked in the middle, or downsampled 2 or 4 times, with noise added, and are estimated
+without their class: by the mean and by samples of the Gaussian posterior, which use the spectrum of the data and no
+network, and by the run's network with guidance (`multisagd.inverse`). Reported are the peak signal-to-noise ratio, the
+fraction that a classifier recognises, and the difference between the measurement of the estimate and the measurement,
+as a multiple of its noise: 1 for the truth, less if the noise is fitted.
 
-Then held-out images take U-turns (`multisagd.u_turn`): the share that keeps its class, and how far they get.
+Then U-turns (`multisagd.u_turn`) of held-out images: the fraction that keeps its class, and the distance.
 
-Rows are appended to benchmarks/results/results.jsonl and not measured again; `--show` prints what is there, and
-`--picture` draws some of the estimates.
+Rows are appended to benchmarks/results/results.jsonl and not measured again; `--show` prints existing rows, and
+`--picture` plots some of the estimates.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ METRICS = ("psnr", "recognised", "consistency")
 
 
 def problem(name: str, grid: Grid) -> Measurement:
-    """Return a measurement of images: blur over a tenth of them, or means of blocks, or all but the middle quarter."""
+    """Return a measurement of images: blur over a tenth of them, block averages, or a masked middle quarter."""
     if name == "deblurring":
         return Filtered.gaussian(grid.axes[-1].spacing * grid.shape[-1] / 10, grid)
     if name == "inpainting":
@@ -87,7 +87,7 @@ def guided(method: str, denoiser: AnyDenoiser, known: DataStatistics, measured: 
 
 
 def solve(run: Run, x0: Tensor, arm: dict[str, Any]) -> tuple[Tensor, Tensor, Measurement]:
-    """Return the estimates of an arm, the measurements of x0, and what measured them."""
+    """Return the estimates of an arm, the measurements of x0, and the measurement operator."""
     measured, seed, items = problem(arm["problem"], run.statistics.grid), arm["seed"], range(len(x0))
     y = measured.observe(x0, NOISE, derive_many(seed, "measurement", 0, items))
     posterior, seeds = GaussianPosterior(run.statistics, measured, NOISE), derive_many(seed, "sample", 0, items)
@@ -100,7 +100,7 @@ def solve(run: Run, x0: Tensor, arm: dict[str, Any]) -> tuple[Tensor, Tensor, Me
 
 
 def judge(estimate: Tensor, x0: Tensor, y: Tensor, measured: Measurement) -> dict[str, float]:
-    """Return PSNR in dB and the consistency, means over the items, with the worst item's consistency beside it."""
+    """Return PSNR in dB and the consistency, means over the items, and the consistency of the worst item."""
     error = (estimate - x0).square().flatten(1).mean(1)
     miss = (y - measured.apply(estimate)).square().flatten(1).sum(1)
     numbers = measured.restrict(torch.ones_like(y)).flatten(1).sum(1)
@@ -121,7 +121,7 @@ def images(run: Run, count: int) -> tuple[Tensor, Tensor]:
 
 
 def measure(run_dir: Path, options: argparse.Namespace) -> None:
-    """Measure what has no row yet, of inverse problems and of U-turns."""
+    """Measure all inverse problems and U-turns without a row."""
     common = {"run": run_dir.name, "count": options.count, "steps": options.steps, "eta": options.eta}
     wanted = [
         common | {"problem": name, "method": method, "seed": seed}
@@ -151,12 +151,12 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
 
 
 def log_snr(run: Run, time: float) -> float:
-    """Return the log-SNR of a time of the run's schedule."""
+    """Return the log-SNR at a time of the run's schedule."""
     return float(run.denoiser.process.schedule.log_snr(torch.tensor([time], dtype=torch.float64)))
 
 
 def turn(run: Run, turned: Tensor, x0: Tensor) -> dict[str, float]:
-    """Return the root mean square distance of a turn, as a multiple of that of two images drawn at random."""
+    """Return the root mean square distance of a turn, relative to the distance of two random images."""
     apart = run.statistics.sigma_data * 2**0.5
     return {"distance": float((turned - x0).square().mean().sqrt()) / apart}
 
@@ -200,7 +200,7 @@ def show(path: Path = RESULTS) -> None:
 
 
 def picture(run_dir: Path, options: argparse.Namespace, digits: int = 2) -> None:
-    """Draw some images, their measurements and estimates, a block of rows for each problem."""
+    """Plot some images, their measurements and estimates, with a block of rows for each problem."""
     run = Run.load(run_dir, options.count, options.threads)
     x0 = images(run, options.count)[0][:digits]
     columns = ("truth", "measured", *METHODS)
@@ -224,19 +224,19 @@ def picture(run_dir: Path, options: argparse.Namespace, digits: int = 2) -> None
 
 
 def main() -> None:
-    """Measure, draw and print."""
+    """Measure, plot and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="folder of a training on images with classes")
+    parser.add_argument("--run", type=Path, help="folder of a run on images with classes")
     parser.add_argument("--count", type=int, default=50, help="held-out images")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--eta", type=float, default=1.0, help="noise of DDIM: 1 is ancestral sampling")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--picture", type=Path, help="where to draw some estimates, for example a .png under docs/images"
+        "--picture", type=Path, help="where to plot some estimates, for example a .png under docs/images"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows")
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     if not options.show:
         if options.run is None:

@@ -1,11 +1,11 @@
-"""What designing steps, and noise with them, is worth on spectra: `python -m benchmarks.joint_table NAME=FOLDER …`.
+"""Errors with designed steps, and with designed noise and steps: `python -m benchmarks.joint_table NAME=FOLDER …`.
 
-FOLDER holds the statistics that `multisagd analyze` leaves. Each entry is the root mean square error per frequency and
-channel of DDIM on Gaussian data of that spectrum (2-Wasserstein distance over the root of their number), over the
-data's deviation: with white noise and the cosine schedule, with white noise and designed steps, and with noise of the
-data's power to a designed exponent (in brackets) and the steps designed with it. Steps go between the log-SNRs that
-`multisagd design` takes by default, those of the cosine schedule too. "power law" is power ∝ (r + 1/64)^-2.5 on 32×32
-with ends at ᾱ = 1e-4 and .9999.
+FOLDER contains the statistics written by `multisagd analyze`. Each entry is the root mean square error per frequency
+and channel of DDIM on Gaussian data of that spectrum (2-Wasserstein distance over the root of their number), relative
+to the standard deviation of the data: with white noise and the cosine schedule, with white noise and designed steps,
+and with noise of the data's power to a designed exponent (in brackets) and the steps designed with it. Steps go between
+the log-SNRs that `multisagd design` takes by default, those of the cosine schedule too. "power law" is power ∝ (r +
+1/64)^-2.5 on 32×32 with ends at ᾱ = 1e-4 and .9999.
 
 It is arithmetic: the same on every machine to the digits shown.
 """

@@ -1,12 +1,12 @@
-"""How fast folders of images, sounds and clips load, beside plain reading of the same files, and whether memory grows.
+"""Compare loading of image, audio and video folders with plain reading of the same files, and watch memory.
 
 Run on an idle machine: `python -m benchmarks.loading [--media clips] [--root FOLDER]`. Ours is `Folder.batch` with the
-medium's modality, once with one thread and once with --threads. Plain is a loop of the usual calls that gives tensors
-of the same shape: Pillow and torchvision for images, soundfile and torchaudio for sounds, PyAV from the start of the
+medium's modality, once with one thread and once with --threads. Plain is a loop of the usual calls that returns tensors
+of the same shape: Pillow and torchvision for images, soundfile and torchaudio for audio, PyAV from the start of the
 file and torchvision for clips, and torchcodec where it is installed. All read the same batch of files in turn, so that
 ratios are paired; they are medians with their quartiles, and above 1 ours is slower.
 
-Without --root the files are made on the spot: JPEG of 640×480; WAV of 3 s at 44.1 kHz, stereo; MP4 of 8 s at 25 frames
+Without --root, synthetic files are used: JPEG of 640×480; WAV of 3 s at 44.1 kHz, stereo; MP4 of 8 s at 25 frames
 per second and 480×360, with a keyframe every 2 s. After that --memory clips are loaded with --threads threads, and the
 memory that this process holds is printed ten times on the way, with its slope over all but the first two.
 """
@@ -43,7 +43,7 @@ Reader = Callable[[Path, random.Random], Tensor]
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Write photographs of nothing: light and texture, so that JPEG has something to do."""
+    """Write synthetic photographs: gradients and texture, so that JPEG has something to compress."""
     y, x = np.mgrid[:480, :640]
     for number in range(count):
         noise = np.random.default_rng(number).normal(0, 12, (480, 640, 3))
@@ -65,7 +65,7 @@ def make_sounds(folder: Path, count: int) -> None:
 
 
 def make_clips(folder: Path, count: int) -> None:
-    """Write running waves with some texture, 200 frames each."""
+    """Write moving waves with some texture, 200 frames each."""
     y, x = np.mgrid[:360, :480]
     for number in range(count):
         texture = np.random.default_rng(number).normal(0, 10, (360, 480, 3))
@@ -80,7 +80,7 @@ def make_clips(folder: Path, count: int) -> None:
 
 
 def resize(pixels: Tensor) -> Tensor:
-    """Cut the middle square and scale it, as `Image` with resize="center" does, but in uint8."""
+    """Crop the middle square and scale it, like `Image` with resize="center", but in uint8."""
     pixels = TF.center_crop(pixels, [min(pixels.shape[-2:])] * 2)
     return TF.resize(pixels, [SIZE, SIZE], TF.InterpolationMode.BICUBIC, antialias=True)
 
@@ -92,7 +92,7 @@ def read_image(path: Path, draw: random.Random) -> Tensor:
 
 
 def read_sound(path: Path, draw: random.Random) -> Tensor:
-    """Read one sound with soundfile and torchaudio: all of it, resampled, an excerpt at random, padded if too short."""
+    """Read one audio file with soundfile and torchaudio: resample it, and take a random excerpt, padded if short."""
     import soundfile
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -104,7 +104,7 @@ def read_sound(path: Path, draw: random.Random) -> Tensor:
 
 
 def read_clip(path: Path, draw: random.Random) -> Tensor:
-    """Read a window at random with PyAV, decoding from the start of the file to its end."""
+    """Read a random window with PyAV, decoding from the start of the file to its end."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -121,7 +121,7 @@ def read_clip(path: Path, draw: random.Random) -> Tensor:
 
 
 def read_clip_by_torchcodec(path: Path, draw: random.Random) -> Tensor:
-    """Read a window at random with torchcodec, which seeks too."""
+    """Read a random window with torchcodec, which seeks too."""
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
@@ -132,7 +132,7 @@ def read_clip_by_torchcodec(path: Path, draw: random.Random) -> Tensor:
 
 
 def prepare(medium: str) -> tuple[Modality, Callable[[Path, int], None], dict[str, Reader]]:
-    """Return the modality of a medium, what makes its files, and the plain readers of them."""
+    """Return the modality of a medium, the function that writes files, and the plain readers."""
     if medium == "images":
         return Image(size=SIZE), make_images, {"plain": read_image}
     if medium == "sounds":
@@ -142,7 +142,7 @@ def prepare(medium: str) -> tuple[Modality, Callable[[Path, int], None], dict[st
         return Audio(rate=RATE, seconds=SECONDS, representation=Waveform()), make_sounds, {"plain": read_sound}
     readers: dict[str, Reader] = {"plain": read_clip}
     with suppress(ImportError):
-        import torchcodec  # noqa: F401 - only whether it is there
+        import torchcodec  # noqa: F401 - only to check whether it is installed
 
         readers["torchcodec"] = read_clip_by_torchcodec
     return VIDEO, make_clips, readers
@@ -151,13 +151,13 @@ def prepare(medium: str) -> tuple[Modality, Callable[[Path, int], None], dict[st
 def measure(
     medium: str, root: Path, modality: Modality, readers: dict[str, Reader], options: argparse.Namespace
 ) -> None:
-    """Print the rate of each way to load one medium, and the ratios of times."""
+    """Print the rate of each method for one medium, and the ratios of times."""
     one, many = (Folder(modality, root, labels="none", threads=threads) for threads in (1, options.threads))
     paths = [root / file for file in one.files]
     turns = dict.fromkeys(("ours", "threads", *readers), 0)
 
     def batch(name: str) -> tuple[list[int], list[int]]:
-        # Every way meets the same files in the same repeat.
+        # All methods read the same files in the same repeat.
         turns[name] += 1
         draw = random.Random(turns[name])
         return [draw.randrange(len(paths)) for _ in range(options.batch)], draw.sample(range(2**31), options.batch)
@@ -183,12 +183,12 @@ def measure(
 
 
 def resident() -> float:
-    """Return the memory that this process holds in MB, as Linux counts it."""
+    """Return the resident memory of this process in MB, on Linux."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def watch_memory(root: Path, options: argparse.Namespace) -> None:
-    """Print the memory held while --memory clips are loaded."""
+    """Print the memory in use while --memory clips are loaded."""
     folder = Folder(VIDEO, root, labels="none", threads=options.threads)
     marks: list[tuple[int, float]] = []
     for start in range(0, options.memory, options.batch):
@@ -208,8 +208,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = ("images", "sounds", "clips")
     parser.add_argument("--media", nargs="+", choices=kinds, default=list(kinds), help="what to load (all)")
-    parser.add_argument("--root", type=Path, help="a folder of files of your own, for one of --media")
-    parser.add_argument("--files", type=int, default=24, help="files to make of each medium without --root (24)")
+    parser.add_argument("--root", type=Path, help="a folder of your own files, for one of --media")
+    parser.add_argument("--files", type=int, default=24, help="files to write for each medium without --root (24)")
     parser.add_argument("--batch", type=int, default=16, help="items in a batch (16)")
     parser.add_argument("--repeats", type=int, default=10, help="paired repeats, at least 2 (10)")
     parser.add_argument("--threads", type=int, default=4, help="threads of the folder in its second run (4)")

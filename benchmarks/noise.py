@@ -1,4 +1,4 @@
-"""What coloured noise costs: over `torch.randn`, and over the papers' way (complex fftn, weight, ifftn, real part).
+"""Cost of coloured noise relative to `torch.randn` and to the papers' method (complex fftn, weight, ifftn, real part).
 
 Run on an idle machine: `python -m benchmarks.noise [--threads 2] [--repeats 40]`. Ratios are medians of paired repeats
 with their quartiles. Ours draws from one seed per item; `torch.randn` draws the whole batch from the global generator.
@@ -24,14 +24,14 @@ SHAPES = {
 
 
 def measure(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
-    """Time one shape `(batch, channels, *grid)` in four ways."""
+    """Time four methods for one shape `(batch, channels, *grid)`."""
     batch, channels, *sizes = shape
     grid = ms.Grid.of(**{f"axis{place}": size for place, size in enumerate(sizes)})
     coloured, white = (
         ms.SpectralCovariance(spectrum, grid) for spectrum in (ms.PowerLaw(exponent=EXPONENT), ms.Flat())
     )
     dims = tuple(range(-len(sizes), 0))
-    # The papers weigh the full complex spectrum; built from an impulse, it is the same colour as ours.
+    # The papers weight the full complex spectrum; computed from an impulse, it has the same colour as ours.
     impulse = torch.zeros(tuple(sizes))
     impulse[(0,) * len(sizes)] = 1.0
     weight = torch.fft.fftn(coloured.color(impulse)).real

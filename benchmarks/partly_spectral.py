@@ -1,4 +1,4 @@
-"""Spectral preconditioning in parts, each of which can be left at its scalar form: for the ablation only."""
+"""Spectral preconditioning in parts, each of which can be scalar: for the ablation only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Part = Literal["scalar", "spectral"]
 
 
 class PartlySpectral(Denoiser):
-    """`D = μ + skip·y + out·F(into·y)`, each factor by the power at every frequency or by its mean over frequencies.
+    """`D = μ + skip·y + out·F(into·y)`, each factor from the power at every frequency or its mean over frequencies.
 
-    Every factor is what its purpose asks for under the Gaussian model, given the others: `into` brings the input to
-    unit variance, `skip` is the best linear estimate, `out` brings what the skip leaves to unit variance. All scalar
-    is Karras preconditioning, all spectral is that of `Denoiser`. Not centred means that the mean is taken as zero, and
-    σ_data and the data's power about zero. With `sigma_data` all scalar factors take it in place of the data's: with 1
-    they are those of v-prediction, whatever the path.
+    Every factor is optimal for its purpose under the Gaussian model, given the others: `into` scales the input to unit
+    variance, `skip` is the best linear estimate, `out` scales the residual of the skip to unit variance. All scalar is
+    Karras preconditioning; all spectral is the spectral preconditioning of `Denoiser`. Not centred means that the mean
+    is set to zero, and σ_data and the power of the data are about zero. `sigma_data` replaces the standard deviation of
+    the data in all scalar factors: with 1 they are those of v-prediction, for any path.
     """
 
     def __init__(

@@ -1,19 +1,19 @@
 """Which part of spectral preconditioning helps: `python -m benchmarks.preconditioning --data mnist sign_digits`.
 
-Arms change one part of Karras' preconditioning with centred data (`denoiser=karras`), or all (`spectral`), or all and
-the metric; those named cosine do so on the default schedule and times of training. Network, examples, noise levels of
-training and steps of sampling are the same, as are draws of noise where its spectrum is. The noise levels are those of
-Karras et al. moved to the data's σ about the mean, so the baseline is tuned to the data as the spectral form is; for
-shaped noise they are not tuned again. See `benchmarks.partly_spectral` for what each part is.
+Arms change one part of Karras' preconditioning with centred data (`denoiser=karras`), all parts (`spectral`), or all
+parts and the metric; arms named cosine do this with the default schedule and training times. Network, examples, noise
+levels and sampling steps are the same for all, and so is the noise if its spectrum is the same. The noise levels are
+those of Karras et al., scaled to the σ of the data about their mean, so the baseline is adapted to the data like the
+spectral form; they are not adapted to shaped noise. `benchmarks.partly_spectral` describes each part.
 
-Each training is judged by the averaged weights: samples of Heun's method on Karras' steps (spectrum error, Fréchet
-distance, share recognised; see `benchmarks.runs`), and the denoising error on held-out data over the Wiener filter's at
-nine log-SNRs. Rows are appended to benchmarks/results/results.jsonl; what is there already is not trained again, and a
-training that was interrupted goes on. Afterwards, or with --show, the table of means and standard deviations over
+Each training run is evaluated with averaged weights: samples by Heun's method on Karras' steps (spectrum error, Fréchet
+distance, fraction recognised; see `benchmarks.runs`), and the denoising error on held-out data relative to the Wiener
+filter at nine log-SNRs. Rows are appended to benchmarks/results/results.jsonl; existing rows are not trained again, and
+an interrupted training run continues. Afterwards, or with --show, the table of means and standard deviations over
 training seeds is printed, and the paired differences from the baseline.
 
 `--size gpu --matrix` trains every sensible combination of the parts, the metrics and four spectra at a size for a GPU
-(not run here); `--commands` prints the trainings as commands instead.
+(not run here); `--commands` prints the training commands instead.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ PARTS: dict[str, dict[str, str]] = {
 COSINE = [
     "schedule=cosine", "loss.times._target_=multisagd.UniformTimes", "~loss.times.mean", "~loss.times.std",
 ]  # fmt: skip
-"""The default schedule and its times, under which the default preconditioning has to prove itself."""
+"""The default schedule and its times, with which the default preconditioning is used."""
 AGAINST = {
     "spectral, whitened metric": "spectral",
     "cosine schedule, as v-prediction": "cosine schedule, scalar",
     "cosine schedule, spectral": "cosine schedule, scalar",
     "cosine schedule, not centred": "cosine schedule, scalar",
 }
-"""What an arm is compared with seed by seed, if not with the baseline."""
+"""The arm with which an arm is compared seed by seed, if not with the baseline."""
 STEPS, COUNT, REFERENCE = (5, 18), 1000, 5000
 ARMS: dict[str, list[str]] = {name: [] for name in PARTS} | {
     "spectral, whitened metric": ["loss.metric=whitened"],
@@ -81,7 +81,7 @@ SIZES: dict[str, dict[str, list[str]]] = {
 
 
 def denoiser(parts: dict[str, str]) -> list[str]:
-    """Return the arguments that choose these parts."""
+    """Return the arguments that select these parts."""
     target = "benchmarks.partly_spectral.PartlySpectral"
     return [
         f"denoiser._target_={target}", "~denoiser.preconditioning", ALLOW,
@@ -102,7 +102,7 @@ def one_at_a_time() -> dict[str, list[str]]:
 
 
 def matrix() -> dict[str, list[str]]:
-    """Return every combination of centring, the three factors, metric and noise that means something."""
+    """Return every meaningful combination of centring, the three factors, metric and noise."""
     found = {}
     spectra: dict[str, list[str]] = {"white": []} | {
         f"data power^{exponent}": ["spectrum=data_power", f"spectrum.exponent={exponent}", "spectrum.floor=40"]
@@ -121,7 +121,7 @@ def matrix() -> dict[str, list[str]]:
 
 
 def measure(options: argparse.Namespace, arms: dict[str, list[str]]) -> None:
-    """Train and judge what has no row yet."""
+    """Train and evaluate all arms without a row."""
     wanted = [
         {"data": data, "size": options.size, "arm": name, "seed": seed}
         for seed, data, name in itertools.product(options.seeds, options.data, arms)
@@ -151,7 +151,7 @@ def common(data: str, size: str, seed: int) -> list[str]:
 
 
 def show(data: str, size: str) -> None:
-    """Print the table of one dataset, and what each arm changes, seed by seed."""
+    """Print the table of one dataset, and the effect of each arm, seed by seed."""
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows(EXPERIMENT):
         arm = row["arm"]
@@ -188,12 +188,12 @@ COLUMNS: list[tuple[str, str, str | None]] = [
 
 
 def value(row: dict[str, Any], group: str, key: str | None) -> float:
-    """Return one number of a row; denoising errors as their mean over log-SNRs."""
+    """Return one number of a row; denoising errors are averaged over log-SNRs."""
     return float(mean(row[group].values()) if key is None else row[group][key])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=list(SIZES["cpu"]), default=list(SIZES["cpu"]))
     parser.add_argument("--size", choices=list(SIZES), default="cpu")
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/preconditioning"))
     parser.add_argument("--commands", action="store_true", help="print the commands instead of training")
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     if not options.show:
         arms = matrix() if options.matrix else one_at_a_time()

@@ -1,18 +1,18 @@
-r"""What `multisagd design noise=recommend` is worth when trained: `python -m benchmarks.recommended`.
+r"""Training with noise recommended by `multisagd design noise=recommend`: `python -m benchmarks.recommended`.
 
-For each dataset: its spectrum is measured, noise recommended for sampling in so many DDIM steps, and steps designed for
-it and for white noise, each by the commands of the same names. Then the recommended configuration and white noise are
-trained on equally many samples, and sampled in as many steps, each in those designed for it. Judged as
-`benchmarks.runs` does; data without classes by their spectrum alone, over the radius and along every axis.
+For each dataset, the commands measure its spectrum, recommend noise for sampling with a number of DDIM steps, and
+design steps for this noise and for white noise. Then models with the recommended noise and with white noise are trained
+on the same number of samples, and sampled with the same number of steps, each with its own design. They are evaluated
+as in `benchmarks.runs`; data without classes by their spectrum only, radially averaged and along every axis.
 
-Where white noise is recommended there is nothing to compare, and one of the two is trained, to show that it does.
-The video clips are to be decoded first, and the folder given as --clips:
+If white noise is recommended there is nothing to compare, and only one model is trained, to show that this works.
+The video clips must be decoded first, and the folder given as --clips:
 
     multisagd encode modality=cached_video modality.modality.size=16 data=folder data.root=$MULTISAGD_DATA/video \
         data.labels=none passes=20 run_dir=latents/clips16
 
-Rows are appended to benchmarks/results/results.jsonl; what is there already is not trained again, and an interrupted
-training goes on. Afterwards, or with --show, the table of means and standard deviations over training seeds is printed.
+Rows are appended to benchmarks/results/results.jsonl; existing rows are not trained again, and an interrupted training
+run continues. Afterwards, or with --show, the table of means and standard deviations over training seeds is printed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def designs(name: str, arguments: list[str], options: argparse.Namespace) -> dic
 
 
 def measure(name: str, options: argparse.Namespace) -> None:
-    """Train and judge what has no row yet."""
+    """Train and evaluate all arms without a row."""
     wanted = [
         {"data": name, "steps": options.steps, "noise": noise, "seed": seed}
         for seed, noise in itertools.product(options.seeds, ("recommended", "white"))
@@ -122,15 +122,15 @@ def show() -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
-    parser.add_argument("--clips", type=Path, help="folder that `multisagd encode` left")
+    parser.add_argument("--clips", type=Path, help="folder written by `multisagd encode`")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/recommended"))
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     for name in () if options.show else options.data:
         measure(name, options)

@@ -1,4 +1,4 @@
-"""The one file of results that all experiments share: a row of JSON for every measurement, appended as it is made."""
+"""The file of results that all experiments share: one JSON row per measurement, appended when it is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = Path(__file__).parent / "results" / "results.jsonl"
 
 
 def rows(experiment: str, path: Path = RESULTS) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an experiment; a line that an interruption cut short is left out."""
+    """Yield the rows of an experiment; a line truncated by an interruption is omitted."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -25,18 +25,18 @@ def rows(experiment: str, path: Path = RESULTS) -> Iterator[dict[str, Any]]:
 
 
 def append(experiment: str, arm: Mapping[str, Any], values: Mapping[str, Any], path: Path = RESULTS) -> None:
-    """Add one measurement: what was done (`arm`) and what came out."""
+    """Add one measurement: the conditions (`arm`) and the results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"experiment": experiment, "arm": dict(arm), **values}) + "\n"
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # the last row was cut short: this one must not continue it
+            if file.read(1) != b"\n":  # the last row is truncated: do not append to its line
                 line = "\n" + line
         file.write(line.encode())
 
 
 def missing(experiment: str, arms: list[dict[str, Any]], path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the arms of an experiment that have no row yet, so that an interrupted one goes on."""
+    """Return the arms of an experiment without a row, so that an interrupted experiment continues."""
     done = [row["arm"] for row in rows(experiment, path)]
     return [arm for arm in arms if arm not in done]

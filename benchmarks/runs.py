@@ -1,4 +1,4 @@
-"""Training and judging runs for the experiments on trained networks, in tensors and without files of media."""
+"""Training and evaluation of runs for experiments on trained networks, with tensors and without media files."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
 
 def train_run(run_dir: Path, arguments: list[str], config_dir: Path | None = None) -> None:
-    """Train as `multisagd train --config-dir=CONFIG_DIR ARGUMENTS run_dir=RUN_DIR` would, from where it left off."""
+    """Train as `multisagd train --config-dir=CONFIG_DIR ARGUMENTS run_dir=RUN_DIR` does, resuming interrupted runs."""
     train(configuration.load("train", [*arguments, f"run_dir={run_dir}"], config_dir))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, the `classes` of its condition, and features of real examples if these have classes."""
+    """A trained run, the `classes` of its condition, and features of real examples if they have classes."""
 
     denoiser: Denoiser
     statistics: DataStatistics
@@ -60,7 +60,7 @@ class Run:
 
     @classmethod
     def load(cls, run_dir: Path, reference: int, threads: int | None, allow: tuple[str, ...] = ()) -> Run:
-        """Read the averaged weights of a run, and features of so many of its training examples."""
+        """Read the averaged weights of a run, and features of some of its training examples."""
         builder, runtime = Builder(allow), Runtime.start(EngineSettings(threads=threads))
         model = open_model(run_dir, builder)
         assembly = model.assembly(builder)
@@ -80,22 +80,22 @@ class Run:
         )  # fmt: skip
 
     def labels(self, count: int) -> Tensor | None:
-        """Return the classes that `count` samples are drawn with, each as often."""
+        """Return the classes with which `count` samples are drawn, each equally often."""
         return None if self.classes is None else torch.arange(count) % len(self.classes)
 
     def draw(self, sampler: Sampler, steps: int, seed: int, count: int, times: Tensor) -> Tensor:
-        """Draw samples at these times, class by class in turn."""
+        """Draw samples at these times, cycling through the classes."""
         shape = (self.statistics.mean.shape[0], *self.statistics.grid.shape)
         seeds = derive_many(seed, "sample", 0, range(count))
         request = SamplingRequest(sampler, steps, times=times)
         return generate(self.denoiser, request, shape, seeds, self.labels(count), self.runtime)
 
     def judge(self, x0: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """Return spectrum error (dB), Fréchet distance of features, and share recognised, as far as there are classes.
+        """Return the spectrum error (dB), and with classes the Fréchet distance and the fraction recognised.
 
         The spectrum error is the root mean square over rings of frequency (`radial_profile`) of 10 log10 of generated
         over real power about the mean. The distance is that of `multisagd evaluate`, but of tensors, not of files; it
-        depends on the counts. `labels` are what x0 was drawn with, if not all classes in turn.
+        depends on the counts. `labels` are the classes of x0, by default all classes in turn.
         """
         values = {"spectrum_error_db": self._decibels(x0, radial_profile)}
         if self.network is None or self.reference is None:
@@ -105,7 +105,7 @@ class Run:
         return values if outputs.labels is None else values | {"recognised": outputs.accuracy()}
 
     def axis_errors(self, x0: Tensor) -> dict[str, dict[str, float]]:
-        """Return the spectrum error along every axis (dB), as `judge` does over the radius."""
+        """Return the spectrum error along every axis (dB), computed like the radial error of `judge`."""
         names = [axis.name for axis in self.statistics.grid.axes]
         return {
             "axis_errors_db": {name: self._decibels(x0, functools.partial(axis_profile, name=name)) for name in names}
@@ -118,10 +118,10 @@ class Run:
         return float((10 * (ours / theirs).log10()).square().mean().sqrt())
 
     def denoising_error(self, levels: tuple[float, ...] = LEVELS, count: int = 500) -> dict[str, float]:
-        """Return, for each log-SNR, the squared error of x0 on held-out examples over the Wiener filter's.
+        """Return, for each log-SNR, the squared error of x0 on held-out examples relative to the Wiener filter.
 
         The Wiener filter is the best denoiser of Gaussian data with this mean and power, so above 1 the network has
-        learned less than the spectrum tells. Noise is that of the run: runs with different noise do not compare.
+        learned less than the spectrum. The noise is that of the run: runs with different noise are not comparable.
         """
         process, power = self.denoiser.process, self.statistics.power
         x0, labels = self.held_out.batch(fixed_order(self.held_out, count))[:2]
@@ -140,7 +140,7 @@ class Run:
         return errors
 
     def conditions(self) -> dict[str, Any]:
-        """Return under which conditions a row was measured."""
+        """Return the conditions under which a row was measured."""
         return {
             "samples_seen": self.samples_seen,
             "reference": None if self.reference is None else len(self.reference),
@@ -150,7 +150,7 @@ class Run:
 
 
 def spread(values: tuple[float, ...], digits: int = 2) -> str:
-    """Write the mean of some values, and their standard deviation if there is more than one."""
+    """Format the mean of some values, and their standard deviation if there is more than one."""
     shown = f"{mean(values):.{digits}f}"
     return f"{shown} ± {stdev(values):.{digits}f}" if len(values) > 1 else shown
 

@@ -1,13 +1,13 @@
-"""How fast a large model trains: samples per second, model FLOPs utilisation, peak memory; white and coloured noise.
+"""Training speed of a large model with white and coloured noise: samples per second, FLOPs utilisation, peak memory.
 
     python -m benchmarks.scale                  a transformer of DiT-B's size (arXiv 2212.09748) at 256×256, on a GPU
-    python -m benchmarks.scale --size small     a small one at 32×32, to see it run on a CPU
+    python -m benchmarks.scale --size small     a small one at 32×32, to test on a CPU
     torchrun --standalone --nproc-per-node 8 -m benchmarks.scale engine.distribution=fsdp
 
 The step is the recipe's own (`recipes.training.learner`): noise, network, loss, clipping, AdamW and the weight average,
-on random pixels that are in memory already. Two trainings, alike but for their noise, take turns of `--steps` steps, so
-that what else the machine does meets both; memory is of both together, and of one alone with `--only`. Further words
-are settings of `multisagd train`. Each run adds a row to benchmarks/results/results.jsonl unless `--forget` is given.
+on random pixels in memory. Two training loops that differ only in their noise alternate every `--steps` steps, so other
+load affects both; memory is measured for both together, or for one with `--only`. Further arguments are settings of
+`multisagd train`. Each run adds a row to benchmarks/results/results.jsonl unless `--forget` is given.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NOISES = {"white": ["spectrum=white"], "coloured": ["spectrum=power_law", "spect
 
 
 class Training:
-    """One training, on pixels drawn once."""
+    """One training loop, on random pixels drawn once."""
 
     def __init__(self, words: Sequence[str], runtime: Runtime | None = None) -> None:
         config, builder = configuration.load("train", list(words)), Builder()
@@ -76,12 +76,12 @@ class Training:
         self.parts = [Batch(x0)] * self.settings.training.accumulation
 
     def run(self, steps: int) -> float:
-        """Train for some steps and return the seconds they took."""
+        """Train for some steps, and return the elapsed seconds."""
         self._finish()
         begun = time.perf_counter()
         for _ in range(steps):
             self.learner.step(self.parts)
-        self.learner.averages()  # reads the losses back, so all is done
+        self.learner.averages()  # reads the losses back, which waits for all steps
         self._finish()
         return time.perf_counter() - begun
 
@@ -92,7 +92,7 @@ class Training:
 
 
 def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int, warm_up: int) -> dict[str, Any]:
-    """Let the trainings take turns and return what was measured of each."""
+    """Alternate between the training loops, and return the measurements of each."""
     trainings: dict[str, Training] = {}
     for name in noises:
         runtime = next(iter(trainings.values())).runtime if trainings else None
@@ -128,13 +128,13 @@ def measure(words: Sequence[str], noises: Sequence[str], steps: int, rounds: int
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and keep a row; return it."""
+    """Measure, print, and store a row; return it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="dit-b")
-    parser.add_argument("--only", choices=list(NOISES), help="one noise, for the memory of one training")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
-    parser.add_argument("--warm-up", type=int, default=10, help="steps before, in which the network is compiled")
+    parser.add_argument("--only", choices=list(NOISES), help="only one noise, for its own memory")
+    parser.add_argument("--steps", type=int, default=20, help="steps per turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop")
+    parser.add_argument("--warm-up", type=int, default=10, help="steps before measuring, to compile the network")
     parser.add_argument("--forget", action="store_true", help="add no row to the results")
     parser.add_argument("settings", nargs="*", help="settings of multisagd train")
     options = parser.parse_args(arguments)
@@ -150,11 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], noises: Sequence[str]) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     print(found["machine"])
     flops = found["training_flops_per_sample"]
     print(f"{found['device']}; {found['parameters']:,} parameters, batch {found['batch']}")
-    print(f"{'operations unknown' if flops is None else f'{flops / 1e9:,.1f} GFLOP a sample, forward and backward'}")
+    print(f"{'operations unknown' if flops is None else f'{flops / 1e9:,.1f} GFLOP per sample, forward and backward'}")
     for name in noises:
         rate, spread = found[name]["samples_per_second"], found[name]["deviation"]
         used = found[name].get("model_flops_utilisation")

@@ -2,7 +2,8 @@
 
 32×32 images with power ∝ 1/r², r = 1/64 at zero frequency, mean power .25, no mean; white noise, DDIM. Each entry is
 the 2-Wasserstein distance (root of the sum) and the Kullback-Leibler divergence (sum over the 1,024 frequencies) of the
-data and what so many steps generate. Optimised steps go from ᾱ = 1e-4 to .9999, where the cosine schedule is cut too;
+data and the samples after this number of steps. Optimised steps go from ᾱ = 1e-4 to .9999, to which the cosine schedule
+is also clipped;
 the linear and Karras' schedules keep their own ends.
 
 It is arithmetic: the same on every machine to the digits shown, some minutes on one core.
@@ -25,7 +26,7 @@ from multisagd.analysis.transfer import transfer_function
 
 
 def reference_data(size: int = 32) -> DataStatistics:
-    """Return the statistics of the table's data."""
+    """Return the statistics of the data in the table."""
     grid = Grid.of(height=size, width=size)
     radius = grid.radius().clone()
     radius[0, 0] = 1 / 64

@@ -1,12 +1,12 @@
-"""Designed steps beside the usual ones on a trained run: `python -m benchmarks.schedules_on_runs RUN …`.
+"""Compare designed steps with the usual ones on a trained run: `python -m benchmarks.schedules_on_runs RUN …`.
 
-For every number of steps, schedule and sampling seed: samples of the run by DDIM on those log-SNRs (the last row by the
-Gaussian integrator on the steps designed for DDIM), judged as `benchmarks.runs` does: spectrum error, Fréchet distance
-of classifier features, share recognised. At these counts the distance is larger than at more, and to be compared in
-this table only.
+For every number of steps, schedule and sampling seed, samples are drawn by DDIM at these log-SNRs (in the last row by
+the Gaussian integrator at the steps designed for DDIM) and evaluated as in `benchmarks.runs`: spectrum error, Fréchet
+distance of classifier features, fraction recognised. The distance is larger than with more samples, and is comparable
+only within this table.
 
-Designs are made from the run's own statistics between the log-SNRs `multisagd design` takes. Rows are appended to
-benchmarks/results/results.jsonl; what is there already is not measured again. Afterwards, or with --show, the table of
+Designs use the run's own statistics, between the default log-SNRs of `multisagd design`. Rows are appended to
+benchmarks/results/results.jsonl; existing rows are not measured again. Afterwards, or with --show, the table of
 means and standard deviations over seeds is printed.
 """
 
@@ -36,7 +36,7 @@ SCHEDULES = (
 
 
 def log_snrs(schedule: str, steps: int, statistics: DataStatistics, process: Process) -> Tensor:
-    """Return the rising log-SNRs of a schedule by its name."""
+    """Return the increasing log-SNRs of a schedule by its name."""
     ends = spectral_ends(statistics, process)
     if schedule in ("designed W2", "designed KL", "gaussian integrator"):
         objective: Any = "kl" if schedule.endswith("KL") else "w2"
@@ -48,7 +48,7 @@ def log_snrs(schedule: str, steps: int, statistics: DataStatistics, process: Pro
 
 
 def measure(run_dir: Path, options: argparse.Namespace) -> None:
-    """Measure all arms of a run that have no row yet."""
+    """Measure all arms of a run without a row."""
     arms = [
         {"run": run_dir.name, "steps": steps, "schedule": schedule, "seed": seed, "count": options.count}
         for steps, schedule, seed in itertools.product(options.steps, options.schedules, options.seeds)
@@ -68,7 +68,7 @@ def measure(run_dir: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="+")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50])
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     options = parser.parse_args()
     for run in options.run:
         if not options.show:

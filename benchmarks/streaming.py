@@ -1,14 +1,14 @@
-"""How fast tar shards give examples beside the folder of the same files, and whether memory grows over a long stream.
+"""Compare loading from tar shards and from a folder of the same files, and watch memory during a long stream.
 
-Run on an idle machine: `python -m benchmarks.streaming`. Files are JPEG of 640×480, packed as `multisagd pack` does.
-All ways read batches of random examples in turn, with --threads threads, so that ratios are paired: the folder
+Run on an idle machine: `python -m benchmarks.streaming`. Files are JPEG of 640×480, packed by `multisagd pack`.
+All methods read batches of random examples in turn, with --threads threads, so that ratios are paired: the folder
 (`Folder.batch`), shards on the same disk, and the same shards through fsspec, from memory (`memory://`: what fsspec
-costs without a network) and from a web server in this process (`http://`, which takes its share of the processor).
-Everything is in the page cache: what a network or a cold disk adds is not measured here.
+costs without a network) and from a web server in this process (`http://`, which uses the same processor).
+Everything is in the page cache: the cost of a network or a cold disk is not measured here.
 
 Then --examples are streamed from the local shards as in training, in its order, --workers batches ahead, and the memory
-that this process holds is printed ten times on the way, with its slope over all but the first two. At last the consumer
-stops for --pause seconds, in which no more than the batches ahead may be read.
+that this process holds is printed ten times on the way, with its slope over all but the first two. Finally the consumer
+pauses for --pause seconds, during which only these batches may be read ahead.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from recipes.pack import pack
 
 
 class Ranges(SimpleHTTPRequestHandler):
-    """Serves files in parts, as storage does."""
+    """Serves byte ranges of files, like object storage."""
 
     protocol_version = "HTTP/1.1"
     wanted: tuple[int, int] | None = None
 
     def do_GET(self) -> None:
-        """Send the part that is asked for, or all."""
+        """Send the requested range, or the whole file."""
         data = Path(self.translate_path(self.path)).read_bytes() if "." in self.path else b""
         first, last = (self.headers.get("Range") or f"bytes=0-{len(data) - 1}").removeprefix("bytes=").split("-")
         part = data[int(first) : int(last) + 1]
@@ -57,11 +57,11 @@ class Ranges(SimpleHTTPRequestHandler):
         self.wfile.write(part)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def measure(ways: dict[str, MediaFiles], options: argparse.Namespace) -> None:
-    """Print the rate of each way, and its time over that of the folder."""
+    """Print the rate of each method, and its time relative to the folder."""
     turns = dict.fromkeys(ways, 0)
 
     def batch(name: str) -> Batch:
@@ -73,11 +73,11 @@ def measure(ways: dict[str, MediaFiles], options: argparse.Namespace) -> None:
     times = interleave({name: partial(batch, name) for name in ways}, options.repeats, warm_up=1)
     for name in ways:
         rate = 1e3 * options.batch / milliseconds(times, name)
-        print(f"  {name:<7} {rate:7.1f} items per second; time over the folder's: {ratio(times, name, 'folder')}")
+        print(f"  {name:<7} {rate:7.1f} items per second; time relative to the folder: {ratio(times, name, 'folder')}")
 
 
 def stream(data: TarShards, options: argparse.Namespace) -> None:
-    """Print the memory held while a long stream is read, and how far it is read ahead of a consumer that waits."""
+    """Print the memory used while a long stream is read, and how far a waiting consumer is read ahead."""
     order, read = Order(len(data), 0, data.groups), [0]
 
     def fetch(start: int) -> Batch:
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4, help="threads that read a batch (4)")
     parser.add_argument("--examples", type=int, default=20000, help="examples to stream (20000)")
     parser.add_argument("--workers", type=int, default=2, help="batches read ahead (2)")
-    parser.add_argument("--pause", type=float, default=2.0, help="seconds that the consumer stops for (2)")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds for which the consumer pauses (2)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())

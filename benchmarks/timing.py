@@ -1,4 +1,4 @@
-"""Timing side by side: each repeat runs all candidates in turn, so that what else the machine does meets them alike."""
+"""Interleaved timing: each repeat runs all candidates in turn, so that other load affects them equally."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Ratio(NamedTuple):
 
 
 def machine() -> str:
-    """Describe processor, threads, load and versions in two lines: numbers mean nothing without them."""
+    """Describe processor, threads, load and versions in two lines, to be quoted with the numbers."""
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     load = os.getloadavg()[0]
@@ -43,7 +43,7 @@ def _lines(path: str) -> list[str]:
 
 
 def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 2) -> Times:
-    """Return the seconds of every candidate in every repeat; who goes first changes from repeat to repeat."""
+    """Return the seconds of every candidate in every repeat; the order rotates from repeat to repeat."""
     names = list(candidates)
     times: Times = {name: [] for name in names}
     for repeat in range(-warm_up, repeats):
@@ -63,6 +63,6 @@ def milliseconds(times: Times, name: str) -> float:
 
 
 def ratio(times: Times, above: str, below: str) -> Ratio:
-    """Return time of `above` over time of `below`, paired by repeat."""
+    """Return the ratio of the times of `above` and `below`, paired by repeat."""
     low, middle, high = quantiles([a / b for a, b in zip(times[above], times[below], strict=True)], n=4)
     return Ratio(middle, low, high)

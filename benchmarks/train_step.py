@@ -1,12 +1,12 @@
-"""What a training step costs: coloured against white noise, ours against a plain diffusers loop, and our own best.
+"""Cost of a training step: coloured and white noise, ours and a plain diffusers loop, and our defaults.
 
     1. our step with coloured noise over our step with white noise
-    2. like for like: a plain DDPM training loop of diffusers (DDPMScheduler.add_noise, UNet2DModel, AdamW) over ours,
+    2. like for like: a plain diffusers DDPM training loop (DDPMScheduler.add_noise, UNet2DModel, AdamW) over ours,
        with the same network, batch, data and prediction (noise); above 1, ours is faster
-    3. our defaults (own U-Net of about as many parameters, v, clipping, weight average), as rows of their own
+    3. our defaults (own U-Net with about the same number of parameters, v, clipping, weight average), as separate rows
 
 All run in turn in one process. Run on an idle machine: `python -m benchmarks.train_step [--threads 2] [--repeats 30]`.
-The data are real digits (scikit-learn's) at 32×32, class-unconditional; float32.
+The data are scikit-learn's digits at 32×32, class-unconditional; float32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step = Callable[[], None]
 
 
 def theirs() -> UNet2DModel:
-    """Return a small U-Net of diffusers; the weights are the same each time."""
+    """Return a small diffusers U-Net; the weights are the same each time."""
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=SIZE, in_channels=1, out_channels=1, layers_per_block=2, norm_num_groups=8,
@@ -44,19 +44,19 @@ def theirs() -> UNet2DModel:
 
 
 def ours() -> ms.networks.UNet:
-    """Return our U-Net at its default depth, of a width that gives it about as many parameters."""
+    """Return our U-Net at its default depth, with a width that gives about the same number of parameters."""
     torch.manual_seed(0)
     return ms.networks.UNet(channels=1, dimensions=2, width=42)
 
 
 def process(spectrum: ms.Spectrum) -> ms.Process:
-    """Return the forward process of every step of ours."""
+    """Return the forward process of our steps."""
     covariance = ms.SpectralCovariance(spectrum, Image(size=SIZE, channels=1).grid())
     return ms.Process(ms.CosineSchedule(), covariance)
 
 
 def batches(size: int) -> Iterator[Tensor]:
-    """Yield batches of digits without end; they are made beforehand, so that no step waits for its data."""
+    """Yield an endless sequence of batches of digits, prepared beforehand so that no step waits for data."""
     dataset = Digits(Image(size=SIZE, channels=1))
     made = [dataset.batch(range(start, start + size)).x0 for start in range(0, len(dataset) - size + 1, size)]
     while True:
@@ -64,7 +64,7 @@ def batches(size: int) -> Iterator[Tensor]:
 
 
 def diffusers_step(size: int) -> Step:
-    """Return the plain loop's step, as in the training guide of diffusers: draw, add noise, predict it, learn."""
+    """Return the plain loop's step, as in the diffusers training guide: draw noise, add it, predict it, update."""
     network, scheduler, data = theirs(), DDPMScheduler(num_train_timesteps=1000), batches(size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
 
@@ -81,7 +81,7 @@ def diffusers_step(size: int) -> Step:
 
 
 def our_step(network: nn.Module, spectrum: ms.Spectrum, prediction: str, size: int, extras: bool = False) -> Step:
-    """Return a step of ours around a network; `extras` are the recipe's: gradient clipping and the weight average."""
+    """Return our step for a network; `extras` adds gradient clipping and the weight average, as in the recipe."""
     denoiser = ms.Denoiser(network, process(spectrum), prediction=prediction)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=extras)
     data, average, number = batches(size), ms.PowerEMA(network), itertools.count()
@@ -134,7 +134,7 @@ def main() -> None:
         ("our defaults, own U-Net, coloured", "own coloured"),
     )
     for label, name in rows:
-        print(f"  {label:<36}{milliseconds(times, name):8.1f} ms a step")
+        print(f"  {label:<36}{milliseconds(times, name):8.1f} ms per step")
     print("\n1. coloured over white, the cost of colour (at most 1.02)")
     print(f"     same network as diffusers  {ratio(times, 'coloured', 'white')}")
     print(f"     our defaults               {ratio(times, 'own coloured', 'own white')}")

@@ -1,1 +1,1 @@
-"""Media to tensors on a grid and back: one file per medium behind the small protocol of `modalities.base`."""
+"""Conversion of media to tensors on a grid and back: one file per medium, with the protocol in `modalities.base`."""

@@ -1,7 +1,7 @@
-"""Sounds: files to spectrograms or samples on a grid and back, at one rate and of one length.
+"""Conversion of audio files to spectrograms or samples on a grid, at one rate and length, and back.
 
-In memory a sound is a float32 tensor (sound channels, samples), full scale at ±1, at `Audio.rate`, and no longer than
-`Audio.seconds`; it keeps its REAL length. `Audio.short` says how the rest of the grid is filled.
+In memory an audio clip is a float32 tensor (sound channels, samples), full scale at ±1, at `Audio.rate`, no longer than
+`Audio.seconds`; shorter clips keep their length. `Audio.short` determines how the rest of the grid is filled.
 `modalities.representation` explains the axes of the grids and the spectra on them.
 """
 
@@ -31,36 +31,36 @@ PEAK = 10 ** (-1 / 20)
 RMS = 10 ** (-20 / 20)
 """Where `loudness="rms"` puts the root mean square: 20 dB below full scale."""
 MAX_GAIN = 10 ** (40 / 20)
-"""Largest gain, 40 dB, so that the noise of a silent recording is not amplified into a sound."""
+"""Largest gain, 40 dB, so that the noise floor of a silent recording is not amplified to an audible level."""
 SHIFTS = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
-"""Starts tried one after another while excerpts are silent, as fractions of the file, wrapping round its end."""
+"""Starts tried in turn while excerpts are silent, as fractions of the file, wrapping around at its end."""
 SEARCHED = 10
-"""Seconds that are read at a time to find a sound anywhere in a file."""
+"""Seconds that are read at a time to find a part of a file that is not silent."""
 
 HEARD_CLIPPING = 0.01
-"""Share of samples beyond full scale above which writing a sound logs a warning; a few clipped peaks are normal."""
+"""Fraction of samples beyond full scale above which writing a file logs a warning; a few clipped peaks are normal."""
 
 log = logging.getLogger("multisagd")
 
 
 @dataclass(frozen=True)
 class Audio(Modality):
-    """Sounds of `seconds` at `rate` samples per second, mixed to "mono" or "stereo", written as `representation`.
+    """Audio clips of `seconds` at `rate` samples per second, mixed to "mono" or "stereo", written as `representation`.
 
     Files of any rate and number of channels are resampled and mixed: mono is the mean of all channels, stereo repeats
-    the channel of a mono file. From longer ones an excerpt is cut, its start drawn from the seed (without one, the
-    middle). If it is silent, other excerpts of the same file are tried, and finally the first one that is not silent.
-    `short` says how shorter files are handled: "mask" pads them with silence that losses and statistics omit (a
-    frame counts as sound if its centre lies in it); "silence" pads them with silence that is learned, as for single
-    words; "repeat" plays them again and again; "skip" refuses them, so that they are reported. `loudness` sets the gain
-    of the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale; "rms" brings the root
-    mean square to -20 dB, or as near as the peak can come to -1 dB. It adds 40 dB at most. A file that stays below
-    `silence_db` (re full scale) throughout is refused as silent, for every seed; `None` accepts silence.
+    the channel of a mono file. From longer files an excerpt is taken, whose start follows from the seed (the middle if
+    there is no seed). If it is silent, other excerpts of the same file are tried, and finally the first one that is not
+    silent. `short` determines how shorter files are handled: "mask" pads them with silence that losses and statistics
+    omit (a frame counts as data if its centre lies in the file); "silence" pads them with silence that is learned, as
+    for single words; "repeat" repeats them; "skip" rejects them, so that they are reported. `loudness` sets the gain of
+    the excerpt: "keep" leaves it; "peak" brings the largest sample to -1 dB of full scale; "rms" brings the root mean
+    square to -20 dB, unless the peak would exceed -1 dB. The gain is at most 40 dB. A file that stays below
+    `silence_db` (relative to full scale) throughout is rejected as silent, for every seed; `None` accepts silence.
 
     Raises:
-        BrokenLibraryError: if soundfile cannot be imported.
-        ValueError: for a rate outside 1 to 768 kHz, a length below one sample, an unknown choice, a `silence_db` that
-            is not negative, or a representation that does not fit.
+        BrokenLibraryError: If soundfile cannot be imported.
+        ValueError: If the rate is outside 1 to 768 kHz, the length is below one sample, a choice is unknown,
+            `silence_db` is not negative, or the representation does not fit.
     """
 
     rate: int = 16000
@@ -72,9 +72,11 @@ class Audio(Modality):
     silence_db: float | None = -80.0
 
     def __post_init__(self) -> None:
-        check("soundfile", "sounds")
+        check("soundfile", "audio files")
         if not RATES[0] <= self.rate <= RATES[1] or int(self.rate) != self.rate:
-            raise ValueError(f"rate is a whole number of samples per second from {RATES[0]} to {RATES[1]}: {self.rate}")
+            raise ValueError(
+                f"rate must be a whole number of samples per second from {RATES[0]} to {RATES[1]}, got {self.rate}"
+            )
         object.__setattr__(self, "rate", int(self.rate))
         if not (self.seconds < math.inf and self.seconds * self.rate >= 1):
             raise ValueError(f"seconds must hold at least one sample, got {self.seconds}")
@@ -85,24 +87,24 @@ class Audio(Modality):
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.silence_db is not None and not -math.inf < self.silence_db < 0:
-            raise ValueError(f"silence_db is in decibels below full scale, so negative, or null; got {self.silence_db}")
+            raise ValueError(f"silence_db must be negative (decibels below full scale) or null, got {self.silence_db}")
         self.grid()
 
     @property
     def sound_channels(self) -> int:
-        """Number of channels of a sound in memory."""
+        """Number of channels of a clip in memory."""
         return 1 if self.mix == "mono" else 2
 
     @property
     def samples(self) -> int:
-        """Length of a full sound in samples."""
+        """Length of a full clip in samples."""
         return round(self.seconds * self.rate)
 
     @property
     def channels(self) -> int:
-        """Number of channels of an encoded sound."""
+        """Number of channels of an encoded clip."""
         return self.representation.channels(self.sound_channels)
 
     @property
@@ -115,11 +117,11 @@ class Audio(Modality):
         return self.representation.grid(self.samples, self.rate)
 
     def load(self, path: Path, seed: int | None = None) -> Tensor:
-        """Read one excerpt of a sound file: float32, shape (sound channels, at most `samples`).
+        """Read one excerpt of an audio file: float32, shape (sound channels, at most `samples`).
 
         Raises:
-            ValueError: if the file is empty, not a sound, truncated, silent or too short (`short="skip"`), has samples
-                that are not finite or far beyond full scale, or more channels than can be mixed to stereo.
+            ValueError: If the file is empty, not audio, truncated, silent or too short (`short="skip"`), has samples
+                that are not finite or far beyond full scale, or has more channels than can be mixed to stereo.
         """
         with open_excerpts(path, self.rate) as file:
             length = min(self.samples, file.samples)
@@ -132,12 +134,12 @@ class Audio(Modality):
         raise ValueError(f"it is silent: none of its samples reaches silence_db={self.silence_db:g}")
 
     def _starts(self, file: Excerpts, length: int, seed: int | None) -> Iterator[int]:
-        """Yield the starts of excerpts in the order to try; the last one contains a sound if the file contains any."""
+        """Yield the starts of excerpts in the order to try; the last one is audible if any part of the file is."""
         spare = file.samples - length
         first = 0.5 if seed is None else random.Random(derive(seed, "excerpt")).random()
         for shift in SHIFTS if spare else SHIFTS[:1]:
             yield round((first + shift) % 1 * spare)
-        # Whether a file is used must not depend on chance: datasets omit refused files permanently.
+        # Whether a file is used must not depend on chance: datasets omit rejected files permanently.
         block = max(length, SEARCHED * self.rate)
         for start in range(0, file.samples if spare else 0, block):
             audible = self._audible(self.remix(file.read(start, min(block, file.samples - start))))
@@ -150,10 +152,10 @@ class Audio(Modality):
         return sound.abs().amax(0) >= (0 if self.silence_db is None else 10 ** (self.silence_db / 20))
 
     def remix(self, sound: Tensor) -> Tensor:
-        """Return a sound (channels, samples) of any number of channels as (sound channels, samples).
+        """Return audio (channels, samples) with any number of channels as (sound channels, samples).
 
         Raises:
-            ValueError: for more than two channels if this modality is stereo.
+            ValueError: If there are more than two channels and this modality is stereo.
         """
         if self.mix == "mono":
             return sound.mean(dim=0, keepdim=True)
@@ -162,25 +164,25 @@ class Audio(Modality):
         return sound.expand(2, -1).contiguous()
 
     def level(self, sound: Tensor) -> Tensor:
-        """Return a sound (channels, samples) with the gain set by `loudness`."""
+        """Return audio (channels, samples) with the gain set by `loudness`."""
         peak = float(sound.abs().max())
         if self.loudness == "keep" or peak == 0:
             return sound
-        # Squares of very soft samples would be 0.
+        # Squares of very small samples would underflow to 0.
         rms = peak * float((sound / peak).square().mean().sqrt())
         gain = PEAK / peak if self.loudness == "peak" else min(RMS / rms, PEAK / peak)
         return sound * min(gain, MAX_GAIN)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return a sound (sound channels, at most `samples`) as a tensor (channels, *grid), filled up as `short` says.
+        """Return a clip (sound channels, at most `samples`) as a tensor (channels, *grid), filled according to `short`.
 
         Raises:
-            ValueError: for another shape, or no samples.
+            ValueError: If the shape is different, or there are no samples.
         """
         channels, length = media.shape if media.ndim == 2 else (0, 0)
         if channels != self.sound_channels or not 1 <= length <= self.samples:
             raise ValueError(
-                f"expected a sound of shape ({self.sound_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
+                f"expected a waveform of shape ({self.sound_channels}, 1 to {self.samples}), got {tuple(media.shape)}"
             )
         sound = media.to(torch.float32)
         if self.short == "repeat":
@@ -188,7 +190,7 @@ class Audio(Modality):
         return self.representation.encode(torch.nn.functional.pad(sound, (0, self.samples - sound.shape[1])), self.rate)
 
     def mask(self, media: Tensor) -> Tensor | None:
-        """Return where the encoded sound is sound and not padding, bool of shape (1, *grid); None: everywhere."""
+        """Return where the encoded clip is data and not padding, bool of shape (1, *grid); None: everywhere."""
         length = media.shape[-1]
         if length >= self.samples or self.short in ("silence", "repeat"):
             return None
@@ -196,22 +198,22 @@ class Audio(Modality):
         return (torch.arange(shape[-1]) < self.representation.covered(length)).expand(1, *shape).contiguous()
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return a tensor (channels, *grid) as a sound (sound channels, samples), float32 on the CPU, not clipped.
+        """Return a tensor (channels, *grid) as a waveform (sound channels, samples), float32 on the CPU, not clipped.
 
         Raises:
-            ValueError: if a value is not finite.
+            ValueError: If a value is not finite.
         """
         if not bool(torch.isfinite(x0).all()):
-            raise ValueError("the sound to decode has values that are not finite: sampling or training diverged")
+            raise ValueError("the clip to decode has values that are not finite: sampling or training diverged")
         return self.representation.decode(x0.detach().to("cpu", torch.float32), self.samples, self.rate)
 
     def save(self, media: Tensor, path: Path) -> None:
-        """Write a sound as 16-bit WAV, and next to it a picture of its spectrogram (.png).
+        """Write a clip as 16-bit WAV, and next to it a plot of its spectrogram (.png).
 
-        Samples beyond full scale are clipped; a warning is logged if more than 1 % are.
+        Samples beyond full scale are clipped; a warning is logged if these are more than 1 %.
 
         Raises:
-            ValueError: if the path does not end in .wav, or a sample is not finite.
+            ValueError: If the path does not end in .wav, or a sample is not finite.
         """
         from modalities.audio_figures import plot_spectrograms
 
@@ -219,10 +221,10 @@ class Audio(Modality):
         plot_spectrograms([media], self.rate, path.with_suffix(".png"))
 
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write one picture of the spectrograms of several sounds, and one .wav of all of them, 0.25 s apart.
+        """Write one figure with the spectrograms of several clips, and one .wav of all of them, 0.25 s apart.
 
         Raises:
-            ValueError: for no sounds, or a path that does not end in .png.
+            ValueError: If there are no clips, or the path does not end in .png.
         """
         from modalities.audio_figures import plot_spectrograms
 
@@ -234,17 +236,17 @@ class Audio(Modality):
 
 
 def write_wav(sound: Tensor, rate: int, path: Path) -> None:
-    """Write a sound (channels, samples) as 16-bit WAV, exact to 1/32768, and create its folder.
+    """Write a waveform (channels, samples) as 16-bit WAV, exact to 1/32768, and create its folder.
 
     Raises:
-        ValueError: if the path does not end in .wav, or a sample is not finite.
+        ValueError: If the path does not end in .wav, or a sample is not finite.
     """
     import soundfile
 
     if path.suffix.lower() != ".wav":
-        raise ValueError(f"sounds are written as WAV: {path} should end in .wav")
+        raise ValueError(f"audio is written as WAV: {path} must end in .wav")
     if not bool(torch.isfinite(sound).all()):
-        raise ValueError(f"the sound for {path} has samples that are not finite")
+        raise ValueError(f"the waveform for {path} has samples that are not finite")
     clipped = int((sound.abs() > 1).sum())
     if clipped > HEARD_CLIPPING * sound.numel():
         log.warning("%s: %d of %d samples are beyond full scale and were clipped", path, clipped, sound.numel())

@@ -1,8 +1,8 @@
-"""Checks of the bytes of a sound file before decoding: its format, and whether its end is missing.
+"""Checks of the bytes of an audio file before decoding: its format, and whether its end is missing.
 
 Decoders read a truncated file as if it were shorter, so its length is compared here with the declared length.
 FLAC and MP3 declare a number of samples, which is checked when they are read. Only for an MP3 without that number
-(no Xing or Info frame) the length is estimated from the size: well at a constant bit rate, badly at a variable one.
+(no Xing or Info frame) the length is estimated from the size, which is accurate only at a constant bit rate.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MAX_PAGE = 65_307
 
 
 def recognise(path: Path) -> str:
-    """Return the format of a sound file, one of `KINDS`, from its first bytes, not from its name.
+    """Return the format of an audio file, one of `KINDS`, from its first bytes, not from its name.
 
     Raises:
-        ValueError: if it is empty or of another format.
+        ValueError: If it is empty or has a different format.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -46,7 +46,7 @@ def check_complete(path: Path, kind: str) -> None:
     """Check that a file of this kind is as long as its container declares, if it declares a length.
 
     Raises:
-        ValueError: if it is truncated, or was written without its length (to a pipe).
+        ValueError: If it is truncated, or was written without its length (to a pipe).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -88,7 +88,7 @@ def _position(tail: bytes, place: int) -> int:
 
 
 def _samples_end(file: BinaryIO) -> int:
-    """Return where the chunk of samples ends in a RIFF, RF64 or AIFF file, as it declares."""
+    """Return the declared end of the chunk of samples in a RIFF, RF64 or AIFF file."""
     order = file.read(12)[:4]
     wide = None
     for _ in range(MAX_PARTS):
@@ -101,7 +101,7 @@ def _samples_end(file: BinaryIO) -> int:
             wide = int.from_bytes(sizes[8:], "little")
             file.seek(-len(sizes), 1)
         if header[:4] == b"data" and length == 0xFFFFFFFF and wide is None:
-            raise ValueError("its header does not say how long it is, as when it is written to a pipe: encode it again")
+            raise ValueError("its header does not state its length, as when it is written to a pipe: encode it again")
         if header[:4] in (b"data", b"SSND"):
             return file.tell() + (wide if wide is not None and length == 0xFFFFFFFF else length)
         file.seek(length + length % 2, 1)
@@ -109,7 +109,7 @@ def _samples_end(file: BinaryIO) -> int:
 
 
 def _last_box_end(file: BinaryIO, size: int) -> int:
-    """Return where the outermost boxes of an MP4 file end, as they declare."""
+    """Return the declared end of the outermost boxes of an MP4 file."""
     end = 0
     for _ in range(MAX_PARTS):
         file.seek(end)
@@ -130,7 +130,7 @@ def _last_page_end(file: BinaryIO, size: int) -> int:
     """Return where the last page of an Ogg stream ends.
 
     Raises:
-        ValueError: if that page is not marked as the end of a stream.
+        ValueError: If that page is not marked as the end of a stream.
     """
     file.seek(max(0, size - 2 * MAX_PAGE))
     tail = file.read()

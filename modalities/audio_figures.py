@@ -1,4 +1,4 @@
-"""Pictures of sounds: spectrograms in decibels, with axes in seconds and hertz."""
+"""Figures of audio: spectrograms in decibels, with axes in seconds and hertz."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from modalities.representation import Stft
 
 RANGE_DB = 80.0
-"""Decibels below full scale at which pictures become black."""
+"""Decibels below full scale at which the colour scale ends in black."""
 
 
 def plot_spectrograms(
@@ -23,18 +23,18 @@ def plot_spectrograms(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Draw the power of sounds (channels, samples), averaged over channels, as one PNG; windows last about 32 ms.
+    """Plot the power of waveforms (channels, samples), averaged over channels, as one PNG; windows last about 32 ms.
 
     Raises:
-        ValueError: for no sounds, or a path that does not end in .png.
+        ValueError: If there are no waveforms, or the path does not end in .png.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if len(sounds) == 0:
-        raise ValueError(f"a picture needs at least one sound, got none for {path}")
+        raise ValueError(f"a figure needs at least one waveform, got none for {path}")
     if path.suffix.lower() != ".png":
-        raise ValueError(f"pictures are written as PNG: {path} should end in .png")
+        raise ValueError(f"figures are written as PNG: {path} must end in .png")
     columns = columns or math.ceil(math.sqrt(len(sounds)))
     rows = math.ceil(len(sounds) / columns)
     figure = Figure(figsize=(2.8 * columns + 0.8, 2.0 * rows + 0.6), layout="constrained")
@@ -43,7 +43,7 @@ def plot_spectrograms(
         plot = figure.add_subplot(rows, columns, place + 1)
         decibels = _decibels(sound.detach().to("cpu", torch.float32), rate, overlap=4)
         extent = (0.0, sound.shape[-1] / rate, 0.0, rate / 2)
-        picture = plot.imshow(
+        image = plot.imshow(
             decibels.numpy(), aspect="auto", origin="lower", extent=extent, cmap="magma", vmin=-RANGE_DB, vmax=0.0
         )
         if names is not None:
@@ -51,15 +51,15 @@ def plot_spectrograms(
         plot.set_xlabel("time (s)", fontsize="x-small")
         plot.set_ylabel("frequency (Hz)", fontsize="x-small")
         plot.tick_params(labelsize="x-small")
-    figure.colorbar(picture, ax=figure.axes, label="dB of full scale")
+    figure.colorbar(image, ax=figure.axes, label="dB of full scale")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
 
 
 def spectrogram_pixels(sound: Tensor, rate: int) -> np.ndarray:
-    """Return the power of a sound (channels, samples) as pixels (frequencies, times, 3), uint8, colours for decibels.
+    """Return the power of a waveform (channels, samples) as uint8 pixels (frequencies, times, 3).
 
-    Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
+    Colours stand for decibels. Low frequencies are at the bottom; windows last about 32 ms and overlap by half.
     """
     from matplotlib import colormaps
 
@@ -67,7 +67,7 @@ def spectrogram_pixels(sound: Tensor, rate: int) -> np.ndarray:
 
 
 def _decibels(sound: Tensor, rate: int, overlap: int) -> Tensor:
-    """Return decibels (frequencies, times) of full scale, averaged over channels, from windows a hop apart."""
+    """Return power (frequencies, times) in decibels of full scale, averaged over channels."""
     window = max(4, 2 ** round(math.log2(0.032 * rate)))
     power = Stft(window=window, hop=window // overlap).transform(sound).abs().square().mean(dim=0)
     return 10 * power.clamp(min=10 ** (-RANGE_DB / 10)).log10()

@@ -1,4 +1,4 @@
-"""Excerpts of sound files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
+"""Excerpts of audio files at any sample rate: WAV, FLAC, Ogg, MP3 and AIFF by libsndfile, MP4 (m4a) by FFmpeg.
 
 Only the excerpt is decoded, by seeking, so memory depends on the excerpt and not on the file, and files may have any
 length. In WAV, AIFF, FLAC and Ogg Vorbis an excerpt is exact to the sample. MP3, AAC and Opus are as exact as their
@@ -34,7 +34,7 @@ UNKNOWN_LENGTH = 2**63 - 1
 
 @dataclass(frozen=True)
 class Sound:
-    """An open sound file: `read(start, count)` returns float32 of shape (count, or fewer at its end, channels).
+    """An open audio file: `read(start, count)` returns float32 of shape (count, or fewer at its end, channels).
 
     It may end up to `spare` frames before the `frames` that it declares.
     """
@@ -48,7 +48,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Excerpts:
-    """An open sound file at some rate: `read(start, count)` returns float32 of shape (channels of the file, count).
+    """An open audio file, resampled: `read(start, count)` returns float32 of shape (channels of the file, count).
 
     It has `samples` in total. An excerpt equals, up to rounding, the same part of the whole resampled file.
     """
@@ -60,7 +60,8 @@ class Excerpts:
 def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
     """Read at most `samples` samples at `rate`, float32 of shape (channels of the file, samples).
 
-    `place`, from 0 to 1, is the position in a longer file: 0 is its beginning, 1 its end. Raises as `open_excerpts`.
+    `place`, from 0 to 1, is the position of the excerpt in a longer file: 0 is its beginning, 1 its end. Raises the
+    errors of `open_excerpts`.
     """
     with open_excerpts(path, rate) as file:
         count = min(samples, file.samples)
@@ -69,11 +70,11 @@ def read_excerpt(path: Path, rate: int, samples: int, place: float) -> Tensor:
 
 @contextmanager
 def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
-    """Open a sound file to be read at `rate`, and close it at the end of the `with`.
+    """Open an audio file to be read at `rate`, and close it at the end of the `with` block.
 
     Raises:
-        ValueError: if the file is empty, not a sound, truncated, without samples, of an unsupported rate or number of
-            channels, or if samples read are not finite or far beyond full scale.
+        ValueError: If the file is empty, not audio, truncated or without samples, if its rate or number of channels is
+            not supported, or if samples are not finite or far beyond full scale.
     """
     with open_sound(path) as sound:
         if not RATES[0] <= sound.rate <= RATES[1]:
@@ -93,10 +94,10 @@ def open_excerpts(path: Path, rate: int) -> Iterator[Excerpts]:
 
 @contextmanager
 def open_sound(path: Path) -> Iterator[Sound]:
-    """Open a sound file, and close it at the end of the `with`; errors of its decoder become ValueError there.
+    """Open an audio file, and close it at the end of the `with` block, in which decoder errors become ValueError.
 
     Raises:
-        ValueError: if the file is empty, not a sound, damaged or truncated.
+        ValueError: If the file is empty, not audio, damaged or truncated.
     """
     kind = recognise(path)
     check_complete(path, kind)
@@ -106,10 +107,10 @@ def open_sound(path: Path) -> Iterator[Sound]:
 
 
 def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
-    """Return `count` samples at `rate`, from sample `start` of the resampled file on."""
+    """Return `count` samples at `rate`, beginning at sample `start` of the resampled file."""
     if rate == sound.rate:
         return _checked(sound, start, count)
-    with importing("soxr", f"sounds of {sound.rate} samples per second at {rate}"):
+    with importing("soxr", f"audio of {sound.rate} samples per second at {rate}"):
         import soxr
     # `down` frames become exactly `up` samples, so phases match the file from a multiple of `down` on.
     up, down = rate // math.gcd(rate, sound.rate), sound.rate // math.gcd(rate, sound.rate)
@@ -121,10 +122,10 @@ def _resampled(sound: Sound, rate: int, start: int, count: int) -> np.ndarray:
 
 
 def _checked(sound: Sound, start: int, count: int) -> np.ndarray:
-    """Return `count` frames, with silence for frames that a file may lack at its end.
+    """Return `count` frames, with silence in place of frames that may be missing at the end of the file.
 
     Raises:
-        ValueError: if there are fewer frames, or samples out of range.
+        ValueError: If there are fewer frames, or samples out of range.
     """
     frames = sound.read(start, count)
     if len(frames) < count - sound.spare or not len(frames):
@@ -145,12 +146,12 @@ def _fill(frames: np.ndarray, count: int) -> np.ndarray:
 
 @contextmanager
 def _open_libsndfile(path: Path, kind: str) -> Iterator[Sound]:
-    with importing("soundfile", "sounds"):
+    with importing("soundfile", "audio files"):
         import soundfile
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames == UNKNOWN_LENGTH:
-                raise ValueError("its header does not say how long it is, as of a recorded stream: encode it again")
+                raise ValueError("its header does not state its length, as in a recorded stream: encode it again")
             # libsndfile 1.2.2 may seek wrongly in Ogg: within the last page, and forwards from the current position.
             latest = file.frames - last_page_samples(path) if kind == "Ogg" else file.frames
             preroll = PREROLL if kind in ("MP3", "Ogg") else 0
@@ -175,7 +176,7 @@ def _check_end(sound: Sound) -> None:
     """Check that the last sample can be read.
 
     Raises:
-        ValueError: if not.
+        ValueError: If it cannot.
     """
     import soundfile
 
@@ -189,7 +190,7 @@ def _check_end(sound: Sound) -> None:
 
 @contextmanager
 def _open_mp4(path: Path) -> Iterator[Sound]:
-    with importing("av", "sounds in MP4"):
+    with importing("av", "audio in MP4"):
         import av
     try:
         # The demuxer is fixed and gets an open file, so no playlist or link inside can refer to another file.

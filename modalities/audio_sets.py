@@ -1,4 +1,4 @@
-"""Sounds that need no download: plucked strings, synthesised on demand."""
+"""Audio datasets that need no download: plucked strings, synthesised on demand."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ LOWEST = 110.0
 NOTES = 36
 """Semitones from the lowest string upwards: three octaves, up to 831 Hz."""
 LATEST = 0.1
-"""Largest delay of the pluck, as a fraction of the sound, when there is an augmentation seed."""
+"""Largest delay of the pluck, as a fraction of the clip, if there is an augmentation seed."""
 
 
 class PluckedStrings(Dataset):
     """`count` plucked strings of random pitch, decay, plucking position, brightness and loudness; 12 pitch classes.
 
-    Each depends on (`seed`, its index) only. It is plucked at time 0, or with an augmentation seed up to a tenth
-    of its length later; all of it is data, including the silence before the pluck.
+    Each string depends on `seed` and its index only. It is plucked at time 0, or with an augmentation seed up to a
+    tenth of the length later; all of it is data, including the silence before the pluck.
 
     Raises:
-        ValueError: for a modality other than `Audio`, a rate below 4 kHz (strings need some samples per period), or a
-            count below 1.
+        ValueError: If the modality is not `Audio`, its rate is below 4 kHz (strings need some samples per period), or
+            the count is below 1.
     """
 
     classes: tuple[str, ...] | None = ("A", "A#", "B", "C", "C#", "D", "D#", "E", "F", "F#", "G", "G#")
 
     def __init__(self, modality: Audio, count: int = 2000, seed: int = 0) -> None:
         if not isinstance(modality, Audio):
-            raise ValueError(f"plucked strings are sounds: modality should be an Audio, got {type(modality).__name__}")
+            raise ValueError(f"plucked strings are audio: modality must be an Audio, got {type(modality).__name__}")
         if modality.rate < 4000:
             raise ValueError(f"plucked strings need a rate of at least 4000 samples per second, got {modality.rate}")
         if count < 1:
-            raise ValueError(f"count is at least 1, got {count}")
+            raise ValueError(f"count must be at least 1, got {count}")
         self.modality: Audio = modality
         self.seed = seed
         self.numbers = list(range(count))
@@ -64,7 +64,7 @@ class PluckedStrings(Dataset):
             LOWEST * 2 ** (note / 12), decay, position, brightness, self.modality.rate, self.modality.samples, draw
         )
         sound = np.zeros(self.modality.samples, np.float32)
-        # A sound of a few samples may end before the string is plucked.
+        # A clip of a few samples may end before the string is plucked.
         sound[onset:] = (string * (peak / max(np.abs(string).max(), 1e-9)))[: len(sound) - onset]
         media = self.modality.level(self.modality.remix(torch.from_numpy(sound).unsqueeze(0)))
         return Example(self.modality.encode(media), note % 12)
@@ -103,16 +103,16 @@ def pluck(
 
     A burst of noise runs round a loop of one period that averages neighbouring samples (Karplus and Strong, Computer
     Music Journal 7(2), 1983). An all-pass filter tunes the loop between whole samples, a factor shortens its decay, a
-    comb filter on the burst sets where the string is plucked, and a low-pass filter how softly (Jaffe and Smith, same
-    issue).
+    comb filter on the burst sets where the string is plucked, and a low-pass filter sets how softly (Jaffe and Smith,
+    same issue).
 
     Args:
         frequency: pitch in Hz.
-        decay: seconds after which a loss-free average would leave -60 dB; high partials go faster.
+        decay: seconds after which a lossless average would leave -60 dB; high partials decay faster.
         position: where the string is plucked, as a fraction of its length.
         brightness: from just above 0 (dull) to 1.
         rate: samples per second.
-        samples: length of the sound.
+        samples: length of the result.
         draw: source of the burst.
     """
     period = rate / frequency

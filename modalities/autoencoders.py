@@ -1,4 +1,4 @@
-"""Autoencoders of any library: data on a grid to smaller latents on a coarser grid and back.
+"""Autoencoders from any library: data on a grid to smaller latents on a coarser grid and back.
 
 `Autoencoder` is a protocol of two methods. `DiffusersAutoencoder` implements it for every autoencoder of the
 diffusers library (images, videos, waveforms); any other class with these methods works too.
@@ -34,10 +34,10 @@ CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 class Autoencoder(Protocol):
-    """Encodes batches of data, about [-1, 1], and decodes them; both float32, and both without randomness or gradient.
+    """Encodes batches of data, about [-1, 1], and decodes them; both in float32, without randomness or gradients.
 
     Its settings are stored next to the latents and compared before the latents are used, so it should be a frozen
-    dataclass. If it has a `fingerprint`, a text, it is compared too; it can identify weights that may change.
+    dataclass. If it has a `fingerprint`, a string, it is compared too; it can identify weights that may change.
 
     It must be thread-safe. If it accepts tensors on torch's `meta` device, shapes are known before weights are
     loaded; otherwise zeros are encoded to find the shapes.
@@ -54,16 +54,16 @@ class Autoencoder(Protocol):
 
 @dataclass(frozen=True)
 class DiffusersAutoencoder(Autoencoder):
-    """A pretrained autoencoder of diffusers: `name` is a hub id or a local folder, `kind` its class.
+    """A pretrained diffusers autoencoder: `name` is a model id on the Hub or a local folder, `kind` its class.
 
-    Any class whose name begins with "Autoencoder", and VQModel. Latents are the mode of the posterior if there is
-    one. They are not quantised if there is a codebook; decoding quantises. Weights are read from safetensors only,
-    when first needed; `dtype` and `device` (auto: a GPU if there is one) say how the model runs. An autoencoder of
-    images is applied to each frame of a video, and one of videos takes an image as a single frame. If not `trusted`,
-    because the name came with another person's model, it is only looked up on this machine.
+    `kind` is VQModel, or any class whose name begins with "Autoencoder". Latents are the mode of the posterior if there
+    is one. With a codebook they are not quantised; decoding quantises them. Weights are read from safetensors only,
+    when first needed; `dtype` and `device` (auto: a GPU if there is one) determine how the model runs. An image
+    autoencoder is applied to each frame of a video, and a video autoencoder treats an image as a single frame. If not
+    `trusted`, because the name came with another person's model, it is only looked up on this machine.
 
     Raises:
-        ValueError: for a class that diffusers does not have, a missing folder, or if diffusers is missing.
+        ValueError: If diffusers has no such class, the folder does not exist, or diffusers is not installed.
     """
 
     name: str
@@ -77,12 +77,12 @@ class DiffusersAutoencoder(Autoencoder):
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is one of float32, bfloat16, float16; got {self.dtype!r}")
+            raise ValueError(f"dtype must be one of float32, bfloat16, float16; got {self.dtype!r}")
         _diffusers_class(self.kind)
         local = bool(self.name) and Path(self.name).expanduser().is_dir()
         if not local and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", self.name):
             raise ValueError(
-                f"{self.name!r} is neither a folder nor a hub id such as stabilityai/sd-vae-ft-mse: "
+                f"{self.name!r} is neither a folder nor a model id on the Hub such as stabilityai/sd-vae-ft-mse: "
                 "set name to the folder that holds the autoencoder's config.json"
             )
 
@@ -90,7 +90,7 @@ class DiffusersAutoencoder(Autoencoder):
         """Return the latents of data; see `Autoencoder`.
 
         Raises:
-            ValueError: if the weights cannot be loaded, or the grid has another number of dimensions.
+            ValueError: If the weights cannot be loaded, or the grid has a different number of dimensions.
         """
         fitted, undo = self._fit(x)
         output = self._call("encode", fitted)
@@ -104,7 +104,7 @@ class DiffusersAutoencoder(Autoencoder):
         """Return the data of latents; see `Autoencoder`.
 
         Raises:
-            ValueError: if the weights cannot be loaded, or the grid has another number of dimensions.
+            ValueError: If the weights cannot be loaded, or the grid has a different number of dimensions.
         """
         fitted, undo = self._fit(z)
         options = {"num_frames": len(fitted) // len(z)} if self.kind in PER_FRAME else {}
@@ -112,7 +112,7 @@ class DiffusersAutoencoder(Autoencoder):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Hash of the weights in a local folder; None for a hub model, which `name` and `revision` identify."""
+        """Hash of the weights in a local folder; None for a model on the Hub, which `name` and `revision` identify."""
         folder = Path(self._path, self.subfolder or "")
         files = sorted(path for path in folder.glob("*.safetensors") if WEIGHTS.fullmatch(path.name))
         digest = hashlib.sha256()
@@ -147,7 +147,7 @@ class DiffusersAutoencoder(Autoencoder):
             return x.transpose(1, 2).flatten(0, 1), lambda answer: answer.unflatten(0, (-1, frames)).transpose(1, 2)
         if (dimensions, own) == (2, 3):
             return x.unsqueeze(2), lambda answer: answer.squeeze(2)
-        raise ValueError(f"{self.kind} works on grids of {own} dimensions, but this one has {dimensions}")
+        raise ValueError(f"{self.kind} works on grids of {own} dimensions, but this grid has {dimensions}")
 
     @cached_property
     def _outline(self) -> nn.Module:
@@ -183,7 +183,7 @@ class DiffusersAutoencoder(Autoencoder):
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"cannot load the weights of the autoencoder {self._place} as {self.kind} ({_first_line(error)}): "
-                "they must be complete and in safetensors, since other formats can run code"
+                "they must be complete and in safetensors, since other formats can execute code"
             ) from error
         if report["missing_keys"]:
             raise ValueError(

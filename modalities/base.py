@@ -1,7 +1,7 @@
-"""What every medium provides (`Modality`), and what every dataset gives to training (`Dataset`).
+"""The interfaces of every medium (`Modality`) and of every dataset used in training (`Dataset`).
 
-A modality turns one medium into tensors on a grid and back; a dataset lists examples of it. Nothing here knows images,
-audio or video: another medium needs one class with the abstract methods of `Modality`, and inherits the rest.
+A modality converts one medium to tensors on a grid and back; a dataset lists examples of it. Nothing here is specific
+to images, audio or video: a new medium needs one class with the abstract methods of `Modality`, and inherits the rest.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 
 class Modality(ABC):
-    """One medium and its tensors; `media` is whatever the medium holds in memory, for images uint8 pixels.
+    """Converts one medium to tensors and back; `media` is its form in memory, for images uint8 pixels.
 
-    `decode(encode(media))` is `media` again, up to what the modality declares to lose. Nothing keeps state between
-    calls, so a modality is safe to share among threads. A frozen dataclass makes a good one: a configuration then
-    checks its settings by their type hints. `multisagd.testing.check_modality` tests one against all this.
+    `decode(encode(media))` equals `media`, up to the losses that the modality declares. No state is kept between
+    calls, so threads can share a modality. Frozen dataclasses are recommended, because a configuration then checks
+    their settings by type hints. `multisagd.testing.check_modality` tests these properties.
     """
 
     @property
@@ -39,7 +39,7 @@ class Modality(ABC):
     @property
     @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
-        """File suffixes it reads, lower case with the dot; files are written with the first one."""
+        """File suffixes that are read, lower case with the dot; files are written with the first one."""
 
     @abstractmethod
     def grid(self) -> Grid:
@@ -52,13 +52,13 @@ class Modality(ABC):
 
     @abstractmethod
     def load(self, path: Path, seed: int | None = None) -> Any:
-        """Read one file, cut to no more than the grid holds.
+        """Read one file, cropped to at most the size of the grid.
 
-        Random choices (crop, flip, start of the excerpt) depend on `seed` only. With `None`, the middle is taken and
-        nothing else is changed; validation uses this.
+        Random choices (crop, flip, start of the excerpt) depend on `seed` only. With `None`, as in validation, the
+        middle is taken without any augmentation.
 
         Raises:
-            Exception: any, with a message that says what is wrong with this file; datasets report it and move on.
+            Exception: If this file cannot be used; datasets report the message and continue with another file.
         """
 
     @abstractmethod
@@ -76,13 +76,13 @@ class Modality(ABC):
     def mask(self, media: Any) -> Tensor | None:
         """Return where `encode(media)` is data and not padding, bool; None: everywhere.
 
-        Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land under the temperature of the
+        Its shape is `(1, *grid)`, or `(channels, *grid)` where channels differ, as on land for the temperature of the
         sea. Masked values are omitted from losses and statistics, but must be finite.
         """
         return None
 
     def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write several media as one PNG picture, each with its name if given, and create its folder.
+        """Write several media as one PNG image, each with its name if given, and create its folder.
 
         The default is a plot of the encoded tensors.
         """
@@ -92,11 +92,10 @@ class Modality(ABC):
 
 
 class Example(NamedTuple):
-    """One example: `x0` (channels, *grid) float32, its class and text if it has them, and where it is data.
+    """One example: `x0` (channels, *grid) float32, its class and caption if it has them, and a mask of valid data.
 
     `mask` is bool, shape `(1 or channels, *grid)`, False on padding (which losses and statistics omit); None: all
-    is data.
-    An empty text counts as no text.
+    values are valid. An empty caption counts as none.
     """
 
     x0: Tensor
@@ -109,7 +108,7 @@ class Batch(NamedTuple):
     """Stacked examples: `x0` (batch, channels, *grid) float32, `labels` (batch,) int64.
 
     `mask` (batch, 1 or channels, *grid) is bool, True where data are valid; None: all are.
-    `texts` are the examples' texts; `embeddings` is the output of a text encoder, (batch, tokens, width) float32. A
+    `texts` are the examples' captions; `embeddings` is the output of a text encoder, (batch, tokens, width) float32. A
     row of zeros is not a token.
     """
 
@@ -148,7 +147,7 @@ class Dataset(ABC):
         """Return one example; its augmentation depends on `seed` only; None means no augmentation.
 
         Raises:
-            IndexError: for an index outside `[0, len(self))`.
+            IndexError: If the index is outside `[0, len(self))`.
         """
 
     @abstractmethod
@@ -159,30 +158,30 @@ class Dataset(ABC):
         return self.example(index)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return the examples at `indices`, each augmented by its own seed (no augmentation without seeds).
+        """Return the examples at `indices`, each augmented by its own seed; without seeds there is no augmentation.
 
         Raises:
-            IndexError: for an index outside `[0, len(self))`.
-            ValueError: for no indices, or another number of seeds than of indices.
+            IndexError: If the index is outside `[0, len(self))`.
+            ValueError: If there are no indices, or the number of seeds differs from the number of indices.
         """
         return collate([self.example(index, seed) for index, seed in pair(indices, seeds)])
 
     def label(self, index: int) -> int | None:
-        """Return the class of one example, None in a set without classes; override it if that needs no reading."""
+        """Return the class of one example; None without classes. Override it if that needs no reading."""
         return self.example(index).label
 
     def caption(self, index: int) -> str | None:
-        """Return the text of one example, without reading its media; None for a set without texts."""
+        """Return the caption of one example, without reading its media; None without captions."""
         return None
 
     @property
     def groups(self) -> Groups | None:
-        """Which examples are stored together, if it matters to reading; training then stays in some at a time."""
+        """Which examples are stored together; training then reads from a few groups at a time. None: no groups."""
         return None
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes when examples are added, removed, reordered, or change class or text; reads no media."""
+        """A string that changes with the examples, their order, classes or captions; computed without reading media."""
         return ""
 
     def stored(self) -> Iterable[Source]:
@@ -199,10 +198,10 @@ class Dataset(ABC):
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples into a batch; no mask means all data; labels and texts are kept if every example has one.
+    """Stack examples into a batch; no mask means all valid; labels and captions are kept if every example has one.
 
     Raises:
-        ValueError: for a mask with a different shape than `Example` says.
+        ValueError: If the shape of a mask differs from that in `Example`.
     """
     labels = [example.label for example in examples if example.label is not None]
     texts = tuple(example.text for example in examples if example.text is not None)
@@ -215,13 +214,13 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor | None:
-    """Return the masks of data of a shape `(channels, *grid)` as one tensor `(count, 1 or channels, *grid)`.
+    """Return the masks of data with a shape `(channels, *grid)` as one tensor `(count, 1 or channels, *grid)`.
 
-    A missing mask counts as all data; if all are missing, None is returned. If only some masks differ among channels,
+    A missing mask counts as all valid; if all are missing, None is returned. If only some masks differ among channels,
     the others are repeated.
 
     Raises:
-        ValueError: for a mask with a different shape than `(1, *grid)` or `(channels, *grid)`.
+        ValueError: If the shape of a mask is neither `(1, *grid)` nor `(channels, *grid)`.
     """
     given = [mask for mask in masks if mask is not None]
     if not given:
@@ -230,7 +229,7 @@ def stack_masks(masks: Sequence[Tensor | None], shape: Sequence[int]) -> Tensor 
     for mask in given:
         if tuple(mask.shape) not in (one, tuple(shape)):
             raise ValueError(
-                f"a mask is of shape {one}, or {tuple(shape)} if it differs among channels, got {tuple(mask.shape)}"
+                f"a mask must have shape {one}, or {tuple(shape)} to differ among channels, got {tuple(mask.shape)}"
             )
     channels = max(len(mask) for mask in given)
     full = torch.ones(one, dtype=torch.bool)
@@ -241,7 +240,7 @@ def pair(indices: Sequence[int], seeds: Sequence[int] | None) -> list[tuple[int,
     """Return each index with its seed, or with None.
 
     Raises:
-        ValueError: for no indices, or another number of seeds than of indices.
+        ValueError: If there are no indices, or the number of seeds differs from the number of indices.
     """
     if len(indices) == 0:
         raise ValueError("a batch needs at least one index")
@@ -256,11 +255,11 @@ def split(
     """Return (training, validation) parts of a dataset, disjoint and drawn at random by `seed` alone.
 
     `validation` below 1 is a fraction of the examples, rounded so that each part has at least one if there are two;
-    otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer may be
-    held out. The validation part is None if nothing is held out.
+    otherwise it is a number of examples. With `keep_classes` every class keeps an example for training, so fewer
+    examples may be held out. The validation part is None if nothing is held out.
 
     Raises:
-        ValueError: for a negative number, or if nothing would be left to train on.
+        ValueError: If the number is negative, or nothing would be left for training.
     """
     total = len(dataset)
     count = int(validation)

@@ -1,4 +1,4 @@
-"""Pictures, sounds and clips in formats that every browser supports, and as `data:` URLs within a page."""
+"""Images, audio and video clips in formats that every browser supports, and as `data:` URLs within a page."""
 
 import base64
 import io
@@ -16,17 +16,17 @@ from modalities.video_writing import write_video
 from multisagd.libraries import importing
 
 EXACT = 256 << 10
-"""Maximum bytes of a picture or sound that is kept unchanged; larger ones are compressed."""
+"""Maximum bytes of an image or audio clip that is kept unchanged; larger ones are compressed."""
 MAX_PIXELS = 64_000_000
-"""Maximum pixels of a picture, and of all frames of a clip that is re-encoded."""
+"""Maximum pixels of an image, and of all frames of a clip that is re-encoded."""
 SMALL = 96
-"""Side in pixels below which a picture or clip is enlarged with nearest-neighbour scaling."""
+"""Side in pixels below which an image or clip is enlarged with nearest-neighbour scaling."""
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Sample rates that MP3 supports, in Hz."""
 
 
 def address(kind: str, data: bytes) -> str:
-    """Return a `data:` URL of bytes of a media type."""
+    """Return a `data:` URL for bytes of a media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -48,13 +48,13 @@ def png(picture: Tensor | np.ndarray) -> bytes:
 
 
 def picture(path: Path) -> tuple[str, bytes, bool]:
-    """Return a picture's type and content, and whether it is small; a large one becomes WebP.
+    """Return the media type and content of an image, and whether it is small; large images become WebP.
 
     Raises:
-        ValueError: if it is not a PNG, or has more pixels than any picture of a run.
-        OSError: if it is damaged.
+        ValueError: If it is not a PNG, or has more pixels than any image of a run.
+        OSError: If it is damaged.
     """
-    with importing("PIL", "pictures"):
+    with importing("PIL", "images in a report"):
         import PIL.Image
     data = path.read_bytes()
     with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -70,18 +70,18 @@ def picture(path: Path) -> tuple[str, bytes, bool]:
 
 
 def sound(path: Path) -> tuple[str, bytes, bool]:
-    """Return a sound's type and content; a long one becomes MP3 of some 128 kbit per second.
+    """Return the media type and content of an audio clip, and False; long clips become MP3 at 128 kbit/s.
 
     Raises:
-        av.error.FFmpegError: if it is damaged.
-        ValueError: if it contains no sound.
+        av.error.FFmpegError: If it is damaged.
+        ValueError: If it contains no audio.
     """
-    with importing("av", "sounds in a report"):
+    with importing("av", "audio in a report"):
         import av
     data = path.read_bytes()
     with av.open(io.BytesIO(data), "r", format="wav") as source:
         if not source.streams.audio:
-            raise ValueError("it contains no sound")
+            raise ValueError("it contains no audio")
         stream = source.streams.audio[0]
         if len(data) <= EXACT:
             return "audio/wav", data, False
@@ -96,11 +96,13 @@ def sound(path: Path) -> tuple[str, bytes, bool]:
 
 
 def clip(path: Path) -> tuple[str, bytes, bool]:
-    """Return a clip's type and content, and whether it is small; formats that only some browsers play are re-encoded.
+    """Return the media type and content of a clip, and whether it is small.
+
+    Formats that only some browsers play are re-encoded.
 
     Raises:
-        av.error.FFmpegError: if it is damaged.
-        ValueError: if it contains no clip, or has more pixels than any clip of a run.
+        av.error.FFmpegError: If it is damaged.
+        ValueError: If it contains no clip, or has more pixels than any clip of a run.
     """
     with importing("av", "clips in a report"):
         import av

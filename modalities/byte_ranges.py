@@ -1,4 +1,4 @@
-"""Byte ranges of files: local files, and whatever fsspec reads (s3://, gs://, https://, filecache::…).
+"""Byte ranges of files: local files, and all storage that fsspec supports (s3://, gs://, https://, filecache::…).
 
 A failed read is retried with growing pauses, since shared storage fails occasionally.
 """
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 7
 PAUSE = 0.5
-"""Approximate seconds before the second attempt; each pause doubles, half a minute in total."""
+"""Approximate seconds before the second attempt; each pause is twice the last one, half a minute in total."""
 
 OPEN_FILES = 64
 """Local files kept open at a time."""
@@ -53,7 +53,7 @@ class PartsError(OSError):
 
 
 class Source:
-    """One file that is read in parts; `url` names it in messages; `local` is true for a file on this machine."""
+    """One file that is read in parts; `url` names it in messages, and `local` is True for a file on this machine."""
 
     def __init__(self, url: str, system: Any, path: str) -> None:
         self.url, self.system, self.path = url, system, path
@@ -62,10 +62,10 @@ class Source:
         self._turn = threading.Lock() if isinstance(system, CachingFileSystem) else nullcontext()
 
     def state(self) -> tuple[int, str]:
-        """Return the size in bytes, and a text that changes with the file, as far as its storage reports it.
+        """Return the size in bytes, and a string that changes with the file, if its storage reports changes.
 
         Raises:
-            OSError: if it does not exist or cannot be reached.
+            OSError: If it does not exist or cannot be reached.
         """
         if self.local:
             status = with_retries(self.url, lambda: Path(self.path).stat())
@@ -81,8 +81,8 @@ class Source:
         """Return the bytes from `start` up to `stop`.
 
         Raises:
-            PartsError: if the server does not support byte ranges.
-            OSError: if they do not exist or cannot be reached.
+            PartsError: If the server does not support byte ranges.
+            OSError: If they do not exist or cannot be reached.
         """
 
         def attempt() -> bytes:
@@ -94,7 +94,7 @@ class Source:
             if not self.local and len(data) > stop - start:
                 raise PartsError(
                     f"{self.url}: its server sends whole files, whatever part is requested: put simplecache:: in front "
-                    "of the address, and each file is fetched once and kept on this machine's disk"
+                    "of the URL, and each file is fetched once and kept on this machine's disk"
                 )
             if len(data) != stop - start:
                 raise EOFError(f"{len(data)} bytes received where {stop - start} were requested, from {start} on")
@@ -156,13 +156,13 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
     """Run an action on a file, with retries, and return its result.
 
     Raises:
-        BrokenLibraryError: if a library of the storage cannot be imported.
-        OSError: naming the file, after `ATTEMPTS` failures, or one permanent failure.
+        BrokenLibraryError: If a library of the storage cannot be imported.
+        OSError: If the action fails `ATTEMPTS` times, or permanently; the message names the file.
     """
     for attempt in range(ATTEMPTS):
         try:
             return action()
-        except Exception as error:  # every storage has its own errors
+        except Exception as error:  # each storage system raises its own errors
             if (library := failed_import(error)) is not None:
                 raise library from error
             if isinstance(error, PartsError):
@@ -177,19 +177,19 @@ def with_retries(url: str, action: Callable[[], T]) -> T:
 
 
 def find(urls: str | Sequence[str], ending: str, local: bool = False) -> list[Source]:
-    """Return the files named by one address or a list of addresses, in order.
+    """Return the files named by one URL or a list of URLs, in order.
 
-    An address may hold ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
-    stands for its files with the `ending`. With `local` every address is the plain path of a file of this machine.
+    A URL may contain ranges of numbers (`{000..099}`), or be a pattern with *, whose matches are sorted; a folder
+    stands for its files with the `ending`. With `local` every URL is the plain path of a file on this machine.
 
     Raises:
-        OSError: for a pattern or folder without files, or storage that cannot be reached.
-        ValueError: for no address, a file named twice, or an address that fsspec cannot take.
+        OSError: If a pattern or folder has no files, or storage cannot be reached.
+        ValueError: If no URL is given, a file is named twice, or fsspec does not support a URL.
     """
-    addresses = [urls] if isinstance(urls, str) else urls
-    sources = [source for given in addresses for url in expanded(given) for source in _files(url, ending, local)]
+    given_urls = [urls] if isinstance(urls, str) else urls
+    sources = [source for given in given_urls for url in expanded(given) for source in _files(url, ending, local)]
     if not sources:
-        raise ValueError("no address is given")
+        raise ValueError("no URL is given")
     url, count = Counter(source.url for source in sources).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{url} is named twice")
@@ -222,10 +222,10 @@ def _plain(path: str) -> str:
 
 
 def expanded(url: str) -> list[str]:
-    """Return the addresses of a pattern with ranges of numbers: `{08..10}` is 08, 09 and 10.
+    """Return the URLs of a pattern with ranges of numbers: `{08..10}` is 08, 09 and 10.
 
     Raises:
-        ValueError: for a descending range.
+        ValueError: If a range is descending.
     """
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", url)
     ranges = []

@@ -1,4 +1,4 @@
-"""What encoded data depend on: the settings of the parts that made them, in a form that can be stored and compared."""
+"""The settings on which encoded data depend, in a form that can be stored and compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
     names. A `fingerprint` is included if it exists.
 
     Raises:
-        ValueError: for a setting that JSON cannot hold, naming it.
+        ValueError: If JSON cannot represent a setting; the message names it.
     """
     kind = type(part)
     keys: dict[str, Any] = {f"{name}._target_": f"{kind.__module__}.{kind.__qualname__}"}
@@ -43,7 +43,7 @@ def describe(part: object, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str, owner: str) -> Any:
-    """Return a setting as it comes back from JSON."""
+    """Return a setting converted to JSON and back."""
 
     def other(inner: Any) -> Any:
         if isinstance(inner, Path):
@@ -57,7 +57,7 @@ def _plain(value: Any, name: str, owner: str) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} cannot be compared with that of latents encoded before ({error}): make {owner} a frozen dataclass "
-            "with plain settings (numbers, texts, lists), and let names of other attributes begin with _"
+            "with plain settings (numbers, strings, lists), and let names of other attributes begin with _"
         ) from error
 
 

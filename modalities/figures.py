@@ -18,20 +18,20 @@ def plot_tensors(
     columns: int | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Draw tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as an image in two.
+    """Plot tensors `(channels, *grid)` as one PNG: lines in one dimension, the first channel as an image in two.
 
     In three and more dimensions, the middle slice of all axes but the last two is drawn. Axes are labelled with units.
 
     Raises:
-        ValueError: for no tensors, or a path that does not end in .png.
+        ValueError: If there are no tensors, or the path does not end in .png.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if len(tensors) == 0:
-        raise ValueError(f"a picture needs at least one item, got none for {path}")
+        raise ValueError(f"a figure needs at least one item, got none for {path}")
     if path.suffix.lower() != ".png":
-        raise ValueError(f"pictures are written as PNG: {path} should end in .png")
+        raise ValueError(f"figures are written as PNG: {path} must end in .png")
     columns = columns or math.ceil(math.sqrt(len(tensors)))
     rows = math.ceil(len(tensors) / columns)
     figure = Figure(figsize=(2.4 * columns + 0.6, 1.8 * rows + 0.6), layout="constrained")
@@ -44,12 +44,12 @@ def plot_tensors(
             for channel in values:
                 plot.plot([axis.spacing * sample for sample in range(axis.size)], channel.numpy(), linewidth=0.7)
         else:
-            picture = values[0]
-            while picture.ndim > 2:
-                picture = picture[picture.shape[0] // 2]
+            image = values[0]
+            while image.ndim > 2:
+                image = image[image.shape[0] // 2]
             vertical, horizontal = grid.axes[-2:]
             extent = (0.0, horizontal.size * horizontal.spacing, 0.0, vertical.size * vertical.spacing)
-            plot.imshow(picture.numpy(), aspect="auto", origin="lower", extent=extent)
+            plot.imshow(image.numpy(), aspect="auto", origin="lower", extent=extent)
             plot.set_ylabel(_label(vertical), fontsize="x-small")
         if names is not None:
             plot.set_title(names[place], fontsize="small", parse_math=False)
@@ -60,7 +60,7 @@ def plot_tensors(
 
 
 def name_strip(name: str, width: int, height: int = 14) -> Tensor:
-    """Return a name as a picture `(1, height, width)`, uint8, white on black, cropped to the width."""
+    """Return a name as an image `(1, height, width)`, uint8, white on black, cropped to the width."""
     import matplotlib
     import PIL.Image
     import PIL.ImageDraw

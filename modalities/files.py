@@ -23,33 +23,33 @@ class Folder(MediaFiles):
     """The media files under `root`, at any depth, sorted by path, with the classes and captions that come with them.
 
     Hidden files, system files (@eaDir, __MACOSX, Thumbs.db) and files without one of the modality's suffixes are
-    ignored. Files are listed now and read on demand, by `threads` threads per batch. An unreadable file is reported and
-    replaced by another of this dataset, chosen by index and seed. Classes are sorted by name, numbers in names by their
-    value (9 before 10).
+    ignored. Files are listed on construction and read on demand, by `threads` threads per batch. An unreadable file is
+    reported and replaced by another file of this dataset, chosen by index and seed. Classes are sorted by name, numbers
+    in names by their value (9 before 10).
 
     Args:
         modality: reads the files.
         root: the folder.
-        labels: where classes come from. "folder": the folder on the way to a file, at the first level where these
-            differ among the files used (root/train/cat/a.png is of class cat if all lie in train). "name": its name, by
-            `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it has that column,
-            or else the folders, if all files lie in two or more of them.
+        labels: where classes come from. "folder": the folder on the path of a file, at the first level where the
+            folders of the used files differ (root/train/cat/a.png is of class cat if all lie in train). "name": its
+            name, by `pattern`. "manifest": the column `label`. "none": no classes. "auto": the manifest, if it has that
+            column, or else the folders, if all files lie in two or more of them.
         pattern: for labels="name", a regular expression searched for in the file's name; its group `label`, or else
             its first group, is the class: `^(?P<label>[a-z]+)_`.
         manifest: a .csv or .jsonl file (path from the root, or absolute), as `modalities.manifest` describes; then only
             the files that it lists are used.
         match: a regular expression; only files whose path under the root contains a match are used, for example to
             select one part of a dataset.
-        captions: where texts come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next to
-            photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no texts.
+        captions: where captions come from. "auto": the manifest, if it has a column `text`. "sidecar": photo.txt next
+            to photo.jpg. "labels": the names of the classes, underscores as spaces. "none": no captions.
         max_unreadable: fraction of the files that may be unreadable.
         threads: threads that read a batch.
 
     Raises:
-        FileNotFoundError: if `root` is not a folder, contains no file that the modality reads and `match` selects, or a
+        FileNotFoundError: If `root` is not a folder, contains no file that the modality reads and `match` selects, or a
             listed file or caption is missing.
-        ValueError: for incompatible settings, a wrong regular expression or manifest, or a file without
-            the requested class.
+        ValueError: If settings are incompatible, a regular expression or the manifest is invalid, or a file has no
+            class although classes are required.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Folder(MediaFiles):
     ) -> None:
         if labels not in get_args(LabelSource) or captions not in get_args(CaptionSource):
             raise ValueError(
-                f"labels is one of {', '.join(get_args(LabelSource))} and captions one of "
+                f"labels must be one of {', '.join(get_args(LabelSource))} and captions one of "
                 f"{', '.join(get_args(CaptionSource))}; got {labels!r} and {captions!r}"
             )
         if pattern is not None and labels != "name":
@@ -116,7 +116,7 @@ class Folder(MediaFiles):
         return part
 
     def caption(self, index: int) -> str | None:
-        """Return the text of one file, without reading the file; None if the files have none."""
+        """Return the caption of one file, without reading the file; None if the files have none."""
         return None if self.texts is None else self.texts[index]
 
     def stored(self) -> Iterable[Source]:
@@ -134,8 +134,8 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Return the paths, relative to `root` and sorted, of the regular files with these suffixes, links followed once.
 
     Raises:
-        FileNotFoundError: if `root` is not a folder, or contains no such file.
-        PermissionError: if a folder cannot be listed.
+        FileNotFoundError: If `root` is not a folder, or contains no such file.
+        PermissionError: If a folder cannot be listed.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root.absolute()} is not a folder: set root to the folder that contains the files")
@@ -150,7 +150,7 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> list[str]:
         visited.add(real)
         for name in names:
             path = Path(folder, name)
-            # A named pipe would block the reader for ever.
+            # A named pipe would block the reader forever.
             if is_hidden(name) or not path.is_file():
                 continue
             if path.suffix.lower() in suffixes:

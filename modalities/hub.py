@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, from the local cache only: names in another person's run download nothing."""
+"""Models on the Hugging Face Hub, from the local cache only: names in another person's run download nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from multisagd.libraries import BrokenLibraryError, check
 
 @contextmanager
 def fetching_no_models(wanted: bool = True) -> Iterator[None]:
-    """Restrict the hub to its local cache; models that are not cached count as missing."""
+    """Restrict the Hub to its local cache; models that are not cached count as missing."""
     try:
-        check("huggingface_hub.constants", "models of the hub")
+        check("huggingface_hub.constants", "models on the Hub")
     except BrokenLibraryError:  # then nothing can download them
         yield
         return

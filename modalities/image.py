@@ -1,4 +1,4 @@
-"""Images: files to tensors (channels, height, width) in [-1, 1] and back, of one size.
+"""Conversion of image files to tensors (channels, height, width) in [-1, 1] of one size, and back.
 
 The grid is in pixels, so spectra are written in cycles per pixel, and power laws are flat below 1/256 cycles per pixel.
 In memory an image is a uint8 tensor of shape (channels, height, width); colour profiles are not applied.
@@ -31,18 +31,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 @dataclass(frozen=True)
 class Image(Modality):
-    """Images of one `size`, a side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
+    """Images of one `size`, the side of a square or (height, width), with 1 channel (grey) or 3 (RGB).
 
     `resize` says how other sizes are converted, always with antialiasing (bicubic):
     "crop" cuts out the largest window of the right aspect ratio, at random (the middle without a seed), and scales it;
-    "center" always takes the middle; "stretch" scales the whole and may change its aspect ratio;
-    "pad" scales down what is too large, never up, and centres it on black: 28×28 on 32×32 keeps its pixels exactly.
-    `flip` mirrors left and right, with probability one half when there is a seed.
-    Transparent pixels are laid on white. Files of more than `max_pixels` are refused before they are decoded.
+    "center" always takes the middle; "stretch" scales the whole image and may change its aspect ratio;
+    "pad" scales down images that are too large, never up, and centres them on black: 28×28 on 32×32 keeps all pixels.
+    `flip` mirrors left and right with probability one half if there is a seed.
+    Transparent pixels are composited on white. Files with more than `max_pixels` are refused before they are decoded.
 
     Raises:
-        BrokenLibraryError: if Pillow or torchvision cannot be imported.
-        ValueError: for a size below 1, channels other than 1 or 3, or an unknown `resize`.
+        BrokenLibraryError: If Pillow or torchvision cannot be imported.
+        ValueError: If the size is below 1, channels is not 1 or 3, or `resize` is unknown.
     """
 
     size: int | Sequence[int] = 32
@@ -56,12 +56,12 @@ class Image(Modality):
             check(module, "images")
         sides = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-            raise ValueError(f"size is one side or (height, width) in whole pixels of at least 1, got {self.size}")
+            raise ValueError(f"size must be one side or (height, width) in whole pixels of at least 1, got {self.size}")
         object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
-            raise ValueError(f"channels is 1 (grey) or 3 (RGB), got {self.channels}")
+            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if self.resize not in ("crop", "center", "stretch", "pad"):
-            raise ValueError(f"resize is one of crop, center, stretch, pad; got {self.resize!r}")
+            raise ValueError(f"resize must be one of crop, center, stretch, pad; got {self.resize!r}")
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -83,13 +83,13 @@ class Image(Modality):
         """Read one image file, its first frame if it has several: uint8, shape (channels, height, width).
 
         Raises:
-            ValueError: if it is empty, has more than `max_pixels`, or values without a declared white level.
-            Exception: raised by the decoder on a damaged file.
+            ValueError: If it is empty, has more than `max_pixels`, or values without a declared white level.
+            Exception: If the decoder fails on a damaged file.
         """
         return self.mirror(self.fit(self.read(path), seed), seed)
 
     def read(self, path: Path) -> Tensor:
-        """Read one image file at its own size, upright, in the channels of this modality; see `load` for errors."""
+        """Read one image file at its original size, upright, with the channels of this modality; raises like `load`."""
         import PIL.Image
         import PIL.ImageOps
 
@@ -127,18 +127,18 @@ class Image(Modality):
         return _scale(pixels[..., top : top + window[0], left : left + window[1]], height, width)
 
     def mirror(self, pixels: Tensor, seed: int | None) -> Tensor:
-        """Return pixels flipped left to right if this modality flips and the seed says so."""
+        """Return pixels flipped left to right if `flip` is set and the seed selects it."""
         return pixels.flip(-1) if self.flip and seed is not None and derive(seed, "flip") % 2 else pixels
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return uint8 pixels as float32, 0 to -1 and 255 to 1, any leading dimensions."""
+        """Return uint8 pixels as float32, mapping 0 to -1 and 255 to 1; any leading dimensions are allowed."""
         return media.to(torch.float32) / 127.5 - 1
 
     def decode(self, x0: Tensor) -> Tensor:
         """Return values in [-1, 1] as uint8 pixels, rounded, clipped outside; exact inverse of `encode`.
 
         Raises:
-            ValueError: if a value is not finite.
+            ValueError: If a value is not finite.
         """
         if not bool(torch.isfinite(x0).all()):
             raise ValueError("the image to decode has values that are not finite: sampling or training diverged")
@@ -148,7 +148,7 @@ class Image(Modality):
         """Write uint8 pixels (channels, height, width) as PNG, which is exact.
 
         Raises:
-            ValueError: if the path does not end in .png.
+            ValueError: If the path does not end in .png.
         """
         from torchvision.transforms.v2.functional import to_pil_image
 
@@ -163,10 +163,10 @@ class Image(Modality):
         """Write several images of one size as one PNG, row by row, in a square unless `columns` is given.
 
         Images with a side below 64 pixels are enlarged by a whole factor with nearest-neighbour scaling.
-        `names` are written below them, cut to their width.
+        `names` are written below the images, cropped to their width.
 
         Raises:
-            ValueError: for no images, or a path that does not end in .png.
+            ValueError: If there are no images, or the path does not end in .png.
         """
         from torchvision.utils import make_grid
 
@@ -199,7 +199,7 @@ def _flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     """Return any image as 8-bit "L" or "RGB".
 
     Raises:
-        ValueError: for float pixels, or integers beyond 16 bits.
+        ValueError: If pixels are floats, or integers beyond 16 bits.
     """
     import PIL.Image
 

@@ -1,7 +1,7 @@
 """Well-known image datasets held in memory: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10.
 
 The `Image` modality sets size and channels; pixels stay uint8 at their original size until a batch is requested.
-Crops are taken from the middle; flips follow the seeds.
+Crops are taken from the middle; flips depend on the seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pixels(Dataset):
     """Images in memory: `images` uint8 (count, 1 or 3, height, width), `labels` int64 (count,) or None.
 
     Raises:
-        ValueError: for other dtypes or shapes, no images, or labels that do not fit `classes`.
+        ValueError: If a dtype or shape is different, there are no images, or labels do not fit `classes`.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Pixels(Dataset):
         return len(self.images)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example as `Dataset.example` says."""
+        """Return one example ; see `Dataset.example`."""
         batch = self.batch([index], None if seed is None else [seed])
         return Example(batch.x0[0], None if batch.labels is None else int(batch.labels[0]))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return a batch as `Dataset.batch` says, without a loop over its images unless they are flipped."""
+        """Return a batch (see `Dataset.batch`), without a loop over its images unless they are flipped."""
         pairs = pair(indices, seeds)
         outside = [index for index, _ in pairs if not 0 <= index < len(self)]
         if outside:
@@ -97,8 +97,8 @@ class Pixels(Dataset):
 class Digits(Pixels):
     """Scikit-learn's 1,797 handwritten digits, grey 8×8, embedded in the package: no download.
 
-    They are stretched (bicubic) to the modality's size regardless of its `resize`: 8×8 in a black frame is useless.
-    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
+    They are stretched (bicubic) to the modality's size regardless of its `resize`: 8×8 in a black frame would be
+    useless. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
     def __init__(self, modality: Image) -> None:
@@ -119,8 +119,8 @@ class MNIST(Pixels):
     document recognition, Proc. IEEE 86, 1998.
 
     Raises:
-        FileNotFoundError: if the files are missing and `download` is off, or cannot be downloaded.
-        ValueError: if a file is damaged.
+        FileNotFoundError: If the files are missing and `download` is off, or cannot be downloaded.
+        ValueError: If a file is damaged.
     """
 
     name: ClassVar[str] = "MNIST"
@@ -139,7 +139,7 @@ class MNIST(Pixels):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 training (or 10,000 test) pictures of clothes, grey 28×28; otherwise like `MNIST`.
+    """Fashion-MNIST: 60,000 training (or 10,000 test) images of clothes, grey 28×28; otherwise like `MNIST`.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
     """
@@ -157,7 +157,7 @@ class CIFAR10(Pixels):
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
     Raises:
-        FileNotFoundError: if the files are missing or damaged and `download` is off, or cannot be downloaded.
+        FileNotFoundError: If the files are missing or damaged and `download` is off, or cannot be downloaded.
     """
 
     def __init__(self, modality: Image, root: str | Path, train: bool = True, download: bool = False) -> None:
@@ -177,7 +177,7 @@ def read_idx(path: Path) -> Tensor:
     """Read an idx file of bytes, compressed (.gz) or not, as a uint8 tensor of the shape in its header.
 
     Raises:
-        ValueError: if it is not such a file, or its length contradicts its header.
+        ValueError: If it is not such a file, or its length contradicts its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -187,7 +187,7 @@ def read_idx(path: Path) -> Tensor:
         raise ValueError(f"{path} is damaged ({error}): download it again") from error
     body = data[4 + 4 * dimensions :]
     if data[:2] != b"\0\0" or kind != 0x08 or not shape or math.prod(shape) != len(body):
-        raise ValueError(f"{path} is damaged or no idx file ({shape=}, {len(body)} bytes): download it again")
+        raise ValueError(f"{path} is damaged or not an idx file ({shape=}, {len(body)} bytes): download it again")
     return torch.frombuffer(bytearray(body), dtype=torch.uint8).reshape(shape)
 
 

@@ -24,7 +24,7 @@ def class_names(
     """Return the class name of each file, or None without classes; `entries` are the files' manifest lines, if any.
 
     Raises:
-        ValueError: if a file has no class although `source` requires one, or for an invalid `pattern`.
+        ValueError: If a file has no class although `source` requires one, or for an invalid `pattern`.
     """
     listed = [entry.label for entry in entries if entry.label is not None]
     if source == "manifest" and not listed:
@@ -41,11 +41,11 @@ def class_names(
 def captions(
     source: CaptionSource, root: Path, files: Sequence[str], entries: Sequence[Entry], names: Sequence[str] | None
 ) -> list[str] | None:
-    """Return the text of each file, or None without texts; `names` are the class names.
+    """Return the caption of each file, or None without captions; `names` are the class names.
 
     Raises:
-        FileNotFoundError: if a caption is missing.
-        ValueError: if a caption is not text, or captions should come from classes that do not exist.
+        FileNotFoundError: If a caption is missing.
+        ValueError: If a caption is not text, or captions should come from classes that do not exist.
     """
     if source == "sidecar":
         return sidecars(root, files)
@@ -70,7 +70,7 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
     """Compile the regular expression of the setting `key`.
 
     Raises:
-        ValueError: naming the key and the position, if it is not a regular expression.
+        ValueError: If it is not a regular expression; the message names the key and the position.
     """
     try:
         return re.compile(expression)
@@ -83,10 +83,11 @@ def compiled(key: str, expression: str) -> re.Pattern[str]:
 def from_folders(root: Path, files: Sequence[str], required: bool) -> list[str] | None:
     """Return one folder on each file's path: the folder at the first level where folders differ among the files.
 
-    None if that gives no classes and classes are not `required`; if they are, the folder of all files is one class.
+    Returns None if that gives no classes and classes are not `required`; if they are, the common folder is the only
+    class.
 
     Raises:
-        ValueError: if `required` and a file is not in a folder of that level.
+        ValueError: If classes are `required` and a file is not in a folder at that level.
     """
     parents = [PurePosixPath(file).parent.parts for file in files]
     common = _common_start(parents)
@@ -123,7 +124,7 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
     The expression is searched for in the name without folders; ^ and $ anchor it.
 
     Raises:
-        ValueError: for an invalid expression, an expression without a group, or a name without a match.
+        ValueError: If the expression is invalid or has no group, or a name has no match.
     """
     pattern = compiled("pattern", expression)
     if not pattern.groups:
@@ -135,7 +136,7 @@ def from_names(files: Sequence[str], expression: str) -> list[str]:
         if match is None or not match[group]:
             raise ValueError(
                 f"pattern={expression!r} finds no class in the name of {file}: "
-                "change it, or leave the file out by match"
+                "change it, or exclude the file with match"
             )
         labels.append(match[group])
     return labels
@@ -145,8 +146,8 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
     """Return the captions in the text files next to the media: photo.txt for photo.jpg, UTF-8.
 
     Raises:
-        FileNotFoundError: if one is missing.
-        ValueError: if one is not UTF-8 text.
+        FileNotFoundError: If one is missing.
+        ValueError: If one is not UTF-8 text.
     """
     texts = []
     for file in files:
@@ -155,8 +156,8 @@ def sidecars(root: Path, files: Sequence[str]) -> list[str]:
             texts.append(path.read_text(encoding="utf-8-sig").strip())
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{root / file} has no caption: write it to {path.name} next to it (an empty file means no text), "
-                "or leave the file out by match"
+                f"{root / file} has no caption: write it to {path.name} next to it (an empty file means no caption), "
+                "or exclude the file with match"
             ) from error
         except UnicodeDecodeError as error:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Latents: another modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
+"""Latents: a modality encoded by an autoencoder, on a coarser grid, scaled to mean 0 and standard deviation 1.
 
 The grid keeps the physical units of the wrapped modality: names, units and corners of the axes stay, and their
 spacing grows by the autoencoder's stride, so that a spectrum written in cycles per pixel or hertz keeps its meaning.
@@ -35,7 +35,7 @@ class LatentScale:
     """Mean and standard deviation of each latent channel, and their `encoding` (see `Latent.encoding`).
 
     Raises:
-        ValueError: unless both have the same length, all values are finite and the deviations are positive.
+        ValueError: If their lengths differ, a value is not finite, or a standard deviation is not positive.
     """
 
     mean: tuple[float, ...]
@@ -45,14 +45,16 @@ class LatentScale:
     def __post_init__(self) -> None:
         numbers = (*self.mean, *self.std)
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, numbers)) or not min(self.std, default=0) > 0:
-            raise ValueError("a scale needs one finite mean and one positive deviation for each latent channel")
+            raise ValueError(
+                "a scale needs one finite mean and one positive standard deviation for each latent channel"
+            )
 
     @classmethod
     def load(cls, path: Path) -> LatentScale:
         """Read a scale; `path` is the file, or the folder of encoded data that contains it.
 
         Raises:
-            ValueError: if it is missing, unreadable or of another format version.
+            ValueError: If it is missing, unreadable or has a different format version.
         """
         path = path / STATISTICS if path.is_dir() else path
         try:
@@ -74,17 +76,18 @@ class LatentScale:
 
 @dataclass(frozen=True)
 class Latent(Modality):
-    """Another `modality` through an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
+    """A `modality` seen through an `autoencoder`; `decode(encode(media))` loses only what the autoencoder loses.
 
-    `statistics` is the folder that `multisagd encode` has written, or its statistics.json: latents are then shifted and
+    `statistics` is a folder written by `multisagd encode`, or its statistics.json: latents are then shifted and
     scaled to mean 0 and standard deviation 1 per channel. None leaves latents unscaled; it is meant for encoding only,
     since unscaled latents do not fit the noise levels of a schedule.
 
     If the autoencoder cannot return the exact size, data are padded by repeating their last samples and cropped
-    after decoding. A single channel is repeated for an autoencoder of colour or stereo, and averaged after decoding.
+    after decoding. A single channel is repeated for a colour or stereo autoencoder, and averaged after decoding.
 
     Raises:
-        ValueError: for statistics that cannot be read, or belong to another encoding (naming what differs).
+        ValueError: If the statistics cannot be read or belong to a different encoding; the message names the
+            differences.
     """
 
     modality: Modality
@@ -95,7 +98,7 @@ class Latent(Modality):
         if self.statistics is not None:
             object.__setattr__(self, "statistics", Path(self.statistics))
             if different := differences(self.scale.encoding if self.scale else {}, self.encoding()):
-                raise ValueError(f"the statistics in {self.statistics} belong to another encoding; {different}")
+                raise ValueError(f"the statistics in {self.statistics} belong to a different encoding; {different}")
             if self.scale and len(self.scale.mean) != self.channels:
                 raise ValueError(
                     f"the statistics in {self.statistics} have {len(self.scale.mean)} channels, but the autoencoder "
@@ -104,15 +107,15 @@ class Latent(Modality):
 
     @cached_property
     def scale(self) -> LatentScale | None:
-        """Mean and deviation by which latents are scaled, if any."""
+        """Mean and standard deviation by which latents are scaled; None if they are not."""
         return None if self.statistics is None else LatentScale.load(self.statistics)
 
     @cached_property
     def layout(self) -> Layout:
-        """The shapes before and after the autoencoder, asked from the autoencoder.
+        """The shapes before and after the autoencoder, found by calling it.
 
         Raises:
-            ValueError: if it cannot take data of this shape, or does not return at least as much.
+            ValueError: If it cannot take data of this shape, or does not return at least as much.
         """
         return find_layout(self.autoencoder, self.modality.channels, self.modality.grid().shape)
 
@@ -127,7 +130,7 @@ class Latent(Modality):
         return self.modality.suffixes
 
     def grid(self) -> Grid:
-        """Return the wrapped grid made coarser; causal video autoencoders encode the first frame by itself."""
+        """Return the latent grid, coarser than the wrapped one; causal autoencoders encode the first frame alone."""
 
         def coarser(axis: Axis, size: int, stride: float) -> Axis:
             # Explicit, since an axis without a corner derives it from its spacing.
@@ -140,7 +143,7 @@ class Latent(Modality):
         """Return what the latents depend on: a mapping of dotted names of the parts' settings to JSON values.
 
         Raises:
-            ValueError: for a setting that JSON cannot hold, naming it.
+            ValueError: If JSON cannot represent a setting; the message names it.
         """
         return {**describe(self.modality, "modality"), **describe(self.autoencoder, "autoencoder")}
 
@@ -156,17 +159,17 @@ class Latent(Modality):
         """Return the media of scaled latents `(latent channels, *latent grid)`.
 
         Raises:
-            ValueError: if a value is not finite.
+            ValueError: If a value is not finite.
         """
         if not bool(torch.isfinite(x0).all()):
             raise ValueError("the latents to decode have values that are not finite: sampling or training diverged")
         z = x0.detach().to("cpu", torch.float32).unsqueeze(0)
         if self.scale is not None:
-            z = z * _beside(z, self.scale.std) + _beside(z, self.scale.mean)
+            z = z * _per_channel(z, self.scale.std) + _per_channel(z, self.scale.mean)
         return self.modality.decode(self.expand(z)[0])
 
     def mask(self, media: Any) -> Tensor | None:
-        """Return which latents depend on data only, bool `(1, *latent grid)`; a latent of any padding is padding."""
+        """Return which latents depend on data only, bool `(1, *latent grid)`; any padding makes a latent padding."""
         mask = self.modality.mask(media)
         return None if mask is None else self.coarser_mask(mask)
 
@@ -175,14 +178,14 @@ class Latent(Modality):
         self.modality.save(media, path)
 
     def save_grid(self, media: Sequence[Any], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write several media as one picture, as the wrapped modality does."""
+        """Write several media as one image, as the wrapped modality does."""
         if names is None:
             self.modality.save_grid(media, path)
         else:
             self.modality.save_grid(media, path, names=names)
 
     def compress(self, x: Tensor) -> Tensor:
-        """Return the latents, not scaled, of encoded data `(batch, channels, *grid)` of the wrapped modality."""
+        """Return the unscaled latents of encoded data `(batch, channels, *grid)` of the wrapped modality."""
         inputs = extended(x, self.layout.inputs[1:])
         if inputs.shape[1] != self.layout.inputs[0]:
             inputs = inputs.expand(-1, self.layout.inputs[0], *inputs.shape[2:])
@@ -198,9 +201,9 @@ class Latent(Modality):
         return x
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Return latents `(batch, latent channels, *latent grid)` as float32 of mean 0 and standard deviation 1."""
+        """Return latents `(batch, latent channels, *latent grid)` as float32 with mean 0 and standard deviation 1."""
         z = z.to(torch.float32)
-        return z if self.scale is None else (z - _beside(z, self.scale.mean)) / _beside(z, self.scale.std)
+        return z if self.scale is None else (z - _per_channel(z, self.scale.mean)) / _per_channel(z, self.scale.std)
 
     def coarser_mask(self, mask: Tensor) -> Tensor:
         """Return a mask `(..., 1 or channels, *grid)` of the wrapped grid on the latent grid, `(..., 1, *grid)`."""
@@ -217,6 +220,6 @@ class Latent(Modality):
         return hidden.reshape(*lead, *self.layout.latents[1:]) == 0
 
 
-def _beside(z: Tensor, values: Sequence[float]) -> Tensor:
+def _per_channel(z: Tensor, values: Sequence[float]) -> Tensor:
     """Return one value per channel in a shape that broadcasts over `(batch, channels, *grid)`."""
     return torch.tensor(values, device=z.device).view(-1, *[1] * (z.ndim - 2))

@@ -17,7 +17,7 @@ REPEATED = (3, 2)
 
 
 class Layout(NamedTuple):
-    """Shapes: `inputs` (channels, *grid) of the autoencoder, `latents` (channels, *grid), and the grid's `strides`."""
+    """Shapes of the autoencoder's `inputs` and `latents`, both (channels, *grid), and the `strides` of the grid."""
 
     inputs: tuple[int, ...]
     latents: tuple[int, ...]
@@ -25,10 +25,10 @@ class Layout(NamedTuple):
 
 
 def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> Layout:
-    """Find the layout for data of a size, padded so that the output is at least as large.
+    """Find the layout for data of a given size, padded so that the output is at least as large.
 
     Raises:
-        ValueError: if the autoencoder cannot take such data, or does not return at least as much.
+        ValueError: If the autoencoder does not accept such data, or its output is smaller than the data.
     """
     probe = _Probe(autoencoder, channels, size)
     inputs = size
@@ -41,12 +41,12 @@ def find_layout(autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) 
             return Layout((probe.channels, *inputs), latents, _strides(probe, inputs, latents[1:]))
         inputs = tuple(n + max(0, wanted - back) for n, wanted, back in zip(inputs, size, decoded, strict=True))
     raise ValueError(
-        f"{_name(autoencoder)} returns {probe.decoded(size)[1]} of data of size {size}: choose another size"
+        f"{_name(autoencoder)} returns {probe.decoded(size)[1]} for data of size {size}: choose another size"
     )
 
 
 class _Probe:
-    """Finds the latent and output sizes of an autoencoder, without data if it allows that."""
+    """Finds the latent and output sizes of an autoencoder, without data if it supports the meta device."""
 
     def __init__(self, autoencoder: Autoencoder, channels: int, size: tuple[int, ...]) -> None:
         self.autoencoder = autoencoder
@@ -70,7 +70,7 @@ class _Probe:
         )
 
     def encoded(self, size: tuple[int, ...]) -> Tensor:
-        """Return the latents of data of a size."""
+        """Return the latents of zeros of a given size."""
         return self.autoencoder.encode(torch.zeros(1, self.channels, *size, device=self.device))
 
     def decoded(self, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Manifests: tables of files with their classes and captions, as CSV with a header or one JSON object per line.
 
-They are in UTF-8 and end in .csv or .jsonl. `file` is a path under the root, `label` a class and `text` a caption;
-other columns are ignored.
+Manifests are UTF-8 files that end in .csv or .jsonl. `file` is a path under the root, `label` a class and `text` a
+caption; other columns are ignored.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Entry:
 
 
 def read_manifest(path: Path) -> list[Entry]:
-    """Read a manifest, its entries sorted by file.
+    """Read a manifest; entries are sorted by file.
 
     Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: naming the line, for text that is not UTF-8, CSV or JSON, a missing column or value, a repeated
-            file, or a path that is absolute or outside the root.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the content is not UTF-8, CSV or JSON, a column or value is missing, a file is repeated, or a
+            path is absolute or outside the root; the message names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path.absolute()}: set manifest to a .csv or .jsonl file")
     kinds = {".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix.lower() not in kinds:
-        raise ValueError(f"a manifest ends in .csv or .jsonl, got {path}")
+        raise ValueError(f"a manifest must end in .csv or .jsonl, got {path}")
     entries: dict[str, Entry] = {}
     try:
         for line, row in kinds[path.suffix.lower()](path):
@@ -66,8 +66,8 @@ def check_listed(path: Path, root: Path, entries: Sequence[Entry], suffixes: tup
     """Check that the files of a manifest exist under the root and have a suffix that is read.
 
     Raises:
-        FileNotFoundError: naming the first that is missing and its line.
-        ValueError: for another suffix.
+        FileNotFoundError: If a file is missing; the message names the first one and its line.
+        ValueError: If a file has a different suffix.
     """
     for entry in entries:
         if not (root / entry.file).is_file():

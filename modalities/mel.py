@@ -1,6 +1,6 @@
-"""Mel bands: their positions, their triangular filters, and the estimate of a sound from its power in the bands.
+"""Mel bands: their positions, their triangular filters, and the estimation of a waveform from its power in the bands.
 
-The mel scale is by O'Shaughnessy (Speech Communication, 1987): 2595·log10(1 + f/700).
+The mel scale follows O'Shaughnessy (Speech Communication, 1987): 2595·log10(1 + f/700).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ USE = "log-mel spectrograms"
 
 
 def centres(bands: int, low: float, high: float, window: int, rate: int) -> list[float]:
-    """Return, in mel and equally spaced, the lowest edge, the centre of each band and the highest edge.
+    """Return the lowest edge, the centre of each band and the highest edge, equally spaced, in mel.
 
     A band reaches from the previous centre to the next centre; `low` and `high` are in Hz.
 
     Raises:
-        ValueError: if the bands reach above half the rate, or a band contains no frequency of windows of `window`
+        ValueError: If the bands reach above half the rate, or a band contains no frequency of windows of `window`
             samples.
     """
     if not low < high <= rate / 2:
@@ -34,14 +34,14 @@ def centres(bands: int, low: float, high: float, window: int, rate: int) -> list
         if math.floor(bins[band]) + 1 >= bins[band + 2]:
             raise ValueError(
                 f"{bands} bands are too narrow for a window of {window} samples: band {band} contains no frequency; "
-                "take fewer bands, a longer window, or a higher low"
+                "use fewer bands, a longer window, or a higher low"
             )
     return mels
 
 
 @lru_cache
 def filters(bands: int, low: float, high: float, window: int, rate: int) -> Tensor:
-    """Return the triangles, 1 at their centres, shape (bands, window/2 + 1)."""
+    """Return the triangular filters, 1 at their centres, shape (bands, window/2 + 1)."""
     with importing("torchaudio", USE):
         from torchaudio.functional import melscale_fbanks
 
@@ -56,13 +56,13 @@ def spread(power: Tensor, triangles: Tensor, steps: int = 50) -> Tensor:
     estimate = target = triangles.T @ power
     overlap = triangles.T @ triangles
     for _ in range(steps):
-        # A frequency outside all bands is 0/0 here; the floor is below any power of a float32 sound.
+        # A frequency outside all bands is 0/0 here; the floor is below any power of a float32 waveform.
         estimate = estimate * target / (overlap @ estimate).clamp(min=1e-20)
     return estimate
 
 
 def invert_magnitude(magnitude: Tensor, window: int, hop: int, length: int, steps: int = 32) -> Tensor:
-    """Return a waveform (..., length) whose Hann-windowed transform has about this magnitude (..., bins, frames).
+    """Return a waveform (..., length) whose Hann-windowed transform approximates a magnitude (..., bins, frames).
 
     Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, WASPAA 2013) from phase zero, so the result is deterministic.
     """

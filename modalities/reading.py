@@ -1,7 +1,7 @@
 """Media that are read on demand, and the handling of unreadable files.
 
 One broken file must not stop a training run, and a thousand must not go unnoticed. An unreadable file is therefore
-named in a report and replaced by another of the same dataset; above a set share, an error names some of the files.
+named in a report and replaced by another file of the same dataset; above a given fraction, an error names some files.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ class UnreadableFilesError(RuntimeError):
 class FileReport:
     """The unreadable files among `total`, each with its reason, up to a limit.
 
-    `max_unreadable` is a fraction in [0, 1] of `total`; the number it allows is rounded up, so 0 allows none and
+    `max_unreadable` is a fraction in [0, 1] of `total`; the resulting number is rounded up, so 0 allows none and
     any larger value at least one. Parts of one dataset and threads share one report; processes do not.
 
     Raises:
-        ValueError: for a fraction outside [0, 1].
+        ValueError: If the fraction is outside [0, 1].
     """
 
     def __init__(self, total: int, max_unreadable: float = 0.05) -> None:
         if not 0 <= max_unreadable <= 1:
-            raise ValueError(f"max_unreadable is a fraction of the files, from 0 to 1, got {max_unreadable}")
+            raise ValueError(f"max_unreadable must be a fraction of the files, from 0 to 1, got {max_unreadable}")
         self.total = total
         self.max_unreadable = max_unreadable
         self.reasons: dict[str, str] = {}
 
     @property
     def allowed(self) -> int:
-        """How many files may be unreadable."""
+        """Number of files that may be unreadable."""
         return math.ceil(self.max_unreadable * self.total)
 
     def add(self, path: str, error: Exception) -> None:
         """Record a file as unreadable.
 
         Raises:
-            UnreadableFilesError: if that exceeds the limit, or no file is readable.
+            UnreadableFilesError: If that exceeds the limit, or no file is readable.
         """
         self.reasons[path] = f"{type(error).__name__}: {error}"
         if len(self.reasons) > self.allowed or len(self.reasons) >= self.total:
             raise UnreadableFilesError(self.message()) from error
 
     def message(self, shown: int = 5) -> str:
-        """Return one paragraph that counts the unreadable files, names some and says what to do."""
+        """Return one paragraph with the number of unreadable files, some of their names and the remedy."""
         some = "; ".join(f"{path} ({reason})" for path, reason in sorted(self.reasons.items())[:shown])
         rest = len(self.reasons) - shown
         return (
@@ -84,7 +84,7 @@ def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
     """Return data `(channels, *grid)` with zeros where values are not finite and a mask, if given, excludes them.
 
     Raises:
-        ValueError: if data contain NaN or infinity elsewhere.
+        ValueError: If data contain NaN or infinity elsewhere.
     """
     broken = ~torch.isfinite(x0)
     if not bool(broken.any()):
@@ -95,10 +95,11 @@ def finite(x0: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-    """Return a batch of any dataset, checked to be finite where it is valid.
+    """Return a batch of any dataset, after checking that valid values are finite.
 
     Raises:
-        UnreadableFilesError: if too many files cannot be read; or for NaN or infinity, naming the first example.
+        UnreadableFilesError: If too many files cannot be read, or data contain NaN or infinity; the message names the
+            first example.
     """
     batch = dataset.batch(indices, seeds)
     broken = ~torch.isfinite(batch.x0)
@@ -112,7 +113,8 @@ def read_batch(dataset: Dataset, indices: Sequence[int], seeds: Sequence[int] | 
 class MediaFiles(Dataset):
     """Examples of one media file each, read by `threads` threads per batch.
 
-    A file that cannot be read is named in `report` and replaced by another of this dataset, chosen by index and seed.
+    A file that cannot be read is named in `report` and replaced by another file of this dataset, chosen by index and
+    seed.
     """
 
     report: FileReport
@@ -127,21 +129,21 @@ class MediaFiles(Dataset):
         """Read this file with the modality.
 
         Raises:
-            UnreadableFilesError: if the fault is not in this file, so that no other file can replace it.
-            Exception: any other, if the file cannot be read.
+            UnreadableFilesError: If the problem is not this file, so that no other file can replace it.
+            Exception: If the file cannot be read.
         """
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """Return the class of one file, None in a set without classes."""
+        """Return the class of one file; None without classes."""
 
     def example(self, index: int, seed: int | None = None) -> Example:
         """Return one example, or a replacement if its file cannot be read.
 
         Raises:
-            IndexError: for an index outside `[0, len(self))`.
-            UnreadableFilesError: if more files are unreadable than the limit allows.
-            BrokenLibraryError: if a library fails; no file is at fault.
+            IndexError: If the index is outside `[0, len(self))`.
+            UnreadableFilesError: If more files are unreadable than the limit allows.
+            BrokenLibraryError: If a library fails, which is not the fault of a file.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} files")
@@ -151,7 +153,7 @@ class MediaFiles(Dataset):
             example = self.read(place, seed)
             if example is not None:
                 return example
-        raise UnreadableFilesError(f"no file of the {len(self)} of this part can be read. {self.report.message()}")
+        raise UnreadableFilesError(f"none of the {len(self)} files of this part can be read. {self.report.message()}")
 
     def read(self, index: int, seed: int | None) -> Example | None:
         """Return the example of this file, or None after reporting that it cannot be read."""
@@ -164,7 +166,9 @@ class MediaFiles(Dataset):
             x0 = finite(self.modality.encode(media), mask)
         except UnreadableFilesError:
             raise
-        except Exception as error:  # decoders raise many kinds of errors on damaged files, and users' modalities any
+        except (
+            Exception
+        ) as error:  # decoders raise many kinds of errors on damaged files, and users' modalities may raise any
             if (failure := failed_import(error)) is not None:
                 raise failure from error
             if isinstance(error, ImportError):
@@ -174,7 +178,7 @@ class MediaFiles(Dataset):
         return Example(x0, self.label(index), mask, self.caption(index))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return a batch as `Dataset.batch` says, its files read by several threads."""
+        """Return a batch (see `Dataset.batch`), reading files in several threads."""
         pairs = pair(indices, seeds)
         if self.threads <= 1:
             return collate([self.example(*each) for each in pairs])

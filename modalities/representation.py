@@ -1,15 +1,14 @@
-"""Representations of a sound as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
+"""Representations of audio as a tensor: complex spectrogram (exact), log-mel spectrogram (lossy), or waveform.
 
-The grid of a spectrogram is a time-frequency plane, and noise is shaped on the Fourier transform OF that plane. So a
-spectrum written on its axes is over temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
+The grid of a spectrogram is a time-frequency plane, and noise is shaped in the Fourier transform of that plane. So a
+spectrum on its axes is over temporal modulation (axis `time`, in Hz) and spectral modulation (axis `frequency`,
 in cycles per Hz, or axis `mel`, in cycles per mel); it is not over audible frequencies. Only on the grid of
 a `Waveform` is it the ordinary spectrum, in Hz. Power laws are flat below these corners, physical constants that depend
 neither on the length of a clip nor on rate, window or hop:
 
-- `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than words and notes follow one another;
+- `time` of a spectrogram, 0.5 Hz: one period in two seconds, slower than the rate of words and notes;
 - `frequency`, 1 cycle per 4000 Hz, and `mel`, 1 cycle per 2146 mel (also 4000 Hz): one period over the band of
-  telephone
-speech, the narrowest in common use;
+  telephone speech, the narrowest in common use;
 - `time` of a waveform, 20 Hz: lower frequencies are inaudible.
 """
 
@@ -32,11 +31,11 @@ FREQUENCY_CORNER = 1 / 4000
 MEL_CORNER = 1 / 2146
 
 LOUDEST = 8.0
-"""Largest sample, with full scale at 1, of any sound here: compression overshoots full scale, but not by 18 dB."""
+"""Largest allowed sample, with full scale at 1: lossy codecs overshoot full scale, but not by 18 dB."""
 
 
 class Representation(ABC):
-    """One way to write waveforms (sound channels, samples), full scale at ±1, as tensors (channels, *grid)."""
+    """Converts waveforms (sound channels, samples), full scale at ±1, to tensors (channels, *grid) and back."""
 
     @abstractmethod
     def channels(self, sound_channels: int) -> int:
@@ -47,7 +46,7 @@ class Representation(ABC):
         """Return the grid of `samples` samples at `rate` samples per second.
 
         Raises:
-            ValueError: if such sounds cannot be represented this way.
+            ValueError: If such waveforms cannot be represented in this way.
         """
 
     @abstractmethod
@@ -67,10 +66,10 @@ class Representation(ABC):
 class Waveform(Representation):
     """The samples times `scale`: shape (sound channels, samples).
 
-    Noise has standard deviation 1 at first, so quiet recordings need a scale above 1.
+    The noise at t = 1 has standard deviation 1, so quiet recordings need a scale above 1.
 
     Raises:
-        ValueError: for a scale that is not positive.
+        ValueError: If the scale is not positive.
     """
 
     scale: float = 1.0
@@ -79,7 +78,7 @@ class Waveform(Representation):
         _check_positive("scale", self.scale)
 
     def channels(self, sound_channels: int) -> int:
-        """Return as many channels as the sound has."""
+        """Return the number of sound channels."""
         return sound_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
@@ -104,10 +103,10 @@ class Spectrogram(Representation):
     """Base of the two spectrograms: Hann windows of `window` samples, `hop` samples apart, centred on their time.
 
     Frame i stands for sample i·hop, and there are ceil(samples/hop) + 1 frames, so the last frames reach
-    into the silence after the sound.
+    into the silence after the waveform.
 
     Raises:
-        ValueError: for an odd window or one below 4, or a hop of more than half a window (samples would be lost).
+        ValueError: If the window is odd or below 4, or the hop is more than half a window (samples would be lost).
     """
 
     window: int = 512
@@ -115,9 +114,9 @@ class Spectrogram(Representation):
 
     def __post_init__(self) -> None:
         if self.window < 4 or self.window % 2:
-            raise ValueError(f"window is an even number of samples, at least 4; got {self.window}")
+            raise ValueError(f"window must be an even number of samples, at least 4; got {self.window}")
         if not 1 <= self.hop <= self.window // 2:
-            raise ValueError(f"hop is from 1 to half the window ({self.window // 2}) samples, got {self.hop}")
+            raise ValueError(f"hop must be from 1 to half the window ({self.window // 2}) samples, got {self.hop}")
 
     def covered(self, samples: int) -> int:
         """Return how many frames are centred on one of the first `samples` samples."""
@@ -128,13 +127,13 @@ class Spectrogram(Representation):
         return Axis("time", self.covered(samples) + 1, self.hop / rate, "s", MODULATION_CORNER)
 
     def padded(self, samples: int) -> int:
-        """Return the length in samples, a multiple of the hop, that the frames of a sound span."""
+        """Return the length in samples, a multiple of the hop, that the frames of a waveform span."""
         return self.covered(samples) * self.hop
 
     def transform(self, waveform: Tensor) -> Tensor:
         """Return the complex spectrogram (sound channels, frequencies, frames); a tone at full scale has magnitude 1.
 
-        The sound is padded with silence before and after.
+        The waveform is padded with silence before and after.
         """
         padded = torch.nn.functional.pad(waveform, (0, self.padded(waveform.shape[-1]) - waveform.shape[-1]))
         hann = torch.hann_window(self.window)
@@ -162,7 +161,7 @@ class Stft(Spectrogram):
     99.9 % of the values of common recordings lie in [-1, 1].
 
     Raises:
-        ValueError: for a power outside (0, 1], or a scale that is not positive; see `Spectrogram` for window and hop.
+        ValueError: If the power is outside (0, 1], or the scale is not positive; see `Spectrogram` for window and hop.
     """
 
     power: float = 0.5
@@ -171,7 +170,7 @@ class Stft(Spectrogram):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.power <= 1:
-            raise ValueError(f"power compresses magnitudes and is above 0 and at most 1 (no compression): {self.power}")
+            raise ValueError(f"power must be above 0 and at most 1 (no compression), got {self.power}")
         _check_positive("scale", self.scale)
 
     def channels(self, sound_channels: int) -> int:
@@ -190,11 +189,10 @@ class Stft(Spectrogram):
         return torch.cat([compressed.real, compressed.imag])
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return the waveform; if the tensor is not a spectrogram, a waveform whose spectrogram is near."""
+        """Return the waveform; if the tensor is not a spectrogram, a waveform whose spectrogram is close."""
         real, imaginary = (x0 / self.scale).chunk(2)
         compressed = torch.complex(real, imaginary)
-        # A sound within LOUDEST has magnitudes of at most twice LOUDEST; without a limit the power of others may
-        # overflow.
+        # A waveform within LOUDEST has magnitudes of at most twice LOUDEST; larger ones could overflow.
         magnitude = compressed.abs().clamp(max=(2 * LOUDEST) ** self.power) ** (1 / self.power)
         return self.inverse(torch.polar(magnitude, compressed.angle()), samples)
 
@@ -206,13 +204,13 @@ class LogMel(Spectrogram):
     Shape (sound channels, bands, frames): 0 dB (a tone at full scale) maps to 1; `floor_db` and anything below maps to
     -1.
 
-    There is no phase, so the inverse is a LOSSY estimate: the power of each frequency by non-negative least squares,
-    then the phase by the Griffin-Lim algorithm, see `modalities.mel`. It is deterministic.
+    There is no phase, so the inverse is a lossy estimate: non-negative least squares give the power of each frequency,
+    then the Griffin-Lim algorithm gives the phase (see `modalities.mel`). It is deterministic.
 
     Raises:
-        BrokenLibraryError: if torchaudio cannot be imported.
-        ValueError: for no bands, 0 <= low < high not holding, or a floor that is not negative; in `grid`, for a `high`
-            above half the rate, bands so narrow that they contain no frequency, or sounds shorter than a window.
+        BrokenLibraryError: If torchaudio cannot be imported.
+        ValueError: If there are no bands, 0 <= low < high does not hold, or the floor is not negative; in `grid`, if
+            `high` is above half the rate, a band contains no frequency, or waveforms are shorter than a window.
     """
 
     bands: int = 64
@@ -224,26 +222,28 @@ class LogMel(Spectrogram):
         super().__post_init__()
         check("torchaudio.functional", mel.USE)
         if self.bands < 1:
-            raise ValueError(f"bands is at least 1, got {self.bands}")
+            raise ValueError(f"bands must be at least 1, got {self.bands}")
         if not (0 <= self.low < math.inf and (self.high is None or self.low < self.high < math.inf)):
-            raise ValueError(f"bands span low to high Hz with 0 <= low < high, got low={self.low}, high={self.high}")
+            raise ValueError(
+                f"bands must span low to high Hz with 0 <= low < high, got low={self.low}, high={self.high}"
+            )
         if not -math.inf < self.floor_db < 0:
-            raise ValueError(f"floor_db is in decibels below full scale, so negative; got {self.floor_db}")
+            raise ValueError(f"floor_db must be negative (decibels below full scale), got {self.floor_db}")
 
     def channels(self, sound_channels: int) -> int:
-        """Return as many channels as the sound has."""
+        """Return the number of sound channels."""
         return sound_channels
 
     def grid(self, samples: int, rate: int) -> Grid:
         """Return the grid (mel, time), one band and one hop apart."""
         if samples < self.window:
-            raise ValueError(f"sounds of {samples} samples are shorter than the window of {self.window}")
+            raise ValueError(f"waveforms of {samples} samples are shorter than the window of {self.window}")
         edge, centre, *_ = mel.centres(*self.settings(rate))
         axis = Axis("mel", self.bands, centre - edge, "mel", MEL_CORNER)
         return Grid((axis, self.time_axis(samples, rate)))
 
     def settings(self, rate: int) -> tuple[int, float, float, int, int]:
-        """Return the arguments of the functions of `modalities.mel`: bands, low, high, window, rate."""
+        """Return the arguments of the functions in `modalities.mel`: bands, low, high, window, rate."""
         return (self.bands, self.low, rate / 2 if self.high is None else self.high, self.window, rate)
 
     def encode(self, waveform: Tensor, rate: int) -> Tensor:
@@ -253,7 +253,7 @@ class LogMel(Spectrogram):
         return 1 - 2 * decibels / self.floor_db
 
     def decode(self, x0: Tensor, samples: int, rate: int) -> Tensor:
-        """Return a waveform with about this log-mel spectrogram; limited above +10 dB; the floor becomes silence."""
+        """Return a waveform that approximates this log-mel spectrogram, limited to +10 dB; the floor is silence."""
         decibels = ((1 - x0) * self.floor_db / 2).clamp(self.floor_db, 10)
         bands = 10 ** (decibels / 10) - 10 ** (self.floor_db / 10)
         power = mel.spread(bands.clamp(min=0), mel.filters(*self.settings(rate)))

@@ -1,8 +1,8 @@
-"""Encoded data on disk: numbered safetensors files of latents, labels, masks and texts, and the index that lists them.
+"""Encoded data on disk: numbered safetensors files of latents, labels, masks and captions, listed in an index.
 
-    index.json            what the latents are, and each finished shard with its size and SHA-256
-    statistics.json       their mean and deviation, once all are there (see `modalities.latent.LatentScale`)
-    000000.safetensors    `x0` (rows, channels, *grid) not scaled, `labels`, `mask`; texts in its metadata
+    index.json            settings of the latents, and each finished shard with its size and SHA-256
+    statistics.json       mean and standard deviation, once all shards exist (see `modalities.latent.LatentScale`)
+    000000.safetensors    `x0` (rows, channels, *grid), unscaled, `labels`, `mask`; captions in its metadata
 
 Rows are all examples of the first pass in order, then all of the next pass. A file is written under a temporary name,
 flushed to disk and renamed, and only then listed in the index: every listed file is complete.
@@ -33,7 +33,7 @@ LARGEST_INDEX = 1 << 28
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """One finished shard; `mean` and `squares` (sum of squared deviations) are per channel, over `samples` values."""
+    """One finished shard; `mean` and `squares` (the sum of squares about it) are per channel, over `samples` values."""
 
     file: str
     rows: int
@@ -90,7 +90,7 @@ class Index:
         """Read the index of a folder.
 
         Raises:
-            ValueError: if it does not exist, cannot be read, or has another format version.
+            ValueError: If it does not exist, cannot be read, or has another format version.
         """
         path = root / INDEX
         try:
@@ -118,7 +118,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
     """Check that the entries of an index are valid.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: If one is not; the message names the first.
     """
 
     def require(holds: bool, name: str) -> None:
@@ -148,7 +148,7 @@ def _check_types(record: Mapping[str, Any]) -> None:
 
 
 def shard_name(number: int) -> str:
-    """Return the file of a shard."""
+    """Return the file name of a shard."""
     return f"{number:06d}.safetensors"
 
 
@@ -158,9 +158,9 @@ def grid_facts(modality: Modality) -> list[dict[str, Any]]:
 
 
 def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Return the named tensors and the texts of a shard; `x0` of the batches are latents `(rows, channels, *grid)`.
+    """Return the named tensors and the captions of a shard; `x0` of the batches are latents `(rows, channels, *grid)`.
 
-    Labels and texts are kept if every row has them; a mask is kept if any row has one.
+    Labels and captions are kept if every row has them; a mask is kept if any row has one.
     """
     tensors = {"x0": torch.cat([part.x0 for part in parts]).contiguous()}
     if all(part.labels is not None for part in parts):
@@ -173,10 +173,10 @@ def joined(parts: Sequence[Batch]) -> tuple[dict[str, Tensor], list[str] | None]
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequence[str] | None) -> ShardFacts:
-    """Write one shard and measure its mean and variance, without padding.
+    """Write one shard, and measure its mean and variance without padding.
 
     Raises:
-        ValueError: if a latent is not finite in the dtype it is stored in.
+        ValueError: If a latent is not finite in the dtype it is stored in.
     """
     x0, mask = tensors["x0"], tensors.get("mask")
     values = x0.double().movedim(1, 0).flatten(1)
@@ -201,10 +201,10 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], texts: Sequ
 
 
 def measured_scale(index: Index) -> LatentScale:
-    """Return mean and deviation over all shards (Chan, Golub, LeVeque, 1983); constant channels get deviation 1.
+    """Return mean and standard deviation over all shards (Chan, Golub, LeVeque, 1983); 1 for constant channels.
 
     Raises:
-        ValueError: if everything is padding.
+        ValueError: If everything is padding.
     """
     samples = sum(shard.samples for shard in index.shards)
     if samples == 0:

@@ -25,18 +25,18 @@ from multisagd.files import digest, parse_json
 from multisagd.seeds import derive
 
 OPEN_SHARDS = 64
-"""Shards kept open at a time; an open shard uses address space, and memory only for its labels and texts."""
+"""Shards kept open at a time; an open shard uses address space, and memory only for its labels and captions."""
 
 
 class LatentShards(Dataset):
-    """The data that `multisagd encode` wrote to `root`, scaled as `modality` says.
+    """The data that `multisagd encode` wrote to `root`, scaled by `modality`.
 
-    The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed chooses
-    a pass; without a seed it is the first, which is not augmented. Rows are read on demand through a memory map;
+    The examples are those of the encoded dataset, in its order. If it was encoded in several passes, the seed selects a
+    pass; without a seed the first pass, which is not augmented, is used. Rows are read on demand through a memory map;
     `verify` reads everything once at the start and compares it with its SHA-256.
 
     Raises:
-        ValueError: if the modality is not a `Latent`, encodes differently (naming what differs) or is not scaled by the
+        ValueError: If the modality is not a `Latent`, encodes differently (naming what differs) or is not scaled by the
             statistics of this folder; if encoding was not finished; if a shard is missing or damaged.
     """
 
@@ -63,8 +63,8 @@ class LatentShards(Dataset):
         """Return one example; see the class for the meaning of the seed.
 
         Raises:
-            IndexError: for an index outside `[0, len(self))`.
-            UnreadableFilesError: if its shard has been damaged or removed.
+            IndexError: If the index is outside `[0, len(self))`.
+            UnreadableFilesError: If its shard has been damaged or removed.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside a dataset of {len(self)} examples")
@@ -80,12 +80,12 @@ class LatentShards(Dataset):
         )
 
     def label(self, index: int) -> int | None:
-        """Return the class of one example; None for a set without classes."""
+        """Return the class of one example; None without classes."""
         shard, row = self._open.find(self._indices[index])
         return None if shard.labels is None else int(shard.labels[row])
 
     def caption(self, index: int) -> str | None:
-        """Return the text of one example; None for a set without texts."""
+        """Return the caption of one example; None without captions."""
         shard, row = self._open.find(self._indices[index])
         return None if shard.texts is None else shard.texts[row]
 
@@ -132,7 +132,7 @@ class LatentShards(Dataset):
                     "numbers; encode again into another folder"
                 )
             path = self.root / shard.file
-            # A pipe or a device is not a file, and would be read for ever.
+            # A pipe or a device is not a file, and reading it might never end.
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes or (verify and digest(path) != shard.sha256):
                 reason = "is missing" if size is None else "is damaged"
@@ -140,7 +140,7 @@ class LatentShards(Dataset):
 
 
 class _Shard:
-    """One open shard: tensors stay on disk, labels and texts are read."""
+    """One open shard: tensors stay on disk, labels and captions are read."""
 
     def __init__(self, path: Path, rows: int, shape: Sequence[int], classes: int) -> None:
         self.path = path

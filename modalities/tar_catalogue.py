@@ -1,4 +1,4 @@
-"""The indices of all shards of a dataset: loaded, or made by any number of concurrent processes."""
+"""The indices of all shards of a dataset: loaded, or built by any number of concurrent processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL_BLOCK, REMOTE_BLOCK = 1 << 12, 1 << 22
 """Bytes per read while indexing: small for local files, which skip media; large for remote files, which are slow."""
 
 REPORTED = 3
-"""Number of failed shards after which indexing stops, and that are named."""
+"""Number of failed shards after which indexing stops; the message names them."""
 
 EVERY = 30.0
 """Seconds between two progress messages of indexing."""
@@ -34,11 +34,11 @@ def catalogue(
 ) -> list[ShardIndex]:
     """Return the index of each shard.
 
-    Each process takes shards in its own order, so that processes that start together share the work: each finds most
-    indices already made.
+    Each process handles shards in its own random order, so processes that start together share the work: each finds
+    most indices already built.
 
     Raises:
-        ValueError: naming the shards that are damaged or cannot be read.
+        ValueError: If shards are damaged or cannot be read; the message names them.
     """
     order = list(range(len(sources)))
     random.SystemRandom().shuffle(order)
@@ -52,7 +52,7 @@ def catalogue(
             while pending and len(failed) < REPORTED:
                 finished, _ = wait(pending, EVERY, FIRST_COMPLETED)
                 if not finished:
-                    log.warning("indexing shards, which is done once: %d of %d", len(done), len(sources))
+                    log.warning("indexing shards (only done once): %d of %d", len(done), len(sources))
                 for future in finished:
                     place = pending.pop(future)
                     try:
@@ -63,20 +63,19 @@ def catalogue(
             pool.shutdown(wait=False, cancel_futures=True)
     if failed:
         failures = "; ".join(str(failed[place]) for place in sorted(failed)[:REPORTED])
-        raise ValueError(f"{failures}. Restore the damaged or missing shards, or leave them out of urls")
+        raise ValueError(f"{failures}. Restore the damaged or missing shards, or remove them from urls")
     return [done[place] for place in range(len(sources))]
 
 
 def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: bool = True) -> ShardIndex:
-    """Return the index of a shard: a stored index that still fits, or a new one, which is stored if `keep` is True.
+    """Return the index of a shard: a stored index that still matches, or a new one, which is stored if `keep` is True.
 
-    It is searched for next to a local shard and in `folder`, by default a folder of the user for indices that cannot be
-    written next to the shard. Next to a remote shard it is only read: an uploaded index belongs to the shard if size
-    and last header agree.
+    Stored indices are searched for next to a local shard and in `folder`, by default the user's cache folder. Next to a
+    remote shard an index is only read: an uploaded index belongs to the shard if size and last header match.
 
     Raises:
-        OSError: if the shard cannot be read.
-        ValueError: naming the shard and the fault.
+        OSError: If the shard cannot be read.
+        ValueError: If the shard is invalid; the message names the shard and the problem.
     """
     size, state = source.state()
     places = index_places(source, options, folder)
@@ -97,7 +96,7 @@ def indexed(source: Source, options: ScanOptions, folder: Path | None, keep: boo
             write_index(place, index.pack())
             break
         except OSError:
-            continue  # read-only: try the next place; without any, the index is made again next time
+            continue  # read-only: try the next place; if none is writable, the index is rebuilt next time
     else:
         log.warning("the index of %s could not be stored: set data.index to a writable folder", source.url)
     return index
@@ -126,7 +125,7 @@ def _unpacked(path: Path) -> ShardIndex | None:
 def _uploaded(source: Source, options: ScanOptions, size: int) -> ShardIndex | None:
     try:
         index = ShardIndex.unpack(bytes(source.system.cat_file(f"{source.path}.{options.key}.index")))
-    except Exception:  # most have no index, and every storage raises its own error
+    except Exception:  # most shards have no index, and each storage system raises its own errors
         return None
     if index.length != size:
         return None

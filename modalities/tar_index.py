@@ -1,6 +1,6 @@
-"""The index of a tar shard: position of each example's media, its class and its text, for random access.
+"""The index of a tar shard: the position of each example's media, its class and its caption, for random access.
 
-It is made in one pass over the shard's headers and kept in a file of its own, safetensors and no pickle:
+It is built in one pass over the shard's headers and stored in a separate safetensors file:
 `000000.tar.KEY.index` next to the shard, where KEY identifies the suffixes and JSON keys of the scan. An index that is
 damaged, or does not belong to the current shard, counts as missing.
 """
@@ -35,7 +35,7 @@ SIDECARS = ("cls", "txt", "json")
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What to look for in a shard: suffixes of media, lower case without the dot, and keys of the JSON files."""
+    """What to find in a shard: suffixes of media, lower case without the dot, and keys of the JSON files."""
 
     media: tuple[str, ...]
     label_key: str = "label"
@@ -43,20 +43,20 @@ class ScanOptions:
 
     @property
     def key(self) -> str:
-        """A short hash of these, for the names of indices."""
+        """A short hash of these options, for the file names of indices."""
         facts = [FORMAT_VERSION, sorted(self.media), self.label_key, self.text_key]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 class Texts:
-    """A sequence of texts stored in two arrays, with eight bytes of overhead per text."""
+    """A sequence of strings stored in two arrays, with eight bytes of overhead per string."""
 
     def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.data, self.ends = data, ends
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
-        """Pack texts."""
+        """Pack strings."""
         parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         return cls(np.frombuffer(b"".join(parts), np.uint8), ends)
@@ -94,11 +94,11 @@ class ShardIndex:
 
     @classmethod
     def build(cls, read: Read, size: int, state: str, options: ScanOptions, block: int) -> Self:
-        """Make the index of a shard, reading `block` bytes at a time.
+        """Build the index of a shard, reading `block` bytes at a time.
 
         Raises:
-            ValueError: naming the member or position, for a shard that is damaged or ambiguous, or a class or text that
-                cannot be read.
+            ValueError: If the shard is damaged or ambiguous, or a class or caption cannot be read; the message names
+                the member or position.
         """
         media, labels, texts = _examples(ReadAheadBuffer(read, size, block), size, options)
         keys = list(media)
@@ -135,7 +135,7 @@ class ShardIndex:
         """Read the content of an index file.
 
         Raises:
-            ValueError: if it is damaged, or has positions outside its shard.
+            ValueError: If it is damaged, or has positions outside its shard.
         """
         try:
             arrays = safetensors.numpy.load(content)
@@ -150,7 +150,7 @@ class ShardIndex:
 
     @property
     def digest(self) -> str:
-        """A hash of the examples: their names, sizes, classes and texts."""
+        """A hash of the examples: their names, sizes, classes and captions."""
         hashed = hashlib.sha256(json.dumps([len(self), self.classes]).encode())
         arrays: tuple[NDArray[Any], ...] = (self.size, self.label, self.captioned)
         for array in (*arrays, *(part for packed in (self.names, self.texts) for part in (packed.ends, packed.data))):
@@ -179,7 +179,7 @@ def write_index(path: Path, content: bytes) -> None:
     """Write an index atomically; several processes may write the same one.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -194,7 +194,7 @@ def write_index(path: Path, content: bytes) -> None:
 
 
 def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Member], dict[str, str], dict[str, str]]:
-    """Return the media, class and text of each example, by the name shared by its files."""
+    """Return the media, class and caption of each example, by the name that its files share."""
     media: dict[str, Member] = {}
     labels: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
     texts: dict[str, dict[str, str]] = {"txt": {}, "json": {}}
@@ -238,7 +238,9 @@ def _examples(read: Read, size: int, options: ScanOptions) -> tuple[dict[str, Me
 
 def _content(read: Read, member: Member) -> str:
     if member.size > LARGEST_SIDECAR:
-        raise ValueError(f"{member.name!r} has {member.size} bytes, but a class or text has at most {LARGEST_SIDECAR}")
+        raise ValueError(
+            f"{member.name!r} has {member.size} bytes, but a class or caption has at most {LARGEST_SIDECAR}"
+        )
     try:
         return read(member.start, member.start + member.size).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -248,7 +250,7 @@ def _content(read: Read, member: Member) -> str:
 def _json(read: Read, member: Member) -> dict[str, Any]:
     text = _content(read, member)
     try:
-        values = parse_json(text, finite=False)  # a NaN next to label and text is harmless
+        values = parse_json(text, finite=False)  # NaN in other keys is harmless
     except ValueError as error:
         raise ValueError(f"{member.name!r} is not valid JSON: {error}") from error
     if not isinstance(values, dict):

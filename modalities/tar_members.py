@@ -1,8 +1,8 @@
-"""The members of an uncompressed tar archive (POSIX ustar, pax, GNU), from one pass over its headers.
+"""The members of an uncompressed tar archive (POSIX ustar, pax, GNU), read in one pass over its headers.
 
 Python's `tarfile` treats a damaged header as the end of the archive, and loads extended headers of any size. Here,
-anything unknown is an error, because an archive that ends early unnoticed loses data. Archives may come from anyone:
-values that contradict the archive's size are errors. Nothing is ever unpacked.
+anything unknown is an error, because data would be lost if an archive ended early unnoticed. Archives may come from
+anyone: values that contradict the archive's size are errors. Nothing is ever unpacked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Member(NamedTuple):
 
 
 class ReadAheadBuffer:
-    """Reads small pieces at ascending positions; calls `read` for `block` bytes at a time."""
+    """Reads small pieces at ascending positions, calling `read` for `block` bytes at a time."""
 
     def __init__(self, read: Read, size: int, block: int) -> None:
         self.read, self.size, self.block = read, size, block
@@ -66,7 +66,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
     """Yield the members of all kinds of an archive of `size` bytes.
 
     Raises:
-        ValueError: if it is compressed, damaged, truncated or unsupported, naming the member or position.
+        ValueError: If it is compressed, damaged, truncated or unsupported; the message names the member or position.
     """
     _check_plain(read(0, min(BLOCK, size)))
     place, extended = 0, _ExtendedHeader()
@@ -97,7 +97,7 @@ def members(read: Read, size: int) -> Iterator[Member]:
 
 @dataclass(frozen=True)
 class _ExtendedHeader:
-    """Values from extended headers for the next member, whose own header has no room for them."""
+    """Values from extended headers for the next member, whose own header has no space for them."""
 
     name: str = ""
     size: int | None = None

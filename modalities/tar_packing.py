@@ -1,4 +1,4 @@
-"""Writing files as tar shards in WebDataset's layout: deterministic, byte for byte."""
+"""Packing of files into tar shards in the WebDataset layout; the bytes are deterministic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, key: str, path: Path, size: int, facts: dict[str, str | None]) -> Packed:
-        """Make an example; facts that are None are omitted."""
+        """Return a packed example; facts that are None are omitted."""
         # ASCII only, since names of files need not be valid UTF-8.
         record = json.dumps({name: fact for name, fact in facts.items() if fact is not None})
         return cls(key, path, size, record.encode())
 
     @property
     def room(self) -> int:
-        """Bytes that it uses in a shard."""
+        """Size in a shard, in bytes."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, len(self.facts)))
 
 
@@ -44,7 +44,7 @@ class Packing:
         shard_bytes: approximate maximum bytes of a shard.
 
     Raises:
-        OSError: if a file is missing.
+        OSError: If a file is missing.
     """
 
     def __init__(self, folder: Folder, order: Sequence[int], shard_bytes: int) -> None:
@@ -82,8 +82,8 @@ def write_tar(path: Path, examples: Iterable[Packed]) -> None:
     """Write one shard: the media of each example, named by key and suffix, and its JSON.
 
     Raises:
-        OSError: if a file cannot be read, or the shard cannot be written.
-        ValueError: if the size of a file has changed.
+        OSError: If a file cannot be read, or the shard cannot be written.
+        ValueError: If the size of a file has changed.
     """
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for example in examples:

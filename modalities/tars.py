@@ -1,7 +1,8 @@
-"""Shards in the layout of WebDataset as a dataset: uncompressed tar archives, local or read through fsspec.
+"""Shards in the WebDataset layout as a dataset: uncompressed tar archives, local or read through fsspec.
 
-The files of one example are in one archive and share their name up to the first dot of its last part. The suffix
-after the dot gives the kind: `0017.jpg` the media, `0017.cls` its class, `0017.txt` its caption, `0017.json` either.
+The files of one example are in one archive and share their name up to the first dot of the last path component. The
+suffix after the dot gives the kind: `0017.jpg` is the media, `0017.cls` its class, `0017.txt` its caption, `0017.json`
+either.
 Examples are read one by one at their positions, so any order is possible and nothing is unpacked.
 """
 
@@ -37,7 +38,7 @@ MEMORY = Path("/dev/shm")
 class TarShards(MediaFiles):
     """The examples of tar shards, shard by shard, with their classes and captions.
 
-    First, each shard's headers are read once to make an index, stored in a file (see `modalities.tar_catalogue`). Then
+    First, each shard's headers are read once to build an index, stored in a file (see `modalities.tar_catalogue`). Then
     every example is read at its position, by `threads` threads per batch; the modality gets its media as a file in
     memory. Unreadable media are reported and replaced as in `Folder`; a permanent storage failure is an error.
     Examples without media, hidden files and system files are ignored. Classes are sorted by name, numbers in names by
@@ -45,17 +46,17 @@ class TarShards(MediaFiles):
 
     Args:
         modality: reads the media.
-        urls: addresses of shards, or one: a path or any address that fsspec reads. It may hold ranges
+        urls: one or several paths or URLs that fsspec supports. Each may contain ranges
             (`shards/{000000..000099}.tar`), or be a pattern with * or a folder.
-        index: the folder for indices; None: next to local shards, or else a folder of the user.
+        index: the folder for indices; None: next to local shards, or else the user's cache folder.
         media: suffix of the media, for examples with several (`seg.png`); None: the suffixes that the modality reads.
         labels: "auto": the class in `.cls`, or under `label_key` in `.json`, if examples have one, or else as "folder",
-            if that gives classes. "folder": the folder in a member's name, as `Folder` takes it. "none": none.
-        captions: "auto": the text in `.txt`, or under `text_key` in `.json`, if examples have one. "labels": the names
-            of the classes, underscores as spaces. "none": none.
+            if that gives classes. "folder": the folder in a member's name, as in `Folder`. "none": no classes.
+        captions: "auto": the content of `.txt`, or the value of `text_key` in `.json`, if examples have one. "labels":
+            the names of the classes, underscores as spaces. "none": no captions.
         label_key: key of the class in JSON files.
         text_key: key of the caption in JSON files.
-        window: shards that training draws from at a time; more mix better, fewer suit caches.
+        window: shards that training draws from at a time; more shards shuffle better, fewer use caches better.
         max_member_bytes: larger media are not read, but reported as unreadable.
         max_unreadable: fraction of the examples whose media may be unreadable.
         threads: threads that read a batch.
@@ -63,9 +64,9 @@ class TarShards(MediaFiles):
             without fsspec, and no new index is stored.
 
     Raises:
-        OSError: if there are no shards, or if they cannot be reached.
-        ValueError: for settings out of range; for shards that are damaged, compressed or ambiguous, naming shard and
-            member; for a class or caption that only some examples have.
+        OSError: If there are no shards, or if they cannot be reached.
+        ValueError: If a setting is out of range, a shard is damaged, compressed or ambiguous (the message names the
+            shard and the member), or only some examples have a class or a caption.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class TarShards(MediaFiles):
         trusted: bool = True,
     ) -> None:
         if window < 1 or max_member_bytes < 1:
-            raise ValueError(f"window and max_member_bytes are at least 1, got {window} and {max_member_bytes}")
+            raise ValueError(f"window and max_member_bytes must be at least 1, got {window} and {max_member_bytes}")
         self.modality, self.threads = modality, threads
         self.window, self.max_member_bytes = window, max_member_bytes
         endings = [suffix.lower().removeprefix(".") for suffix in ([media] if media else modality.suffixes)]
@@ -104,7 +105,7 @@ class TarShards(MediaFiles):
         return len(self._places)
 
     def name(self, index: int) -> str:
-        """Return the address of a shard and the name of a member in it."""
+        """Return the URL of a shard and the name of a member in it."""
         shard, row = self._find(index)
         return f"{self.sources[shard].url}/{self.indices[shard].names[row]}"
 
@@ -112,8 +113,8 @@ class TarShards(MediaFiles):
         """Read one example's media with the modality.
 
         Raises:
-            UnreadableFilesError: if the shard cannot be read, or has changed since it was indexed.
-            Exception: any other, if the media cannot be read.
+            UnreadableFilesError: If the shard cannot be read, or has changed since it was indexed.
+            Exception: If the media cannot be read.
         """
         shard, row = self._find(index)
         source, listed = self.sources[shard], self.indices[shard]
@@ -139,7 +140,7 @@ class TarShards(MediaFiles):
         return None if self._labels is None else int(self._labels[shard][row])
 
     def caption(self, index: int) -> str | None:
-        """Return the text of one example, without reading its shard; None if the examples have none."""
+        """Return the caption of one example, without reading its shard; None if the examples have none."""
         if self._captions == "none":
             return None
         shard, row = self._find(index)
@@ -182,7 +183,7 @@ class TarShards(MediaFiles):
         self.classes: tuple[str, ...] | None = None
         self._labels: list[NDArray[np.int64]] | None = None
         if labels not in ("auto", "folder", "none"):
-            raise ValueError(f"labels is auto, folder or none, got {labels!r}")
+            raise ValueError(f"labels must be auto, folder or none, got {labels!r}")
         if labels == "none":
             return
         names = sorted({name for index in self.indices for name in index.classes})
@@ -206,7 +207,7 @@ class TarShards(MediaFiles):
 
     def _set_captions(self, captions: str) -> None:
         if captions not in ("auto", "labels", "none"):
-            raise ValueError(f"captions is auto, labels or none, got {captions!r}")
+            raise ValueError(f"captions must be auto, labels or none, got {captions!r}")
         if captions == "labels" and self.classes is None:
             raise ValueError("captions=labels needs classes, and these shards have none, or labels=none is set")
         given = [index.captioned for index in self.indices]
@@ -225,7 +226,7 @@ class TarShards(MediaFiles):
 
 @contextmanager
 def in_memory(content: bytes | memoryview, suffix: str) -> Iterator[Path]:
-    """Provide a temporary file with this content: in memory if the system supports it and the file fits."""
+    """Provide a temporary file with this content, in memory if the system supports that and the file fits."""
     path = None
     if os.access(MEMORY, os.W_OK):
         try:

@@ -1,6 +1,6 @@
 """Text embeddings by any text encoder of the transformers library, cached on disk so that each is computed once.
 
-Models are loaded from safetensors files only, and no code of a model is run.
+Models are loaded from safetensors files only, and no code from a model is executed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from multisagd.libraries import failed_import, importing
 from multisagd.logs import quiet
 
 REMEMBERED = 512
-"""Texts whose embeddings stay in memory: about 600 MB for the largest encoders, very little otherwise."""
+"""Number of captions whose embeddings stay in memory: about 600 MB for the largest encoders, otherwise very little."""
 
 
 class TextEncoder:
     """A text encoder: `encoder(texts)` is (batch, tokens, width) float32; a row of zeros is not a token.
 
-    It returns the last hidden states of its tokens, including special tokens before and after the text. It uses the
-    encoder of encoder-decoders (T5), and the text side of pairs (CLIP). Texts are encoded one by
-    one, so that an embedding does not depend on the rest of the batch. An empty text has no tokens.
+    It returns the last hidden states of the tokens, including special tokens before and after the text. It uses the
+    encoder of encoder-decoder models (T5), and the text encoder of image-text models (CLIP). Captions are encoded one
+    by one, so that an embedding does not depend on the rest of the batch. An empty caption has no tokens.
 
-    `name` is a hub id or a local folder. `cache` is a folder of embeddings, one safetensors file per text,
-    named by a hash of the model's weights and the text's tokens, in 256 subfolders; a damaged file is written again.
-    Texts are cut to `max_tokens`. It is thread-safe. If not `trusted`, because the settings came with another person's
-    run, the model is looked up on this machine only, and nothing is cached.
+    `name` is a model id on the Hub or a local folder. `cache` is a folder of embeddings, one safetensors file per
+    caption, named by a hash of the model's weights and the tokens, in 256 subfolders; a damaged file is written again.
+    Captions are truncated to `max_tokens`. The encoder is thread-safe. If not `trusted`, because the settings came with
+    another person's run, the model is looked up on this machine only, and nothing is cached.
 
     Raises:
-        ValueError: if transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is
+        ValueError: If transformers is not installed, the model cannot be loaded from safetensors, or `max_tokens` is
             below 1 or above the model's maximum.
-        OSError: if the cache folder cannot be created.
+        OSError: If the cache folder cannot be created.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TextEncoder:
         positions = getattr(self._model.config, "max_position_embeddings", None)
         longest = max_tokens if positions is None else min(positions, self._tokenizer.model_max_length)
         if not 1 <= max_tokens <= longest:
-            raise ValueError(f"max_tokens={max_tokens} of {name} should be from 1 to {longest}")
+            raise ValueError(f"max_tokens={max_tokens} of {name} must be from 1 to {longest}")
         self._model.to(device or "cpu")
         self.fingerprint = _fingerprint(self._model)
         self.cache = None if cache is None or not trusted else cache / self.fingerprint
@@ -75,7 +75,7 @@ class TextEncoder:
         return int(self._model.config.hidden_size)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings `(batch, tokens, width)` of several texts, zero-padded to the longest, on the CPU."""
+        """Return the embeddings `(batch, tokens, width)` of captions, zero-padded to the longest, on the CPU."""
         embeddings = [self._embedding(text.strip()) for text in texts]
         return torch.nn.utils.rnn.pad_sequence(embeddings, batch_first=True)
 
@@ -104,12 +104,12 @@ class TextEncoder:
 
 
 def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
-    """Return tokenizer and encoder, float32 and in evaluation mode."""
+    """Return the tokenizer and the encoder, in float32 and evaluation mode."""
     with importing("transformers", "text"):
         import transformers  # takes seconds
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        # Also for other requests of the library: it looks up models by their names, too.
+        # The library makes other requests too: it looks up models by name.
         with fetching_no_models(not fetch):
             return _loaded(transformers, name, {**options, "local_files_only": not fetch})
     except (OSError, ValueError, KeyError, SafetensorError, RecursionError) as error:
@@ -118,7 +118,7 @@ def _load(name: str, revision: str | None, fetch: bool) -> tuple[Any, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fetched = f"; a run's configuration downloads nothing: add text_model={name}" if not fetch else ""
         raise ValueError(
-            f"cannot load the text encoder {name!r} ({reason}): name a model of the Hugging Face hub, or a local "
+            f"cannot load the text encoder {name!r} ({reason}): give a model on the Hugging Face Hub, or a local "
             f"folder with config.json, tokenizer files and weights as safetensors{fetched}"
         ) from error
 
@@ -134,7 +134,7 @@ def _loaded(transformers: Any, name: str, options: dict[str, Any]) -> tuple[Any,
         model, facts = kind.from_pretrained(
             name, **options, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    # A pooler maps a text to one vector; it is not used here, and many files omit it.
+    # A pooler maps the tokens to one vector; it is not used here, and many files omit it.
     missing = sorted(key for key in facts["missing_keys"] if "pooler" not in key)
     if missing:
         raise ValueError(f"the weights of the text encoder {name!r} are incomplete: {', '.join(missing[:3])}, …")

@@ -1,8 +1,8 @@
-"""Video: clips to tensors (channels, frames, height, width) in [-1, 1] and back, of one size, length and frame rate.
+"""Conversion of video clips to tensors (channels, frames, height, width) of one size, length and rate, and back.
 
-The grid is in seconds along time and in pixels along the others, so a spectrum along `frame` is written in Hz. Power
-laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory a clip is a uint8 tensor of shape (channels, frames,
-height, width), with fewer frames if its file was shorter; sound is ignored.
+Values are in [-1, 1]. The grid is in seconds along `frame` and in pixels along the other axes, so a spectrum along
+`frame` is in Hz. Power laws are flat below 0.25 Hz and 1/256 cycles per pixel. In memory a clip is a uint8 tensor of
+shape (channels, frames, height, width), with fewer frames if its file was shorter; audio is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 FRAME_CORNER = 0.25
-"""Hz; about the inverse length of a shot in films: slower changes are between shots rather than within one."""
+"""In Hz, about the inverse length of a shot in films: slower changes occur between shots rather than within one."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey (ITU-R BT.601), as for images; torchvision's own add up to less than 1."""
@@ -45,21 +45,20 @@ SHOWN = 16
 class Video(Modality):
     """Clips of `frames` frames at `fps` frames per second and one `size`, a side or (height, width).
 
-    Files of any frame rate are sampled at `fps`: each time takes the frame shown at that time. From longer files a
-    random window is taken, the middle one without a seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame)
-    are as in `Image`, the same for all frames of a clip.
-    `short` says how files that are too short are handled: "mask" repeats the last frame and marks the repetition as
-    padding, so that losses and statistics omit it; "skip" refuses the file.
-    `motion` refuses windows with little motion: it is the minimum mean absolute difference between consecutive frames
-    of the loaded clip, pixels in [0, 1]; None accepts all. At 8 fps and 32×32 an empty scene before a fixed camera has
-    0.001, a person signing 0.004 to 0.02, a view from a driving car 0.007 to 0.011. Up to 32 windows spread evenly over
-    the file are tried in an order by the seed, and the first with enough motion is taken; whether a file is refused
-    does not depend on the seed.
+    Files of any frame rate are sampled at `fps`, using the frame shown at each time. From longer files a random window
+    is taken, or the middle one if there is no seed. `channels`, `resize`, `flip` and `max_pixels` (of one frame) are as
+    in `Image`, the same for all frames of a clip. `short` determines how files that are too short are handled: "mask"
+    repeats the last frame and marks the repetitions as padding, which losses and statistics omit; "skip" rejects the
+    file. `motion` rejects windows with little motion: it is the minimum mean absolute difference between consecutive
+    frames of the loaded clip, pixels in [0, 1]; None accepts all. At 8 fps and 32×32 a static scene with a fixed camera
+    has 0.001, a person signing 0.004 to 0.02, the view from a moving car 0.007 to 0.011. Up to 32 windows, spread
+    evenly over the file, are tried in an order that depends on the seed, and the first with enough motion is used;
+    whether a file is rejected does not depend on the seed.
 
     Raises:
-        BrokenLibraryError: if PyAV, or a library that `Image` needs, cannot be imported.
-        ValueError: for frames below 1, an fps outside [0.01, 1000], a motion outside (0, 1), or settings that `Image`
-            refuses.
+        BrokenLibraryError: If PyAV, or a library that `Image` needs, cannot be imported.
+        ValueError: If `frames` is below 1, `fps` is outside [0.01, 1000], `motion` is outside (0, 1), or `Image`
+            rejects a setting.
     """
 
     frames: int = 16
@@ -75,18 +74,18 @@ class Video(Modality):
     def __post_init__(self) -> None:
         check("av", "videos")
         if self.frames < 1 or int(self.frames) != self.frames:
-            raise ValueError(f"frames is a whole number of at least 1, got {self.frames}")
+            raise ValueError(f"frames must be a whole number of at least 1, got {self.frames}")
         object.__setattr__(self, "frames", int(self.frames))
         if not 0.01 <= self.fps <= 1000:
-            raise ValueError(f"fps is frames per second, from 0.01 to 1000, got {self.fps}")
+            raise ValueError(f"fps must be from 0.01 to 1000 frames per second, got {self.fps}")
         if self.motion is not None and not 0 < self.motion < 1:
             raise ValueError(
-                f"motion is a mean difference of pixels in [0, 1], such as 0.01, or null; got {self.motion}"
+                f"motion must be a mean difference of pixels in [0, 1], such as 0.01, or null; got {self.motion}"
             )
         if self.motion is not None and self.frames == 1:
             raise ValueError("motion is measured between frames: it needs frames of at least 2, or null")
         if self.short not in ("mask", "skip"):
-            raise ValueError(f"short is mask or skip, got {self.short!r}")
+            raise ValueError(f"short must be mask or skip, got {self.short!r}")
         object.__setattr__(self, "size", self.image.sides)
 
     @property
@@ -109,14 +108,14 @@ class Video(Modality):
         """Read a window of one file: uint8, shape (channels, frames, height, width), fewer frames if it is shorter.
 
         Raises:
-            ValueError: if it is not a video, damaged, truncated or too large, or `short` or `motion` refuses it.
+            ValueError: If it is not a video, damaged, truncated or too large, or rejected by `short` or `motion`.
         """
         with open_video(path, self.max_pixels) as file:
             clip = None
             if file.promised is not None and self._available(file.promised) >= self.frames:
                 clip = self._window(file, file.promised, seed)
             if clip is None:
-                # Too short, or shorter than the header says: only the packets give the end.
+                # Too short, or shorter than declared: only the packets give the end.
                 clip = self._window(file, file.measure(), seed)
             if clip is None:
                 raise ValueError("the file is damaged: frames that it lists cannot be decoded")
@@ -134,17 +133,17 @@ class Video(Modality):
         maximum = 0.0
         for start in self._starts(duration, file.step, seed):
             times = [start + frame / self.fps for frame in range(count)]
-            pictures = file.pictures(times, lambda frame: self._picture(frame, file.aspect, seed))
-            if len(pictures) < count:
+            frames = file.frames_at(times, lambda frame: self._fitted(frame, file.aspect, seed))
+            if len(frames) < count:
                 return None
-            clip = torch.stack(pictures, dim=1)
+            clip = torch.stack(frames, dim=1)
             if self.motion is None or (moved := _motion(clip)) >= self.motion:
                 return clip
             maximum = max(maximum, moved)
         raise ValueError(f"no window has motion={self.motion:g} per frame; the largest is {maximum:.2g}")
 
     def _starts(self, duration: float, step: float, seed: int | None) -> list[float]:
-        """Return the times at which windows may start, in the order to try: only one without a motion filter.
+        """Return the times at which windows may start, in the order to try; only one if there is no motion filter.
 
         They are multiples of the file's frame time, so that windows at its own frame rate contain each frame once.
         """
@@ -160,17 +159,17 @@ class Video(Modality):
             places.sort(key=lambda place: abs(place - last / 2))
         return [step * place for place in places]
 
-    def _picture(self, frame: VideoFrame, aspect: float, seed: int | None) -> Tensor:
+    def _fitted(self, frame: VideoFrame, aspect: float, seed: int | None) -> Tensor:
         fitted = self.image.fit(pixels(frame, self.image.sides, aspect), seed)
         if self.channels == 3:
             return fitted
         return (fitted * LUMA.reshape(3, 1, 1)).sum(0, keepdim=True).round().to(torch.uint8)
 
     def encode(self, media: Tensor) -> Tensor:
-        """Return uint8 frames as float32, 0 to -1 and 255 to 1; the last one is repeated up to `frames`.
+        """Return uint8 frames as float32, mapping 0 to -1 and 255 to 1; the last frame is repeated up to `frames`.
 
         Raises:
-            ValueError: for no frames, or more than `frames`.
+            ValueError: If there are no frames, or more than `frames`.
         """
         if not 1 <= media.shape[1] <= self.frames:
             raise ValueError(f"expected a clip of 1 to {self.frames} frames, got {media.shape[1]}")
@@ -189,30 +188,30 @@ class Video(Modality):
         """Return values in [-1, 1] as uint8 frames, rounded, clipped outside; exact inverse of `encode`.
 
         Raises:
-            ValueError: if a value is not finite.
+            ValueError: If a value is not finite.
         """
         return self.image.decode(x0)
 
     def save(self, media: Tensor, path: Path) -> None:
-        """Write a clip as MP4 (H.264) at `fps`, and next to it a picture of its frames (.png).
+        """Write a clip as MP4 (H.264) at `fps`, and next to it an image of its frames (.png).
 
         Raises:
-            ValueError: if the path does not end in .mp4.
+            ValueError: If the path does not end in .mp4.
         """
         if path.suffix.lower() != ".mp4":
-            raise ValueError(f"clips are written as MP4: {path} should end in .mp4")
+            raise ValueError(f"clips are written as MP4: {path} must end in .mp4")
         write_video(media, path, self.fps)
         frames = list(_spread(media).unbind(1))
         self.image.save_grid(frames, path.with_suffix(".png"), columns=min(len(frames), 8))
 
     def save_grid(self, media: Sequence[Tensor], path: Path, *, names: Sequence[str] | None = None) -> None:
-        """Write clips as one picture, a row each, and as a tiled video of the same name (.mp4).
+        """Write clips as one image, with a row for each, and as a tiled video of the same name (.mp4).
 
         A row shows up to 16 frames, evenly spread. Small frames are enlarged as `Image.save_grid` does; shorter clips
         stay on their last frame.
 
         Raises:
-            ValueError: for no clips, or a path that does not end in .png.
+            ValueError: If there are no clips, or the path does not end in .png.
         """
         if len(media) == 0:
             raise ValueError(f"a grid needs at least one clip, got none for {path}")

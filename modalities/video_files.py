@@ -2,8 +2,8 @@
 
 Times are seconds since the first frame. The frame shown at a time is the last one whose presentation timestamp is not
 later, so any frame rate, even a variable one, is converted to any other: frames are omitted or repeated.
-Files are recognised by content and limited to formats that contain their pictures: playlists and similar formats,
-which make a reader open other files and addresses, are refused.
+Files are recognised by content and limited to formats that contain their frames: playlists and similar formats,
+which make a reader open other files and URLs, are rejected.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ ROUNDING = 1e-3
 """Tolerance of timestamps, in seconds: Matroska rounds timestamps to milliseconds."""
 
 BACK = (0.0, 1.0, 4.0, 16.0)
-"""Seconds before a time at which keyframes are tried in turn, until one gives that time's frame undamaged."""
+"""Seconds before a time at which keyframes are tried in turn, until one gives an undamaged frame for that time."""
 
 MISSING = 0.1
-"""Share of the declared duration that may be missing: headers are rounded, and sound may be longer than video."""
+"""Fraction of the declared duration that may be missing: headers are rounded, and audio may be longer than video."""
 
 
 @dataclass(frozen=True)
@@ -61,35 +61,35 @@ class VideoFile:
     step: float
     promised: float | None
 
-    def pictures(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
+    def frames_at(self, times: Sequence[float], convert: Callable[[VideoFrame], Tensor]) -> list[Tensor]:
         """Return `convert(frame)` of the frame shown at each of the ascending `times`; fewer if the video ends before.
 
         Each shown frame is converted once, other frames never. Times before the first frame show the first frame; the
         last frame is shown for its duration.
 
         Raises:
-            ValueError: if a decoded picture is damaged or too large.
-            av.FFmpegError: raised by the decoder on a damaged file.
+            ValueError: If a decoded frame is damaged or too large.
+            av.FFmpegError: If the decoder fails on a damaged file.
         """
-        pictures: list[Tensor] = []
+        converted: list[Tensor] = []
         shown: VideoFrame | None = None
 
         def show(until: float) -> None:
-            picture = None
-            while shown is not None and len(pictures) < len(times) and times[len(pictures)] < until:
-                picture = convert(shown) if picture is None else picture
-                pictures.append(picture)
+            current = None
+            while shown is not None and len(converted) < len(times) and times[len(converted)] < until:
+                current = convert(shown) if current is None else current
+                converted.append(current)
 
         with closing(self.frames(times[0])) as frames:
             for frame in frames:
                 show(self.time(frame.pts) - ROUNDING)
-                if len(pictures) == len(times):
-                    return pictures
+                if len(converted) == len(times):
+                    return converted
                 shown = frame
         if shown is not None:
             lasts = max(self.step, float(shown.duration * (self.stream.time_base or 0)))
             show(self.time(shown.pts) + lasts - ROUNDING)
-        return pictures
+        return converted
 
     def frames(self, time: float) -> Generator[VideoFrame, None, None]:
         """Decode from the frame shown at `time`, or some frames earlier, to the end.
@@ -120,7 +120,7 @@ class VideoFile:
         """Return the duration in seconds by reading all packets, without decoding them.
 
         Raises:
-            ValueError: if there are no packets, or they end clearly before the declared duration.
+            ValueError: If there are no packets, or they end clearly before the declared duration.
         """
         count, end = 0, 0.0
         with _open(self.path, self.max_pixels) as container:
@@ -138,7 +138,11 @@ class VideoFile:
         return end
 
     def time(self, timestamp: int | None) -> float:
-        """Return seconds since the first frame; raise ValueError for a frame without a timestamp."""
+        """Return seconds since the first frame.
+
+        Raises:
+            ValueError: If the frame has no timestamp.
+        """
         if timestamp is None:
             raise ValueError("the video has frames without a presentation time")
         return float((timestamp - self.origin) * (self.stream.time_base or 0))
@@ -156,21 +160,21 @@ class VideoFile:
     def _decode(self, packets: Iterable[Packet[VideoStream]], key: int) -> Iterator[VideoFrame]:
         """Decode packets from a keyframe shown at `key`, and check the frames."""
         for frame in chain.from_iterable(packet.decode() for packet in packets):
-            # Frames shown before a keyframe but coded after it may need frames from before it (an open group).
+            # Frames shown before a keyframe but coded after it may need earlier frames (an open group of pictures).
             if self.counted or (frame.pts is not None and frame.pts >= key):
                 if frame.is_corrupt:
-                    raise ValueError(f"the picture at {self.time(frame.pts):.2f} s is damaged")
+                    raise ValueError(f"the frame at {self.time(frame.pts):.2f} s is damaged")
                 _check_size(frame.width, frame.height, self.max_pixels)
                 yield frame
 
 
 @contextmanager
 def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
-    """Open a video file for reading: its first video stream that is not a cover picture.
+    """Open a video file for reading: its first video stream that is not a cover image.
 
     Raises:
-        ValueError: if it is empty, not a video of the `FORMATS`, or has more than `max_pixels` per frame; within the
-            context, decoder errors become ValueError too.
+        ValueError: If it is empty, not a video in one of the `FORMATS`, or has more than `max_pixels` per frame; within
+            the context, decoder errors become ValueError too.
     """
     with importing("av", "videos"):
         import av
@@ -192,8 +196,8 @@ def open_video(path: Path, max_pixels: int) -> Iterator[VideoFile]:
             # some.
             counted = container.format.name == "avi" and context.has_b_frames
             seekable = container.format.name != "mpeg" and not counted
-            # The declared start may precede the first frame (AVI); in a cut film the first keyframe may precede the
-            # start.
+            # The declared start may precede the first frame (AVI); in a trimmed video the first keyframe may precede
+            # the start.
             first = next((packet.pts for packet in container.demux(stream) if packet.is_keyframe), None)
             origin = max((start for start in (stream.start_time, first) if start is not None), default=0)
             aspect = float(stream.sample_aspect_ratio or 1)
@@ -206,7 +210,7 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     """Return a frame as RGB, uint8 of shape (3, height, width), upright, transparency on white.
 
     Non-square pixels (`aspect` is width over height) are made square by scaling the width, unless out of range.
-    A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice that.
+    A frame larger than twice `minimum` (height, width) is reduced by a whole factor, to at least twice `minimum`.
     """
     from av.video.reformatter import Interpolation
 
@@ -227,15 +231,15 @@ def pixels(frame: VideoFrame, minimum: tuple[int, int], aspect: float = 1.0) -> 
     )
     values = reduced.to_ndarray()
     if transparent:
-        share = values[..., 3:].astype(np.float32) / 255
-        values = np.round(values[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+        alpha = values[..., 3:].astype(np.float32) / 255
+        values = np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
     return torch.from_numpy(np.rot90(values, turns).copy()).permute(2, 0, 1)
 
 
 def _open(path: Path, max_pixels: int) -> InputContainer:
     import av
 
-    # "file:" prevents a name with a colon from being parsed as an address.
+    # "file:" prevents a name with a colon from being parsed as a URL.
     return av.open(
         f"file:{path}",
         options={"max_pixels": str(max_pixels)},

@@ -1,4 +1,4 @@
-"""Video sets made in memory: scikit-learn's handwritten digits in uniform motion, without files or downloads."""
+"""Video datasets generated in memory: scikit-learn's handwritten digits in uniform motion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multisagd.seeds import derive
 
 
 class Tracks(NamedTuple):
-    """How digits move: `glyphs` (digits,) index pictures; `start` in pixels and `velocity` in pixels per second.
+    """Motion of digits: `glyphs` (digits,) index digit images; `start` is in pixels, `velocity` in pixels per second.
 
     Both are float64 of shape (digits, 2), (down, right), and describe the upper left corner as if there were no walls.
     """
@@ -34,16 +34,16 @@ class Tracks(NamedTuple):
 class MovingDigits(Dataset):
     """`count` clips of `digits` handwritten digits, half as high as the shorter side, that bounce off the walls.
 
-    Each moves at a constant velocity in a random direction, its speed in pixels per second uniform in `speed`, and is
-    reflected by the walls; where digits overlap, the brighter pixel is shown. Positions are not rounded to pixels. A
-    clip depends on `seed` and its index only, and on time in seconds, not frames: at another `fps` it shows the same
-    motion. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten classes; more digits
-    give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov, arXiv:1502.04681, section 4.1,
-    with MNIST's digits; here `modalities.image_sets.Digits` are used.
+    Each digit moves at constant velocity in a random direction, with a speed drawn uniformly from `speed`, in pixels
+    per second, and is reflected by the walls; where digits overlap, the brighter pixel is shown. Positions are not
+    rounded to pixels. A clip depends on `seed` and its index only, and on time in seconds, not frames: at another `fps`
+    it shows the same motion. The modality's `resize`, `flip`, `motion` and `short` do not apply. One digit gives ten
+    classes; more digits give no classes. Source of the idea: N. Srivastava, E. Mansimov, R. Salakhutdinov,
+    arXiv:1502.04681, section 4.1, with MNIST's digits; here `modalities.image_sets.Digits` are used.
 
     Raises:
-        ValueError: for a modality other than `Video`, a count or digits below 1, sides below 8 pixels, or a speed that
-            is not a non-negative range.
+        ValueError: If the modality is not `Video`, count or digits is below 1, sides are below 8 pixels, or speed is
+            not a non-negative range.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class MovingDigits(Dataset):
         from torchvision.transforms.v2 import functional as TF
 
         if not isinstance(modality, Video):
-            raise ValueError(f"moving digits are clips: modality should be a Video, got {type(modality).__name__}")
+            raise ValueError(f"moving digits are clips: modality must be a Video, got {type(modality).__name__}")
         if count < 1 or digits < 1:
-            raise ValueError(f"count and digits are at least 1, got count={count} and digits={digits}")
+            raise ValueError(f"count and digits must be at least 1, got count={count} and digits={digits}")
         if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < math.inf:
-            raise ValueError(f"speed is [least, greatest] in pixels per second, such as [8, 24]; got {list(speed)}")
+            raise ValueError(
+                f"speed must be [least, greatest] in pixels per second, such as [8, 24]; got {list(speed)}"
+            )
         height, width = modality.image.sides
         if min(height, width) < 8:
             raise ValueError(f"digits need sides of at least 8 pixels to move in, got size={height}×{width}")
@@ -82,12 +84,12 @@ class MovingDigits(Dataset):
         return len(self.indices)
 
     def example(self, index: int, seed: int | None = None) -> Example:
-        """Return one example as `Dataset.example` says; there is no augmentation."""
+        """Return one example (see `Dataset.example`); there is no augmentation."""
         batch = self.batch([index])
         return Example(batch.x0[0], None if batch.labels is None else int(batch.labels[0]))
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
-        """Return a batch as `Dataset.batch` says; there is no augmentation."""
+        """Return a batch (see `Dataset.batch`); there is no augmentation."""
         places = [index for index, _ in pair(indices, seeds)]
         outside = [index for index in places if not 0 <= index < len(self)]
         if outside:
@@ -100,7 +102,7 @@ class MovingDigits(Dataset):
         return Batch(x0.contiguous(), self.names[glyphs[:, 0]] if self.classes else None)
 
     def label(self, index: int) -> int | None:
-        """Return the digit that the clip at `index` shows, None if there are several."""
+        """Return the digit that the clip at `index` shows; None if there are several."""
         return int(self.names[self.tracks(index).glyphs[0]]) if self.classes else None
 
     def tracks(self, index: int) -> Tracks:

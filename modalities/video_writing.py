@@ -27,7 +27,7 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = clip.shape[-2:]
-    pictures = clip.expand(3, -1, -1, -1).permute(1, 2, 3, 0).contiguous().numpy()
+    frames = clip.expand(3, -1, -1, -1).permute(1, 2, 3, 0).contiguous().numpy()
     # The index comes first, so that a browser can start before it has the whole file.
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -38,8 +38,8 @@ def write_video(clip: Tensor, path: Path, fps: float) -> None:
         # Tagged as BT.709; otherwise players guess the colour space from the size.
         for kind in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, kind, 1)
-        for picture in pictures:
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        for pixels in frames:
+            frame = VideoFrame.from_ndarray(pixels, format="rgb24")
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", threads=1)))
         container.mux(stream.encode())
 
@@ -49,7 +49,7 @@ def tile(clips: Tensor) -> Tensor:
     from torchvision.utils import make_grid
 
     count, _, length, height, width = clips.shape
-    # All frames of a clip are treated as channels of one image, so all are placed alike.
+    # All frames of a clip are treated as channels of one image, so all have the same position.
     images = clips.expand(-1, 3, -1, -1, -1).reshape(count, 3 * length, height, width)
     factor = max(1, SEEN // max(height, width))
     images = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)

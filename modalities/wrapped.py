@@ -18,7 +18,7 @@ from multisagd.seeds import derive
 
 
 class Wrapped(Dataset):
-    """The unchanged examples of another dataset, `inner`; a subclass overrides what it changes."""
+    """The unchanged examples of another dataset, `inner`; subclasses override what they change."""
 
     def __init__(self, inner: Dataset) -> None:
         self.inner = inner
@@ -46,7 +46,7 @@ class Wrapped(Dataset):
         return self.inner.label(index)
 
     def caption(self, index: int) -> str | None:
-        """Return the text of one example."""
+        """Return the caption of one example."""
         return self.inner.caption(index)
 
     @property
@@ -74,19 +74,19 @@ class Wrapped(Dataset):
 
 
 class Captioned(Wrapped):
-    """The examples of a dataset with captions; each batch has the embeddings of its captions.
+    """A dataset with captions whose batches contain the embeddings of their captions.
 
     Its `classes` attribute is None: a model learns either classes or text.
 
     Raises:
-        ValueError: if the dataset has no captions.
+        ValueError: If the dataset has no captions.
     """
 
     def __init__(self, dataset: Dataset, encoder: TextEncoder) -> None:
         if dataset.caption(0) is None:
             raise ValueError(
                 "the data have no captions: a folder takes them from data.manifest=FILE (with a column text), "
-                "data.captions=sidecar or data.captions=labels; or leave out text"
+                "data.captions=sidecar or data.captions=labels; or set text=none"
             )
         super().__init__(dataset)
         self.classes, self.encoder = None, encoder
@@ -95,7 +95,7 @@ class Captioned(Wrapped):
         """Return a batch with `embeddings`.
 
         Raises:
-            ValueError: if an example has no caption; an empty text is a valid caption.
+            ValueError: If an example has no caption; an empty string is a valid caption.
         """
         batch = super().batch(indices, seeds)
         if batch.texts is None:
@@ -104,7 +104,7 @@ class Captioned(Wrapped):
 
 
 class Transformed(Wrapped):
-    """A dataset with the tensor of every example transformed; `places` are the examples' indices in the whole set."""
+    """A dataset that transforms the tensor of every example; `places` are the indices in the whole dataset."""
 
     def __init__(self, inner: Dataset) -> None:
         super().__init__(inner)
@@ -145,7 +145,7 @@ class Corrupted(Transformed):
         self.corruption, self.seed, self.redrawn = corruption, seed, redrawn
 
     def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return the data corrupted."""
+        """Return the corrupted data."""
         drawn = [
             derive(self.seed, "corruption", place) if seed is None or not self.redrawn else derive(seed, "corruption")
             for place, seed in zip(places, seeds, strict=True)
@@ -154,14 +154,14 @@ class Corrupted(Transformed):
 
 
 class Restored(Transformed):
-    """A dataset of corrupted examples, each restored to the conditional mean, or to one fixed sample."""
+    """A dataset of corrupted examples, each restored to the conditional mean or to one fixed sample."""
 
     def __init__(self, inner: Dataset, restoration: GaussianRestoration, seed: int, drawn: bool) -> None:
         super().__init__(inner)
         self.restoration, self.seed, self.drawn = restoration, seed, drawn
 
     def transform(self, x0: Tensor, places: Sequence[int], seeds: Sequence[int | None]) -> Tensor:
-        """Return the data restored."""
+        """Return the restored data."""
         own = [derive(self.seed, "restoration", place) for place in places] if self.drawn else None
         return self.restoration.restore(x0, own)
 

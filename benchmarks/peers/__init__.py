@@ -1,1 +1,1 @@
-"""Methods of others beside ours, on one network, data and budget, written from their papers."""
+"""Methods from other papers compared with ours, with the same network, data and budget; implemented from the papers."""

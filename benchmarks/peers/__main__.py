@@ -1,12 +1,12 @@
-"""Methods of others beside ours, side by side in one run: `python -m benchmarks.peers`.
+"""Compare methods from other papers with ours: `python -m benchmarks.peers`.
 
     config      arms of benchmarks/experiments/peers_mnist.yaml: offset noise, EqualSNR, PriorGrad; white, ours
     diffusers   its training loop on the same network, data, order and steps, sampled by its own samplers
     step_noise  coloured-noise sampling of our white runs against the same samplers with white step noise
     speed       time of a training step, ours and diffusers', in interleaved, paired repeats; on an idle machine
 
-All are judged on the same counts against the same reference by `benchmarks.experiments`, each for some training seeds.
-Rows are appended to benchmarks/results/results.jsonl, and what is there already is not made again. Afterwards, or with
+All are evaluated with the same counts and the same reference by `benchmarks.experiments`, for several training seeds.
+Rows are appended to benchmarks/results/results.jsonl; existing rows are not repeated. Afterwards, or with
 --show, means and standard errors over seeds are printed, and differences seed by seed.
 """
 
@@ -24,14 +24,14 @@ PARTS = ("config", "diffusers", "step_noise", "speed")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=100, help="paired repeats of the timing")
     parser.add_argument("--work", type=Path, default=Path("runs/experiments"))
-    parser.add_argument("--show", action="store_true", help="only print what was measured")
+    parser.add_argument("--show", action="store_true", help="only print existing results")
     parser.set_defaults(size="cpu", commands=False)
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def show_speed(path: Path) -> None:
-    """Print how the time of a step compares."""
+    """Print the ratios of step times."""
     for row in rows(SPEED, path):
         threads, repeats = row["arm"]["threads"], row["repeats"]
         print(f"a step on {threads} threads, medians of {repeats} paired repeats: {row['milliseconds']} ms")

@@ -1,4 +1,4 @@
-"""The peers that are no arguments of `multisagd train`, by name, beside those of `peers_mnist.yaml`."""
+"""The peers, by name, that cannot be expressed as arguments of `multisagd train` in `peers_mnist.yaml`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOLVERS = ("DDIM", "DPM-Solver++")
 
 
 def peers(training: Training) -> dict[str, Peer]:
-    """Return the trainings of diffusers: its example, and its loop with the optimiser of ours."""
+    """Return the diffusers training loops: its example, and its loop with our optimiser settings."""
     return {
         "diffusers' example": Peer(),
         "diffusers, our optimiser": Peer.as_ours("linear", training),
@@ -32,7 +32,7 @@ PEERS = ("diffusers' example", "diffusers, our optimiser", "diffusers, our optim
 
 @dataclass(frozen=True)
 class StepNoise:
-    """One way to sample the white run: a stochastic sampler, steps, and the colour of its step noise."""
+    """A method to sample the white run: a stochastic sampler, its steps, and the colour of its step noise."""
 
     base: Sampler
     steps: int
@@ -51,13 +51,13 @@ COLOURS: Mapping[str, dict[str, float | tuple[float, float]]] = {
     # the plain form at half and full strength
     "^.5": {"strength": 0.5},
     "^1": {"strength": 1.0},
-    # the published settings for unguided SiT-XL/2, in our reading of them
+    # the published settings for unguided SiT-XL/2, as we understand them
     "as for SiT": {"strength": 0.75, "divider": 1.73, "tilt": (0.15, -0.5)},
 }
 
 
 def step_noises() -> dict[str, StepNoise]:
-    """Return all ways to sample the white run, by name."""
+    """Return all methods to sample the white run, by name."""
     found = {}
     for (sampler, base), steps in ((pair, steps) for pair in STOCHASTIC.items() for steps in STEPS):
         found[f"{sampler}, {steps} steps"] = StepNoise(base, steps)
@@ -67,7 +67,7 @@ def step_noises() -> dict[str, StepNoise]:
 
 
 def experiment() -> Experiment:
-    """Return the experiment of the file, with the arms of this one added for tables."""
+    """Return the experiment of the file, with the arms of this module added for tables."""
     filed = experiments()[EXPERIMENT]
     against = dict(filed.against) if not isinstance(filed.against, str) else {}
     against |= {f"{name}, {solver}": WHITE for name in PEERS for solver in SOLVERS}

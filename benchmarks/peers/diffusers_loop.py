@@ -1,10 +1,10 @@
-"""The plain DDPM training of diffusers, on our network and data: its noise scheduler, its loss, its samplers.
+"""The plain diffusers DDPM training loop, on our network and data: its noise scheduler, its loss, its samplers.
 
-The loop is that of its `train_unconditional` example: `DDPMScheduler.add_noise`, the squared error of the noise, AdamW,
-clipping, a learning rate with warm-up. Network, first weights, data, their order, batches, labels and their dropout are
-those of our own training, and so is the average of weights (in place of diffusers' own, which needs more steps than
-there are). The network receives the log-SNR of a timestep, as ours always is, and not its number. Nothing is centred on
-the mean of the data, and times are drawn independently of one another, as there.
+The loop follows its `train_unconditional` example: `DDPMScheduler.add_noise`, the squared error of the noise, AdamW,
+clipping, a learning rate with warm-up. Network, initial weights, data, their order, batches, labels and label dropout
+are those of our own training, and so is the weight average (instead of diffusers' own, which needs more steps than are
+taken). The network receives the log-SNR of a timestep instead of its number, as in our training. Data are not centred,
+and times are drawn independently, as in the example.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class Peer:
-    """A schedule of diffusers, by its name there, and an optimiser: by default those of the example.
+    """A diffusers schedule, by its name there, and an optimiser: by default those of the example.
 
-    `warmup` is in optimiser steps, and `decay` the name that diffusers gives to what follows it.
+    `warmup` is in optimiser steps, and `decay` is the diffusers name of the schedule after it.
     """
 
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
@@ -45,24 +45,24 @@ class Peer:
 
     @classmethod
     def as_ours(cls, beta_schedule: Literal["linear", "squaredcos_cap_v2"], training: Training) -> Peer:
-        """Return a schedule with the optimiser of one of our trainings."""
+        """Return a schedule with the optimiser settings of one of our training runs."""
         return cls(
             beta_schedule, training.learning_rate, training.betas, training.weight_decay,
             training.warmup // training.batch, "constant_with_warmup",
         )  # fmt: skip
 
     def scheduler(self) -> Any:
-        """Return the noise of training, a `DDPMScheduler`."""
+        """Return the noise scheduler of training, a `DDPMScheduler`."""
         return DDPMScheduler(num_train_timesteps=TIMESTEPS, beta_schedule=self.beta_schedule)
 
     def samplers(self) -> dict[str, Any]:
-        """Return the samplers by name, as diffusers has them by default, but for what it asks for in its documentation.
+        """Return the samplers by name, with diffusers' defaults and the changes that its documentation requires.
 
         Both clip estimates to the data's range, DDIM by default, DPM-Solver++ by the thresholding meant for pixels:
-        without, the estimates from an error in the noise where there is hardly any signal are off by orders of
-        magnitude. Ours, from v, clip nothing.
+        otherwise, where there is hardly any signal, an error in the noise makes the estimate wrong by orders of
+        magnitude. Our samplers, which use v, do not clip.
         """
-        # "Critical for the cosine schedule", they say, whose last timesteps have no signal to divide by.
+        # "Critical for the cosine schedule", whose last timesteps have no signal to divide by.
         lowest = -5.1 if self.beta_schedule == "squaredcos_cap_v2" else -math.inf
         common = {"num_train_timesteps": TIMESTEPS, "beta_schedule": self.beta_schedule}
         return {
@@ -72,7 +72,7 @@ class Peer:
 
 
 class DiffusersLoop:
-    """A network in the making; `null_label` stands for "no class", None for no classes at all."""
+    """A network in training; `null_label` stands for "no class", None for data without classes."""
 
     def __init__(self, network: nn.Module, peer: Peer, training: Training, null_label: int | None, seed: int) -> None:
         self.network, self.training, self.null_label, self.seed = network.train(), training, null_label, seed
@@ -89,7 +89,7 @@ class DiffusersLoop:
         self.steps = 0
 
     def step(self, batch: Batch) -> float:
-        """Learn from one batch and return its loss."""
+        """Take a training step on one batch, and return its loss."""
         x0 = batch.x0.to(self.device)
         noise = torch.randn(x0.shape, generator=self.generator).to(self.device)
         timesteps = torch.randint(0, TIMESTEPS, (len(x0),), generator=self.generator)
@@ -108,7 +108,7 @@ class DiffusersLoop:
     def _condition(self, batch: Batch) -> Tensor | None:
         if batch.labels is None or self.null_label is None:
             return None
-        # The same labels are left out as in our own training.
+        # The same labels are dropped as in our own training.
         drawn = derive_many(self.seed, "condition", self.steps, range(len(batch.labels)))
         dropped = torch.tensor([draw / 2**32 < self.training.condition_dropout for draw in drawn])
         return batch.labels.masked_fill(dropped, self.null_label).to(self.device)
@@ -124,7 +124,7 @@ def log_snrs(scheduler: Any) -> Tensor:
 def draw(
     network: nn.Module, scheduler: Any, initial: Tensor, labels: Tensor | None, steps: int, batch: int = 64
 ) -> Tensor:
-    """Draw samples from noise by a deterministic scheduler of diffusers, shaped like `initial`, on the CPU."""
+    """Draw samples from noise by a deterministic scheduler of diffusers, with the shape of `initial`, on the CPU."""
     network.eval()
     levels = log_snrs(scheduler).to(initial.device)
     made = []

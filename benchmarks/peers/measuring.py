@@ -1,4 +1,4 @@
-"""Make the rows of the peers: samples of each, judged as `benchmarks.experiments` judges those of its arms."""
+"""Measure the rows of the peers: their samples are evaluated like the arms of `benchmarks.experiments`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from multisagd.seeds import derive_many
 
 SPEED = "peers_speed"
 TRAJECTORIES = 512
-"""Trajectories that the progress of a model is measured on."""
+"""Number of trajectories on which the progress of a model is measured."""
 
 
 @dataclass(frozen=True)
 class White:
-    """The white run of one seed: what others start from the same as, and are judged with."""
+    """The white run of one seed, whose initial weights, data and classifier the others share."""
 
     experiment: Experiment
     run: Run
@@ -36,7 +36,7 @@ class White:
 
     @classmethod
     def load(cls, experiment: Experiment, options: argparse.Namespace, seed: int) -> White:
-        """Train it if it is not there, and read it."""
+        """Train it if it does not exist, and read it."""
         arguments = experiment.arguments(WHITE, seed, options.size)
         run_dir = options.work / run_folder(arguments)
         train_run(run_dir, [*arguments, f"engine.threads={options.threads}", *PERMISSION])
@@ -44,16 +44,16 @@ class White:
         return cls(experiment, run, seed)
 
     def seeds(self, count: int) -> list[int]:
-        """Return the seeds of samples, those of `Run.draw`."""
+        """Return the seeds of samples, as in `Run.draw`."""
         return derive_many(self.seed, "sample", 0, range(count))
 
     def judged(self, x0: Tensor, steps: int) -> dict[str, Any]:
-        """Compare samples with clean examples, as the runner does."""
+        """Compare samples with clean examples, like the runner."""
         return judge(self.experiment, self.run, x0, None) | {"count": len(x0), "steps": steps}
 
 
 def measure_all(options: argparse.Namespace, path: Path) -> None:
-    """Make whatever rows are missing of the parts that were asked for."""
+    """Measure the missing rows of the requested parts."""
     filed = experiments()[EXPERIMENT]
     if "config" in options.parts:
         measure(filed, options, list(filed.arms), path)
@@ -66,7 +66,7 @@ def measure_all(options: argparse.Namespace, path: Path) -> None:
 
 
 def measure_diffusers(filed: Experiment, options: argparse.Namespace, path: Path) -> None:
-    """Train diffusers' loops, and judge the samples of its samplers, which start from the noise of ours."""
+    """Train the diffusers loops, and evaluate samples of its samplers, which start from the same noise as ours."""
     for seed in options.seeds:
         wanted = [_arm(f"{name}, {solver}", options, seed) for name in PEERS for solver in SOLVERS]
         left = {row["arm"] for row in missing(EXPERIMENT, wanted, path)}
@@ -88,7 +88,7 @@ def measure_diffusers(filed: Experiment, options: argparse.Namespace, path: Path
 
 
 def measure_step_noise(filed: Experiment, options: argparse.Namespace, path: Path) -> None:
-    """Judge the samples that a white run gives with white and with coloured noise in its steps."""
+    """Evaluate samples of a white run with white and with coloured noise in the steps."""
     for seed in options.seeds:
         left = missing(EXPERIMENT, [_arm(name, options, seed) for name in step_noises()], path)
         if not left:
@@ -103,7 +103,7 @@ def measure_step_noise(filed: Experiment, options: argparse.Namespace, path: Pat
 
 
 def white_progress(run: Run, seed: int) -> Progress:
-    """Return the progress of a run over its noise levels, measured on trajectories that are no samples of the table."""
+    """Return the progress of a run over its noise levels, measured on trajectories that are not in the table."""
     seeds = derive_many(seed, "progress", 0, range(TRAJECTORIES))
     labels = run.labels(TRAJECTORIES)
     condition = None if labels is None else run.runtime.put(labels)
@@ -111,7 +111,7 @@ def white_progress(run: Run, seed: int) -> Progress:
 
 
 def measure_speed(filed: Experiment, options: argparse.Namespace, path: Path) -> None:
-    """Time the steps of ours and of diffusers', once for each number of threads."""
+    """Time our steps and the diffusers steps, once for each number of threads."""
     for arm in missing(SPEED, [{"size": options.size, "threads": options.threads}], path):
         arguments = filed.arguments(WHITE, 0, options.size)
         coloured = Setting.of([*arguments, "spectrum=power_law"], options.threads)
@@ -120,7 +120,7 @@ def measure_speed(filed: Experiment, options: argparse.Namespace, path: Path) ->
 
 
 def peer_folder(arguments: list[str], peer: Peer) -> str:
-    """Name the folder of a peer's weights after all that they follow from."""
+    """Return the folder of a peer's weights, named after everything on which they depend."""
     return f"diffusers_{run_folder([*arguments, repr(peer)])}"
 
 

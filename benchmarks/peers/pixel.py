@@ -1,4 +1,4 @@
-"""Noise as large in every pixel as the data vary there: the diagonal covariance of PriorGrad (arXiv 2106.06406)."""
+"""Noise with the standard deviation of the data at every pixel: the diagonal covariance of PriorGrad (2106.06406)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ EXPONENTS: dict[Gain, int] = {"color": 1, "whiten": -1, "apply": 2, "solve": -2,
 
 
 class PixelCovariance(SpectralCovariance):
-    """Covariance of independent noise in every sample of a grid, `deviation` its standard deviation, `(*grid)`.
+    """Covariance of independent noise at every point of a grid; `deviation` is its standard deviation, `(*grid)`.
 
     It is scaled to unit mean variance, every channel alike. `power` is the expectation of the noise's periodogram,
-    which is flat; the covariance itself is not diagonal in frequency, so what reads it as if it were (spectral
-    preconditioning, `GaussianDenoiser`) is wrong for it. Drawing, adding noise, the Mahalanobis loss, the training of a
-    network and every sampler are exact.
+    which is flat; the covariance itself is not diagonal in frequency, so code that assumes so (spectral
+    preconditioning, `GaussianDenoiser`) is wrong for it. Sampling noise, adding noise, the Mahalanobis loss, the
+    training of a network and every sampler are exact.
 
     Raises:
-        ValueError: for deviations of another shape than the grid's, or that are not positive and finite; in use, for
-            tensors on another grid, to which a map of pixels says nothing.
+        ValueError: If the standard deviations do not have the shape of the grid, or are not positive and finite; in
+            use, if tensors are on a different grid.
     """
 
     def __init__(self, deviation: Tensor, grid: Grid) -> None:
         if tuple(deviation.shape) != grid.shape:
-            raise ValueError(f"expected a deviation for each sample of {grid.shape}, got {tuple(deviation.shape)}")
+            raise ValueError(
+                f"expected a standard deviation for each point of {grid.shape}, got {tuple(deviation.shape)}"
+            )
         if not bool((torch.isfinite(deviation) & (deviation > 0)).all()):
-            raise ValueError("deviations must be positive and finite: give them a floor")
+            raise ValueError("standard deviations must be positive and finite: set a floor")
         super().__init__(Flat(), grid)
         deviation = deviation.detach().to("cpu", torch.float64)
         self.deviation = deviation / deviation.square().mean().sqrt()
@@ -50,20 +52,19 @@ class PixelCovariance(SpectralCovariance):
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if shape != self.grid.shape:
-            raise ValueError(f"this noise is that of a grid of shape {self.grid.shape}, got {shape}")
+            raise ValueError(f"this noise has a grid of shape {self.grid.shape}, got {shape}")
 
 
 class PixelProcess(Process):
-    """Forward process whose noise is as large in every pixel as the training data vary there.
+    """Forward process whose noise has the standard deviation of the training data at every pixel.
 
-    PriorGrad takes the prior's mean and diagonal covariance from the data. Its mean is what `Denoiser` subtracts from
+    PriorGrad takes the prior's mean and diagonal covariance from the data. `Denoiser` subtracts this mean from
     the data anyway. Its covariance comes from the condition (the energy of a frame); MNIST has no such condition, so
     here it is measured once, on `count` examples of `data`, averaged over channels, and is the same for all. No
-    deviation is below `floor` of the largest, for the loss divides by them.
+    standard deviation is below `floor` times the largest, because the loss divides by them.
 
     Raises:
-        ValueError: for a covariance that is not white, in whose place the measured one is put, or a floor outside
-            (0, 1].
+        ValueError: If the covariance, which the measured one replaces, is not white, or the floor is outside (0, 1].
     """
 
     def __init__(
@@ -76,18 +77,20 @@ class PixelProcess(Process):
         count: int = 10_000,
     ) -> None:
         if not bool((covariance.power() == 1).all()):
-            raise ValueError("the noise of every pixel takes the place of the spectrum: leave that white")
+            raise ValueError("the noise per pixel replaces the spectrum: use spectrum=white")
         deviation = pixel_deviation(data, floor, count)
         super().__init__(schedule, PixelCovariance(deviation, covariance.grid), modulation)
 
 
 def pixel_deviation(data: Dataset, floor: float, count: int) -> Tensor:
-    """Return the standard deviation of every sample of the grid over examples, float64, no less than its floor.
+    """Return the standard deviation over examples at every point of the grid, float64, not less than its floor.
 
     Raises:
-        ValueError: for a floor outside (0, 1].
+        ValueError: If the floor is outside (0, 1].
     """
     if not 0 < floor <= 1:
-        raise ValueError(f"floor is a share of the largest deviation, above 0 and at most 1, got {floor}")
+        raise ValueError(
+            f"floor must be a fraction of the largest standard deviation, above 0 and at most 1, got {floor}"
+        )
     deviation = data.batch(fixed_order(data, count)).x0.double().var(0).mean(0).sqrt()
     return deviation.clamp(min=floor * float(deviation.max()))

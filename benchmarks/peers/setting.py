@@ -1,4 +1,4 @@
-"""What a training of ours starts from, for others to start from the same: network, data and settings."""
+"""The network, data and settings of one of our training runs, so that peers start from the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recipes.training.setup import learned_condition
 
 @dataclass(frozen=True)
 class Setting:
-    """The parts of one training that do not depend on how it learns."""
+    """The parts of a training run that do not depend on the training method."""
 
     settings: TrainSettings
     runtime: Runtime
@@ -34,7 +34,7 @@ class Setting:
 
     @classmethod
     def of(cls, arguments: list[str], threads: int) -> Setting:
-        """Compose what `multisagd train ARGUMENTS` would start from, the data measured as it would."""
+        """Compose the parts of `multisagd train ARGUMENTS`, and measure the data in the same way."""
         words = [*arguments, f"engine.threads={threads}", "run_dir=none"]
         config, builder = configuration.load("train", words), Builder()
         settings = builder.settings(TrainSettings, config, "")
@@ -49,34 +49,34 @@ class Setting:
 
     @property
     def null_label(self) -> int | None:
-        """The label of no class, None without classes."""
+        """The label that means no class; None without classes."""
         return None if self.assembly.classes is None else len(self.assembly.classes)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches of the training, in its order."""
+        """Yield the training batches, in order."""
         for parts in batches(self.data, 0, self.settings, self.runtime):
             yield from parts
 
     def network(self) -> nn.Module:
-        """Return the network with the first weights of the training."""
+        """Return the network with the initial weights of the run."""
         return self.assembly.network().to(self.runtime.device)
 
     def learner(self) -> Learner:
-        """Return our own step of training."""
+        """Return our own training step."""
         network, process = self.network(), self.assembly.process().to(self.runtime.device)
         average = PowerEMA(network, sigma_rel=self.settings.training.ema)
         denoiser = self.assembly.denoiser(network, process)
         return Learner(denoiser, network, network, average, self.settings, self.runtime, self.null_label)
 
     def peer(self, peer: Peer) -> DiffusersLoop:
-        """Return the step of training of diffusers."""
+        """Return the diffusers training step."""
         return DiffusersLoop(self.network(), peer, self.settings.training, self.null_label, self.settings.seed)
 
 
 def trained_peer(setting: Setting, peer: Peer, path: Path) -> nn.Module:
-    """Return the averaged network of a peer's whole training, made now unless its weights are in `path`.
+    """Return the averaged network of a peer after training, which runs now unless its weights are in `path`.
 
-    An interrupted training starts over; it takes minutes.
+    Interrupted training starts over; it takes minutes.
     """
     loop = setting.peer(peer)
     average = loop.average.module

@@ -1,4 +1,4 @@
-"""What a training step costs beside diffusers' on the same network and data, in interleaved, paired repeats."""
+"""Cost of our training step and the diffusers step with the same network and data, in interleaved, paired repeats."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from benchmarks.peers.setting import Setting
 from benchmarks.timing import interleave, machine, milliseconds, ratio
 
 BATCHES = 50
-"""Batches that are made beforehand and shown in turn, so that no step waits for its data."""
+"""Number of batches prepared beforehand and used in turn, so that no step waits for data."""
 
 
 def compare_speed(setting: Setting, coloured: Setting, repeats: int) -> dict[str, Any]:
-    """Time whole steps (loss, gradient, clipping, optimiser, average of weights) of our training and of diffusers'.
+    """Time whole steps (loss, gradient, clipping, optimiser, average of weights) of our training and of diffusers.
 
-    `coloured` is a setting of ours with another noise. Returns medians in milliseconds, and quartiles of the ratio of
-    paired times: above 1, ours is faster.
+    `coloured` is one of our settings with different noise. Returns medians in milliseconds, and quartiles of the ratio
+    of paired times: above 1, ours is faster.
     """
     made = list(itertools.islice(setting.batches(), BATCHES))
     white, shaped = (itertools.cycle(made) for _ in range(2))

@@ -4,14 +4,14 @@ A step's white noise is multiplied in frequency by
 
     β(f, t) ∝ [(1 - γ(f, t)/d) e^{α(t) f}]^p,   mean over frequencies of β² = 1,
 
-where γ, the progress, says which share of its final power a frequency has at time t, so that noise goes where the
-sample is not finished. The prior and the network stay as they were. With coloured step noise the states are no longer
-of the law that the network was trained on, which the method accepts.
+where γ, the progress, is the fraction of its final power that a frequency has at time t, so that noise is added where
+the sample is not finished. The prior and the network are unchanged. With coloured step noise the states no longer have
+the distribution on which the network was trained, which the method accepts.
 
-The formula, and that γ is measured on deterministic trajectories of the model, are the paper's. Ours is the rest of the
-reading: γ is the power of the estimate of x0 over that of the finished sample, in rings of frequency, about zero; it is
-taken at the time a step starts from; f is the radius as a share of the largest; α runs linearly in t. The published
-results also choose d, α, p and the size of the noise for each model by its FID, and interpolate α otherwise.
+The formula, and that γ is measured on deterministic trajectories of the model, are from the paper. The remaining
+choices are ours: γ is the power of the estimate of x0 over that of the finished sample, in rings of frequency, about
+zero; it is taken at the time a step starts from; f is the radius as a fraction of the largest; α is linear in t. The
+published results also choose d, α, p and the size of the noise for each model by its FID, and interpolate α otherwise.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from multisagd.samplers import Model, Point, Sampler, SamplerState, required
 from multisagd.sampling import AnyDenoiser
 
 LEAST = 0.01
-"""What a finished frequency is taken to lack at least, so that there is noise of some colour when all are finished."""
+"""Minimum of 1 - γ, so that the noise has some colour when all frequencies are finished."""
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """The share of its final power that each ring of frequency has: `shares` (times, rings), `times` rising.
+    """The fraction of its final power that each frequency ring has: `shares` (times, rings), `times` increasing.
 
-    `ring` says in which ring each frequency lies, int64 `(*half_shape)`.
+    `ring` is the index of the ring of each frequency, int64 `(*half_shape)`.
     """
 
     times: Tensor
@@ -44,7 +44,7 @@ class Progress:
     ring: Tensor
 
     def at(self, t: float) -> Tensor:
-        """Return the progress at a time, linear between those measured, `(*half_shape)` float64."""
+        """Return the progress at a time, interpolated linearly between measured times, `(*half_shape)` float64."""
         right = int(torch.searchsorted(self.times, t).clamp(1, len(self.times) - 1))
         low, high = (float(self.times[place]) for place in (right - 1, right))
         place = min(1.0, max(0.0, (t - low) / (high - low)))
@@ -85,13 +85,13 @@ def measure_progress(
 
 @dataclass(frozen=True, eq=False)
 class ColouredSteps:
-    """A stochastic sampler whose step noise has amplitude β(f, t); see the head of this file.
+    """A stochastic sampler whose step noise has amplitude β(f, t); see the docstring of this module.
 
     `strength` is p, and at 0 the sampler is `base`, bit for bit; `divider` is d; `tilt` is α at t = 1 and at t = 0.
 
     Raises:
-        ValueError: for a sampler without noise, a negative strength or a divider below 1; in `step`, for coefficients
-            that depend on frequency.
+        ValueError: If the sampler has no noise, the strength is negative or the divider is below 1; in `step`, if
+            coefficients depend on frequency.
     """
 
     base: Sampler
@@ -108,11 +108,11 @@ class ColouredSteps:
             raise ValueError(f"need strength >= 0 and divider >= 1, got {self.strength} and {self.divider}")
 
     def step(self, state: SamplerState, then: Point, model: Model, noise: Tensor | None) -> SamplerState:
-        """Take one step of the base with coloured noise."""
+        """Take one step of the base sampler with coloured noise."""
         noise = required(noise, self)
         if self.strength > 0:
             if model.process.modulation is not None:
-                raise ValueError("coloured steps are for coefficients that are the same at every frequency")
+                raise ValueError("coloured steps need coefficients that are the same at every frequency")
             gain = self.amplitude(float(state.point.t), model.process).to(noise)
             noise = filter_grid(noise, gain, model.process.grid.dimensions)
         return self.base.step(state, then, model, noise)
@@ -127,6 +127,6 @@ class ColouredSteps:
 
 
 def radius(grid: Grid) -> Tensor:
-    """Return the radius of every frequency in cycles per sample, as a share of the largest, `(*half_shape)`."""
+    """Return the radius of every frequency in cycles per sample, as a fraction of the largest, `(*half_shape)`."""
     found = grid.radius(factors={axis.name: axis.spacing for axis in grid.axes})
     return found / found.max()

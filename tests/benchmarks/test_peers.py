@@ -76,14 +76,14 @@ def test_pixel_covariance_is_its_dense_matrix() -> None:
 
 
 def test_pixel_covariance_refuses_wrong_deviations_and_grids() -> None:
-    with pytest.raises(ValueError, match="expected a deviation for each"):
+    with pytest.raises(ValueError, match="expected a standard deviation for each"):
         PixelCovariance(torch.ones(4, 4), GRID)
     with pytest.raises(ValueError, match="positive and finite"):
         PixelCovariance(torch.zeros(GRID.shape), GRID)
     covariance = PixelCovariance(torch.ones(GRID.shape), GRID)
-    with pytest.raises(ValueError, match="is that of a grid of shape"):
+    with pytest.raises(ValueError, match="has a grid of shape"):
         covariance.sample([0], grid_shape=(4, 4))
-    with pytest.raises(ValueError, match="is that of a grid of shape"):
+    with pytest.raises(ValueError, match="has a grid of shape"):
         covariance.logdet((4, 4))
 
 
@@ -95,7 +95,7 @@ def test_pixel_process_measures_the_deviation_of_its_data() -> None:
     expected = deviation.clamp(min=0.2 * float(deviation.max())).square()
     assert bool((deviation < 0.2 * deviation.max()).any())
     torch.testing.assert_close(covariance.apply(torch.ones_like(expected)), expected / expected.mean())
-    with pytest.raises(ValueError, match="leave that white"):
+    with pytest.raises(ValueError, match="use spectrum=white"):
         PixelProcess(ms.CosineSchedule(), ms.SpectralCovariance(ms.PowerLaw(-1.0), white.grid), data)
     with pytest.raises(ValueError, match="floor"):
         PixelProcess(ms.CosineSchedule(), white, data, floor=0.0)

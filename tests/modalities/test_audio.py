@@ -262,7 +262,7 @@ def test_audio_mixes_channels_to_mono_and_stereo(tmp_path: Path) -> None:
 
 def test_audio_refuses_other_shapes_and_diverged_samples() -> None:
     for shape in ((2, 100), (100,), (1, 0), (1, 2001), (1, 1, 100)):
-        with pytest.raises(ValueError, match="expected a sound of shape"):
+        with pytest.raises(ValueError, match="expected a waveform of shape"):
             BRIEF.encode(torch.zeros(shape))
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="diverged"):

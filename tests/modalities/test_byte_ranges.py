@@ -41,7 +41,7 @@ def test_find_lists_local_files(tmp_path: Path) -> None:
     assert names(f"{plain}/*.tar") == ["1.tar", "10.tar", "2.tar"]
     assert names([f"{plain}/{{1..2}}.tar"]) == ["1.tar", "2.tar"]
     for urls, message in (
-        ([], "no address"),
+        ([], "no URL"),
         (f"{plain}/x*.tar", r"there is no file .*x\*\.tar"),
         ([f"{plain}/1.tar", f"{plain}/{{1..2}}.tar"], r"1.tar is named twice"),
         ("nonsense://bucket/1.tar", "nonsense"),

@@ -189,7 +189,7 @@ def test_folder_with_too_many_unreadable_files_is_one_error(flat: Path) -> None:
         dataset.example(3)
     with pytest.raises(UnreadableFilesError, match="allows 0"):
         Folder(IMAGE, flat, max_unreadable=0).batch([0, 9])
-    with pytest.raises(UnreadableFilesError, match="no file of the 1 of this part"):
+    with pytest.raises(UnreadableFilesError, match="none of the 1 files of this part"):
         Folder(IMAGE, flat).subset([0])[0]
 
 

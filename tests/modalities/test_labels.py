@@ -95,7 +95,7 @@ def test_folder_match_selects_files_by_their_path(root: Path) -> None:
         ({"labels": "name"}, "labels=name needs pattern"),
         ({"pattern": "(a)"}, r"pattern='\(a\)' is only for labels=name, but labels is auto"),
         ({"labels": "manifest"}, "labels=manifest needs a manifest"),
-        ({"labels": "names"}, "labels is one of auto, folder, name, manifest, none"),
+        ({"labels": "names"}, "labels must be one of auto, folder, name, manifest, none"),
         ({"captions": "side"}, "captions one of auto, sidecar, labels, none"),
         ({"captions": "labels"}, "captions=labels needs classes"),
     ],
@@ -177,7 +177,7 @@ def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
         Folder(IMAGE, root, manifest=path)
     with pytest.raises(FileNotFoundError, match=r"no manifest .*other.csv"):
         Folder(IMAGE, root, manifest="other.csv")
-    with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
+    with pytest.raises(ValueError, match=r"must end in \.csv or \.jsonl"):
         read_manifest(manifest(root, "", "list.txt"))
     path.write_bytes(b"file,label\n3_ann_0.png,gr\xfcn\n")
     with pytest.raises(ValueError, match=r"list.csv is not UTF-8 text \(invalid start byte, byte 25\)"):

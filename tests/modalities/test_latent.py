@@ -172,7 +172,7 @@ def test_latent_refuses_statistics_of_another_encoding(saved: Any, tmp_path: Pat
     encoding = Latent(Image(size=16), saved()).encoding()
     write_scale(tmp_path, (0.0,) * 4, (1.0,) * 4, encoding)
     assert Latent(Image(size=16), saved(), tmp_path).scale is not None
-    with pytest.raises(ValueError, match=r"another encoding; modality.size: \[16, 16\] -> \[8, 8\]"):
+    with pytest.raises(ValueError, match=r"a different encoding; modality.size: \[16, 16\] -> \[8, 8\]"):
         Latent(Image(size=8), saved(), tmp_path)
     with pytest.raises(ValueError, match=r"autoencoder.kind.*AutoencoderKL.*VQModel"):
         Latent(Image(size=16), saved("VQModel"), tmp_path)
@@ -295,7 +295,7 @@ def test_latent_refuses_shapes_that_the_autoencoder_cannot_take(saved: Any) -> N
         (Tensors((8,), 2), OnlyColour(2), "^colour only$"),
         (Tensors(channels=5), saved(), "AutoencoderKL cannot encode data of 5 channels"),
         (Tensors((16,)), saved(), "AutoencoderKL works on grids of 2 dimensions, but this one has 1"),
-        (Tensors((12,), 1), Lossy(2), r"returns \(6,\) of data of size \(12,\)"),
+        (Tensors((12,), 1), Lossy(2), r"returns \(6,\) for data of size \(12,\)"),
     ):
         with pytest.raises(ValueError, match=message):
             Latent(modality, autoencoder).grid()
@@ -341,7 +341,7 @@ def test_encoding_depends_on_the_weights_in_a_folder(tmp_path: Path) -> None:
     (vae / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another")
     Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
     save_tiny("AutoencoderKL", vae, seed=1)
-    with pytest.raises(ValueError, match=r"another encoding; autoencoder.fingerprint: '\w{64}' -> '\w{64}'"):
+    with pytest.raises(ValueError, match=r"a different encoding; autoencoder.fingerprint: '\w{64}' -> '\w{64}'"):
         Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
     save_tiny("AutoencoderKL", vae)
     Latent(Image(size=16), DiffusersAutoencoder(str(vae)), root)
@@ -369,9 +369,9 @@ def test_autoencoder_refuses_unknown_kinds_names_and_types(monkeypatch: pytest.M
         with pytest.raises(ValueError, match=message):
             DiffusersAutoencoder("a/b", kind=kind)
     for name in ("/nowhere/at/all", "./vae", "", "a/b/c", "../up"):
-        with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        with pytest.raises(ValueError, match="neither a folder nor a model id"):
             DiffusersAutoencoder(name)
-    with pytest.raises(ValueError, match="dtype is one of"):
+    with pytest.raises(ValueError, match="dtype must be one of"):
         DiffusersAutoencoder("a/b", dtype="int8")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(BrokenLibraryError, match=r"pip install .*diffusers"):

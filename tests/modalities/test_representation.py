@@ -159,10 +159,10 @@ def test_power_law_is_the_same_at_all_hops_and_rates() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Stft(window=511), "window is an even"),
-        (lambda: Stft(window=2), "window is an even"),
-        (lambda: Stft(hop=257), "hop is from 1 to"),
-        (lambda: Stft(hop=0), "hop is from 1 to"),
+        (lambda: Stft(window=511), "window must be an even"),
+        (lambda: Stft(window=2), "window must be an even"),
+        (lambda: Stft(hop=257), "hop must be from 1 to"),
+        (lambda: Stft(hop=0), "hop must be from 1 to"),
         (lambda: Stft(power=0.0), "power"),
         (lambda: Stft(power=1.5), "power"),
         (lambda: Stft(scale=-1.0), "scale"),

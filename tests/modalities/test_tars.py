@@ -129,7 +129,7 @@ def test_tar_shards_are_read_from_a_web_server(folder: Folder, served: tuple[Pat
     packed(folder, root)
     for urls in (f"{address}/{{000..004}}.tar", f"filecache::{address}/{{000..004}}.tar"):
         assert_equal(all_of(TarShards(IMAGE, urls)), all_of(folder))
-    with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*leave them out of urls"):
+    with pytest.raises(ValueError, match=r"005.tar: FileNotFoundError.*remove them from urls"):
         TarShards(IMAGE, address + "/{000..005}.tar")
 
 
@@ -176,8 +176,8 @@ def test_tar_shards_take_labels_and_captions_from_the_given_keys(shards: Path, f
     assert other.caption(0) == name
     assert data(label_key="x", text_key="y").classes is None
     for settings, message in (
-        ({"labels": "name"}, "labels is auto, folder or none"),
-        ({"captions": "sidecar"}, "captions is auto, labels or none"),
+        ({"labels": "name"}, "labels must be auto, folder or none"),
+        ({"captions": "sidecar"}, "captions must be auto, labels or none"),
         ({"captions": "labels", "labels": "none"}, "captions=labels needs classes"),
         ({"window": 0}, "window"),
         ({"max_member_bytes": 0}, "max_member_bytes"),

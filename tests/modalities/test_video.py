@@ -212,7 +212,7 @@ def test_video_save_writes_grey_clips_and_single_frames(tmp_path: Path) -> None:
     one = Video(frames=1, size=32)
     one.save(waves(1, 32, 32), tmp_path / "one.mp4")
     assert one.load(tmp_path / "one.mp4").shape == (3, 1, 32, 32)
-    with pytest.raises(ValueError, match=r"should end in \.mp4"):
+    with pytest.raises(ValueError, match=r"must end in \.mp4"):
         grey.save(clip, tmp_path / "a.avi")
 
 
@@ -266,5 +266,5 @@ def test_video_file_windows_of_real_clips_equal_a_decode_from_the_start(name: st
             start = draw.uniform(0, stamps[-1] - 5 / fps)
             times = [start + n / fps for n in range(6)]
             expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time + 1e-3) for time in times]
-            shown = file.pictures(times, small)
+            shown = file.frames_at(times, small)
             assert all(torch.equal(picture, every[n]) for picture, n in zip(shown, expected, strict=True)), fps

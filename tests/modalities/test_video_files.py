@@ -52,7 +52,7 @@ def picture(frame: av.VideoFrame) -> torch.Tensor:
 
 
 def numbers(file: VideoFile, times: Sequence[float]) -> list[int]:
-    return [number_shown(shown) for shown in file.pictures(times, picture)]
+    return [number_shown(shown) for shown in file.frames_at(times, picture)]
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -66,7 +66,7 @@ def test_video_file_windows_equal_a_decode_from_the_start(
     with open_video(path, 10**6) as file:
         assert file.measure() == pytest.approx(2.4)
         for first in range(60):
-            pictures = file.pictures([(first + n) / 25 for n in range(4)], picture)
+            pictures = file.frames_at([(first + n) / 25 for n in range(4)], picture)
             assert len(pictures) == min(4, 60 - first)
             assert all(torch.equal(a, b) for a, b in zip(pictures, every[first:], strict=False))
     if name in SEEKING:
@@ -120,7 +120,7 @@ def test_pictures_converts_each_shown_frame_once(tmp_path: Path) -> None:
         return picture(frame)
 
     with open_video(write_numbered(tmp_path / "a.mp4", sound=2.4), 10**6) as file:
-        assert len(file.pictures([0.4, 0.41, 0.42, 0.43, 0.8], convert)) == 5
+        assert len(file.frames_at([0.4, 0.41, 0.42, 0.43, 0.8], convert)) == 5
     assert converted == [10, 20]
 
 
@@ -150,13 +150,13 @@ def test_measure_finds_the_duration_of_streams_and_single_frames(tmp_path: Path)
 def test_pixels_turns_rotated_recordings_upright_and_makes_pixels_square(tmp_path: Path) -> None:
     for degrees in (0, 90, 180, 270):
         with open_video(write_numbered(tmp_path / "a.mp4", count=26, rotation=degrees), 10**6) as file:
-            shown = file.pictures([1.0], picture)[0]
+            shown = file.frames_at([1.0], picture)[0]
         upright = np.rot90(numbered_frame(25), degrees // 90)  # the display matrix turns counterclockwise
         assert shown.shape[1:] == upright.shape[:2]
         assert (shown.permute(1, 2, 0).float() - torch.from_numpy(upright.copy())).abs().mean() < 12, degrees
     with open_video(write_numbered(tmp_path / "a.mkv", count=4, aspect=Fraction(3, 2)), 10**6) as file:
         assert file.aspect == 1.5
-        shown = file.pictures([0.12], lambda frame: pixels(frame, (64, 64), file.aspect))[0]
+        shown = file.frames_at([0.12], lambda frame: pixels(frame, (64, 64), file.aspect))[0]
     assert (shown.shape, number_shown(shown)) == ((3, 32, 96), 3)
 
 
@@ -178,7 +178,7 @@ def test_pixels_keeps_colours(tmp_path: Path, codec: str, suffix: str) -> None:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(bars, format="rgb24")))
         container.mux(stream.encode())
     with open_video(tmp_path / f"a.{suffix}", 10**6) as file:
-        shown = file.pictures([0.0], picture)[0]
+        shown = file.frames_at([0.0], picture)[0]
     assert (shown[:, 16, 8::16].T.int() - torch.from_numpy(colours).int()).abs().max() <= 4
 
 
@@ -205,7 +205,7 @@ def test_video_file_decodes_from_the_start_if_its_index_is_broken(
 def check_refused(path: Path, message: str, max_pixels: int = 10**6, time: float = 0.0) -> None:
     def read_two() -> None:
         with open_video(path, max_pixels) as file:
-            shown = file.pictures([time, time + 0.04], picture)
+            shown = file.frames_at([time, time + 0.04], picture)
             file.measure()
             assert len(shown) == 2
 
@@ -272,7 +272,7 @@ def test_open_video_leaves_no_file_open(tmp_path: Path) -> None:
     for turn in range(200):
         try:
             with open_video(bad if turn % 2 else good, 10**6) as file:
-                file.pictures([0.7], picture)
+                file.frames_at([0.7], picture)
                 file.measure()
         except ValueError:
             assert turn % 2

@@ -146,8 +146,8 @@ def test_moving_digits_draw_the_brighter_pixel() -> None:
         ({"speed": (-1, 3)}, "speed"),
         ({"speed": (0, math.inf)}, "speed"),
         ({"modality": Video(size=7)}, "8 pixels"),
-        ({"modality": Image(size=32)}, "should be a Video, got Image"),
-        ({"modality": Latent(GREY, Identity())}, "should be a Video, got Latent"),
+        ({"modality": Image(size=32)}, "must be a Video, got Image"),
+        ({"modality": Latent(GREY, Identity())}, "must be a Video, got Latent"),
     ],
 )
 def test_moving_digits_refuse_impossible_options(options: dict, message: str) -> None:

@@ -288,7 +288,7 @@ def test_train_requires_the_scale_and_the_modality_of_the_latents(source: Path, 
         configuration.load("train", [*modality(source), "data=folder", "data.root=photos", f"run_dir={run_dir}"])
     for words, latents, message in (
         (["modality.statistics=null"], encoded, "data: the modality does not scale latents by the statistics"),
-        (["modality.modality.size=16"], encoded, r"another encoding; modality.size: \[8, 8\] -> \[16, 16\]"),
+        (["modality.modality.size=16"], encoded, r"a different encoding; modality.size: \[8, 8\] -> \[16, 16\]"),
         ([], tmp_path / "nowhere", "data.root.*to a folder that `multisagd encode` completed"),
     ):
         with pytest.raises(RecipeError, match=message):
@@ -322,7 +322,7 @@ def test_encode_takes_an_autoencoder_of_an_allowed_module(source: Path, tmp_path
     torch.testing.assert_close(rows, 2 * x0.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)))
     # Training refuses the same autoencoder with another factor.
     others = ["data=latents", f"data.root={tmp_path / 'out'}", "run_dir=run", "allow_targets=[halves]"]
-    with pytest.raises(RecipeError, match=r"another encoding; autoencoder.factor: 2.0 -> 1.0"):
+    with pytest.raises(RecipeError, match=r"a different encoding; autoencoder.factor: 2.0 -> 1.0"):
         train(configuration.load("train", [*TRAINING, *words[:-1], "+modality.autoencoder.factor=1.0", *others]))
 
 
@@ -374,7 +374,7 @@ def test_sample_and_train_follow_moved_folders_but_refuse_other_weights(
     monkeypatch.chdir(home)
     train(training(Path(), Path("moved"), Path("run"), "training.samples=32"))
     save_tiny("AutoencoderKL", home / "vae", seed=1)
-    with pytest.raises(RecipeError, match=r"belong to another encoding; autoencoder\.fingerprint"):
+    with pytest.raises(RecipeError, match=r"belong to a different encoding; autoencoder\.fingerprint"):
         sampled(home / "run", f"data.root={moved}")
     with pytest.raises(RecipeError, match=r"autoencoder.fingerprint: "):
         run(Path(), Path("moved"))
